@@ -1,0 +1,309 @@
+"""The configuration: one model per step, read from YAML, overridden with `--set step.key=value`.
+
+Unknown keys are errors, every number has its unit and range in its description (`hnmine config` prints them
+all), and the resolved configuration is stored with the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hnmine.errors import ConfigError
+
+Device = Literal["auto", "cpu", "gpu"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SourcesConfig(_Section):
+    """How the collection is read."""
+
+    template: str = Field("{title}\n{text}", description="how a document's title and text are joined")
+    train_split: str = Field("train", description="qrels/<split>.tsv whose pairs are mined and trained on")
+    dev_split: str = Field("dev", description="split for early stopping; absent: a share of the train queries")
+    test_split: str = Field("test", description="split that is reported; absent: the dev queries")
+    dev_share: float = Field(0.15, gt=0, lt=1, description="share of train queries held out if there is no dev")
+    seed: int = Field(0, ge=0, description="seed of that hold-out")
+
+    @model_validator(mode="after")
+    def _template_has_text(self) -> SourcesConfig:
+        try:
+            self.template.format(title="", text="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"template may use {{title}} and {{text}} only ({error!r})") from None
+        if "{text}" not in self.template:
+            raise ValueError("template must contain {text}")
+        return self
+
+
+class LexicalConfig(_Section):
+    """TF-IDF followed by a truncated SVD, both fitted on the corpus."""
+
+    width: int = Field(256, ge=1, le=4096, description="dimensions kept by the truncated SVD")
+    max_terms: int = Field(50_000, ge=100, description="vocabulary: the most frequent terms")
+    seed: int = Field(0, ge=0, description="seed of the randomised SVD")
+
+
+class EncoderConfig(_Section):
+    """One encoder of the ensemble: exactly one of `model`, `precomputed` and `lexical`."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$", description="short name, used in logs and reports")
+    model: str | None = Field(None, description="folder or hub name that SentenceTransformer can load")
+    precomputed: Path | None = Field(
+        None, description="folder with documents.parquet and queries.parquet, columns id and vector"
+    )
+    lexical: LexicalConfig | None = Field(None, description="{}: TF-IDF and truncated SVD fitted on the corpus")
+    revision: str | None = Field(None, description="commit of a hub model")
+    query_prompt: str = Field("", description="put before every query")
+    document_prompt: str = Field("", description="put before every document")
+    max_tokens: int | None = Field(None, ge=8, le=32_768, description="tokens read of a text; null: the model's own")
+    dtype: Dtype = Field("auto", description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32")
+    weight: float = Field(1.0, gt=0, description="weight of this block in the fused vector")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> EncoderConfig:
+        kinds = [kind for kind in ("model", "precomputed", "lexical") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"needs exactly one of model, precomputed, lexical; got {kinds or 'none'}")
+        return self
+
+
+class EmbedConfig(_Section):
+    """How texts become vectors, and where these are kept."""
+
+    store: Path | None = Field(None, description="folder of the vector store; null: OUT/store")
+    device: Device = "auto"
+    actors: int | None = Field(None, ge=1, description="encoder actors; null: one per GPU, else one per two CPU cores")
+    block_texts: int = Field(512, ge=1, description="texts in one block: the unit of work and of recovery")
+    tokens_per_batch: int = Field(8192, ge=64, description="tokens, padding included, in one forward pass")
+    ray: bool = Field(True, description="false: encode in this process, without Ray")
+
+
+class ReduceConfig(_Section):
+    """PCA of the fused vectors."""
+
+    variance: Share | None = Field(0.95, description="share of the variance to keep; null: no PCA")
+    fit_rows: int = Field(200_000, ge=2, description="documents the basis is fitted on; of more, a seeded sample")
+    seed: int = Field(0, ge=0, description="seed of that sample")
+    device: Device = "auto"
+
+
+class SearchConfig(_Section):
+    """The short list."""
+
+    candidates: int = Field(64, ge=1, description="first length of the short list; grows where the proof needs it")
+    device: Device = "auto"
+
+
+class SelectConfig(_Section):
+    """The two conditions."""
+
+    negatives: int = Field(1, ge=1, le=1000, description="hard negatives a pair, at most")
+
+
+class AnchorsConfig(_Section):
+    """Easier negatives beside the mined ones."""
+
+    source: Literal["first_stage", "random"] = Field("first_stage", description="where anchors are drawn from")
+    per_pair: int = Field(3, ge=0, le=64, description="anchors a pair; 0: none")
+    depth: int = Field(50, ge=1, description="first_stage: drawn from its first so many documents")
+
+
+class WarmUpConfig(_Section):
+    """First lessons for a model that has no ranking head: random negatives of the same pairs."""
+
+    epochs: int = Field(1, ge=1, description="passes over the pairs")
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="peak learning rate")
+    negatives: int = Field(3, ge=1, le=64, description="random negatives a pair")
+
+
+TrainPreset = Literal["anchored", "paper"]
+Loss = Literal["infonce", "margin"]
+
+
+class TrainConfig(_Section):
+    """Fine-tuning of the re-ranker."""
+
+    model: str = Field("all-MiniLM-L6-v2", description="re-ranker to start from: folder or hub name")
+    revision: str | None = Field(None, description="commit of a hub model")
+    presets: tuple[TrainPreset, ...] = Field(
+        ("anchored",),
+        min_length=1,
+        description="what to train, each from the same start: anchored (these settings), paper (margin, no anchors)",
+    )
+    warm_up: WarmUpConfig = WarmUpConfig()
+    anchors: AnchorsConfig = AnchorsConfig()
+    loss: Loss = Field("infonce", description="infonce: over one positive and its negatives; margin: the paper's Eq. 7")
+    margin: float = Field(1.0, gt=0, description="margin of the triplet loss, in units of the score")
+    epochs: int = Field(1, ge=1, description="passes over the pairs")
+    learning_rate: float = Field(2e-5, gt=0, le=1, description="peak learning rate")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay")
+    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
+    dropout: float | None = Field(None, ge=0, lt=1, description="null: the model's own")
+    pairs_per_batch: int = Field(16, ge=1, description="pairs, each with its negatives, in one step")
+    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document together")
+    max_pairs: int | None = Field(None, ge=1, description="train on at most so many pairs, a seeded sample")
+    evaluations_per_epoch: int = Field(2, ge=1, description="looks at dev MRR@10 in an epoch")
+    dev_queries: int = Field(200, ge=1, description="dev queries in such a look, a seeded sample")
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+    workers: int | None = Field(None, ge=1, description="Ray Train workers; null: one per GPU, else one")
+    seed: int = Field(0, ge=0, description="seed of sampling, order and dropout")
+
+
+class EvaluateConfig(_Section):
+    """Re-ranking of the first stage and its metrics."""
+
+    depth: int = Field(20, ge=1, description="documents of the first stage that are re-ranked")
+    queries: int | None = Field(None, ge=1, description="evaluate at most so many queries, a seeded sample")
+    seed: int = Field(0, ge=0, description="seed of that sample")
+    k1: float = Field(0.9, ge=0, description="BM25 term saturation")
+    b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
+
+
+class Config(_Section):
+    """Everything a run can be told."""
+
+    sources: SourcesConfig = SourcesConfig()
+    encoders: tuple[EncoderConfig, ...] = Field(
+        (
+            EncoderConfig(name="minilm", model="all-MiniLM-L6-v2"),
+            EncoderConfig(name="lexical", lexical=LexicalConfig()),
+        ),
+        min_length=1,
+    )
+    embed: EmbedConfig = EmbedConfig()
+    reduce: ReduceConfig = ReduceConfig()
+    search: SearchConfig = SearchConfig()
+    select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Config:
+        names = [encoder.name for encoder in self.encoders]
+        if len(set(names)) != len(names):
+            raise ValueError(f"encoders: names must differ, got {names}")
+        return self
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `step.key=value` overrides, the later ones winning.
+
+    Raises:
+        ConfigError: the file, the key or the value is not usable; the message names it.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        tree = _read_yaml(path)
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, str(path) if path else "--set")) from None
+
+
+def describe() -> str:
+    """Return every key with its default and its description, as YAML."""
+    lines: list[str] = []
+    for step, field in Config.model_fields.items():
+        if step == "encoders":
+            lines += ["encoders:  # a list; of each entry:"]
+            lines += [f"  {line}" for line in _describe(EncoderConfig)]
+        else:
+            assert isinstance(field.annotation, type)
+            lines += [f"{step}:  # {(field.annotation.__doc__ or '').strip()}"]
+            lines += [f"  {line}" for line in _describe(field.annotation)]
+    return "\n".join(lines)
+
+
+def _describe(section: type[BaseModel]) -> list[str]:
+    lines = []
+    for key, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            lines.append(f"{key}:  # {(field.annotation.__doc__ or '').strip()}")
+            lines += [f"  {line}" for line in _describe(field.annotation)]
+            continue
+        default = "(required)" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True)
+        default = default.removesuffix("\n...\n").strip() if not isinstance(field.default, tuple) else str(list(field.default))
+        lines.append(f"{key}: {default}" + (f"  # {field.description}" if field.description else ""))
+    return lines
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path} is not YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config file {path} must hold `step: {{key: value}}`, got a {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set wants step.key=value, got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
+    if isinstance(value, str):  # YAML 1.1 reads 2e-5 as text; people do not
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    node = tree
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {key}: {part!r} holds a {type(child).__name__}; set it as a whole, in YAML")
+        node = child
+    node[parts[-1]] = value
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    """Turn pydantic's report into one line a problem, with the nearest known key for a misspelt one."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "config"
+        if problem["type"] == "extra_forbidden":
+            known = _keys_at(problem["loc"][:-1])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+            lines.append(f"{where}: unknown key{hint}")
+        else:
+            came = "" if problem["type"] in ("missing", "value_error") else f", got {problem['input']!r}"
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{came}")
+    return f"{origin}: " + "\n  ".join(lines) + "\n  (`hnmine config` lists every key)"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location:
+        if part == "encoders" or isinstance(part, int):
+            model = EncoderConfig
+        else:
+            annotation = model.model_fields[str(part)].annotation
+            candidates = [annotation, *getattr(annotation, "__args__", ())]
+            model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

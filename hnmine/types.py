@@ -1,0 +1,144 @@
+"""What flows from step to step: frozen, checked at construction, rows inside and ids only at the edges.
+
+Array names end in letters that give their shape:
+    N documents   Q queries   P judged pairs   R width of the space   K candidates a query   M negatives in all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+CERTIFICATES = ("found", "radius", "exhausted", "approximate")
+"""Why a pair's list is complete; see `select`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Documents or queries: the row of a text is its position here and in every array made from it."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.texts), (len(self.ids), len(self.texts))
+        assert len(self.row_of) == len(self.ids), "ids must be unique"
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        """Row of each id."""
+        return {text_id: row for row, text_id in enumerate(self.ids)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Sequence[int] | Int64) -> Texts:
+        """Return the texts at `rows`, in that order."""
+        return Texts(ids=tuple(self.ids[r] for r in rows), texts=tuple(self.texts[r] for r in rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Judged (query, positive document) pairs as rows; a query may have several positives."""
+
+    query_rows_P: Int64
+    doc_rows_P: Int64
+
+    def __post_init__(self) -> None:
+        for array in (self.query_rows_P, self.doc_rows_P):
+            assert array.dtype == np.int64, array.dtype
+            assert array.shape == self.query_rows_P.shape, array.shape
+            assert array.ndim == 1, array.shape
+
+    def __len__(self) -> int:
+        return len(self.query_rows_P)
+
+    def take(self, keep: Int64 | NDArray[np.bool_]) -> Pairs:
+        """Return the pairs at `keep` (positions or a mask)."""
+        return Pairs(query_rows_P=self.query_rows_P[keep], doc_rows_P=self.doc_rows_P[keep])
+
+    def positives_of(self) -> dict[int, list[int]]:
+        """Document rows judged positive, by query row."""
+        positives: dict[int, list[int]] = {}
+        for query, doc in zip(self.query_rows_P.tolist(), self.doc_rows_P.tolist(), strict=True):
+            positives.setdefault(query, []).append(doc)
+        return positives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """Documents and queries as unit vectors of one space; distances are cosine distances, 0 to 2."""
+
+    docs_NR: Float32
+    queries_QR: Float32
+
+    def __post_init__(self) -> None:
+        for array in (self.docs_NR, self.queries_QR):
+            assert array.dtype == np.float32, array.dtype
+            assert array.ndim == 2, array.shape
+            assert array.shape[1] == self.width, (array.shape, self.width)
+
+    @property
+    def width(self) -> int:
+        """Number of dimensions, R."""
+        return int(self.docs_NR.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The short list of each query: distinct document rows with *approximate* distances, ascending."""
+
+    doc_rows_QK: Int64
+    distances_QK: Float32
+
+    def __post_init__(self) -> None:
+        assert self.doc_rows_QK.dtype == np.int64, self.doc_rows_QK.dtype
+        assert self.distances_QK.dtype == np.float32, self.distances_QK.dtype
+        assert self.doc_rows_QK.shape == self.distances_QK.shape
+        assert self.doc_rows_QK.ndim == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """Hard negatives, sorted by (pair, rank). `dropped` counts the pairs that got none, by reason."""
+
+    pair_M: Int64
+    """Position of the pair in the `Pairs` they were selected for."""
+    doc_rows_M: Int64
+    rank_M: Int64
+    """1 = the nearest to the query."""
+    d_query_positive_M: Float64
+    d_query_negative_M: Float64
+    d_positive_negative_M: Float64
+    certificate_M: NDArray[np.object_]
+    pairs: int
+    """Number of pairs that were offered."""
+    dropped: dict[str, int]
+
+    def __post_init__(self) -> None:
+        for name in (
+            "doc_rows_M",
+            "rank_M",
+            "d_query_positive_M",
+            "d_query_negative_M",
+            "d_positive_negative_M",
+            "certificate_M",
+        ):
+            assert getattr(self, name).shape == self.pair_M.shape, name
+        assert self.pairs == self.selected_pairs + sum(self.dropped.values()), "pairs must balance"
+
+    def __len__(self) -> int:
+        return len(self.pair_M)
+
+    @property
+    def selected_pairs(self) -> int:
+        """Number of pairs with at least one negative."""
+        return len(np.unique(self.pair_M))
