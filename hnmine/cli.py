@@ -1,0 +1,118 @@
+"""The command line: the pipeline's steps, and two helpers. Errors a user can mend are one message and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hnmine.config import describe, load
+from hnmine.errors import HnmineError
+
+_DESCRIPTION = """\
+Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
+
+  hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate
+  hnmine mine     --data DIR --out DIR     hard negatives only: OUT/negatives.parquet, OUT/triplets.parquet
+  hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
+  hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
+
+DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
+"""
+_STEPS = {
+    "run": "mine, fine-tune and evaluate; what is already done is reused",
+    "mine": "mine the hard negatives of the train pairs",
+    "train": "fine-tune the re-ranker on the negatives in OUT",
+    "evaluate": "compare the re-rankers in OUT on the test queries",
+}
+_EXAMPLES = """\
+examples:
+  hnmine {step} --data my-search/ --out out/
+  hnmine {step} --data my-search/ --out out/ --config settings.yaml --set select.negatives=4
+  hnmine {step} --data my-search/ --out out/ --set 'encoders=[{{name: bge, model: BAAI/bge-base-en-v1.5}}]'
+`hnmine config` lists every key with its default.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except HnmineError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("hnmine", description=_DESCRIPTION, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"hnmine {version('hnmine')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for step, help_text in _STEPS.items():
+        command = commands.add_parser(
+            step, help=help_text, description=help_text, epilog=_EXAMPLES.format(step=step), formatter_class=raw
+        )
+        command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
+        command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
+        command.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="step.key=value", help="override a setting; may be repeated"
+        )
+        if step in ("run", "train"):
+            command.add_argument(
+                "--preset",
+                action="append",
+                default=[],
+                choices=["anchored", "paper"],
+                help="what to train: anchored (default) or paper, the pure triplet margin; may be repeated",
+            )
+    commands.add_parser("config", help="list every setting with its default and meaning")
+    apidocs = commands.add_parser("apidocs", help="make a collection of the installed packages' API documentation")
+    apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")
+    apidocs.add_argument("--documents", type=int, default=3000, metavar="N", help="documents to keep (default 3000)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command == "config":
+        print(describe())  # noqa: T201
+        return
+    if options.command == "apidocs":
+        from hnmine import apidocs
+
+        print(apidocs.describe(apidocs.write_collection(options.out, documents=options.documents)))  # noqa: T201
+        return
+    overrides = list(options.set)
+    if getattr(options, "preset", None):
+        overrides.append(f"train.presets=[{', '.join(options.preset)}]")
+    config = load(options.config, overrides)
+    from hnmine import pipeline
+
+    step = {name: getattr(pipeline, name) for name in _STEPS}[options.command]
+    _report(options.command, options.out, step(options.data, options.out, config))
+
+
+def _report(command: str, out: Path, manifest: dict[str, Any]) -> None:
+    """Print on standard output what a person wants to see at the end."""
+    from hnmine.report import examples
+
+    if command in ("run", "mine"):
+        print(examples(out / "triplets.parquet", out / "negatives.parquet", count=5))  # noqa: T201
+    if command in ("run", "evaluate"):
+        print(f"\n{manifest['evaluation']['table']}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Which device and which number type a step uses, and why; the choice is always said, never silent."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from hnmine.errors import DeviceError
+
+Kind = Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A device and the reason for it."""
+
+    kind: Kind
+    reason: str
+
+    @property
+    def torch_name(self) -> str:
+        """The name torch knows the device by."""
+        return "cuda" if self.kind == "gpu" else "cpu"
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.reason})"
+
+
+@cache
+def visible_gpus() -> int:
+    """Number of NVIDIA GPUs this process may use, without importing a GPU library."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if visible is None:
+        return present
+    return min(present, len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
+
+
+def choose(setting: str, needs: str | None = None) -> Choice:
+    """Turn `auto`, `cpu` or `gpu` into a device; `needs` names a distribution the GPU path imports.
+
+    Raises:
+        DeviceError: `gpu` was asked for and the GPU or the library is missing.
+    """
+    if setting == "cpu":
+        return Choice(kind="cpu", reason="as configured")
+    missing = _missing_for_gpu(needs)
+    if setting == "gpu":
+        if missing:
+            raise DeviceError(f"device: gpu was asked for, but {missing}; or set device: auto")
+        return Choice(kind="gpu", reason="as configured")
+    return Choice(kind="cpu", reason=missing) if missing else Choice(kind="gpu", reason="a GPU is there")
+
+
+def _missing_for_gpu(needs: str | None) -> str:
+    if visible_gpus() == 0:
+        return "no GPU is visible"
+    if needs is not None:
+        try:
+            version(needs)
+        except PackageNotFoundError:
+            return f"{needs} is not installed (pip install 'hnmine[gpu]')"
+    return ""
+
+
+@cache
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the processor has bfloat16 matrix instructions (AVX512-BF16 or AMX)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def choose_dtype(setting: str, device: Kind) -> str:
+    """Turn `auto` into the fastest number type the device computes in hardware."""
+    if setting != "auto":
+        return setting
+    if device == "gpu":
+        return "float16"
+    return "bfloat16" if cpu_multiplies_bfloat16() else "float32"

@@ -1,0 +1,202 @@
+"""Texts that are not yet in the store → Ray Data → encoder actors → store.
+
+The unique texts of a call are sorted by length and cut into blocks; a block is the unit of work, of storage and of
+recovery. The cut depends on the texts alone, so a run that was killed encodes the same missing blocks again, and a
+finished run, a crashed run and an ordinary next night are the same case. Vectors never travel back through Ray:
+the actor that made them writes them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hnmine import device as devices
+from hnmine.config import EmbedConfig
+from hnmine.encoders import Plan, Role
+from hnmine.errors import ModelError
+from hnmine.progress import say, track
+from hnmine.session import quiet_ray_data, start_ray
+from hnmine.store import KEY_BYTES, Keys, VectorStore, keys_of
+from hnmine.types import Float32, Texts
+
+_MAX_LOCAL_ACTORS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """The vectors of both roles, and how many texts had to be encoded."""
+
+    vectors: dict[Role, Float32]
+    encoded: int
+    reused: int
+
+
+def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: EmbedConfig) -> Embedded:
+    """Return a vector for every text, encoding only what the store lacks; equal texts are encoded once.
+
+    Raises:
+        ModelError: the encoder gives non-finite values or cannot be loaded.
+    """
+    store.describe()
+    keys = {role: keys_of(texts[role].texts, plan.prompt(role)) for role in texts}
+    all_keys = np.concatenate(list(keys.values()))
+    vectors, found = store.load(all_keys)
+    unique = len(np.unique(all_keys, axis=0))
+    missing = len(np.unique(all_keys[~found], axis=0))
+    if missing:
+        blocks = _blocks(plan, texts, keys, found, config.block_texts)
+        with track("embed", plan.name, missing, "texts") as progress:
+            for count, seconds_per_text in _encode(plan, blocks, store, config):
+                progress.advance(count, f"{seconds_per_text * 1000:.1f} ms a text and actor")
+        again, newly = store.load(all_keys[~found])
+        if again is None or not newly.all():
+            raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
+        vectors = _merge(vectors, found, again)
+    assert vectors is not None
+    say("embed", f"{plan.name}: {unique - missing:,} vectors from the store, {missing:,} encoded, width {vectors.shape[1]}")
+    cut = len(texts["document"])
+    assert next(iter(texts)) == "document"
+    return Embedded(
+        vectors={"document": vectors[:cut], "query": vectors[cut:]}, encoded=missing, reused=unique - missing
+    )
+
+
+def _merge(vectors: Float32 | None, found: NDArray[np.bool_], again: Float32) -> Float32:
+    if vectors is None:
+        return again
+    vectors[~found] = again
+    return vectors
+
+
+def _blocks(
+    plan: Plan, texts: dict[Role, Texts], keys: dict[Role, Keys], found: NDArray[np.bool_], block_texts: int
+) -> list[pa.Table]:
+    """Cut all unique texts into blocks and keep of each the texts that are missing; one row is one block."""
+    every = [(plan.prompt(role), text) for role in texts for text in texts[role].texts]
+    all_keys = np.concatenate(list(keys.values()))
+    _, first = np.unique(all_keys, axis=0, return_index=True)
+    lengths = np.array([-len(every[i][0]) - len(every[i][1]) for i in first])
+    order = first[np.lexsort((all_keys[first, 1], all_keys[first, 0], lengths))]
+    blocks = []
+    for start in range(0, len(order), block_texts):
+        rows = [int(i) for i in order[start : start + block_texts] if not found[i]]
+        if rows:
+            blocks.append(
+                pa.table(
+                    {
+                        "keys": pa.array([[all_keys[i].tobytes() for i in rows]], pa.list_(pa.binary(KEY_BYTES))),
+                        "prompts": [[every[i][0] for i in rows]],
+                        "texts": [[every[i][1] for i in rows]],
+                    }
+                )
+            )
+    return blocks
+
+
+class EncodeBlock:
+    """One encoder actor: loads the model once, then encodes and stores block after block."""
+
+    def __init__(self, plan: Plan, store: VectorStore, threads: int | None) -> None:
+        if threads is not None and plan.kind == "model":
+            import torch
+
+            torch.set_num_threads(threads)
+        self._plan, self._store = plan, store
+        self._encoder = plan.build()
+
+    def __call__(self, blocks: pa.Table) -> pa.Table:
+        """Encode every row of `blocks`; return how many texts each held and the seconds each took."""
+        import time
+
+        counts, seconds = [], []
+        for block in blocks.to_pylist():
+            start = time.monotonic()
+            self._encode(block)
+            counts.append(len(block["texts"]))
+            seconds.append(time.monotonic() - start)
+        return pa.table({"count": counts, "seconds": seconds})
+
+    def _encode(self, block: dict[str, Any]) -> None:
+        prompts = np.array(block["prompts"], dtype=object)
+        keys = np.frombuffer(b"".join(block["keys"]), dtype=np.uint64).reshape(-1, 2)
+        for prompt in dict.fromkeys(block["prompts"]):
+            chosen = np.flatnonzero(prompts == prompt)
+            vectors = self._encoder.encode([block["texts"][i] for i in chosen], prompt)
+            bad = ~np.isfinite(vectors).all(axis=1)
+            if bad.any():
+                text = block["texts"][chosen[int(np.flatnonzero(bad)[0])]]
+                raise ModelError(
+                    f"encoder {self._plan.name} ({self._plan.dtype}) gives NaN or infinity for {int(bad.sum())} texts, "
+                    f"first {text[:80]!r}; try dtype: float32"
+                )
+            self._store.write(keys[chosen], vectors)
+
+
+def _encode(
+    plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig
+) -> Iterator[tuple[int, float]]:
+    """Encode all blocks, yielding (texts, seconds a text) as blocks are finished."""
+    if not config.ray or len(blocks) == 1:
+        work = EncodeBlock(plan, store, None)
+        results: Iterator[pa.Table] = (work(block) for block in blocks)
+        yield from _figures(results)
+        return
+    start_ray()
+    yield from _figures(_over_actors(plan, blocks, store, config))
+
+
+def _figures(results: Iterator[pa.Table]) -> Iterator[tuple[int, float]]:
+    for result in results:
+        for row in result.to_pylist():
+            yield row["count"], row["seconds"] / row["count"]
+
+
+def _over_actors(
+    plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig
+) -> Iterator[pa.Table]:
+    import ray
+    from ray.exceptions import RayError
+
+    quiet_ray_data()
+    total = ray.cluster_resources()
+    on_gpu = plan.device == "cuda"
+    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    actors = config.actors or (max(1, gpus) if on_gpu else min(_MAX_LOCAL_ACTORS, cpus))
+    actors = min(actors, len(blocks))
+    threads = max(1, cpus // actors)
+    say("embed", f"{plan.name}: {actors} actor(s) on {plan.device}, {plan.dtype}, {len(blocks)} blocks")
+    data = ray.data.from_arrow(blocks).map_batches(
+        EncodeBlock,
+        fn_constructor_args=(plan, store, None if on_gpu else threads),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=1 if on_gpu else threads,
+        num_gpus=1 if on_gpu else 0,
+    )
+    try:
+        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield cast(pa.Table, batch)
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, ModelError):
+            raise cause from None
+        raise
+
+
+def device_for(config: EmbedConfig) -> devices.Choice:
+    """Choose the device of the encoders; in a submitted job the cluster's GPUs count, not the head's."""
+    if os.environ.get("RAY_ADDRESS") and config.device != "cpu":
+        start_ray()
+        import ray
+
+        if ray.cluster_resources().get("GPU", 0) >= 1:
+            return devices.Choice(kind="gpu", reason="the Ray cluster has GPUs")
+    return devices.choose(config.device)

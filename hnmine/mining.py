@@ -1,0 +1,198 @@
+"""From a collection to hard negatives: embed → fuse → reduce → search → select, and the two files that leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from hnmine import device as devices
+from hnmine.config import Config
+from hnmine.embed import device_for, embed
+from hnmine.encoders import Role, plan, read_precomputed
+from hnmine.errors import DataError
+from hnmine.fuse import fuse
+from hnmine.progress import say, track
+from hnmine.reduce import Basis, fit, project_all
+from hnmine.runs import Run
+from hnmine.search import Searcher
+from hnmine.select import Known, select
+from hnmine.sources import Collection
+from hnmine.store import VectorStore, keys_of
+from hnmine.types import Float32, Int64, Negatives, Pairs, Space, Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mined:
+    """What mining found, and the space it was found in."""
+
+    negatives: Negatives
+    pairs: Pairs
+    queries: Texts
+    """The queries of the pairs; `pairs.query_rows_P` are rows of these."""
+    encoded: int
+    reused: int
+    fused_width: int
+    width: int
+    basis: Basis | None
+
+
+def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mined:
+    """Mine the hard negatives of `pairs` and write them to the run folder.
+
+    Raises:
+        DataError: fewer than two documents, or unusable precomputed vectors.
+        ModelError: an encoder cannot be loaded or computes nonsense.
+        DeviceError: a GPU was asked for and is not there.
+    """
+    if len(collection.documents) < 2:
+        raise DataError("the corpus has 1 usable document; a hard negative is another document, so at least 2 are needed")
+    query_rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
+    queries = collection.queries.take(query_rows.tolist())
+    local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
+    texts: dict[Role, Texts] = {"document": collection.documents, "query": queries}
+    with run.timed("embed"):
+        blocks, encoded, reused = _vectors(texts, config, run.out)
+    with run.timed("reduce"):
+        space, basis, fused_width = _space(blocks, config)
+    with run.timed("select"):
+        positives = collection.positives()
+        known = Known.of(
+            {row: positives[query] for row, query in enumerate(query_rows.tolist())},
+            _groups_of_equal_text(collection.documents),
+        )
+        device = devices.choose(config.search.device, needs="faiss-gpu")
+        say("select", f"search on {device}")
+        with track("select", "two conditions", len(local), "pairs") as progress:
+            negatives = select(
+                space,
+                local,
+                known,
+                Searcher(space.docs_NR, device),
+                negatives=config.select.negatives,
+                candidates=config.search.candidates,
+                done=progress.advance,
+            )
+    mined = Mined(
+        negatives=negatives,
+        pairs=local,
+        queries=queries,
+        encoded=encoded,
+        reused=reused,
+        fused_width=fused_width,
+        width=space.width,
+        basis=basis,
+    )
+    with run.timed("write"):
+        run.write_table("negatives.parquet", negatives_table(mined, collection.documents))
+        run.write_table("triplets.parquet", triplets_table(mined, collection.documents))
+    dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in negatives.dropped.items() if count)
+    say(
+        "select",
+        f"{negatives.selected_pairs:,} of {len(local):,} pairs have a hard negative ({negatives.selected_pairs / len(local):.0%})"
+        f", {len(negatives):,} in all" + (f"; without: {dropped}" if dropped else ""),
+    )
+    return mined
+
+
+def _vectors(
+    texts: dict[Role, Texts], config: Config, out: Path
+) -> tuple[list[tuple[dict[Role, Float32], float]], int, int]:
+    """Return each encoder's vectors with its weight, and how many texts were encoded and reused in all."""
+    root = config.embed.store or out / "store"
+    device = device_for(config.embed)
+    blocks, encoded, reused = [], 0, 0
+    for encoder in config.encoders:
+        if encoder.precomputed is not None:
+            vectors = read_precomputed(encoder.name, encoder.precomputed, texts)
+            say("embed", f"{encoder.name}: precomputed, width {vectors['document'].shape[1]}")
+        else:
+            planned = plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
+            done = embed(planned, texts, VectorStore(root, planned.fingerprint), config.embed)
+            vectors, encoded, reused = done.vectors, encoded + done.encoded, reused + done.reused
+        blocks.append((vectors, encoder.weight))
+    return blocks, encoded, reused
+
+
+def _space(blocks: Sequence[tuple[dict[Role, Float32], float]], config: Config) -> tuple[Space, Basis | None, int]:
+    """Fuse the blocks and reduce them to the space of the search."""
+    weights = [weight for _, weight in blocks]
+
+    def rows_of(role: Role, rows: Int64) -> Float32:
+        return fuse([vectors[role][rows] for vectors, _ in blocks], weights)
+
+    documents, queries = len(blocks[0][0]["document"]), len(blocks[0][0]["query"])
+    fused_width = sum(vectors["document"].shape[1] for vectors, _ in blocks)
+    basis = None
+    if config.reduce.variance is not None:
+        device = devices.choose(config.reduce.device, needs="cuml-cu13")
+        with track("reduce", f"PCA of width {fused_width} on {device}", documents, "documents") as progress:
+            basis = fit(
+                lambda rows: rows_of("document", rows),
+                documents,
+                variance=config.reduce.variance,
+                fit_rows=config.reduce.fit_rows,
+                seed=config.reduce.seed,
+                device=device,
+            )
+            progress.advance(documents)
+        say("reduce", f"width {fused_width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} documents")
+    width = fused_width if basis is None else basis.width
+    docs_NR = np.empty((documents, width), dtype=np.float32)
+    queries_QR = np.empty((queries, width), dtype=np.float32)
+    for role, target in (("document", docs_NR), ("query", queries_QR)):
+        start = 0
+        for block in project_all(basis, lambda rows, role=role: rows_of(role, rows), len(target)):  # type: ignore[misc]
+            target[start : start + len(block)] = block
+            start += len(block)
+    return Space(docs_NR=docs_NR, queries_QR=queries_QR), basis, fused_width
+
+
+def _groups_of_equal_text(documents: Texts) -> Int64:
+    _, groups = np.unique(keys_of(documents.texts), axis=0, return_inverse=True)
+    return groups.reshape(-1).astype(np.int64)
+
+
+def negatives_table(mined: Mined, documents: Texts) -> pa.Table:
+    """Return the negatives with ids, distances and certificates, one row a negative."""
+    found = mined.negatives
+    queries, positives, negatives = _rows_of(mined)
+    return pa.table(
+        {
+            "query_id": [mined.queries.ids[row] for row in queries],
+            "positive_id": [documents.ids[row] for row in positives],
+            "negative_id": [documents.ids[row] for row in negatives],
+            "rank": pa.array(found.rank_M, pa.int32()),
+            "d_query_positive": found.d_query_positive_M,
+            "d_query_negative": found.d_query_negative_M,
+            "d_positive_negative": found.d_positive_negative_M,
+            "certificate": pa.array(found.certificate_M.tolist(), pa.string()),
+        }
+    )
+
+
+def triplets_table(mined: Mined, documents: Texts) -> pa.Table:
+    """Return texts first: sentence-transformers trains on the columns query, positive, negative as they stand."""
+    queries, positives, negatives = _rows_of(mined)
+    return pa.table(
+        {
+            "query": pa.array([mined.queries.texts[row] for row in queries], pa.large_string()),
+            "positive": pa.array([documents.texts[row] for row in positives], pa.large_string()),
+            "negative": pa.array([documents.texts[row] for row in negatives], pa.large_string()),
+            "query_id": [mined.queries.ids[row] for row in queries],
+            "positive_id": [documents.ids[row] for row in positives],
+            "negative_id": [documents.ids[row] for row in negatives],
+        }
+    )
+
+
+def _rows_of(mined: Mined) -> tuple[list[int], list[int], list[int]]:
+    pair_M = mined.negatives.pair_M
+    return (
+        mined.pairs.query_rows_P[pair_M].tolist(),
+        mined.pairs.doc_rows_P[pair_M].tolist(),
+        mined.negatives.doc_rows_M.tolist(),
+    )

@@ -1,0 +1,123 @@
+"""PCA of the fused vectors: the smallest width that keeps the wanted variance, then unit rows again (X_PCA).
+
+The basis is fitted on documents, and both documents and queries are projected on it. scikit-learn fits on the CPU,
+cuML on the GPU; the cut at the variance is ours, since cuML takes only a whole number of components. Projection
+goes block by block, so the fused matrix of a large corpus never exists as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import cast
+
+import numpy as np
+
+from hnmine.device import Choice
+from hnmine.errors import DataError
+from hnmine.fuse import unit_rows
+from hnmine.types import Float32, Float64, Int64
+
+Rows = Callable[[Int64], Float32]
+"""Gives the fused vectors of these rows; called block by block."""
+
+BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """A PCA projection: x ↦ components · (x - mean)."""
+
+    mean_C: Float64
+    components_RC: Float32
+    explained_variance_C: Float64
+    """The whole spectrum, descending."""
+    fitted_rows: int
+    library: str
+
+    @property
+    def width(self) -> int:
+        """Dimensions kept, R."""
+        return len(self.components_RC)
+
+    @property
+    def kept(self) -> float:
+        """Share of the fitted rows' variance that the kept components explain."""
+        return float(self.explained_variance_C[: self.width].sum() / self.explained_variance_C.sum())
+
+
+def fit(rows_of: Rows, rows: int, *, variance: float, fit_rows: int, seed: int, device: Choice) -> Basis:
+    """Fit the basis on all rows, or on a seeded sample of `fit_rows` of them.
+
+    Raises:
+        DataError: fewer than two rows, or all vectors are equal.
+    """
+    if rows < 2:
+        raise DataError(f"PCA needs at least 2 documents, got {rows}; or set reduce.variance=null")
+    chosen = np.arange(rows, dtype=np.int64)
+    if rows > fit_rows:
+        chosen = np.sort(np.random.default_rng(seed).choice(rows, size=fit_rows, replace=False))
+    sample = rows_of(chosen)
+    mean, components, spectrum, library = (_fit_gpu if device.kind == "gpu" else _fit_cpu)(sample)
+    spectrum = np.maximum(spectrum, 0)
+    if spectrum.sum() <= np.finfo(np.float32).eps * sample.shape[1]:
+        raise DataError(
+            f"all {len(sample)} document vectors are equal, so nothing tells documents apart; look at the corpus, the "
+            "encoders and sources.template"
+        )
+    width = cut(spectrum, variance)
+    return Basis(
+        mean_C=mean,
+        components_RC=np.ascontiguousarray(components[:width], dtype=np.float32),
+        explained_variance_C=spectrum,
+        fitted_rows=len(sample),
+        library=library,
+    )
+
+
+def cut(spectrum: Float64, variance: float) -> int:
+    """Return the smallest width whose share of the variance reaches `variance`; at 1.0, the numerical rank."""
+    shares = np.cumsum(spectrum) / spectrum.sum()
+    reached = np.flatnonzero(shares >= variance - 1e-12)
+    rank = int(np.count_nonzero(spectrum > spectrum[0] * len(spectrum) * np.finfo(np.float32).eps))
+    return min(int(reached[0]) + 1 if len(reached) else len(spectrum), max(rank, 1))
+
+
+def project(basis: Basis, fused_nC: Float32) -> Float32:
+    """Project fused rows and scale them to unit length."""
+    centred = fused_nC - basis.mean_C.astype(np.float32)
+    return unit_rows(centred @ basis.components_RC.T)
+
+
+def project_all(basis: Basis | None, rows_of: Rows, rows: int) -> Iterator[Float32]:
+    """Yield the space's rows block by block; without a basis, the fused rows as unit vectors."""
+    for start in range(0, rows, BLOCK_ROWS):
+        fused = rows_of(np.arange(start, min(start + BLOCK_ROWS, rows), dtype=np.int64))
+        yield unit_rows(fused) if basis is None else project(basis, fused)
+
+
+def _fit_cpu(sample: Float32) -> tuple[Float64, Float32, Float64, str]:
+    from sklearn.decomposition import PCA
+
+    pca = PCA(svd_solver="covariance_eigh" if sample.shape[0] >= sample.shape[1] else "full").fit(sample)
+    return (
+        pca.mean_.astype(np.float64),
+        pca.components_.astype(np.float32),
+        pca.explained_variance_.astype(np.float64),
+        f"scikit-learn {version('scikit-learn')}",
+    )
+
+
+def _fit_gpu(sample: Float32) -> tuple[Float64, Float32, Float64, str]:
+    import cupy
+    from cuml.decomposition import PCA
+
+    on_device = cupy.asarray(sample, order="F")  # cuML would copy a C-order matrix
+    pca = PCA(n_components=min(sample.shape), svd_solver="full", output_type="numpy").fit(on_device)
+    return (
+        cast(Float64, np.asarray(pca.mean_, dtype=np.float64).reshape(-1)),
+        np.asarray(pca.components_, dtype=np.float32),
+        np.asarray(pca.explained_variance_, dtype=np.float64),
+        f"cuml {version('cuml-cu13')}",
+    )

@@ -1,0 +1,141 @@
+"""A cross-encoder re-ranker: one score for a (query, document); higher is better.
+
+Any Hugging Face sequence-classification model with one label serves, and any encoder body does after a warm-up,
+which trains the head it lacks. What is saved loads with `sentence_transformers.CrossEncoder` and scores the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from hnmine.encoders import batches_by_length
+from hnmine.errors import ModelError
+from hnmine.types import Float32
+
+_CHUNK = 1024  # pairs tokenised at a time
+_TOKENS_PER_BATCH = 8192
+_CLIP_CHARACTERS_PER_TOKEN = 16
+
+
+def has_head(folder: Path) -> bool:
+    """Whether the model in this folder has a trained ranking head with one label."""
+    config = _config(folder)
+    return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or [])
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} has no readable config.json ({error}); give a Hugging Face model folder") from None
+    return config
+
+
+class Reranker:
+    """A loaded re-ranker on one device."""
+
+    TRAIN_TOKENS_PER_BATCH = 4096
+
+    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: str, seed: int = 0) -> None:
+        """Load the model; without a ranking head it gets a fresh one, drawn with `seed`.
+
+        Raises:
+            ModelError: the folder cannot be loaded or the model has more than one label.
+        """
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        labels = len(_config(folder).get("id2label") or {0: ""}) if has_head(folder) else 1
+        if labels != 1:
+            raise ModelError(f"{folder} is a classifier with {labels} labels; a re-ranker has one")
+        torch.manual_seed(seed)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, use_safetensors=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"re-ranker {folder} cannot be loaded: {error}") from None
+        self.model = model.float().to(device).eval()
+        limit = getattr(self.model.config, "max_position_embeddings", None) or max_tokens
+        self.max_tokens = min(max_tokens, limit)
+        self.device, self._dtype = device, dtype
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision as configured."""
+        return torch.autocast(self.device, dtype=getattr(torch, self._dtype), enabled=self._dtype != "float32")
+
+    def tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> list[dict[str, list[int]]]:
+        """Return the tokens of each pair, cut to `max_tokens`, longest part first; not padded.
+
+        Only the beginning of a long document is read; if that turns out too short, the whole is.
+        """
+        clip = _CLIP_CHARACTERS_PER_TOKEN * self.max_tokens
+        rows = self._tokenize(queries, [document[:clip] for document in documents])
+        for i, document in enumerate(documents):
+            if len(document) > clip and len(rows[i]["input_ids"]) < self.max_tokens:
+                rows[i] = self._tokenize([queries[i]], [document])[0]
+        return rows
+
+    def _tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> list[dict[str, list[int]]]:
+        encoded = self.tokenizer(list(queries), list(documents), truncation=True, max_length=self.max_tokens)
+        return [{name: encoded[name][i] for name in encoded} for i in range(len(queries))]
+
+    def forward(self, rows: Sequence[dict[str, list[int]]], network: Any = None) -> Tensor:
+        """Return the scores (n,) of tokenised pairs, padded to the longest of them; float32.
+
+        `network` is the model as wrapped for distributed training.
+        """
+        padded = self.tokenizer.pad(list(rows), return_tensors="pt").to(self.device)
+        with self.autocast():
+            logits = (network or self.model)(**padded).logits
+        return logits.float().squeeze(-1)
+
+    def scores(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        done: Callable[[int], None] = lambda _count: None,
+    ) -> Float32:
+        """Return the score of each (query, document); `done` is told how many pairs were finished since last."""
+        scores = np.empty(len(queries), dtype=np.float32)
+        self.model.eval()
+        self.model.set_attn_implementation("sdpa")
+        for start in range(0, len(queries), _CHUNK):
+            rows = self.tokenize(queries[start : start + _CHUNK], documents[start : start + _CHUNK])
+            lengths = np.array([len(row["input_ids"]) for row in rows])
+            for batch in batches_by_length(lengths, _TOKENS_PER_BATCH):
+                with torch.inference_mode():
+                    batch_scores = self.forward([rows[i] for i in batch]).cpu().numpy()
+                scores[[start + i for i in batch]] = batch_scores
+                done(len(batch))
+        if not np.isfinite(scores).all():
+            raise ModelError(f"the re-ranker gives NaN or infinity for {int((~np.isfinite(scores)).sum())} pairs")
+        return scores
+
+    def train_mode(self, dropout: float | None) -> None:
+        """Prepare for training; `dropout` replaces the model's own rate if given."""
+        self.model.train()
+        if self.device == "cpu":  # backward of fused attention is slower than the plain one here
+            self.model.set_attn_implementation("eager")
+        if dropout is not None:
+            for module in self.model.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = dropout
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer; `CrossEncoder(folder).predict` gives these scores unchanged."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.set_attn_implementation("sdpa")
+        self.model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.model_max_length = self.max_tokens
+        self.tokenizer.save_pretrained(folder)

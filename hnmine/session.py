@@ -1,0 +1,66 @@
+"""A Ray to work on: the cluster this job runs in, or a private local one that leaves no trace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+
+from hnmine.progress import say
+
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+def start_ray() -> None:
+    """Connect to the Ray of RAY_ADDRESS (as in a submitted job), else start a local one; once per process.
+
+    The local one listens on 127.0.0.1 only, asks for a token made for this process, has no dashboard, and ends
+    with the process.
+    """
+    submitted = bool(os.environ.get("RAY_ADDRESS"))
+    if not submitted:
+        _prepare_local_environment()
+    import ray
+
+    if ray.is_initialized():
+        return
+    if submitted:
+        ray.init(logging_level=logging.ERROR)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    total = ray.cluster_resources()
+    where = f"connected to {os.environ['RAY_ADDRESS']}" if submitted else "local session"
+    say("ray", f"{where}: {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} node(s)")
+
+
+def _prepare_local_environment() -> None:
+    """Fix how a local Ray authenticates; read once, when ray is first imported, so it cannot be changed later.
+
+    Unset, Ray's default depends on its version and on what earlier starts left in the home folder.
+    """
+    if "ray" in sys.modules:
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its error lines on healthy runs alarm for nothing
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def quiet_ray_data() -> None:
+    """Silence Ray Data's own progress bars and per-plan log lines; ours replace them."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

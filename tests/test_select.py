@@ -1,0 +1,165 @@
+"""The selection against the obvious double loop, on inputs made to be awkward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hnmine import select as select_module
+from hnmine.device import Choice
+from hnmine.fuse import unit_rows
+from hnmine.search import Searcher, error_bound
+from hnmine.select import (
+    NEARER_ONES_RESEMBLE_POSITIVE,
+    POSITIVE_IS_NEAREST,
+    Known,
+    distance,
+    select,
+)
+from hnmine.types import Negatives, Pairs, Space
+
+CPU = Choice(kind="cpu", reason="test")
+
+
+def by_double_loop(space: Space, pairs: Pairs, known: Known, wanted: int) -> tuple[list[tuple], dict[str, int]]:
+    """The rule as the paper writes it, one pair and one document at a time."""
+    rows, dropped = [], {POSITIVE_IS_NEAREST: 0, NEARER_ONES_RESEMBLE_POSITIVE: 0}
+    everything = np.arange(len(space.docs_NR))
+
+    def d(a: np.ndarray, b: np.ndarray) -> float:
+        return float(distance(a[None], b[None])[0])
+
+    for pair, (q, pd) in enumerate(zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True)):
+        query, positive = space.queries_QR[q], space.docs_NR[pd]
+        nearer, passed, all_nearer = 0, [], True
+        for doc in everything.tolist():
+            d_q, d_p = d(query, space.docs_NR[doc]), d(positive, space.docs_NR[doc])
+            if doc != pd and not d_q < d(query, positive):
+                all_nearer = False
+            if known.mask(np.array([q]), np.array([doc]))[0] or not d_q < d(query, positive):
+                continue
+            nearer += 1
+            if d_q < d_p:
+                passed.append((d_q, doc, d_p))
+        passed.sort()
+        if not passed:
+            dropped[NEARER_ONES_RESEMBLE_POSITIVE if nearer else POSITIVE_IS_NEAREST] += 1
+        why = "found" if len(passed) >= wanted else "exhausted" if all_nearer else "radius"
+        for rank, (d_q, doc, d_p) in enumerate(passed[:wanted], 1):
+            rows.append((pair, doc, rank, d(query, positive), d_q, d_p, why))
+    return rows, dropped
+
+
+def as_rows(negatives: Negatives) -> list[tuple]:
+    return list(
+        zip(
+            negatives.pair_M.tolist(),
+            negatives.doc_rows_M.tolist(),
+            negatives.rank_M.tolist(),
+            negatives.d_query_positive_M.tolist(),
+            negatives.d_query_negative_M.tolist(),
+            negatives.d_positive_negative_M.tolist(),
+            negatives.certificate_M.tolist(),
+            strict=True,
+        )
+    )
+
+
+def awkward(seed: int, docs: int, queries: int, pairs: int, width: int) -> tuple[Space, Pairs, Known]:
+    """Vectors on a coarse grid (many exact ties), copied documents, queries equal to documents, several positives."""
+    rng = np.random.default_rng(seed)
+    grid = rng.integers(-2, 3, size=(docs + queries, width)).astype(np.float32)
+    grid[rng.random(len(grid)) < 0.5] += rng.normal(size=width).astype(np.float32)
+    grid[rng.random(len(grid)) < 0.05] = 0  # a text without any known term
+    copies = rng.random(docs) < 0.2
+    grid[:docs][copies] = grid[rng.integers(0, docs, size=int(copies.sum()))]
+    same = rng.random(queries) < 0.2
+    grid[docs:][same] = grid[rng.integers(0, docs, size=int(same.sum()))]
+    unit = unit_rows(grid)
+    space = Space(docs_NR=unit[:docs], queries_QR=unit[docs:])
+    judged = np.unique(np.stack([rng.integers(0, queries, pairs), rng.integers(0, docs, pairs)], axis=1), axis=0)
+    rows = rng.permutation(judged).astype(np.int64)
+    chosen = Pairs(query_rows_P=rows[:, 0].copy(), doc_rows_P=rows[:, 1].copy())
+    groups = np.where(rng.random(docs) < 0.2, rng.integers(0, docs, docs), np.arange(docs)).astype(np.int64)
+    known = Known.of({q: set(d) for q, d in chosen.positives_of().items()}, groups)
+    return space, chosen, known
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    docs=st.integers(1, 40),
+    queries=st.integers(1, 6),
+    pairs=st.integers(1, 12),
+    width=st.integers(1, 9),
+    wanted=st.integers(1, 5),
+    length=st.integers(1, 45),
+)
+def test_select_equals_the_double_loop(
+    seed: int, docs: int, queries: int, pairs: int, width: int, wanted: int, length: int
+) -> None:
+    space, judged, known = awkward(seed, docs, queries, pairs, width)
+    fast = select(space, judged, known, Searcher(space.docs_NR, CPU), negatives=wanted, candidates=length)
+    rows, dropped = by_double_loop(space, judged, known, wanted)
+    assert as_rows(fast) == rows
+    assert fast.dropped == dropped
+    assert fast.selected_pairs + sum(fast.dropped.values()) == len(judged)
+
+
+@pytest.mark.parametrize("flat", [1, 7, 100, 2**23])
+@pytest.mark.parametrize("length", [1, 2, 16, 500, 4000])
+def test_the_result_depends_neither_on_the_list_nor_on_the_block(
+    length: int, flat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, judged, known = awkward(3, docs=1500, queries=40, pairs=60, width=6)
+    searcher = Searcher(space.docs_NR, CPU)
+    expected = select(space, judged, known, searcher, negatives=3, candidates=64)
+    monkeypatch.setattr(select_module, "_JUDGED_NUMBERS", flat * space.width)
+    monkeypatch.setattr(select_module, "_SCANNED_CELLS", flat * 1500)
+    again = select(space, judged, known, searcher, negatives=3, candidates=length)
+    assert as_rows(again) == as_rows(expected)
+    assert again.dropped == expected.dropped
+    assert len(expected) > 20
+
+
+def test_a_pair_that_no_list_certifies_is_found_by_the_full_scan() -> None:
+    # 700 copies of one document lie between the query and the positive; all resemble the positive but the last
+    query = np.array([[1, 0, 0]], np.float32)
+    positive = np.array([[0.5, 0.8, 0]], np.float32)
+    copies = np.repeat(np.array([[0.6, 0.78, 0]], np.float32), 700, axis=0)
+    hard = np.array([[0.55, 0, 0.8]], np.float32)
+    space = Space(docs_NR=unit_rows(np.concatenate([positive, copies, hard])), queries_QR=query)
+    pairs = Pairs(query_rows_P=np.array([0]), doc_rows_P=np.array([0]))
+    known = Known.of({0: {0}}, np.arange(702))
+    result = select(space, pairs, known, Searcher(space.docs_NR, CPU), candidates=1)
+    assert result.doc_rows_M.tolist() == [701]
+    assert result.certificate_M.tolist() == ["found"]
+
+
+def test_no_negative_is_a_judged_positive_nor_its_copy() -> None:
+    space, judged, known = awkward(11, docs=300, queries=30, pairs=120, width=5)
+    result = select(space, judged, known, Searcher(space.docs_NR, CPU), negatives=10)
+    query_rows = judged.query_rows_P[result.pair_M]
+    assert not known.mask(query_rows, result.doc_rows_M).any()
+    assert (result.d_query_negative_M < result.d_query_positive_M).all()
+    assert (result.d_query_negative_M < result.d_positive_negative_M).all()
+
+
+def test_the_distance_of_two_rows_is_the_same_in_any_company() -> None:
+    rng = np.random.default_rng(0)
+    for width in (1, 3, 8, 64, 257, 384, 1024):
+        a, b = (unit_rows(rng.normal(size=(500, width)).astype(np.float32)) for _ in range(2))
+        together = distance(a, b)
+        assert all(together[i] == distance(a[i : i + 1], b[i : i + 1])[0] for i in range(500))
+        assert (together[7:100] == distance(a[7:100], b[7:100])).all()
+
+
+def test_the_error_bound_holds_for_the_search() -> None:
+    rng = np.random.default_rng(1)
+    for width in (4, 100, 768):
+        docs, queries = (unit_rows(rng.normal(size=(n, width)).astype(np.float32)) for n in (2000, 50))
+        found = Searcher(docs, CPU).nearest(queries, 2000)
+        exact = distance(np.repeat(queries, 2000, axis=0), docs[found.doc_rows_QK.reshape(-1)])
+        assert np.abs(exact - found.distances_QK.reshape(-1)).max() <= error_bound(width)
