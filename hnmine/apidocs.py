@@ -107,9 +107,7 @@ def write_collection(
     """
     limits = {"train": train_queries, "dev": dev_queries, "test": test_queries}
     if not packages or documents < 1 or min(limits.values()) < 0:
-        raise DataError(
-            f"expected packages, documents >= 1, limits >= 0; got {packages}, {documents}, {limits}"
-        )
+        raise DataError(f"expected packages, documents >= 1, limits >= 0; got {packages}, {documents}, {limits}")
     roots = {package: _root(package) for package in sorted(set(packages))}
     arguments = {"packages": list(roots), "documents": documents, "seed": seed, "queries": limits}
     versions = {package: _version(package, root) for package, root in roots.items()}
@@ -179,9 +177,7 @@ def _read(package: str, root: Path) -> Iterator[_Document | str]:
         public = module[: next((at for at, part in enumerate(module) if part.startswith("_")), len(module))]
         door = root.joinpath(*public[1:], "__init__.py")
         if public != module and door not in mentioned:
-            mentioned[door] = (
-                set(re.findall(r"\w+", door.read_text("utf-8", "replace"))) if door.exists() else set()
-            )
+            mentioned[door] = set(re.findall(r"\w+", door.read_text("utf-8", "replace"))) if door.exists() else set()
         for name, docstring, bound in _definitions(tree.body, ""):
             path, (summary, text) = name.split("."), _split(docstring)
             shown = bound or public == module or path[0] in mentioned[door]

@@ -62,13 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for step, help_text in _STEPS.items():
         command = commands.add_parser(
-            step, help=help_text, description=help_text, epilog=_EXAMPLES.format(step=step), formatter_class=raw
+            step,
+            help=help_text,
+            description=help_text,
+            epilog=_EXAMPLES.format(step=step),
+            formatter_class=raw,
         )
         command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
         command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
         command.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
         command.add_argument(
-            "--set", action="append", default=[], metavar="step.key=value", help="override a setting; may be repeated"
+            "--set",
+            action="append",
+            default=[],
+            metavar="step.key=value",
+            help="override a setting; may be repeated",
         )
         if step in ("run", "train"):
             command.add_argument(

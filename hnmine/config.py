@@ -6,6 +6,7 @@ all), and the resolved configuration is stored with the run.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +68,9 @@ class EncoderConfig(_Section):
     query_prompt: str | None = Field(None, description="put before every query; null: the model's own")
     document_prompt: str | None = Field(None, description="put before every document; null: the model's own")
     max_tokens: int | None = Field(None, ge=8, le=32_768, description="tokens read of a text; null: the model's own")
-    dtype: Dtype = Field("auto", description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32")
+    dtype: Dtype = Field(
+        "auto", description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32"
+    )
     weight: float = Field(1.0, gt=0, description="weight of this block in the fused vector")
 
     @model_validator(mode="after")
@@ -237,7 +240,11 @@ def _describe(section: type[BaseModel]) -> list[str]:
             lines += [f"  {line}" for line in _describe(field.annotation)]
             continue
         default = "(required)" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True)
-        default = default.removesuffix("\n...\n").strip() if not isinstance(field.default, tuple) else str(list(field.default))
+        default = (
+            default.removesuffix("\n...\n").strip()
+            if not isinstance(field.default, tuple)
+            else str(list(field.default))
+        )
         lines.append(f"{key}: {default}" + (f"  # {field.description}" if field.description else ""))
     return lines
 
@@ -268,10 +275,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
     if isinstance(value, str):  # YAML 1.1 reads 2e-5 as text; people do not
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     node = tree
     for part in parts[:-1]:
         child = node.setdefault(part, {})

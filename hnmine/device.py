@@ -32,7 +32,7 @@ class Choice:
 
 @cache
 def visible_gpus() -> int:
-    """Number of NVIDIA GPUs this process may use, without importing a GPU library."""
+    """Return the number of NVIDIA GPUs this process may use, without importing a GPU library."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     present = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if visible is None:

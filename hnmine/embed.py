@@ -60,7 +60,10 @@ def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: Embe
             raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
         vectors = _merge(vectors, found, again)
     assert vectors is not None
-    say("embed", f"{plan.name}: {unique - missing:,} vectors from the store, {missing:,} encoded, width {vectors.shape[1]}")
+    say(
+        "embed",
+        f"{plan.name}: {unique - missing:,} vectors from the store, {missing:,} encoded, width {vectors.shape[1]}",
+    )
     cut = len(texts["document"])
     assert next(iter(texts)) == "document"
     return Embedded(
@@ -139,9 +142,7 @@ class EncodeBlock:
             self._store.write(keys[chosen], vectors)
 
 
-def _encode(
-    plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig
-) -> Iterator[tuple[int, float]]:
+def _encode(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[tuple[int, float]]:
     """Encode all blocks, yielding (texts, seconds a text) as blocks are finished."""
     if not config.ray or len(blocks) == 1:
         work = EncodeBlock(plan, store, None)
@@ -158,9 +159,7 @@ def _figures(results: Iterator[pa.Table]) -> Iterator[tuple[int, float]]:
             yield row["count"], row["seconds"] / row["count"]
 
 
-def _over_actors(
-    plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig
-) -> Iterator[pa.Table]:
+def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[pa.Table]:
     import ray
     from ray.exceptions import RayError
 

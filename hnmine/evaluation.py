@@ -97,12 +97,12 @@ def means(values: PerQuery) -> dict[str, float]:
     return {metric: float(value.mean()) for metric, value in values.items()}
 
 
-def table(rows: dict[str, dict[str, float]], queries: int, depth: int) -> str:
+def table(rows: dict[str, dict[str, float]], title: str) -> str:
     """Return the printed table: one line a ranking, metrics as columns, and the change against `before`."""
     width = max(len(name) for name in rows)
     metrics = list(METRICS)
     lines = [
-        f"{queries} test queries, the first {depth} documents re-ranked",
+        title,
         "",
         f"{'':<{width}}  " + "  ".join(f"{metric:>7}" for metric in metrics),
     ]

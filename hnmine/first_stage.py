@@ -10,9 +10,7 @@ from hnmine.types import Float32, Int64, Texts
 NO_ROW = -1
 
 
-def bm25(
-    documents: Texts, queries: Texts, depth: int, *, k1: float, b: float
-) -> tuple[Int64, Float32]:
+def bm25(documents: Texts, queries: Texts, depth: int, *, k1: float, b: float) -> tuple[Int64, Float32]:
     """Return the rows (Q, depth) of the best documents of every query and their scores, best first.
 
     Lucene's variant of BM25 with English stop words and no stemming. Documents that share no term with the query

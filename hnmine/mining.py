@@ -49,7 +49,9 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
         DeviceError: a GPU was asked for and is not there.
     """
     if len(collection.documents) < 2:
-        raise DataError("the corpus has 1 usable document; a hard negative is another document, so at least 2 are needed")
+        raise DataError(
+            "the corpus has 1 usable document; a hard negative is another document, so at least 2 are needed"
+        )
     query_rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
     queries = collection.queries.take(query_rows.tolist())
     local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
@@ -92,8 +94,9 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
     dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in negatives.dropped.items() if count)
     say(
         "select",
-        f"{negatives.selected_pairs:,} of {len(local):,} pairs have a hard negative ({negatives.selected_pairs / len(local):.0%})"
-        f", {len(negatives):,} in all" + (f"; without: {dropped}" if dropped else ""),
+        f"{negatives.selected_pairs:,} of {len(local):,} pairs have a hard negative "
+        f"({negatives.selected_pairs / len(local):.0%}), {len(negatives):,} in all"
+        + (f"; without: {dropped}" if dropped else ""),
     )
     return mined
 
@@ -139,7 +142,11 @@ def _space(blocks: Sequence[tuple[dict[Role, Float32], float]], config: Config) 
                 device=device,
             )
             progress.advance(documents)
-        say("reduce", f"width {fused_width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} documents")
+        say(
+            "reduce",
+            f"width {fused_width} → {basis.width}, keeps {basis.kept:.1%} of the variance "
+            f"of {basis.fitted_rows:,} documents",
+        )
     width = fused_width if basis is None else basis.width
     docs_NR = np.empty((documents, width), dtype=np.float32)
     queries_QR = np.empty((queries, width), dtype=np.float32)

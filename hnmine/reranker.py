@@ -97,7 +97,8 @@ class Reranker:
         padded = self.tokenizer.pad(list(rows), return_tensors="pt").to(self.device)
         with self.autocast():
             logits = (network or self.model)(**padded).logits
-        return logits.float().squeeze(-1)
+        scores: Tensor = logits.float().squeeze(-1)
+        return scores
 
     def scores(
         self,

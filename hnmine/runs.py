@@ -1,11 +1,11 @@
 """The folder of a run: one writer at a time, files complete or absent, the manifest last.
 
-    OUT/manifest.json        what went in, what was counted, the resolved configuration, versions, seconds a step
-    OUT/quarantine.jsonl     every bad row, with its reason
-    OUT/negatives.parquet    OUT/triplets.parquet
-    OUT/store/               vectors
-    OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
-    OUT/evaluation/          scores and metrics a query
+OUT/manifest.json        what went in, what was counted, the resolved configuration, versions, seconds a step
+OUT/quarantine.jsonl     every bad row, with its reason
+OUT/negatives.parquet    OUT/triplets.parquet
+OUT/store/               vectors
+OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
+OUT/evaluation/          scores and metrics a query
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Run:
         self.manifest |= sections
         self.manifest["seconds"] = self.manifest.get("seconds", {}) | self.seconds
         self.manifest["versions"] = versions()
-        files = [path for path in sorted(self.out.glob("*.parquet")) + sorted(self.out.glob("*.jsonl"))]
+        files = sorted(self.out.glob("*.parquet")) + sorted(self.out.glob("*.jsonl"))
         self.manifest["files"] = {path.name: sha256(path) for path in files}
         write_json(self.out / "manifest.json", self.manifest)
 

@@ -32,7 +32,7 @@ class Searcher:
         import faiss
 
         self._docs_NR = docs_NR
-        self._index = faiss.IndexFlatIP(docs_NR.shape[1])
+        self._index: faiss.Index = faiss.IndexFlatIP(docs_NR.shape[1])
         self.max_candidates = len(docs_NR)
         if device.kind == "gpu":
             self._resources = faiss.StandardGpuResources()

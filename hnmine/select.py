@@ -104,9 +104,7 @@ def select(
 class _Selection:
     """The state of one selection: what was found for the pairs certified so far."""
 
-    def __init__(
-        self, space: Space, pairs: Pairs, known: Known, negatives: int, done: Callable[[int], None]
-    ) -> None:
+    def __init__(self, space: Space, pairs: Pairs, known: Known, negatives: int, done: Callable[[int], None]) -> None:
         self._done = done
         self._space, self._pairs, self._known, self._wanted = space, pairs, known, negatives
         self._error = error_bound(space.width)
@@ -154,9 +152,7 @@ class _Selection:
 
     def _by_scan(self, search: Search, pair_p: Int64) -> None:
         """Judge pairs by every document that can be nearer than the positive; certifies them all."""
-        position, docs = search.within(
-            self._space.queries_QR[self._pairs.query_rows_P[pair_p]], self._radius_P[pair_p]
-        )
+        position, docs = search.within(self._space.queries_QR[self._pairs.query_rows_P[pair_p]], self._radius_P[pair_p])
         parts = [self._judge(pair_p[position[at]], docs[at]) for at in _slices(len(docs), self._flat)]
         judged = _Judged.concatenate(parts)
         assert self._settle(pair_p, judged, np.full(len(pair_p), np.inf)).all()
@@ -185,9 +181,7 @@ class _Selection:
         why = np.where(full, "found", np.where(all_nearer, "exhausted", "radius"))
         self._why_P[pair_p[certified]] = why[certified]
         self._rows.append(passed.keep(certified[slot]))
-        unlabelled = np.bincount(
-            np.searchsorted(pair_p, nearer.pair[~nearer.known]), minlength=len(pair_p)
-        )
+        unlabelled = np.bincount(np.searchsorted(pair_p, nearer.pair[~nearer.known]), minlength=len(pair_p))
         empty = certified & (count == 0)
         self._dropped[POSITIVE_IS_NEAREST] += int((empty & (unlabelled == 0)).sum())
         self._dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((empty & (unlabelled > 0)).sum())
@@ -224,7 +218,7 @@ class _Judged:
         return _Judged(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
     def best(self, wanted: int) -> _Judged:
-        """The first rows of every pair by (d_query, row)."""
+        """Return the first rows of every pair by (d_query, row)."""
         ordered = self.keep(np.lexsort((self.docs, self.d_query, self.pair)))
         return ordered.keep(_rank_in_run(ordered.pair) < wanted)
 

@@ -6,6 +6,9 @@ import logging
 import os
 import secrets
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hnmine.progress import say
 
@@ -28,17 +31,39 @@ def start_ray() -> None:
     if submitted:
         ray.init(logging_level=logging.ERROR)
     else:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            object_store_memory=_OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _hushed():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     total = ray.cluster_resources()
     where = f"connected to {os.environ['RAY_ADDRESS']}" if submitted else "local session"
-    say("ray", f"{where}: {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} node(s)")
+    say(
+        "ray",
+        f"{where}: {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} node(s)",
+    )
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Hold back what native code writes to standard error; it is shown only if the block fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _prepare_local_environment() -> None:

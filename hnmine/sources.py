@@ -239,9 +239,7 @@ def _parse_text(content: str, template: str, keys: list[str]) -> tuple[str, str]
     except (ValueError, RecursionError) as error:
         raise _BadRowError("broken_json", str(error).replace("line 1 ", "")) from None
     if not isinstance(row, dict):
-        raise _BadRowError(
-            "not_an_object", f"expected an object with _id and text, got a {type(row).__name__}"
-        )
+        raise _BadRowError("not_an_object", f"expected an object with _id and text, got a {type(row).__name__}")
     text_id = _parse_id(row)
     fields = {key: "" if row.get(key) is None else row[key] for key in keys}
     for key, value in fields.items():

@@ -107,7 +107,10 @@ class VectorStore:
         except (OSError, pa.ArrowException, ValueError) as error:
             aside = path.with_suffix(".corrupt")
             path.rename(aside)
-            say("store", f"block {path.name} is damaged ({error}); set aside as {aside.name}, its texts are encoded again")
+            say(
+                "store",
+                f"block {path.name} is damaged ({error}); set aside as {aside.name}, its texts are encoded again",
+            )
             return None
 
     def write(self, keys: Keys, vectors: Float32) -> Path:

@@ -2,10 +2,13 @@
 
 Training that does no harm: the start itself (step 0) is a candidate when the best step is chosen by MRR@10 on the
 dev queries, and later steps must beat it strictly. What comes out is never worse on dev than what went in.
+
+Ray is imported inside the functions: `session` decides how a local one authenticates before it first is.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import tempfile
@@ -16,13 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hnmine import losses
 from hnmine.config import Loss, TrainConfig
 from hnmine.device import Choice
+from hnmine.encoders import batches_by_length
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task, means, measure, rerank
-from hnmine.progress import say, track
+from hnmine.progress import Progress, say
+from hnmine.reranker import Reranker, has_head
 from hnmine.session import start_ray
 
 DEV_METRIC = "MRR@10"
@@ -85,23 +91,32 @@ class _Job:
     lists: Lists
     dev: Task
     recipe: Recipe
+    start_dev: float | None
 
 
 def train(
-    name: str, start: Path, lists: Lists, dev: Task, recipe: Recipe, out: Path, *, workers: int
+    name: str,
+    start: Path,
+    lists: Lists,
+    dev: Task,
+    recipe: Recipe,
+    out: Path,
+    *,
+    workers: int,
+    start_dev: float | None = None,
 ) -> Trained:
     """Fine-tune the model in `start` on `lists` and write the best step to `out`, replacing what is there.
+
+    Step 0 is measured, or taken from `start_dev`; a start without a ranking head has none.
 
     Raises:
         ModelError: the loss or the scores become non-finite, or a worker cannot load the model.
     """
+    start_ray()
     import ray
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from hnmine.reranker import has_head
-
-    start_ray()
     _quiet_ray_train()
     batches = math.ceil(len(lists) / recipe.pairs_per_batch) * recipe.epochs
     work = Path(tempfile.mkdtemp(prefix=".train-", dir=_existing(out.parent)))
@@ -111,7 +126,7 @@ def train(
     trainer = TorchTrainer(
         _loop,
         train_loop_config={
-            "job": _Job(start=start.resolve(), lists=lists, dev=dev, recipe=recipe),
+            "job": _Job(start=start.resolve(), lists=lists, dev=dev, recipe=recipe, start_dev=start_dev),
             "board": board,
         },
         scaling_config=ScalingConfig(
@@ -123,13 +138,16 @@ def train(
             name="fit", storage_path=str(work.resolve()), checkpoint_config=CheckpointConfig(num_to_keep=1)
         ),
     )
-    say("train", f"{name}: {len(lists):,} pairs, {batches} steps, {workers} worker(s) on {recipe.device}, {recipe.dtype}")
+    say(
+        "train",
+        f"{name}: {len(lists):,} pairs, {batches} steps, {workers} worker(s) on {recipe.device}, {recipe.dtype}",
+    )
     try:
         with _following(name, board, len(lists) * recipe.epochs):
             result = trainer.fit()
         history: dict[int, float] = ray.get(board.history.remote())
         best = min(history, key=lambda step: (-history[step], step))
-        _replace(out, start if best == 0 and has_head(start) else Path(result.checkpoint.path))
+        _replace(out, start if best == 0 else Path(result.checkpoint.path))
     except ray.train.TrainingFailedError as error:
         raise ModelError(f"training of {name} failed: {_cause(error)}") from None
     finally:
@@ -141,10 +159,7 @@ def train(
 def _loop(settings: dict[str, Any]) -> None:
     """Run one worker of the training; rank 0 looks at the dev queries and writes checkpoints."""
     import ray.train
-    import torch
     from ray.train.torch import prepare_model
-
-    from hnmine.reranker import Reranker, has_head
 
     job: _Job = settings["job"]
     board, recipe = settings["board"], job.recipe
@@ -164,15 +179,17 @@ def _loop(settings: dict[str, Any]) -> None:
         value, checkpoint = -1.0, None
         with tempfile.TemporaryDirectory() as folder:
             if rank == 0:
-                value = means(measure(job.dev, rerank(job.dev, reranker)))[DEV_METRIC]
+                known = job.start_dev if step == 0 else None
+                value = means(measure(job.dev, rerank(job.dev, reranker)))[DEV_METRIC] if known is None else known
                 board.looked.remote(step, value)
-                if value > best and (step or not has_head(job.start)):
+                if step and value > best:
                     reranker.save(Path(folder))
                     checkpoint = ray.train.Checkpoint.from_directory(folder)
                 best = max(best, value)
             ray.train.report({"step": step, DEV_METRIC: value}, checkpoint=checkpoint)
 
-    look(0)
+    if has_head(job.start):
+        look(0)
     torch.manual_seed(recipe.seed)
     for step, (batch, is_look) in enumerate(_batches(len(job.lists), recipe), 1):
         reranker.train_mode(recipe.dropout)
@@ -192,8 +209,6 @@ def _loop(settings: dict[str, Any]) -> None:
 
 def _optimizer(network: Any, recipe: Recipe, steps: int) -> tuple[Any, Any]:
     """AdamW without decay of biases and norms; the rate rises linearly, then falls linearly to zero."""
-    import torch
-
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -225,17 +240,13 @@ def _batches(lists: int, recipe: Recipe) -> Iterator[tuple[list[int], bool]]:
             yield order[start : start + recipe.pairs_per_batch], step + 1 in looks
 
 
-def _step(reranker: Any, network: Any, lists: Lists, chosen: list[int], loss_of: losses.Loss, share: float) -> Any:
+def _step(reranker: Reranker, network: Any, lists: Lists, chosen: list[int], loss_of: losses.Loss, share: float) -> Any:
     """Forward and backward of these lists; texts of like length go together, so little is padded."""
-    import torch
-
-    from hnmine.encoders import batches_by_length
-
     sizes = [len(lists.documents[i]) for i in chosen]
     if not sizes:  # fewer lists than workers: take part in the exchange of gradients, with nothing
         rows = reranker.tokenize([""], [""])
         loss = 0.0 * reranker.forward(rows, network).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss.detach()
     rows = reranker.tokenize(
         [lists.queries[i] for i in chosen for _ in lists.documents[i]],
@@ -251,7 +262,7 @@ def _step(reranker: Any, network: Any, lists: Lists, chosen: list[int], loss_of:
     mask = torch.arange(max(sizes), device=scores.device)[None] < torch.tensor(sizes, device=scores.device)[:, None]
     table = torch.zeros(mask.shape, device=scores.device).masked_scatter(mask, scores[back])
     loss = loss_of(table, mask).sum() * share
-    loss.backward()
+    torch.autograd.backward(loss)
     return loss.detach()
 
 
@@ -283,7 +294,7 @@ def _board() -> Any:
     return ray.remote(num_cpus=0)(Board).remote()
 
 
-class _following:  # noqa: N801 (used as a function)
+class _following:
     """Show the board's news while the block runs."""
 
     def __init__(self, name: str, board: Any, pairs: int) -> None:
@@ -301,21 +312,21 @@ class _following:  # noqa: N801 (used as a function)
     def _follow(self) -> None:
         import ray
 
-        with track("train", self._name, self._pairs, "pairs") as progress:
-            while True:
-                last = self._stop.wait(0.5)
-                for pairs, note in ray.get(self._board.news.remote()):
-                    if pairs:
-                        progress.advance(pairs, note)
-                    else:
-                        say("train", f"{self._name}: {note}")
-                if last:
-                    return
+        progress = None  # its clock starts with the first step, not with the workers
+        last = False
+        while not last:
+            last = self._stop.wait(0.5)
+            for pairs, note in ray.get(self._board.news.remote()):
+                if not pairs:
+                    say("train", f"{self._name}: {note}")
+                    continue
+                progress = progress or Progress("train", self._name, self._pairs, "pairs")
+                progress.advance(pairs, note)
+        if progress is not None:
+            progress.finish()
 
 
 def _quiet_ray_train() -> None:
-    import logging
-
     logging.getLogger("ray.train").setLevel(logging.ERROR)
 
 

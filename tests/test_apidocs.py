@@ -9,9 +9,7 @@ from hnmine.errors import DataError
 
 BODY = "Parameters\n----------\nx : float\n" + "    A long explanation of what the argument {} does. \n" * 6
 ROOT = "root(x) -> y\n\nFind the root of a polynomial."
-SOLVE = (
-    "solve(x) -> y\n\nSolve for :attr:`y`, as ``x`` and :func:`~fakelib.plain.stretch` do, e.g. *fast*. More."
-)
+SOLVE = "solve(x) -> y\n\nSolve for :attr:`y`, as ``x`` and :func:`~fakelib.plain.stretch` do, e.g. *fast*. More."
 
 
 def _docstring(summary: str, topic: str) -> str:
@@ -85,14 +83,10 @@ def _bytes(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def test_it_reads_functions_classes_methods_and_properties_without_importing_them(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_it_reads_functions_classes_methods_and_properties_without_importing_them(tree: Path, tmp_path: Path) -> None:
     write_collection(tmp_path / "out", ["fakelib"])
     assert "fakelib" not in sys.modules
-    documents = {
-        row["_id"].removeprefix("fakelib."): row for row in _lines(tmp_path / "out" / "corpus.jsonl")
-    }
+    documents = {row["_id"].removeprefix("fakelib."): row for row in _lines(tmp_path / "out" / "corpus.jsonl")}
     assert list(documents) == [
         "_hidden.shown",
         *(f"kinds.Kettle{name}" for name in ("", ".Lid.lift", ".heat")),
@@ -102,9 +96,7 @@ def test_it_reads_functions_classes_methods_and_properties_without_importing_the
     ]
     assert documents["_hidden.shown"]["title"] == "fakelib.shown"
     assert documents["kinds.Kettle.Lid.lift"]["title"] == "fakelib.kinds.Kettle.Lid.lift"
-    assert documents["plain.heavy"]["text"].startswith(
-        "Parameters\n----------\nx : float\n    A long explanation"
-    )
+    assert documents["plain.heavy"]["text"].startswith("Parameters\n----------\nx : float\n    A long explanation")
 
 
 def test_every_definition_and_document_is_counted_once(tree: Path, tmp_path: Path) -> None:
@@ -151,9 +143,7 @@ def test_a_query_is_the_summary_without_markup_and_its_document_lacks_it(tree: P
         "References\n----------\n.. [1] gone\n\n",
     ],
 )
-def test_examples_and_references_are_left_out_and_long_texts_are_cut(
-    tree: Path, tmp_path: Path, examples: str
-) -> None:
+def test_examples_and_references_are_left_out_and_long_texts_are_cut(tree: Path, tmp_path: Path, examples: str) -> None:
     notes = "Notes\n-----\nStays.\n"
     text = f'def a():\n    """Say what one can ask for.\n\n{BODY}\n{examples}{notes}"""\n'
     text += f'def b():\n    """Say much more than that.\n\n{"word " * 20_000}"""\n'
@@ -175,9 +165,7 @@ def test_two_runs_write_the_same_bytes_and_no_path_of_the_machine(tree: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "site", "two"]
 
 
-def test_the_same_collection_is_reused_and_any_other_content_is_left_alone(
-    tree: Path, tmp_path: Path
-) -> None:
+def test_the_same_collection_is_reused_and_any_other_content_is_left_alone(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()  # an empty folder is no obstacle
     first = write_collection(out, ["fakelib"])

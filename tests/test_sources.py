@@ -189,9 +189,7 @@ def test_a_bad_row_of_texts_is_quarantined_with_its_reason(tmp_path, file, row, 
 
 
 def test_a_title_that_is_no_string_is_of_the_wrong_type(tmp_path):
-    bad = _only(
-        read_beir(_write(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": 1, "text": "t"}']), CONFIG)
-    )
+    bad = _only(read_beir(_write(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": 1, "text": "t"}']), CONFIG))
     assert (bad.reason, bad.id) == ("wrong_type", "d3")
 
 
@@ -253,9 +251,7 @@ def test_a_query_without_pairs_leaves_and_the_pairs_follow_their_queries(tmp_pat
         ("q1\td2\t1e999", "bad_score", "q1", "'1e999'"),
         ("q8\td2\t1", "unknown_query", "q8", "query 'q8' is not in queries.jsonl"),
         ("q1\td9\t1", "unknown_document", "q1", "document 'd9' is not in corpus.jsonl"),
-        pytest.param(
-            f"q1\t{'d' * 300}\t1", "unknown_document", "q1", "… is not in corpus.jsonl", id="long_id"
-        ),
+        pytest.param(f"q1\t{'d' * 300}\t1", "unknown_document", "q1", "… is not in corpus.jsonl", id="long_id"),
         ("q1\td1\t1", "duplicate_pair", "q1", "line 2"),
         ("q1\td1\t0", "duplicate_pair", "q1", "scores 1, 0"),
         (HEADER, "bad_score", "query-id", "'score'"),
@@ -277,9 +273,7 @@ def test_a_first_row_with_a_bad_score_is_no_header_if_it_names_a_query_or_a_docu
     assert (bad.file, bad.line, bad.reason) == ("qrels/train.tsv", 1, "bad_score")
 
 
-@pytest.mark.parametrize(
-    ("first", "reasons"), [(HEADER, ["bad_score"]), ("q1", ["malformed_row", "bad_score"])]
-)
+@pytest.mark.parametrize(("first", "reasons"), [(HEADER, ["bad_score"]), ("q1", ["malformed_row", "bad_score"])])
 def test_only_the_first_row_can_be_a_header(tmp_path, first, reasons):
     collection = read_beir(_write(tmp_path, train=[first, *QRELS]), CONFIG)
     assert [bad.reason for bad in collection.quarantined] == reasons
@@ -290,9 +284,7 @@ def test_a_qrels_row_says_that_its_query_or_document_was_quarantined(tmp_path):
     train = [*QRELS, "q1\td3\t1", "q3\td1\t1"]
     collection = read_beir(_write(tmp_path, corpus=corpus, queries=queries, train=train), CONFIG)
     details = {bad.reason: bad.detail for bad in collection.quarantined}
-    assert (
-        details["unknown_document"] == "document 'd3' was quarantined: empty_text in line 3 of corpus.jsonl"
-    )
+    assert details["unknown_document"] == "document 'd3' was quarantined: empty_text in line 3 of corpus.jsonl"
     assert details["unknown_query"] == "query 'q3' was quarantined: wrong_type in line 1 of queries.jsonl"
 
 
@@ -304,9 +296,7 @@ def test_one_pair_in_two_splits_is_no_duplicate(tmp_path):
 
 GOOD_TEXTS = ['{"_id": "a", "text": "x"}', '{"_id": "b", "text": "y"}', '{"_id": 7, "text": "z"}']
 BAD_TEXTS = [b"\xff", "{", "[]", '{"text": "x"}', '{"_id": "c"}', '{"_id": "e", "text": 1}', "", " \t"]
-GOOD_ROWS = [
-    f"{query}\t{document}\t{score}" for query in "ab7" for document in "ab7" for score in (1, 2.0, 0)
-]
+GOOD_ROWS = [f"{query}\t{document}\t{score}" for query in "ab7" for document in "ab7" for score in (1, 2.0, 0)]
 BAD_ROWS = [
     b"\xff\ta\t1",
     "a\ta",
@@ -322,9 +312,7 @@ BAD_ROWS = [
 
 
 def _mixed(good, bad, first):
-    return st.lists(st.sampled_from(good + bad), max_size=12).flatmap(
-        lambda some: st.permutations([first, *some])
-    )
+    return st.lists(st.sampled_from(good + bad), max_size=12).flatmap(lambda some: st.permutations([first, *some]))
 
 
 def _rows(lines):
@@ -460,9 +448,7 @@ def test_queries_that_no_pair_names_are_an_error_with_the_reasons_of_the_qrels(t
 
 def test_a_split_that_is_absent_is_an_error_only_when_its_pairs_are_wanted(tmp_path):
     collection = read_beir(_write(tmp_path, test=QRELS), CONFIG)
-    with pytest.raises(
-        DataError, match=r"no qrels/train\.tsv was read; expected one of test \(2 pairs\)"
-    ) as caught:
+    with pytest.raises(DataError, match=r"no qrels/train\.tsv was read; expected one of test \(2 pairs\)") as caught:
         collection.pairs("train")
     assert "qrels/test.tsv" in str(caught.value)
     assert "sources.train_split" in str(caught.value)
@@ -471,9 +457,7 @@ def test_a_split_that_is_absent_is_an_error_only_when_its_pairs_are_wanted(tmp_p
 def test_a_split_without_pairs_is_an_error_when_its_pairs_are_wanted(tmp_path):
     collection = read_beir(_write(tmp_path, train=QRELS, dev=[HEADER, "q1\td2\t0"]), CONFIG)
     assert len(collection.splits["dev"]) == 0
-    with pytest.raises(
-        DataError, match=r"'dev' has no pair; expected one of train \(2 pairs\), dev \(0 pairs\)"
-    ):
+    with pytest.raises(DataError, match=r"'dev' has no pair; expected one of train \(2 pairs\), dev \(0 pairs\)"):
         collection.pairs("dev")
 
 
