@@ -13,13 +13,14 @@ from typing import Any
 _HOME = {
     "Config": "hnmine.config",
     "HnmineError": "hnmine.errors",
+    "audit": "hnmine.pipeline",
     "evaluate": "hnmine.pipeline",
     "load_config": "hnmine.config",
     "mine": "hnmine.pipeline",
     "run": "hnmine.pipeline",
     "train": "hnmine.pipeline",
 }
-__all__ = ["Config", "HnmineError", "evaluate", "load_config", "mine", "run", "train"]
+__all__ = ["Config", "HnmineError", "audit", "evaluate", "load_config", "mine", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

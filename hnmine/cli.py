@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +22,7 @@ Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what
   hnmine mine     --data DIR --out DIR     hard negatives only: OUT/negatives.parquet, OUT/triplets.parquet
   hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
   hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
+  hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute, before all else)
 
 DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
 """
@@ -28,6 +31,7 @@ _STEPS = {
     "mine": "mine the hard negatives of the train pairs",
     "train": "fine-tune the re-ranker on the negatives in OUT",
     "evaluate": "compare the re-rankers in OUT on the test queries",
+    "audit": "measure how often right answers without a label would be taken for negatives",
 }
 _EXAMPLES = """\
 examples:
@@ -39,8 +43,10 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    """Run the command line; return the exit code: 0 done, 2 a user's mistake, 130 interrupted, 143 terminated."""
     options = _parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         _run(options)
     except HnmineError as error:
@@ -49,10 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
         return 130
+    except _TerminatedError:
+        print("terminated; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        return 143
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came: what is open is closed on the way out, as with Ctrl-C."""
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise _TerminatedError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,6 +137,8 @@ def _report(command: str, out: Path, manifest: dict[str, Any]) -> None:
         print(examples(out / "triplets.parquet", out / "negatives.parquet", count=5))  # noqa: T201
     if command in ("run", "evaluate"):
         print(f"\n{manifest['evaluation']['table']}")  # noqa: T201
+    if command == "audit":
+        print(f"{manifest['table']}\n\n{manifest['verdict']}")  # noqa: T201
 
 
 if __name__ == "__main__":

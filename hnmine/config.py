@@ -6,7 +6,6 @@ all), and the resolved configuration is stored with the run.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +77,11 @@ class EncoderConfig(_Section):
         kinds = [kind for kind in ("model", "precomputed", "lexical") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             raise ValueError(f"needs exactly one of model, precomputed, lexical; got {kinds or 'none'}")
+        fields = type(self).model_fields
+        of_models = ("revision", "query_prompt", "document_prompt", "max_tokens", "dtype")
+        idle = [key for key in of_models if getattr(self, key) != fields[key].default]
+        if self.model is None and idle:
+            raise ValueError(f"{', '.join(idle)} would have no effect on a {kinds[0]} encoder; remove it")
         return self
 
 
@@ -86,7 +90,9 @@ class EmbedConfig(_Section):
 
     store: Path | None = Field(None, description="folder of the vector store; null: OUT/store")
     device: Device = "auto"
-    actors: int | None = Field(None, ge=1, description="encoder actors; null: one per GPU, else one per two CPU cores")
+    actors: int | None = Field(
+        None, ge=1, description="encoder actors; null: one per GPU, else one per CPU core, at most 4"
+    )
     block_texts: int = Field(512, ge=1, description="texts in one block: the unit of work and of recovery")
     tokens_per_batch: int = Field(8192, ge=64, description="tokens, padding included, in one forward pass")
     ray: bool = Field(True, description="false: encode in this process, without Ray")
@@ -112,6 +118,23 @@ class SelectConfig(_Section):
     """The two conditions."""
 
     negatives: int = Field(1, ge=1, le=1000, description="hard negatives a pair, at most")
+
+
+class GuardsConfig(_Section):
+    """Further tests against false negatives; null: off. Each is counted."""
+
+    first_rank: int | None = Field(None, ge=1, description="nearest rank allowed, 1 the nearest unlabelled document")
+    last_rank: int | None = Field(None, ge=1, description="farthest rank allowed")
+    margin: float | None = Field(None, ge=0, le=2, description="largest d(Q,PD) - d(Q,D): not so much nearer")
+    relative_margin: float | None = Field(None, ge=0, le=10, description="the same, as a share of the similarity")
+    near_duplicate: float | None = Field(None, ge=0, le=2, description="least d(PD,D): no near-copy of the positive")
+    agreement: int | None = Field(None, ge=1, description="encoders in whose own space both conditions must hold")
+
+    @model_validator(mode="after")
+    def _window(self) -> GuardsConfig:
+        if self.first_rank is not None and self.last_rank is not None and self.first_rank > self.last_rank:
+            raise ValueError(f"first_rank {self.first_rank} is beyond last_rank {self.last_rank}")
+        return self
 
 
 class AnchorsConfig(_Section):
@@ -190,11 +213,25 @@ class Config(_Section):
     reduce: ReduceConfig = ReduceConfig()
     search: SearchConfig = SearchConfig()
     select: SelectConfig = SelectConfig()
+    guards: GuardsConfig = GuardsConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_encoders(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and isinstance(name := tree.get("encoders"), str):
+            from hnmine.presets import preset
+
+            return tree | {"encoders": preset(name)}
+        return tree
+
     @model_validator(mode="after")
     def _names_differ(self) -> Config:
+        if (self.guards.agreement or 0) > len(self.encoders):
+            raise ValueError(
+                f"guards.agreement is {self.guards.agreement}, but there are {len(self.encoders)} encoders"
+            )
         names = [encoder.name for encoder in self.encoders]
         if len(set(names)) != len(names):
             raise ValueError(f"encoders: names must differ, got {names}")
@@ -219,12 +256,13 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
 
 
 def describe() -> str:
-    """Return every key with its default and its description, as YAML."""
+    """Return every key with its default and its description, as YAML that `load` reads."""
     lines: list[str] = []
     for step, field in Config.model_fields.items():
         if step == "encoders":
-            lines += ["encoders:  # a list; of each entry:"]
-            lines += [f"  {line}" for line in _describe(EncoderConfig)]
+            lines += ["encoders:  # the name of a preset (see hnmine/presets.py), or a list; keys of an entry:"]
+            lines += [f"  # {line}" for line in _describe(EncoderConfig)]
+            lines += [f"  - {_value(encoder.model_dump(exclude_unset=True))}" for encoder in field.default]
         else:
             assert isinstance(field.annotation, type)
             lines += [f"{step}:  # {(field.annotation.__doc__ or '').strip()}"]
@@ -239,14 +277,18 @@ def _describe(section: type[BaseModel]) -> list[str]:
             lines.append(f"{key}:  # {(field.annotation.__doc__ or '').strip()}")
             lines += [f"  {line}" for line in _describe(field.annotation)]
             continue
-        default = "(required)" if field.is_required() else yaml.safe_dump(field.default, default_flow_style=True)
-        default = (
-            default.removesuffix("\n...\n").strip()
-            if not isinstance(field.default, tuple)
-            else str(list(field.default))
-        )
+        default = "(required)" if field.is_required() else _value(field.default)
         lines.append(f"{key}: {default}" + (f"  # {field.description}" if field.description else ""))
     return lines
+
+
+def _value(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    if isinstance(value, tuple):
+        value = list(value)
+    style = '"' if isinstance(value, str) and "\n" in value else None
+    text: str = yaml.safe_dump(value, default_flow_style=True, default_style=style, sort_keys=False, width=1000)
+    return text.strip().removesuffix("\n...")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -256,13 +298,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"config file {path} is not YAML: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path} must hold `step: {{key: value}}`, got a {type(tree).__name__}")
-    return tree
+    return {step: {} if settings is None else settings for step, settings in tree.items()}
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -272,11 +314,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set wants step.key=value, got {override!r}")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: 2024-13-45 is read as a date
         raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
-    if isinstance(value, str):  # YAML 1.1 reads 2e-5 as text; people do not
-        with contextlib.suppress(ValueError):
-            value = float(value)
     node = tree
     for part in parts[:-1]:
         child = node.setdefault(part, {})

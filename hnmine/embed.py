@@ -9,6 +9,7 @@ the actor that made them writes them.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from hnmine import device as devices
 from hnmine.config import EmbedConfig
-from hnmine.encoders import Plan, Role
+from hnmine.encoders import Encoder, Plan, Role
 from hnmine.errors import ModelError
 from hnmine.progress import say, track
 from hnmine.session import quiet_ray_data, start_ray
@@ -27,6 +28,7 @@ from hnmine.store import KEY_BYTES, Keys, VectorStore, keys_of
 from hnmine.types import Float32, Texts
 
 _MAX_LOCAL_ACTORS = 4
+_RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,21 +114,35 @@ class EncodeBlock:
 
             torch.set_num_threads(threads)
         self._plan, self._store = plan, store
-        self._encoder = plan.build()
+        self._encoder: Encoder | None = None
+        self._failure = ""
+        try:
+            self._encoder = plan.build()
+        except ModelError as error:
+            self._failure = str(error)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
-        """Encode every row of `blocks`; return how many texts each held and the seconds each took."""
+        """Encode every row of `blocks`; return how many texts each held, the seconds it took, and what failed.
+
+        A ModelError travels as a row: as an exception Ray would retry it, log it in full and lose its type.
+        """
         import time
 
-        counts, seconds = [], []
+        counts, seconds, failures = [], [], []
         for block in blocks.to_pylist():
             start = time.monotonic()
-            self._encode(block)
+            try:
+                self._encode(block)
+            except ModelError as error:
+                self._failure = str(error)
             counts.append(len(block["texts"]))
             seconds.append(time.monotonic() - start)
-        return pa.table({"count": counts, "seconds": seconds})
+            failures.append(self._failure)
+        return pa.table({"count": counts, "seconds": seconds, "failure": failures})
 
     def _encode(self, block: dict[str, Any]) -> None:
+        if self._encoder is None:
+            return
         prompts = np.array(block["prompts"], dtype=object)
         keys = np.frombuffer(b"".join(block["keys"]), dtype=np.uint64).reshape(-1, 2)
         for prompt in dict.fromkeys(block["prompts"]):
@@ -156,12 +172,14 @@ def _encode(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: Embe
 def _figures(results: Iterator[pa.Table]) -> Iterator[tuple[int, float]]:
     for result in results:
         for row in result.to_pylist():
+            if row["failure"]:
+                raise ModelError(row["failure"])
             yield row["count"], row["seconds"] / row["count"]
 
 
 def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[pa.Table]:
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayActorError
 
     quiet_ray_data()
     total = ray.cluster_resources()
@@ -171,23 +189,26 @@ def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config:
     actors = min(actors, len(blocks))
     threads = max(1, cpus // actors)
     say("embed", f"{plan.name}: {actors} actor(s) on {plan.device}, {plan.dtype}, {len(blocks)} blocks")
-    data = ray.data.from_arrow(blocks).map_batches(
-        EncodeBlock,
-        fn_constructor_args=(plan, store, None if on_gpu else threads),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=1 if on_gpu else threads,
-        num_gpus=1 if on_gpu else 0,
-    )
+    with warnings.catch_warnings():  # Ray 2.60 has no other way to set max_task_retries than the deprecated one
+        warnings.simplefilter("ignore")
+        data = ray.data.from_arrow(blocks).map_batches(
+            EncodeBlock,
+            fn_constructor_args=(plan, store, None if on_gpu else threads),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=1 if on_gpu else threads,
+            num_gpus=1 if on_gpu else 0,
+            max_task_retries=_RETRIES,
+        )
     try:
         for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield cast(pa.Table, batch)
-    except RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, ModelError):
-            raise cause from None
-        raise
+    except RayActorError as error:
+        raise ModelError(
+            f"encoder {plan.name}: its process died {_RETRIES + 1} times on one block of texts; if memory ran out, "
+            f"lower embed.actors or embed.tokens_per_batch ({error})"
+        ) from None
 
 
 def device_for(config: EmbedConfig) -> devices.Choice:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -74,6 +74,7 @@ def plan(config: EncoderConfig, corpus: Texts, store: Path, device: devices.Choi
         return _plan_lexical(config.name, config.lexical, corpus, store)
     assert config.model is not None
     folder = weights.resolve(config.model, config.revision)
+    _refuse_too_many_tokens(config, folder)
     dtype = devices.choose_dtype(config.dtype, device.kind)
     prompts = _own_prompts(folder)
     return Plan(
@@ -96,13 +97,30 @@ def plan(config: EncoderConfig, corpus: Texts, store: Path, device: devices.Choi
 
 
 def _own_prompts(folder: Path) -> dict[Role, str]:
-    """Read the prompts a model declares, as SentenceTransformer's encode_query and encode_document apply them."""
-    path = folder / "config_sentence_transformers.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    prompts = settings.get("prompts") or {}
-    default = prompts.get(settings.get("default_prompt_name") or "", "")
-    document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), default)
-    return {"query": prompts.get("query") or default, "document": document}
+    """Read the prompts a model declares, as SentenceTransformer's encode_query and encode_document mean them.
+
+    Like these, leave `default_prompt_name` aside. Unlike version 6 of encode_document, do see passage and corpus.
+    """
+    prompts = _read_settings(folder / "config_sentence_transformers.json").get("prompts") or {}
+    document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), "")
+    return {"query": prompts.get("query") or "", "document": document}
+
+
+def _refuse_too_many_tokens(config: EncoderConfig, folder: Path) -> None:
+    positions = _read_settings(folder / "config.json").get("max_position_embeddings")
+    if config.max_tokens is not None and isinstance(positions, int) and 0 < positions < config.max_tokens:
+        raise ModelError(
+            f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
+            f"set max_tokens to {positions} or less"
+        )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    return settings if isinstance(settings, dict) else {}
 
 
 class ModelEncoder:
@@ -123,7 +141,7 @@ class ModelEncoder:
                 model_kwargs={"dtype": getattr(torch, plan.dtype)},
                 local_files_only=True,
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # what is raised depends on the library that meets the broken file
             raise ModelError(f"encoder {plan.name}: {plan.folder} cannot be loaded: {error}") from None
         if plan.max_tokens is not None:
             self._model.max_seq_length = plan.max_tokens
@@ -137,7 +155,7 @@ class ModelEncoder:
         for batch in batches_by_length(np.minimum(lengths, longest), self._tokens_per_batch):
             rows = self._model.encode(
                 [texts[i] for i in batch],
-                prompt=prompt or None,
+                prompt=prompt,  # an empty one too: None would mean the model's default
                 batch_size=len(batch),
                 show_progress_bar=False,
                 convert_to_numpy=True,
@@ -249,6 +267,8 @@ def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:
         raise DataError(f"{where} is not a Parquet file with the columns id and vector: {error}") from None
     if table.column_names != ["id", "vector"]:
         raise DataError(f"{where} needs the columns id and vector, has {pq.read_schema(path).names}")
+    if table.column("id").null_count:
+        raise DataError(f"{where}: {table.column('id').null_count} rows have no id; every vector needs one")
     ids = [str(text_id) for text_id in table.column("id").to_pylist()]
     row_of = {text_id: row for row, text_id in enumerate(ids)}
     if len(row_of) != len(ids):
@@ -259,8 +279,8 @@ def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:
         raise DataError(f"{where}: {len(missing)} of {len(wanted)} vectors are missing, first {missing[0]!r}; add them")
     rows = np.array([row_of[text_id] for text_id in wanted.ids], dtype=np.int64)
     values = _matrix(where, table.column("vector"), ids)[rows]
-    norms = np.linalg.norm(values, axis=1)
-    for bad, what in ((~np.isfinite(norms), "holds NaN or infinity"), (norms == 0, "is all zero")):
+    not_finite, zero = ~np.isfinite(values).all(axis=1), ~values.any(axis=1)
+    for bad, what in ((not_finite, "holds NaN or infinity"), (zero, "is all zero")):
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
             raise DataError(
@@ -274,8 +294,11 @@ def _matrix(where: str, column: pa.ChunkedArray, ids: list[str]) -> Float32:
     array = column.combine_chunks()
     kind = array.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list or not pa.types.is_floating(kind.value_type) or array.null_count:
-        raise DataError(f"{where}: vector must be a list of floats without nulls, is {kind}")
+    if not is_list or not pa.types.is_floating(kind.value_type):
+        raise DataError(f"{where}: vector must be a list of floats, is {kind}")
+    if array.null_count:
+        at = int(np.flatnonzero(np.asarray(array.is_null()))[0])
+        raise DataError(f"{where}: {array.null_count} vectors are null, the first of id {ids[at]!r} (row {at + 1})")
     lengths = np.asarray(pc.list_value_length(array))
     odd = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
     if len(odd):

@@ -22,17 +22,25 @@ def bm25(documents: Texts, queries: Texts, depth: int, *, k1: float, b: float) -
     with track("bm25", "index", len(documents), "documents") as progress:
         tokens = bm25s.tokenize(list(documents.texts), stopwords="en", show_progress=False)
         index = bm25s.BM25(method="lucene", k1=k1, b=b)
-        index.index(tokens, show_progress=False)
+        if tokens.vocab:
+            index.index(tokens, show_progress=False)
         progress.advance(len(documents))
+    rows_QK = np.full((len(queries), depth), NO_ROW, dtype=np.int64)
+    scores_QK = np.zeros((len(queries), depth), dtype=np.float32)
     with track("bm25", f"first {depth} documents", len(queries), "queries") as progress:
-        rows, scores = index.retrieve(
-            bm25s.tokenize(list(queries.texts), stopwords="en", show_progress=False, return_ids=False),
-            k=depth,
-            show_progress=False,
-        )
-        progress.advance(len(queries))
-    rows, scores = np.asarray(rows, dtype=np.int64), np.asarray(scores, dtype=np.float32)
-    order = np.lexsort((rows, -scores), axis=1)
-    rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    rows[scores <= 0] = NO_ROW
-    return rows, np.maximum(scores, 0)
+        asked = bm25s.tokenize(list(queries.texts), stopwords="en", show_progress=False, return_ids=False)
+        for query, terms in enumerate(asked):
+            if known := [term for term in terms if term in tokens.vocab]:
+                rows = _first(scores_N := index.get_scores(known), depth)
+                rows_QK[query, : len(rows)], scores_QK[query, : len(rows)] = rows, scores_N[rows]
+            progress.advance(1)
+    return rows_QK, scores_QK
+
+
+def _first(scores_N: Float32, depth: int) -> Int64:
+    """Return the rows of the `depth` highest scores above 0, best first; ties break by row, also at the cut."""
+    rows = np.flatnonzero(scores_N > 0)
+    if len(rows) > depth:
+        cut = np.partition(scores_N[rows], -depth)[-depth]
+        rows = rows[scores_N[rows] >= cut]
+    return rows[np.lexsort((rows, -scores_N[rows]))][:depth]

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from hnmine import device as devices
-from hnmine.config import Config
+from hnmine.config import Config, GuardsConfig
 from hnmine.embed import device_for, embed
 from hnmine.encoders import Role, plan, read_precomputed
 from hnmine.errors import DataError
-from hnmine.fuse import fuse
+from hnmine.fuse import fuse, unit_rows
+from hnmine.guards import Agreement, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin
 from hnmine.progress import say, track
 from hnmine.reduce import Basis, fit, project_all
 from hnmine.runs import Run
@@ -57,14 +58,14 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
     local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
     texts: dict[Role, Texts] = {"document": collection.documents, "query": queries}
     with run.timed("embed"):
-        blocks, encoded, reused = _vectors(texts, config, run.out)
+        blocks, encoded, reused = embed_all(texts, config, run.out)
     with run.timed("reduce"):
-        space, basis, fused_width = _space(blocks, config)
+        space, basis, fused_width = build_space(blocks, config)
     with run.timed("select"):
         positives = collection.positives()
         known = Known.of(
             {row: positives[query] for row, query in enumerate(query_rows.tolist())},
-            _groups_of_equal_text(collection.documents),
+            groups_of_equal_text(collection.documents),
         )
         device = devices.choose(config.search.device, needs="faiss-gpu")
         say("select", f"search on {device}")
@@ -76,6 +77,7 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
                 Searcher(space.docs_NR, device),
                 negatives=config.select.negatives,
                 candidates=config.search.candidates,
+                guards=_guards(config.guards, blocks),
                 done=progress.advance,
             )
     mined = Mined(
@@ -101,7 +103,7 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
     return mined
 
 
-def _vectors(
+def embed_all(
     texts: dict[Role, Texts], config: Config, out: Path
 ) -> tuple[list[tuple[dict[Role, Float32], float]], int, int]:
     """Return each encoder's vectors with its weight, and how many texts were encoded and reused in all."""
@@ -120,7 +122,7 @@ def _vectors(
     return blocks, encoded, reused
 
 
-def _space(blocks: Sequence[tuple[dict[Role, Float32], float]], config: Config) -> tuple[Space, Basis | None, int]:
+def build_space(blocks: Sequence[tuple[dict[Role, Float32], float]], config: Config) -> tuple[Space, Basis | None, int]:
     """Fuse the blocks and reduce them to the space of the search."""
     weights = [weight for _, weight in blocks]
 
@@ -158,7 +160,28 @@ def _space(blocks: Sequence[tuple[dict[Role, Float32], float]], config: Config) 
     return Space(docs_NR=docs_NR, queries_QR=queries_QR), basis, fused_width
 
 
-def _groups_of_equal_text(documents: Texts) -> Int64:
+def _guards(config: GuardsConfig, blocks: Sequence[tuple[dict[Role, Float32], float]]) -> list[Guard]:
+    """Return the guards that are on, in the order in which they are applied and counted."""
+    guards: list[Guard] = []
+    if config.first_rank is not None or config.last_rank is not None:
+        guards.append(RankWindow(first=config.first_rank or 1, last=config.last_rank))
+    if config.margin is not None:
+        guards.append(Margin(most=config.margin))
+    if config.relative_margin is not None:
+        guards.append(RelativeMargin(most=config.relative_margin))
+    if config.near_duplicate is not None:
+        guards.append(NearDuplicate(least=config.near_duplicate))
+    if config.agreement is not None:
+        spaces = [
+            Space(docs_NR=unit_rows(vectors["document"]), queries_QR=unit_rows(vectors["query"]))
+            for vectors, _ in blocks
+        ]
+        guards.append(Agreement(spaces=spaces, least=config.agreement))
+    return guards
+
+
+def groups_of_equal_text(documents: Texts) -> Int64:
+    """Return a number for each document: equal text, equal number."""
     _, groups = np.unique(keys_of(documents.texts), axis=0, return_inverse=True)
     return groups.reshape(-1).astype(np.int64)
 
@@ -169,9 +192,9 @@ def negatives_table(mined: Mined, documents: Texts) -> pa.Table:
     queries, positives, negatives = _rows_of(mined)
     return pa.table(
         {
-            "query_id": [mined.queries.ids[row] for row in queries],
-            "positive_id": [documents.ids[row] for row in positives],
-            "negative_id": [documents.ids[row] for row in negatives],
+            "query_id": pa.array([mined.queries.ids[row] for row in queries], pa.string()),
+            "positive_id": pa.array([documents.ids[row] for row in positives], pa.string()),
+            "negative_id": pa.array([documents.ids[row] for row in negatives], pa.string()),
             "rank": pa.array(found.rank_M, pa.int32()),
             "d_query_positive": found.d_query_positive_M,
             "d_query_negative": found.d_query_negative_M,
@@ -189,9 +212,9 @@ def triplets_table(mined: Mined, documents: Texts) -> pa.Table:
             "query": pa.array([mined.queries.texts[row] for row in queries], pa.large_string()),
             "positive": pa.array([documents.texts[row] for row in positives], pa.large_string()),
             "negative": pa.array([documents.texts[row] for row in negatives], pa.large_string()),
-            "query_id": [mined.queries.ids[row] for row in queries],
-            "positive_id": [documents.ids[row] for row in positives],
-            "negative_id": [documents.ids[row] for row in negatives],
+            "query_id": pa.array([mined.queries.ids[row] for row in queries], pa.string()),
+            "positive_id": pa.array([documents.ids[row] for row in positives], pa.string()),
+            "negative_id": pa.array([documents.ids[row] for row in negatives], pa.string()),
         }
     )
 

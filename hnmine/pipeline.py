@@ -19,12 +19,13 @@ from hnmine import weights
 from hnmine.config import Config, TrainConfig
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, Task, means, measure, rerank, table
+from hnmine.mining import build_space, embed_all, groups_of_equal_text
 from hnmine.mining import mine as mine_pairs
 from hnmine.progress import say, track
-from hnmine.runs import Run, digest, open_run, versions
+from hnmine.runs import Run, digest, open_run, versions, write_json
 from hnmine.sources import Collection, read_beir, write_quarantine
 from hnmine.splits import Splits
-from hnmine.types import Float32
+from hnmine.types import Float32, Pairs
 
 FIRST_STAGE = "first stage: BM25"
 
@@ -77,6 +78,45 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
         return opened.manifest
 
 
+def audit(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+    """Measure how often each rule would choose a right answer that is not labelled; return what was measured.
+
+    Of queries with several judged positives all but one are hidden in turn. Writes OUT/audit.json.
+    """
+    from hnmine.auditing import audit as audit_rules
+    from hnmine.auditing import several_positives, table, verdict
+
+    config = config or Config()
+    with open_run(Path(out), config) as run:
+        collection = _read(data, config, run)
+        pairs = collection.pairs(config.sources.train_split)
+        groups = groups_of_equal_text(collection.documents)
+        several = several_positives(pairs, groups)
+        if not several:
+            raise DataError(
+                f"no query of {config.sources.train_split} has two judged positives, so none can be hidden; judge a "
+                "second right document for some 50 queries, or look at triplets by eye"
+            )
+        kept = pairs.take(np.isin(pairs.query_rows_P, list(several)))
+        rows, at = np.unique(kept.query_rows_P, return_inverse=True)
+        queries = collection.queries.take(rows.tolist())
+        blocks, _, _ = embed_all({"document": collection.documents, "query": queries}, config, run.out)
+        space, _, _ = build_space(blocks, config)
+        local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=kept.doc_rows_P)
+        offered = sum(len(docs) for docs in several.values())
+        with track("audit", f"{len(several):,} queries with several positives", offered, "pairs") as progress:
+            results = audit_rules(space, local, groups, seed=config.sources.seed, done=progress.advance)
+        record = {
+            "queries": len(several),
+            "pairs": offered,
+            "rules": {name: {"hidden": r.hidden_rate, "yield": r.yield_rate} for name, r in results.items()},
+            "config": config.model_dump(mode="json"),
+            "versions": versions(),
+        }
+        write_json(run.out / "audit.json", record)
+        return record | {"table": table(results), "verdict": verdict(results)}
+
+
 def _read(data: str | Path, config: Config, run: Run) -> Collection:
     with run.timed("read"):
         collection = read_beir(data, config.sources)
@@ -112,6 +152,7 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
             "selected_pairs": mined.negatives.selected_pairs,
             "negatives": len(mined.negatives),
             "dropped": mined.negatives.dropped,
+            "guarded": mined.negatives.guarded,
             "certificates": _count(mined.negatives.certificate_M.tolist()),
             "rows_read": collection.rows_read,
             "rows_kept": collection.rows_kept,

@@ -23,6 +23,7 @@ Rows = Callable[[Int64], Float32]
 """Gives the fused vectors of these rows; called block by block."""
 
 BLOCK_ROWS = 8192
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +60,14 @@ def fit(rows_of: Rows, rows: int, *, variance: float, fit_rows: int, seed: int, 
     if rows > fit_rows:
         chosen = np.sort(np.random.default_rng(seed).choice(rows, size=fit_rows, replace=False))
     sample = rows_of(chosen)
-    mean, components, spectrum, library = (_fit_gpu if device.kind == "gpu" else _fit_cpu)(sample)
-    spectrum = np.maximum(spectrum, 0)
-    if spectrum.sum() <= np.finfo(np.float32).eps * sample.shape[1]:
+    spread = np.ptp(sample, axis=0).max()
+    if spread <= _ROUNDING * np.abs(sample).max():  # relative: the rows have the length of the encoders' weights
         raise DataError(
             f"all {len(sample)} document vectors are equal, so nothing tells documents apart; look at the corpus, the "
             "encoders and sources.template"
         )
+    mean, components, spectrum, library = (_fit_gpu if device.kind == "gpu" else _fit_cpu)(sample)
+    spectrum = np.maximum(spectrum, 0)
     width = cut(spectrum, variance)
     return Basis(
         mean_C=mean,

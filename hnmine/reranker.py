@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hnmine.encoders import batches_by_length
 from hnmine.errors import ModelError
@@ -37,6 +37,8 @@ def _config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} has no readable config.json ({error}); give a Hugging Face model folder") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder}: config.json holds a {type(config).__name__}; give a Hugging Face model folder")
     return config
 
 
@@ -55,14 +57,17 @@ class Reranker:
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
-        labels = len(_config(folder).get("id2label") or {0: ""}) if has_head(folder) else 1
-        if labels != 1:
-            raise ModelError(f"{folder} is a classifier with {labels} labels; a re-ranker has one")
+        headed = has_head(folder)
         torch.manual_seed(seed)
         try:
+            labels = AutoConfig.from_pretrained(folder).num_labels if headed else 1  # config.json leaves out a 2
+            if labels != 1:
+                raise ModelError(f"{folder} is a classifier with {labels} labels; a re-ranker has one")
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, use_safetensors=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except ModelError:
+            raise
+        except Exception as error:  # the loaders raise a family of errors that differ by cause
             raise ModelError(f"re-ranker {folder} cannot be loaded: {error}") from None
         self.model = model.float().to(device).eval()
         limit = getattr(self.model.config, "max_position_embeddings", None) or max_tokens

@@ -60,11 +60,12 @@ class Run:
         self.seconds[step] = round(self.seconds.get(step, 0.0) + time.monotonic() - start, 3)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file, complete or not at all."""
-        hidden = self.out / f".{name}.tmp"
+        """Write a Parquet file, complete or not at all; `name` may have folders in it."""
+        path = self.out / name
+        hidden = path.with_name(f".{path.name}.tmp")
         hidden.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, hidden, compression="zstd")
-        hidden.replace(self.out / name)
+        hidden.replace(path)
 
     def commit(self, **sections: Any) -> None:
         """Write the manifest with these sections renewed; readers trust what it names."""

@@ -19,18 +19,20 @@ property of the pair, not of the path: any first length gives the same rows and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hnmine.guards import Guard, Suspects
 from hnmine.search import error_bound
-from hnmine.types import Candidates, Float32, Float64, Int64, Negatives, Pairs, Space
+from hnmine.types import Candidates, Float32, Float64, Int64, Negatives, Pairs, Space, distance
 
 POSITIVE_IS_NEAREST = "positive_is_nearest"
 NEARER_ONES_RESEMBLE_POSITIVE = "nearer_ones_resemble_positive"
+GUARDS_LEAVE_NONE = "guards_leave_none"
 
 _LONGER = 8  # factor from one list to the next
 _LISTS = 2  # tries with a list before the full scan
@@ -48,12 +50,6 @@ class Search(Protocol):
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return all (query position, document row) that can be nearer than the radius."""
-
-
-def distance(a_nR: Float32, b_nR: Float32) -> Float64:
-    """Cosine distance, 0 to 2, of unit rows pairwise: 1 - a·b in float64; the same for the same two rows, always."""
-    similarity: Float64 = np.einsum("nr,nr->n", a_nR.astype(np.float64), b_nR.astype(np.float64))
-    return 1.0 - similarity
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,7 @@ def select(
     *,
     negatives: int = 1,
     candidates: int = 64,
+    guards: Sequence[Guard] = (),
     done: Callable[[int], None] = lambda _pairs: None,
 ) -> Negatives:
     """Return up to `negatives` hard negatives of every pair; see the module for the rule and its certificates.
@@ -96,16 +93,25 @@ def select(
         search: an index over the same documents.
         negatives: wanted of each pair, at least 1.
         candidates: first length of the short list; changes the time, never the result.
+        guards: further tests, applied in order to what satisfies both conditions.
         done: is told how many pairs were certified since the last call.
     """
-    return _Selection(space, pairs, known, negatives, done).run(search, candidates)
+    return _Selection(space, pairs, known, negatives, guards, done).run(search, candidates)
 
 
 class _Selection:
     """The state of one selection: what was found for the pairs certified so far."""
 
-    def __init__(self, space: Space, pairs: Pairs, known: Known, negatives: int, done: Callable[[int], None]) -> None:
-        self._done = done
+    def __init__(
+        self,
+        space: Space,
+        pairs: Pairs,
+        known: Known,
+        negatives: int,
+        guards: Sequence[Guard],
+        done: Callable[[int], None],
+    ) -> None:
+        self._guards, self._done = guards, done
         self._space, self._pairs, self._known, self._wanted = space, pairs, known, negatives
         self._error = error_bound(space.width)
         self._flat = max(1, _JUDGED_NUMBERS // space.width)
@@ -119,6 +125,9 @@ class _Selection:
         self._why_P = np.full(len(pairs), "", dtype=object)
         self._rows: list[_Judged] = []
         self._dropped = {POSITIVE_IS_NEAREST: 0, NEARER_ONES_RESEMBLE_POSITIVE: 0}
+        if guards:
+            self._dropped[GUARDS_LEAVE_NONE] = 0
+        self._guarded = {guard.name: 0 for guard in guards}
 
     def run(self, search: Search, candidates: int) -> Negatives:
         """Certify all pairs: short lists first, then longer ones, then full scans."""
@@ -168,39 +177,85 @@ class _Selection:
 
     def _settle(self, pair_p: Int64, judged: _Judged, outside_p: Float64) -> NDArray[np.bool_]:
         """Keep the rows of the pairs that are certified, given a lower bound on what lies outside; return which."""
-        nearer = judged  # all of them satisfy condition 1
-        passed = nearer.keep(~nearer.known & (nearer.d_query < nearer.d_positive)).best(self._wanted)
-        slot = np.searchsorted(pair_p, passed.pair)  # pair_p is ascending
-        count = np.bincount(slot, minlength=len(pair_p))
-        last = np.full(len(pair_p), -np.inf)
-        np.maximum.at(last, slot, passed.d_query)
+        nearer = judged.nearest_first()
+        slot = np.searchsorted(pair_p, nearer.pair)  # pair_p is ascending
+        passed, guarded_by = self._test(nearer)
+        chosen = passed & (_count_in_run(slot, passed) <= self._wanted)
+        count = np.bincount(slot[chosen], minlength=len(pair_p))
+        last = np.full(len(pair_p), -1, dtype=np.int64)  # position of the last chosen row
+        np.maximum.at(last, slot[chosen], np.flatnonzero(chosen))
         full = count == self._wanted
-        certified = np.where(full, last < outside_p, self._radius_P[pair_p] <= outside_p)
-        examined = np.bincount(np.searchsorted(pair_p, nearer.pair), minlength=len(pair_p))
-        all_nearer = examined == len(self._space.docs_NR) - 1
+        reached = np.where(full, nearer.d_query[last] if len(nearer.d_query) else 0.0, self._radius_P[pair_p])
+        certified = np.where(full, reached < outside_p, reached <= outside_p)
+        all_nearer = np.bincount(slot, minlength=len(pair_p)) == len(self._space.docs_NR) - 1
         why = np.where(full, "found", np.where(all_nearer, "exhausted", "radius"))
         self._why_P[pair_p[certified]] = why[certified]
-        self._rows.append(passed.keep(certified[slot]))
-        unlabelled = np.bincount(np.searchsorted(pair_p, nearer.pair[~nearer.known]), minlength=len(pair_p))
-        empty = certified & (count == 0)
-        self._dropped[POSITIVE_IS_NEAREST] += int((empty & (unlabelled == 0)).sum())
-        self._dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((empty & (unlabelled > 0)).sum())
+        self._rows.append(nearer.keep(chosen & certified[slot]))
+        self._account(nearer, slot, guarded_by, certified, full, count, last)
         self._done(int(certified.sum()))
         return certified
 
+    def _test(self, nearer: _Judged) -> tuple[NDArray[np.bool_], Int64]:
+        """Apply condition 2, what is known, and the guards; return what passed, and the guard that removed a row."""
+        passed = ~nearer.known & (nearer.d_query < nearer.d_positive)
+        guarded_by = np.full(len(nearer.pair), -1, dtype=np.int64)
+        if self._guards:
+            rank = _count_in_run(nearer.pair, ~nearer.known)
+        for number, guard in enumerate(self._guards):
+            rows = np.flatnonzero(passed)
+            pair = nearer.pair[rows]
+            kept = guard.keep(
+                Suspects(
+                    query_rows_F=self._pairs.query_rows_P[pair],
+                    positive_rows_F=self._pairs.doc_rows_P[pair],
+                    doc_rows_F=nearer.docs[rows],
+                    d_query_F=nearer.d_query[rows],
+                    d_positive_F=nearer.d_positive[rows],
+                    radius_F=self._radius_P[pair],
+                    rank_F=rank[rows],
+                )
+            )
+            guarded_by[rows[~kept]] = number
+            passed[rows[~kept]] = False
+        return passed, guarded_by
+
+    def _account(
+        self,
+        nearer: _Judged,
+        slot: Int64,
+        guarded_by: Int64,
+        certified: NDArray[np.bool_],
+        full: NDArray[np.bool_],
+        count: Int64,
+        last: Int64,
+    ) -> None:
+        """Count what was dropped, for the certified pairs; of a guard, what came before the last chosen row."""
+        end = np.where(full, last, len(nearer.pair))
+        counted = certified[slot] & (np.arange(len(slot)) < end[slot])
+        for number, guard in enumerate(self._guards):
+            self._guarded[guard.name] += int((counted & (guarded_by == number)).sum())
+        empty = certified & (count == 0)
+        unlabelled = np.bincount(slot[~nearer.known], minlength=len(empty)) > 0
+        guarded = np.bincount(slot[guarded_by >= 0], minlength=len(empty)) > 0
+        self._dropped[POSITIVE_IS_NEAREST] += int((empty & ~unlabelled).sum())
+        self._dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((empty & unlabelled & ~guarded).sum())
+        if self._guards:
+            self._dropped[GUARDS_LEAVE_NONE] += int((empty & guarded).sum())
+
     def _collect(self) -> Negatives:
         rows = _Judged.concatenate(self._rows)
-        rows = rows.keep(np.lexsort((rows.docs, rows.d_query, rows.pair)))
+        rows = rows.nearest_first()
         return Negatives(
             pair_M=rows.pair,
             doc_rows_M=rows.docs,
-            rank_M=_rank_in_run(rows.pair) + 1,
+            rank_M=_count_in_run(rows.pair, np.ones(len(rows.pair), dtype=bool)),
             d_query_positive_M=self._radius_P[rows.pair],
             d_query_negative_M=rows.d_query,
             d_positive_negative_M=rows.d_positive,
             certificate_M=self._why_P[rows.pair],
             pairs=len(self._pairs),
             dropped=self._dropped,
+            guarded=self._guarded,
         )
 
 
@@ -217,10 +272,9 @@ class _Judged:
     def keep(self, which: NDArray[np.bool_] | Int64) -> _Judged:
         return _Judged(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
-    def best(self, wanted: int) -> _Judged:
-        """Return the first rows of every pair by (d_query, row)."""
-        ordered = self.keep(np.lexsort((self.docs, self.d_query, self.pair)))
-        return ordered.keep(_rank_in_run(ordered.pair) < wanted)
+    def nearest_first(self) -> _Judged:
+        """Return the rows sorted by (pair, distance to the query, document row)."""
+        return self.keep(np.lexsort((self.docs, self.d_query, self.pair)))
 
     @classmethod
     def concatenate(cls, parts: list[_Judged]) -> _Judged:
@@ -230,11 +284,12 @@ class _Judged:
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
 
-def _rank_in_run(sorted_n: Int64) -> Int64:
-    """Position of each element within its run of equal values, from 0."""
+def _count_in_run(sorted_n: Int64, counts_n: NDArray[np.bool_]) -> Int64:
+    """Return, for each element, how many up to and with it count within its run of equal values."""
+    total = np.cumsum(counts_n)
     starts = np.flatnonzero(np.r_[True, sorted_n[1:] != sorted_n[:-1]]) if len(sorted_n) else sorted_n
     lengths = np.diff(np.r_[starts, len(sorted_n)])
-    return np.arange(len(sorted_n), dtype=np.int64) - np.repeat(starts, lengths)
+    return total - np.repeat(total[starts] - counts_n[starts], lengths)
 
 
 def _slices(count: int, step: int) -> list[slice]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,24 +30,33 @@ def start_ray() -> None:
 
     if ray.is_initialized():
         return
-    if submitted:
-        ray.init(logging_level=logging.ERROR)
-    else:
-        with _hushed():
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                object_store_memory=_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+    with _own_sigterm():
+        if submitted:
+            ray.init(logging_level=logging.ERROR)
+        else:
+            with _hushed():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     total = ray.cluster_resources()
     where = f"connected to {os.environ['RAY_ADDRESS']}" if submitted else "local session"
     say(
         "ray",
         f"{where}: {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} node(s)",
     )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the program's own handler of SIGTERM, where it has one; Ray puts its own, which aborts, in its place."""
+    own = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(own) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, own)
 
 
 @contextmanager
@@ -67,14 +78,17 @@ def _hushed() -> Iterator[None]:
 
 
 def _prepare_local_environment() -> None:
-    """Fix how a local Ray authenticates; read once, when ray is first imported, so it cannot be changed later.
+    """Fix where a local Ray listens and how it authenticates.
 
-    Unset, Ray's default depends on its version and on what earlier starts left in the home folder.
+    Ray reads this once, when it is first imported. Unset, its default depends on its
+    version and on what earlier starts left in the home folder.
     """
     if "ray" in sys.modules:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # keeps Linux on 127.0.0.1 as well; `_node_ip_address` does not, Ray turns it into an address others can reach
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its error lines on healthy runs alarm for nothing
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -10,6 +10,7 @@ is set aside as `<name>.corrupt`; its texts count as missing and are encoded aga
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -104,9 +105,10 @@ class VectorStore:
                 if not len(wanted):
                     return None
                 return wanted, _vectors_column(file.read(columns=["vector"]).column("vector"))[source]
-        except (OSError, pa.ArrowException, ValueError) as error:
+        except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
             aside = path.with_suffix(".corrupt")
-            path.rename(aside)
+            with contextlib.suppress(FileNotFoundError):  # another reader was first
+                path.rename(aside)
             say(
                 "store",
                 f"block {path.name} is damaged ({error}); set aside as {aside.name}, its texts are encoded again",

@@ -13,7 +13,8 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def train(
     )
     try:
         with _following(name, board, len(lists) * recipe.epochs):
-            result = trainer.fit()
+            result = _in_thread(trainer.fit)
         history: dict[int, float] = ray.get(board.history.remote())
         best = min(history, key=lambda step: (-history[step], step))
         _replace(out, start if best == 0 else Path(result.checkpoint.path))
@@ -158,6 +159,7 @@ def train(
 
 def _loop(settings: dict[str, Any]) -> None:
     """Run one worker of the training; rank 0 looks at the dev queries and writes checkpoints."""
+    import ray
     import ray.train
     from ray.train.torch import prepare_model
 
@@ -181,7 +183,7 @@ def _loop(settings: dict[str, Any]) -> None:
             if rank == 0:
                 known = job.start_dev if step == 0 else None
                 value = means(measure(job.dev, rerank(job.dev, reranker)))[DEV_METRIC] if known is None else known
-                board.looked.remote(step, value)
+                ray.get(board.looked.remote(step, value))  # fails where the driver has given up: so do we
                 if step and value > best:
                     reranker.save(Path(folder))
                     checkpoint = ray.train.Checkpoint.from_directory(folder)
@@ -324,6 +326,20 @@ class _following:
                 progress.advance(pairs, note)
         if progress is not None:
             progress.finish()
+
+
+def _in_thread(work: Callable[[], Any]) -> Any:
+    """Call `work` outside the main thread, where Ray Train would take Ctrl-C for itself, for good, and exit with 0."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result()
 
 
 def _quiet_ray_train() -> None:

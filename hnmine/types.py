@@ -73,6 +73,15 @@ class Pairs:
         return positives
 
 
+def distance(a_nR: Float32, b_nR: Float32) -> Float64:
+    """Return the cosine distance, 0 to 2, of unit rows pairwise: 1 - a·b in float64.
+
+    The same for the same two rows, whatever other rows stand beside them.
+    """
+    similarity: Float64 = np.einsum("nr,nr->n", a_nR.astype(np.float64), b_nR.astype(np.float64))
+    return 1.0 - similarity
+
+
 @dataclass(frozen=True, kw_only=True)
 class Space:
     """Documents and queries as unit vectors of one space; distances are cosine distances, 0 to 2."""
@@ -122,6 +131,8 @@ class Negatives:
     pairs: int
     """Number of pairs that were offered."""
     dropped: dict[str, int]
+    guarded: dict[str, int]
+    """Documents that satisfied both conditions and were removed, by guard."""
 
     def __post_init__(self) -> None:
         for name in (

@@ -7,6 +7,7 @@ path or hub name never serve stale vectors.
 from __future__ import annotations
 
 import hashlib
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def resolve(model: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: nothing is there, or it holds no safetensors weights.
     """
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))  # unlike Path.expanduser, lets an unknown ~user be
     if folder.is_dir():
         _refuse_without_safetensors(folder)
         return folder
@@ -90,7 +91,11 @@ def _from_hub(model: str, revision: str | None) -> Path:
 
 
 def _refuse_without_safetensors(folder: Path) -> None:
-    if not any(folder.rglob("*.safetensors")):
+    safe = {path.parent for path in folder.rglob("*.safetensors")}
+    others = {path.parent for path in folder.rglob("pytorch_model*.bin")}
+    others = {part for part in others if part.relative_to(folder).parts[:1] not in {(name,) for name in _FOREIGN}}
+    lacking = sorted(others - safe) if safe else [folder]
+    if lacking:
         raise ModelError(
-            f"{folder} holds no *.safetensors; other weight formats can run code when loaded and are refused"
+            f"{lacking[0]} holds no *.safetensors; other weight formats can run code when loaded and are refused"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,22 +12,33 @@ from hypothesis import strategies as st
 from hnmine import select as select_module
 from hnmine.device import Choice
 from hnmine.fuse import unit_rows
+from hnmine.guards import Agreement, Margin, NearDuplicate, RankWindow, RelativeMargin
 from hnmine.search import Searcher, error_bound
 from hnmine.select import (
+    GUARDS_LEAVE_NONE,
     NEARER_ONES_RESEMBLE_POSITIVE,
     POSITIVE_IS_NEAREST,
     Known,
-    distance,
     select,
 )
-from hnmine.types import Negatives, Pairs, Space
+from hnmine.types import Negatives, Pairs, Space, distance
 
 CPU = Choice(kind="cpu", reason="test")
 
 
-def by_double_loop(space: Space, pairs: Pairs, known: Known, wanted: int) -> tuple[list[tuple], dict[str, int]]:
+Test = Callable[[int, float, float, float], bool]
+"""A guard as a person writes it: (rank, d(Q,D), d(PD,D), d(Q,PD)) → keep?"""
+
+
+def by_double_loop(
+    space: Space, pairs: Pairs, known: Known, wanted: int, guards: dict[str, Test] | None = None
+) -> tuple[list[tuple], dict[str, int], dict[str, int]]:
     """The rule as the paper writes it, one pair and one document at a time."""
+    guards = guards or {}
     rows, dropped = [], {POSITIVE_IS_NEAREST: 0, NEARER_ONES_RESEMBLE_POSITIVE: 0}
+    if guards:
+        dropped[GUARDS_LEAVE_NONE] = 0
+    guarded = dict.fromkeys(guards, 0)
     everything = np.arange(len(space.docs_NR))
 
     def d(a: np.ndarray, b: np.ndarray) -> float:
@@ -33,23 +46,30 @@ def by_double_loop(space: Space, pairs: Pairs, known: Known, wanted: int) -> tup
 
     for pair, (q, pd) in enumerate(zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True)):
         query, positive = space.queries_QR[q], space.docs_NR[pd]
-        nearer, passed, all_nearer = 0, [], True
-        for doc in everything.tolist():
-            d_q, d_p = d(query, space.docs_NR[doc]), d(positive, space.docs_NR[doc])
-            if doc != pd and not d_q < d(query, positive):
+        radius = d(query, positive)
+        nearer, passed, removed, all_nearer = 0, [], 0, True
+        for d_q, doc in sorted((d(query, space.docs_NR[doc]), doc) for doc in everything.tolist()):
+            d_p = d(positive, space.docs_NR[doc])
+            if doc != pd and not d_q < radius:
                 all_nearer = False
-            if known.mask(np.array([q]), np.array([doc]))[0] or not d_q < d(query, positive):
+            if known.mask(np.array([q]), np.array([doc]))[0] or not d_q < radius:
                 continue
             nearer += 1
-            if d_q < d_p:
+            if not d_q < d_p or len(passed) == wanted:
+                continue
+            stopped_by = next((name for name, keep in guards.items() if not keep(nearer, d_q, d_p, radius)), None)
+            if stopped_by is None:
                 passed.append((d_q, doc, d_p))
-        passed.sort()
+            else:
+                guarded[stopped_by] += 1
+                removed += 1
         if not passed:
-            dropped[NEARER_ONES_RESEMBLE_POSITIVE if nearer else POSITIVE_IS_NEAREST] += 1
+            none_nearer = NEARER_ONES_RESEMBLE_POSITIVE if nearer else POSITIVE_IS_NEAREST
+            dropped[GUARDS_LEAVE_NONE if removed else none_nearer] += 1
         why = "found" if len(passed) >= wanted else "exhausted" if all_nearer else "radius"
         for rank, (d_q, doc, d_p) in enumerate(passed[:wanted], 1):
-            rows.append((pair, doc, rank, d(query, positive), d_q, d_p, why))
-    return rows, dropped
+            rows.append((pair, doc, rank, radius, d_q, d_p, why))
+    return rows, dropped, guarded
 
 
 def as_rows(negatives: Negatives) -> list[tuple]:
@@ -102,10 +122,86 @@ def test_select_equals_the_double_loop(
 ) -> None:
     space, judged, known = awkward(seed, docs, queries, pairs, width)
     fast = select(space, judged, known, Searcher(space.docs_NR, CPU), negatives=wanted, candidates=length)
-    rows, dropped = by_double_loop(space, judged, known, wanted)
+    rows, dropped, _ = by_double_loop(space, judged, known, wanted)
     assert as_rows(fast) == rows
     assert fast.dropped == dropped
     assert fast.selected_pairs + sum(fast.dropped.values()) == len(judged)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    docs=st.integers(2, 60),
+    wanted=st.integers(1, 3),
+    length=st.integers(1, 60),
+    window=st.tuples(st.integers(1, 4), st.integers(4, 20)),
+    margin=st.floats(0, 1),
+    relative=st.floats(0, 1),
+    duplicate=st.floats(0, 1),
+)
+def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
+    seed: int,
+    docs: int,
+    wanted: int,
+    length: int,
+    window: tuple[int, int],
+    margin: float,
+    relative: float,
+    duplicate: float,
+) -> None:
+    space, judged, known = awkward(seed, docs, queries=4, pairs=8, width=4)
+    fast = select(
+        space,
+        judged,
+        known,
+        Searcher(space.docs_NR, CPU),
+        negatives=wanted,
+        candidates=length,
+        guards=[
+            RankWindow(first=window[0], last=window[1]),
+            Margin(most=margin),
+            RelativeMargin(most=relative),
+            NearDuplicate(least=duplicate),
+        ],
+    )
+    rows, dropped, guarded = by_double_loop(
+        space,
+        judged,
+        known,
+        wanted,
+        {
+            "rank_window": lambda rank, d_q, d_p, r: window[0] <= rank <= window[1],
+            "margin": lambda rank, d_q, d_p, r: r - d_q <= margin,
+            "relative_margin": lambda rank, d_q, d_p, r: 1 - d_q <= (1 - r) + relative * abs(1 - r),
+            "near_duplicate": lambda rank, d_q, d_p, r: d_p >= duplicate,
+        },
+    )
+    assert as_rows(fast) == rows
+    assert fast.dropped == dropped
+    assert fast.guarded == guarded
+
+
+def test_agreement_asks_every_encoder_for_both_conditions() -> None:
+    space, judged, known = awkward(5, docs=200, queries=20, pairs=40, width=5)
+    other, _, _ = awkward(6, docs=200, queries=20, pairs=40, width=3)
+    searcher = Searcher(space.docs_NR, CPU)
+    for least in (1, 2):
+        guard = Agreement(spaces=[space, other], least=least)
+        chosen = select(space, judged, known, searcher, negatives=200, guards=[guard])
+        every = select(space, judged, known, searcher, negatives=200)
+        expected = []
+        for pair, doc in zip(every.pair_M.tolist(), every.doc_rows_M.tolist(), strict=True):
+            q, pd = judged.query_rows_P[pair], judged.doc_rows_P[pair]
+            votes = 0
+            for one in (space, other):
+                query, positive, document = one.queries_QR[[q]], one.docs_NR[[pd]], one.docs_NR[[doc]]
+                d_q = distance(query, document)[0]
+                votes += bool(d_q < distance(query, positive)[0] and d_q < distance(positive, document)[0])
+            if votes >= least:
+                expected.append((pair, doc))
+        assert list(zip(chosen.pair_M.tolist(), chosen.doc_rows_M.tolist(), strict=True)) == expected
+        assert chosen.guarded == {"agreement": len(every) - len(expected)}
+    assert 0 < len(expected) < len(every)
 
 
 @pytest.mark.parametrize("flat", [1, 7, 100, 2**23])

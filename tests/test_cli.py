@@ -1,0 +1,298 @@
+"""What the command line answers to mistakes: exit code 2 and one message that says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_pipeline import LEXICAL, write_collection
+from test_reranker import spoil, tiny_model
+
+from hnmine import cli
+
+Capture = pytest.CaptureFixture[str]
+Result = tuple[int, str, str]
+
+
+def call(capsys: Capture, *arguments: object) -> Result:
+    """Call the command line in this process; return exit code, standard output and standard error."""
+    capsys.readouterr()
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def assert_one_message(result: Result, *parts: object) -> None:
+    """The mistake is told once, in words, after at most the news of the steps before."""
+    code, _, errors = result
+    assert code == 2, errors
+    assert errors.count("error: ") == 1, errors
+    message = errors[errors.index("error: ") :]
+    assert "Traceback" not in errors
+    assert " │ " not in message, "the message is the last word"
+    for part in parts:
+        assert str(part) in message
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_collection(tmp_path / "data")
+
+
+def append(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--set", "select.negative=3"], ["select.negative: unknown key; did you mean 'negatives'?", "hnmine config"]),
+        (["--set", "selct.negatives=3"], ["selct: unknown key; did you mean 'select'?"]),
+        (["--set", "select.negatives=0"], ["select.negatives", "greater than or equal to 1", "got 0"]),
+        (["--set", "select.negatives"], ["--set wants step.key=value, got 'select.negatives'"]),
+        (["--set", "=3"], ["--set wants step.key=value, got '=3'"]),
+        (["--set", "select..negatives=3"], ["--set wants step.key=value, got 'select..negatives=3'"]),
+        (["--set", "encoders=[{name: x"], ["--set encoders: '[{name: x' is not a YAML value"]),
+        (["--set", "encoders=[]"], ["encoders", "at least 1 item"]),
+        (["--set", "encoders=[{name: x, model: a, lexical: {}}]"], ["needs exactly one of model, precomputed"]),
+        (["--set", "encoders=[{name: x, lexical: {wide: 1}}]"], ["wide: unknown key; did you mean 'width'?"]),
+        (["--set", "train.learning_rate=.nan"], ["train.learning_rate", "finite number"]),
+        (["--set", "select=3"], ["select:", "got 3"]),
+        (["--set", "train.presets=[best]"], ["train.presets", "'anchored' or 'paper'", "got 'best'"]),
+        (["--set", "reduce.device=gpu", "--set", LEXICAL], ["device: gpu was asked for, but no GPU is visible"]),
+        (["--config", "missing.yaml"], ["config file missing.yaml does not exist"]),
+        (["--config", "."], ["config file . cannot be read"]),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_with_its_remedy(
+    arguments: list[str], parts: list[str], data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnmine.device.visible_gpus", lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    assert_one_message(call(capsys, "mine", "--data", data, "--out", tmp_path / "out", *arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("select: {negatives: 3", "settings.yaml is not YAML: "),
+        ("- select\n", "settings.yaml must hold `step: {key: value}`, got a list"),
+        ("select: {negativs: 3}", "settings.yaml: select.negativs: unknown key; did you mean 'negatives'?"),
+        ("\xff\xfe", "settings.yaml"),
+        ("select: {negatives: !!python/object/apply:os.getcwd []}", "settings.yaml is not YAML: "),
+    ],
+)
+def test_a_settings_file_that_is_wrong_is_named(
+    content: str, part: str, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(content.encode("latin-1"))
+    result = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--config", file)
+    assert_one_message(result, part)
+    assert not (tmp_path / "out").exists()
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    return lambda data: shutil.rmtree(data / name) if (data / name).is_dir() else (data / name).unlink()
+
+
+def _write(name: str, text: str) -> Callable[[Path], None]:
+    def write(data: Path) -> None:
+        (data / name).write_text(text)
+
+    return write
+
+
+def _single_document(data: Path) -> None:
+    (data / "corpus.jsonl").write_text(json.dumps({"_id": "apple-guide", "text": "apple"}) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil_data", "parts"),
+    [
+        (_remove("."), ["data does not exist; expected a BEIR folder with corpus.jsonl"]),
+        (_remove("corpus.jsonl"), ["has no corpus.jsonl; it holds qrels, queries.jsonl"]),
+        (_remove("queries.jsonl"), ["has no queries.jsonl"]),
+        (_remove("qrels"), ["has no qrels of a known split", "sources.train_split"]),
+        (_remove("qrels/train.tsv"), ["no qrels/train.tsv was read", "dev (4 pairs)", "sources.train_split"]),
+        (_write("qrels/train.tsv", ""), ["'train' has no pair", "repair or add the file"]),
+        (_write("qrels/train.tsv", "apple-care\tapple-guide\t0\n"), ["'train' has no pair"]),
+        (_write("corpus.jsonl", ""), ["corpus.jsonl has no usable document", "0 rows"]),
+        (_write("queries.jsonl", "{broken\n"), ["queries.jsonl has no usable query", "1 broken_json"]),
+        (_single_document, ["the corpus has 1 usable document", "at least 2 are needed"]),
+    ],
+)
+def test_data_that_cannot_be_used_is_named_with_what_was_expected(
+    spoil_data: Callable[[Path], None], parts: list[str], data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    spoil_data(data)
+    assert_one_message(call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL), *parts)
+    assert not (tmp_path / "out" / "negatives.parquet").exists()
+
+
+def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    append(data / "corpus.jsonl", '{"_id": "apple-guide", "text": "again"}\n{"_id": "blank", "text": " "}\n{"_id": \n')
+    append(data / "queries.jsonl", '{"_id": "lonely", "text": "nobody judged this"}\n')
+    append(data / "qrels" / "train.tsv", "nobody\tapple-guide\t1\napple-care\tnothing\t1\napple-care\tblank\t1\n")
+    code, _, errors = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
+    assert code == 0, errors
+    expected = {
+        ("corpus.jsonl", 31, "duplicate_id", "apple-guide"),
+        ("corpus.jsonl", 32, "empty_text", "blank"),
+        ("corpus.jsonl", 33, "broken_json", None),
+        ("queries.jsonl", 21, "query_without_pairs", "lonely"),
+        ("qrels/train.tsv", 14, "unknown_query", "nobody"),
+        ("qrels/train.tsv", 15, "unknown_document", "apple-care"),
+        ("qrels/train.tsv", 16, "unknown_document", "apple-care"),
+    }
+    rows = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert {(row["file"], row["line"], row["reason"], row["id"]) for row in rows} == expected
+    assert len(rows) == len(expected)
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+    assert counts["quarantined"] == {
+        "unknown_document": 2,
+        "duplicate_id": 1,
+        "empty_text": 1,
+        "broken_json": 1,
+        "query_without_pairs": 1,
+        "unknown_query": 1,
+    }
+    assert (counts["documents"], counts["pairs"]) == (30, 12)
+    assert counts["rows_read"]["corpus.jsonl"] == counts["rows_kept"]["corpus.jsonl"] + 3
+    assert "quarantined: 2 unknown document, 1 " in errors
+    assert str(tmp_path / "out" / "quarantine.jsonl") in errors
+
+
+def vectors(folder: Path, data: Path, document_width: int = 4, query_width: int = 4) -> Path:
+    """Precomputed vectors of the whole collection."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, file, width in (("documents", "corpus", document_width), ("queries", "queries", query_width)):
+        ids = [json.loads(line)["_id"] for line in (data / f"{file}.jsonl").read_text().splitlines()]
+        values = rng.normal(size=(len(ids), width)).astype(np.float32)
+        pq.write_table(pa.table({"id": ids, "vector": values.tolist()}), folder / f"{name}.parquet")
+    return folder
+
+
+def test_precomputed_vectors_that_hold_nan_or_differ_in_width_are_named(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    def mine(folder: Path) -> Result:
+        setting = f"encoders=[{{name: mine, precomputed: {folder}}}]"
+        return call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", setting)
+
+    good = vectors(tmp_path / "good", data)
+    assert mine(good)[0] == 0
+    holed = vectors(tmp_path / "holed", data)
+    rows = pq.read_table(holed / "documents.parquet").to_pylist()
+    rows[4]["vector"][2] = float("nan")
+    pq.write_table(pa.Table.from_pylist(rows), holed / "documents.parquet")
+    assert_one_message(mine(holed), holed / "documents.parquet", "'bread-price'", "row 5", "NaN or infinity")
+    assert_one_message(mine(vectors(tmp_path / "wide", data, 4, 6)), "width 4, queries.parquet of width 6")
+    rows[4]["vector"] = [1.0, 2.0]
+    pq.write_table(pa.Table.from_pylist(rows), holed / "documents.parquet")
+    assert_one_message(mine(holed), "widths differ: 4 in row 1, 2 in row 5 (id 'bread-price')")
+    (good / "queries.parquet").unlink()
+    assert_one_message(mine(good), good / "queries.parquet", "does not exist")
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_an_out_that_cannot_be_written_is_named(out: str, data: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    result = call(capsys, "mine", "--data", data, "--out", tmp_path / out, "--set", LEXICAL)
+    assert_one_message(result, f"--out {tmp_path / out} cannot be written")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_out_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "out").mkdir(mode=0o500)
+    result = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
+    assert_one_message(result, f"--out {tmp_path / 'out'} cannot be written")
+
+
+def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    def train(model: object) -> Result:
+        model_setting = f"train.model={model}"
+        return call(capsys, "run", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL, "--set", model_setting)
+
+    assert_one_message(train(tmp_path / "nowhere"), f"model folder {tmp_path / 'nowhere'} does not exist")
+    (tmp_path / "empty").mkdir()
+    assert_one_message(train(tmp_path / "empty"), f"{tmp_path / 'empty'} holds no *.safetensors")
+    assert_one_message(train("no-such-model"), "model 'no-such-model' is not a folder", "give the path")
+    broken = tiny_model(tmp_path / "broken")
+    (broken / "config.json").write_text("{")
+    assert_one_message(train(broken), "broken has no readable config.json")
+    encoder = f"encoders=[{{name: x, model: {tmp_path / 'nowhere'}}}]"
+    result = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", encoder)
+    assert_one_message(result, f"model folder {tmp_path / 'nowhere'} does not exist")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_model_that_breaks_only_in_the_workers_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL]
+    two = tiny_model(tmp_path / "two", labels=2)
+    result = call(capsys, "run", *arguments, "--set", f"train.model={two}")
+    assert_one_message(result, f"training of anchored failed: {two} is a classifier with 2 labels; a re-ranker has one")
+    nan = spoil(tiny_model(tmp_path / "nan"))
+    result = call(capsys, "run", *arguments, "--set", f"train.model={nan}")
+    assert_one_message(result, "training of anchored failed: the re-ranker gives NaN or infinity for 80 pairs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["mine"], "the following arguments are required: --data, --out"),
+        (["mind"], "invalid choice: 'mind'"),
+        (["run", "--data", "d", "--out", "o", "--preset", "best"], "invalid choice: 'best'"),
+        (["mine", "--data", "d", "--out", "o", "--preset", "paper"], "unrecognized arguments: --preset"),
+    ],
+)
+def test_a_command_that_is_wrong_is_answered_with_its_usage(arguments: list[str], part: str, capsys: Capture) -> None:
+    code, _, errors = call(capsys, *arguments)
+    assert code == 2
+    assert part in errors
+    assert errors.startswith("usage: hnmine")
+
+
+@pytest.mark.parametrize("command", [["--help"], ["mine", "--help"], ["run", "--help"], ["config"], ["--version"]])
+def test_help_is_quick_and_loads_nothing_heavy(command: list[str]) -> None:
+    code = "import sys; from hnmine.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit as stop: assert not stop.code\n"
+    code += "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 2
+    assert "hnmine" in done.stdout or "encoders:" in done.stdout
+    for heavy in ("torch", "ray", "transformers", "numpy", "pyarrow", "faiss"):
+        assert f"'{heavy}'" not in done.stderr
+
+
+def test_config_prints_every_default_as_settings_that_can_be_read_back(capsys: Capture, tmp_path: Path) -> None:
+    code, text, _ = call(capsys, "config")
+    assert code == 0
+    for line in ("  negatives: 1  # ", "  learning_rate: 2.0e-05  # ", "    width: 256  # "):
+        assert line in text
+
+
+def test_a_reader_who_closes_the_pipe_early_sees_no_traceback() -> None:
+    command = f"{sys.executable} -m hnmine.cli config | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "sources:  # How the collection is read.\n"
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -1,0 +1,243 @@
+"""Encoding over actors equals encoding without, nothing is encoded twice, and what breaks is told or repaired."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_encoders import tiny_model
+
+from hnmine.config import EmbedConfig, EncoderConfig, LexicalConfig
+from hnmine.device import Choice
+from hnmine.embed import Embedded, embed
+from hnmine.encoders import Plan, plan
+from hnmine.errors import ModelError
+from hnmine.store import Fingerprint, VectorStore, keys_of
+from hnmine.types import Texts
+
+CPU = Choice(kind="cpu", reason="test")
+WORDS = ["deploy", "mysql", "postgres", "in", "the", "cloud", "on", "premises", "query", "passage", "doc"]
+
+
+def some_texts(count: int, name: str, longest: int = 20) -> Texts:
+    rng = np.random.default_rng(len(name) + count)
+    texts = [f"{' '.join(rng.choice(WORDS, rng.integers(1, longest)))} {name} {row}" for row in range(count)]
+    return Texts(ids=tuple(f"{name}{row}" for row in range(count)), texts=tuple(texts))
+
+
+TEXTS = {"document": some_texts(60, "a"), "query": some_texts(20, "b")}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Plan:
+    folder = tiny_model(tmp_path_factory.mktemp("embed") / "model")
+    return Plan(name="tiny", folder=folder, fingerprint=Fingerprint.of(kind="tiny"), query_prompt="query : ")
+
+
+@pytest.fixture
+def lexical(tmp_path: Path) -> Plan:
+    config = EncoderConfig(name="lexical", lexical=LexicalConfig(width=8))
+    return plan(config, TEXTS["document"], tmp_path / "fit", CPU, 8192)
+
+
+def run(plan: Plan, root: Path, texts: dict[str, Texts] = TEXTS, **settings) -> Embedded:
+    settings = {"ray": False, "block_texts": 16, "device": "cpu"} | settings
+    return embed(plan, texts, VectorStore(root, plan.fingerprint), EmbedConfig(**settings))
+
+
+def blocks(plan: Plan, root: Path) -> list[Path]:
+    return sorted((root / plan.fingerprint.digest).glob("*.parquet"))
+
+
+def same(first: Embedded, second: Embedded) -> bool:
+    return all(np.array_equal(first.vectors[role], second.vectors[role]) for role in ("document", "query"))
+
+
+# Without Ray
+
+
+def test_every_text_has_the_vector_of_its_own_prompt(tiny, tmp_path):
+    done = run(tiny, tmp_path)
+    encoder = tiny.build()
+    assert (done.encoded, done.reused) == (80, 0)
+    for role, prompt in (("document", ""), ("query", "query : ")):
+        one_by_one = np.concatenate([encoder.encode([text], prompt) for text in TEXTS[role].texts[:10]])
+        assert done.vectors[role][:10] == pytest.approx(one_by_one, abs=1e-5)
+
+
+def test_a_second_call_encodes_nothing(tiny, tmp_path):
+    first = run(tiny, tmp_path)
+    written = blocks(tiny, tmp_path)
+    second = run(replace(tiny, folder=tmp_path / "gone"), tmp_path)  # not even loaded
+    assert (second.encoded, second.reused) == (0, 80)
+    assert same(first, second)
+    assert blocks(tiny, tmp_path) == written
+
+
+def test_a_killed_run_encodes_the_missing_blocks_and_ends_alike(tiny, tmp_path):
+    whole = run(tiny, tmp_path / "whole")
+    run(tiny, tmp_path / "killed")
+    lost = blocks(tiny, tmp_path / "killed")[::2]
+    keys = keys_of(TEXTS["document"].texts), keys_of(TEXTS["query"].texts, "query : ")
+    for path in lost:
+        path.unlink()
+    (lost[0].with_suffix(".tmp")).write_bytes(b"half a block")
+    _, found = VectorStore(tmp_path / "killed", tiny.fingerprint).load(np.concatenate(keys))
+    kept = set(blocks(tiny, tmp_path / "killed"))
+    again = run(tiny, tmp_path / "killed")
+    fresh = set(blocks(tiny, tmp_path / "killed")) - kept
+    assert sum(pq.read_metadata(path).num_rows for path in fresh) == (~found).sum()
+    assert 0 < (~found).sum() < 80
+    assert (again.encoded, again.reused) == ((~found).sum(), found.sum())
+    assert same(again, whole)  # the cut depends on the texts alone, so the batches are the same
+
+
+def test_a_new_text_is_the_only_one_encoded(tiny, tmp_path):
+    run(tiny, tmp_path)
+    documents = Texts(ids=(*TEXTS["document"].ids, "new"), texts=(*TEXTS["document"].texts, "a new text"))
+    done = run(tiny, tmp_path, TEXTS | {"document": documents})
+    assert (done.encoded, done.reused) == (1, 80)
+    assert done.vectors["document"].shape == (61, 32)
+
+
+def test_equal_texts_are_encoded_once_and_another_prompt_makes_another_text(tiny, tmp_path):
+    twice = Texts(ids=("1", "2", "3"), texts=("mysql", "cloud", "mysql"))
+    done = run(tiny, tmp_path / "one", {"document": twice, "query": twice})
+    assert done.encoded == 4
+    assert np.array_equal(done.vectors["document"][0], done.vectors["document"][2])
+    assert np.abs(done.vectors["document"] - done.vectors["query"]).max() > 1e-3
+    done = run(replace(tiny, query_prompt=""), tmp_path / "two", {"document": twice, "query": twice})
+    assert done.encoded == 2
+    assert np.array_equal(done.vectors["document"], done.vectors["query"])
+
+
+def test_no_queries_are_no_trouble(tiny, tmp_path):
+    done = run(tiny, tmp_path, {"document": TEXTS["document"], "query": Texts(ids=(), texts=())})
+    assert done.vectors["query"].shape == (0, 32)
+    assert done.encoded == 60
+
+
+@pytest.mark.parametrize("size", [7, 1000])
+def test_the_size_of_blocks_changes_no_vector_beyond_rounding(size, tiny, tmp_path):
+    expected, done = run(tiny, tmp_path / "16"), run(tiny, tmp_path / "other", block_texts=size)
+    assert done.vectors["document"] == pytest.approx(expected.vectors["document"], abs=1e-6)
+
+
+def poison(plan: Plan, folder: Path) -> Plan:
+    """A copy of the model with a NaN among its weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(plan.folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("LayerNorm.weight"))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return replace(plan, folder=folder)
+
+
+def test_vectors_that_are_not_numbers_are_a_model_error_and_never_stored(tiny, tmp_path):
+    bad = poison(tiny, tmp_path / "nan")
+    with pytest.raises(ModelError, match=r"encoder tiny \(float32\) gives NaN or infinity for \d+ texts, first '"):
+        run(bad, tmp_path / "store")
+    assert not blocks(bad, tmp_path / "store")
+
+
+# With Ray
+
+
+@pytest.mark.ray
+def test_two_actors_give_bit_for_bit_what_one_process_gives(tiny, tmp_path):
+    alone = run(tiny, tmp_path / "alone")
+    over_actors = run(tiny, tmp_path / "ray", ray=True, actors=2)
+    assert (over_actors.encoded, over_actors.reused) == (80, 0)
+    assert same(over_actors, alone)
+    assert len(blocks(tiny, tmp_path / "ray")) == len(blocks(tiny, tmp_path / "alone")) > 5
+
+
+@pytest.mark.ray
+def test_a_model_that_cannot_be_loaded_is_a_model_error_through_ray(tiny, tmp_path, capfd):
+    broken = replace(tiny, folder=Path(shutil.copytree(tiny.folder, tmp_path / "broken")))
+    (broken.folder / "model.safetensors").write_bytes(b"garbage")
+    with pytest.raises(ModelError, match=r"encoder tiny: .*broken cannot be loaded"):
+        run(broken, tmp_path / "store", ray=True, actors=2)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.ray
+def test_vectors_that_are_not_numbers_are_a_model_error_through_ray(lexical, tmp_path, capfd):
+    components = np.load(lexical.folder / "components.npy")
+    np.save(lexical.folder / "components.npy", np.full_like(components, np.nan))
+    with pytest.raises(ModelError, match=r"encoder lexical \(float32\) gives NaN or infinity"):
+        run(lexical, tmp_path / "store", ray=True, actors=2)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def own_actors() -> list[Any]:
+    """Return the encoder actors below this very process: other sessions on the machine have processes of that name."""
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::MapWorker"):
+                found.append(process)
+    return found
+
+
+@pytest.mark.ray
+def test_an_actor_that_is_killed_in_the_middle_is_replaced_and_nothing_is_lost(lexical, tmp_path):
+    texts = {"document": some_texts(3000, "many", 60), "query": TEXTS["query"]}
+    expected = run(lexical, tmp_path / "alone", texts, block_texts=8)
+    root, killed, over = tmp_path / "killed", [], threading.Event()
+
+    def kill_one() -> None:
+        while not killed and not over.is_set():
+            if 5 < len(blocks(lexical, root)) < 300 and (actors := own_actors()):
+                actors[0].kill()
+                killed.append(actors[0].pid)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    try:
+        done = run(lexical, root, texts, ray=True, actors=2, block_texts=8)
+    finally:
+        over.set()
+        thread.join()
+    assert len(killed) == 1
+    assert done.encoded == expected.encoded
+    assert same(done, expected)
+
+
+class Deadly:
+    """An encoder whose native code takes its process down on one text, as an exhausted memory would."""
+
+    def encode(self, texts: Sequence[str], prompt: str) -> np.ndarray:
+        if any("mysql" in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones((len(texts), 2), dtype=np.float32)
+
+
+class DeadlyPlan(Plan):
+    def build(self) -> Deadly:
+        return Deadly()
+
+
+@pytest.mark.ray
+def test_a_block_that_always_kills_its_actor_ends_in_a_model_error(tmp_path):
+    plan = DeadlyPlan(name="deadly", folder=tmp_path, fingerprint=Fingerprint.of(kind="deadly"))
+    texts = {"document": Texts(ids=("1", "2"), texts=("mysql", "cloud")), "query": TEXTS["query"].take([])}
+    with pytest.raises(ModelError, match=r"encoder deadly: its process died 4 times on one block"):
+        run(plan, tmp_path, texts, ray=True, actors=1, block_texts=1)

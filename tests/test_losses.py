@@ -1,0 +1,86 @@
+"""The losses against plain loops, on lists of differing length."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hnmine import losses
+
+Lists = list[list[float]]
+
+
+def margin_by_loop(lists: Lists, width: float) -> list[float]:
+    """arXiv 2505.18366, Eq. 7, one negative at a time, with the distance d = -score."""
+    values = []
+    for positive, *negatives in lists:
+        hinges = [max(0.0, -positive - -negative + width) for negative in negatives]
+        values.append(sum(hinges) / len(hinges))
+    return values
+
+
+def infonce_by_loop(lists: Lists) -> list[float]:
+    """-log of exp(positive) / sum of exp(score)."""
+    return [-math.log(math.exp(scores[0]) / sum(map(math.exp, scores))) for scores in lists]
+
+
+def padded(lists: Lists, filler: float) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, lists))
+    scores_BL = torch.tensor([[*scores, *[filler] * (longest - len(scores))] for scores in lists])
+    mask_BL = torch.tensor([[i < len(scores) for i in range(longest)] for scores in lists])
+    return scores_BL, mask_BL
+
+
+def ragged(seed: int, count: int) -> Lists:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(0, 3, size=rng.integers(2, 9)).astype(np.float32).tolist() for _ in range(count)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.floats(0.1, 4), st.sampled_from([0.0, 100.0, -100.0]))
+def test_the_losses_equal_the_plain_loops_whatever_fills_up_a_short_list(
+    seed: int, count: int, width: float, filler: float
+) -> None:
+    lists = ragged(seed, count)
+    scores_BL, mask_BL = padded(lists, filler)
+    np.testing.assert_allclose(losses.margin(scores_BL, mask_BL, width), margin_by_loop(lists, width), atol=1e-5)
+    np.testing.assert_allclose(losses.infonce(scores_BL, mask_BL), infonce_by_loop(lists), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["infonce", "margin"])
+def test_gradients_are_finite_and_none_reaches_the_filling(name: str) -> None:
+    scores_BL, mask_BL = padded([[1.0, 2.0], [0.5, 3.0, -1.0, 4.0], [1e4, -1e4, 1e4]], 0.0)
+    scores_BL.requires_grad_()
+    losses.make(name, 1.0)(scores_BL, mask_BL).sum().backward()
+    gradient = scores_BL.grad
+    assert gradient is not None
+    assert torch.isfinite(gradient).all()
+    assert (gradient[~mask_BL] == 0).all()
+    assert (gradient[:2, 0] < 0).all(), "the positive is pushed up"
+    assert gradient[1, 3] > 0, "the hardest negative is pushed down"
+
+
+def test_infonce_is_the_cross_entropy_with_the_positive_as_the_class() -> None:
+    scores_BL = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    ours = losses.infonce(scores_BL, torch.ones(7, 5, dtype=torch.bool))
+    theirs = torch.nn.functional.cross_entropy(scores_BL, torch.zeros(7, dtype=torch.long), reduction="none")
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_margin_is_nothing_where_the_positive_leads_by_it_and_grows_by_what_lacks() -> None:
+    scores_BL = torch.tensor([[3.0, 2.0], [3.0, 2.5], [0.0, 2.0]])
+    ours = losses.margin(scores_BL, torch.ones(3, 2, dtype=torch.bool), 1.0)
+    assert ours.tolist() == [0.0, 0.5, 3.0]
+
+
+def test_make_gives_the_loss_of_that_name_and_width() -> None:
+    scores_BL, mask_BL = padded(ragged(1, 4), 0.0)
+    assert torch.equal(losses.make("infonce", 9.0)(scores_BL, mask_BL), losses.infonce(scores_BL, mask_BL))
+    assert torch.equal(losses.make("margin", 2.5)(scores_BL, mask_BL), losses.margin(scores_BL, mask_BL, 2.5))
+    with pytest.raises(ValueError, match="unknown loss 'hinge'; known: infonce, margin"):
+        losses.make("hinge", 1.0)

@@ -1,0 +1,238 @@
+"""From a collection to the two files, on a corpus small enough to check by eye."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_encoders import tiny_model
+
+from hnmine import pipeline
+from hnmine.config import Config, load
+from hnmine.errors import DataError
+
+# three directions of meaning: the product, the place, the deed
+DOCUMENTS = {
+    "mysql-cloud": ("Deploy MySQL in the cloud", [1.0, 1.0, 0.2]),
+    "mysql-premises": ("Deploy MySQL on premises", [1.0, -1.0, 0.2]),
+    "postgres-cloud": ("Deploy Postgres in the cloud", [-1.0, 1.0, 0.2]),
+    "postgres-premises": ("Deploy Postgres on premises", [-1.0, -1.0, 0.2]),
+    "mysql-cloud-again": ("Deploy MySQL in the cloud", [1.0, 1.0, 0.2]),
+    "mysql-cloud-reworded": ("MySQL, deployed in the cloud", [1.0, 1.02, 0.2]),
+    "lunch": ("Lunch is at noon", [0.0, 0.0, -1.0]),
+}
+QUERIES = {
+    # nearer to MySQL on premises and to Postgres in the cloud than to the page that was judged right
+    "where": ("where do I run MySQL?", [1.0, 0.1, 0.2]),
+    # its positive is the nearest of all
+    "lunch-when": ("when is lunch?", [0.1, 0.0, -1.0]),
+    # only copies and rewordings of the positive are nearer
+    "cloud": ("MySQL in the cloud", [1.0, 1.03, 0.2]),
+}
+TRAIN = {"where": ["mysql-cloud"], "lunch-when": ["lunch"], "cloud": ["mysql-cloud"]}
+SETTINGS = ["reduce.variance=null", "embed.ray=false", "embed.device=cpu", "reduce.device=cpu", "search.device=cpu"]
+
+
+def write_collection(folder: Path, documents: dict, queries: dict, train: dict) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        lines = [json.dumps({"_id": key, "title": "", "text": text}) for key, (text, _) in rows.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        name = {"corpus": "documents", "queries": "queries"}[name]
+        vectors = pa.array([vector for _, vector in rows.values()], pa.list_(pa.float32()))
+        pq.write_table(pa.table({"id": list(rows), "vector": vectors}), folder / f"{name}.parquet")
+    lines = [f"{query}\t{doc}\t1" for query, docs in train.items() for doc in docs]
+    (folder / "qrels" / "train.tsv").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def precomputed(folder: Path, *overrides: str) -> Config:
+    return load(overrides=[f"encoders=[{{name: mine, precomputed: '{folder}'}}]", *SETTINGS, *overrides])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_collection(tmp_path / "data", DOCUMENTS, QUERIES, TRAIN)
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return 1 - float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def by_eye(query: str, positive: str) -> list[str]:
+    """The two conditions as the paper writes them, over the vectors of this page."""
+    q, pd = QUERIES[query][1], DOCUMENTS[positive][1]
+    passed = []
+    for row, (name, (text, d)) in enumerate(DOCUMENTS.items()):
+        other = name != positive and text != DOCUMENTS[positive][0]
+        if other and cosine(q, d) < cosine(q, pd) and cosine(q, d) < cosine(pd, d):
+            passed.append((cosine(q, d), row, name))
+    return [name for _, _, name in sorted(passed)]
+
+
+def test_the_mined_negatives_are_those_one_sees(folder, tmp_path):
+    queries = {"premises": ("MySQL on our own machines", [1.0, -0.2, 0.2])}
+    folder = write_collection(tmp_path / "seen", DOCUMENTS, queries, {"premises": ["mysql-cloud"]})
+    pipeline.mine(folder, tmp_path / "out", precomputed(folder))
+    assert pq.read_table(tmp_path / "out" / "negatives.parquet").to_pylist() == [
+        {
+            "query_id": "premises",
+            "positive_id": "mysql-cloud",
+            "negative_id": "mysql-premises",
+            "rank": 1,
+            "d_query_positive": pytest.approx(cosine([1.0, -0.2, 0.2], [1.0, 1.0, 0.2]), abs=1e-6),
+            "d_query_negative": pytest.approx(cosine([1.0, -0.2, 0.2], [1.0, -1.0, 0.2]), abs=1e-6),
+            "d_positive_negative": pytest.approx(cosine([1.0, 1.0, 0.2], [1.0, -1.0, 0.2]), abs=1e-6),
+            "certificate": "found",
+        }
+    ]
+    assert pq.read_table(tmp_path / "out" / "triplets.parquet").to_pylist() == [
+        {
+            "query": "MySQL on our own machines",
+            "positive": "Deploy MySQL in the cloud",
+            "negative": "Deploy MySQL on premises",
+            "query_id": "premises",
+            "positive_id": "mysql-cloud",
+            "negative_id": "mysql-premises",
+        }
+    ]
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_files_and_manifest_agree_with_the_rule_and_with_each_other(wanted, folder, tmp_path):
+    out = tmp_path / "out"
+    manifest = pipeline.mine(folder, out, precomputed(folder, f"select.negatives={wanted}"))
+    negatives, triplets = pq.read_table(out / "negatives.parquet"), pq.read_table(out / "triplets.parquet")
+    expected = [(q, p[0], n) for q, p in TRAIN.items() for n in by_eye(q, p[0])[:wanted]]
+    ids = ["query_id", "positive_id", "negative_id"]
+    assert sorted(tuple(row[name] for name in ids) for row in negatives.to_pylist()) == sorted(expected)
+    assert negatives.select(ids) == triplets.select(ids)
+    for row in triplets.to_pylist():
+        assert row["query"] == QUERIES[row["query_id"]][0]
+        assert row["positive"] == DOCUMENTS[row["positive_id"]][0]
+        assert row["negative"] == DOCUMENTS[row["negative_id"]][0]
+    counts = manifest["counts"]
+    assert (counts["documents"], counts["queries"], counts["pairs"]) == (7, 3, 3)
+    assert counts["selected_pairs"] == len({query for query, _, _ in expected})
+    assert counts["selected_pairs"] + sum(counts["dropped"].values()) == counts["pairs"]
+    assert counts["negatives"] == len(expected) == sum(counts["certificates"].values())
+    assert (counts["texts_encoded"], counts["texts_reused"]) == (0, 0)
+    assert manifest["space"]["fused_width"] == manifest["space"]["width"] == 3
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == json.loads(json.dumps(manifest))
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    assert {"negatives.parquet", "triplets.parquet", "quarantine.jsonl"} <= set(manifest["files"])
+
+
+COLUMNS = {
+    "negatives": {
+        "query_id": pa.string(),
+        "positive_id": pa.string(),
+        "negative_id": pa.string(),
+        "rank": pa.int32(),
+        "d_query_positive": pa.float64(),
+        "d_query_negative": pa.float64(),
+        "d_positive_negative": pa.float64(),
+        "certificate": pa.string(),
+    },
+    "triplets": {
+        "query": pa.large_string(),
+        "positive": pa.large_string(),
+        "negative": pa.large_string(),
+        "query_id": pa.string(),
+        "positive_id": pa.string(),
+        "negative_id": pa.string(),
+    },
+}
+
+
+@pytest.mark.parametrize("train", [TRAIN, {"lunch-when": ["lunch"]}], ids=["some", "none"])
+@pytest.mark.parametrize("name", ["negatives", "triplets"])
+def test_columns_and_types_are_the_same_whether_or_not_anything_is_found(name, train, tmp_path):
+    folder = write_collection(tmp_path / "data", DOCUMENTS, QUERIES, train)
+    manifest = pipeline.mine(folder, tmp_path / "out", precomputed(folder))
+    table = pq.read_table(tmp_path / "out" / f"{name}.parquet")
+    assert {field.name: field.type for field in table.schema} == COLUMNS[name]
+    assert table.column_names == list(COLUMNS[name])
+    assert bool(len(table)) == (train is TRAIN)
+    if train is not TRAIN:
+        assert manifest["counts"]["dropped"] == {"positive_is_nearest": 1, "nearer_ones_resemble_positive": 0}
+
+
+def test_the_same_text_under_another_id_is_never_a_negative(tmp_path):
+    documents = {name: DOCUMENTS[name] for name in ("mysql-cloud", "lunch")}
+    documents["copy"] = (DOCUMENTS["mysql-cloud"][0], [1.0, 0.0, 0.0])  # a copy whose vector would pass
+    documents["other"] = ("Another page", [1.0, 0.01, 0.0])
+    queries = {"q": ("query", [1.0, 0.0, 0.1])}
+    folder = write_collection(tmp_path / "data", documents, queries, {"q": ["mysql-cloud"]})
+    pipeline.mine(folder, tmp_path / "out", precomputed(folder, "select.negatives=5"))
+    assert pq.read_table(tmp_path / "out" / "negatives.parquet")["negative_id"].to_pylist() == ["other"]
+
+
+def test_positives_of_another_split_are_never_negatives(tmp_path):
+    documents = {"p": ("p", [1.0, 1.0]), "hidden": ("hidden", [1.0, 0.0]), "n": ("n", [1.0, -0.1])}
+    folder = write_collection(tmp_path / "data", documents, {"q": ("q", [1.0, 0.01])}, {"q": ["p"]})
+    (folder / "qrels" / "test.tsv").write_text("q\thidden\t1", encoding="utf-8")
+    pipeline.mine(folder, tmp_path / "out", precomputed(folder, "select.negatives=5"))
+    assert pq.read_table(tmp_path / "out" / "negatives.parquet")["negative_id"].to_pylist() == ["n"]
+
+
+def test_one_document_is_a_clear_error(tmp_path):
+    documents = {"lunch": DOCUMENTS["lunch"]}
+    folder = write_collection(tmp_path / "data", documents, QUERIES, {"lunch-when": ["lunch"]})
+    with pytest.raises(DataError, match=r"corpus has 1 usable document.*at least 2 are needed"):
+        pipeline.mine(folder, tmp_path / "out", precomputed(folder))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_an_ensemble_with_a_lexical_encoder_and_a_pca_is_mined_and_reused(folder, tmp_path):
+    encoders = f"[{{name: mine, precomputed: '{folder}', weight: 2}}, {{name: words, lexical: {{width: 4}}}}]"
+    config = load(overrides=[f"encoders={encoders}", *SETTINGS, "reduce.variance=0.9"])
+    first = pipeline.mine(folder, tmp_path / "out", config)
+    mined = (tmp_path / "out" / "negatives.parquet").read_bytes()
+    assert first["space"]["fused_width"] == 7
+    assert first["space"]["width"] < 7
+    assert first["space"]["variance_kept"] >= 0.9
+    assert (first["counts"]["texts_encoded"], first["counts"]["texts_reused"]) == (9, 0)  # ten, two of them equal
+    again = pipeline.mine(folder, tmp_path / "out", config)
+    assert (again["counts"]["texts_encoded"], again["counts"]["texts_reused"]) == (0, 9)
+    assert (tmp_path / "out" / "negatives.parquet").read_bytes() == mined
+
+
+def test_sentence_transformers_trains_on_the_triplets_as_they_stand(folder, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="pip install 'sentence-transformers[train]'")
+    import torch
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import TripletLoss
+
+    pipeline.mine(folder, tmp_path / "out", precomputed(folder, "select.negatives=3"))
+    columns = ["query", "positive", "negative"]
+    triplets = datasets.Dataset.from_parquet(
+        str(tmp_path / "out" / "triplets.parquet"), columns=columns, cache_dir=str(tmp_path / "cache")
+    )
+    assert triplets.column_names == columns
+    assert len(triplets) > 0
+    model = SentenceTransformer(str(tiny_model(tmp_path / "model")), device="cpu", local_files_only=True)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path / "training"),
+        max_steps=1,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+    )
+    SentenceTransformerTrainer(
+        model=model, args=arguments, train_dataset=triplets, loss=TripletLoss(model, triplet_margin=5)
+    ).train()
+    moved = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
+    assert len(moved) > len(before) / 2

@@ -1,0 +1,46 @@
+"""What `import hnmine` gives, and what it does not load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import hnmine
+
+HEAVY = ("torch", "ray", "transformers", "sentence_transformers", "sklearn", "pyarrow", "faiss", "cuml", "bm25s")
+
+
+def loaded_after(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has loaded after `code`."""
+    report = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_everything_the_package_names_can_be_had_and_nothing_else() -> None:
+    assert dir(hnmine) == sorted(hnmine.__all__)
+    for name in hnmine.__all__:
+        assert getattr(hnmine, name).__module__.startswith("hnmine."), name
+    with pytest.raises(AttributeError, match="module 'hnmine' has no attribute 'minne'"):
+        _ = hnmine.minne
+    assert issubclass(hnmine.HnmineError, ValueError)
+    assert hnmine.load_config(overrides=["select.negatives=4"]).select.negatives == 4
+
+
+def test_the_package_itself_loads_nothing_heavy_and_runs_nothing() -> None:
+    loaded = loaded_after("import hnmine")
+    assert "hnmine" in loaded
+    assert not loaded & {*HEAVY, "numpy", "pydantic", "yaml"}
+
+
+def test_the_settings_load_nothing_heavy() -> None:
+    assert not loaded_after("import hnmine; hnmine.load_config(); hnmine.HnmineError") & {*HEAVY, "numpy"}
+
+
+def test_the_numerics_and_mining_load_neither_torch_nor_ray() -> None:
+    loaded = loaded_after("import hnmine.mining, hnmine.select, hnmine.search, hnmine.reduce, hnmine.pipeline")
+    assert "pyarrow" in loaded
+    assert not loaded & {"torch", "ray", "transformers", "sentence_transformers"}

@@ -1,0 +1,259 @@
+"""The steps end to end, through the command line and through `import hnmine`, on a collection one can judge by eye."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from sentence_transformers import CrossEncoder
+from test_reranker import tiny_model
+
+import hnmine
+
+LEXICAL = "encoders=[{name: lexical, lexical: {width: 8}}]"
+_TOPICS = ("apple", "bread", "candle", "desk", "eagle", "forest", "garden", "harbour", "island", "jacket")
+_SPLITS = {"train": slice(0, 12), "dev": slice(12, 16), "test": slice(16, 20)}
+
+
+def write_collection(folder: Path, splits: Iterable[str] = ("train", "dev", "test")) -> Path:
+    """Of ten topics a guide, a price and a story: 30 documents; two queries a topic: 20, whose words lead astray."""
+    documents, queries = [], []
+    for topic, other in zip(_TOPICS, (*_TOPICS[1:], _TOPICS[0]), strict=True):
+        guide = f"Wash it gently, keep it dry, and look after the {topic} and the {other} in winter."
+        documents.append({"_id": f"{topic}-guide", "title": f"Caring for the {topic}", "text": guide})
+        price = f"What the {topic} costs in spring, and what the {other} costs."
+        documents.append({"_id": f"{topic}-price", "title": f"Price of the {topic}", "text": price})
+        story = f"Long ago a {topic} was lost near the {other}, and found."
+        documents.append({"_id": f"{topic}-story", "title": f"Story of the {topic}", "text": story})
+        queries.append((f"{topic}-care", f"what the {topic} in winter costs to keep", f"{topic}-guide"))
+        queries.append((f"{topic}-lost", f"price of {topic} lost long ago", f"{topic}-story"))
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
+    (folder / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text, _ in queries)
+    )
+    for split in splits:
+        rows = "".join(f"{name}\t{positive}\t1\n" for name, _, positive in queries[_SPLITS[split]])
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
+    return folder
+
+
+def hnmine_(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """Call the installed command line in a process of its own."""
+    command = [sys.executable, "-m", "hnmine.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | more)
+
+
+def settings(model: Path, *more: str) -> list[str]:
+    """Settings that make a run of seconds."""
+    overrides = [LEXICAL, f"train.model={model}", "train.max_tokens=64", "train.dtype=float32", *more]
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a run that is a result; the manifest and the record of a model tell times."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink() and path.suffix in (".parquet", ".safetensors", ".jsonl")
+    }
+
+
+def half_written(folder: Path) -> list[str]:
+    """Hidden files, and folders of work, that only a run in progress has."""
+    hidden = [path for path in folder.rglob(".*") if path.name != ".lock"]
+    return [path.relative_to(folder).as_posix() for path in (*hidden, *folder.rglob("*.tmp"))]
+
+
+Whole = tuple[Path, Path, list[str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """`hnmine run` from a model without a head, with both presets."""
+    folder = tmp_path_factory.mktemp("whole")
+    body = tiny_model(folder / "body", head=False, spread=1)
+    data, out = write_collection(folder / "data"), folder / "out"
+    options = settings(body, "train.learning_rate=0.003", "train.warm_up.learning_rate=0.003")
+    done = hnmine_("run", "--data", data, "--out", out, *options, "--preset", "paper", "--preset", "anchored")
+    assert done.returncode == 0, done.stderr
+    return data, out, options, done
+
+
+@pytest.mark.ray
+def test_a_run_mines_what_one_can_see_to_be_hard(whole: Whole) -> None:
+    _, out, _, done = whole
+    rows = pq.read_table(out / "negatives.parquet").to_pylist()
+    negatives = {row["query_id"]: row["negative_id"] for row in rows}
+    prices = {f"{topic}-care": f"{topic}-price" for topic in _TOPICS[:6]}
+    assert prices.items() <= negatives.items(), "`in winter costs to keep` has the words of the price"
+    for row in rows:
+        assert row["d_query_negative"] < min(row["d_query_positive"], row["d_positive_negative"])
+    triplets = pq.read_table(out / "triplets.parquet").to_pylist()
+    assert [row["negative_id"] for row in triplets] == [row["negative_id"] for row in rows]
+    assert triplets[0]["positive"] == (
+        "Caring for the apple\nWash it gently, keep it dry, and look after the apple and the bread in winter."
+    )
+    assert f"of {len(rows)} mined triplets" in done.stdout
+
+
+@pytest.mark.ray
+def test_the_manifest_accounts_for_every_row_and_pair(whole: Whole) -> None:
+    _, out, _, _ = whole
+    manifest = json.loads((out / "manifest.json").read_text())
+    counts = manifest["counts"]
+    assert (counts["documents"], counts["queries"], counts["pairs"]) == (30, 12, 12)
+    assert counts["selected_pairs"] + sum(counts["dropped"].values()) == 12
+    assert sum(counts["certificates"].values()) == counts["negatives"] > 0
+    assert counts["rows_read"] == counts["rows_kept"]
+    for name, sha256 in manifest["files"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == sha256
+    assert manifest["config"]["train"]["presets"] == ["paper", "anchored"]
+    assert half_written(out) == []
+
+
+@pytest.mark.ray
+def test_the_link_leads_to_the_best_on_dev_and_none_is_worse_there_than_the_start(whole: Whole) -> None:
+    _, out, _, _ = whole
+    training = json.loads((out / "manifest.json").read_text())["training"]
+    start, presets = training["start"], training["presets"]
+    assert start["warmed_up"]
+    assert sorted(presets) == ["anchored", "paper"]
+    for record in presets.values():
+        assert record["dev_by_step"]["0"] == start["dev"] <= record["dev"]
+        assert record["dev"] == max(record["dev_by_step"].values())
+    assert presets["paper"]["recipe"]["loss"] == "margin"
+    assert presets["anchored"]["recipe"]["loss"] == "infonce"
+    assert (presets["paper"]["lists"], presets["anchored"]["lists"]) == (
+        json.loads((out / "manifest.json").read_text())["counts"]["selected_pairs"],
+        12,
+    )
+    best = max(presets, key=lambda name: presets[name]["dev"])
+    assert training["best"] == best
+    assert os.readlink(out / "reranker") == f"rerankers/{best}"
+    assert np.isfinite(CrossEncoder(str(out / "reranker"), device="cpu").predict([("price of apple", "apple")])).all()
+
+
+@pytest.mark.ray
+def test_the_table_is_what_the_stored_scores_say(whole: Whole) -> None:
+    _, out, _, done = whole
+    evaluation = json.loads((out / "manifest.json").read_text())["evaluation"]
+    assert evaluation["split"] == "test"
+    names = ["first stage: BM25", "before: warm-started", "after: paper", "after: anchored"]
+    assert list(evaluation["metrics"]) == names
+    assert evaluation["table"] in done.stdout
+    for name in names[1:]:
+        stored = pq.read_table(out / "evaluation" / f"{name.replace(': ', '-')}.parquet")
+        assert len(stored) == evaluation["queries"] == 4
+        for metric, value in evaluation["metrics"][name].items():
+            assert np.mean(stored.column(metric).to_pylist()) == pytest.approx(value)
+
+
+@pytest.mark.ray
+def test_a_second_run_from_python_reuses_everything_and_leaves_the_same_bytes(
+    whole: Whole, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out, options, _ = whole
+    before = contents(out)
+    overrides = [*options[1::2], "train.presets=[paper, anchored]"]
+    manifest = hnmine.run(data, out, hnmine.load_config(overrides=overrides))
+    assert contents(out) == before
+    assert manifest["counts"]["texts_encoded"] == 0
+    assert manifest["counts"]["texts_reused"] == 42
+    said = capsys.readouterr().err
+    for name in ("start", "paper", "anchored"):
+        assert f"{name}: reused {out / 'rerankers' / name} (same pairs, settings, versions)" in said
+    assert said.count("evaluate │") == 3
+    assert said.count(f": reused {out / 'evaluation'}") == 3
+
+
+@pytest.mark.ray
+def test_mining_again_elsewhere_gives_the_same_bytes(whole: Whole, tmp_path: Path) -> None:
+    data, out, options, _ = whole
+    manifest = hnmine.mine(str(data), str(tmp_path / "out"), hnmine.load_config(overrides=options[1::2]))
+    for name in ("negatives.parquet", "triplets.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
+        assert manifest["files"][name] == json.loads((out / "manifest.json").read_text())["files"][name]
+
+
+@pytest.mark.ray
+def test_data_that_changed_after_mining_is_refused_by_train(whole: Whole, tmp_path: Path) -> None:
+    data, out, options, _ = whole
+    shutil.copytree(out, tmp_path / "out", symlinks=True)
+    changed = shutil.copytree(data, tmp_path / "data")
+    corpus = (data / "corpus.jsonl").read_text().replace("apple-price", "apple-cost")
+    (changed / "corpus.jsonl").write_text(corpus)
+    done = hnmine_("train", "--data", changed, "--out", tmp_path / "out", *options)
+    assert done.returncode == 2
+    assert "negatives.parquet names 'apple-price', which --data does not have; mine again from this data" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_train_without_mine_and_evaluate_without_train_say_what_to_run_first(tmp_path: Path) -> None:
+    data, ranker = write_collection(tmp_path / "data"), tiny_model(tmp_path / "ranker")
+    config = hnmine.load_config(overrides=settings(ranker)[1::2])
+    with pytest.raises(hnmine.HnmineError, match=r"negatives\.parquet does not exist; run `hnmine mine` with the same"):
+        hnmine.train(data, tmp_path / "out", config)
+    with pytest.raises(hnmine.HnmineError, match=r"holds no trained re-ranker; run `hnmine train` with the same"):
+        hnmine.evaluate(data, tmp_path / "out", config)
+
+
+def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
+    data, ranker = write_collection(tmp_path / "data"), tiny_model(tmp_path / "ranker")
+    for file in (data / "qrels").iterdir():  # the guide's and the story's own words: nothing is nearer
+        file.write_text("")
+    rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
+    texts = [f"{row['title']} {row['text']}" for row in rows[:6]]
+    queries = "".join(json.dumps({"_id": f"q{i}", "text": text}) + "\n" for i, text in enumerate(texts))
+    (data / "queries.jsonl").write_text(queries)
+    for split, chosen in (("train", range(4)), ("dev", range(4, 6))):
+        qrels = "".join(f"q{i}\t{rows[i]['_id']}\t1\n" for i in chosen)
+        (data / "qrels" / f"{split}.tsv").write_text(qrels)
+    (data / "qrels" / "test.tsv").unlink()
+    config = hnmine.load_config(overrides=[*settings(ranker)[1::2], "train.presets=[paper]"])
+    manifest = hnmine.mine(data, tmp_path / "out", config)
+    assert manifest["counts"]["dropped"] == {"positive_is_nearest": 4, "nearer_ones_resemble_positive": 0}
+    with pytest.raises(hnmine.HnmineError, match=r"preset paper: none of 4 train pairs has a negative.*anchored"):
+        hnmine.train(data, tmp_path / "out", config)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("sent", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
+    tmp_path: Path, sent: signal.Signals, code: int, word: str
+) -> None:
+    data, ranker = write_collection(tmp_path / "data"), tiny_model(tmp_path / "ranker")
+    options = settings(ranker, "train.epochs=5000")
+    command = [sys.executable, "-m", "hnmine.cli", "run", "--data", str(data), "--out", str(tmp_path / "out"), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if "step 0:" in line:
+                break
+        refused = hnmine_("mine", "--data", data, "--out", tmp_path / "out", *options)
+        process.send_signal(sent)
+        rest = process.stderr.read()
+        assert process.wait(60) == code, said + rest
+    assert rest.splitlines()[-1] == f"{word}; the same command goes on from here"
+    assert "Traceback" not in rest
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        f"error: another hnmine is working on {tmp_path / 'out'}; wait for it or choose another --out\n"
+    )
+    assert half_written(tmp_path / "out") == []
+    assert list((tmp_path / "out" / "rerankers").iterdir()) == []
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["negatives"] > 0

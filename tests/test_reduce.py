@@ -1,0 +1,159 @@
+"""The basis against scikit-learn in float64, the cut against its definition, the stream against the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hnmine import reduce as reduce_module
+from hnmine.device import Choice
+from hnmine.errors import DataError
+from hnmine.fuse import unit_rows
+from hnmine.reduce import Basis, cut, fit, project, project_all
+
+CPU = Choice(kind="cpu", reason="test")
+
+
+def cloud(rows: int, columns: int, seed: int = 0, decay: float = 0.8) -> np.ndarray:
+    """Unit rows around a common direction, with a falling spectrum: what encoders give."""
+    rng = np.random.default_rng(seed)
+    spread = decay ** np.arange(columns)
+    values = rng.normal(size=(rows, columns)) * spread
+    mixed = values @ np.linalg.qr(rng.normal(size=(columns, columns)))[0] + 0.5
+    return unit_rows(mixed.astype(np.float32))
+
+
+def fitted(fused: np.ndarray, variance: float = 0.95, fit_rows: int = 10**6, seed: int = 0) -> Basis:
+    return fit(lambda rows: fused[rows], len(fused), variance=variance, fit_rows=fit_rows, seed=seed, device=CPU)
+
+
+def whole_spectrum(fused: np.ndarray):
+    from sklearn.decomposition import PCA
+
+    return PCA(svd_solver="full").fit(fused.astype(np.float64))
+
+
+@pytest.mark.parametrize("variance", [0.01, 0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize(("rows", "columns"), [(400, 30), (20, 50), (30, 30)])
+def test_the_basis_equals_scikit_learn_in_float64(variance, rows, columns):
+    fused = cloud(rows, columns)
+    truth, basis = whole_spectrum(fused), fitted(fused, variance)
+    shares = np.cumsum(truth.explained_variance_ratio_)
+    width = int(np.flatnonzero(shares >= variance)[0]) + 1
+    assert basis.width == width
+    assert basis.kept == pytest.approx(shares[width - 1], abs=1e-5)
+    assert basis.mean_C == pytest.approx(truth.mean_, abs=1e-6)
+    cosines = (basis.components_RC * truth.components_[:width]).sum(axis=1)
+    assert np.abs(cosines) == pytest.approx(1, abs=1e-3)
+    expected = (fused.astype(np.float64) - truth.mean_) @ truth.components_[:width].T * np.sign(cosines)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert project(basis, fused) == pytest.approx(expected, abs=5e-3)
+
+
+def test_all_of_the_variance_is_the_numerical_rank():
+    for rows, columns, rank in ((400, 30, 30), (20, 50, 19)):
+        basis = fitted(cloud(rows, columns, decay=0.95), 1.0)
+        assert basis.width == rank
+        assert basis.kept == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rows", [200, 25])
+def test_a_rank_deficient_cloud_has_no_more_components_than_rank(rows):
+    rng = np.random.default_rng(2)
+    fused = (rng.normal(size=(rows, 5)) @ rng.normal(size=(5, 40))).astype(np.float32)
+    assert fitted(fused, 1.0).width == 5
+    assert np.isfinite(project(fitted(fused, 1.0), fused)).all()
+
+
+def test_with_all_the_variance_distances_are_those_of_the_centred_rows():
+    fused = cloud(100, 12, decay=0.95)
+    space = project(fitted(fused, 1.0), fused)
+    centred = unit_rows(fused - fused.mean(axis=0))
+    assert space @ space.T == pytest.approx(centred @ centred.T, abs=1e-4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    spectrum=st.lists(st.floats(1e-3, 1), min_size=1, max_size=20).map(lambda s: np.array(sorted(s, reverse=True))),
+    variance=st.floats(1e-6, 1),
+)
+def test_the_width_is_really_the_smallest(spectrum, variance):
+    width = cut(spectrum, variance)
+    assert spectrum[:width].sum() / spectrum.sum() >= variance - 1e-9
+    assert width == 1 or spectrum[: width - 1].sum() / spectrum.sum() < variance
+
+
+def test_a_share_that_is_reached_exactly_needs_no_more():
+    assert cut(np.array([4.0, 3.0, 2.0, 1.0]), 0.7) == 2
+    assert cut(np.array([4.0, 3.0, 2.0, 1.0]), 0.71) == 3
+    assert cut(np.array([1.0, 1e-12, 0.0]), 1.0) == 1
+
+
+@pytest.mark.parametrize("value", [np.array([0.6, 0.8, 0.0]), np.zeros(3), np.array([0.01, 0.0, 0.0])])
+def test_equal_vectors_are_a_data_error(value):
+    fused = np.tile(value.astype(np.float32), (50, 1))
+    with pytest.raises(DataError, match=r"all 50 document vectors are equal"):
+        fitted(fused)
+    with pytest.raises(DataError, match=r"all 50 document vectors are equal"):  # but for rounding
+        fitted(fused * (1 + np.random.default_rng(0).integers(-1, 2, fused.shape) * np.float32(2**-23)))
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1.0, 1e4])
+def test_the_weight_of_a_lone_encoder_changes_nothing(weight):
+    fused = cloud(200, 20)
+    expected = fitted(fused)
+    basis = fitted(fused * np.float32(weight))
+    assert basis.width == expected.width
+    assert project(basis, fused * np.float32(weight)) == pytest.approx(project(expected, fused), abs=1e-3)
+
+
+def test_two_different_documents_are_enough():
+    fused = np.eye(2, dtype=np.float32)
+    assert fitted(fused).width == 1
+    assert project(fitted(fused), fused)[:, 0].tolist() == pytest.approx([1, -1]) or project(fitted(fused), fused)[
+        :, 0
+    ].tolist() == pytest.approx([-1, 1])
+
+
+def test_one_document_is_a_data_error():
+    with pytest.raises(DataError, match=r"at least 2 documents, got 1.*reduce.variance=null"):
+        fitted(np.ones((1, 3), np.float32))
+
+
+def test_the_sample_is_seeded_and_without_repeats():
+    fused, asked = cloud(500, 10), []
+
+    def rows_of(rows: np.ndarray) -> np.ndarray:
+        asked.append(rows.tolist())
+        return fused[rows]
+
+    def once(seed: int) -> Basis:
+        return fit(rows_of, 500, variance=0.9, fit_rows=100, seed=seed, device=CPU)
+
+    first, again, other = once(1), once(1), once(2)
+    assert asked[0] == asked[1] != asked[2]
+    assert len(set(asked[0])) == 100
+    assert first.fitted_rows == 100
+    assert np.array_equal(first.components_RC, again.components_RC)
+    assert not np.array_equal(first.components_RC, other.components_RC)
+    assert first.mean_C == pytest.approx(fused[asked[0]].mean(axis=0), abs=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 7, 100, 1000])
+def test_the_streamed_projection_equals_the_whole(block, monkeypatch):
+    fused = cloud(100, 16)
+    basis = fitted(fused)
+    monkeypatch.setattr(reduce_module, "BLOCK_ROWS", block)
+    parts = list(project_all(basis, lambda rows: fused[rows], len(fused)))
+    assert max(map(len, parts)) <= block
+    assert np.concatenate(parts) == pytest.approx(project(basis, fused), abs=1e-6)
+    assert np.linalg.norm(np.concatenate(parts), axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_without_a_basis_the_space_is_the_fused_rows_as_unit_vectors():
+    fused = cloud(30, 8) * np.float32(3)
+    whole = np.concatenate(list(project_all(None, lambda rows: fused[rows], len(fused))))
+    assert np.array_equal(whole, unit_rows(fused))
+    assert whole.dtype == np.float32

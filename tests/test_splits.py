@@ -1,0 +1,98 @@
+"""Which pairs serve which purpose, and what is held out where a split is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_pipeline import write_collection
+
+from hnmine.config import Config, load
+from hnmine.errors import DataError
+from hnmine.first_stage import NO_ROW, bm25
+from hnmine.sources import read_beir
+from hnmine.splits import Splits
+from hnmine.types import Pairs
+
+
+def splits_of(folder: Path, *overrides: str) -> Splits:
+    config = load(overrides=overrides)
+    return Splits(read_beir(folder, config.sources), config)
+
+
+def as_set(pairs: Pairs) -> set[tuple[int, int]]:
+    return set(zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True))
+
+
+def test_each_split_is_what_its_file_says(tmp_path: Path) -> None:
+    splits = splits_of(write_collection(tmp_path / "data"))
+    assert [len(pairs) for pairs in (splits.train, splits.dev, splits.test)] == [12, 4, 4]
+    assert (splits.dev_name, splits.test_name) == ("dev", "test")
+    assert splits.collection.queries.ids[splits.dev.query_rows_P[0]] == "garden-care"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_a_dev_split_whole_queries_are_held_out_by_seed(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_collection(tmp_path / "data", ["train", "test"])
+    with (folder / "qrels" / "train.tsv").open("a") as qrels:
+        qrels.writelines(f"{topic}-care\t{topic}-price\t1\n" for topic in ("apple", "bread", "candle", "desk"))
+    overrides = ("sources.dev_share=0.25", f"sources.seed={seed}")
+    splits, again = splits_of(folder, *overrides), splits_of(folder, *overrides)
+    everything = as_set(splits.collection.pairs("train"))
+    assert as_set(splits.dev) | as_set(splits.train) == everything
+    assert len(everything) == len(splits.dev) + len(splits.train) == 16
+    assert not set(splits.dev.query_rows_P) & set(splits.train.query_rows_P)
+    assert len(np.unique(splits.dev.query_rows_P)) == 3
+    assert as_set(splits.dev) == as_set(again.dev)
+    assert as_set(splits.dev) != as_set(splits_of(folder, overrides[0], f"sources.seed={seed + 10}").dev)
+    assert "no dev split: 25% of train queries are held out for early stopping" in capsys.readouterr().err
+
+
+def test_without_a_test_split_the_dev_queries_are_reported_and_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = splits_of(write_collection(tmp_path / "data", ["train", "dev"]))
+    assert as_set(splits.test) == as_set(splits.dev)
+    assert splits.test_name == "dev"
+    assert "no test split: dev is reported, which also chose the step" in capsys.readouterr().err
+
+
+def test_of_a_single_train_query_nothing_can_be_held_out(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "data", ["train"])
+    (folder / "qrels" / "train.tsv").write_text("apple-care\tapple-guide\t1\napple-care\tapple-price\t1\n")
+    with pytest.raises(DataError, match=r"one train query only, and no dev split .* add qrels/dev\.tsv"):
+        splits_of(folder)
+
+
+def test_a_large_share_leaves_a_query_to_train_on(tmp_path: Path) -> None:
+    splits = splits_of(write_collection(tmp_path / "data", ["train"]), "sources.dev_share=0.99")
+    assert len(splits.train) == 1
+    assert len(splits.dev) == 11
+
+
+def test_the_first_stage_is_that_of_each_query_alone_and_deep_enough_for_both_its_uses(tmp_path: Path) -> None:
+    splits = splits_of(write_collection(tmp_path / "data"), "evaluate.depth=2", "train.anchors.depth=7")
+    splits.first_stage(np.array([3, 1]))
+    first = splits.first_stage(np.array([1, 5]))
+    assert sorted(first) == [1, 3, 5]
+    settings = Config().evaluate
+    for row, (docs, scores) in first.items():
+        query = splits.collection.queries.take([row])
+        expected = bm25(splits.collection.documents, query, 7, k1=settings.k1, b=settings.b)
+        assert docs.tolist() == expected[0][0].tolist()
+        assert scores.tolist() == expected[1][0].tolist()
+
+
+def test_a_task_has_the_queries_of_the_pairs_or_a_seeded_sample_of_them(tmp_path: Path) -> None:
+    splits = splits_of(write_collection(tmp_path / "data"), "evaluate.depth=5")
+    whole, one, same = (splits.task(splits.train, limit, 3) for limit in (None, 4, 4))
+    assert whole.doc_rows_QK.shape == (12, 5)
+    assert len(whole) == len(splits.task(splits.train, 12, 3)) == 12
+    assert len(one) == 4
+    assert one.queries.ids == same.queries.ids
+    assert set(one.queries.ids) < set(whole.queries.ids)
+    assert any(splits.task(splits.train, 4, seed).queries.ids != one.queries.ids for seed in range(5))
+    assert (whole.doc_rows_QK[:, 0] != NO_ROW).all()

@@ -1,0 +1,158 @@
+"""Fine-tuning by Ray Train, for real, with a model small enough for seconds."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import CrossEncoder
+from test_reranker import load, spoil, tiny_model
+
+from hnmine.config import TrainConfig
+from hnmine.device import Choice
+from hnmine.errors import ModelError
+from hnmine.evaluation import Task, means, measure, rerank
+from hnmine.training import Lists, Recipe, Trained, train
+from hnmine.types import Texts
+
+pytestmark = pytest.mark.ray
+
+_RECIPE = Recipe.of(
+    TrainConfig(
+        epochs=3,
+        learning_rate=3e-3,
+        dropout=0.0,
+        pairs_per_batch=8,
+        max_tokens=32,
+        evaluations_per_epoch=1,
+    ),
+    Choice(kind="cpu", reason="test"),
+    "float32",
+)
+
+
+def recipe(**changes: object) -> Recipe:
+    return Recipe(**({name: getattr(_RECIPE, name) for name in Recipe.__dataclass_fields__} | changes))
+
+
+def lists(count: int, *, reversed_labels: bool = False) -> Lists:
+    """Relevant is what begins with `yes`; lists have one to three negatives."""
+    rng = np.random.default_rng(0)
+    good, bad = ("no", "yes") if reversed_labels else ("yes", "no")
+    names = ["".join(rng.choice(list("abcdef"), size=4)) for _ in range(count)]
+    documents = tuple(
+        (f"{good} {name}", *(f"{bad} {name}{'x' * i}" for i in range(rng.integers(1, 4)))) for name in names
+    )
+    return Lists(queries=tuple(names), documents=documents)
+
+
+def dev_task() -> Task:
+    """The same rule on other names: of eight documents two begin with `yes`, one of these is right."""
+    names = ("abc", "fed", "cab", "bad", "deaf", "face")
+    texts = [f"{'yes' if i % 4 == 0 else 'no'} {'xyzw'[i % 4] * 2}" for i in range(8)]
+    return Task(
+        queries=Texts(ids=names, texts=names),
+        doc_rows_QK=np.tile(np.arange(8), (len(names), 1)),
+        first_scores_QK=np.zeros((len(names), 8), np.float32),
+        document_texts=dict(enumerate(texts)),
+        relevant=tuple(frozenset({0, 4}) for _ in names),
+    )
+
+
+def dev_metric(model: Path) -> float:
+    return means(measure(dev_task(), rerank(dev_task(), load(model, max_tokens=32))))["MRR@10"]
+
+
+def fit(start: Path, out: Path, given: Lists, workers: int = 1, **changes: object) -> Trained:
+    return train(out.name, start, given, dev_task(), recipe(**changes), out, workers=workers)
+
+
+def sha256(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A re-ranker that prefers the wrong documents."""
+    folder = tmp_path_factory.mktemp("models")
+    starts = (tiny_model(folder / str(seed), seed=seed, spread=1) for seed in range(100))
+    return next(model for model in starts if dev_metric(model) < 0.4)
+
+
+@pytest.fixture(scope="module")
+def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
+    """One worker, 33 lists in batches of 8: the last batch holds one list."""
+    out = tmp_path_factory.mktemp("trained") / "model"
+    return out, fit(start, out, lists(33))
+
+
+def test_training_improves_the_dev_queries_and_what_it_says_of_them_holds(
+    start: Path, trained: tuple[Path, Trained]
+) -> None:
+    out, outcome = trained
+    assert outcome.steps == 15
+    assert sorted(outcome.dev) == [0, 5, 10, 15]
+    assert outcome.dev[0] == pytest.approx(dev_metric(start))
+    assert outcome.best_step > 0
+    assert outcome.dev[outcome.best_step] == max(outcome.dev.values()) > outcome.dev[0] + 0.3
+    assert outcome.best_step == min(step for step, value in outcome.dev.items() if value == max(outcome.dev.values()))
+    assert dev_metric(out) == pytest.approx(outcome.dev[outcome.best_step]), "the folder holds the step that was kept"
+
+
+def test_the_outcome_is_a_model_folder_of_cross_encoder_and_nothing_is_left_beside_it(
+    trained: tuple[Path, Trained],
+) -> None:
+    out, _ = trained
+    pairs = [("abc", "yes xx"), ("abc", "no xx")]
+    theirs = CrossEncoder(str(out), device="cpu").predict(pairs, show_progress_bar=False)
+    ours = load(out, max_tokens=32).scores(*map(list, zip(*pairs, strict=True)))
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    assert theirs[0] > theirs[1]
+    assert leftovers(out.parent) == []
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit_and_replaces_what_is_there(
+    start: Path, trained: tuple[Path, Trained], tmp_path: Path
+) -> None:
+    out, outcome = trained
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "stale.txt").write_text("from an earlier run")
+    assert fit(start, tmp_path / "again", lists(33)) == outcome
+    assert sha256(tmp_path / "again") == sha256(out)
+    assert not (tmp_path / "again" / "stale.txt").exists()
+
+
+@pytest.mark.slow
+def test_two_workers_train_the_model_that_one_trains(
+    start: Path, trained: tuple[Path, Trained], tmp_path: Path
+) -> None:
+    out, outcome = trained
+    assert fit(start, tmp_path / "two", lists(33), workers=2) == outcome
+    texts = [f"{word} {name}" for word in ("yes", "no") for name in ("abc", "face", "xy")]
+    begun, alone, together = (
+        load(model, max_tokens=32).scores(["abc"] * len(texts), texts) for model in (start, out, tmp_path / "two")
+    )
+    assert np.abs(alone - together).max() < np.abs(alone - begun).max() / 100
+
+
+def test_the_start_is_kept_where_training_only_harms(trained: tuple[Path, Trained], tmp_path: Path) -> None:
+    good, _ = trained
+    outcome = fit(good, tmp_path / "worse", lists(16, reversed_labels=True), loss="margin")
+    assert min(outcome.dev.values()) < outcome.dev[0], "it was harmed on the way"
+    assert outcome.best_step == 0
+    assert sha256(tmp_path / "worse") == sha256(good)
+    assert dev_metric(tmp_path / "worse") == pytest.approx(outcome.dev[0])
+
+
+def test_a_loss_of_nan_is_one_clear_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    body = spoil(tiny_model(tmp_path / "models" / "body", head=False))
+    with pytest.raises(ModelError) as caught:
+        fit(body, tmp_path / "out" / "model", lists(8), learning_rate=1e-5)
+    assert str(caught.value) == "training of model failed: the loss became nan at step 1; lower train.learning_rate"
+    assert list((tmp_path / "out").iterdir()) == []
