@@ -104,6 +104,7 @@ class ReduceConfig(_Section):
     variance: Share | None = Field(0.95, description="share of the variance to keep; null: no PCA")
     fit_rows: int = Field(200_000, ge=2, description="documents the basis is fitted on; of more, a seeded sample")
     seed: int = Field(0, ge=0, description="seed of that sample")
+    basis: Path | None = Field(None, description="use the basis.safetensors of an earlier run; null: fit one")
     device: Device = "auto"
 
 
@@ -111,6 +112,9 @@ class SearchConfig(_Section):
     """The short list."""
 
     candidates: int = Field(64, ge=1, description="first length of the short list; grows where the proof needs it")
+    shards: int | None = Field(
+        None, ge=1, description="slices of the documents, a Ray actor each; null: one, or as many GPUs as they need"
+    )
     device: Device = "auto"
 
 
@@ -273,13 +277,20 @@ def describe() -> str:
 def _describe(section: type[BaseModel]) -> list[str]:
     lines = []
     for key, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            lines.append(f"{key}:  # {(field.annotation.__doc__ or '').strip()}")
-            lines += [f"  {line}" for line in _describe(field.annotation)]
-            continue
-        default = "(required)" if field.is_required() else _value(field.default)
-        lines.append(f"{key}: {default}" + (f"  # {field.description}" if field.description else ""))
+        below = _section_of(field.annotation)
+        if below is not None and below is field.annotation:
+            lines.append(f"{key}:  # {(below.__doc__ or '').strip()}")
+        else:
+            default = "(required)" if field.is_required() else _value(field.default)
+            lines.append(f"{key}: {default}" + (f"  # {field.description}" if field.description else ""))
+        lines += [f"  {line}" for line in _describe(below)] if below else []
     return lines
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field holds, or may hold."""
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
 def _value(value: Any) -> str:
@@ -347,7 +358,7 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
         if part == "encoders" or isinstance(part, int):
             model = EncoderConfig
         else:
-            annotation = model.model_fields[str(part)].annotation
-            candidates = [annotation, *getattr(annotation, "__args__", ())]
-            model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+            section = _section_of(model.model_fields[str(part)].annotation)
+            assert section is not None
+            model = section
     return list(model.model_fields)

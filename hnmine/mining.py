@@ -10,17 +10,18 @@ import numpy as np
 import pyarrow as pa
 
 from hnmine import device as devices
-from hnmine.config import Config, GuardsConfig
+from hnmine.config import Config, GuardsConfig, ReduceConfig
 from hnmine.embed import device_for, embed
 from hnmine.encoders import Role, plan, read_precomputed
 from hnmine.errors import DataError
 from hnmine.fuse import fuse, unit_rows
 from hnmine.guards import Agreement, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin
 from hnmine.progress import say, track
-from hnmine.reduce import Basis, fit, project_all
+from hnmine.reduce import Basis, Rows, fit, project_all
 from hnmine.runs import Run
-from hnmine.search import Searcher
-from hnmine.select import Known, select
+from hnmine.search import Searcher, gpus_needed
+from hnmine.select import Known, Search, select
+from hnmine.shards import ShardedSearcher
 from hnmine.sources import Collection
 from hnmine.store import VectorStore, keys_of
 from hnmine.types import Float32, Int64, Negatives, Pairs, Space, Texts
@@ -67,19 +68,20 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
             {row: positives[query] for row, query in enumerate(query_rows.tolist())},
             groups_of_equal_text(collection.documents),
         )
-        device = devices.choose(config.search.device, needs="faiss-gpu")
-        say("select", f"search on {device}")
+        searcher = _searcher(space, config)
         with track("select", "two conditions", len(local), "pairs") as progress:
             negatives = select(
                 space,
                 local,
                 known,
-                Searcher(space.docs_NR, device),
+                searcher,
                 negatives=config.select.negatives,
                 candidates=config.search.candidates,
                 guards=_guards(config.guards, blocks),
                 done=progress.advance,
             )
+        if isinstance(searcher, ShardedSearcher):
+            searcher.close()
     mined = Mined(
         negatives=negatives,
         pairs=local,
@@ -93,6 +95,8 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
     with run.timed("write"):
         run.write_table("negatives.parquet", negatives_table(mined, collection.documents))
         run.write_table("triplets.parquet", triplets_table(mined, collection.documents))
+        if mined.basis is not None:
+            mined.basis.save(run.out / "basis.safetensors")
     dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in negatives.dropped.items() if count)
     say(
         "select",
@@ -132,23 +136,16 @@ def build_space(blocks: Sequence[tuple[dict[Role, Float32], float]], config: Con
     documents, queries = len(blocks[0][0]["document"]), len(blocks[0][0]["query"])
     fused_width = sum(vectors["document"].shape[1] for vectors, _ in blocks)
     basis = None
-    if config.reduce.variance is not None:
-        device = devices.choose(config.reduce.device, needs="cuml-cu13")
-        with track("reduce", f"PCA of width {fused_width} on {device}", documents, "documents") as progress:
-            basis = fit(
-                lambda rows: rows_of("document", rows),
-                documents,
-                variance=config.reduce.variance,
-                fit_rows=config.reduce.fit_rows,
-                seed=config.reduce.seed,
-                device=device,
+    if config.reduce.basis is not None:
+        basis = Basis.load(config.reduce.basis)
+        if len(basis.mean_C) != fused_width:
+            raise DataError(
+                f"{config.reduce.basis} is a basis of vectors of width {len(basis.mean_C)}, the encoders give "
+                f"{fused_width}; use the encoders it was fitted with, or reduce.basis=null"
             )
-            progress.advance(documents)
-        say(
-            "reduce",
-            f"width {fused_width} → {basis.width}, keeps {basis.kept:.1%} of the variance "
-            f"of {basis.fitted_rows:,} documents",
-        )
+        say("reduce", f"basis of {config.reduce.basis}: width {fused_width} → {basis.width}")
+    elif config.reduce.variance is not None:
+        basis = _fit(lambda rows: rows_of("document", rows), documents, fused_width, config.reduce)
     width = fused_width if basis is None else basis.width
     docs_NR = np.empty((documents, width), dtype=np.float32)
     queries_QR = np.empty((queries, width), dtype=np.float32)
@@ -158,6 +155,36 @@ def build_space(blocks: Sequence[tuple[dict[Role, Float32], float]], config: Con
             target[start : start + len(block)] = block
             start += len(block)
     return Space(docs_NR=docs_NR, queries_QR=queries_QR), basis, fused_width
+
+
+def _fit(rows_of: Rows, documents: int, fused_width: int, config: ReduceConfig) -> Basis:
+    """Fit the basis, and where it was fitted on a sample, say what it keeps of documents it has not seen."""
+    assert config.variance is not None
+    device = devices.choose(config.device, needs="cuml-cu13")
+    with track("reduce", f"PCA of width {fused_width} on {device}", documents, "documents") as progress:
+        basis = fit(
+            rows_of,
+            documents,
+            variance=config.variance,
+            fit_rows=config.fit_rows,
+            seed=config.seed,
+            device=device,
+        )
+        progress.advance(documents)
+    say(
+        "reduce",
+        f"width {fused_width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} "
+        "documents" + (f", {basis.kept_held_out:.1%} of others" if basis.kept_held_out is not None else ""),
+    )
+    return basis
+
+
+def _searcher(space: Space, config: Config) -> Search:
+    """Return the index: in this process, or over shards if asked, or if one GPU cannot hold the documents."""
+    device = devices.choose(config.search.device, needs="faiss-gpu")
+    say("select", f"search on {device}")
+    shards = config.search.shards or (device.kind == "gpu" and gpus_needed(space.docs_NR.nbytes)) or 1
+    return ShardedSearcher(space.docs_NR, device, shards) if shards > 1 else Searcher(space.docs_NR, device)
 
 
 def _guards(config: GuardsConfig, blocks: Sequence[tuple[dict[Role, Float32], float]]) -> list[Guard]:

@@ -165,6 +165,7 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
             "fused_width": mined.fused_width,
             "width": mined.width,
             "variance_kept": mined.basis.kept if mined.basis else None,
+            "variance_kept_held_out": mined.basis.kept_held_out if mined.basis else None,
             "fitted_rows": mined.basis.fitted_rows if mined.basis else None,
             "library": mined.basis.library if mined.basis else None,
         },

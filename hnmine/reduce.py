@@ -7,12 +7,16 @@ goes block by block, so the fused matrix of a large corpus never exists as a who
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import cast
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from hnmine.device import Choice
 from hnmine.errors import DataError
@@ -23,6 +27,7 @@ Rows = Callable[[Int64], Float32]
 """Gives the fused vectors of these rows; called block by block."""
 
 BLOCK_ROWS = 8192
+HELD_OUT_ROWS = 8192
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
@@ -36,6 +41,8 @@ class Basis:
     """The whole spectrum, descending."""
     fitted_rows: int
     library: str
+    kept_held_out: float | None = None
+    """Share of the variance of documents outside the sample that the basis explains; None if it was fitted on all."""
 
     @property
     def width(self) -> int:
@@ -47,9 +54,32 @@ class Basis:
         """Share of the fitted rows' variance that the kept components explain."""
         return float(self.explained_variance_C[: self.width].sum() / self.explained_variance_C.sum())
 
+    def save(self, path: Path) -> None:
+        """Write the basis as safetensors, complete or not at all."""
+        arrays = {"mean": self.mean_C, "components": self.components_RC, "spectrum": self.explained_variance_C}
+        facts = {"fitted_rows": self.fitted_rows, "library": self.library, "kept_held_out": self.kept_held_out}
+        hidden = path.with_name(f".{path.name}.tmp")
+        save_file(arrays, hidden, metadata={"hnmine": json.dumps(facts)})
+        hidden.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Basis:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the file is missing or is no basis.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                facts = json.loads((file.metadata() or {})["hnmine"])
+                mean, components, spectrum = (file.get_tensor(name) for name in ("mean", "components", "spectrum"))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"{path} is not a basis.safetensors of an earlier run: {error!r}") from None
+        return cls(mean_C=mean, components_RC=components, explained_variance_C=spectrum, **facts)
+
 
 def fit(rows_of: Rows, rows: int, *, variance: float, fit_rows: int, seed: int, device: Choice) -> Basis:
-    """Fit the basis on all rows, or on a seeded sample of `fit_rows` of them.
+    """Fit the basis on all rows, or on a seeded sample of `fit_rows` of them, checked on others.
 
     Raises:
         DataError: fewer than two rows, or all vectors are equal.
@@ -69,13 +99,26 @@ def fit(rows_of: Rows, rows: int, *, variance: float, fit_rows: int, seed: int, 
     mean, components, spectrum, library = (_fit_gpu if device.kind == "gpu" else _fit_cpu)(sample)
     spectrum = np.maximum(spectrum, 0)
     width = cut(spectrum, variance)
-    return Basis(
+    basis = Basis(
         mean_C=mean,
         components_RC=np.ascontiguousarray(components[:width], dtype=np.float32),
         explained_variance_C=spectrum,
         fitted_rows=len(sample),
         library=library,
     )
+    if len(sample) == rows:
+        return basis
+    others = np.setdiff1d(np.arange(rows, dtype=np.int64), chosen)
+    others = np.sort(np.random.default_rng(seed + 1).permutation(others)[:HELD_OUT_ROWS])
+    return replace(basis, kept_held_out=captured(basis, rows_of(others)))
+
+
+def captured(basis: Basis, fused_nC: Float32) -> float:
+    """Return the share of these rows' variance around the basis's mean that the basis explains."""
+    centred = fused_nC - basis.mean_C.astype(np.float32)
+    total = float(np.square(centred, dtype=np.float64).sum())
+    kept = float(np.square(centred @ basis.components_RC.T, dtype=np.float64).sum())
+    return kept / total if total else 1.0
 
 
 def cut(spectrum: Float64, variance: float) -> int:

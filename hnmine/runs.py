@@ -2,7 +2,7 @@
 
 OUT/manifest.json        what went in, what was counted, the resolved configuration, versions, seconds a step
 OUT/quarantine.jsonl     every bad row, with its reason
-OUT/negatives.parquet    OUT/triplets.parquet
+OUT/negatives.parquet    OUT/triplets.parquet    OUT/basis.safetensors
 OUT/store/               vectors
 OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
 OUT/evaluation/          scores and metrics a query

@@ -6,14 +6,25 @@ recomputes in float64 what it decides on, and uses the bound to know what a list
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from hnmine.device import Choice
 from hnmine.types import Candidates, Float32, Float64, Int64
 
 GPU_MAX_CANDIDATES = 2048
+_GPU_SCRATCH_BYTES = 2 * 2**30
 _QUERY_BLOCK = 1024
 _SCAN_BYTES = 256 * 2**20
+
+
+def gpus_needed(document_bytes: int) -> int:
+    """Return how many GPUs like the first one hold this many bytes beside FAISS's scratch space."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(0)
+    return math.ceil(document_bytes / max(1, int(0.9 * free) - _GPU_SCRATCH_BYTES))
 
 
 def error_bound(width: int) -> float:

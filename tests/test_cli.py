@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import LEXICAL, write_collection
-from test_reranker import spoil, tiny_model
+from pydantic import BaseModel
 
 from hnmine import cli
+from hnmine.config import Config
+from tests.test_pipeline import LEXICAL, hnmine_, write_collection
+from tests.test_reranker import spoil, tiny_model
 
 Capture = pytest.CaptureFixture[str]
 Result = tuple[int, str, str]
@@ -72,7 +75,6 @@ def append(file: Path, text: str) -> None:
         (["--set", "train.learning_rate=.nan"], ["train.learning_rate", "finite number"]),
         (["--set", "select=3"], ["select:", "got 3"]),
         (["--set", "train.presets=[best]"], ["train.presets", "'anchored' or 'paper'", "got 'best'"]),
-        (["--set", "reduce.device=gpu", "--set", LEXICAL], ["device: gpu was asked for, but no GPU is visible"]),
         (["--config", "missing.yaml"], ["config file missing.yaml does not exist"]),
         (["--config", "."], ["config file . cannot be read"]),
     ],
@@ -80,9 +82,15 @@ def append(file: Path, text: str) -> None:
 def test_a_setting_that_is_wrong_is_named_with_its_remedy(
     arguments: list[str], parts: list[str], data: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnmine.device.visible_gpus", lambda: 0)
     monkeypatch.chdir(tmp_path)
     assert_one_message(call(capsys, "mine", "--data", data, "--out", tmp_path / "out", *arguments), *parts)
+
+
+def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(data: Path, tmp_path: Path) -> None:
+    asked = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL, "--set", "reduce.device=gpu"]
+    done = hnmine_("mine", *asked, CUDA_VISIBLE_DEVICES="")
+    result = (done.returncode, done.stdout, done.stderr)
+    assert_one_message(result, "device: gpu was asked for, but no GPU is visible; or set device: auto")
 
 
 @pytest.mark.parametrize(
@@ -273,7 +281,8 @@ def test_a_command_that_is_wrong_is_answered_with_its_usage(arguments: list[str]
 
 @pytest.mark.parametrize("command", [["--help"], ["mine", "--help"], ["run", "--help"], ["config"], ["--version"]])
 def test_help_is_quick_and_loads_nothing_heavy(command: list[str]) -> None:
-    code = "import sys; from hnmine.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit as stop: assert not stop.code\n"
+    code = "import sys; from hnmine.cli import main\ntry: main(sys.argv[1:])\n"
+    code += "except SystemExit as stop: assert not stop.code\n"
     code += "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
@@ -283,10 +292,18 @@ def test_help_is_quick_and_loads_nothing_heavy(command: list[str]) -> None:
         assert f"'{heavy}'" not in done.stderr
 
 
-def test_config_prints_every_default_as_settings_that_can_be_read_back(capsys: Capture, tmp_path: Path) -> None:
+def test_config_lists_every_key_of_every_section_with_its_default(capsys: Capture) -> None:
     code, text, _ = call(capsys, "config")
     assert code == 0
-    for line in ("  negatives: 1  # ", "  learning_rate: 2.0e-05  # ", "    width: 256  # "):
+    keys = {line.strip(" #").partition(":")[0] for line in text.splitlines()}
+
+    def every_key(section: type[BaseModel]) -> set[str]:
+        below = (t for f in section.model_fields.values() for t in (f.annotation, *get_args(f.annotation)))
+        sections = [each for each in below if isinstance(each, type) and issubclass(each, BaseModel)]
+        return set(section.model_fields).union(*map(every_key, sections))
+
+    assert every_key(Config) - keys == set()
+    for line in ("  negatives: 1  # ", "  learning_rate: 2.0e-05  # ", "width: 256  # "):
         assert line in text
 
 

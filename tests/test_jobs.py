@@ -21,7 +21,8 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from test_pipeline import LEXICAL, write_collection
+
+from tests.test_pipeline import LEXICAL, write_collection
 
 REPOSITORY = Path(__file__).parents[1]
 Submit = Callable[..., subprocess.CompletedProcess[str]]

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import CrossEncoder
-from test_reranker import tiny_model
 
 import hnmine
+from tests.test_reranker import tiny_model
 
 LEXICAL = "encoders=[{name: lexical, lexical: {width: 8}}]"
 _TOPICS = ("apple", "bread", "candle", "desk", "eagle", "forest", "garden", "harbour", "island", "jacket")
@@ -229,7 +229,11 @@ def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("sent", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("sent", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
     tmp_path: Path, sent: signal.Signals, code: int, word: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hnmine import reduce as reduce_module
 from hnmine.device import Choice
 from hnmine.errors import DataError
 from hnmine.fuse import unit_rows
-from hnmine.reduce import Basis, cut, fit, project, project_all
+from hnmine.reduce import Basis, captured, cut, fit, project, project_all
 
 CPU = Choice(kind="cpu", reason="test")
 
@@ -133,8 +135,10 @@ def test_the_sample_is_seeded_and_without_repeats():
         return fit(rows_of, 500, variance=0.9, fit_rows=100, seed=seed, device=CPU)
 
     first, again, other = once(1), once(1), once(2)
-    assert asked[0] == asked[1] != asked[2]
-    assert len(set(asked[0])) == 100
+    fitted_on, held_out = asked[::2], asked[1::2]
+    assert fitted_on[0] == fitted_on[1] != fitted_on[2]
+    assert len(set(fitted_on[0])) == 100
+    assert not set(fitted_on[0]) & set(held_out[0])
     assert first.fitted_rows == 100
     assert np.array_equal(first.components_RC, again.components_RC)
     assert not np.array_equal(first.components_RC, other.components_RC)
@@ -157,3 +161,26 @@ def test_without_a_basis_the_space_is_the_fused_rows_as_unit_vectors():
     whole = np.concatenate(list(project_all(None, lambda rows: fused[rows], len(fused))))
     assert np.array_equal(whole, unit_rows(fused))
     assert whole.dtype == np.float32
+
+
+def test_a_saved_basis_is_the_same_basis(tmp_path: Path) -> None:
+    rows = np.random.default_rng(3).normal(size=(60, 7)).astype(np.float32)
+    basis = fit(lambda chosen: rows[chosen], 60, variance=0.8, fit_rows=40, seed=0, device=CPU)
+    basis.save(tmp_path / "basis.safetensors")
+    again = Basis.load(tmp_path / "basis.safetensors")
+    assert (project(again, rows) == project(basis, rows)).all()
+    assert again.kept == basis.kept
+    assert (again.fitted_rows, again.kept_held_out, again.library) == (40, basis.kept_held_out, basis.library)
+    (tmp_path / "other").write_bytes(b"no basis")
+    with pytest.raises(DataError, match="not a basis"):
+        Basis.load(tmp_path / "other")
+
+
+def test_a_basis_of_a_sample_is_checked_on_the_other_rows() -> None:
+    rows = np.random.default_rng(5).normal(size=(500, 6)).astype(np.float32)
+    whole = fit(lambda chosen: rows[chosen], 500, variance=0.7, fit_rows=500, seed=0, device=CPU)
+    assert whole.kept_held_out is None
+    assert captured(whole, rows) == pytest.approx(whole.kept, abs=1e-5)
+    sample = fit(lambda chosen: rows[chosen], 500, variance=0.7, fit_rows=12, seed=0, device=CPU)
+    assert sample.kept_held_out is not None
+    assert sample.kept_held_out < sample.kept  # twelve rows explain themselves better than others

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipeline import write_collection
 
 from hnmine.config import Config, load
 from hnmine.errors import DataError
@@ -14,6 +13,7 @@ from hnmine.first_stage import NO_ROW, bm25
 from hnmine.sources import read_beir
 from hnmine.splits import Splits
 from hnmine.types import Pairs
+from tests.test_pipeline import write_collection
 
 
 def splits_of(folder: Path, *overrides: str) -> Splits:
