@@ -1,0 +1,108 @@
+"""The two conditions on 1,000,000 documents x 256 and 10,000 pairs: seconds, peak memory, equality with a full scan.
+
+    python benchmarks/select_million.py [--documents N] [--pairs N] [--check N]
+
+The vectors are clusters of look-alikes, so that positives have rivals: a document is its cluster's centre plus noise, a
+query lies somewhere between its positive and another document. The check compares `--check` pairs with every document
+of the corpus, by definition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+
+import numpy as np
+
+from hnmine.device import Choice
+from hnmine.fuse import unit_rows
+from hnmine.runs import versions
+from hnmine.search import Searcher
+from hnmine.select import Known, select
+from hnmine.types import Float32, Negatives, Pairs, Space, distance
+
+WIDTH = 256
+
+
+def make(documents: int, pairs: int, seed: int = 0) -> tuple[Space, Pairs]:
+    """Return the space and its pairs, block by block so that making it is not the memory peak."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(max(1, documents // 50), WIDTH)).astype(np.float32)
+    docs = np.empty((documents, WIDTH), dtype=np.float32)
+    for start in range(0, documents, 50_000):
+        stop = min(start + 50_000, documents)
+        noise = rng.normal(size=(stop - start, WIDTH)).astype(np.float32)
+        docs[start:stop] = unit_rows(centres[rng.integers(0, len(centres), stop - start)] + noise)
+    positives = rng.integers(0, documents, pairs)
+    between = rng.uniform(0.2, 0.8, size=(pairs, 1)).astype(np.float32)
+    noise = rng.normal(size=(pairs, WIDTH)).astype(np.float32) * np.float32(0.5 / np.sqrt(WIDTH))
+    queries = unit_rows(between * docs[positives] + (1 - between) * docs[rng.integers(0, documents, pairs)] + noise)
+    return Space(docs_NR=docs, queries_QR=queries), Pairs(
+        query_rows_P=np.arange(pairs, dtype=np.int64), doc_rows_P=positives.astype(np.int64)
+    )
+
+
+def by_full_scan(space: Space, query_R: Float32, positive: int) -> int | None:
+    """Return the nearest document that satisfies both conditions, by looking at every document."""
+    d_query, d_positive = (
+        np.concatenate(
+            [
+                distance(np.broadcast_to(row, block.shape), block)
+                for block in np.array_split(space.docs_NR, max(1, len(space.docs_NR) // 20_000))
+            ]
+        )
+        for row in (query_R, space.docs_NR[positive])
+    )
+    passed = (d_query < d_query[positive]) & (d_query < d_positive)
+    passed[positive] = False
+    rows = np.flatnonzero(passed)
+    return int(rows[np.lexsort((rows, d_query[rows]))[0]]) if len(rows) else None
+
+
+def disagreements(space: Space, pairs: Pairs, found: Negatives, check: int) -> int:
+    """Return how many of `check` pairs, evenly spread, the full scan decides otherwise."""
+    chosen = dict(zip(found.pair_M.tolist(), found.doc_rows_M.tolist(), strict=True))
+    at = np.linspace(0, len(pairs) - 1, check).astype(int).tolist()
+    return sum(
+        by_full_scan(space, space.queries_QR[pairs.query_rows_P[pair]], int(pairs.doc_rows_P[pair])) != chosen.get(pair)
+        for pair in at
+    )
+
+
+def main() -> None:
+    """Run, print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=1_000_000)
+    parser.add_argument("--pairs", type=int, default=10_000)
+    parser.add_argument("--check", type=int, default=500)
+    options = parser.parse_args()
+    space, pairs = make(options.documents, options.pairs)
+    known = Known.of(
+        {row: {int(doc)} for row, doc in enumerate(pairs.doc_rows_P)}, np.arange(options.documents, dtype=np.int64)
+    )
+    start = time.monotonic()
+    searcher = Searcher(space.docs_NR, Choice(kind="cpu", reason="benchmark"))
+    found = select(space, pairs, known, searcher)
+    seconds = time.monotonic() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        json.dumps(
+            {
+                "documents": options.documents,
+                "pairs": options.pairs,
+                "seconds": round(seconds, 1),
+                "peak_memory_gib": round(peak, 2),
+                "selected": found.selected_pairs,
+                "checked": options.check,
+                "disagreements": disagreements(space, pairs, found, options.check),
+                "versions": versions(),
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
