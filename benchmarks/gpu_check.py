@@ -64,7 +64,8 @@ def space_of(rows: int, width: int) -> tuple[Space, Pairs]:
     rng = np.random.default_rng(0)
     docs = unit_rows((rng.normal(size=(rows, width)) * np.linspace(1, 0.05, width)).astype(np.float32))
     positives, others = rng.integers(0, rows, size=(2, max(1, rows // 20)))
-    queries = unit_rows(0.6 * docs[positives] + 0.4 * docs[others])
+    between = rng.uniform(0.3, 0.7, size=(len(positives), 1)).astype(np.float32)
+    queries = unit_rows(between * docs[positives] + (1 - between) * docs[others])
     return Space(docs_NR=docs, queries_QR=queries), Pairs(
         query_rows_P=np.arange(len(positives), dtype=np.int64), doc_rows_P=positives.astype(np.int64)
     )

@@ -23,7 +23,7 @@ class Progress:
         self.step, self.what, self.total, self.unit = step, what, total, unit
         self.done = 0
         self.note = ""
-        self._start = time.monotonic()
+        self._start = self._end = time.monotonic()
         self._live = sys.stderr.isatty()
         self._last = self._start if not self._live else 0.0
 
@@ -31,15 +31,15 @@ class Progress:
         """Add finished units, and optionally a short note to show beside them."""
         self.done += amount
         self.note = note or self.note
-        now = time.monotonic()
+        now = self._end = time.monotonic()
         if now - self._last >= (_LIVE_SECONDS if self._live else _LOG_SECONDS) and self.done < self.total:
             self._last = now
             self._show("\r\033[K" if self._live else "", "" if self._live else "\n")
 
     @property
     def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
+        """Seconds from the start to the last unit that was finished."""
+        return self._end - self._start
 
     def finish(self) -> None:
         """Print the closing line."""

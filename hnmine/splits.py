@@ -39,7 +39,15 @@ class Splits:
                 "read",
                 f"no {sources.test_split} split: {self.dev_name} is reported, which also chose the step",
             )
+        self._warn_of_shared_queries()
         self._first: dict[int, tuple[Int64, Float32]] = {}
+
+    def _warn_of_shared_queries(self) -> None:
+        train = np.unique(self.train.query_rows_P)
+        for name, pairs in ((self.dev_name, self.dev), (self.test_name, self.test)):
+            shared = len(np.intersect1d(train, pairs.query_rows_P))
+            if shared:
+                say("read", f"warning: {shared:,} queries of {name} are train queries too; its figures flatter")
 
     def first_stage(self, query_rows: Int64) -> dict[int, tuple[Int64, Float32]]:
         """Return each query row's first documents and their scores."""

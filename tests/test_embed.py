@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_encoders import tiny_model
 
 from hnmine.config import EmbedConfig, EncoderConfig, LexicalConfig
 from hnmine.device import Choice
@@ -25,6 +24,7 @@ from hnmine.encoders import Plan, plan
 from hnmine.errors import ModelError
 from hnmine.store import Fingerprint, VectorStore, keys_of
 from hnmine.types import Texts
+from tests.test_encoders import tiny_model
 
 CPU = Choice(kind="cpu", reason="test")
 WORDS = ["deploy", "mysql", "postgres", "in", "the", "cloud", "on", "premises", "query", "passage", "doc"]

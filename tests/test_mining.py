@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_encoders import tiny_model
 
 from hnmine import pipeline
 from hnmine.config import Config, load
 from hnmine.errors import DataError
+from tests.test_encoders import tiny_model
 
 # three directions of meaning: the product, the place, the deed
 DOCUMENTS = {
