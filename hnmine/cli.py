@@ -137,6 +137,8 @@ def _report(command: str, out: Path, manifest: dict[str, Any]) -> None:
         print(examples(out / "triplets.parquet", out / "negatives.parquet", count=5))  # noqa: T201
     if command in ("run", "evaluate"):
         print(f"\n{manifest['evaluation']['table']}")  # noqa: T201
+    if command == "run":
+        print(f"\nBest on dev: {manifest['training']['best']}. It is {out / 'reranker'}; CrossEncoder loads it.")  # noqa: T201
     if command == "audit":
         print(f"{manifest['table']}\n\n{manifest['verdict']}")  # noqa: T201
 

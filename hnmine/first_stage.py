@@ -10,31 +10,40 @@ from hnmine.types import Float32, Int64, Texts
 NO_ROW = -1
 
 
-def bm25(documents: Texts, queries: Texts, depth: int, *, k1: float, b: float) -> tuple[Int64, Float32]:
-    """Return the rows (Q, depth) of the best documents of every query and their scores, best first.
+class Bm25:
+    """An index of the corpus: Lucene's variant of BM25 with English stop words and no stemming."""
 
-    Lucene's variant of BM25 with English stop words and no stemming. Documents that share no term with the query
-    are not returned: the tail of such a row is NO_ROW with score 0. Ties break by row.
-    """
-    import bm25s
+    def __init__(self, documents: Texts, *, k1: float, b: float) -> None:
+        import bm25s
 
-    depth = min(depth, len(documents))
-    with track("bm25", "index", len(documents), "documents") as progress:
-        tokens = bm25s.tokenize(list(documents.texts), stopwords="en", show_progress=False)
-        index = bm25s.BM25(method="lucene", k1=k1, b=b)
-        if tokens.vocab:
-            index.index(tokens, show_progress=False)
-        progress.advance(len(documents))
-    rows_QK = np.full((len(queries), depth), NO_ROW, dtype=np.int64)
-    scores_QK = np.zeros((len(queries), depth), dtype=np.float32)
-    with track("bm25", f"first {depth} documents", len(queries), "queries") as progress:
-        asked = bm25s.tokenize(list(queries.texts), stopwords="en", show_progress=False, return_ids=False)
-        for query, terms in enumerate(asked):
-            if known := [term for term in terms if term in tokens.vocab]:
-                rows = _first(scores_N := index.get_scores(known), depth)
-                rows_QK[query, : len(rows)], scores_QK[query, : len(rows)] = rows, scores_N[rows]
-            progress.advance(1)
-    return rows_QK, scores_QK
+        with track("bm25", "index", len(documents), "documents") as progress:
+            tokens = bm25s.tokenize(list(documents.texts), stopwords="en", show_progress=False)
+            self._index = bm25s.BM25(method="lucene", k1=k1, b=b)
+            self._known = tokens.vocab
+            if self._known:
+                self._index.index(tokens, show_progress=False)
+            progress.advance(len(documents))
+        self._documents = len(documents)
+
+    def first(self, queries: Texts, depth: int) -> tuple[Int64, Float32]:
+        """Return the rows (Q, depth) of the best documents of every query and their scores, best first.
+
+        Documents that share no term with the query are not returned: the tail of such a row is NO_ROW with score 0.
+        Ties break by row.
+        """
+        import bm25s
+
+        depth = min(depth, self._documents)
+        rows_QK = np.full((len(queries), depth), NO_ROW, dtype=np.int64)
+        scores_QK = np.zeros((len(queries), depth), dtype=np.float32)
+        with track("bm25", f"first {depth} documents", len(queries), "queries") as progress:
+            asked = bm25s.tokenize(list(queries.texts), stopwords="en", show_progress=False, return_ids=False)
+            for query, terms in enumerate(asked):
+                if known := [term for term in terms if term in self._known]:
+                    rows = _first(scores_N := self._index.get_scores(known), depth)
+                    rows_QK[query, : len(rows)], scores_QK[query, : len(rows)] = rows, scores_N[rows]
+                progress.advance(1)
+        return rows_QK, scores_QK
 
 
 def _first(scores_N: Float32, depth: int) -> Int64:

@@ -7,7 +7,7 @@ import numpy as np
 from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import Task
-from hnmine.first_stage import bm25
+from hnmine.first_stage import Bm25
 from hnmine.progress import say
 from hnmine.sources import Collection
 from hnmine.types import Float32, Int64, Pairs
@@ -40,6 +40,7 @@ class Splits:
                 f"no {sources.test_split} split: {self.dev_name} is reported, which also chose the step",
             )
         self._warn_of_shared_queries()
+        self._bm25: Bm25 | None = None
         self._first: dict[int, tuple[Int64, Float32]] = {}
 
     def _warn_of_shared_queries(self) -> None:
@@ -54,14 +55,10 @@ class Splits:
         wanted = np.setdiff1d(query_rows, np.array(sorted(self._first), dtype=np.int64))
         if len(wanted):
             settings = self._config.evaluate
+            if self._bm25 is None:
+                self._bm25 = Bm25(self.collection.documents, k1=settings.k1, b=settings.b)
             depth = max(settings.depth, self._config.train.anchors.depth)
-            rows, scores = bm25(
-                self.collection.documents,
-                self.collection.queries.take(wanted.tolist()),
-                depth,
-                k1=settings.k1,
-                b=settings.b,
-            )
+            rows, scores = self._bm25.first(self.collection.queries.take(wanted.tolist()), depth)
             self._first |= {int(query): (rows[i], scores[i]) for i, query in enumerate(wanted)}
         return self._first
 

@@ -11,7 +11,7 @@ from bm25s.stopwords import STOPWORDS_EN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.first_stage import NO_ROW, bm25
+from hnmine.first_stage import NO_ROW, Bm25
 from hnmine.types import Float32, Int64, Texts
 
 
@@ -20,7 +20,7 @@ def texts(*all_texts: str) -> Texts:
 
 
 def search(documents: list[str], queries: list[str], depth: int, k1: float = 0.9, b: float = 0.4) -> tuple:
-    return bm25(texts(*documents), texts(*queries), depth, k1=k1, b=b)
+    return Bm25(texts(*documents), k1=k1, b=b).first(texts(*queries), depth)
 
 
 def terms(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from hnmine.config import Config, load
 from hnmine.errors import DataError
-from hnmine.first_stage import NO_ROW, bm25
+from hnmine.first_stage import NO_ROW, Bm25
 from hnmine.sources import read_beir
 from hnmine.splits import Splits
 from hnmine.types import Pairs
@@ -81,7 +81,7 @@ def test_the_first_stage_is_that_of_each_query_alone_and_deep_enough_for_both_it
     settings = Config().evaluate
     for row, (docs, scores) in first.items():
         query = splits.collection.queries.take([row])
-        expected = bm25(splits.collection.documents, query, 7, k1=settings.k1, b=settings.b)
+        expected = Bm25(splits.collection.documents, k1=settings.k1, b=settings.b).first(query, 7)
         assert docs.tolist() == expected[0][0].tolist()
         assert scores.tolist() == expected[1][0].tolist()
 
