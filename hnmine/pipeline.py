@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from hnmine import device as devices
 from hnmine import weights
 from hnmine.config import Config, TrainConfig
+from hnmine.ensemble import encode
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, Task, means, measure, rerank, table
-from hnmine.mining import build_space, embed_all, groups_of_equal_text
+from hnmine.mining import groups_of_equal_text
 from hnmine.mining import mine as mine_pairs
 from hnmine.progress import say, track
 from hnmine.runs import Run, digest, open_run, versions, write_json
@@ -100,8 +101,7 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
         kept = pairs.take(np.isin(pairs.query_rows_P, list(several)))
         rows, at = np.unique(kept.query_rows_P, return_inverse=True)
         queries = collection.queries.take(rows.tolist())
-        blocks, _, _ = embed_all({"document": collection.documents, "query": queries}, config, run.out)
-        space, _, _ = build_space(blocks, config)
+        space = encode({"document": collection.documents, "query": queries}, config, run).space
         local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=kept.doc_rows_P)
         offered = sum(len(docs) for docs in several.values())
         with track("audit", f"{len(several):,} queries with several positives", offered, "pairs") as progress:
@@ -143,6 +143,7 @@ def _count(reasons: Iterable[str]) -> dict[str, int]:
 def _mine(collection: Collection, data: str | Path, config: Config, run: Run) -> None:
     pairs = collection.pairs(config.sources.train_split)
     mined = mine_pairs(collection, pairs, config, run)
+    ensemble, basis = mined.ensemble, mined.ensemble.basis
     run.commit(
         data=str(data),
         counts={
@@ -158,16 +159,16 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
             "rows_kept": collection.rows_kept,
             "not_relevant": collection.not_relevant,
             "quarantined": _count(row.reason for row in collection.quarantined),
-            "texts_encoded": mined.encoded,
-            "texts_reused": mined.reused,
+            "texts_encoded": ensemble.encoded,
+            "texts_reused": ensemble.reused,
         },
         space={
-            "fused_width": mined.fused_width,
-            "width": mined.width,
-            "variance_kept": mined.basis.kept if mined.basis else None,
-            "variance_kept_held_out": mined.basis.kept_held_out if mined.basis else None,
-            "fitted_rows": mined.basis.fitted_rows if mined.basis else None,
-            "library": mined.basis.library if mined.basis else None,
+            "fused_width": ensemble.fused_width,
+            "width": ensemble.space.width,
+            "variance_kept": basis.kept if basis else None,
+            "variance_kept_held_out": basis.kept_held_out if basis else None,
+            "fitted_rows": basis.fitted_rows if basis else None,
+            "library": basis.library if basis else None,
         },
     )
     say(
