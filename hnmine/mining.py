@@ -84,6 +84,9 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
         f"({negatives.selected_pairs / len(local):.0%}), {len(negatives):,} in all"
         + (f"; without: {dropped}" if dropped else ""),
     )
+    if negatives.guarded:
+        removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in negatives.guarded.items())
+        say("select", f"documents removed by guards: {removed}")
     return mined
 
 

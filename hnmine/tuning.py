@@ -114,6 +114,12 @@ class _Tuning:
                 f"preset {preset}: none of {len(self._pairs)} train pairs has a negative, so there is nothing to train "
                 "on; use --preset anchored with train.anchors.per_pair of 1 or more, or see `dropped` in manifest.json"
             )
+        if not any(anchors):
+            say(
+                "train",
+                f"{preset}: warning: without anchors every negative is nearer to its query than its positive, so that "
+                '"less alike is better" fits all of them (similarity inversion); the dev queries decide whether it harms',
+            )
         mined = sum(1 for negatives in hard if negatives)
         say(
             "train",
