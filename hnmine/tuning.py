@@ -118,7 +118,7 @@ class _Tuning:
             say(
                 "train",
                 f"{preset}: warning: without anchors every negative is nearer to its query than its positive, so that "
-                '"less alike is better" fits all of them (similarity inversion); the dev queries decide whether it harms',
+                '"less alike is better" fits all of them (similarity inversion); dev decides whether it harms',
             )
         mined = sum(1 for negatives in hard if negatives)
         say(
