@@ -55,8 +55,11 @@ class _Tuning:
     def __init__(self, splits: Splits, config: TrainConfig, run: Run) -> None:
         self._splits, self._config, self._run = splits, config, run
         self._documents, self._queries = splits.collection.documents, splits.collection.queries
-        self._positives = splits.collection.positives()
-        self._mined = _read_negatives(run.out / "negatives.parquet", splits)
+        self._positives = _with_copies(splits)
+        self._mined = {
+            (query, positive): [row for row in rows if row not in self._positives[query]]  # judged since it was mined
+            for (query, positive), rows in _read_negatives(run.out / "negatives.parquet", splits).items()
+        }
         device = devices.choose(config.device)
         self._recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind))
         self._workers = config.workers or (max(1, devices.visible_gpus()) if device.kind == "gpu" else 1)
@@ -174,6 +177,16 @@ class _Tuning:
             f"{DEV_METRIC} on dev {record['dev']:.3f}{before}",
         )
         return record
+
+
+def _with_copies(splits: Splits) -> dict[int, set[int]]:
+    """Return what is never a negative of a query row: its judged positives, and documents of the same text."""
+    rows_of: dict[str, set[int]] = {}
+    for row, text in enumerate(splits.collection.documents.texts):
+        rows_of.setdefault(text, set()).add(row)
+    texts = splits.collection.documents.texts
+    positives = splits.collection.positives()
+    return {query: set().union(*(rows_of[texts[row]] for row in rows)) for query, rows in positives.items()}
 
 
 def _read_negatives(path: Path, splits: Splits) -> dict[tuple[int, int], list[int]]:
