@@ -70,7 +70,7 @@ class EncoderConfig(_Section):
     dtype: Dtype = Field(
         "auto", description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32"
     )
-    weight: float = Field(1.0, gt=0, description="weight of this block in the fused vector")
+    weight: float = Field(1.0, ge=1e-3, le=1e3, description="weight of this block in the fused vector")
 
     @model_validator(mode="after")
     def _one_kind(self) -> EncoderConfig:
