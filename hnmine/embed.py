@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from hnmine import device as devices
 from hnmine.config import EmbedConfig
-from hnmine.encoders import Encoder, Plan, Role
+from hnmine.encoders import Encoder, Plan
 from hnmine.errors import ModelError
 from hnmine.progress import say, track
 from hnmine.session import quiet_ray_data, start_ray
 from hnmine.store import KEY_BYTES, Keys, VectorStore, keys_of
-from hnmine.types import Float32, Texts
+from hnmine.types import Float32, Role, Texts
 
 _MAX_LOCAL_ACTORS = 4
 _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end

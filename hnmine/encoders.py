@@ -4,13 +4,12 @@ An encoder is planned first and built later. The plan is small, travels to the a
 needs no model library; only `build` imports one. Three kinds:
 
     model        anything SentenceTransformer loads (safetensors only)
-    lexical      TF-IDF and a truncated SVD, fitted on the corpus before encoding
-    precomputed  vectors made elsewhere: no encoder at all, see `read_precomputed`
+    lexical      TF-IDF and a truncated SVD, see `lexical`
+    precomputed  vectors made elsewhere: no encoder at all, see `precomputed`
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,18 +18,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hnmine import device as devices
-from hnmine import weights
-from hnmine.config import EncoderConfig, LexicalConfig
-from hnmine.errors import DataError, ModelError
-from hnmine.store import Fingerprint, keys_of
-from hnmine.types import Float32, Texts
-
-Role = Literal["document", "query"]
+from hnmine import lexical, weights
+from hnmine.config import EncoderConfig
+from hnmine.errors import ModelError
+from hnmine.store import Fingerprint
+from hnmine.types import Float32, Role, Texts
 
 
 class Encoder(Protocol):
@@ -61,7 +55,7 @@ class Plan:
 
     def build(self) -> Encoder:
         """Load the encoder; heavy."""
-        return LexicalEncoder(self.folder) if self.kind == "lexical" else ModelEncoder(self)
+        return lexical.LexicalEncoder(self.folder) if self.kind == "lexical" else ModelEncoder(self)
 
 
 def plan(config: EncoderConfig, corpus: Texts, store: Path, device: devices.Choice, tokens_per_batch: int) -> Plan:
@@ -71,7 +65,8 @@ def plan(config: EncoderConfig, corpus: Texts, store: Path, device: devices.Choi
         ModelError: the model is missing or unsafe.
     """
     if config.lexical is not None:
-        return _plan_lexical(config.name, config.lexical, corpus, store)
+        fingerprint, folder = lexical.fitted(config.lexical, corpus, store)
+        return Plan(name=config.name, folder=folder, fingerprint=fingerprint, kind="lexical")
     assert config.model is not None
     folder = weights.resolve(config.model, config.revision)
     _refuse_too_many_tokens(config, folder)
@@ -176,135 +171,3 @@ def batches_by_length(lengths: np.typing.NDArray[np.int64], tokens_per_batch: in
     if current:
         batches.append(current)
     return batches
-
-
-_TERM = r"(?u)\b\w\w+\b"
-
-
-def _plan_lexical(name: str, config: LexicalConfig, corpus: Texts, store: Path) -> Plan:
-    corpus_digest = hashlib.sha256(np.sort(keys_of(corpus.texts), axis=0).tobytes()).hexdigest()
-    fingerprint = Fingerprint.of(
-        kind="lexical", corpus=corpus_digest, scikit_learn=version("scikit-learn"), **config.model_dump()
-    )
-    folder = store / fingerprint.digest / "fitted"
-    if not folder.exists():
-        _fit_lexical(config, corpus, folder)
-    return Plan(name=name, folder=folder, fingerprint=fingerprint, kind="lexical")
-
-
-def _fit_lexical(config: LexicalConfig, corpus: Texts, folder: Path) -> None:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.utils.extmath import randomized_svd
-
-    vectorizer = TfidfVectorizer(
-        sublinear_tf=True, max_features=config.max_terms, token_pattern=_TERM, dtype=np.float32
-    )
-    try:
-        matrix = vectorizer.fit_transform(corpus.texts)
-    except ValueError as error:
-        raise DataError(f"the lexical encoder finds no terms in the corpus: {error}; remove it from encoders") from None
-    width = max(1, min(config.width, min(matrix.shape) - 1))
-    _, _, components = randomized_svd(matrix, n_components=width, random_state=config.seed)
-    hidden = folder.with_name(f"{folder.name}.{np.random.SeedSequence().entropy:x}.tmp")
-    hidden.mkdir(parents=True)
-    vocabulary = {term: int(column) for term, column in vectorizer.vocabulary_.items()}
-    (hidden / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    np.save(hidden / "idf.npy", vectorizer.idf_.astype(np.float32))
-    np.save(hidden / "components.npy", components.astype(np.float32))
-    try:
-        hidden.rename(folder)
-    except OSError:  # another run fitted the same corpus meanwhile: its files are the same
-        if not folder.exists():
-            raise
-
-
-class LexicalEncoder:
-    """TF-IDF rows times the components of a truncated SVD; a text without a known term is the zero vector."""
-
-    def __init__(self, folder: Path) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-        self._vectorizer = TfidfVectorizer(
-            sublinear_tf=True, vocabulary=vocabulary, token_pattern=_TERM, dtype=np.float32
-        )
-        self._vectorizer.idf_ = np.load(folder / "idf.npy", allow_pickle=False)
-        self._components = np.load(folder / "components.npy", allow_pickle=False)
-
-    def encode(self, texts: Sequence[str], prompt: str) -> Float32:
-        """Return one row a text."""
-        rows = self._vectorizer.transform([prompt + text for text in texts]) @ self._components.T
-        return np.ascontiguousarray(rows, dtype=np.float32)
-
-
-def read_precomputed(name: str, folder: Path, texts: dict[Role, Texts]) -> dict[Role, Float32]:
-    """Read vectors made elsewhere: `documents.parquet` and `queries.parquet`, columns `id` and `vector`.
-
-    Vectors of ids that the collection does not have are ignored.
-
-    Raises:
-        DataError: a file, a column or a vector is missing; ids repeat; a vector is not finite or all zero; widths
-            differ.
-    """
-    files: dict[Role, Path] = {"document": folder / "documents.parquet", "query": folder / "queries.parquet"}
-    vectors = {role: _read_vectors(name, files[role], wanted) for role, wanted in texts.items()}
-    widths = {role: array.shape[1] for role, array in vectors.items() if len(array)}
-    if len(set(widths.values())) > 1:
-        raise DataError(
-            f"encoder {name}: documents.parquet has vectors of width {widths['document']}, queries.parquet of width "
-            f"{widths['query']}; both must come from the same model"
-        )
-    return vectors
-
-
-def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:
-    where = f"encoder {name}: {path}"
-    if not path.is_file():
-        raise DataError(f"{where} does not exist; a precomputed folder holds documents.parquet and queries.parquet")
-    try:
-        table = pq.read_table(path, columns=["id", "vector"])
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        raise DataError(f"{where} is not a Parquet file with the columns id and vector: {error}") from None
-    if table.column_names != ["id", "vector"]:
-        raise DataError(f"{where} needs the columns id and vector, has {pq.read_schema(path).names}")
-    if table.column("id").null_count:
-        raise DataError(f"{where}: {table.column('id').null_count} rows have no id; every vector needs one")
-    ids = [str(text_id) for text_id in table.column("id").to_pylist()]
-    row_of = {text_id: row for row, text_id in enumerate(ids)}
-    if len(row_of) != len(ids):
-        repeated = next(text_id for row, text_id in enumerate(ids) if row_of[text_id] != row)
-        raise DataError(f"{where}: id {repeated!r} stands in two rows; keep one")
-    missing = [text_id for text_id in wanted.ids if text_id not in row_of]
-    if missing:
-        raise DataError(f"{where}: {len(missing)} of {len(wanted)} vectors are missing, first {missing[0]!r}; add them")
-    rows = np.array([row_of[text_id] for text_id in wanted.ids], dtype=np.int64)
-    values = _matrix(where, table.column("vector"), ids)[rows]
-    not_finite, zero = ~np.isfinite(values).all(axis=1), ~values.any(axis=1)
-    for bad, what in ((not_finite, "holds NaN or infinity"), (zero, "is all zero")):
-        if bad.any():
-            at = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"{where}: the vector of {wanted.ids[at]!r} (row {int(rows[at]) + 1}) {what}, and so do "
-                f"{int(bad.sum()) - 1} others; encode these texts again or remove them from the collection"
-            )
-    return values
-
-
-def _matrix(where: str, column: pa.ChunkedArray, ids: list[str]) -> Float32:
-    array = column.combine_chunks()
-    kind = array.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    if not is_list or not pa.types.is_floating(kind.value_type):
-        raise DataError(f"{where}: vector must be a list of floats, is {kind}")
-    if array.null_count:
-        at = int(np.flatnonzero(np.asarray(array.is_null()))[0])
-        raise DataError(f"{where}: {array.null_count} vectors are null, the first of id {ids[at]!r} (row {at + 1})")
-    lengths = np.asarray(pc.list_value_length(array))
-    odd = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
-    if len(odd):
-        at = int(odd[0])
-        raise DataError(
-            f"{where}: widths differ: {int(lengths[0])} in row 1, {int(lengths[at])} in row {at + 1} (id {ids[at]!r})"
-        )
-    flat = array.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float32).reshape(len(array), -1)

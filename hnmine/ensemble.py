@@ -9,14 +9,15 @@ import numpy as np
 from hnmine import device as devices
 from hnmine.config import Config, ReduceConfig
 from hnmine.embed import device_for, embed
-from hnmine.encoders import Role, plan, read_precomputed
+from hnmine.encoders import plan
 from hnmine.errors import DataError
 from hnmine.fuse import fuse, unit_rows
+from hnmine.precomputed import read_precomputed
 from hnmine.progress import say, track
 from hnmine.reduce import Basis, Rows, fit, project_all
 from hnmine.runs import Run
 from hnmine.store import VectorStore
-from hnmine.types import Float32, Space, Texts
+from hnmine.types import Float32, Role, Space, Texts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,86 @@
+"""Vectors made elsewhere, read row for row for the texts of a collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hnmine.errors import DataError
+from hnmine.types import Float32, Role, Texts
+
+
+def read_precomputed(name: str, folder: Path, texts: dict[Role, Texts]) -> dict[Role, Float32]:
+    """Read vectors made elsewhere: `documents.parquet` and `queries.parquet`, columns `id` and `vector`.
+
+    Vectors of ids that the collection does not have are ignored.
+
+    Raises:
+        DataError: a file, a column or a vector is missing; ids repeat; a vector is not finite or all zero; widths
+            differ.
+    """
+    files: dict[Role, Path] = {"document": folder / "documents.parquet", "query": folder / "queries.parquet"}
+    vectors = {role: _read_vectors(name, files[role], wanted) for role, wanted in texts.items()}
+    widths = {role: array.shape[1] for role, array in vectors.items() if len(array)}
+    if len(set(widths.values())) > 1:
+        raise DataError(
+            f"encoder {name}: documents.parquet has vectors of width {widths['document']}, queries.parquet of width "
+            f"{widths['query']}; both must come from the same model"
+        )
+    return vectors
+
+
+def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:
+    where = f"encoder {name}: {path}"
+    if not path.is_file():
+        raise DataError(f"{where} does not exist; a precomputed folder holds documents.parquet and queries.parquet")
+    try:
+        table = pq.read_table(path, columns=["id", "vector"])
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        raise DataError(f"{where} is not a Parquet file with the columns id and vector: {error}") from None
+    if table.column_names != ["id", "vector"]:
+        raise DataError(f"{where} needs the columns id and vector, has {pq.read_schema(path).names}")
+    if table.column("id").null_count:
+        raise DataError(f"{where}: {table.column('id').null_count} rows have no id; every vector needs one")
+    ids = [str(text_id) for text_id in table.column("id").to_pylist()]
+    row_of = {text_id: row for row, text_id in enumerate(ids)}
+    if len(row_of) != len(ids):
+        repeated = next(text_id for row, text_id in enumerate(ids) if row_of[text_id] != row)
+        raise DataError(f"{where}: id {repeated!r} stands in two rows; keep one")
+    missing = [text_id for text_id in wanted.ids if text_id not in row_of]
+    if missing:
+        raise DataError(f"{where}: {len(missing)} of {len(wanted)} vectors are missing, first {missing[0]!r}; add them")
+    rows = np.array([row_of[text_id] for text_id in wanted.ids], dtype=np.int64)
+    values = _matrix(where, table.column("vector"), ids)[rows]
+    not_finite, zero = ~np.isfinite(values).all(axis=1), ~values.any(axis=1)
+    for bad, what in ((not_finite, "holds NaN or infinity"), (zero, "is all zero")):
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"{where}: the vector of {wanted.ids[at]!r} (row {int(rows[at]) + 1}) {what}, and so do "
+                f"{int(bad.sum()) - 1} others; encode these texts again or remove them from the collection"
+            )
+    return values
+
+
+def _matrix(where: str, column: pa.ChunkedArray, ids: list[str]) -> Float32:
+    array = column.combine_chunks()
+    kind = array.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list or not pa.types.is_floating(kind.value_type):
+        raise DataError(f"{where}: vector must be a list of floats, is {kind}")
+    if array.null_count:
+        at = int(np.flatnonzero(np.asarray(array.is_null()))[0])
+        raise DataError(f"{where}: {array.null_count} vectors are null, the first of id {ids[at]!r} (row {at + 1})")
+    lengths = np.asarray(pc.list_value_length(array))
+    odd = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
+    if len(odd):
+        at = int(odd[0])
+        raise DataError(
+            f"{where}: widths differ: {int(lengths[0])} in row 1, {int(lengths[at])} in row {at + 1} (id {ids[at]!r})"
+        )
+    flat = array.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(len(array), -1)
