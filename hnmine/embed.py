@@ -25,7 +25,7 @@ from hnmine.errors import ModelError
 from hnmine.progress import say, track
 from hnmine.session import quiet_ray_data, start_ray
 from hnmine.store import KEY_BYTES, Keys, VectorStore, keys_of
-from hnmine.types import Float32, Role, Texts
+from hnmine.types import Float32, Int64, Role, Texts
 
 _MAX_LOCAL_ACTORS = 4
 _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
@@ -33,15 +33,44 @@ _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """The vectors of both roles, and how many texts had to be encoded."""
+    """Vectors that are all in the store, read when asked for; a `fuse.Vectors`."""
 
-    vectors: dict[Role, Float32]
+    name: str
+    store: VectorStore
+    keys: dict[Role, Keys]
+    width: int
     encoded: int
+    """Texts that had to be encoded."""
     reused: int
+
+    def count(self, role: Role) -> int:
+        """Return the number of texts of this role."""
+        return len(self.keys[role])
+
+    def take(self, role: Role, rows: Int64) -> Float32:
+        """Return the vectors of these rows."""
+        vectors, found = self.store.load(self.keys[role][rows])
+        self._all_there(found.sum(), len(rows))
+        return np.empty((0, self.width), dtype=np.float32) if vectors is None else vectors
+
+    def scan(self, role: Role) -> Iterator[tuple[Int64, Float32]]:
+        """Yield all vectors in pieces with their rows."""
+        served = 0
+        for rows, vectors in self.store.scan(self.keys[role]):
+            served += len(rows)
+            yield rows, vectors
+        self._all_there(served, self.count(role))
+
+    def _all_there(self, served: int, wanted: int) -> None:
+        if served < wanted:
+            raise ModelError(
+                f"encoder {self.name}: {wanted - served} vectors that were in {self.store.folder} a moment ago cannot "
+                "be read any more; start again, and they are encoded again"
+            )
 
 
 def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: EmbedConfig) -> Embedded:
-    """Return a vector for every text, encoding only what the store lacks; equal texts are encoded once.
+    """Encode what the store lacks, equal texts once; return a view of every text's vector.
 
     Raises:
         ModelError: the encoder gives non-finite values or cannot be loaded.
@@ -49,7 +78,7 @@ def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: Embe
     store.describe()
     keys = {role: keys_of(texts[role].texts, plan.prompt(role)) for role in texts}
     all_keys = np.concatenate(list(keys.values()))
-    vectors, found = store.load(all_keys)
+    found, width = _found(store, all_keys)
     unique = len(np.unique(all_keys, axis=0))
     missing = len(np.unique(all_keys[~found], axis=0))
     if missing:
@@ -57,27 +86,19 @@ def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: Embe
         with track("embed", plan.name, missing, "texts") as progress:
             for count, seconds_per_text in _encode(plan, blocks, store, config):
                 progress.advance(count, f"{seconds_per_text * 1000:.1f} ms a text and actor")
-        again, newly = store.load(all_keys[~found])
-        if again is None or not newly.all():
+        newly, width = _found(store, all_keys[~found])
+        if not newly.all():
             raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
-        vectors = _merge(vectors, found, again)
-    assert vectors is not None
-    say(
-        "embed",
-        f"{plan.name}: {unique - missing:,} vectors from the store, {missing:,} encoded, width {vectors.shape[1]}",
-    )
-    cut = len(texts["document"])
-    assert next(iter(texts)) == "document"
-    return Embedded(
-        vectors={"document": vectors[:cut], "query": vectors[cut:]}, encoded=missing, reused=unique - missing
-    )
+    say("embed", f"{plan.name}: {unique - missing:,} vectors from the store, {missing:,} encoded, width {width}")
+    return Embedded(name=plan.name, store=store, keys=keys, width=width, encoded=missing, reused=unique - missing)
 
 
-def _merge(vectors: Float32 | None, found: NDArray[np.bool_], again: Float32) -> Float32:
-    if vectors is None:
-        return again
-    vectors[~found] = again
-    return vectors
+def _found(store: VectorStore, keys: Keys) -> tuple[NDArray[np.bool_], int]:
+    """Return which keys have a vector that can be read, checksums included, and the width."""
+    found, width = np.zeros(len(keys), dtype=bool), 0
+    for rows, vectors in store.scan(keys):
+        found[rows], width = True, vectors.shape[1]
+    return found, width
 
 
 def _blocks(

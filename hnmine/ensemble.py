@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from hnmine import device as devices
 from hnmine.config import Config, ReduceConfig
 from hnmine.embed import device_for, embed
 from hnmine.encoders import plan
 from hnmine.errors import DataError
-from hnmine.fuse import fuse, unit_rows
+from hnmine.fuse import Fused, Vectors
 from hnmine.precomputed import read_precomputed
 from hnmine.progress import say, track
-from hnmine.reduce import Basis, Rows, fit, project_all
+from hnmine.reduce import Basis, fit, project
 from hnmine.runs import Run
 from hnmine.store import VectorStore
 from hnmine.types import Float32, Role, Space, Texts
@@ -24,17 +22,18 @@ from hnmine.types import Float32, Role, Space, Texts
 class Ensemble:
     """What the encoders say of the texts, one by one and together."""
 
-    vectors: tuple[dict[Role, Float32], ...]
-    """By encoder, as it gave them."""
+    fused: Fused
     space: Space
-    fused_width: int
     basis: Basis | None
     encoded: int
     reused: int
 
     def single_spaces(self) -> list[Space]:
-        """Return each encoder's own space, not reduced."""
-        return [Space(docs_NR=unit_rows(own["document"]), queries_QR=unit_rows(own["query"])) for own in self.vectors]
+        """Return each encoder's own space, not reduced; unlike the fused one, whole in memory."""
+        return [
+            Space(docs_NR=_project(None, alone, "document"), queries_QR=_project(None, alone, "query"))
+            for alone in (Fused(encoders=(encoder,), weights=(1.0,)) for encoder in self.fused.encoders)
+        ]
 
 
 def encode(texts: dict[Role, Texts], config: Config, run: Run) -> Ensemble:
@@ -45,57 +44,60 @@ def encode(texts: dict[Role, Texts], config: Config, run: Run) -> Ensemble:
         ModelError: an encoder cannot be loaded or computes nonsense.
         DeviceError: a GPU was asked for and is not there.
     """
-    root = config.embed.store or run.out / "store"
-    vectors, encoded, reused = [], 0, 0
     with run.timed("embed"):
-        device = device_for(config.embed)
-        for encoder in config.encoders:
-            if encoder.precomputed is not None:
-                vectors.append(read_precomputed(encoder.name, encoder.precomputed, texts))
-                say("embed", f"{encoder.name}: precomputed, width {vectors[-1]['document'].shape[1]}")
-                continue
-            planned = plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
-            done = embed(planned, texts, VectorStore(root, planned.fingerprint), config.embed)
-            vectors.append(done.vectors)
-            encoded, reused = encoded + done.encoded, reused + done.reused
-    weights = [encoder.weight for encoder in config.encoders]
-
-    def fused(role: Role) -> Rows:
-        return lambda rows: fuse([own[role][rows] for own in vectors], weights)
-
+        vectors, encoded, reused = _embed_all(texts, config, run)
     with run.timed("reduce"):
-        fused_width = sum(own["document"].shape[1] for own in vectors)
-        basis = _basis(fused("document"), len(texts["document"]), fused_width, config.reduce)
-        space = Space(
-            docs_NR=_projected(basis, fused("document"), len(texts["document"]), fused_width),
-            queries_QR=_projected(basis, fused("query"), len(texts["query"]), fused_width),
-        )
-    return Ensemble(
-        vectors=tuple(vectors), space=space, fused_width=fused_width, basis=basis, encoded=encoded, reused=reused
-    )
+        fused = Fused(encoders=vectors, weights=tuple(encoder.weight for encoder in config.encoders))
+        basis = _basis(fused, config.reduce)
+        space = Space(docs_NR=_project(basis, fused, "document"), queries_QR=_project(basis, fused, "query"))
+    return Ensemble(fused=fused, space=space, basis=basis, encoded=encoded, reused=reused)
 
 
-def _basis(rows_of: Rows, documents: int, fused_width: int, config: ReduceConfig) -> Basis | None:
+def _embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple[Vectors, ...], int, int]:
+    """Return every encoder's vectors, and how many texts were encoded and reused."""
+    root = config.embed.store or run.out / "store"
+    vectors: list[Vectors] = []
+    encoded, reused = 0, 0
+    device = device_for(config.embed)
+    for encoder in config.encoders:
+        if encoder.precomputed is not None:
+            given = read_precomputed(encoder.name, encoder.precomputed, texts)
+            say("embed", f"{encoder.name}: precomputed, width {given.width}")
+            vectors.append(given)
+            continue
+        planned = plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
+        done = embed(planned, texts, VectorStore(root, planned.fingerprint), config.embed)
+        vectors.append(done)
+        encoded, reused = encoded + done.encoded, reused + done.reused
+    return tuple(vectors), encoded, reused
+
+
+def _project(basis: Basis | None, fused: Fused, role: Role) -> Float32:
+    return project(basis, fused.pieces(role), fused.count(role), fused.width)
+
+
+def _basis(fused: Fused, config: ReduceConfig) -> Basis | None:
     """Return the basis that was given, or one fitted here, or none."""
     if config.basis is None:
-        return None if config.variance is None else _fit(rows_of, documents, fused_width, config)
+        return None if config.variance is None else _fit(fused, config)
     basis = Basis.load(config.basis)
-    if len(basis.mean_C) != fused_width:
+    if len(basis.mean_C) != fused.width:
         raise DataError(
-            f"{config.basis} is a basis of vectors of width {len(basis.mean_C)}, the encoders give {fused_width}; "
+            f"{config.basis} is a basis of vectors of width {len(basis.mean_C)}, the encoders give {fused.width}; "
             "use the encoders it was fitted with, or reduce.basis=null"
         )
-    say("reduce", f"basis of {config.basis}: width {fused_width} → {basis.width}")
+    say("reduce", f"basis of {config.basis}: width {fused.width} → {basis.width}")
     return basis
 
 
-def _fit(rows_of: Rows, documents: int, fused_width: int, config: ReduceConfig) -> Basis:
+def _fit(fused: Fused, config: ReduceConfig) -> Basis:
     """Fit the basis, and where it was fitted on a sample, say what it keeps of documents it has not seen."""
     assert config.variance is not None
     device = devices.choose(config.device, needs="cuml-cu13")
-    with track("reduce", f"PCA of width {fused_width} on {device}", documents, "documents") as progress:
+    documents = fused.count("document")
+    with track("reduce", f"PCA of width {fused.width} on {device}", documents, "documents") as progress:
         basis = fit(
-            rows_of,
+            lambda rows: fused.take("document", rows),
             documents,
             variance=config.variance,
             fit_rows=config.fit_rows,
@@ -105,16 +107,7 @@ def _fit(rows_of: Rows, documents: int, fused_width: int, config: ReduceConfig) 
         progress.advance(documents)
     say(
         "reduce",
-        f"width {fused_width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} "
+        f"width {fused.width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} "
         "documents" + (f", {basis.kept_held_out:.1%} of others" if basis.kept_held_out is not None else ""),
     )
     return basis
-
-
-def _projected(basis: Basis | None, rows_of: Rows, rows: int, fused_width: int) -> Float32:
-    projected = np.empty((rows, fused_width if basis is None else basis.width), dtype=np.float32)
-    start = 0
-    for block in project_all(basis, rows_of, rows):
-        projected[start : start + len(block)] = block
-        start += len(block)
-    return projected

@@ -1,12 +1,90 @@
-"""The ensemble's vectors as one: L2-normalise each encoder's block, weight it, concatenate (X_concat)."""
+"""The ensemble's vectors as one: L2-normalise each encoder's block, weight it, concatenate (X_concat).
+
+The paper's six encoders give 12,800 numbers a document, so X_concat of a large corpus never exists as a whole: it is
+read as rows of a sample, or as pieces, each some rows of one encoder's columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from hnmine.types import Float32
+from hnmine.types import Float32, Int64, Role
+
+
+class Vectors(Protocol):
+    """One encoder's vectors of all texts, as `fuse` reads them; a row need not be a unit vector."""
+
+    @property
+    def width(self) -> int:
+        """Dimensions."""
+
+    def count(self, role: Role) -> int:
+        """Return the number of texts of this role."""
+
+    def take(self, role: Role, rows: Int64) -> Float32:
+        """Return the vectors of these rows, in their order."""
+
+    def scan(self, role: Role) -> Iterator[tuple[Int64, Float32]]:
+        """Yield all vectors in pieces with their rows, in any order, each row once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some rows of some columns of X_concat."""
+
+    rows_n: Int64
+    columns: slice
+    values: Float32
+    """(n, columns)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """X_concat of the texts. With weight w, a block of unit rows contributes w² times its cosine to an inner product.
+
+    Raises:
+        ValueError: encoders and weights differ in number, or encoders in the number of texts.
+    """
+
+    encoders: tuple[Vectors, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        counts = {(encoder.count("document"), encoder.count("query")) for encoder in self.encoders}
+        if len(self.encoders) != len(self.weights) or len(counts) != 1:
+            raise ValueError(f"need one weight an encoder and equal texts, got {counts}, weights {self.weights}")
+
+    @property
+    def width(self) -> int:
+        """Dimensions, C."""
+        return sum(encoder.width for encoder in self.encoders)
+
+    def count(self, role: Role) -> int:
+        """Return the number of texts of this role."""
+        return self.encoders[0].count(role)
+
+    def take(self, role: Role, rows_n: Int64) -> Float32:
+        """Return these rows of X_concat (n, C)."""
+        taken = np.empty((len(rows_n), self.width), dtype=np.float32)
+        for encoder, weight, columns in self._blocks():
+            taken[:, columns] = _weighted(encoder.take(role, rows_n), weight)
+        return taken
+
+    def pieces(self, role: Role) -> Iterator[Piece]:
+        """Yield the whole of X_concat, encoder by encoder."""
+        for encoder, weight, columns in self._blocks():
+            for rows, values in encoder.scan(role):
+                yield Piece(rows_n=rows, columns=columns, values=_weighted(values, weight))
+
+    def _blocks(self) -> Iterator[tuple[Vectors, float, slice]]:
+        start = 0
+        for encoder, weight in zip(self.encoders, self.weights, strict=True):
+            yield encoder, weight, slice(start, start + encoder.width)
+            start += encoder.width
 
 
 def unit_rows(rows_nR: Float32) -> Float32:
@@ -16,16 +94,5 @@ def unit_rows(rows_nR: Float32) -> Float32:
     return unit
 
 
-def fuse(blocks: Sequence[Float32], weights: Sequence[float]) -> Float32:
-    """Return X_concat (n, sum of widths) of the encoders' blocks, each (n, its width), row for row.
-
-    With weight w, a block of unit rows contributes w² times its cosine to the fused inner product.
-
-    Raises:
-        ValueError: blocks and weights differ in number, or blocks in rows.
-    """
-    if len(blocks) != len(weights) or len({len(block) for block in blocks}) != 1:
-        raise ValueError(f"need one weight a block and equal rows, got {[b.shape for b in blocks]}, {list(weights)}")
-    return np.concatenate(
-        [unit_rows(block) * np.float32(weight) for block, weight in zip(blocks, weights, strict=True)], axis=1
-    )
+def _weighted(block_nR: Float32, weight: float) -> Float32:
+    return unit_rows(block_nR) * np.float32(weight)

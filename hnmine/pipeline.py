@@ -163,7 +163,7 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
             "texts_reused": ensemble.reused,
         },
         space={
-            "fused_width": ensemble.fused_width,
+            "fused_width": ensemble.fused.width,
             "width": ensemble.space.width,
             "variance_kept": basis.kept if basis else None,
             "variance_kept_held_out": basis.kept_held_out if basis else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,38 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hnmine.errors import DataError
-from hnmine.types import Float32, Role, Texts
+from hnmine.types import Float32, Int64, Role, Texts
+
+_SCAN_ROWS = 8192
 
 
-def read_precomputed(name: str, folder: Path, texts: dict[Role, Texts]) -> dict[Role, Float32]:
+@dataclass(frozen=True, kw_only=True)
+class Precomputed:
+    """Vectors in memory; a `fuse.Vectors`."""
+
+    of_role: dict[Role, Float32]
+
+    @property
+    def width(self) -> int:
+        """Dimensions."""
+        return int(self.of_role["document"].shape[1])
+
+    def count(self, role: Role) -> int:
+        """Return the number of texts of this role."""
+        return len(self.of_role[role])
+
+    def take(self, role: Role, rows: Int64) -> Float32:
+        """Return the vectors of these rows."""
+        return self.of_role[role][rows]
+
+    def scan(self, role: Role) -> Iterator[tuple[Int64, Float32]]:
+        """Yield all vectors in pieces with their rows."""
+        for start in range(0, self.count(role), _SCAN_ROWS):
+            values = self.of_role[role][start : start + _SCAN_ROWS]
+            yield np.arange(start, start + len(values), dtype=np.int64), values
+
+
+def read_precomputed(name: str, folder: Path, texts: dict[Role, Texts]) -> Precomputed:
     """Read vectors made elsewhere: `documents.parquet` and `queries.parquet`, columns `id` and `vector`.
 
     Vectors of ids that the collection does not have are ignored.
@@ -30,7 +60,7 @@ def read_precomputed(name: str, folder: Path, texts: dict[Role, Texts]) -> dict[
             f"encoder {name}: documents.parquet has vectors of width {widths['document']}, queries.parquet of width "
             f"{widths['query']}; both must come from the same model"
         )
-    return vectors
+    return Precomputed(of_role=vectors)
 
 
 def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:

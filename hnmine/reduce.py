@@ -1,14 +1,14 @@
 """PCA of the fused vectors: the smallest width that keeps the wanted variance, then unit rows again (X_PCA).
 
 The basis is fitted on documents, and both documents and queries are projected on it. scikit-learn fits on the CPU,
-cuML on the GPU; the cut at the variance is ours, since cuML takes only a whole number of components. Projection
-goes block by block, so the fused matrix of a large corpus never exists as a whole.
+cuML on the GPU; the cut at the variance is ours, since cuML takes only a whole number of components. Fitting holds at
+most `fit_rows` fused rows, projection one piece: memory does not grow with documents x fused width.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +20,14 @@ from safetensors.numpy import save_file
 
 from hnmine.device import Choice
 from hnmine.errors import DataError
-from hnmine.fuse import unit_rows
+from hnmine.fuse import Piece, unit_rows
 from hnmine.types import Float32, Float64, Int64
 
 Rows = Callable[[Int64], Float32]
-"""Gives the fused vectors of these rows; called block by block."""
+"""Gives the fused vectors (n, C) of these rows."""
 
-BLOCK_ROWS = 8192
 HELD_OUT_ROWS = 8192
+_PRODUCT_ROWS = 512
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
@@ -129,17 +129,38 @@ def cut(spectrum: Float64, variance: float) -> int:
     return min(int(reached[0]) + 1 if len(reached) else len(spectrum), max(rank, 1))
 
 
-def project(basis: Basis, fused_nC: Float32) -> Float32:
-    """Project fused rows and scale them to unit length."""
-    centred = fused_nC - basis.mean_C.astype(np.float32)
-    return unit_rows(centred @ basis.components_RC.T)
+def project(basis: Basis | None, pieces: Iterable[Piece], rows: int, fused_width: int) -> Float32:
+    """Return the space's rows (rows, R) as unit vectors; without a basis, X_concat's own (rows, C).
+
+    A row's result does not depend on the piece it came in, to the last bit: every product has the same shape.
+    """
+    space = np.zeros((rows, fused_width if basis is None else basis.width), dtype=np.float32)
+    for piece in pieces:
+        if basis is None:
+            space[piece.rows_n, piece.columns] = piece.values
+        else:
+            space[piece.rows_n] += _products(piece.values, basis.components_RC[:, piece.columns])
+    offset = 0 if basis is None else (basis.components_RC @ basis.mean_C).astype(np.float32)
+    for start in range(0, rows, _PRODUCT_ROWS):
+        block = slice(start, start + _PRODUCT_ROWS)
+        space[block] = unit_rows(space[block] - offset)
+    return space
 
 
-def project_all(basis: Basis | None, rows_of: Rows, rows: int) -> Iterator[Float32]:
-    """Yield the space's rows block by block; without a basis, the fused rows as unit vectors."""
-    for start in range(0, rows, BLOCK_ROWS):
-        fused = rows_of(np.arange(start, min(start + BLOCK_ROWS, rows), dtype=np.int64))
-        yield unit_rows(fused) if basis is None else project(basis, fused)
+def _products(values_nC: Float32, components_RC: Float32) -> Float32:
+    """Return values · componentsᵀ by products of one fixed shape, zeros filling up the last.
+
+    The last bits of a matrix product depend on its shape (the kernels that the library chooses), and with them would
+    the distances: a run that was killed and went on would end otherwise than one that was not.
+    """
+    transposed_CR = np.ascontiguousarray(components_RC.T)
+    products = np.empty((len(values_nC), len(components_RC)), dtype=np.float32)
+    for start in range(0, len(values_nC), _PRODUCT_ROWS):
+        block = values_nC[start : start + _PRODUCT_ROWS]
+        filled = np.zeros((_PRODUCT_ROWS, block.shape[1]), dtype=np.float32)
+        filled[: len(block)] = block
+        products[start : start + len(block)] = (filled @ transposed_CR)[: len(block)]
+    return products
 
 
 def _fit_cpu(sample: Float32) -> tuple[Float64, Float32, Float64, str]:

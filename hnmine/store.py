@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hnmine.progress import say
-from hnmine.types import Float32
+from hnmine.types import Float32, Int64
 
 KEY_BYTES = 16
 Keys = NDArray[np.uint64]
@@ -75,25 +75,32 @@ class VectorStore:
         """Where this encoder's blocks are."""
         return self.root / self.fingerprint.digest
 
+    def scan(self, keys: Keys) -> Iterator[tuple[Int64, Float32]]:
+        """Yield, block by block, the rows of `keys` that are stored and their vectors (n, width); each row once.
+
+        Equal keys are served alike.
+        """
+        open_rows = np.argsort(keys[:, 0], kind="stable")
+        for path in sorted(self.folder.glob("*.parquet")):
+            if not len(open_rows):
+                return
+            block = self._read(path, keys[open_rows])
+            if block is not None:
+                positions, vectors = block
+                yield open_rows[positions], vectors
+                open_rows = np.delete(open_rows, positions)
+
     def load(self, keys: Keys) -> tuple[Float32 | None, NDArray[np.bool_]]:
         """Return the vectors of these keys (n, width) and which of them were found.
 
-        Rows that were not found hold zeros. The array is None if nothing was found. Equal keys are served alike.
+        Rows that were not found hold zeros. The array is None if nothing was found.
         """
         found = np.zeros(len(keys), dtype=bool)
         vectors: Float32 | None = None
-        order = np.argsort(keys[:, 0], kind="stable")
-        ordered = keys[order]
-        for path in sorted(self.folder.glob("*.parquet")):
-            block = self._read(path, ordered)
-            if block is None:
-                continue
-            positions, values = block
-            rows = order[positions]
+        for rows, values in self.scan(keys):
             if vectors is None:
                 vectors = np.zeros((len(keys), values.shape[1]), dtype=np.float32)
-            vectors[rows] = values
-            found[rows] = True
+            vectors[rows], found[rows] = values, True
         return vectors, found
 
     def _read(self, path: Path, ordered: Keys) -> tuple[NDArray[np.int64], Float32] | None:

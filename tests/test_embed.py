@@ -60,8 +60,19 @@ def blocks(plan: Plan, root: Path) -> list[Path]:
     return sorted((root / plan.fingerprint.digest).glob("*.parquet"))
 
 
+def vectors(done: Embedded, role: str) -> np.ndarray:
+    """The vectors of all texts, as `take` gives them; `scan` must give the same."""
+    taken = done.take(role, np.arange(done.count(role)))
+    scanned = np.full_like(taken, np.nan)
+    for rows, values in done.scan(role):
+        assert np.isnan(scanned[rows]).all()
+        scanned[rows] = values
+    assert np.array_equal(scanned, taken)
+    return taken
+
+
 def same(first: Embedded, second: Embedded) -> bool:
-    return all(np.array_equal(first.vectors[role], second.vectors[role]) for role in ("document", "query"))
+    return all(np.array_equal(vectors(first, role), vectors(second, role)) for role in ("document", "query"))
 
 
 # Without Ray
@@ -73,7 +84,7 @@ def test_every_text_has_the_vector_of_its_own_prompt(tiny, tmp_path):
     assert (done.encoded, done.reused) == (80, 0)
     for role, prompt in (("document", ""), ("query", "query : ")):
         one_by_one = np.concatenate([encoder.encode([text], prompt) for text in TEXTS[role].texts[:10]])
-        assert done.vectors[role][:10] == pytest.approx(one_by_one, abs=1e-5)
+        assert vectors(done, role)[:10] == pytest.approx(one_by_one, abs=1e-5)
 
 
 def test_a_second_call_encodes_nothing(tiny, tmp_path):
@@ -108,30 +119,39 @@ def test_a_new_text_is_the_only_one_encoded(tiny, tmp_path):
     documents = Texts(ids=(*TEXTS["document"].ids, "new"), texts=(*TEXTS["document"].texts, "a new text"))
     done = run(tiny, tmp_path, TEXTS | {"document": documents})
     assert (done.encoded, done.reused) == (1, 80)
-    assert done.vectors["document"].shape == (61, 32)
+    assert vectors(done, "document").shape == (61, 32)
 
 
 def test_equal_texts_are_encoded_once_and_another_prompt_makes_another_text(tiny, tmp_path):
     twice = Texts(ids=("1", "2", "3"), texts=("mysql", "cloud", "mysql"))
     done = run(tiny, tmp_path / "one", {"document": twice, "query": twice})
     assert done.encoded == 4
-    assert np.array_equal(done.vectors["document"][0], done.vectors["document"][2])
-    assert np.abs(done.vectors["document"] - done.vectors["query"]).max() > 1e-3
+    assert np.array_equal(vectors(done, "document")[0], vectors(done, "document")[2])
+    assert np.abs(vectors(done, "document") - vectors(done, "query")).max() > 1e-3
     done = run(replace(tiny, query_prompt=""), tmp_path / "two", {"document": twice, "query": twice})
     assert done.encoded == 2
-    assert np.array_equal(done.vectors["document"], done.vectors["query"])
+    assert np.array_equal(vectors(done, "document"), vectors(done, "query"))
 
 
 def test_no_queries_are_no_trouble(tiny, tmp_path):
     done = run(tiny, tmp_path, {"document": TEXTS["document"], "query": Texts(ids=(), texts=())})
-    assert done.vectors["query"].shape == (0, 32)
+    assert vectors(done, "query").shape == (0, 32)
     assert done.encoded == 60
+
+
+def test_a_vector_that_vanishes_after_encoding_is_a_model_error(tiny, tmp_path):
+    done = run(tiny, tmp_path)
+    blocks(tiny, tmp_path)[0].unlink()
+    with pytest.raises(ModelError, match=r"encoder tiny: \d+ vectors that were in .* a moment ago"):
+        list(done.scan("document")) + list(done.scan("query"))
+    with pytest.raises(ModelError, match="start again"):
+        done.take("document", np.arange(60)), done.take("query", np.arange(20))
 
 
 @pytest.mark.parametrize("size", [7, 1000])
 def test_the_size_of_blocks_changes_no_vector_beyond_rounding(size, tiny, tmp_path):
     expected, done = run(tiny, tmp_path / "16"), run(tiny, tmp_path / "other", block_texts=size)
-    assert done.vectors["document"] == pytest.approx(expected.vectors["document"], abs=1e-6)
+    assert vectors(done, "document") == pytest.approx(vectors(expected, "document"), abs=1e-6)
 
 
 def poison(plan: Plan, folder: Path) -> Plan:

@@ -46,27 +46,27 @@ def folder(tmp_path: Path) -> Path:
 def test_precomputed_vectors_come_in_the_order_of_the_texts(kind, folder):
     store_vectors(folder / "documents.parquet", dict(reversed(VECTORS.items())), kind)
     vectors = read_precomputed("mine", folder, WANTED)
-    assert vectors["document"].tolist() == [[1, 0], [0.5, 0.5]]
-    assert vectors["query"].tolist() == [[0, 2]]
-    assert vectors["document"].dtype == np.float32
+    assert vectors.of_role["document"].tolist() == [[1, 0], [0.5, 0.5]]
+    assert vectors.of_role["query"].tolist() == [[0, 2]]
+    assert vectors.of_role["document"].dtype == np.float32
 
 
 def test_columns_may_stand_in_any_order_among_others_and_in_row_groups(folder):
     table = pa.table({"vector": list(VECTORS.values()), "more": [1, 2, 3], "id": list(VECTORS)})
     pq.write_table(table, folder / "documents.parquet", row_group_size=1)
-    assert read_precomputed("mine", folder, WANTED)["document"].tolist() == [[1, 0], [0.5, 0.5]]
+    assert read_precomputed("mine", folder, WANTED).of_role["document"].tolist() == [[1, 0], [0.5, 0.5]]
 
 
 def test_integer_ids_are_the_texts_of_their_digits(folder):
     store_vectors(folder / "documents.parquet", {7: [1.0, 0.0], 12: [0.0, 1.0]}, ids=pa.int64())
     wanted = WANTED | {"document": Texts(ids=("12", "7"), texts=("x", "y"))}
-    assert read_precomputed("mine", folder, wanted)["document"].tolist() == [[0, 1], [1, 0]]
+    assert read_precomputed("mine", folder, wanted).of_role["document"].tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_vectors_of_any_finite_length_are_taken(size, folder):
     store_vectors(folder / "queries.parquet", {"q1": [size, size]})
-    assert read_precomputed("mine", folder, WANTED)["query"] == pytest.approx(np.full((1, 2), size))
+    assert read_precomputed("mine", folder, WANTED).of_role["query"] == pytest.approx(np.full((1, 2), size))
 
 
 NAN, INF = float("nan"), float("inf")

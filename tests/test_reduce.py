@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine import reduce as reduce_module
 from hnmine.device import Choice
 from hnmine.errors import DataError
-from hnmine.fuse import unit_rows
-from hnmine.reduce import Basis, captured, cut, fit, project, project_all
+from hnmine.fuse import Piece, unit_rows
+from hnmine.reduce import Basis, captured, cut, fit, project
 
 CPU = Choice(kind="cpu", reason="test")
 
@@ -29,6 +28,11 @@ def cloud(rows: int, columns: int, seed: int = 0, decay: float = 0.8) -> np.ndar
 
 def fitted(fused: np.ndarray, variance: float = 0.95, fit_rows: int = 10**6, seed: int = 0) -> Basis:
     return fit(lambda rows: fused[rows], len(fused), variance=variance, fit_rows=fit_rows, seed=seed, device=CPU)
+
+
+def projected(basis: Basis | None, fused: np.ndarray) -> np.ndarray:
+    everything = Piece(rows_n=np.arange(len(fused)), columns=slice(0, fused.shape[1]), values=fused)
+    return project(basis, [everything], len(fused), fused.shape[1])
 
 
 def whole_spectrum(fused: np.ndarray):
@@ -51,7 +55,7 @@ def test_the_basis_equals_scikit_learn_in_float64(variance, rows, columns):
     assert np.abs(cosines) == pytest.approx(1, abs=1e-3)
     expected = (fused.astype(np.float64) - truth.mean_) @ truth.components_[:width].T * np.sign(cosines)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    assert project(basis, fused) == pytest.approx(expected, abs=5e-3)
+    assert projected(basis, fused) == pytest.approx(expected, abs=5e-3)
 
 
 def test_all_of_the_variance_is_the_numerical_rank():
@@ -66,12 +70,12 @@ def test_a_rank_deficient_cloud_has_no_more_components_than_rank(rows):
     rng = np.random.default_rng(2)
     fused = (rng.normal(size=(rows, 5)) @ rng.normal(size=(5, 40))).astype(np.float32)
     assert fitted(fused, 1.0).width == 5
-    assert np.isfinite(project(fitted(fused, 1.0), fused)).all()
+    assert np.isfinite(projected(fitted(fused, 1.0), fused)).all()
 
 
 def test_with_all_the_variance_distances_are_those_of_the_centred_rows():
     fused = cloud(100, 12, decay=0.95)
-    space = project(fitted(fused, 1.0), fused)
+    space = projected(fitted(fused, 1.0), fused)
     centred = unit_rows(fused - fused.mean(axis=0))
     assert space @ space.T == pytest.approx(centred @ centred.T, abs=1e-4)
 
@@ -108,13 +112,13 @@ def test_the_weight_of_a_lone_encoder_changes_nothing(weight):
     expected = fitted(fused)
     basis = fitted(fused * np.float32(weight))
     assert basis.width == expected.width
-    assert project(basis, fused * np.float32(weight)) == pytest.approx(project(expected, fused), abs=1e-3)
+    assert projected(basis, fused * np.float32(weight)) == pytest.approx(projected(expected, fused), abs=1e-3)
 
 
 def test_two_different_documents_are_enough():
     fused = np.eye(2, dtype=np.float32)
     assert fitted(fused).width == 1
-    assert project(fitted(fused), fused)[:, 0].tolist() == pytest.approx([1, -1]) or project(fitted(fused), fused)[
+    assert projected(fitted(fused), fused)[:, 0].tolist() == pytest.approx([1, -1]) or projected(fitted(fused), fused)[
         :, 0
     ].tolist() == pytest.approx([-1, 1])
 
@@ -145,22 +149,30 @@ def test_the_sample_is_seeded_and_without_repeats():
     assert first.mean_C == pytest.approx(fused[asked[0]].mean(axis=0), abs=1e-6)
 
 
-@pytest.mark.parametrize("block", [1, 7, 100, 1000])
-def test_the_streamed_projection_equals_the_whole(block, monkeypatch):
-    fused = cloud(100, 16)
-    basis = fitted(fused)
-    monkeypatch.setattr(reduce_module, "BLOCK_ROWS", block)
-    parts = list(project_all(basis, lambda rows: fused[rows], len(fused)))
-    assert max(map(len, parts)) <= block
-    assert np.concatenate(parts) == pytest.approx(project(basis, fused), abs=1e-6)
-    assert np.linalg.norm(np.concatenate(parts), axis=1) == pytest.approx(1, abs=1e-6)
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), encoders=st.lists(st.integers(1, 9), min_size=1, max_size=3))
+def test_the_projection_in_pieces_is_to_the_bit_that_of_the_whole(data, encoders):
+    fused = cloud(700, sum(encoders), seed=data.draw(st.integers(0, 9)))
+    basis = fitted(fused, 0.9)
+    order = np.random.default_rng(data.draw(st.integers(0, 9))).permutation(700)
+    cuts = sorted(data.draw(st.lists(st.integers(0, 700), max_size=5)))
+    ends = np.cumsum(encoders).tolist()
+    columns = [slice(end - width, end) for end, width in zip(ends, encoders, strict=True)]
+
+    def pieces(parts: list[np.ndarray]) -> list[Piece]:
+        return [Piece(rows_n=part, columns=c, values=fused[part][:, c]) for c in columns for part in parts]
+
+    in_order = project(basis, pieces([np.arange(700)]), 700, fused.shape[1])
+    assert np.array_equal(project(basis, pieces(np.split(order, cuts)), 700, fused.shape[1]), in_order)
+    assert in_order == pytest.approx(projected(basis, fused), abs=1e-5)
+    assert np.linalg.norm(in_order, axis=1) == pytest.approx(1, abs=1e-6)
 
 
 def test_without_a_basis_the_space_is_the_fused_rows_as_unit_vectors():
-    fused = cloud(30, 8) * np.float32(3)
-    whole = np.concatenate(list(project_all(None, lambda rows: fused[rows], len(fused))))
-    assert np.array_equal(whole, unit_rows(fused))
-    assert whole.dtype == np.float32
+    fused = cloud(1030, 8) * np.float32(3)
+    space = projected(None, fused)
+    assert np.array_equal(space, unit_rows(fused))
+    assert space.dtype == np.float32
 
 
 def test_a_saved_basis_is_the_same_basis(tmp_path: Path) -> None:
@@ -168,7 +180,7 @@ def test_a_saved_basis_is_the_same_basis(tmp_path: Path) -> None:
     basis = fit(lambda chosen: rows[chosen], 60, variance=0.8, fit_rows=40, seed=0, device=CPU)
     basis.save(tmp_path / "basis.safetensors")
     again = Basis.load(tmp_path / "basis.safetensors")
-    assert (project(again, rows) == project(basis, rows)).all()
+    assert (projected(again, rows) == projected(basis, rows)).all()
     assert again.kept == basis.kept
     assert (again.fitted_rows, again.kept_held_out, again.library) == (40, basis.kept_held_out, basis.library)
     (tmp_path / "other").write_bytes(b"no basis")

@@ -1,0 +1,95 @@
+"""The ensemble's space against numpy in one piece, and the memory it takes."""
+
+from __future__ import annotations
+
+import tracemalloc
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnmine.config import Config, EncoderConfig
+from hnmine.device import Choice
+from hnmine.embed import Embedded
+from hnmine.ensemble import Ensemble, encode
+from hnmine.fuse import Fused
+from hnmine.reduce import fit, project
+from hnmine.runs import open_run
+from hnmine.store import Fingerprint, VectorStore, keys_of
+from hnmine.types import Texts
+from tests.test_precomputed import store_vectors
+
+DOCUMENTS, QUERIES = 300, 40
+TEXTS = {
+    "document": Texts(ids=tuple(map(str, range(DOCUMENTS))), texts=tuple(f"text {i}" for i in range(DOCUMENTS))),
+    "query": Texts(ids=tuple(f"q{i}" for i in range(QUERIES)), texts=tuple(f"query {i}" for i in range(QUERIES))),
+}
+
+
+def given_vectors(folder: Path, width: int) -> dict[str, np.ndarray]:
+    """Write random vectors of every text as a precomputed encoder."""
+    rng = np.random.default_rng(width)
+    vectors = {role: rng.normal(size=(len(texts), width)).astype(np.float32) for role, texts in TEXTS.items()}
+    folder.mkdir()
+    for role, name in (("document", "documents.parquet"), ("query", "queries.parquet")):
+        store_vectors(folder / name, dict(zip(TEXTS[role].ids, vectors[role].tolist(), strict=True)))
+    return vectors
+
+
+def ensemble(folder: Path, widths: tuple[int, ...], weights: tuple[float, ...], **reduce: object) -> Ensemble:
+    encoders = [
+        EncoderConfig(name=f"e{width}", precomputed=folder / f"e{width}", weight=weight)
+        for width, weight in zip(widths, weights, strict=True)
+    ]
+    config = Config.model_validate({"encoders": encoders, "reduce": {"device": "cpu"} | reduce})
+    with open_run(folder / "out", config) as run:
+        return encode(TEXTS, config, run)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("variance", [0.8, None])
+def test_the_space_is_the_reduced_concatenation_of_weighted_unit_vectors(variance, tmp_path):
+    vectors = [given_vectors(tmp_path / f"e{width}", width) for width in (6, 9)]
+    found = ensemble(tmp_path, (6, 9), (1.0, 0.5), variance=variance)
+    expected = {role: np.hstack([unit(vectors[0][role]), 0.5 * unit(vectors[1][role])]) for role in TEXTS}
+    if variance is not None:
+        mean = expected["document"].mean(axis=0)
+        _, sizes, axes = np.linalg.svd(expected["document"] - mean, full_matrices=False)
+        width = int(np.flatnonzero(np.cumsum(sizes**2) / (sizes**2).sum() >= variance)[0]) + 1
+        expected = {role: (rows - mean) @ axes[:width].T for role, rows in expected.items()}
+    docs, queries = unit(expected["document"]), unit(expected["query"])
+    assert found.space.width == docs.shape[1]
+    assert found.space.queries_QR @ found.space.docs_NR.T == pytest.approx(queries @ docs.T, abs=1e-4)
+
+
+def test_the_single_spaces_are_the_encoders_own_unit_vectors(tmp_path):
+    vectors = [given_vectors(tmp_path / f"e{width}", width) for width in (6, 9)]
+    spaces = ensemble(tmp_path, (6, 9), (1.0, 0.5)).single_spaces()
+    for own, space in zip(vectors, spaces, strict=True):
+        assert space.docs_NR == pytest.approx(unit(own["document"]), abs=1e-6)
+        assert space.queries_QR == pytest.approx(unit(own["query"]), abs=1e-6)
+
+
+def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp_path):
+    documents, width, block = 120_000, 256, 4000
+    store, rng = VectorStore(tmp_path, Fingerprint.of(kind="wide")), np.random.default_rng(0)
+    keys = keys_of([str(i) for i in range(documents)])
+    for start in range(0, documents, block):
+        store.write(keys[start : start + block], rng.normal(size=(block, width)).astype(np.float32))
+    stored = Embedded(
+        name="wide", store=store, keys={"document": keys, "query": keys[:9]}, width=width, encoded=0, reused=0
+    )
+    fused = Fused(encoders=(stored,), weights=(1.0,))
+    tracemalloc.start()
+    rows_of = partial(fused.take, "document")
+    basis = fit(rows_of, documents, variance=0.02, fit_rows=600, seed=0, device=Choice(kind="cpu", reason="test"))
+    space = project(basis, fused.pieces("document"), documents, width)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert space.shape == (documents, basis.width)
+    assert space[:9] == pytest.approx(project(basis, fused.pieces("query"), 9, width), abs=0)
+    assert peak < documents * width * 4 * 0.75, f"{peak / 2**20:.0f} MiB"
