@@ -1,0 +1,185 @@
+"""`hnmine mine` against sentence-transformers' `mine_hard_negatives(use_faiss=True)`: same model, same texts.
+
+    python benchmarks/mine_peers.py --data DIR --out FILE.json [--documents N] [--rounds 3] [--only NAME ...]
+
+Every figure is a whole process, from start to written files: reading, loading, encoding, searching, choosing. *Cold*
+starts with nothing stored, *warm* follows with the vectors in our store and in the peer's `cache_folder`. Both encode
+with all-MiniLM-L6-v2 at its own 256 tokens and choose one negative a train pair; the peer runs at its defaults, on all
+cores. Ours adds a PCA to 95 %, the two conditions and the proof. The contestants take turns, in each round all of them:
+
+    hnmine           as a user runs it: Ray Data, one actor a core
+    one actor        Ray Data, one actor with all cores; against `plain loop` it shows what Ray costs
+    plain loop       embed.ray=false: the same steps in one process
+    peer             mine_hard_negatives
+
+Peak memory is the sum of proportional set sizes over the process and its children, sampled every half second.
+`--documents` keeps that many random documents and all positives of their pairs; FILE.json is written after every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from hnmine.config import SourcesConfig
+from hnmine.runs import versions
+from hnmine.sources import read_beir
+from hnmine.weights import resolve
+
+MODEL = "all-MiniLM-L6-v2"
+OURS = {"hnmine": [], "one actor": ["--set", "embed.actors=1"], "plain loop": ["--set", "embed.ray=false"]}
+
+
+def main() -> None:
+    """Run all contestants and write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="BEIR folder")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--documents", type=int, help="keep this many random documents; default all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=[*OURS, "peer"], default=[*OURS, "peer"])
+    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's own process: its folder
+    options = parser.parse_args()
+    if options.peer:
+        run_peer(options.data, options.peer)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        data = (
+            options.data if options.documents is None else cut(options.data, Path(scratch) / "data", options.documents)
+        )
+        runs: dict[str, list[dict[str, float]]] = {}
+        for _ in range(options.rounds):
+            for name in options.only:
+                out = Path(scratch) / name.replace(" ", "-")
+                shutil.rmtree(out, ignore_errors=True)
+                for state in ("cold", "warm"):
+                    runs.setdefault(f"{name}, {state}", []).append(measured(command(name, data, out)))
+                    report(runs, data, options.out)
+
+
+def command(name: str, data: Path, out: Path) -> list[str]:
+    """Return the command line of a contestant."""
+    if name == "peer":
+        return [sys.executable, __file__, "--data", str(data), "--peer", str(out)]
+    encoder = f"encoders=[{{name: minilm, model: {MODEL}}}]"
+    start = [sys.executable, "-c", "from hnmine.cli import main; main()", "mine"]
+    return [*start, "--data", str(data), "--out", str(out), "--set", encoder, *OURS[name]]
+
+
+def measured(line: list[str]) -> dict[str, float]:
+    """Run one process to its end; return seconds and the peak of memory in GiB."""
+    import psutil
+
+    start = time.monotonic()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(line, stdout=log, stderr=log)
+        peak, over = [0.0], threading.Event()
+
+        def watch() -> None:
+            root = psutil.Process(process.pid)
+            while not over.wait(0.5):
+                total = 0
+                try:
+                    for one in [root, *root.children(recursive=True)]:
+                        total += one.memory_full_info().pss
+                except psutil.Error:
+                    continue  # a process ended between the list and the look
+                peak[0] = max(peak[0], total / 2**30)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        code = process.wait()
+        seconds = time.monotonic() - start
+        over.set()
+        watcher.join()
+        if code:
+            log.seek(0)
+            raise SystemExit(f"{' '.join(line)}\nended with {code}:\n{log.read().decode(errors='replace')[-3000:]}")
+    return {"seconds": round(seconds, 1), "peak_gib": round(peak[0], 2)}
+
+
+def report(runs: dict[str, list[dict[str, float]]], data: Path, out: Path | None) -> None:
+    """Print what is known so far, and write it."""
+    found = {
+        name: {
+            "seconds": statistics.median(run["seconds"] for run in of_name),
+            "peak_gib": max(run["peak_gib"] for run in of_name),
+            "rounds": [run["seconds"] for run in of_name],
+        }
+        for name, of_name in runs.items()
+    }
+    collection = read_beir(data, SourcesConfig())
+    figures = {
+        "documents": len(collection.documents),
+        "pairs": len(collection.pairs("train")),
+        "cores": os.cpu_count(),
+        "runs": found,
+        "versions": versions(),
+    }
+    text = json.dumps(figures, indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    print(text, flush=True)
+
+
+def cut(data: Path, folder: Path, documents: int) -> Path:
+    """Write a smaller BEIR folder: random documents, and the train pairs whose positive is among them."""
+    collection = read_beir(data, SourcesConfig())
+    kept = set(np.random.default_rng(0).choice(len(collection.documents), size=documents, replace=False).tolist())
+    pairs = collection.pairs("train")
+    chosen = [at for at, row in enumerate(pairs.doc_rows_P.tolist()) if row in kept]
+    queries, texts = collection.queries, collection.documents
+    (folder / "qrels").mkdir(parents=True)
+    write_lines(folder / "corpus.jsonl", [(texts.ids[row], texts.texts[row]) for row in sorted(kept)])
+    rows = sorted({int(pairs.query_rows_P[at]) for at in chosen})
+    write_lines(folder / "queries.jsonl", [(queries.ids[row], queries.texts[row]) for row in rows])
+    lines = [f"{queries.ids[pairs.query_rows_P[at]]}\t{texts.ids[pairs.doc_rows_P[at]]}\t1" for at in chosen]
+    header = "query-id\tcorpus-id\tscore"
+    (folder / "qrels" / "train.tsv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_lines(path: Path, texts: list[tuple[str, str]]) -> None:
+    """Write BEIR's JSON lines."""
+    lines = [json.dumps({"_id": text_id, "title": "", "text": text}) for text_id, text in texts]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def run_peer(data: Path, out: Path) -> None:
+    """Mine with sentence-transformers; the work of the peer's process."""
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import mine_hard_negatives
+
+    collection = read_beir(data, SourcesConfig())
+    pairs = collection.pairs("train")
+    dataset = Dataset.from_dict(
+        {
+            "query": [collection.queries.texts[row] for row in pairs.query_rows_P.tolist()],
+            "positive": [collection.documents.texts[row] for row in pairs.doc_rows_P.tolist()],
+        }
+    )
+    triplets = mine_hard_negatives(
+        dataset,
+        SentenceTransformer(str(resolve(MODEL)), device="cpu"),
+        corpus=list(collection.documents.texts),
+        num_negatives=1,
+        use_faiss=True,
+        cache_folder=str(out),
+    )
+    triplets.to_parquet(str(out / "triplets.parquet"))
+
+
+if __name__ == "__main__":
+    main()
