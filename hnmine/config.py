@@ -158,7 +158,7 @@ class WarmUpConfig(_Section):
 
 
 TrainPreset = Literal["anchored", "paper"]
-Loss = Literal["infonce", "margin"]
+Loss = Literal["infonce", "margin", "logistic", "bce", "lambda"]
 
 
 class TrainConfig(_Section):
@@ -173,7 +173,11 @@ class TrainConfig(_Section):
     )
     warm_up: WarmUpConfig = WarmUpConfig()
     anchors: AnchorsConfig = AnchorsConfig()
-    loss: Loss = Field("infonce", description="infonce: over one positive and its negatives; margin: the paper's Eq. 7")
+    loss: Loss = Field(
+        "infonce",
+        description="infonce: softmax over a positive and its negatives; margin: the paper's Eq. 7; logistic: "
+        "pairwise; bce: each document by itself; lambda: pairwise, weighted by nDCG",
+    )
     margin: float = Field(1.0, gt=0, description="margin of the triplet loss, in units of the score")
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     learning_rate: float = Field(2e-5, gt=0, le=1, description="peak learning rate")

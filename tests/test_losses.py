@@ -29,6 +29,43 @@ def infonce_by_loop(lists: Lists) -> list[float]:
     return [-math.log(math.exp(scores[0]) / sum(map(math.exp, scores))) for scores in lists]
 
 
+def logistic_by_loop(lists: Lists) -> list[float]:
+    """log(1 + exp(negative - positive)), one negative at a time."""
+    return [
+        sum(math.log1p(math.exp(negative - positive)) for negative in negatives) / len(negatives)
+        for positive, *negatives in lists
+    ]
+
+
+def bce_by_loop(lists: Lists) -> list[float]:
+    """The mean of -log(p) of the positive and the mean of -log(1 - p) of the negatives."""
+
+    def p(score: float) -> float:
+        return 1 / (1 + math.exp(-score))
+
+    return [
+        (-math.log(p(positive)) + sum(-math.log(1 - p(negative)) for negative in negatives) / len(negatives)) / 2
+        for positive, *negatives in lists
+    ]
+
+
+def lambda_by_loop(lists: Lists) -> list[float]:
+    """The loss of nDCG by an exchange, measured by doing it."""
+
+    def ndcg(scores: list[float]) -> float:
+        return 1 / math.log2(2 + sum(score > scores[0] for score in scores))
+
+    values = []
+    for scores in lists:
+        total = 0.0
+        for i in range(1, len(scores)):
+            exchanged = [scores[i], *scores[1:i], scores[0], *scores[i + 1 :]]
+            lost = abs(ndcg(scores) - ndcg(exchanged))
+            total += lost * math.log1p(math.exp(scores[i] - scores[0]))
+        values.append(total / (len(scores) - 1))
+    return values
+
+
 def padded(lists: Lists, filler: float) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(map(len, lists))
     scores_BL = torch.tensor([[*scores, *[filler] * (longest - len(scores))] for scores in lists])
@@ -50,9 +87,19 @@ def test_the_losses_equal_the_plain_loops_whatever_fills_up_a_short_list(
     scores_BL, mask_BL = padded(lists, filler)
     np.testing.assert_allclose(losses.margin(scores_BL, mask_BL, width), margin_by_loop(lists, width), atol=1e-5)
     np.testing.assert_allclose(losses.infonce(scores_BL, mask_BL), infonce_by_loop(lists), atol=1e-5)
+    np.testing.assert_allclose(losses.logistic(scores_BL, mask_BL), logistic_by_loop(lists), atol=1e-5)
+    np.testing.assert_allclose(losses.bce(scores_BL, mask_BL), bce_by_loop(lists), atol=1e-4)
+    np.testing.assert_allclose(losses.lambda_loss(scores_BL, mask_BL), lambda_by_loop(lists), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["infonce", "margin"])
+def test_margin_mse_is_nothing_where_the_leads_are_the_teachers_whatever_the_level() -> None:
+    scores_BL, mask_BL = padded([[1.0, 2.0], [0.5, 3.0, -1.0, 4.0]], 7.0)
+    assert losses.margin_mse(scores_BL, mask_BL, scores_BL + 3).tolist() == [0.0, 0.0]
+    teacher_BL, _ = padded([[0.0, 3.0], [0.5, 3.0, -1.0, 1.0]], -2.0)  # leads off by 2, and by 3 in one of three
+    torch.testing.assert_close(losses.margin_mse(scores_BL, mask_BL, teacher_BL), torch.tensor([4.0, 3.0]))
+
+
+@pytest.mark.parametrize("name", ["margin", *losses.LOSSES])
 def test_gradients_are_finite_and_none_reaches_the_filling(name: str) -> None:
     scores_BL, mask_BL = padded([[1.0, 2.0], [0.5, 3.0, -1.0, 4.0], [1e4, -1e4, 1e4]], 0.0)
     scores_BL.requires_grad_()
@@ -82,5 +129,5 @@ def test_make_gives_the_loss_of_that_name_and_width() -> None:
     scores_BL, mask_BL = padded(ragged(1, 4), 0.0)
     assert torch.equal(losses.make("infonce", 9.0)(scores_BL, mask_BL), losses.infonce(scores_BL, mask_BL))
     assert torch.equal(losses.make("margin", 2.5)(scores_BL, mask_BL), losses.margin(scores_BL, mask_BL, 2.5))
-    with pytest.raises(ValueError, match="unknown loss 'hinge'; known: infonce, margin"):
+    with pytest.raises(ValueError, match="unknown loss 'hinge'; known: margin, infonce, logistic, bce, lambda"):
         losses.make("hinge", 1.0)
