@@ -188,7 +188,9 @@ class TrainConfig(_Section):
     pairs_per_batch: int = Field(16, ge=1, description="pairs, each with its negatives, in one step")
     max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document together")
     max_pairs: int | None = Field(None, ge=1, description="train on at most so many pairs, a seeded sample")
-    evaluations_per_epoch: int = Field(2, ge=1, description="looks at dev MRR@10 in an epoch")
+    evaluations_per_epoch: int = Field(2, ge=1, description="looks at dev MRR@10 in an epoch, each with a checkpoint")
+    patience: int | None = Field(None, ge=1, description="looks without a new best before training ends; null: never")
+    mlflow: str | None = Field(None, description="MLflow tracking address; null: none")
     dev_queries: int = Field(200, ge=1, description="dev queries in such a look, a seeded sample")
     dtype: Dtype = "auto"
     device: Device = "auto"

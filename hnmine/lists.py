@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from hnmine.first_stage import NO_ROW
-from hnmine.training import Lists
 from hnmine.types import Int64, Pairs, Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """What is trained on: of each query the documents, the positive first."""
+
+    queries: tuple[str, ...]
+    documents: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.queries) == len(self.documents)
+        assert all(len(documents) > 1 for documents in self.documents), "a list needs a negative"
+
+    def __len__(self) -> int:
+        return len(self.queries)
 
 
 def training_lists(

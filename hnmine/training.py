@@ -3,6 +3,9 @@
 Training that does no harm: the start itself (step 0) is a candidate when the best step is chosen by MRR@10 on the
 dev queries, and later steps must beat it strictly. What comes out is never worse on dev than what went in.
 
+Every look at the dev queries leaves a checkpoint. A worker that dies is replaced and goes on from the last one; so does
+the next call with the same name and identity, if this one is killed.
+
 Ray is imported inside the functions: `session` decides how a local one authenticates before it first is.
 """
 
@@ -13,67 +16,21 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from hnmine import losses
-from hnmine.config import Loss, TrainConfig
-from hnmine.device import Choice
-from hnmine.encoders import batches_by_length
 from hnmine.errors import ModelError
-from hnmine.evaluation import Task, means, measure, rerank
+from hnmine.evaluation import Task
+from hnmine.fitting import DEV_METRIC, STATE, Job, Recipe, best_of, loop
+from hnmine.lists import Lists
 from hnmine.progress import Progress, say
-from hnmine.reranker import Reranker, has_head
 from hnmine.session import start_ray
+from hnmine.trackers import Tracker
 
-DEV_METRIC = "MRR@10"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lists:
-    """What is trained on: of each query the documents, the positive first."""
-
-    queries: tuple[str, ...]
-    documents: tuple[tuple[str, ...], ...]
-
-    def __post_init__(self) -> None:
-        assert len(self.queries) == len(self.documents)
-        assert all(len(documents) > 1 for documents in self.documents), "a list needs a negative"
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to train: the part of the configuration that a worker needs, resolved."""
-
-    loss: Loss
-    margin: float
-    epochs: int
-    learning_rate: float
-    warmup_share: float
-    weight_decay: float
-    clip_norm: float
-    dropout: float | None
-    pairs_per_batch: int
-    max_tokens: int
-    evaluations_per_epoch: int
-    seed: int
-    dtype: str
-    device: str
-
-    @classmethod
-    def of(cls, config: TrainConfig, device: Choice, dtype: str, **changes: Any) -> Recipe:
-        """Take the settings of the same name; `changes` replace some."""
-        own = {name: getattr(config, name) for name in cls.__dataclass_fields__ if hasattr(config, name)}
-        return cls(**(own | {"device": device.torch_name, "dtype": dtype} | changes))
+_RETRIES = 3  # of workers that died
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +43,6 @@ class Trained:
     """MRR@10 on the dev queries by step; 0 is the start."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    start: Path
-    lists: Lists
-    dev: Task
-    recipe: Recipe
-    start_dev: float | None
-
-
 def train(
     name: str,
     start: Path,
@@ -104,168 +52,106 @@ def train(
     out: Path,
     *,
     workers: int,
+    identity: str = "",
     start_dev: float | None = None,
+    tracker: Tracker | None = None,
 ) -> Trained:
     """Fine-tune the model in `start` on `lists` and write the best step to `out`, replacing what is there.
 
-    Step 0 is measured, or taken from `start_dev`; a start without a ranking head has none.
+    Args:
+        name: in messages.
+        start: model folder; one without a ranking head gets a fresh one, and has no step 0.
+        lists: what is trained on.
+        dev: the queries that choose the step.
+        recipe: how.
+        out: model folder to be written.
+        workers: of Ray Train; each step's lists are shared out among them.
+        identity: names all that decides the result; what an interrupted call of the same left is gone on with.
+        start_dev: what the dev queries say of the start, if that is known already.
+        tracker: is told loss, learning rate and dev metric.
 
     Raises:
-        ModelError: the loss or the scores become non-finite, or a worker cannot load the model.
+        ModelError: the gradient or the scores become non-finite, or a worker cannot load the model.
     """
     start_ray()
     import ray
-    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     _quiet_ray_train()
-    batches = math.ceil(len(lists) / recipe.pairs_per_batch) * recipe.epochs
-    work = Path(tempfile.mkdtemp(prefix=".train-", dir=_existing(out.parent)))
+    steps = recipe.steps(len(lists))
+    say("train", f"{name}: {len(lists):,} pairs, {steps} steps, {workers} worker(s) on {recipe.device}, {recipe.dtype}")
+    work = _work_folder(out, identity)
     board = _board()
-    on_gpu = recipe.device == "cuda"
+    job = Job(start=start.resolve(), lists=lists, dev=dev, recipe=recipe, start_dev=start_dev)
+    try:
+        with _following(name, board, job, tracker):
+            folders = _fit(job, board, work, workers)
+        history: dict[int, float] = ray.get(board.history.remote())
+        best = best_of(history)
+        _replace(out, start if best == 0 else folders[best])
+    except ModelError as error:
+        shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
+        raise ModelError(f"training of {name} failed: {error}") from None
+    finally:
+        ray.kill(board)
+    shutil.rmtree(work, ignore_errors=True)
+    return Trained(best_step=best, steps=steps, dev=history)
+
+
+def _fit(job: Job, board: Any, work: Path, workers: int) -> dict[int, Path]:
+    """Run the workers; return the checkpoints that were kept, by step.
+
+    Raises:
+        ModelError: a worker says so, or workers died more often than is put up with.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    on_gpu = job.recipe.device == "cuda"
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
     trainer = TorchTrainer(
-        _loop,
-        train_loop_config={
-            "job": _Job(start=start.resolve(), lists=lists, dev=dev, recipe=recipe, start_dev=start_dev),
-            "board": board,
-        },
+        loop,
+        train_loop_config={"job": job, "board": board},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=on_gpu,
             resources_per_worker={"GPU": 1} if on_gpu else {"CPU": cpus},
         ),
-        run_config=RunConfig(
-            name="fit", storage_path=str(work.resolve()), checkpoint_config=CheckpointConfig(num_to_keep=1)
+        run_config=RunConfig(  # a run of the same name and path goes on from its latest checkpoint
+            name="fit",
+            storage_path=str(work.resolve()),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
+            failure_config=FailureConfig(max_failures=_RETRIES),
         ),
     )
-    say(
-        "train",
-        f"{name}: {len(lists):,} pairs, {batches} steps, {workers} worker(s) on {recipe.device}, {recipe.dtype}",
-    )
     try:
-        with _following(name, board, len(lists) * recipe.epochs):
-            result = _in_thread(trainer.fit)
-        history: dict[int, float] = ray.get(board.history.remote())
-        best = min(history, key=lambda step: (-history[step], step))
-        _replace(out, start if best == 0 else Path(result.checkpoint.path))
+        result = _in_thread(trainer.fit)
     except ray.train.TrainingFailedError as error:
-        raise ModelError(f"training of {name} failed: {_cause(error)}") from None
-    finally:
-        ray.kill(board)
-        shutil.rmtree(work, ignore_errors=True)
-    return Trained(best_step=best, steps=batches, dev=history)
+        raise ModelError(ray.get(board.failure.remote()) or _cause(error)) from None
+    if failure := ray.get(board.failure.remote()):
+        raise ModelError(failure)
+    return {metrics["step"]: Path(checkpoint.path) for checkpoint, metrics in result.best_checkpoints or []}
 
 
-def _loop(settings: dict[str, Any]) -> None:
-    """Run one worker of the training; rank 0 looks at the dev queries and writes checkpoints."""
-    import ray
-    import ray.train
-    from ray.train.torch import prepare_model
-
-    job: _Job = settings["job"]
-    board, recipe = settings["board"], job.recipe
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    reranker = Reranker(
-        job.start, max_tokens=recipe.max_tokens, device=recipe.device, dtype=recipe.dtype, seed=recipe.seed
-    )
-    network = prepare_model(reranker.model)
-    optimizer, schedule = _optimizer(network, recipe, steps=_steps(len(job.lists), recipe))
-    loss_of = losses.make(recipe.loss, recipe.margin)
-
-    best = -1.0
-
-    def look(step: int) -> None:
-        nonlocal best
-        value, checkpoint = -1.0, None
-        with tempfile.TemporaryDirectory() as folder:
-            if rank == 0:
-                known = job.start_dev if step == 0 else None
-                value = means(measure(job.dev, rerank(job.dev, reranker)))[DEV_METRIC] if known is None else known
-                ray.get(board.looked.remote(step, value))  # fails where the driver has given up: so do we
-                if step and value > best:
-                    reranker.save(Path(folder))
-                    checkpoint = ray.train.Checkpoint.from_directory(folder)
-                best = max(best, value)
-            ray.train.report({"step": step, DEV_METRIC: value}, checkpoint=checkpoint)
-
-    if has_head(job.start):
-        look(0)
-    torch.manual_seed(recipe.seed)
-    for step, (batch, is_look) in enumerate(_batches(len(job.lists), recipe), 1):
-        reranker.train_mode(recipe.dropout)
-        mine = batch[rank::world]
-        loss = _step(reranker, network, job.lists, mine, loss_of, share=world / len(batch))
-        if not torch.isfinite(loss):
-            raise ModelError(f"the loss became {loss.item()} at step {step}; lower train.learning_rate")
-        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if rank == 0:
-            board.trained.remote(len(batch), loss.item())
-        if is_look:
-            look(step)
+def _work_folder(out: Path, identity: str) -> Path:
+    """Return the folder of the checkpoints; what a call with another identity left is removed."""
+    prefix = f".train-{out.name}-"
+    work = out.parent / f"{prefix}{identity[:20]}"
+    for other in out.parent.glob(f"{prefix}*"):
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
-def _optimizer(network: Any, recipe: Recipe, steps: int) -> tuple[Any, Any]:
-    """AdamW without decay of biases and norms; the rate rises linearly, then falls linearly to zero."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        fused=True,
-    )
-    rising = max(1, round(steps * recipe.warmup_share))
+@dataclass(frozen=True)
+class _News:
+    """What a worker tells: the value of `metric` at a step, and how many pairs were trained on since the last."""
 
-    def rate(step: int) -> float:
-        return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-
-
-def _steps(lists: int, recipe: Recipe) -> int:
-    return math.ceil(lists / recipe.pairs_per_batch) * recipe.epochs
-
-
-def _batches(lists: int, recipe: Recipe) -> Iterator[tuple[list[int], bool]]:
-    """Yield each step's lists, the same on every worker, and whether to look at the dev queries after it."""
-    rng = np.random.default_rng(recipe.seed)
-    per_epoch = math.ceil(lists / recipe.pairs_per_batch)
-    looks = {math.ceil(per_epoch * (i + 1) / recipe.evaluations_per_epoch) for i in range(recipe.evaluations_per_epoch)}
-    for _epoch in range(recipe.epochs):
-        order = rng.permutation(lists).tolist()
-        for step in range(per_epoch):
-            start = step * recipe.pairs_per_batch
-            yield order[start : start + recipe.pairs_per_batch], step + 1 in looks
-
-
-def _step(reranker: Reranker, network: Any, lists: Lists, chosen: list[int], loss_of: losses.Loss, share: float) -> Any:
-    """Forward and backward of these lists; texts of like length go together, so little is padded."""
-    sizes = [len(lists.documents[i]) for i in chosen]
-    if not sizes:  # fewer lists than workers: take part in the exchange of gradients, with nothing
-        rows = reranker.tokenize([""], [""])
-        loss = 0.0 * reranker.forward(rows, network).sum()
-        torch.autograd.backward(loss)
-        return loss.detach()
-    rows = reranker.tokenize(
-        [lists.queries[i] for i in chosen for _ in lists.documents[i]],
-        [document for i in chosen for document in lists.documents[i]],
-    )
-    lengths = np.array([len(row["input_ids"]) for row in rows])
-    parts = batches_by_length(lengths, reranker.TRAIN_TOKENS_PER_BATCH)
-    scores = torch.cat([reranker.forward([rows[i] for i in part], network) for part in parts])
-    back = torch.empty(len(rows), dtype=torch.long, device=scores.device)
-    back[torch.tensor([i for part in parts for i in part], device=scores.device)] = torch.arange(
-        len(rows), device=scores.device
-    )
-    mask = torch.arange(max(sizes), device=scores.device)[None] < torch.tensor(sizes, device=scores.device)[:, None]
-    table = torch.zeros(mask.shape, device=scores.device).masked_scatter(mask, scores[back])
-    loss = loss_of(table, mask).sum() * share
-    torch.autograd.backward(loss)
-    return loss.detach()
+    metric: str
+    step: int
+    value: float
+    pairs: int = 0
 
 
 def _board() -> Any:
@@ -273,20 +159,30 @@ def _board() -> Any:
     import ray
 
     class Board:
+        """What was said before a restart is not said again."""
+
         def __init__(self) -> None:
-            self._news: list[tuple[int, str]] = []
+            self._news: list[_News] = []
             self._history: dict[int, float] = {}
-            self._loss = math.nan
+            self._failure = ""
+            self._last = 0
 
-        def trained(self, pairs: int, loss: float) -> None:
-            self._loss = loss if math.isnan(self._loss) else 0.9 * self._loss + 0.1 * loss
-            self._news.append((pairs, f"loss {self._loss:.3f}"))
+        def trained(self, step: int, loss: float, pairs: int) -> None:
+            if step > self._last:
+                self._last = step
+                self._news.append(_News("loss", step, loss, pairs))
 
-        def looked(self, step: int, value: float) -> None:
-            self._history[step] = value
-            self._news.append((0, f"step {step}: {DEV_METRIC} {value:.3f} on dev"))
+        def looked(self, history: dict[int, float]) -> None:
+            self._news += [_News(DEV_METRIC, step, history[step]) for step in history if step not in self._history]
+            self._history |= history
 
-        def news(self) -> list[tuple[int, str]]:
+        def failed(self, message: str) -> None:
+            self._failure = message
+
+        def failure(self) -> str:
+            return self._failure
+
+        def news(self) -> list[_News]:
             news, self._news = self._news, []
             return news
 
@@ -297,10 +193,12 @@ def _board() -> Any:
 
 
 class _following:
-    """Show the board's news while the block runs."""
+    """Show the board's news while the block runs, and pass them on to the tracker."""
 
-    def __init__(self, name: str, board: Any, pairs: int) -> None:
-        self._name, self._board, self._pairs = name, board, pairs
+    def __init__(self, name: str, board: Any, job: Job, tracker: Tracker | None) -> None:
+        self._name, self._board, self._job, self._tracker = name, board, job, tracker
+        self._progress: Progress | None = None  # its clock starts with the first step, not with the workers
+        self._loss = math.nan
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -314,18 +212,30 @@ class _following:
     def _follow(self) -> None:
         import ray
 
-        progress = None  # its clock starts with the first step, not with the workers
         last = False
         while not last:
             last = self._stop.wait(0.5)
-            for pairs, note in ray.get(self._board.news.remote()):
-                if not pairs:
-                    say("train", f"{self._name}: {note}")
-                    continue
-                progress = progress or Progress("train", self._name, self._pairs, "pairs")
-                progress.advance(pairs, note)
-        if progress is not None:
-            progress.finish()
+            for news in ray.get(self._board.news.remote()):
+                self._tell(news)
+        if self._progress is not None:
+            self._progress.finish()
+
+    def _tell(self, news: _News) -> None:
+        recipe = self._job.recipe
+        if self._tracker is not None:
+            self._tracker.scalar(news.metric, news.value, news.step)
+        if news.metric != "loss":
+            say("train", f"{self._name}: step {news.step}: {news.metric} {news.value:.3f} on dev")
+            return
+        steps = recipe.steps(len(self._job.lists))
+        if self._tracker is not None:
+            self._tracker.scalar("learning_rate", recipe.rate(news.step - 1, steps), news.step)
+        if self._progress is None:
+            behind = (news.step - 1) * recipe.pairs_per_batch  # trained on before an interruption
+            total = len(self._job.lists) * recipe.epochs - behind
+            self._progress = Progress("train", self._name, total, "pairs")
+        self._loss = news.value if math.isnan(self._loss) else 0.9 * self._loss + 0.1 * news.value
+        self._progress.advance(news.pairs, f"loss {self._loss:.3f}")
 
 
 def _in_thread(work: Callable[[], Any]) -> Any:
@@ -346,15 +256,10 @@ def _quiet_ray_train() -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
 
 
-def _existing(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _replace(out: Path, source: Path) -> None:
-    """Put a copy of the model folder `source` at `out`."""
+    """Put a copy of the model folder `source` at `out`, without what a checkpoint holds beside the model."""
     hidden = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    shutil.copytree(source, hidden, dirs_exist_ok=True)
+    shutil.copytree(source, hidden, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE))
     hidden.chmod(0o755)
     if out.exists():
         shutil.rmtree(out)

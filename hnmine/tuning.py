@@ -20,11 +20,12 @@ from hnmine import device as devices
 from hnmine import weights
 from hnmine.config import TrainConfig, TrainPreset
 from hnmine.errors import DataError
-from hnmine.lists import first_stage_anchors, random_anchors, training_lists
+from hnmine.fitting import DEV_METRIC, Recipe
+from hnmine.lists import Lists, first_stage_anchors, random_anchors, training_lists
 from hnmine.progress import say
 from hnmine.runs import Run, digest, versions, write_json
 from hnmine.splits import Splits
-from hnmine.training import DEV_METRIC, Lists, Recipe, train
+from hnmine.training import train
 
 START = "start"
 

@@ -13,7 +13,9 @@ from hnmine.config import TrainConfig
 from hnmine.device import Choice
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task, means, measure, rerank
-from hnmine.training import Lists, Recipe, Trained, train
+from hnmine.fitting import Recipe
+from hnmine.lists import Lists
+from hnmine.training import Trained, train
 from hnmine.types import Texts
 from tests.test_reranker import load, spoil, tiny_model
 
@@ -153,5 +155,5 @@ def test_a_loss_of_nan_is_one_clear_sentence_and_leaves_nothing(tmp_path: Path) 
     body = spoil(tiny_model(tmp_path / "models" / "body", head=False))
     with pytest.raises(ModelError) as caught:
         fit(body, tmp_path / "out" / "model", lists(8), learning_rate=1e-5)
-    assert str(caught.value) == "training of model failed: the loss became nan at step 1; lower train.learning_rate"
+    assert str(caught.value) == "training of model failed: the gradient became nan at step 1; lower train.learning_rate"
     assert list((tmp_path / "out").iterdir()) == []

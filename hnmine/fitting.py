@@ -1,0 +1,286 @@
+"""What one training worker does: steps over lists, looks at the dev queries, checkpoints.
+
+Every step is a function of the recipe, the step's number and the weights alone: the order comes from the seed, dropout
+from seed, step and rank, the learning rate from the step. So a checkpoint is weights, AdamW's moments and a number, and
+a training that was killed goes on to the very end of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hnmine import losses
+from hnmine.config import Loss, TrainConfig
+from hnmine.device import Choice
+from hnmine.encoders import batches_by_length
+from hnmine.errors import ModelError
+from hnmine.evaluation import Task, means, measure, rerank
+from hnmine.lists import Lists
+from hnmine.reranker import Reranker, has_head
+
+DEV_METRIC = "MRR@10"
+STATE = "training"  # folder beside a checkpoint's model
+_GRAPH_TOKENS = {"cpu": 32_768, "cuda": 131_072}  # in one backward pass; bounds the memory of activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train: the part of the configuration that a worker needs, resolved."""
+
+    loss: Loss
+    margin: float
+    epochs: int
+    learning_rate: float
+    warmup_share: float
+    weight_decay: float
+    clip_norm: float
+    dropout: float | None
+    pairs_per_batch: int
+    max_tokens: int
+    evaluations_per_epoch: int
+    patience: int | None
+    seed: int
+    dtype: str
+    device: str
+
+    @classmethod
+    def of(cls, config: TrainConfig, device: Choice, dtype: str, **changes: Any) -> Recipe:
+        """Take the settings of the same name; `changes` replace some."""
+        own = {name: getattr(config, name) for name in cls.__dataclass_fields__ if hasattr(config, name)}
+        return cls(**(own | {"device": device.torch_name, "dtype": dtype} | changes))
+
+    def steps(self, lists: int) -> int:
+        """Return the number of steps over so many lists."""
+        return math.ceil(lists / self.pairs_per_batch) * self.epochs
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step, counted from 0: it rises linearly, then falls linearly to zero."""
+        rising = max(1, round(steps * self.warmup_share))
+        return self.learning_rate * min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
+
+    def batches(self, lists: int) -> Iterator[tuple[list[int], bool]]:
+        """Yield each step's lists, the same on every worker, and whether to look at the dev queries after it."""
+        rng = np.random.default_rng(self.seed)
+        per_epoch, looks = math.ceil(lists / self.pairs_per_batch), self.evaluations_per_epoch
+        after = {math.ceil(per_epoch * (i + 1) / looks) for i in range(looks)}
+        for _epoch in range(self.epochs):
+            order = rng.permutation(lists).tolist()
+            for step in range(per_epoch):
+                start = step * self.pairs_per_batch
+                yield order[start : start + self.pairs_per_batch], step + 1 in after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker is given."""
+
+    start: Path
+    lists: Lists
+    dev: Task
+    recipe: Recipe
+    start_dev: float | None
+    """What the dev queries say of the start, if that is known already."""
+
+
+def best_of(dev: Mapping[int, float]) -> int:
+    """Return the step with the highest metric, the earliest of equals: a later one must beat the start strictly."""
+    return min(dev, key=lambda step: (-dev[step], step))
+
+
+def loop(settings: dict[str, Any]) -> None:
+    """Run one worker of the training; a failure that a new try cannot mend is left on the board."""
+    import ray
+
+    board = settings["board"]
+    if ray.get(board.failure.remote()):
+        return
+    try:
+        _Worker(settings["job"], board).run()
+    except ModelError as error:
+        ray.get(board.failed.remote(str(error)))
+        raise
+
+
+class _Worker:
+    """The state of one worker: model, optimizer, and how far it is."""
+
+    def __init__(self, job: Job, board: Any) -> None:
+        import ray.train
+        from ray.train.torch import prepare_model
+
+        self._job, self._board, self._recipe = job, board, job.recipe
+        context = ray.train.get_context()
+        self._rank, self._world = context.get_world_rank(), context.get_world_size()
+        self._steps = job.recipe.steps(len(job.lists))
+        self._dev: dict[int, float] = {}
+        self._done = 0
+        checkpoint = ray.train.get_checkpoint()
+        with checkpoint.as_directory() if checkpoint else nullcontext(job.start) as folder:
+            self._reranker = Reranker(
+                Path(folder),
+                max_tokens=job.recipe.max_tokens,
+                device=job.recipe.device,
+                dtype=job.recipe.dtype,
+                seed=job.recipe.seed,
+            )
+            self._network = prepare_model(self._reranker.model)
+            self._optimizer = _adamw(self._network, job.recipe)
+            if checkpoint:
+                self._done, self._dev = _load_state(Path(folder) / STATE, self._optimizer)
+                board.looked.remote(self._dev)
+
+    def run(self) -> None:
+        """Train from where the checkpoint left off to the end."""
+        if self._out_of_patience():
+            return
+        if not self._done and has_head(self._job.start):
+            self._look(0)
+        loss_of = losses.make(self._recipe.loss, self._recipe.margin)
+        for step, (batch, is_look) in enumerate(self._recipe.batches(len(self._job.lists)), 1):
+            if step <= self._done:
+                continue
+            torch.manual_seed((self._recipe.seed << 32) + step * self._world + self._rank)
+            self._reranker.train_mode(self._recipe.dropout)
+            loss = _backward(
+                self._reranker,
+                self._network,
+                self._job.lists,
+                batch[self._rank :: self._world],
+                loss_of,
+                share=self._world / len(batch),
+            )
+            norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
+            if not torch.isfinite(norm):  # the same on every worker
+                raise ModelError(f"the gradient became {norm.item()} at step {step}; lower train.learning_rate")
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._recipe.rate(step - 1, self._steps)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+            self._done = step
+            if self._rank == 0:
+                self._board.trained.remote(step, loss.item(), len(batch))
+            if is_look and self._look(step):
+                return
+
+    def _look(self, step: int) -> bool:
+        """Measure the dev queries and leave a checkpoint; return whether patience is at its end."""
+        import ray
+        import ray.train
+        from ray.train.collective import broadcast_from_rank_zero
+
+        with tempfile.TemporaryDirectory() as name:
+            folder, checkpoint = Path(name), None
+            if self._rank == 0:
+                known = self._job.start_dev if step == 0 else None
+                self._dev[step] = self._measure() if known is None else known
+                ray.get(self._board.looked.remote(dict(self._dev)))  # fails where the driver has given up: so do we
+                if step:
+                    self._reranker.save(folder)
+                    _save_state(folder / STATE, self._optimizer, step, self._dev)
+                    checkpoint = ray.train.Checkpoint.from_directory(folder)
+            value = self._dev.get(step, 0.0)
+            # of equal values the earlier step is the better; Ray keeps the best score and the latest
+            ray.train.report({"step": step, "score": value - 1e-9 * step}, checkpoint=checkpoint)
+        return bool(broadcast_from_rank_zero(self._out_of_patience()))
+
+    def _measure(self) -> float:
+        return means(measure(self._job.dev, rerank(self._job.dev, self._reranker)))[DEV_METRIC]
+
+    def _out_of_patience(self) -> bool:
+        if self._recipe.patience is None or not self._dev:
+            return False
+        looks = sorted(self._dev)
+        return len(looks) - 1 - looks.index(best_of(self._dev)) >= self._recipe.patience
+
+
+def _adamw(network: Any, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW without decay of biases and norms."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        fused=True,
+    )
+
+
+def _save_state(folder: Path, optimizer: torch.optim.AdamW, step: int, dev: Mapping[int, float]) -> None:
+    """Write what a checkpoint holds beside the model."""
+    folder.mkdir()
+    moments = optimizer.state_dict()["state"]
+    tensors = {f"{at}.{name}": value for at, state in moments.items() for name, value in state.items()}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "adamw.safetensors")
+    (folder / "progress.json").write_text(json.dumps({"step": step, "dev": list(dev.items())}), encoding="utf-8")
+
+
+def _load_state(folder: Path, optimizer: torch.optim.AdamW) -> tuple[int, dict[int, float]]:
+    """Restore the optimizer; return the step and what the dev queries said so far."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(folder / "adamw.safetensors").items():
+        at, _, name = key.partition(".")
+        moments.setdefault(int(at), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    return progress["step"], {int(step): float(value) for step, value in progress["dev"]}
+
+
+def _backward(
+    reranker: Reranker, network: Any, lists: Lists, chosen: list[int], loss_of: losses.Loss, share: float
+) -> Tensor:
+    """Add the gradient of these lists' losses times `share`; return the loss.
+
+    Lists go together as far as the memory for activations allows; within such a group texts of like length do, so
+    that little is padded. How they are grouped changes nothing but rounding.
+    """
+    rows = [reranker.tokenize([lists.queries[i]] * len(lists.documents[i]), lists.documents[i]) for i in chosen]
+    rows = rows or [reranker.tokenize(["", ""], ["", ""])]  # fewer lists than workers: only exchange gradients
+    groups = _groups(
+        [sum(len(row["input_ids"]) for row in of_list) for of_list in rows], _GRAPH_TOKENS[reranker.device]
+    )
+    total = torch.zeros((), device=reranker.device)
+    for number, group in enumerate(groups, 1):
+        exchange = number == len(groups) or not hasattr(network, "no_sync")
+        with nullcontext() if exchange else network.no_sync():
+            table, mask = _scores(reranker, network, [rows[i] for i in group])
+            loss = loss_of(table, mask).sum() * (share if chosen else 0.0)
+            torch.autograd.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def _groups(sizes: list[int], most: int) -> list[list[int]]:
+    """Cut positions, in order, into groups whose sizes add up to `most` at most, if one alone does."""
+    groups: list[list[int]] = []
+    room = 0
+    for position, size in enumerate(sizes):
+        if size > room or not groups:
+            groups.append([])
+            room = most
+        groups[-1].append(position)
+        room -= size
+    return groups
+
+
+def _scores(reranker: Reranker, network: Any, rows: list[list[dict[str, list[int]]]]) -> tuple[Tensor, Tensor]:
+    """Return the scores of tokenised lists (B, L) and which of them count."""
+    flat = [row for of_list in rows for row in of_list]
+    lengths = np.array([len(row["input_ids"]) for row in flat])
+    parts = batches_by_length(lengths, reranker.TRAIN_TOKENS_PER_BATCH)
+    scores = torch.cat([reranker.forward([flat[i] for i in part], network) for part in parts])
+    back = torch.empty(len(flat), dtype=torch.long)
+    back[torch.tensor([i for part in parts for i in part])] = torch.arange(len(flat))
+    sizes = torch.tensor([len(of_list) for of_list in rows])
+    mask = (torch.arange(int(sizes.max()))[None] < sizes[:, None]).to(scores.device)
+    return torch.zeros(mask.shape, device=scores.device).masked_scatter(mask, scores[back.to(scores.device)]), mask

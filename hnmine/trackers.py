@@ -1,0 +1,88 @@
+"""Where the curves of a training go: TensorBoard files, MLflow, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hnmine.errors import ConfigError
+
+
+class Tracker(Protocol):
+    """Takes the values of a training as they come."""
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Take one value."""
+
+
+@dataclass(frozen=True)
+class Both:
+    """Passes everything on to all of `trackers`."""
+
+    trackers: tuple[Tracker, ...]
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Pass one value on."""
+        for tracker in self.trackers:
+            tracker.scalar(name, value, step)
+
+
+@contextmanager
+def tracking(name: str, folder: Path, mlflow: str | None, settings: dict[str, Any]) -> Iterator[Tracker]:
+    """Open TensorBoard files in `folder`, and a run at the MLflow tracking address `mlflow` if one is given.
+
+    Raises:
+        ConfigError: an address is given and MLflow is not installed, or does not answer.
+    """
+    with ExitStack() as stack:
+        trackers: list[Tracker] = [stack.enter_context(_tensorboard(folder))]
+        if mlflow is not None:
+            trackers.append(stack.enter_context(_mlflow(name, mlflow, settings)))
+        yield Both(tuple(trackers))
+
+
+@contextmanager
+def _tensorboard(folder: Path) -> Iterator[Tracker]:
+    from tensorboardX import SummaryWriter
+
+    class Board:
+        def scalar(self, name: str, value: float, step: int) -> None:
+            writer.add_scalar(name, value, step)
+
+    writer = SummaryWriter(str(folder))
+    try:
+        yield Board()
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Tracker]:
+    try:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+    except ImportError:
+        raise ConfigError("train.mlflow is set, but MLflow is not installed: pip install 'hnmine[mlflow]'") from None
+    client = mlflow.MlflowClient(tracking_uri=address)
+    try:
+        experiment = client.get_experiment_by_name("hnmine")
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment("hnmine")
+        run_id = client.create_run(experiment_id, run_name=name).info.run_id
+        for key, value in settings.items():
+            client.log_param(run_id, key, value)
+    except MlflowException as error:
+        raise ConfigError(f"train.mlflow: {address} cannot be used: {error}") from None
+
+    class Run:
+        def scalar(self, name: str, value: float, step: int) -> None:
+            client.log_metric(run_id, name.replace("@", "_at_"), value, step=step)
+
+    state = "FAILED"
+    try:
+        yield Run()
+        state = "FINISHED"
+    finally:
+        client.set_terminated(run_id, state)
