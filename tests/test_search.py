@@ -202,7 +202,7 @@ def test_the_scan_by_torch_computes_in_true_float32_and_leaves_the_setting_as_it
     torch.set_float32_matmul_precision("high")
     try:
         nearer_by_torch(unit(1, 5, 4), unit(2, 5, 4), np.ones(5), "cpu")
-        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == ["ieee"]

@@ -111,9 +111,9 @@ def test_documents_travel_in_pieces_and_leave_the_object_store(
     state = get_state_from_address(ray.get_runtime_context().gcs_address)
     put, sizes = ray.put, []
 
-    def watched(array: np.ndarray) -> ray.ObjectRef:
-        sizes.append(array.nbytes)
-        return put(array)
+    def watched(value: object) -> ray.ObjectRef:
+        sizes.append(np.asarray(value).nbytes)
+        return put(value)
 
     monkeypatch.setattr(ray, "put", watched)
     monkeypatch.setattr(shards_module, "_SENT_BYTES", 2**20)
