@@ -248,13 +248,12 @@ def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(
     assert exact["search"] == {"index": "flat", "device": "cpu", "shards": 1}
     sets = ["search.index=ivf", f"search.shards={shards}", "search.candidates=20"]
     few = pipeline.mine(folder, tmp_path / "few", precomputed(folder, *sets, "search.ivf_probes=1"))
-    lists = 10 // shards
-    assert few["search"] | {"recall": 0} == {
-        "index": "ivf", "device": "cpu", "shards": shards, "lists": lists, "probes": 1, "recall": 0, "recall_queries": 30
-    }  # fmt: skip
-    assert 0 < few["search"]["recall"] < 1
+    share = few["search"].pop("recall")
+    assert 0 < share < 1
+    made = {"index": "ivf", "device": "cpu", "shards": shards}
+    assert few["search"] == made | {"lists": 10 // shards, "probes": 1, "recall_queries": 30}
     assert set(few["counts"]["certificates"]) == {"approximate"}
-    said = f"recall of the approximate lists, 20 long, on 30 queries: {few['search']['recall']:.1%}"
+    said = f"recall of the approximate lists, 20 long, on 30 queries: {share:.1%}"
     assert said in capsys.readouterr().err
     every = pipeline.mine(folder, tmp_path / "every", precomputed(folder, *sets))
     assert every["search"]["recall"] == 1
