@@ -9,7 +9,7 @@ selection   the negatives by either index: identical rows, distances and certifi
 encoder     MiniLM in half precision on the GPU against float32 on the CPU: the smallest cosine
 throughput  BERT-large with random weights, texts of mixed length, against `SentenceTransformer.encode` at its defaults
             on the same device; MFU: of the bfloat16 rate that a large matrix product reaches in this run
-training    one step of the cross-encoder, mixed precision against float32 on the CPU: the cosine of the gradients
+training    steps of a cross-encoder (MiniLM), mixed precision against float32 on the CPU: cosine of the gradients
 
 A path without its library or without a GPU is a row that says so, and one that fails a row that says how. With
 --stand-in the CPU plays the GPU, at small sizes. The exit code is 1 if a path that ran disagrees or failed.
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,17 +56,19 @@ class Sizes:
     width: int
     queries: int
     texts: int
-    """Texts of the throughput; a tenth of them for MiniLM."""
+    """Texts of the throughput; a quarter of them for the encoder."""
     layers: int
     hidden: int
     longest: int
     """Most tokens of a text."""
     matrix: int
     """Rows and columns of the product that measures the device."""
+    minilm: bool
+    """Compare with MiniLM's weights; else with the random ones of the throughput."""
 
 
-FULL = Sizes(200_000, 384, 4_000, 4_000, layers=24, hidden=1024, longest=512, matrix=8192)
-SMALL = Sizes(2_000, 32, 100, 60, layers=2, hidden=64, longest=64, matrix=256)
+FULL = Sizes(200_000, 384, 4_000, 4_000, layers=24, hidden=1024, longest=512, matrix=8192, minilm=True)
+SMALL = Sizes(2_000, 32, 100, 60, layers=2, hidden=64, longest=64, matrix=256, minilm=False)
 
 
 @dataclass(frozen=True)
@@ -186,21 +189,21 @@ def smallest_cosine(a: Float32, b: Float32) -> float:
     return float((unit_rows(a) * unit_rows(b)).sum(axis=1).min())
 
 
-def encode_with(model: str, device: Choice, dtype: str) -> Callable[[Sequence[str]], Float32]:
+def encode_with(model: Path, device: Choice, dtype: str) -> Callable[[Sequence[str]], Float32]:
     """Return hnmine's encoder of this model."""
-    config = EncoderConfig.model_validate({"name": "check", "model": model, "dtype": dtype})
+    config = EncoderConfig.model_validate({"name": "check", "model": str(model), "dtype": dtype})
     planned = plan(config, Texts(ids=(), texts=()), Path(), device, 8_192 if device.kind == "cpu" else 65_536)
     encoder = planned.build()
     return lambda texts: encoder.encode(texts, "")
 
 
-def check_encoder(sizes: Sizes, gpu: Choice) -> Line:
-    """Compare MiniLM's vectors."""
-    texts = texts_of(sizes.texts // 10, sizes.longest // 4)
-    slow, fast = encode_with(MINILM, CPU, "float32"), encode_with(MINILM, gpu, "auto")
+def check_encoder(sizes: Sizes, model: Path, gpu: Choice) -> Line:
+    """Compare the vectors."""
+    texts = texts_of(sizes.texts // 4, sizes.longest // 4)
+    slow, fast = encode_with(model, CPU, "float32"), encode_with(model, gpu, "auto")
     (ours, cpu_s), (theirs, gpu_s) = timed(lambda: slow(texts)), timed(lambda: fast(texts))
     cosine = smallest_cosine(ours, theirs)
-    return Line("encoder: MiniLM", cosine > 0.999, f"smallest cosine {cosine:.5f}", cpu_s, gpu_s)
+    return Line("encoder", cosine > 0.999, f"{model.name}: smallest cosine {cosine:.5f}", cpu_s, gpu_s)
 
 
 def body(sizes: Sizes, folder: Path) -> Path:
@@ -209,7 +212,9 @@ def body(sizes: Sizes, folder: Path) -> Path:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(20_000))]
     base = folder / "base"
     base.mkdir()
@@ -244,16 +249,14 @@ def bfloat16_rate(size: int, device: str) -> float:
     return 20 * size**3 / float(np.median([timed(products)[1] for _ in range(5)]))
 
 
-def check_throughput(sizes: Sizes, gpu: Choice) -> Line:
+def check_throughput(sizes: Sizes, model: Path, gpu: Choice) -> Line:
     """Compare hnmine's encoder with the library's own loop, on the same device, model and texts."""
     from sentence_transformers import SentenceTransformer
 
     texts = texts_of(sizes.texts, sizes.longest)
     lengths = np.array([len(text.split()) + 2 for text in texts], dtype=np.float64)
-    with tempfile.TemporaryDirectory() as folder:
-        model = str(body(sizes, Path(folder)))
-        fast = encode_with(model, gpu, "auto")
-        peer = SentenceTransformer(model, device=gpu.torch_name)
+    fast = encode_with(model, gpu, "auto")
+    peer = SentenceTransformer(str(model), device=gpu.torch_name)
     ours, gpu_s = timed(lambda: fast(texts))
     theirs, peer_s = timed(lambda: np.asarray(peer.encode(texts, show_progress_bar=False)))
     # a token: two for each weight of a layer (12·hidden²), and scores and sums over the tokens of its text
@@ -268,7 +271,7 @@ def check_throughput(sizes: Sizes, gpu: Choice) -> Line:
     return Line("throughput", cosine > 0.99, detail, peer_s, gpu_s)
 
 
-def check_training(sizes: Sizes, gpu: Choice) -> Line:
+def check_training(sizes: Sizes, model: Path, gpu: Choice) -> Line:
     """Compare the gradients of one step, dropout off, and time whole steps."""
     import torch
 
@@ -278,7 +281,7 @@ def check_training(sizes: Sizes, gpu: Choice) -> Line:
     documents = texts_of(max(8, sizes.texts // 100), sizes.longest // 4)
 
     def stepping(device: Choice, dtype: str) -> Callable[[], torch.Tensor]:
-        reranker = Reranker(resolve(MINILM), max_tokens=sizes.longest // 4, device=device.torch_name, dtype=dtype)
+        reranker = Reranker(model, max_tokens=sizes.longest // 4, device=device.torch_name, dtype=dtype)
         optimizer = torch.optim.AdamW(reranker.model.parameters(), lr=2e-5)
         rows = reranker.tokenize(["w1 w2 w3"] * len(documents), documents)
 
@@ -292,10 +295,10 @@ def check_training(sizes: Sizes, gpu: Choice) -> Line:
 
         return step
 
-    dtype = devices.choose_dtype("auto", gpu.kind)
+    dtype = "float32" if gpu.kind == "cpu" else devices.choose_dtype("auto", gpu.kind)
     (ours, cpu_s), (theirs, gpu_s) = timed(stepping(CPU, "float32")), timed(stepping(gpu, dtype))
     cosine = float(torch.nn.functional.cosine_similarity(ours, theirs, dim=0))
-    return Line("training", cosine > 0.99, f"MiniLM, {dtype}: cosine of the gradients {cosine:.5f}", cpu_s, gpu_s)
+    return Line("training", cosine > 0.99, f"{model.name}, {dtype}: cosine of the gradients {cosine:.5f}", cpu_s, gpu_s)
 
 
 def attempt(path: str, needs: str | None, stand_in: bool, work: Callable[[Choice], Line]) -> Line:
@@ -344,17 +347,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sizes = SMALL if options.stand_in else FULL
     space, pairs = space_of(sizes)
-    checks: list[tuple[str, str | None, Callable[[Choice], Line]]] = [
-        ("PCA", "cuml-cu13", lambda gpu: check_pca(space, gpu)),
-        ("search: flat", "faiss-gpu", lambda gpu: check_flat(space, gpu)),
-        ("search: IVF", "faiss-gpu", lambda gpu: check_ivf(space, gpu)),
-        ("scan: torch", None, lambda gpu: check_scan(space, pairs, gpu)),
-        ("selection", "faiss-gpu", lambda gpu: check_selection(space, pairs, gpu)),
-        ("encoder: MiniLM", None, lambda gpu: check_encoder(sizes, gpu)),
-        ("throughput", None, lambda gpu: check_throughput(sizes, gpu)),
-        ("training", None, lambda gpu: check_training(sizes, gpu)),
-    ]
-    lines = [attempt(path, needs, options.stand_in, work) for path, needs, work in checks]
+    with tempfile.TemporaryDirectory() as folder:
+        large = cache(lambda: body(sizes, Path(folder)))
+        small = cache(lambda: resolve(MINILM) if sizes.minilm else large())
+        checks: list[tuple[str, str | None, Callable[[Choice], Line]]] = [
+            ("PCA", "cuml-cu13", lambda gpu: check_pca(space, gpu)),
+            ("search: flat", "faiss-gpu", lambda gpu: check_flat(space, gpu)),
+            ("search: IVF", "faiss-gpu", lambda gpu: check_ivf(space, gpu)),
+            ("scan: torch", None, lambda gpu: check_scan(space, pairs, gpu)),
+            ("selection", "faiss-gpu", lambda gpu: check_selection(space, pairs, gpu)),
+            ("encoder", None, lambda gpu: check_encoder(sizes, small(), gpu)),
+            ("throughput", None, lambda gpu: check_throughput(sizes, large(), gpu)),
+            ("training", None, lambda gpu: check_training(sizes, small(), gpu)),
+        ]
+        lines = [attempt(path, needs, options.stand_in, work) for path, needs, work in checks]
     gpu = device_name(options.stand_in)
     print(f"GPU: {gpu}\n\n{table(lines)}\n\n" + ", ".join(f"{name} {value}" for name, value in versions().items()))
     record = {"gpu": gpu, "sizes": asdict(sizes), "lines": [asdict(line) for line in lines], "versions": versions()}
