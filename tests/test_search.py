@@ -82,7 +82,7 @@ def test_nothing_within_a_radius_is_nothing():
     assert len(found_queries) == len(found_docs) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     docs=st.integers(1, 400),
