@@ -112,10 +112,27 @@ class SearchConfig(_Section):
     """The short list."""
 
     candidates: int = Field(64, ge=1, description="first length of the short list; grows where the proof needs it")
+    index: Literal["flat", "ivf"] = Field(
+        "flat", description="flat: exact; ivf: looks into part of the corpus, its rows are certified approximate"
+    )
+    ivf_lists: int | None = Field(
+        None, ge=1, description="parts the documents (of a shard) are divided into; null: about 4 times their root"
+    )
+    ivf_probes: int = Field(32, ge=1, le=2048, description="parts looked into for a query; more: slower, more found")
+    ivf_seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the division, by k-means")
     shards: int | None = Field(
         None, ge=1, description="slices of the documents, a Ray actor each; null: one, or as many GPUs as they need"
     )
     device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _ivf_is_on(self) -> SearchConfig:
+        idle = [
+            key for key in ("ivf_lists", "ivf_probes") if getattr(self, key) != type(self).model_fields[key].default
+        ]
+        if self.index == "flat" and idle:
+            raise ValueError(f"{', '.join(idle)} would have no effect on index: flat; remove it or set index: ivf")
+        return self
 
 
 class SelectConfig(_Section):

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from hnmine import device as devices
-from hnmine.config import Config, GuardsConfig
+from hnmine.config import Config, GuardsConfig, SearchConfig
 from hnmine.ensemble import Ensemble, encode
 from hnmine.errors import DataError
 from hnmine.guards import Agreement, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin
 from hnmine.progress import say, track
 from hnmine.runs import Run
-from hnmine.search import Searcher, gpus_needed
+from hnmine.search import Ivf, gpus_needed, make, recall
 from hnmine.select import Known, Search, select
 from hnmine.shards import ShardedSearcher
 from hnmine.sources import Collection
 from hnmine.store import keys_of
 from hnmine.types import Int64, Negatives, Pairs, Space, Texts
+
+_RECALL_QUERIES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,7 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
             groups_of_equal_text(collection.documents),
         )
         with (
-            _searcher(ensemble.space, config) as searcher,
+            _searcher(ensemble.space, config.search, run) as searcher,
             track("select", "two conditions", len(local), "pairs") as progress,
         ):
             negatives = select(
@@ -91,19 +94,42 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
 
 
 @contextmanager
-def _searcher(space: Space, config: Config) -> Iterator[Search]:
+def _searcher(space: Space, config: SearchConfig, run: Run) -> Iterator[Search]:
     """Return the index: in this process, or over shards if asked, or if one GPU cannot hold the documents."""
-    device = devices.choose(config.search.device, needs="faiss-gpu")
+    device = devices.choose(config.device, needs="faiss-gpu")
     say("select", f"search on {device}")
-    shards = config.search.shards or (device.kind == "gpu" and gpus_needed(space.docs_NR.nbytes)) or 1
-    if shards == 1:
-        yield Searcher(space.docs_NR, device)
-        return
-    sharded = ShardedSearcher(space.docs_NR, device, shards)
+    ivf = None
+    if config.index == "ivf":
+        ivf = Ivf(lists=config.ivf_lists, probes=config.ivf_probes, seed=config.ivf_seed)
+    held = space.docs_NR.nbytes * (1 if ivf is None else 2)  # the lists of an approximate index grow by doubling
+    shards = min(config.shards or (device.kind == "gpu" and gpus_needed(held)) or 1, len(space.docs_NR))
+    run.manifest["search"] = {"index": config.index, "device": device.kind, "shards": shards}
+    sharded = ShardedSearcher(space.docs_NR, device, shards, ivf) if shards > 1 else None
+    search: Search = sharded or make(space.docs_NR, device, ivf)
     try:
-        yield sharded
+        if ivf is not None:
+            run.manifest["search"] |= _tried(search, ivf, space, config.candidates, shards)
+        yield search
     finally:
-        sharded.close()
+        if sharded is not None:
+            sharded.close()
+
+
+def _tried(search: Search, ivf: Ivf, space: Space, candidates: int, shards: int) -> dict[str, Any]:
+    """Measure on some queries what an approximate index finds of the true short lists; say and return it."""
+    count = min(_RECALL_QUERIES, len(space.queries_QR))
+    sample = np.random.default_rng(ivf.seed).choice(len(space.queries_QR), size=count, replace=False)
+    queries_QR = space.queries_QR[np.sort(sample)]
+    found = search.nearest(queries_QR, candidates)
+    share = recall(found, space.docs_NR, queries_QR)
+    lists = ivf.lists_for(len(space.docs_NR) // shards)
+    depth = found.doc_rows_QK.shape[1]
+    say(
+        "select",
+        f"approximate: {min(ivf.probes, lists):,} of {lists:,} lists probed" + (" in each shard" if shards > 1 else ""),
+    )
+    say("select", f"recall of the approximate lists, {depth:,} long, on {count:,} queries: {share:.1%}")
+    return {"lists": lists, "probes": min(ivf.probes, lists), "recall": share, "recall_queries": count}
 
 
 def _guards(config: GuardsConfig, ensemble: Ensemble) -> list[Guard]:

@@ -14,7 +14,8 @@ Why a short list suffices: candidates are taken in ascending d(Q, D). A pair is 
     radius      it has fewer, and nothing outside the list can be nearer than the positive (condition 1)
     exhausted   it has fewer, and every other document of the corpus is nearer than the positive and was examined
 What a list cannot certify is searched again with a longer one, and at last by a full scan. The certificate is a
-property of the pair, not of the path: any first length gives the same rows and the same words.
+property of the pair, not of the path: any first length gives the same rows and the same words. An index that looks
+into part of the corpus is taken at its word, the part for the whole, and every row it leads to says `approximate`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Search(Protocol):
     """What `select` needs of an index; see `search.Searcher`."""
 
     max_candidates: int
+    approximate: bool
+    """Whether documents may be missed: those of its answers are all that is examined."""
 
     def nearest(self, queries_QR: Float32, k: int) -> Candidates:
         """Return the k nearest documents of each query, by approximate distance."""
@@ -131,6 +134,7 @@ class _Selection:
 
     def run(self, search: Search, candidates: int) -> Negatives:
         """Certify all pairs: short lists first, then longer ones, then full scans."""
+        self._approximate = search.approximate
         open_pairs = np.arange(len(self._pairs), dtype=np.int64)
         length = candidates
         for _ in range(_LISTS):
@@ -189,7 +193,7 @@ class _Selection:
         certified = np.where(full, reached < outside_p, reached <= outside_p)
         all_nearer = np.bincount(slot, minlength=len(pair_p)) == len(self._space.docs_NR) - 1
         why = np.where(full, "found", np.where(all_nearer, "exhausted", "radius"))
-        self._why_P[pair_p[certified]] = why[certified]
+        self._why_P[pair_p[certified]] = "approximate" if self._approximate else why[certified]
         self._rows.append(nearer.keep(chosen & certified[slot]))
         self._account(nearer, slot, guarded_by, certified, full, count, last)
         self._done(int(certified.sum()))

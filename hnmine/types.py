@@ -105,7 +105,10 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """The short list of each query: distinct document rows with *approximate* distances, ascending."""
+    """The short list of each query: distinct document rows with *approximate* distances, ascending.
+
+    Row -1 at infinite distance: an approximate index found no more.
+    """
 
     doc_rows_QK: Int64
     distances_QK: Float32

@@ -168,3 +168,10 @@ def test_a_step_with_nothing_under_it_has_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("train:\nselect: {negatives: 2}\n")
     assert load(path) == load(overrides=["select.negatives=2"])
+
+
+def test_ivf_settings_without_the_index_are_an_error_and_defaults_are_not():
+    with pytest.raises(ConfigError, match="ivf_probes would have no effect on index: flat"):
+        load(overrides=["search.ivf_probes=64"])
+    assert load(overrides=["search.index=ivf", "search.ivf_probes=64"]).search.ivf_probes == 64
+    assert Config.model_validate(load().model_dump()) == load()

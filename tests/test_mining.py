@@ -236,3 +236,27 @@ def test_sentence_transformers_trains_on_the_triplets_as_they_stand(folder, tmp_
     ).train()
     moved = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
     assert len(moved) > len(before) / 2
+
+
+@pytest.mark.parametrize("shards", [1, pytest.param(2, marks=pytest.mark.ray)])
+def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(shards, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    documents = {f"d{i}": (f"document {i}", rng.normal(size=8).tolist()) for i in range(400)}
+    queries = {f"q{i}": (f"query {i}", rng.normal(size=8).tolist()) for i in range(30)}
+    folder = write_collection(tmp_path / "data", documents, queries, {f"q{i}": [f"d{i}"] for i in range(30)})
+    exact = pipeline.mine(folder, tmp_path / "exact", precomputed(folder))
+    assert exact["search"] == {"index": "flat", "device": "cpu", "shards": 1}
+    sets = ["search.index=ivf", f"search.shards={shards}", "search.candidates=20"]
+    few = pipeline.mine(folder, tmp_path / "few", precomputed(folder, *sets, "search.ivf_probes=1"))
+    share = few["search"].pop("recall")
+    assert 0 < share < 1
+    made = {"index": "ivf", "device": "cpu", "shards": shards}
+    assert few["search"] == made | {"lists": 10 // shards, "probes": 1, "recall_queries": 30}
+    assert set(few["counts"]["certificates"]) == {"approximate"}
+    said = f"recall of the approximate lists, 20 long, on 30 queries: {share:.1%}"
+    assert said in capsys.readouterr().err
+    every = pipeline.mine(folder, tmp_path / "every", precomputed(folder, *sets))
+    assert every["search"]["recall"] == 1
+    tables = [pq.read_table(tmp_path / name / "negatives.parquet") for name in ("exact", "every", "few")]
+    ours, theirs, fewer = (table.drop_columns("certificate") for table in tables)
+    assert ours == theirs != fewer

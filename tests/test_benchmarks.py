@@ -1,0 +1,56 @@
+"""The comparison of the GPU paths, with the CPU in the GPU's place."""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks import gpu_check
+from hnmine import device
+from hnmine.errors import DeviceError
+
+PATHS = ["PCA", "search: flat", "search: IVF", "scan: torch", "selection", "encoder", "throughput", "training"]
+
+
+def test_with_a_stand_in_every_path_runs_and_agrees(tmp_path, capsys):
+    assert gpu_check.main(["--stand-in", "--json", str(tmp_path / "check.json")]) == 0
+    record = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
+    assert [line["path"] for line in record["lines"]] == PATHS
+    assert all(line["agrees"] and line["gpu_seconds"] > 0 for line in record["lines"])
+    assert record["gpu"] == "the CPU as stand-in"
+    printed = capsys.readouterr().out
+    assert all(line["detail"] in printed for line in record["lines"])
+    assert "MFU" in printed
+
+
+def test_without_a_gpu_every_path_is_a_row_that_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(device, "visible_gpus", lambda: 0)
+    monkeypatch.setattr(gpu_check, "FULL", gpu_check.SMALL)
+    assert gpu_check.main(["--json", str(tmp_path / "check.json")]) == 0
+    lines = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))["lines"]
+    assert [line["path"] for line in lines] == PATHS
+    assert all(line["agrees"] is None and "no GPU is visible" in line["detail"] for line in lines)
+    assert capsys.readouterr().out.count("not found") == len(PATHS)
+
+
+def test_a_path_that_is_missing_or_fails_does_not_hide_the_others():
+    def fails(error: Exception):
+        def work(gpu):
+            raise error
+
+        return gpu_check.attempt("PCA", None, True, work)
+
+    assert fails(DeviceError("no cuML")).agrees is None
+    assert fails(ImportError("libcuml.so")).detail == "not found: libcuml.so"
+    line = fails(RuntimeError("CUDA error:\n  out of memory"))
+    assert line.agrees is False
+    assert line.detail == "failed: RuntimeError: CUDA error: out of memory"
+
+
+def test_a_wrong_list_disagrees():
+    space, _ = gpu_check.space_of(gpu_check.SMALL)
+    right = gpu_check.Searcher(space.docs_NR, gpu_check.CPU).nearest(space.queries_QR, 8)
+    shifted = gpu_check.Candidates(
+        doc_rows_QK=(right.doc_rows_QK + 1) % len(space.docs_NR), distances_QK=right.distances_QK
+    )
+    assert gpu_check.compared("search: flat", space, right, right, 1, 1).agrees
+    assert not gpu_check.compared("search: flat", space, right, shifted, 1, 1).agrees
