@@ -191,7 +191,7 @@ class TrainConfig(_Section):
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     dropout: float | None = Field(None, ge=0, lt=1, description="null: the model's own")
     pairs_per_batch: int = Field(16, ge=1, description="pairs, each with its negatives, in one step")
-    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document together, also in evaluation")
+    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document, also in evaluation")
     max_pairs: int | None = Field(None, ge=1, description="train on at most so many pairs, a seeded sample")
     evaluations_per_epoch: int = Field(2, ge=1, description="looks at dev MRR@10 in an epoch")
     dev_queries: int = Field(200, ge=1, description="dev queries in such a look, a seeded sample")
