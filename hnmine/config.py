@@ -1,7 +1,7 @@
 """The configuration: one model per step, read from YAML, overridden with `--set step.key=value`.
 
-Unknown keys are errors, every number has its unit and range in its description (`hnmine config` prints them
-all), and the resolved configuration is stored with the run.
+Unknown keys are errors. `hnmine config` prints every key with its default, meaning, unit and range. What a step used
+is stored with what it found.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from hnmine.errors import ConfigError
 
-Device = Literal["auto", "cpu", "gpu"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Share = Annotated[float, Field(gt=0, le=1)]
+Device = Annotated[
+    Literal["auto", "cpu", "gpu"], Field(description="cpu, gpu, or auto: the GPU where one can be used, and it is said")
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    Field(description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32"),
+]
 
 
 class _Section(BaseModel):
@@ -67,9 +72,7 @@ class EncoderConfig(_Section):
     query_prompt: str | None = Field(None, description="put before every query; null: the model's own")
     document_prompt: str | None = Field(None, description="put before every document; null: the model's own")
     max_tokens: int | None = Field(None, ge=8, le=32_768, description="tokens read of a text; null: the model's own")
-    dtype: Dtype = Field(
-        "auto", description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32"
-    )
+    dtype: Dtype = "auto"
     weight: float = Field(1.0, ge=1e-3, le=1e3, description="weight of this block in the fused vector")
 
     @model_validator(mode="after")
@@ -101,7 +104,7 @@ class EmbedConfig(_Section):
 class ReduceConfig(_Section):
     """PCA of the fused vectors."""
 
-    variance: Share | None = Field(0.95, description="share of the variance to keep; null: no PCA")
+    variance: float | None = Field(0.95, gt=0, le=1, description="share of the variance to keep; null: no PCA")
     fit_rows: int = Field(200_000, ge=2, description="documents the basis is fitted on; of more, a seeded sample")
     seed: int = Field(0, ge=0, description="seed of that sample")
     basis: Path | None = Field(None, description="use the basis.safetensors of an earlier run; null: fit one")
@@ -188,6 +191,12 @@ class TrainConfig(_Section):
         min_length=1,
         description="what to train, each from the same start: anchored (these settings), paper (margin, no anchors)",
     )
+
+    @field_validator("presets", mode="before")
+    @classmethod
+    def _one_preset(cls, presets: Any) -> Any:
+        return [presets] if isinstance(presets, str) else presets
+
     warm_up: WarmUpConfig = WarmUpConfig()
     anchors: AnchorsConfig = AnchorsConfig()
     loss: Loss = Field(
@@ -203,7 +212,7 @@ class TrainConfig(_Section):
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     dropout: float | None = Field(None, ge=0, lt=1, description="null: the model's own")
     pairs_per_batch: int = Field(16, ge=1, description="pairs, each with its negatives, in one step")
-    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document together")
+    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document, also in evaluation")
     max_pairs: int | None = Field(None, ge=1, description="train on at most so many pairs, a seeded sample")
     evaluations_per_epoch: int = Field(2, ge=1, description="looks at dev MRR@10 in an epoch, each with a checkpoint")
     patience: int | None = Field(None, ge=1, description="looks without a new best before training ends; null: never")
@@ -283,7 +292,7 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
 
 
 def describe() -> str:
-    """Return every key with its default and its description, as YAML that `load` reads."""
+    """Return every key with its default, description and range, as YAML that `load` reads."""
     lines: list[str] = []
     for step, field in Config.model_fields.items():
         if step == "encoders":
@@ -305,9 +314,21 @@ def _describe(section: type[BaseModel]) -> list[str]:
             lines.append(f"{key}:  # {(below.__doc__ or '').strip()}")
         else:
             default = "(required)" if field.is_required() else _value(field.default)
-            lines.append(f"{key}: {default}" + (f"  # {field.description}" if field.description else ""))
+            lines.append(f"{key}: {default}  # {field.description}{_range(field)}")
         lines += [f"  {line}" for line in _describe(below)] if below else []
     return lines
+
+
+def _range(field: FieldInfo) -> str:
+    """Return the range of a number in brackets, or nothing."""
+    words = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
+    parts = [
+        words[name].format(f"{bound:,g}")
+        for rule in field.metadata
+        for name in words
+        if (bound := getattr(rule, name, None)) is not None
+    ]
+    return f" ({' '.join(parts)})" if parts else ""
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
@@ -349,7 +370,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):  # ValueError: 2024-13-45 is read as a date
-        raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from None
+        raise ConfigError(f"--set {key}: {text!r} is not a YAML value{_quoted(key.strip(), text)}") from None
     node = tree
     for part in parts[:-1]:
         child = node.setdefault(part, {})
@@ -359,19 +380,30 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[parts[-1]] = value
 
 
+def _quoted(key: str, text: str) -> str:
+    return f"; what YAML would not take for a text needs quotes, in the shell --set '{key}=\"{text}\"'"
+
+
 def _explain(error: ValidationError, origin: str) -> str:
     """Turn pydantic's report into one line a problem, with the nearest known key for a misspelt one."""
     lines = []
-    for problem in error.errors():
+    problems = error.errors()
+    items = {problem["loc"][:-1] for problem in problems}  # of a list with a bad item pydantic says it is too short
+    for problem in problems:
+        kind, came = problem["type"], f", got {problem['input']!r}"
         where = ".".join(str(part) for part in problem["loc"]) or "config"
-        if problem["type"] == "extra_forbidden":
+        if kind == "extra_forbidden":
             known = _keys_at(problem["loc"][:-1])
             near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
             lines.append(f"{where}: unknown key{hint}")
-        else:
-            came = "" if problem["type"] in ("missing", "value_error") else f", got {problem['input']!r}"
-            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{came}")
+        elif kind == "too_short" and problem["loc"] not in items:
+            lines.append(f"{where}: expected a list with at least 1 item{came}")
+        elif kind == "string_type":
+            lines.append(f"{where}: expected a text{came}{_quoted(where, '…')}")
+        elif kind != "too_short":
+            came = "" if kind in ("missing", "value_error") else came
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ').replace('tuple', 'list')}{came}")
     return f"{origin}: " + "\n  ".join(lines) + "\n  (`hnmine config` lists every key)"
 
 

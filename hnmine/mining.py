@@ -78,7 +78,9 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
     with run.timed("write"):
         run.write_table("negatives.parquet", negatives_table(mined, collection.documents))
         run.write_table("triplets.parquet", triplets_table(mined, collection.documents))
-        if ensemble.basis is not None:
+        if ensemble.basis is None:
+            (run.out / "basis.safetensors").unlink(missing_ok=True)  # of an earlier run
+        else:
             ensemble.basis.save(run.out / "basis.safetensors")
     dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in negatives.dropped.items() if count)
     say(

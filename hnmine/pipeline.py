@@ -1,7 +1,8 @@
 """The steps as a user calls them: `mine`, `train`, `evaluate`, and `run`, which is all three.
 
-The command line, `jobs/` and `import hnmine` call these. Each reads a collection and works in a run folder; a step
-whose inputs, settings and versions have not changed since it was finished is reused, and says so.
+The command line, `jobs/` and `import hnmine` call these. Each reads a collection and works in a run folder. Vectors
+are reused text by text; re-rankers and scores where inputs, settings and versions have not changed, and it is said.
+Fusing, reducing and selecting are done anew each time.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     config = config or Config()
     with open_run(Path(out), config) as run:
         collection = _read(data, config, run)
-        _train(Splits(collection, config), config, run)
+        _train(Splits(collection, config), data, config, run)
         return run.manifest
 
 
@@ -63,7 +64,7 @@ def evaluate(data: str | Path, out: str | Path, config: Config | None = None) ->
     config = config or Config()
     with open_run(Path(out), config) as run:
         collection = _read(data, config, run)
-        _evaluate(Splits(collection, config), config, run)
+        _evaluate(Splits(collection, config), data, config, run)
         return run.manifest
 
 
@@ -72,10 +73,10 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
     config = config or Config()
     with open_run(Path(out), config) as opened:
         collection = _read(data, config, opened)
+        splits = Splits(collection, config)  # may refuse the data, so before the work
         _mine(collection, data, config, opened)
-        splits = Splits(collection, config)
-        _train(splits, config, opened)
-        _evaluate(splits, config, opened)
+        _train(splits, data, config, opened)
+        _evaluate(splits, data, config, opened)
         return opened.manifest
 
 
@@ -130,6 +131,10 @@ def _read(data: str | Path, config: Config, run: Run) -> Collection:
     if reasons:
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
         say("read", f"quarantined: {listed}; listed in {run.out / 'quarantine.jsonl'}")
+    if collection.queries_of_equal_text:
+        say(
+            "read", f"{collection.queries_of_equal_text:,} queries have the text of another: their positives are shared"
+        )
     return collection
 
 
@@ -145,6 +150,9 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
     mined = mine_pairs(collection, pairs, config, run)
     ensemble, basis = mined.ensemble, mined.ensemble.basis
     run.commit(
+        "mining",
+        inputs={},
+        files=run.sha256_of("negatives.parquet", "triplets.parquet", "basis.safetensors", "quarantine.jsonl"),
         data=str(data),
         counts={
             "documents": len(collection.documents),
@@ -159,6 +167,7 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
             "rows_kept": collection.rows_kept,
             "not_relevant": collection.not_relevant,
             "quarantined": _count(row.reason for row in collection.quarantined),
+            "queries_of_equal_text": collection.queries_of_equal_text,
             "texts_encoded": ensemble.encoded,
             "texts_reused": ensemble.reused,
         },
@@ -177,26 +186,58 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
     )
 
 
-def _train(splits: Splits, config: Config, run: Run) -> None:
+def _train(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
     from hnmine.tuning import tune  # imports torch and Ray Train, which mining does without
 
     with run.timed("train"):
-        record = tune(splits, config.train, run)
-    run.commit(training=record)
+        inputs = run.sha256_of("negatives.parquet")
+        found, files = tune(splits, config.train, run)
+    run.commit("training", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=str(data), **found)
 
 
-def _evaluate(splits: Splits, config: Config, run: Run) -> None:
+def _evaluate(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
     with run.timed("evaluate"):
+        rerankers, max_tokens = _rerankers(config.train, run)
+        device = devices.choose(config.train.device)
+        dtype = devices.choose_dtype(config.train.dtype, device.kind)
         task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
+        texts = digest([task.queries.texts, task.doc_rows_QK.tolist(), sorted(task.document_texts.items())])
         rows = {FIRST_STAGE: means(measure(task, task.first_scores_QK))}
-        for name, folder in _rerankers(run).items():
-            rows[name] = _measured(name, folder, task, config.train, run)
-    text = table(rows, f"{len(task)} {splits.test_name} queries, the first {config.evaluate.depth} documents re-ranked")
-    run.commit(evaluation={"split": splits.test_name, "queries": len(task), "metrics": rows, "table": text})
+        inputs: dict[str, str] = {}
+        tables: list[str] = []
+        for name, folder in rerankers.items():
+            files = weights.folder_sha256(folder)
+            if folder.is_relative_to(run.out):
+                inputs |= {(folder / file).relative_to(run.out).as_posix(): value for file, value in files.items()}
+            tables.append(f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet")
+            identity = digest([files, texts, max_tokens, dtype, versions()])
+            scores = _read_scores(name, run.out / tables[-1], identity, task.doc_rows_QK.shape)
+            if scores is None:
+                scores = _score(name, folder, task, max_tokens, device, dtype)
+                run.write_table(tables[-1], _scores_table(task, scores, identity))
+            rows[name] = means(measure(task, scores))
+        for kind in ("before", "after"):
+            for path in run.out.glob(f"evaluation/{kind}-*.parquet"):
+                if path.relative_to(run.out).as_posix() not in tables:
+                    path.unlink()  # of a re-ranker that is not compared any more
+    every = len(np.unique(splits.test.query_rows_P))
+    queries = f"{len(task):,}" if len(task) == every else f"{len(task):,} of {every:,}"
+    text = table(rows, f"{queries} {splits.test_name} queries, the first {config.evaluate.depth} documents re-ranked")
+    run.commit(
+        "evaluation",
+        inputs=inputs,
+        files=run.sha256_of(*tables, "quarantine.jsonl"),
+        data=str(data),
+        split=splits.test_name,
+        queries=len(task),
+        max_tokens=max_tokens,
+        metrics=rows,
+        table=text,
+    )
 
 
-def _rerankers(run: Run) -> dict[str, Path]:
-    """Return the models to compare, by the names they have in the table."""
+def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], int]:
+    """Return the models to compare, by the names they have in the table, and how many tokens they read."""
     from hnmine.tuning import START
 
     folder = run.out / "rerankers"
@@ -205,43 +246,48 @@ def _rerankers(run: Run) -> dict[str, Path]:
         raise DataError(
             f"{run.out} holds no trained re-ranker; run `hnmine train` with the same --data and --out first"
         )
-    warmed_up, model = training["start"]["warmed_up"], training["start"]["model"]
-    before = {"before: warm-started": folder / START} if warmed_up else {"before: as given": weights.resolve(model)}
-    return before | {f"after: {preset}": folder / preset for preset in training["presets"]}
+    max_tokens: int = training["max_tokens"]
+    if max_tokens != config.max_tokens:
+        say("evaluate", f"train.max_tokens={config.max_tokens} is not used: these were trained with {max_tokens}")
+    start = training["start"]
+    before = (
+        {"before: warm-started": folder / START}
+        if start["warmed_up"]
+        else {"before: as given": weights.resolve(start["model"], start["revision"])}
+    )
+    return before | {f"after: {preset}": folder / preset for preset in training["presets"]}, max_tokens
 
 
-def _measured(name: str, folder: Path, task: Task, config: TrainConfig, run: Run) -> dict[str, float]:
-    """Return a re-ranker's metrics; scores computed before from the same model, texts and settings are reused."""
-    device = devices.choose(config.device)
-    dtype = devices.choose_dtype(config.dtype, device.kind)
-    texts = sorted(task.document_texts.items())
-    settings = [config.max_tokens, dtype, versions()]
-    identity = digest([weights.folder_sha256(folder), task.queries.texts, task.doc_rows_QK.tolist(), texts, settings])
-    path = f"evaluation/{name.partition(': ')[0]}-{name.partition(': ')[2].replace(' ', '-')}.parquet"
-    scores = _read_scores(run.out / path, identity, task.doc_rows_QK.shape)
-    if scores is not None:
-        say("evaluate", f"{name}: reused {run.out / path}")
-        return means(measure(task, scores))
+def _score(name: str, folder: Path, task: Task, max_tokens: int, device: devices.Choice, dtype: str) -> Float32:
     from hnmine.reranker import Reranker
 
-    reranker = Reranker(folder, max_tokens=config.max_tokens, device=device.torch_name, dtype=dtype)
+    reranker = Reranker(folder, max_tokens=max_tokens, device=device.torch_name, dtype=dtype)
     with track("evaluate", name, task.documents_to_score, "pairs") as progress:
-        scores = rerank(task, reranker, progress.advance)
-    values = measure(task, scores)
+        return rerank(task, reranker, progress.advance)
+
+
+def _scores_table(task: Task, scores_QK: Float32, identity: str) -> pa.Table:
+    values = measure(task, scores_QK)
     columns = {
         "query_id": list(task.queries.ids),
         "document_rows": task.doc_rows_QK.tolist(),
-        "scores": scores.tolist(),
+        "scores": scores_QK.tolist(),
     }
     rows = pa.table(columns | {metric: values[metric] for metric in METRICS})
-    run.write_table(path, rows.replace_schema_metadata({"identity": identity}))
-    return means(values)
+    return rows.replace_schema_metadata({"identity": identity})
 
 
-def _read_scores(path: Path, identity: str, shape: tuple[int, ...]) -> Float32 | None:
+def _read_scores(name: str, path: Path, identity: str, shape: tuple[int, ...]) -> Float32 | None:
+    """Return the scores (Q, K) that were computed before from the same model, texts and settings, if any."""
     if not path.is_file():
         return None
-    stored = pq.read_table(path, columns=["scores"])
-    if (stored.schema.metadata or {}).get(b"identity", b"").decode() != identity:
+    try:
+        stored = pq.read_table(path, columns=["scores"])
+        if (stored.schema.metadata or {}).get(b"identity") != identity.encode():
+            return None
+        scores = np.array(stored.column("scores").to_pylist(), dtype=np.float32).reshape(shape)
+    except (OSError, ValueError, TypeError, KeyError) as error:  # Arrow's errors are children of these
+        say("evaluate", f"{name}: {path} cannot be read ({str(error).splitlines()[0]}), so it is scored again")
         return None
-    return np.array(stored.column("scores").to_pylist(), dtype=np.float32).reshape(shape)
+    say("evaluate", f"{name}: reused {path}")
+    return scores

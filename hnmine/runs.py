@@ -1,15 +1,17 @@
 """The folder of a run: one writer at a time, files complete or absent, the manifest last.
 
-OUT/manifest.json        what went in, what was counted, the resolved configuration, versions, seconds a step
+OUT/manifest.json        one section a step: what it found, and from which data, settings, versions and files
 OUT/quarantine.jsonl     every bad row, with its reason
 OUT/negatives.parquet    OUT/triplets.parquet    OUT/basis.safetensors
 OUT/store/               vectors
 OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
 OUT/evaluation/          scores and metrics a query
+OUT/audit.json           the last audit
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,13 +23,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hnmine.config import Config
+from hnmine.config import Config, TrainPreset
 from hnmine.errors import DataError
+from hnmine.progress import say
 
 _VERSIONS = (
     "hnmine",
@@ -44,13 +48,59 @@ _VERSIONS = (
 )
 
 
+Step = Literal["mining", "training", "evaluation"]
+_USES: dict[Step, set[str]] = {
+    "mining": {"sources", "encoders", "embed", "reduce", "search", "select", "guards"},
+    "training": {"sources", "train", "evaluate"},
+    "evaluation": {"sources", "train", "evaluate"},
+}
+"""The steps in the order of their work, and the sections of the configuration that each reads."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+class _Section(BaseModel):
+    """What every step records beside its findings."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    inputs: dict[str, str]
+
+
+class _Start(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str
+    revision: str | None
+    warmed_up: bool
+
+
+class _Training(_Section):
+    start: _Start
+    max_tokens: int
+    presets: dict[TrainPreset, dict[str, Any]]
+
+
+class _Manifest(BaseModel):
+    """What is relied on when a manifest is read again."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    mining: _Section | None = None
+    training: _Training | None = None
+    evaluation: _Section | None = None
+    files: dict[str, str] = {}
+
+
 @dataclass
 class Run:
     """An open run folder. Made by `open_run`."""
 
     out: Path
+    config: Config
     manifest: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
+    """Of what was done since the last commit."""
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -62,18 +112,44 @@ class Run:
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file, complete or not at all; `name` may have folders in it."""
         path = self.out / name
-        hidden = path.with_name(f".{path.name}.tmp")
-        hidden.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, hidden, compression="zstd")
-        hidden.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _whole(path) as hidden, hidden.open("wb") as sink:
+            pq.write_table(table, sink, compression="zstd")
 
-    def commit(self, **sections: Any) -> None:
-        """Write the manifest with these sections renewed; readers trust what it names."""
-        self.manifest |= sections
-        self.manifest["seconds"] = self.manifest.get("seconds", {}) | self.seconds
-        self.manifest["versions"] = versions()
-        files = sorted(self.out.glob("*.parquet")) + sorted(self.out.glob("*.jsonl"))
-        self.manifest["files"] = {path.name: sha256(path) for path in files}
+    def sha256_of(self, *names: str) -> dict[str, str]:
+        """Return the sha256 of those of these files that exist, by path in OUT."""
+        return {name: sha256(self.out / name) for name in names if (self.out / name).is_file()}
+
+    def commit(self, step: Step, *, inputs: dict[str, str], files: dict[str, str], **found: Any) -> None:
+        """Write the manifest with the section of this step renewed, and without what no longer follows from it.
+
+        A later step's section stays only if the files it was made from are unchanged.
+
+        Args:
+            step: the section.
+            inputs: sha256 of the files of the run that the step was made from, by path in OUT.
+            files: the same of those that it leaves.
+            found: what it found.
+        """
+        named: dict[str, str] = self.manifest.get("files", {}) | files
+        named = {name: value for name, value in sorted(named.items()) if (self.out / name).is_file()}
+        steps = list(_USES)
+        kept: dict[str, Any] = {}
+        for each in steps:
+            section = self.manifest.get(each)
+            if each == step:
+                kept[each] = found | {
+                    "config": self.config.model_dump(mode="json", include=_USES[step]),
+                    "versions": versions(),
+                    "seconds": self.seconds,
+                    "inputs": inputs,
+                }
+            elif section and steps.index(each) > steps.index(step) and not section["inputs"].items() <= named.items():
+                say("write", f"{self.out / 'manifest.json'}: {each} was made from other files, so it is left out now")
+                break  # and what follows from it
+            elif section:
+                kept[each] = section
+        self.manifest, self.seconds = kept | {"files": named}, {}
         write_json(self.out / "manifest.json", self.manifest)
 
 
@@ -84,42 +160,70 @@ def open_run(out: Path, config: Config) -> Iterator[Run]:
     Raises:
         DataError: the folder cannot be written, is in use, or its manifest is not ours.
     """
-    try:
+    with _writing(out):
+        if out.is_symlink() and not out.exists():
+            raise DataError(f"--out {out} is a link to {out.readlink()}, which does not exist; make that folder first")
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise DataError(f"--out {out} cannot be written: {error}") from None
-    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"another hnmine is working on {out}; wait for it or choose another --out") from None
-        manifest = read_manifest(out)
-        manifest["config"] = config.model_dump(mode="json")
-        yield Run(out=out, manifest=manifest)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataError(f"another hnmine is working on {out}; wait for it or choose another --out") from None
+            yield Run(out=out, config=config, manifest=read_manifest(out))
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say in words which file of OUT cannot be written; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename2 or error.filename or (out if error.errno in _NO_ROOM else os.devnull)
+        path = Path(os.fsdecode(name))
+        if not path.absolute().is_relative_to(out.absolute()):
+            raise
+        raise DataError(
+            f"--out {out} cannot be written: {path}: {error.strerror}; make way or room there, or choose another --out"
+        ) from None
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a hidden path to write; by one rename it becomes `path` if the block succeeds."""
+    hidden = path.with_name(f".{path.name}.tmp")
+    try:
+        yield hidden
+        hidden.replace(path)
     finally:
-        os.close(lock)
+        hidden.unlink(missing_ok=True)
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """Return the manifest of a run folder, empty if there is none yet."""
+    """Return the manifest of a run folder, empty if there is none yet.
+
+    Raises:
+        DataError: it cannot be read or is not ours.
+    """
     path = out / "manifest.json"
     if not path.exists():
         return {}
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not a manifest of hnmine ({error}); remove it or choose another --out") from None
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path} is not a manifest of hnmine; remove it or choose another --out")
-    return manifest
+        return _Manifest.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
+    except OSError as error:
+        problem = str(error)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    raise DataError(f"{path} is not a manifest of this hnmine ({problem}); remove it or choose another --out")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, complete or not at all."""
-    hidden = path.with_name(f".{path.name}.tmp")
-    hidden.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    hidden.replace(path)
+    with _whole(path) as hidden:
+        hidden.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

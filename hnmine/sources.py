@@ -71,12 +71,20 @@ class Collection:
         assert held == sum(self.rows_kept.values()), (held, self.rows_kept)
 
     def positives(self) -> dict[int, set[int]]:
-        """Return the document rows judged positive for each query row, over all splits."""
-        positives: dict[int, set[int]] = {}
+        """Return the document rows judged positive for each query row, over all splits.
+
+        Queries of equal text are one question: what was judged for one of them holds for all.
+        """
+        of_text: dict[str, set[int]] = {}
         for pairs in self.splits.values():
             for query, documents in pairs.positives_of().items():
-                positives.setdefault(query, set()).update(documents)
-        return positives
+                of_text.setdefault(self.queries.texts[query], set()).update(documents)
+        return {query: set(of_text[text]) for query, text in enumerate(self.queries.texts) if text in of_text}
+
+    @property
+    def queries_of_equal_text(self) -> int:
+        """Number of queries whose text another query has too."""
+        return sum(count for count in Counter(self.queries.texts).values() if count > 1)
 
     def pairs(self, split: str) -> Pairs:
         """Return the pairs of a split.

@@ -44,9 +44,10 @@ class Splits:
         self._first: dict[int, tuple[Int64, Float32]] = {}
 
     def _warn_of_shared_queries(self) -> None:
-        train = np.unique(self.train.query_rows_P)
+        texts = self.collection.queries.texts
+        train = {texts[row] for row in self.train.query_rows_P}
         for name, pairs in ((self.dev_name, self.dev), (self.test_name, self.test)):
-            shared = len(np.intersect1d(train, pairs.query_rows_P))
+            shared = sum(texts[row] in train for row in np.unique(pairs.query_rows_P))
             if shared:
                 say("read", f"warning: {shared:,} queries of {name} are train queries too; its figures flatter")
 

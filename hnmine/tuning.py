@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hnmine import device as devices
 from hnmine import weights
@@ -28,26 +29,67 @@ from hnmine.splits import Splits
 from hnmine.training import train
 
 START = "start"
+_RECORD = "hnmine.json"
+_FEW_QUERIES = 30
 
 
-def tune(splits: Splits, config: TrainConfig, run: Run) -> dict[str, Any]:
-    """Train every preset of the configuration and point OUT/reranker to the best on dev; return what to record.
+class _Record(BaseModel):
+    """What is known of a re-ranker that was trained here; OUT/rerankers/<name>/hnmine.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    identity: str
+    files: dict[str, str]
+    """sha256 of every file of the model."""
+    lists: int
+    steps: int
+    best_step: int
+    dev: float
+    dev_by_step: dict[str, float] = Field(min_length=1)
+    """The first is that of the start, unless it has no ranking head."""
+    recipe: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest tells of it; it names the files apart."""
+        return self.model_dump(exclude={"files"})
+
+
+def tune(splits: Splits, config: TrainConfig, run: Run) -> tuple[dict[str, Any], dict[str, str]]:
+    """Train every preset of the configuration and point OUT/reranker to the best on dev.
+
+    Returns:
+        what to record, and the sha256 of the models' files by path in OUT.
 
     Raises:
-        DataError: OUT holds no negatives of this data.
+        DataError: OUT holds no negatives of this data, or a folder stands where the link belongs.
         ModelError: the start cannot be loaded, or training breaks.
     """
+    link = run.out / "reranker"
+    if link.exists() and not link.is_symlink():
+        raise DataError(
+            f"{link} is no link to the best of {run.out / 'rerankers'}; move it away or choose another --out"
+        )
     tuning = _Tuning(splits, config, run)
-    start, record = tuning.start()
-    outcomes = {preset: tuning.fit(preset, start, *tuning.lists(preset), record["dev"]) for preset in config.presets}
-    best = max(outcomes, key=lambda name: outcomes[name]["dev"])
-    _point(run.out / "reranker", Path("rerankers") / best)
-    after, before = outcomes[best]["dev"], outcomes[best]["dev_by_step"]["0"]
-    say(
-        "train",
-        f"{run.out / 'reranker'} → rerankers/{best}: {DEV_METRIC} on dev {after:.3f} ({after - before:+.3f})",
-    )
-    return {"dev": splits.dev_name, "start": record, "best": best, "presets": outcomes}
+    start, warm_up = tuning.start()
+    start_dev = warm_up.dev if warm_up else None
+    records = {preset: tuning.fit(preset, start, *tuning.lists(preset), start_dev) for preset in config.presets}
+    best = max(records, key=lambda name: records[name].dev)
+    _point(link, Path("rerankers") / best)
+    after, (before, *_) = records[best].dev, records[best].dev_by_step.values()
+    say("train", f"{link} → rerankers/{best}: {DEV_METRIC} on dev {after:.3f} ({after - before:+.3f})")
+    files: dict[str, str] = {}
+    for name, record in (*records.items(), *([(START, warm_up)] if warm_up else [])):
+        folder = f"rerankers/{name}"
+        files |= run.sha256_of(f"{folder}/{_RECORD}") | {f"{folder}/{file}": sha for file, sha in record.files.items()}
+    found = {
+        "dev": splits.dev_name,
+        "max_tokens": config.max_tokens,
+        "start": {"model": config.model, "revision": config.revision, "warmed_up": warm_up is not None}
+        | (warm_up.facts() if warm_up else {}),
+        "best": best,
+        "presets": {name: record.facts() for name, record in records.items()},
+    }
+    return found, files
 
 
 class _Tuning:
@@ -70,16 +112,23 @@ class _Tuning:
             self._pairs = splits.train.take(np.sort(rng.choice(len(splits.train), config.max_pairs, replace=False)))
         splits.first_stage(np.union1d(self._pairs.query_rows_P, splits.dev.query_rows_P))
         self._dev = splits.task(splits.dev, config.dev_queries, config.seed)
-        say("train", f"dev: {len(self._dev):,} queries of {splits.dev_name}; training on {device}")
+        fewer = f", fewer than train.dev_queries={config.dev_queries}" if len(self._dev) < config.dev_queries else ""
+        say("train", f"dev: {len(self._dev):,} queries of {splits.dev_name}{fewer}; training on {device}")
+        if len(self._dev) < _FEW_QUERIES:
+            say(
+                "train",
+                f"warning: {len(self._dev)} dev queries are too few to tell a better step from a lucky one; judge "
+                f"{_FEW_QUERIES} at least",
+            )
 
-    def start(self) -> tuple[Path, dict[str, Any]]:
-        """Return the re-ranker before fine-tuning and its record; a model without a ranking head is warmed up."""
+    def start(self) -> tuple[Path, _Record | None]:
+        """Return the re-ranker before fine-tuning; a model without a ranking head is warmed up, and has a record."""
         from hnmine.reranker import has_head
 
         config = self._config
         folder = weights.resolve(config.model, config.revision)
         if has_head(folder):
-            return folder, {"model": config.model, "warmed_up": False, "dev": None}
+            return folder, None
         say(
             "train",
             f"{config.model} has no ranking head: warmed up first, on random negatives of the same pairs",
@@ -96,7 +145,7 @@ class _Tuning:
             evaluations_per_epoch=1,
         )
         record = self.fit(START, folder, lists, recipe, None)
-        return self._run.out / "rerankers" / START, {"model": config.model, "warmed_up": True, **record}
+        return self._run.out / "rerankers" / START, record
 
     def lists(self, preset: TrainPreset) -> tuple[Lists, Recipe]:
         """Return what a preset trains on, and how."""
@@ -134,8 +183,8 @@ class _Tuning:
     def _random(self, per_pair: int) -> list[list[int]]:
         return random_anchors(self._pairs, self._positives, len(self._documents), per_pair, self._config.seed)
 
-    def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe, start_dev: float | None) -> dict[str, Any]:
-        """Train one re-ranker and return its record, unless the same was trained before.
+    def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe, start_dev: float | None) -> _Record:
+        """Train one re-ranker and return its record, or that of the same trained before.
 
         `start_dev` is what the dev queries say of the start, where that is known already.
         """
@@ -150,34 +199,51 @@ class _Tuning:
                 "versions": versions(),
             }
         )
-        path = out / "hnmine.json"
-        if path.is_file():
-            known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if known["identity"] == identity:
+        known = _read_record(name, out)
+        if known is not None and known.identity == identity:
+            if known.files == _files_of(out):
                 say(
                     "train",
-                    f"{name}: reused {out} (same pairs, settings, versions); {DEV_METRIC} on dev {known['dev']:.3f}",
+                    f"{name}: reused {out} (same pairs, settings, versions); {DEV_METRIC} on dev {known.dev:.3f}",
                 )
                 return known
+            say("train", f"{name}: {out} is not as it was when its training ended, so it is trained again")
         trained = train(name, start, lists, dev, recipe, out, workers=self._workers, start_dev=start_dev)
-        record = {
-            "identity": identity,
-            "lists": len(lists),
-            "steps": trained.steps,
-            "best_step": trained.best_step,
-            "dev": trained.dev[trained.best_step],
-            "dev_by_step": {str(step): value for step, value in trained.dev.items()},
-            "recipe": asdict(recipe),
-        }
+        record = _Record(
+            identity=identity,
+            files=_files_of(out),
+            lists=len(lists),
+            steps=trained.steps,
+            best_step=trained.best_step,
+            dev=trained.dev[trained.best_step],
+            dev_by_step={str(step): trained.dev[step] for step in sorted(trained.dev)},
+            recipe=asdict(recipe),
+        )
         _write_card(out, name, record)
-        write_json(path, record)  # last: a folder without it is not trusted
+        write_json(out / _RECORD, record.model_dump())  # last: a folder without it is not trusted
         before = f" (start {trained.dev[0]:.3f})" if 0 in trained.dev else ""
         say(
             "train",
-            f"{name}: kept step {trained.best_step} of {trained.steps}, "
-            f"{DEV_METRIC} on dev {record['dev']:.3f}{before}",
+            f"{name}: kept step {trained.best_step} of {trained.steps}, {DEV_METRIC} on dev {record.dev:.3f}{before}",
         )
         return record
+
+
+def _read_record(name: str, folder: Path) -> _Record | None:
+    path = folder / _RECORD
+    if not path.is_file():
+        return None
+    try:
+        return _Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+    say("train", f"{name}: {path} is not what a finished training leaves ({problem}), so it is trained again")
+    return None
+
+
+def _files_of(folder: Path) -> dict[str, str]:
+    """Return the sha256 of a model's files, without its record."""
+    return {name: value for name, value in weights.folder_sha256(folder).items() if name != _RECORD}
 
 
 def _with_copies(splits: Splits) -> dict[int, set[int]]:
@@ -194,11 +260,15 @@ def _read_negatives(path: Path, splits: Splits) -> dict[tuple[int, int], list[in
     """Return the mined document rows by (query row, positive row), nearest first."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; run `hnmine mine` with the same --data and --out first")
-    rows = pq.read_table(path, columns=["query_id", "positive_id", "negative_id", "rank"]).to_pylist()
+    try:
+        rows = pq.read_table(path).select(["query_id", "positive_id", "negative_id", "rank"]).to_pylist()
+        rows.sort(key=lambda row: row["rank"])
+    except (OSError, ValueError, TypeError, KeyError) as error:  # Arrow's errors are children of these
+        raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}); run `hnmine mine` again") from None
     documents, queries = splits.collection.documents.row_of, splits.collection.queries.row_of
     mined: dict[tuple[int, int], list[int]] = {}
     try:
-        for row in sorted(rows, key=lambda row: row["rank"]):
+        for row in rows:
             key = queries[row["query_id"]], documents[row["positive_id"]]
             mined.setdefault(key, []).append(documents[row["negative_id"]])
     except KeyError as error:
@@ -206,14 +276,14 @@ def _read_negatives(path: Path, splits: Splits) -> dict[tuple[int, int], list[in
     return mined
 
 
-def _write_card(out: Path, name: str, record: dict[str, Any]) -> None:
-    steps = "\n".join(f"| {step} | {value:.4f} |" for step, value in record["dev_by_step"].items())
+def _write_card(out: Path, name: str, record: _Record) -> None:
+    steps = "\n".join(f"| {step} | {value:.4f} |" for step, value in record.dev_by_step.items())
     (out / "README.md").write_text(
         f"---\nlibrary_name: sentence-transformers\npipeline_tag: text-ranking\ntags: [cross-encoder, hnmine]\n---\n"
         f"# Re-ranker `{name}`, fine-tuned by hnmine\n\n"
-        f"Trained on {record['lists']:,} lists; step {record['best_step']} of {record['steps']} was kept.\n\n"
+        f"Trained on {record.lists:,} lists; step {record.best_step} of {record.steps} was kept.\n\n"
         f"| step | {DEV_METRIC} on dev |\n|---|---|\n{steps}\n\n"
-        f"```json\n{json.dumps(record['recipe'], indent=1)}\n{json.dumps(versions(), indent=1)}\n```\n\n"
+        f"```json\n{json.dumps(record.recipe, indent=1)}\n{json.dumps(versions(), indent=1)}\n```\n\n"
         "```python\nfrom sentence_transformers import CrossEncoder\nCrossEncoder('path of this folder')"
         ".predict([('query', 'document')])\n```\n",
         encoding="utf-8",

@@ -171,7 +171,7 @@ def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
     rows = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert {(row["file"], row["line"], row["reason"], row["id"]) for row in rows} == expected
     assert len(rows) == len(expected)
-    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["counts"]
     assert counts["quarantined"] == {
         "unknown_document": 2,
         "duplicate_id": 1,
@@ -231,6 +231,30 @@ def test_a_read_only_out_is_named(data: Path, tmp_path: Path, capsys: Capture) -
     (tmp_path / "out").mkdir(mode=0o500)
     result = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
     assert_one_message(result, f"--out {tmp_path / 'out'} cannot be written")
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("mine", "negatives.parquet"), ("mine", "quarantine.jsonl"), ("mine", "manifest.json"), ("audit", "audit.json")],
+)
+def test_a_folder_where_a_file_belongs_is_named(
+    command: str, name: str, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    append(data / "qrels" / "train.tsv", "apple-care\tapple-story\t1\n")
+    (tmp_path / "out" / name).mkdir(parents=True)
+    result = call(capsys, command, "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
+    assert_one_message(result, tmp_path / "out" / name, "Is a directory", "choose another --out")
+
+
+@pytest.mark.parametrize("command", ["run", "mine", "train", "evaluate", "audit"])
+@pytest.mark.parametrize("content", ['{"seconds": 3}', '{"training": {"presets": 4}}', "[]", "\xff"])
+def test_a_manifest_that_is_not_ours_is_named_with_what_to_do(
+    command: str, content: str, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_bytes(content.encode("latin-1"))
+    result = call(capsys, command, "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
+    assert_one_message(result, "manifest.json is not a manifest of this hnmine", "remove it or choose another --out")
 
 
 def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from hnmine.config import Config, EncoderConfig, LexicalConfig, describe, load
 from hnmine.errors import ConfigError
@@ -38,6 +41,7 @@ def test_the_file_is_read_and_the_later_override_wins(tmp_path):
         ("reduce.variance=null", None),
         ("embed.ray=false", False),
         ("train.presets=[paper, anchored]", ("paper", "anchored")),
+        ("train.presets=paper", ("paper",)),
         ("train.anchors.per_pair=7", 7),
         ("sources.template={title}: {text}", "{title}: {text}"),
         ("train.model=a=b", "a=b"),
@@ -75,8 +79,8 @@ def test_encoders_are_set_as_a_whole():
         ("encoders: [{model: m}]", "encoders.0.name: Field required"),
         ("encoders: [{name: a/b, model: m}]", "encoders.0.name:"),
         ("encoders: [{name: a, model: m}, {name: a, model: n}]", "names must differ, got ['a', 'a']"),
-        ("encoders: []", "encoders: Tuple should have at least 1 item"),
-        ("encoders: {name: a, model: m}", "encoders: Input should be a valid tuple"),
+        ("encoders: []", "encoders: expected a list with at least 1 item, got []"),
+        ("encoders: {name: a, model: m}", "encoders: Input should be a valid list"),
         ("reduce: {variance: 1.5}", "reduce.variance: Input should be less than or equal to 1, got 1.5"),
         ("reduce: {variance: 0}", "reduce.variance: Input should be greater than 0, got 0"),
         ("train: {learning_rate: .nan}", "train.learning_rate: "),
@@ -115,6 +119,9 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         ("reduce.=1", "--set wants step.key=value"),
         ("reduce.variance=[1", "--set reduce.variance: '[1' is not a YAML value"),
         ("sources.train_split=2024-13-45", "is not a YAML value"),
+        ("sources.template={title}: {text}", """in the shell --set 'sources.template="{title}: {text}"'"""),
+        ("sources.template={text}", """template: expected a text, got {'text': None}; what YAML would not take for"""),
+        ("train.revision=1234567", """--set 'train.revision="…"'"""),
         ("reduce.varianc=1", "did you mean 'variance'?"),
         ("encoders.0.weight=2", "encoders: "),
         ("reduce.variance.x=2", "reduce.variance: "),
@@ -124,6 +131,15 @@ def test_a_bad_override_is_an_error_that_names_it(override, message):
     with pytest.raises(ConfigError) as caught:
         load(overrides=[override])
     assert message in str(caught.value)
+
+
+def test_a_bad_item_of_a_list_is_told_once():
+    with pytest.raises(ConfigError) as caught:
+        load(overrides=["train.presets=best"])
+    assert str(caught.value).splitlines() == [
+        "--set: train.presets.0: Input should be 'anchored' or 'paper', got 'best'",
+        "  (`hnmine config` lists every key)",
+    ]
 
 
 def test_an_override_into_a_list_of_the_file_is_refused(tmp_path):
@@ -141,16 +157,42 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         load(tmp_path / "latin.yaml")
 
 
+def sections(section: type[BaseModel] = Config) -> list[type[BaseModel]]:
+    """All sections of the configuration, those within others too."""
+    below = [t for f in section.model_fields.values() for t in (f.annotation, *get_args(f.annotation))]
+    found = [each for each in below if isinstance(each, type) and issubclass(each, BaseModel)]
+    return [
+        section,
+        *(inner for each in (*found, *([EncoderConfig] if section is Config else [])) for inner in sections(each)),
+    ]
+
+
 def test_what_is_described_can_be_loaded_and_is_the_defaults(tmp_path):
     text = describe()
     assert from_yaml(tmp_path, text) == Config()
     tree = yaml.safe_load(text)
     for step, field in Config.model_fields.items():
         section = EncoderConfig if step == "encoders" else field.annotation
-        for key, inner in section.model_fields.items():
-            assert f"{key}:" in text
-            assert inner.description is None or inner.description in text, (step, key)
+        for key in section.model_fields:
             assert step == "encoders" or key in tree[step]
+
+
+def test_every_key_is_described_with_its_meaning_and_every_number_with_its_range():
+    lines = [line.strip(" #") for line in describe().splitlines()]
+    values = 0
+    for section in sections():
+        for key, field in section.model_fields.items():
+            kinds = {field.annotation, *get_args(field.annotation)}
+            if any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds) or key == "encoders":
+                continue
+            values += 1
+            line = next(line for line in lines if line.startswith(f"{key}: ") and str(field.description) in line)
+            assert len(field.description) > 8, key
+            assert bool(kinds & {int, float}) == bool(re.search(r" \((from|above) [^()]+\)$", line)), line
+    assert values > 60
+    assert "width: 256  # dimensions kept by the truncated SVD (from 1 to 4,096)" in lines
+    assert any(line.endswith("share of the variance to keep; null: no PCA (above 0 to 1)") for line in lines)
+    assert any(line.endswith("no dev (above 0 below 1)") for line in lines)
 
 
 def test_the_resolved_configuration_survives_json_and_yaml(tmp_path):

@@ -130,8 +130,8 @@ def test_a_submitted_job_mines_with_the_uploaded_code_and_leaves_its_files(tmp_p
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["counts"]["texts_encoded"] == 42
-    assert len(pq.read_table(tmp_path / "out" / "negatives.parquet")) == manifest["counts"]["negatives"] > 0
+    assert manifest["mining"]["counts"]["texts_encoded"] == 42
+    assert len(pq.read_table(tmp_path / "out" / "negatives.parquet")) == manifest["mining"]["counts"]["negatives"] > 0
     assert "connected to" in output
     assert "2 CPUs" in output
     found = next(line for line in output.splitlines() if line.startswith("FOUND"))

@@ -116,13 +116,13 @@ def test_files_and_manifest_agree_with_the_rule_and_with_each_other(wanted, fold
         assert row["query"] == QUERIES[row["query_id"]][0]
         assert row["positive"] == DOCUMENTS[row["positive_id"]][0]
         assert row["negative"] == DOCUMENTS[row["negative_id"]][0]
-    counts = manifest["counts"]
+    counts = manifest["mining"]["counts"]
     assert (counts["documents"], counts["queries"], counts["pairs"]) == (7, 3, 3)
     assert counts["selected_pairs"] == len({query for query, _, _ in expected})
     assert counts["selected_pairs"] + sum(counts["dropped"].values()) == counts["pairs"]
     assert counts["negatives"] == len(expected) == sum(counts["certificates"].values())
     assert (counts["texts_encoded"], counts["texts_reused"]) == (0, 0)
-    assert manifest["space"]["fused_width"] == manifest["space"]["width"] == 3
+    assert manifest["mining"]["space"]["fused_width"] == manifest["mining"]["space"]["width"] == 3
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == json.loads(json.dumps(manifest))
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
@@ -161,7 +161,7 @@ def test_columns_and_types_are_the_same_whether_or_not_anything_is_found(name, t
     assert table.column_names == list(COLUMNS[name])
     assert bool(len(table)) == (train is TRAIN)
     if train is not TRAIN:
-        assert manifest["counts"]["dropped"] == {"positive_is_nearest": 1, "nearer_ones_resemble_positive": 0}
+        assert manifest["mining"]["counts"]["dropped"] == {"positive_is_nearest": 1, "nearer_ones_resemble_positive": 0}
 
 
 def test_the_same_text_under_another_id_is_never_a_negative(tmp_path):
@@ -182,6 +182,26 @@ def test_positives_of_another_split_are_never_negatives(tmp_path):
     assert pq.read_table(tmp_path / "out" / "negatives.parquet")["negative_id"].to_pylist() == ["n"]
 
 
+def test_positives_of_a_query_of_equal_text_are_never_negatives(tmp_path, capsys):
+    documents = {"p": ("p", [1.0, 1.0]), "hidden": ("hidden", [1.0, 0.0]), "n": ("n", [1.0, -0.1])}
+    queries = {name: ("the same question", [1.0, 0.01]) for name in ("q", "again")} | {"other": ("other", [1.0, 0.01])}
+    folder = write_collection(tmp_path / "data", documents, queries, {"q": ["p"], "again": ["hidden"], "other": ["p"]})
+    manifest = pipeline.mine(folder, tmp_path / "out", precomputed(folder, "select.negatives=5"))
+    rows = pq.read_table(tmp_path / "out" / "negatives.parquet").to_pylist()
+    assert [(row["query_id"], row["negative_id"]) for row in rows] == [("q", "n"), ("other", "hidden"), ("other", "n")]
+    assert manifest["mining"]["counts"]["queries_of_equal_text"] == 2
+    assert "2 queries have the text of another: their positives are shared" in capsys.readouterr().err
+
+
+def test_the_basis_of_an_earlier_run_does_not_stay(folder, tmp_path):
+    out = tmp_path / "out"
+    names = [
+        list(pipeline.mine(folder, out, precomputed(folder, f"reduce.variance={v}"))["files"]) for v in ("0.9", "null")
+    ]
+    assert names[0] == ["basis.safetensors", *names[1]]
+    assert not (out / "basis.safetensors").exists()
+
+
 def test_one_document_is_a_clear_error(tmp_path):
     documents = {"lunch": DOCUMENTS["lunch"]}
     folder = write_collection(tmp_path / "data", documents, QUERIES, {"lunch-when": ["lunch"]})
@@ -195,12 +215,15 @@ def test_an_ensemble_with_a_lexical_encoder_and_a_pca_is_mined_and_reused(folder
     config = load(overrides=[f"encoders={encoders}", *SETTINGS, "reduce.variance=0.9"])
     first = pipeline.mine(folder, tmp_path / "out", config)
     mined = (tmp_path / "out" / "negatives.parquet").read_bytes()
-    assert first["space"]["fused_width"] == 7
-    assert first["space"]["width"] < 7
-    assert first["space"]["variance_kept"] >= 0.9
-    assert (first["counts"]["texts_encoded"], first["counts"]["texts_reused"]) == (9, 0)  # ten, two of them equal
+    assert first["mining"]["space"]["fused_width"] == 7
+    assert first["mining"]["space"]["width"] < 7
+    assert first["mining"]["space"]["variance_kept"] >= 0.9
+    assert (first["mining"]["counts"]["texts_encoded"], first["mining"]["counts"]["texts_reused"]) == (
+        9,
+        0,
+    )  # ten, two of them equal
     again = pipeline.mine(folder, tmp_path / "out", config)
-    assert (again["counts"]["texts_encoded"], again["counts"]["texts_reused"]) == (0, 9)
+    assert (again["mining"]["counts"]["texts_encoded"], again["mining"]["counts"]["texts_reused"]) == (0, 9)
     assert (tmp_path / "out" / "negatives.parquet").read_bytes() == mined
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import CrossEncoder
@@ -111,14 +112,14 @@ def test_a_run_mines_what_one_can_see_to_be_hard(whole: Whole) -> None:
 def test_the_manifest_accounts_for_every_row_and_pair(whole: Whole) -> None:
     _, out, _, _ = whole
     manifest = json.loads((out / "manifest.json").read_text())
-    counts = manifest["counts"]
+    counts = manifest["mining"]["counts"]
     assert (counts["documents"], counts["queries"], counts["pairs"]) == (30, 12, 12)
     assert counts["selected_pairs"] + sum(counts["dropped"].values()) == 12
     assert sum(counts["certificates"].values()) == counts["negatives"] > 0
     assert counts["rows_read"] == counts["rows_kept"]
     for name, sha256 in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == sha256
-    assert manifest["config"]["train"]["presets"] == ["paper", "anchored"]
+    assert manifest["training"]["config"]["train"]["presets"] == ["paper", "anchored"]
     assert half_written(out) == []
 
 
@@ -135,7 +136,7 @@ def test_the_link_leads_to_the_best_on_dev_and_none_is_worse_there_than_the_star
     assert presets["paper"]["recipe"]["loss"] == "margin"
     assert presets["anchored"]["recipe"]["loss"] == "infonce"
     assert (presets["paper"]["lists"], presets["anchored"]["lists"]) == (
-        json.loads((out / "manifest.json").read_text())["counts"]["selected_pairs"],
+        json.loads((out / "manifest.json").read_text())["mining"]["counts"]["selected_pairs"],
         12,
     )
     best = max(presets, key=lambda name: presets[name]["dev"])
@@ -168,8 +169,8 @@ def test_a_second_run_from_python_reuses_everything_and_leaves_the_same_bytes(
     overrides = [*options[1::2], "train.presets=[paper, anchored]"]
     manifest = hnmine.run(data, out, hnmine.load_config(overrides=overrides))
     assert contents(out) == before
-    assert manifest["counts"]["texts_encoded"] == 0
-    assert manifest["counts"]["texts_reused"] == 42
+    assert manifest["mining"]["counts"]["texts_encoded"] == 0
+    assert manifest["mining"]["counts"]["texts_reused"] == 42
     said = capsys.readouterr().err
     for name in ("start", "paper", "anchored"):
         assert f"{name}: reused {out / 'rerankers' / name} (same pairs, settings, versions)" in said
@@ -184,6 +185,112 @@ def test_mining_again_elsewhere_gives_the_same_bytes(whole: Whole, tmp_path: Pat
     for name in ("negatives.parquet", "triplets.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
         assert manifest["files"][name] == json.loads((out / "manifest.json").read_text())["files"][name]
+
+
+def again(whole: Whole, folder: Path, *more: str) -> tuple[Path, Path, hnmine.Config]:
+    """The data, a copy of the run to change, and its settings with these changes."""
+    data, out, options, _ = whole
+    shutil.copytree(out, folder / "out", symlinks=True)
+    return (
+        data,
+        folder / "out",
+        hnmine.load_config(overrides=[*options[1::2], "train.presets=[paper, anchored]", *more]),
+    )
+
+
+@pytest.mark.ray
+def test_the_manifest_names_every_file_with_its_hash_and_each_step_with_its_own_settings(
+    whole: Whole, tmp_path: Path
+) -> None:
+    data, out, config = again(whole, tmp_path, "evaluate.depth=7")
+    before = json.loads((out / "manifest.json").read_text())
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and not path.is_symlink()}
+    files -= {name for name in files if name.startswith("store/") or name.endswith((".lock", "README.md"))}
+    assert set(before["files"]) == files - {"manifest.json"} - {f for f in files if f.startswith("reranker/")}
+    assert {"basis.safetensors", "rerankers/start/model.safetensors", "rerankers/paper/hnmine.json"} < files
+    after = hnmine.evaluate(data, out, config)
+    assert (after["mining"], after["training"]) == (before["mining"], before["training"])
+    depths = [
+        section["config"]["evaluate"]["depth"]
+        for section in (before["evaluation"], after["training"], after["evaluation"])
+    ]
+    assert depths == [20, 20, 7]
+    assert set(after["mining"]["config"]) >= {"encoders", "select"}
+    assert {"train", "evaluate"}.isdisjoint(after["mining"]["config"])
+
+
+@pytest.mark.ray
+def test_other_negatives_take_the_training_and_the_evaluation_out_of_the_manifest(whole: Whole, tmp_path: Path) -> None:
+    data, out, config = again(whole, tmp_path)
+    assert list(hnmine.mine(data, out, config)) == ["mining", "training", "evaluation", "files"]
+    more = hnmine.load_config(overrides=[*whole[2][1::2], "select.negatives=3"])
+    assert list(hnmine.mine(data, out, more)) == ["mining", "files"]
+    with pytest.raises(hnmine.HnmineError, match="holds no trained re-ranker; run `hnmine train`"):
+        hnmine.evaluate(data, out, more)
+
+
+@pytest.mark.ray
+def test_evaluation_reads_as_many_tokens_as_the_training_did(
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out, config = again(whole, tmp_path, "train.max_tokens=16")
+    before = json.loads((out / "manifest.json").read_text())["evaluation"]
+    evaluation = hnmine.evaluate(data, out, config)["evaluation"]
+    assert evaluation["max_tokens"] == 64
+    assert evaluation["metrics"] == before["metrics"]
+    said = capsys.readouterr().err
+    assert "train.max_tokens=16 is not used: these were trained with 64" in said
+    assert said.count(": reused") == 3
+
+
+@pytest.mark.ray
+def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_model_go(
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out, config = again(whole, tmp_path)
+    stored = sorted((out / "evaluation").iterdir())
+    assert [path.stem for path in stored] == ["after-anchored", "after-paper", "before-warm-started"]
+    before = contents(out)
+    stored[0].write_bytes(stored[0].read_bytes()[:-9])
+    table = pq.read_table(stored[1])
+    pq.write_table(table.drop_columns("scores"), stored[1])
+    identity = pq.read_table(stored[2]).schema.metadata
+    pq.write_table(pa.table({"scores": ["x"] * len(table)}).replace_schema_metadata(identity), stored[2])
+    (out / "evaluation" / "before-as-given.parquet").write_text("of an earlier start")
+    (out / "evaluation" / "mine.txt").write_text("not hnmine's")
+    hnmine.evaluate(data, out, config)
+    assert contents(out) == before
+    said = capsys.readouterr().err
+    for path in stored[:2]:
+        assert f"{path} cannot be read (" in said
+    assert said.count("so it is scored again") == 3
+    assert (out / "evaluation" / "mine.txt").exists()
+
+
+@pytest.mark.ray
+def test_models_that_are_not_as_training_left_them_are_trained_again(
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out, config = again(whole, tmp_path)
+    before = contents(out)
+    (out / "rerankers" / "paper" / "hnmine.json").write_text('{"identity": 5}')
+    weights = out / "rerankers" / "anchored" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    manifest = hnmine.train(data, out, config)
+    assert contents(out) == before
+    assert list(manifest) == ["mining", "training", "evaluation", "files"], "the same models: they were evaluated"
+    said = capsys.readouterr().err
+    assert f"start: reused {out / 'rerankers' / 'start'}" in said
+    assert "paper/hnmine.json is not what a finished training leaves (" in said
+    assert "rerankers/anchored is not as it was when its training ended, so it is trained again" in said
+
+
+def test_a_run_that_cannot_be_trained_is_refused_before_it_mines(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data", ["train"])
+    (data / "qrels" / "train.tsv").write_text("apple-care\tapple-guide\t1\n")
+    with pytest.raises(hnmine.HnmineError, match="one train query only"):
+        hnmine.run(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL]))
+    assert not (tmp_path / "out" / "negatives.parquet").exists()
 
 
 @pytest.mark.ray
@@ -222,7 +329,7 @@ def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
     (data / "qrels" / "test.tsv").unlink()
     config = hnmine.load_config(overrides=[*settings(ranker)[1::2], "train.presets=[paper]"])
     manifest = hnmine.mine(data, tmp_path / "out", config)
-    assert manifest["counts"]["dropped"] == {"positive_is_nearest": 4, "nearer_ones_resemble_positive": 0}
+    assert manifest["mining"]["counts"]["dropped"] == {"positive_is_nearest": 4, "nearer_ones_resemble_positive": 0}
     with pytest.raises(hnmine.HnmineError, match=r"preset paper: none of 4 train pairs has a negative.*anchored"):
         hnmine.train(data, tmp_path / "out", config)
 
@@ -260,4 +367,4 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
     )
     assert half_written(tmp_path / "out") == []
     assert list((tmp_path / "out" / "rerankers").iterdir()) == []
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["negatives"] > 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["counts"]["negatives"] > 0

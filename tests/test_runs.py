@@ -16,7 +16,7 @@ import pytest
 
 from hnmine.config import Config, load
 from hnmine.errors import DataError
-from hnmine.runs import digest, open_run, read_manifest, sha256, versions, write_json
+from hnmine.runs import Run, digest, open_run, read_manifest, sha256, versions, write_json
 
 TABLE = pa.table({"a": [1, 2]})
 
@@ -40,37 +40,111 @@ def test_a_table_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
     assert pq.read_table(tmp_path / "table.parquet").equals(TABLE)
 
 
-def test_the_manifest_names_settings_versions_and_the_hash_of_every_file(tmp_path: Path) -> None:
+def mining(run: Run) -> None:
+    files = run.sha256_of("negatives.parquet", "basis.safetensors")
+    run.commit("mining", inputs={}, files=files, counts={"negatives": 2})
+
+
+def training(run: Run, weights: str = "w") -> None:
+    inputs, files = run.sha256_of("negatives.parquet"), {"rerankers/paper/model.safetensors": weights}
+    (run.out / "rerankers" / "paper").mkdir(parents=True, exist_ok=True)
+    (run.out / "rerankers" / "paper" / "model.safetensors").write_text(weights)
+    start = {"model": "m", "revision": None, "warmed_up": False}
+    run.commit("training", inputs=inputs, files=files, start=start, max_tokens=64, presets={"paper": {"dev": 0.5}})
+
+
+def evaluation(run: Run) -> None:
+    inputs = {"rerankers/paper/model.safetensors": run.manifest["files"]["rerankers/paper/model.safetensors"]}
+    run.commit("evaluation", inputs=inputs, files={}, table="")
+
+
+def test_a_step_records_its_own_settings_versions_seconds_and_files(tmp_path: Path) -> None:
     config = load(overrides=["select.negatives=4"])
     with open_run(tmp_path, config) as run:
         run.write_table("negatives.parquet", TABLE)
         with run.timed("read"):
             time.sleep(0.01)
-        run.commit(counts={"negatives": 2})
-        run.commit(training={"best": "paper"})
+        mining(run)
+    with open_run(tmp_path, load(overrides=["select.negatives=5", "train.epochs=3"])) as run:
+        with run.timed("train"):
+            pass
+        training(run)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["counts"] == {"negatives": 2}
-    assert manifest["training"] == {"best": "paper"}
-    assert load(overrides=[f"select={manifest['config']['select']}"]).select == config.select
-    assert manifest["config"]["select"]["negatives"] == 4
-    assert manifest["seconds"]["read"] >= 0.01
-    assert manifest["versions"] == versions()
-    assert manifest["files"] == {"negatives.parquet": sha256(tmp_path / "negatives.parquet")}
+    assert list(manifest) == ["mining", "training", "files"]
+    mined, trained = manifest["mining"], manifest["training"]
+    assert mined["counts"] == {"negatives": 2}
+    assert load(overrides=[f"select={mined['config']['select']}"]).select == config.select
+    assert "train" not in mined["config"]
+    assert trained["config"]["train"]["epochs"] == 3
+    assert "select" not in trained["config"]
+    assert mined["seconds"]["read"] >= 0.01
+    assert list(trained["seconds"]) == ["train"]
+    assert mined["versions"] == trained["versions"] == versions()
+    assert trained["inputs"] == {"negatives.parquet": sha256(tmp_path / "negatives.parquet")}
+    assert manifest["files"] == trained["inputs"] | {"rerankers/paper/model.safetensors": "w"}
+    assert read_manifest(tmp_path) == manifest
 
 
-def test_sections_of_an_earlier_run_stay_until_they_are_renewed(tmp_path: Path) -> None:
-    for section in ({"counts": 1, "training": 1}, {"training": 2}):
-        with open_run(tmp_path, Config()) as run:
-            run.commit(**section)
-    manifest = read_manifest(tmp_path)
-    assert (manifest["counts"], manifest["training"]) == (1, 2)
+@pytest.mark.parametrize(
+    ("redo", "kept"),
+    [
+        ("the same negatives", ["mining", "training", "evaluation", "files"]),
+        ("other negatives", ["mining", "files"]),
+        ("the same models", ["mining", "training", "evaluation", "files"]),
+        ("other models", ["mining", "training", "files"]),
+    ],
+)
+def test_what_followed_from_a_step_stays_only_if_it_still_follows(
+    tmp_path: Path, redo: str, kept: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path, Config()) as run:
+        run.write_table("negatives.parquet", TABLE)
+        for step in (mining, training, evaluation):
+            step(run)
+    with open_run(tmp_path, Config()) as run:
+        if "negatives" in redo:
+            run.write_table("negatives.parquet", pa.table({"a": [3]}) if "other" in redo else TABLE)
+            mining(run)
+        else:
+            training(run, "v" if "other" in redo else "w")
+    assert list(read_manifest(tmp_path)) == kept
+    assert ("was made from other files, so it is left out now" in capsys.readouterr().err) == ("other" in redo)
 
 
-@pytest.mark.parametrize("content", ["{broken", "[]", "", "\xff"])
+def test_a_file_that_is_gone_is_named_no_more(tmp_path: Path) -> None:
+    with open_run(tmp_path, Config()) as run:
+        for name in ("negatives.parquet", "basis.safetensors"):
+            run.write_table(name, TABLE)
+        mining(run)
+        assert list(run.manifest["files"]) == ["basis.safetensors", "negatives.parquet"]
+        (tmp_path / "basis.safetensors").unlink()
+        mining(run)
+    assert list(read_manifest(tmp_path)["files"]) == ["negatives.parquet"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{broken",
+        "[]",
+        "",
+        "\xff",
+        "[" * 100_000,
+        '{"seconds": 3}',
+        '{"training": 1}',
+        '{"training": {"presets": 4}}',
+        '{"mining": {"inputs": {}, "files": []}, "files": []}',
+        '{"mining": {"inputs": {"a": 1}}}',
+        '{"training": {"inputs": {}, "max_tokens": 64, "presets": {}, "start": {"warmed_up": 1, "model": "m"}}}',
+        '{"files": {"a": null}}',
+    ],
+)
 def test_a_manifest_that_is_not_ours_is_a_clear_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content, encoding="latin-1")
     with (
-        pytest.raises(DataError, match=r"manifest\.json is not a manifest of hnmine.* choose another --out"),
+        pytest.raises(
+            DataError, match=r"manifest\.json is not a manifest of this hnmine \(.+\).* choose another --out$"
+        ),
         open_run(tmp_path, Config()),
     ):
         pass
@@ -101,6 +175,50 @@ def test_an_out_that_is_no_folder_is_a_clear_error(tmp_path: Path) -> None:
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(DataError, match=r"--out .*file.* cannot be written"), open_run(out, Config()):
             pass
+
+
+def test_a_link_to_nowhere_is_named_with_its_target(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    with (
+        pytest.raises(DataError, match=r"--out .*out is a link to .*disk/out, which does not exist; make that folder"),
+        open_run(tmp_path / "out", Config()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_folder_in_the_way_of_a_file_is_named(
+    tmp_path: Path, relative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("out") if relative else tmp_path / "out"
+    (out / "negatives.parquet").mkdir(parents=True)
+    with (
+        pytest.raises(
+            DataError, match=r"--out .*out cannot be written: .*negatives\.parquet: Is a directory; make way"
+        ),
+        open_run(out, Config()) as run,
+    ):
+        run.write_table("negatives.parquet", TABLE)
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "negatives.parquet"]
+
+
+def test_errors_that_are_not_of_the_folder_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), open_run(tmp_path / "out", Config()):
+        (tmp_path / "elsewhere").read_bytes()
+    with pytest.raises(BrokenPipeError), open_run(tmp_path / "out", Config()):
+        raise BrokenPipeError
+
+
+def test_a_disk_without_room_is_said(tmp_path: Path) -> None:
+    write = "import resource, sys; from pathlib import Path; import pyarrow as pa; from hnmine.config import Config\n"
+    write += "from hnmine.runs import open_run\n"
+    write += "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"  # stands for a full disk
+    write += "with open_run(Path(sys.argv[1]), Config()) as run: "
+    write += "run.write_table('table.parquet', pa.table({'a': [str(i * i) for i in range(99999)]}))"
+    done = subprocess.run([sys.executable, "-c", write, str(tmp_path)], capture_output=True, text=True)
+    assert f"DataError: --out {tmp_path} cannot be written: {tmp_path}: File too large; make way or room" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
 
 
 def test_a_digest_is_that_of_the_value_not_of_its_order(tmp_path: Path) -> None:

@@ -149,6 +149,42 @@ def test_only_configured_splits_are_read_and_positives_unite_them(tmp_path):
 # Bad rows
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.sampled_from("abc"), min_size=1, max_size=6),
+    judged=st.lists(
+        st.tuples(st.sampled_from(["train", "dev", "test"]), st.integers(0, 5), st.integers(0, 3)),
+        max_size=12,
+        unique=True,
+    ),
+)
+def test_queries_of_equal_text_share_what_was_judged_for_one_of_them(texts, judged):
+    judged = [(split, query % len(texts), doc) for split, query, doc in judged]
+    splits = {
+        split: Pairs(
+            query_rows_P=np.array([q for s, q, _ in judged if s == split], np.int64),
+            doc_rows_P=np.array([d for s, _, d in judged if s == split], np.int64),
+        )
+        for split in ("train", "dev", "test")
+    }
+    collection = Collection(
+        documents=Texts(ids=("0", "1", "2", "3"), texts=("x",) * 4),
+        queries=Texts(ids=tuple(map(str, range(len(texts)))), texts=tuple(texts)),
+        splits=splits,
+        rows_read={"all": 4 + len(texts) + len(judged)},
+        rows_kept={"all": 4 + len(texts) + len(judged)},
+        not_relevant={},
+        quarantined=(),
+    )
+    expected = {
+        query: positives
+        for query in range(len(texts))
+        if (positives := {doc for _, other, doc in judged if texts[other] == texts[query]})
+    }
+    assert collection.positives() == expected
+    assert collection.queries_of_equal_text == sum(texts.count(text) > 1 for text in texts)
+
+
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl"])
 @pytest.mark.parametrize(
     ("row", "reason", "row_id", "detail"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,16 @@ def test_a_task_has_the_queries_of_the_pairs_or_a_seeded_sample_of_them(tmp_path
     assert set(one.queries.ids) < set(whole.queries.ids)
     assert any(splits.task(splits.train, 4, seed).queries.ids != one.queries.ids for seed in range(5))
     assert (whole.doc_rows_QK[:, 0] != NO_ROW).all()
+
+
+def test_queries_of_another_split_that_ask_the_same_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_collection(tmp_path / "data")
+    splits_of(folder)
+    assert "warning" not in capsys.readouterr().err
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    rows[17]["text"] = rows[18]["text"] = rows[0]["text"]  # two of test, one of train
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits_of(folder)
+    assert "warning: 2 queries of test are train queries too; its figures flatter" in capsys.readouterr().err

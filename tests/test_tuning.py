@@ -1,0 +1,179 @@
+"""What the presets train on, and what is refused before anything is trained; no training takes place here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from hnmine.config import Config, load
+from hnmine.errors import DataError
+from hnmine.first_stage import NO_ROW
+from hnmine.runs import Run, open_run
+from hnmine.sources import read_beir
+from hnmine.splits import Splits
+from hnmine.tuning import _read_record, _Tuning, tune
+from tests.test_pipeline import write_collection
+
+MINED = [("apple-care", "apple-guide", "apple-price"), ("bread-care", "bread-guide", "bread-price")]
+
+WHOLE = {
+    "identity": "a",
+    "files": {"model.safetensors": "b"},
+    "lists": 1,
+    "steps": 2,
+    "best_step": 2,
+    "dev": 0.5,
+    "dev_by_step": {"0": 0, "2": 0.5},
+    "recipe": {"loss": "margin"},
+}
+
+
+def add(file: Path, *rows: str) -> None:
+    file.write_text(file.read_text() + "".join(f"{row}\n" for row in rows))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_collection(tmp_path / "data")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """A run folder with two mined negatives."""
+    columns = list(zip(*MINED, strict=True))
+    names = ("query_id", "positive_id", "negative_id")
+    with open_run(tmp_path / "out", Config()) as opened:
+        table = pa.table({name: list(column) for name, column in zip(names, columns, strict=True)} | {"rank": [1, 1]})
+        opened.write_table("negatives.parquet", table)
+        yield opened
+
+
+def splits_of(data: Path, *overrides: str) -> tuple[Splits, Config]:
+    config = load(overrides=["train.device=cpu", *overrides])
+    return Splits(read_beir(data, config.sources), config), config
+
+
+def lists_of(data: Path, run: Run, preset: str, *overrides: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The documents of each list after the positive, by query and positive."""
+    splits, config = splits_of(data, *overrides)
+    lists, _ = _Tuning(splits, config.train, run).lists(preset)
+    return {
+        (query, documents[0]): documents[1:] for query, documents in zip(lists.queries, lists.documents, strict=True)
+    }
+
+
+def text_of(data: Path, name: str) -> str:
+    rows = map(json.loads, (data / "corpus.jsonl").read_text().splitlines())
+    return next(f"{row['title']}\n{row['text']}" for row in rows if row["_id"] == name)
+
+
+@pytest.mark.parametrize("source", ["first_stage", "random"])
+@pytest.mark.parametrize("twin", [False, True], ids=["copies", "copies, and a query of equal text"])
+def test_anchors_are_all_but_positives_their_copies_and_the_positives_of_the_same_question(
+    data: Path, run: Run, source: str, twin: bool
+) -> None:
+    rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
+    add(data / "corpus.jsonl", *(json.dumps(row | {"_id": f"{row['_id']}-copy"}) for row in rows[:9]))
+    if twin:
+        question = json.loads((data / "queries.jsonl").read_text().splitlines()[0])
+        add(data / "queries.jsonl", json.dumps(question | {"_id": "twin"}))
+        add(data / "qrels" / "test.tsv", "twin\tapple-story\t1")
+    lists = lists_of(data, run, "anchored", f"train.anchors.source={source}", "train.anchors.per_pair=64")
+    splits, config = splits_of(data)
+    texts, queries = splits.collection.documents.texts, splits.collection.queries
+    for query, positive in zip(splits.train.query_rows_P.tolist(), splits.train.doc_rows_P.tolist(), strict=True):
+        never = {texts[positive]} | (
+            {text_of(data, "apple-story")} if twin and queries.ids[query] == "apple-care" else set()
+        )
+        first = splits.first_stage(splits.train.query_rows_P)[query][0][: config.train.anchors.depth].tolist()
+        pool = range(len(texts)) if source == "random" else [row for row in first if row != NO_ROW]
+        expected = sorted(texts[row] for row in pool if texts[row] not in never)
+        mined = [text_of(data, negative) for name, _, negative in MINED if name == queries.ids[query]]
+        listed = lists[queries.texts[query], texts[positive]]
+        assert list(listed[: len(mined)]) == mined
+        assert sorted(listed) == expected
+        assert len(expected) > 5
+
+
+@pytest.mark.parametrize(
+    "judged", ["apple-care\tapple-price\t1", "apple-care\tcopy\t1"], ids=["itself", "a document of its text"]
+)
+def test_what_was_judged_positive_since_it_was_mined_is_trained_on_no_more(data: Path, run: Run, judged: str) -> None:
+    price = next(row for row in (data / "corpus.jsonl").read_text().splitlines() if "apple-price" in row)
+    add(data / "corpus.jsonl", price.replace("apple-price", "copy"))
+    both = lists_of(data, run, "paper")
+    assert list(both.values()) == [(text_of(data, negative),) for _, _, negative in MINED]
+    add(data / "qrels" / "dev.tsv", judged)
+    assert list(lists_of(data, run, "paper").values()) == [(text_of(data, "bread-price"),)]
+
+
+@pytest.mark.parametrize("spoil", ["truncated", "other columns", "no ranks"])
+def test_negatives_that_cannot_be_read_are_an_error_that_says_to_mine_again(data: Path, run: Run, spoil: str) -> None:
+    path = run.out / "negatives.parquet"
+    if spoil == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        ids = {name: ["a", "b"] for name in ("query_id", "positive_id", "negative_id")}
+        run.write_table(path.name, pa.table(ids if spoil == "other columns" else ids | {"rank": [1, None]}))
+    splits, config = splits_of(data)
+    with pytest.raises(DataError, match=r"negatives\.parquet cannot be read \(.+\); run `hnmine mine` again"):
+        tune(splits, config.train, run)
+
+
+def test_a_folder_where_the_link_belongs_is_refused_before_anything_is_trained(data: Path, run: Run) -> None:
+    (run.out / "reranker").mkdir()
+    splits, config = splits_of(data)
+    with pytest.raises(DataError, match=r"reranker is no link to the best of .*rerankers; move it away or choose"):
+        tune(splits, config.train, run)
+
+
+def test_few_dev_queries_and_fewer_than_asked_for_are_told(
+    data: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists_of(data, run, "paper", "train.dev_queries=4")
+    said = capsys.readouterr().err
+    assert "dev: 4 queries of dev; training on cpu" in said
+    assert "warning: 4 dev queries are too few to tell a better step from a lucky one; judge 30 at least" in said
+    queries = [json.dumps({"_id": f"more-{i}", "text": f"story of {i}"}) for i in range(26)]
+    add(data / "queries.jsonl", *queries)
+    add(data / "qrels" / "dev.tsv", *(f"more-{i}\tapple-story\t1" for i in range(26)))
+    lists_of(data, run, "paper", "train.dev_queries=31")
+    said = capsys.readouterr().err
+    assert "dev: 30 queries of dev, fewer than train.dev_queries=31; training on cpu" in said
+    assert "too few" not in said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "\xff",
+        "{}",
+        '{"identity": 1}',
+        json.dumps(WHOLE | {"dev": float("nan")}),
+        json.dumps(WHOLE | {"dev_by_step": {}}),
+        json.dumps(WHOLE | {"recipe": 1}),
+    ],
+)
+def test_a_record_that_is_broken_is_told_and_not_trusted(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hnmine.json").write_text(content, encoding="latin-1")
+    assert _read_record("paper", tmp_path) is None
+    assert f"paper: {tmp_path / 'hnmine.json'} is not what a finished training leaves (" in capsys.readouterr().err
+
+
+def test_a_record_that_is_whole_is_trusted_and_one_that_is_missing_is_nothing_to_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _read_record("paper", tmp_path) is None
+    (tmp_path / "hnmine.json").write_text(json.dumps(WHOLE))
+    record = _read_record("paper", tmp_path)
+    assert record is not None
+    assert record.model_dump() == WHOLE
+    assert capsys.readouterr().err == ""
