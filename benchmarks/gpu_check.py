@@ -113,8 +113,8 @@ def check_encoder(texts: Texts) -> Line:
         return plan(config, texts, Path("."), device, 16_384 if device.kind == "cpu" else 262_144)
 
     slow, fast = planned(CPU, "float32").build(), planned(GPU, "float16").build()
-    ours, cpu_s = timed(lambda: slow.encode(texts.texts, ""))
-    theirs, gpu_s = timed(lambda: fast.encode(texts.texts, ""))
+    ours, cpu_s = timed(lambda: slow.encode(texts.texts))
+    theirs, gpu_s = timed(lambda: fast.encode(texts.texts))
     cosine = float((unit_rows(ours) * unit_rows(theirs)).sum(axis=1).min())
     rate = sum(len(text.split()) for text in texts.texts) / gpu_s
     return Line("encoder: MiniLM", cosine > 0.999, f"cosine {cosine:.5f}, {rate:,.0f} words/s on the GPU", cpu_s, gpu_s)

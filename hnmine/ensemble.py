@@ -49,12 +49,17 @@ def encode(texts: dict[Role, Texts], config: Config, run: Run) -> Ensemble:
     vectors, encoded, reused = [], 0, 0
     with run.timed("embed"):
         device = device_for(config.embed)
+        plans = {  # all before the first encodes: what is missing is told at once, not after hours
+            encoder.name: plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
+            for encoder in config.encoders
+            if encoder.precomputed is None
+        }
         for encoder in config.encoders:
             if encoder.precomputed is not None:
                 vectors.append(read_precomputed(encoder.name, encoder.precomputed, texts))
                 say("embed", f"{encoder.name}: precomputed, width {vectors[-1]['document'].shape[1]}")
                 continue
-            planned = plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
+            planned = plans[encoder.name]
             done = embed(planned, texts, VectorStore(root, planned.fingerprint), config.embed)
             vectors.append(done.vectors)
             encoded, reused = encoded + done.encoded, reused + done.reused
