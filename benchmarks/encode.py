@@ -38,10 +38,10 @@ def serve(planned: Plan, threads: int, texts: list[str], link: Connection) -> No
 
     torch.set_num_threads(threads)
     encoder = planned.build()
-    encoder.encode(texts[:16], "")
+    encoder.encode(texts[:16])
     link.send("ready")
     while link.recv():
-        link.send(encoder.encode(texts, ""))
+        link.send(encoder.encode(texts))
 
 
 def main() -> None:

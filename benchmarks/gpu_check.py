@@ -194,7 +194,7 @@ def encode_with(model: Path, device: Choice, dtype: str) -> Callable[[Sequence[s
     config = EncoderConfig.model_validate({"name": "check", "model": str(model), "dtype": dtype})
     planned = plan(config, Texts(ids=(), texts=()), Path(), device, 8_192 if device.kind == "cpu" else 65_536)
     encoder = planned.build()
-    return lambda texts: encoder.encode(texts, "")
+    return lambda texts: encoder.encode(texts)
 
 
 def check_encoder(sizes: Sizes, model: Path, gpu: Choice) -> Line:

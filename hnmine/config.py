@@ -24,6 +24,7 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     Field(description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32"),
 ]
+_ADAPTER = r"^[A-Za-z0-9_\-]{1,64}$"  # a folder, a torch module and a BLAKE2b key can be named so
 
 
 class _Section(BaseModel):
@@ -72,8 +73,25 @@ class EncoderConfig(_Section):
     query_prompt: str | None = Field(None, description="put before every query; null: the model's own")
     document_prompt: str | None = Field(None, description="put before every document; null: the model's own")
     max_tokens: int | None = Field(None, ge=8, le=32_768, description="tokens read of a text; null: the model's own")
+    architecture: Literal["gte"] | None = Field(
+        None, description="gte: load a model_type `new` (GTE's remote code) with transformers' own class"
+    )
+    dense_head: int | None = Field(None, ge=1, le=65_536, description="width: take the head in <n>_Dense_<width>")
+    query_adapter: str | None = Field(
+        None, pattern=_ADAPTER, description="folder of the LoRA adapter, inside the model's, that is on for queries"
+    )
+    document_adapter: str | None = Field(None, pattern=_ADAPTER, description="the same for documents")
+    trust_remote_code: bool = Field(
+        False, description="true: run the model's own Python code; a hub model then needs its commit as revision"
+    )
     dtype: Dtype = "auto"
     weight: float = Field(1.0, ge=1e-3, le=1e3, description="weight of this block in the fused vector")
+    tokens_per_batch: int | None = Field(
+        None, ge=64, description="tokens in one forward pass; null: embed.tokens_per_batch"
+    )
+    gpus: float = Field(
+        1.0, gt=0, description="GPUs of one actor: a share up to 1 (0.5: two actors a GPU), or a whole number"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> EncoderConfig:
@@ -81,10 +99,14 @@ class EncoderConfig(_Section):
         if len(kinds) != 1:
             raise ValueError(f"needs exactly one of model, precomputed, lexical; got {kinds or 'none'}")
         fields = type(self).model_fields
-        of_models = ("revision", "query_prompt", "document_prompt", "max_tokens", "dtype")
-        idle = [key for key in of_models if getattr(self, key) != fields[key].default]
+        of_all = ("name", "weight", *kinds)
+        idle = [key for key in fields if key not in of_all and getattr(self, key) != fields[key].default]
         if self.model is None and idle:
             raise ValueError(f"{', '.join(idle)} would have no effect on a {kinds[0]} encoder; remove it")
+        if self.architecture is not None and self.trust_remote_code:
+            raise ValueError("architecture replaces the model's own code; remove it or trust_remote_code")
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise ValueError(f"gpus is {self.gpus:g}; a share is at most 1, more than one GPU a whole number")
         return self
 
 
@@ -296,7 +318,9 @@ def describe() -> str:
     lines: list[str] = []
     for step, field in Config.model_fields.items():
         if step == "encoders":
-            lines += ["encoders:  # the name of a preset (see hnmine/presets.py), or a list; keys of an entry:"]
+            from hnmine.presets import PRESETS
+
+            lines += [f"encoders:  # a preset ({', '.join(PRESETS)}), or a list; keys of an entry:"]
             lines += [f"  # {line}" for line in _describe(EncoderConfig)]
             lines += [f"  - {_value(encoder.model_dump(exclude_unset=True))}" for encoder in field.default]
         else:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hnmine import device as devices
 from hnmine.config import EmbedConfig
 from hnmine.encoders import Encoder, Plan
-from hnmine.errors import ModelError
+from hnmine.errors import DeviceError, ModelError
 from hnmine.progress import say, track
 from hnmine.session import quiet_ray_data, start_ray
 from hnmine.store import KEY_BYTES, Keys, VectorStore, keys_of
@@ -76,7 +76,7 @@ def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: Embe
         ModelError: the encoder gives non-finite values or cannot be loaded.
     """
     store.describe()
-    keys = {role: keys_of(texts[role].texts, plan.prompt(role)) for role in texts}
+    keys = {role: keys_of(texts[role].texts, plan.reading(role)) for role in texts}
     all_keys = np.concatenate(list(keys.values()))
     found, width = _found(store, all_keys)
     unique = len(np.unique(all_keys, axis=0))
@@ -105,10 +105,11 @@ def _blocks(
     plan: Plan, texts: dict[Role, Texts], keys: dict[Role, Keys], found: NDArray[np.bool_], block_texts: int
 ) -> list[pa.Table]:
     """Cut all unique texts into blocks and keep of each the texts that are missing; one row is one block."""
-    every = [(plan.prompt(role), text) for role in texts for text in texts[role].texts]
+    every = [(role, text) for role in texts for text in texts[role].texts]
     all_keys = np.concatenate(list(keys.values()))
     _, first = np.unique(all_keys, axis=0, return_index=True)
-    lengths = np.array([-len(every[i][0]) - len(every[i][1]) for i in first])
+    prompts = {role: len(plan.reading(role).prompt) for role in texts}
+    lengths = np.array([-prompts[every[i][0]] - len(every[i][1]) for i in first])
     order = first[np.lexsort((all_keys[first, 1], all_keys[first, 0], lengths))]
     blocks = []
     for start in range(0, len(order), block_texts):
@@ -118,7 +119,7 @@ def _blocks(
                 pa.table(
                     {
                         "keys": pa.array([[all_keys[i].tobytes() for i in rows]], pa.list_(pa.binary(KEY_BYTES))),
-                        "prompts": [[every[i][0] for i in rows]],
+                        "roles": [[every[i][0] for i in rows]],
                         "texts": [[every[i][1] for i in rows]],
                     }
                 )
@@ -164,11 +165,11 @@ class EncodeBlock:
     def _encode(self, block: dict[str, Any]) -> None:
         if self._encoder is None:
             return
-        prompts = np.array(block["prompts"], dtype=object)
+        readings = [self._plan.reading(role) for role in block["roles"]]
         keys = np.frombuffer(b"".join(block["keys"]), dtype=np.uint64).reshape(-1, 2)
-        for prompt in dict.fromkeys(block["prompts"]):
-            chosen = np.flatnonzero(prompts == prompt)
-            vectors = self._encoder.encode([block["texts"][i] for i in chosen], prompt)
+        for reading in dict.fromkeys(readings):
+            chosen = [i for i, own in enumerate(readings) if own == reading]
+            vectors = self._encoder.encode([block["texts"][i] for i in chosen], reading)
             bad = ~np.isfinite(vectors).all(axis=1)
             if bad.any():
                 text = block["texts"][chosen[int(np.flatnonzero(bad)[0])]]
@@ -205,9 +206,12 @@ def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config:
     quiet_ray_data()
     total = ray.cluster_resources()
     on_gpu = plan.device == "cuda"
-    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
-    actors = config.actors or (max(1, gpus) if on_gpu else min(_MAX_LOCAL_ACTORS, cpus))
-    actors = min(actors, len(blocks))
+    cpus = int(total.get("CPU", 1))
+    if on_gpu:
+        own = gpu_actors(plan, [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]])
+    else:
+        own = min(_MAX_LOCAL_ACTORS, cpus)
+    actors = min(config.actors or own, len(blocks))
     threads = max(1, cpus // actors)
     say("embed", f"{plan.name}: {actors} actor(s) on {plan.device}, {plan.dtype}, {len(blocks)} blocks")
     with warnings.catch_warnings():  # Ray 2.60 has no other way to set max_task_retries than the deprecated one
@@ -219,7 +223,7 @@ def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config:
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=1 if on_gpu else threads,
-            num_gpus=1 if on_gpu else 0,
+            num_gpus=plan.gpus if on_gpu else 0,
             max_task_retries=_RETRIES,
         )
     try:
@@ -230,6 +234,20 @@ def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config:
             f"encoder {plan.name}: its process died {_RETRIES + 1} times on one block of texts; if memory ran out, "
             f"lower embed.actors or embed.tokens_per_batch ({error})"
         ) from None
+
+
+def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
+    """Return how many actors of this encoder the GPUs hold; an actor's GPUs are on one node.
+
+    Raises:
+        DeviceError: no node has the GPUs of one actor; Ray would wait for it without end.
+    """
+    a_gpu = int(1 / plan.gpus)  # actors that share one; 0 if one actor takes several
+    actors = sum(gpus * a_gpu if a_gpu else gpus // int(plan.gpus) for gpus in gpus_by_node)
+    if not actors:
+        most = max(gpus_by_node, default=0)
+        raise DeviceError(f"encoder {plan.name}: gpus is {plan.gpus:g}, but no node has more than {most}; lower it")
+    return actors
 
 
 def device_for(config: EmbedConfig) -> devices.Choice:

@@ -3,17 +3,20 @@
 An encoder is planned first and built later. The plan is small, travels to the actors, knows its fingerprint, and
 needs no model library; only `build` imports one. Three kinds:
 
-    model        anything SentenceTransformer loads (safetensors only)
+    model        anything SentenceTransformer loads (safetensors only), with an adapter a role if it has any
     lexical      TF-IDF and a truncated SVD, see `lexical`
     precomputed  vectors made elsewhere: no encoder at all, see `precomputed`
 """
 
 from __future__ import annotations
 
-import json
+import re
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,15 +25,19 @@ import numpy as np
 from hnmine import device as devices
 from hnmine import lexical, weights
 from hnmine.config import EncoderConfig
-from hnmine.errors import ModelError
-from hnmine.store import Fingerprint
+from hnmine.errors import ConfigError, ModelError
+from hnmine.presets import LICENCES
+from hnmine.progress import say
+from hnmine.store import PLAIN, Fingerprint, Reading
 from hnmine.types import Float32, Role, Texts
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Encoder(Protocol):
     """A loaded encoder. Loading is heavy and done once; `encode` is light."""
 
-    def encode(self, texts: Sequence[str], prompt: str) -> Float32:
+    def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
         """Return one row a text; the rows need not be unit vectors."""
 
 
@@ -41,17 +48,32 @@ class Plan:
     name: str
     folder: Path
     fingerprint: Fingerprint
-    document_prompt: str = ""
-    query_prompt: str = ""
+    document: Reading = PLAIN
+    query: Reading = PLAIN
     kind: Literal["model", "lexical"] = "model"
     max_tokens: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
     tokens_per_batch: int = 8192
+    gpus: float = 1.0
+    architecture: str | None = None
+    dense_head: int | None = None
+    trust_remote_code: bool = False
 
-    def prompt(self, role: Role) -> str:
-        """Return what is put before a text of this role."""
-        return self.document_prompt if role == "document" else self.query_prompt
+    def reading(self, role: Role) -> Reading:
+        """Return how a text of this role is read."""
+        return self.document if role == "document" else self.query
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The adapters that some role reads with."""
+        return tuple(sorted({reading.adapter for reading in (self.document, self.query) if reading.adapter}))
+
+    def arranged(self) -> AbstractContextManager[Path]:
+        """Lay out the model's folder as it is to be loaded; see `weights.arranged`."""
+        return weights.arranged(
+            self.folder, architecture=self.architecture, dense_head=self.dense_head, adapters=self.adapters
+        )
 
     def build(self) -> Encoder:
         """Load the encoder; heavy."""
@@ -62,33 +84,69 @@ def plan(config: EncoderConfig, corpus: Texts, store: Path, device: devices.Choi
     """Plan a `model` or `lexical` encoder; the lexical one is fitted on `corpus` here.
 
     Raises:
-        ModelError: the model is missing or unsafe.
+        ConfigError: the code of a model that is not pinned is to be trusted.
+        ModelError: the model, its head or an adapter is missing, or it is unsafe.
     """
     if config.lexical is not None:
         fingerprint, folder = lexical.fitted(config.lexical, corpus, store)
         return Plan(name=config.name, folder=folder, fingerprint=fingerprint, kind="lexical")
-    assert config.model is not None
-    folder = weights.resolve(config.model, config.revision)
+    folder = _folder(config)
     _refuse_too_many_tokens(config, folder)
-    dtype = devices.choose_dtype(config.dtype, device.kind)
     prompts = _own_prompts(folder)
-    return Plan(
+    unnamed = Plan(
         name=config.name,
         folder=folder,
-        fingerprint=Fingerprint.of(
-            kind="model",
-            files=weights.folder_sha256(folder),
-            max_tokens=config.max_tokens,
-            dtype=dtype,
-            sentence_transformers=version("sentence-transformers").split(".")[0],
-        ),
-        document_prompt=prompts["document"] if config.document_prompt is None else config.document_prompt,
-        query_prompt=prompts["query"] if config.query_prompt is None else config.query_prompt,
+        fingerprint=Fingerprint(()),
+        document=_reading(config.document_prompt, prompts["document"], config.document_adapter),
+        query=_reading(config.query_prompt, prompts["query"], config.query_adapter),
         max_tokens=config.max_tokens,
         device=device.torch_name,
-        dtype=dtype,
-        tokens_per_batch=tokens_per_batch,
+        dtype=devices.choose_dtype(config.dtype, device.kind),
+        tokens_per_batch=config.tokens_per_batch or tokens_per_batch,
+        gpus=config.gpus,
+        architecture=config.architecture,
+        dense_head=config.dense_head,
+        trust_remote_code=config.trust_remote_code,
     )
+    return replace(unnamed, fingerprint=_fingerprint(unnamed))
+
+
+def _fingerprint(plan: Plan) -> Fingerprint:
+    """Name what decides the vectors; architecture, head and adapters are in the files as they are laid out."""
+    if plan.adapters and find_spec("peft") is None:
+        raise ModelError(f"encoder {plan.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
+    with plan.arranged() as folder:
+        files = weights.folder_sha256(folder)
+    own_code = {"own_code": True} if plan.trust_remote_code else {}
+    return Fingerprint.of(
+        kind="model",
+        files=files,
+        max_tokens=plan.max_tokens,
+        dtype=plan.dtype,
+        sentence_transformers=version("sentence-transformers").split(".")[0],
+        **own_code,
+    )
+
+
+def _folder(config: EncoderConfig) -> Path:
+    """Find the model, and say what its licence forbids."""
+    assert config.model is not None
+    pinned = weights.as_folder(config.model).is_dir() or _COMMIT.fullmatch(config.revision or "")
+    if config.trust_remote_code and not pinned:
+        raise ConfigError(
+            f"encoder {config.name}: trust_remote_code runs the code of {config.model}, so revision must be a commit "
+            f"(40 hexadecimal digits), got {config.revision!r}; read the code, then pin its commit"
+        )
+    if config.model in LICENCES:
+        say("embed", f"{config.name}: {config.model} is under {LICENCES[config.model]}")
+    folder = weights.resolve(config.model, config.revision, dense_head=config.dense_head, code=config.trust_remote_code)
+    if config.trust_remote_code:
+        weights.refuse_code_elsewhere(folder)
+    return folder
+
+
+def _reading(configured: str | None, own: str, adapter: str | None) -> Reading:
+    return Reading(prompt=own if configured is None else configured, adapter=adapter)
 
 
 def _own_prompts(folder: Path) -> dict[Role, str]:
@@ -111,10 +169,7 @@ def _refuse_too_many_tokens(config: EncoderConfig, folder: Path) -> None:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
+    settings = weights.read_json(path)
     return settings if isinstance(settings, dict) else {}
 
 
@@ -130,21 +185,35 @@ class ModelEncoder:
 
         logging.disable_progress_bar()
         try:
-            self._model = SentenceTransformer(
-                str(plan.folder),
-                device=plan.device,
-                model_kwargs={"dtype": getattr(torch, plan.dtype)},
-                local_files_only=True,
-            )
+            with plan.arranged() as folder:
+                self._model = SentenceTransformer(
+                    str(folder),
+                    device=plan.device,
+                    model_kwargs={"dtype": getattr(torch, plan.dtype)},
+                    local_files_only=True,
+                    trust_remote_code=plan.trust_remote_code,
+                )
+                for name in plan.adapters:
+                    _load_adapter(self._model.transformers_model, folder, name)
+        except ModelError:
+            raise
         except Exception as error:  # what is raised depends on the library that meets the broken file
             raise ModelError(f"encoder {plan.name}: {plan.folder} cannot be loaded: {error}") from None
         if plan.max_tokens is not None:
             self._model.max_seq_length = plan.max_tokens
-        self._tokens_per_batch = plan.tokens_per_batch
+        self._tokens_per_batch, self._adapters = plan.tokens_per_batch, plan.adapters
 
-    def encode(self, texts: Sequence[str], prompt: str) -> Float32:
+    def _switch(self, adapter: str | None) -> None:
+        if self._adapters and adapter is None:
+            self._model.disable_adapters()
+        elif self._adapters:
+            self._model.enable_adapters()
+            self._model.set_adapter(adapter)
+
+    def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
         """Return one row a text."""
-        longest = self._model.max_seq_length or 512
+        self._switch(reading.adapter)
+        prompt, longest = reading.prompt, self._model.max_seq_length or 512
         lengths = np.array([len(prompt) + len(text) for text in texts]) // self._CHARACTERS_PER_TOKEN + 2
         parts: dict[int, Float32] = {}
         for batch in batches_by_length(np.minimum(lengths, longest), self._tokens_per_batch):
@@ -157,6 +226,22 @@ class ModelEncoder:
             )
             parts.update(zip(batch, np.asarray(rows, dtype=np.float32), strict=True))
         return np.stack([parts[i] for i in range(len(texts))])
+
+
+def _load_adapter(network: Any, folder: Path, name: str) -> None:
+    """Add an adapter to a transformers model; one whose tensors are not the model's is a ValueError."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports the tensors of the adapters loaded before as missing
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        where = {"subfolder": name, "local_files_only": True}
+        loaded = network.load_adapter(str(folder), adapter_name=name, adapter_kwargs=where)
+    logging.set_verbosity(verbosity)
+    missing = [key for key in loaded.missing_keys if name in key.split(".")]
+    if unmatched := sorted([*missing, *loaded.unexpected_keys]):  # these would stay random, or without effect
+        raise ValueError(f"adapter {name} is of another model: {len(unmatched)} tensors, first {unmatched[0]}")
 
 
 def batches_by_length(lengths: np.typing.NDArray[np.int64], tokens_per_batch: int) -> list[list[int]]:

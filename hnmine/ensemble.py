@@ -59,13 +59,18 @@ def _embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tupl
     vectors: list[Vectors] = []
     encoded, reused = 0, 0
     device = device_for(config.embed)
+    plans = {  # all before the first encodes: what is missing is told at once, not after hours
+        encoder.name: plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
+        for encoder in config.encoders
+        if encoder.precomputed is None
+    }
     for encoder in config.encoders:
         if encoder.precomputed is not None:
             given = read_precomputed(encoder.name, encoder.precomputed, texts)
             say("embed", f"{encoder.name}: precomputed, width {given.width}")
             vectors.append(given)
             continue
-        planned = plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
+        planned = plans[encoder.name]
         done = embed(planned, texts, VectorStore(root, planned.fingerprint), config.embed)
         vectors.append(done)
         encoded, reused = encoded + done.encoded, reused + done.reused

@@ -12,7 +12,7 @@ import numpy as np
 
 from hnmine.config import LexicalConfig
 from hnmine.errors import DataError
-from hnmine.store import Fingerprint, keys_of
+from hnmine.store import PLAIN, Fingerprint, Reading, keys_of
 from hnmine.types import Float32, Texts
 
 _TERM = r"(?u)\b\w\w+\b"
@@ -69,7 +69,7 @@ class LexicalEncoder:
         self._vectorizer.idf_ = np.load(folder / "idf.npy", allow_pickle=False)
         self._components = np.load(folder / "components.npy", allow_pickle=False)
 
-    def encode(self, texts: Sequence[str], prompt: str) -> Float32:
+    def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
         """Return one row a text."""
-        rows = self._vectorizer.transform([prompt + text for text in texts]) @ self._components.T
+        rows = self._vectorizer.transform([reading.prompt + text for text in texts]) @ self._components.T
         return np.ascontiguousarray(rows, dtype=np.float32)

@@ -3,7 +3,8 @@
 Every hub model is pinned to a commit and says both prompts, an empty one too, so that a preset means the same tomorrow.
 The document side of a pair of prompts is empty unless the model card asks for one.
 
-    paper                         the six of arXiv 2505.18366, Table 7; with stella's 8192-wide head 12,800 dimensions
+    paper                         the six of arXiv 2505.18366, Table 7, 12,800 dimensions; jina-v3 among them is
+                                    under CC BY-NC 4.0, for non-commercial use only, and needs hnmine[adapters]
     en-, zh-, multilingual-small  one model by language and size, as RAGatouille's SimpleMiner chooses them;
       -base, -large                 also fr-base, fr-large
     minilm+lexical                the default
@@ -11,7 +12,7 @@ The document side of a pair of prompts is empty unless the model card asks for o
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from hnmine.config import Config, EncoderConfig
 from hnmine.errors import ConfigError
@@ -19,8 +20,18 @@ from hnmine.errors import ConfigError
 _SEARCH_QUERY = "Represent this sentence for searching relevant passages: "  # of bge v1.5 and mxbai alike
 
 
+LICENCES: Final = {"jinaai/jina-embeddings-v3-hf": "CC BY-NC 4.0: for non-commercial use only"}
+"""Of hub models that not everybody may use; said whenever one is."""
+
+
 def _encoder(
-    name: str, model: str, revision: str, query: str = "", document: str = "", max_tokens: int | None = 512
+    name: str,
+    model: str,
+    revision: str,
+    query: str = "",
+    document: str = "",
+    max_tokens: int | None = 512,
+    **more: Any,
 ) -> EncoderConfig:
     return EncoderConfig(
         name=name,
@@ -29,6 +40,7 @@ def _encoder(
         query_prompt=query,
         document_prompt=document,
         max_tokens=max_tokens,
+        **more,
     )
 
 
@@ -57,6 +69,8 @@ PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
             "NovaSearch/stella_en_400M_v5",
             "ffeb2b7ee715c226d4ffe5e4619f7dbb48624c20",
             query="Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: ",
+            architecture="gte",
+            dense_head=8192,
         ),
         # The maker's own conversion of jinaai/jina-embeddings-v3: needs no remote code, which fails in transformers 5.
         _encoder(
@@ -66,6 +80,8 @@ PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
             query="Represent the query for retrieving evidence documents: ",
             document="Represent the document for retrieval: ",
             max_tokens=None,
+            query_adapter="retrieval_query",
+            document_adapter="retrieval_passage",
         ),
         _encoder(
             "mxbai",
@@ -101,28 +117,13 @@ PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
     "minilm+lexical": Config().encoders,
 }
 
-# What these need beyond an EncoderConfig: stella a native class and its 8192-wide head, jina-v3 a task adapter a role.
-# Without them stella is refused at loading and jina-v3 runs without its adapters, so the preset is refused as a whole.
-PENDING: Final[dict[str, dict[str, dict[str, str | int]]]] = {
-    "paper": {
-        "stella": {"architecture": "gte", "dense_head": 8192},
-        "jina-v3": {"query_task": "retrieval.query", "document_task": "retrieval.passage"},
-    },
-}
-
 
 def preset(name: str) -> tuple[EncoderConfig, ...]:
     """Return the encoders of a preset.
 
     Raises:
-        ConfigError: there is no such preset, or it cannot be loaded yet; the message names those that can.
+        ConfigError: there is no such preset; the message names those there are.
     """
-    ready = ", ".join(known for known in PRESETS if known not in PENDING)
     if name not in PRESETS:
-        raise ConfigError(f"encoders: unknown preset {name!r}; known presets: {ready}")
-    if name in PENDING:
-        raise ConfigError(
-            f"encoders: preset {name!r} cannot be loaded yet ({', '.join(PENDING[name])} need more than their hub "
-            f"folder says); choose one of {ready}, or give vectors made elsewhere as precomputed"
-        )
+        raise ConfigError(f"encoders: unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -49,17 +49,29 @@ class Fingerprint:
         return hashlib.sha256(repr(self.facts).encode()).hexdigest()[:20]
 
 
-def key_of(text: str, prompt: str = "") -> bytes:
-    """Return the key of a text as the encoder reads it: 128 bits of BLAKE2b over prompt and text."""
-    digest = hashlib.blake2b(prompt.encode(), digest_size=KEY_BYTES)
+@dataclass(frozen=True)
+class Reading:
+    """How an encoder reads a text: what is put before it, and which of the model's adapters is on."""
+
+    prompt: str = ""
+    adapter: str | None = None
+
+
+PLAIN = Reading()
+
+
+def key_of(text: str, reading: Reading = PLAIN) -> bytes:
+    """Return the key of a text as it is read: 128 bits of BLAKE2b over prompt and text, keyed by the adapter."""
+    adapter = (reading.adapter or "").encode()
+    digest = hashlib.blake2b(reading.prompt.encode(), digest_size=KEY_BYTES, key=adapter)
     digest.update(b"\0")
     digest.update(text.encode())
     return digest.digest()
 
 
-def keys_of(texts: Sequence[str], prompt: str = "") -> Keys:
+def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
     """Return the keys of many texts."""
-    joined = b"".join(key_of(text, prompt) for text in texts)
+    joined = b"".join(key_of(text, reading) for text in texts)
     return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
 
 

@@ -206,6 +206,32 @@ def test_settings_of_models_are_refused_where_they_would_be_ignored() -> None:
         load(overrides=["encoders=[{name: words, lexical: {}, query_prompt: 'query: '}]"])
 
 
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("{name: a, lexical: {}, gpus: 0.5}", "gpus would have no effect on a lexical encoder"),
+        ("{name: a, precomputed: p, tokens_per_batch: 100}", "tokens_per_batch would have no effect on a precomputed"),
+        ("{name: a, lexical: {}, dense_head: 8}", "dense_head would have no effect"),
+        ("{name: a, model: m, gpus: 1.5}", "gpus is 1.5; a share is at most 1, more than one GPU a whole number"),
+        ("{name: a, model: m, gpus: 0}", "encoders.0.gpus: Input should be greater than 0"),
+        ("{name: a, model: m, tokens_per_batch: 1}", "encoders.0.tokens_per_batch: "),
+        ("{name: a, model: m, architecture: new}", "encoders.0.architecture: Input should be 'gte'"),
+        ("{name: a, model: m, query_adapter: ../x}", "encoders.0.query_adapter: "),
+        ("{name: a, model: m, document_adapter: ''}", "encoders.0.document_adapter: "),
+        ("{name: a, model: m, architecture: gte, trust_remote_code: true}", "remove it or trust_remote_code"),
+    ],
+)
+def test_settings_of_an_encoder_that_cannot_be_meant_are_refused(encoder: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides=[f"encoders=[{encoder}]"])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("gpus", [0.25, 1, 2])
+def test_gpus_are_a_share_or_whole(gpus: float) -> None:
+    assert load(overrides=[f"encoders=[{{name: a, model: m, gpus: {gpus}}}]"]).encoders[0].gpus == gpus
+
+
 def test_a_step_with_nothing_under_it_has_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("train:\nselect: {negatives: 2}\n")

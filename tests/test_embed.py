@@ -19,14 +19,15 @@ import pytest
 
 from hnmine.config import EmbedConfig, EncoderConfig, LexicalConfig
 from hnmine.device import Choice
-from hnmine.embed import Embedded, embed
+from hnmine.embed import Embedded, embed, gpu_actors
 from hnmine.encoders import Plan, plan
-from hnmine.errors import ModelError
-from hnmine.store import Fingerprint, VectorStore, keys_of
+from hnmine.errors import DeviceError, ModelError
+from hnmine.store import PLAIN, Fingerprint, Reading, VectorStore, keys_of
 from hnmine.types import Texts
-from tests.test_encoders import tiny_model
+from tests.test_encoders import planned, tiny_jina, tiny_model
 
 CPU = Choice(kind="cpu", reason="test")
+QUERY = Reading("query : ")
 WORDS = ["deploy", "mysql", "postgres", "in", "the", "cloud", "on", "premises", "query", "passage", "doc"]
 
 
@@ -42,7 +43,7 @@ TEXTS = {"document": some_texts(60, "a"), "query": some_texts(20, "b")}
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Plan:
     folder = tiny_model(tmp_path_factory.mktemp("embed") / "model")
-    return Plan(name="tiny", folder=folder, fingerprint=Fingerprint.of(kind="tiny"), query_prompt="query : ")
+    return Plan(name="tiny", folder=folder, fingerprint=Fingerprint.of(kind="tiny"), query=QUERY)
 
 
 @pytest.fixture
@@ -82,8 +83,8 @@ def test_every_text_has_the_vector_of_its_own_prompt(tiny, tmp_path):
     done = run(tiny, tmp_path)
     encoder = tiny.build()
     assert (done.encoded, done.reused) == (80, 0)
-    for role, prompt in (("document", ""), ("query", "query : ")):
-        one_by_one = np.concatenate([encoder.encode([text], prompt) for text in TEXTS[role].texts[:10]])
+    for role, reading in (("document", PLAIN), ("query", QUERY)):
+        one_by_one = np.concatenate([encoder.encode([text], reading) for text in TEXTS[role].texts[:10]])
         assert vectors(done, role)[:10] == pytest.approx(one_by_one, abs=1e-5)
 
 
@@ -100,7 +101,7 @@ def test_a_killed_run_encodes_the_missing_blocks_and_ends_alike(tiny, tmp_path):
     whole = run(tiny, tmp_path / "whole")
     run(tiny, tmp_path / "killed")
     lost = blocks(tiny, tmp_path / "killed")[::2]
-    keys = keys_of(TEXTS["document"].texts), keys_of(TEXTS["query"].texts, "query : ")
+    keys = keys_of(TEXTS["document"].texts), keys_of(TEXTS["query"].texts, QUERY)
     for path in lost:
         path.unlink()
     (lost[0].with_suffix(".tmp")).write_bytes(b"half a block")
@@ -128,9 +129,41 @@ def test_equal_texts_are_encoded_once_and_another_prompt_makes_another_text(tiny
     assert done.encoded == 4
     assert np.array_equal(vectors(done, "document")[0], vectors(done, "document")[2])
     assert np.abs(vectors(done, "document") - vectors(done, "query")).max() > 1e-3
-    done = run(replace(tiny, query_prompt=""), tmp_path / "two", {"document": twice, "query": twice})
+    done = run(replace(tiny, query=PLAIN), tmp_path / "two", {"document": twice, "query": twice})
     assert done.encoded == 2
     assert np.array_equal(vectors(done, "document"), vectors(done, "query"))
+
+
+def test_a_text_read_with_two_adapters_has_two_vectors(tmp_path):
+    plan = planned(tiny_jina(tmp_path / "model"), query_adapter="retrieval_query", document_adapter="retrieval_passage")
+    done = run(plan, tmp_path / "store", {"document": TEXTS["query"], "query": TEXTS["query"]})
+    assert done.encoded == 2 * len(TEXTS["query"])
+    encoder = plan.build()
+    for role in ("document", "query"):
+        expected = encoder.encode(TEXTS["query"].texts, plan.reading(role))
+        assert vectors(done, role) == pytest.approx(expected, abs=1e-5), role
+    assert np.abs(vectors(done, "document") - vectors(done, "query")).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("gpus", "by_node", "expected"),
+    [
+        (1, [1], 1),
+        (1, [0, 4, 2], 6),
+        (0.5, [1], 2),
+        (0.3, [2, 1], 9),
+        (0.7, [2], 2),
+        (0.1, [1], 10),
+        (2, [4, 3, 1, 0], 3),
+    ],
+)
+def test_actors_fill_the_gpus_of_every_node(gpus, by_node, expected, tiny):
+    assert gpu_actors(replace(tiny, gpus=gpus), by_node) == expected
+
+
+def test_an_actor_that_no_node_can_hold_is_refused_and_not_waited_for(tiny):
+    with pytest.raises(DeviceError, match="encoder tiny: gpus is 2, but no node has more than 1"):
+        gpu_actors(replace(tiny, gpus=2.0), [1, 1])
 
 
 def test_no_queries_are_no_trouble(tiny, tmp_path):
@@ -244,7 +277,7 @@ def test_an_actor_that_is_killed_in_the_middle_is_replaced_and_nothing_is_lost(l
 class Deadly:
     """An encoder whose native code takes its process down on one text, as an exhausted memory would."""
 
-    def encode(self, texts: Sequence[str], prompt: str) -> np.ndarray:
+    def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> np.ndarray:
         if any("mysql" in text for text in texts):
             os.kill(os.getpid(), signal.SIGKILL)
         return np.ones((len(texts), 2), dtype=np.float32)

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnmine.config import Config, EncoderConfig
+from hnmine.config import Config, EncoderConfig, load
 from hnmine.device import Choice
 from hnmine.embed import Embedded
 from hnmine.ensemble import Ensemble, encode
+from hnmine.errors import ModelError
 from hnmine.fuse import Fused
 from hnmine.reduce import fit, project
 from hnmine.runs import open_run
 from hnmine.store import Fingerprint, VectorStore, keys_of
 from hnmine.types import Texts
+from tests.test_encoders import texts_of, tiny_model
 from tests.test_precomputed import store_vectors
 
 DOCUMENTS, QUERIES = 300, 40
@@ -93,3 +95,14 @@ def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp
     assert space.shape == (documents, basis.width)
     assert space[:9] == pytest.approx(project(basis, fused.pieces("query"), 9, width), abs=0)
     assert peak < documents * width * 4 * 0.75, f"{peak / 2**20:.0f} MiB"
+
+
+def test_every_encoder_is_planned_before_the_first_encodes(tmp_path):
+    model = tiny_model(tmp_path / "model")
+    second = f"{{name: b, model: {model}, dtype: float32, query_adapter: none}}"
+    encoders = f"encoders=[{{name: a, model: {model}, dtype: float32}}, {second}]"
+    config = load(overrides=[encoders, "embed.ray=false", "embed.device=cpu"])
+    texts = {"document": texts_of(["cloud", "mysql"]), "query": texts_of(["deploy"])}
+    with open_run(tmp_path / "out", config) as run, pytest.raises(ModelError, match="has no adapter none"):
+        encode(texts, config, run)
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -32,7 +32,7 @@ def test_lexical_equals_tf_idf_and_a_truncated_svd_up_to_sign(tmp_path):
     svd = TruncatedSVD(n_components=16, algorithm="arpack", random_state=0)
     svd.fit(vectorizer.fit_transform(corpus))
     expected = svd.transform(vectorizer.transform(corpus + others))
-    encoded = lexical(corpus, tmp_path, width=16).build().encode(corpus + others, "")
+    encoded = lexical(corpus, tmp_path, width=16).build().encode(corpus + others)
     assert encoded.dtype == np.float32
     assert encoded.shape == expected.shape
     signs = np.sign((encoded * expected).sum(axis=0))
@@ -52,14 +52,14 @@ def test_the_lexical_fit_is_reused_and_follows_the_corpus(tmp_path):
 
 
 def test_a_text_without_a_known_term_is_the_zero_vector(tmp_path):
-    encoded = lexical(corpus_of(24), tmp_path).build().encode(["nothing known here", "", "term1"], "")
+    encoded = lexical(corpus_of(24), tmp_path).build().encode(["nothing known here", "", "term1"])
     assert not encoded[:2].any()
     assert encoded[2].any()
 
 
 def test_a_width_larger_than_the_corpus_allows_is_cut(tmp_path):
-    assert lexical(corpus_of(6), tmp_path, width=256).build().encode(["term1"], "").shape == (1, 5)
-    assert lexical(["only", "only"], tmp_path, width=256).build().encode(["only"], "").shape == (1, 1)
+    assert lexical(corpus_of(6), tmp_path, width=256).build().encode(["term1"]).shape == (1, 5)
+    assert lexical(["only", "only"], tmp_path, width=256).build().encode(["only"]).shape == (1, 1)
 
 
 def test_a_corpus_without_terms_is_a_data_error(tmp_path):

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hnmine.config import Config, EncoderConfig, load
+from hnmine.config import Config, EncoderConfig, describe, load
 from hnmine.errors import ConfigError
-from hnmine.presets import PENDING, PRESETS, preset
+from hnmine.presets import LICENCES, PRESETS, preset
 
 ENCODERS = [encoder for encoders in PRESETS.values() for encoder in encoders]
 
@@ -55,6 +55,9 @@ def test_hub_models_are_pinned_and_say_their_prompts(name: str) -> None:
 def test_the_paper_has_six_encoders() -> None:
     lengths = {encoder.name: encoder.max_tokens for encoder in PRESETS["paper"]}
     assert lengths == {"stella": 512, "jina-v3": None, "mxbai": 512, "bge-large": 512, "labse": 256, "mpnet": 384}
+    stella, jina = PRESETS["paper"][:2]
+    assert (stella.architecture, stella.dense_head) == ("gte", 8192)
+    assert (jina.query_adapter, jina.document_adapter) == ("retrieval_query", "retrieval_passage")
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])
@@ -73,22 +76,24 @@ def test_the_default_is_not_copied() -> None:
     assert preset("minilm+lexical") is Config.model_fields["encoders"].default
 
 
-def test_pending_fields_belong_to_an_encoder_and_do_not_exist_yet() -> None:
-    for name, fields in PENDING.items():
-        assert set(fields) <= {encoder.name for encoder in PRESETS[name]}
-        for values in fields.values():
-            assert not set(values) & set(EncoderConfig.model_fields), "move these into PRESETS"
-
-
 def test_an_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown preset 'papers'; known presets: en-small, .*minilm"):
+    with pytest.raises(ConfigError, match=r"unknown preset 'papers'; known presets: paper, en-small, .*minilm"):
         preset("papers")
 
 
-def test_a_preset_that_would_run_without_its_adapters_is_refused() -> None:
-    with pytest.raises(ConfigError, match="stella, jina-v3 need more"):
-        load(overrides=["encoders=paper"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_named_in_the_configuration(name: str) -> None:
+    assert load(overrides=[f"encoders={name}"]).encoders == PRESETS[name]
 
 
-def test_a_preset_is_named_in_the_configuration() -> None:
-    assert load(overrides=["encoders=zh-base"]).encoders == PRESETS["zh-base"]
+def test_the_description_of_the_configuration_names_them_all() -> None:
+    (line,) = (line for line in describe().splitlines() if line.startswith("encoders:"))
+    assert all(name in line for name in PRESETS)
+
+
+def test_no_preset_runs_code_of_a_model() -> None:
+    assert not any(encoder.trust_remote_code for encoder in ENCODERS)
+
+
+def test_a_licence_is_of_a_model_that_some_preset_has() -> None:
+    assert set(LICENCES) <= {encoder.model for encoder in ENCODERS}

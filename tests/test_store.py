@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.store import Fingerprint, VectorStore, key_of, keys_of
+from hnmine.store import Fingerprint, Reading, VectorStore, key_of, keys_of
 
 WIDTH = 3
 
@@ -76,10 +77,16 @@ def test_equal_texts_share_a_key_and_are_served_alike(store):
     assert np.array_equal(vectors, vectors_of(["same", "other", "same"]))
 
 
-def test_the_prompt_is_part_of_the_key():
-    assert key_of("text") != key_of("text", "query: ")
-    assert key_of("text", "query: ") != key_of("query: text")
-    assert keys_of(["a", "b"], "p").tobytes() == key_of("a", "p") + key_of("b", "p")
+def test_the_way_it_is_read_is_part_of_the_key():
+    prompted, adapted = Reading("query: "), Reading("query: ", "retrieval")
+    ways = [Reading(), prompted, adapted, Reading("query: ", "other"), Reading("", "retrieval"), Reading("", "query: ")]
+    assert len({key_of("text", reading) for reading in ways}) == len(ways)
+    assert key_of("text", prompted) != key_of("query: text")
+    assert keys_of(["a", "b"], adapted).tobytes() == key_of("a", adapted) + key_of("b", adapted)
+
+
+def test_keys_without_an_adapter_are_those_of_stores_written_before_there_were_any():
+    assert key_of("text", Reading("query: ")) == hashlib.blake2b(b"query: \0text", digest_size=16).digest()
 
 
 def test_another_fingerprint_sees_nothing(store):
