@@ -97,7 +97,7 @@ def check_search(space: Space) -> Line:
 
 def check_selection(space: Space, pairs: Pairs) -> Line:
     """Compare the negatives."""
-    known = Known.of({row: {int(doc)} for row, doc in enumerate(pairs.doc_rows_P)}, np.arange(len(space.docs_NR)))
+    known = Known.of([[doc] for doc in pairs.doc_rows_P.tolist()], np.arange(len(space.docs_NR)))
     ours, cpu_s = timed(lambda: select(space, pairs, known, Searcher(space.docs_NR, CPU), negatives=4))
     theirs, gpu_s = timed(lambda: select(space, pairs, known, Searcher(space.docs_NR, GPU), negatives=4))
     fields = ("pair_M", "doc_rows_M", "d_query_negative_M", "certificate_M")

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from hnmine import device as devices
-from hnmine.config import Config, GuardsConfig
+from hnmine import weights
+from hnmine.config import Config, DenoiseConfig, GuardsConfig
 from hnmine.ensemble import Ensemble, encode
-from hnmine.errors import DataError
-from hnmine.guards import Agreement, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin
-from hnmine.progress import say, track
+from hnmine.errors import DataError, ModelError
+from hnmine.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin, Remembered
+from hnmine.progress import Progress, say, track
 from hnmine.runs import Run
 from hnmine.search import Searcher, gpus_needed
 from hnmine.select import Known, Search, select
 from hnmine.shards import ShardedSearcher
 from hnmine.sources import Collection
 from hnmine.store import keys_of
-from hnmine.types import Int64, Negatives, Pairs, Space, Texts
+from hnmine.types import Float64, Int64, Negatives, Pairs, Role, Space, Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,37 +42,26 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
 
     Raises:
         DataError: fewer than two documents, or unusable precomputed vectors.
-        ModelError: an encoder cannot be loaded or computes nonsense.
+        ModelError: an encoder cannot be loaded or computes nonsense; or the cross-encoder of `guards.denoise`.
         DeviceError: a GPU was asked for and is not there.
     """
     if len(collection.documents) < 2:
         raise DataError(
             "the corpus has 1 usable document; a hard negative is another document, so at least 2 are needed"
         )
+    if config.guards.denoise is not None:
+        cross_encoder(config.guards.denoise)  # unusable: said now, not after hours of encoding
     query_rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
     queries = collection.queries.take(query_rows.tolist())
     local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
-    ensemble = encode({"document": collection.documents, "query": queries}, config, run)
+    texts: dict[Role, Texts] = {"document": collection.documents, "query": queries}
+    ensemble = encode(texts, config, run)
     with run.timed("select"):
         positives = collection.positives()
         known = Known.of(
-            {row: positives[query] for row, query in enumerate(query_rows.tolist())},
-            groups_of_equal_text(collection.documents),
+            [positives[query] for query in pairs.query_rows_P.tolist()], groups_of_equal_text(collection.documents)
         )
-        with (
-            _searcher(ensemble.space, config) as searcher,
-            track("select", "two conditions", len(local), "pairs") as progress,
-        ):
-            negatives = select(
-                ensemble.space,
-                local,
-                known,
-                searcher,
-                negatives=config.select.negatives,
-                candidates=config.search.candidates,
-                guards=_guards(config.guards, ensemble),
-                done=progress.advance,
-            )
+        negatives = select_negatives(local, known, ensemble, texts, config)
     mined = Mined(negatives=negatives, pairs=local, queries=queries, ensemble=ensemble)
     with run.timed("write"):
         run.write_table("negatives.parquet", negatives_table(mined, collection.documents))
@@ -88,6 +79,34 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
         removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in negatives.guarded.items())
         say("select", f"documents removed by guards: {removed}")
     return mined
+
+
+def select_negatives(
+    pairs: Pairs,
+    known: Known,
+    ensemble: Ensemble,
+    texts: dict[Role, Texts],
+    config: Config,
+    what: str = "two conditions",
+) -> Negatives:
+    """Select the hard negatives of `pairs` as configured, with the guards that are on; `what` names the work.
+
+    Raises:
+        DeviceError: a GPU was asked for and is not there.
+        ModelError: the cross-encoder of `guards.denoise` cannot be loaded, or is none.
+    """
+    with _searcher(ensemble.space, config) as searcher, track("select", what, len(pairs), "pairs") as progress:
+        return select(
+            ensemble.space,
+            pairs,
+            known,
+            searcher,
+            negatives=config.select.negatives,
+            candidates=config.search.candidates,
+            guards=_guards(config.guards, ensemble),
+            dear=None if config.guards.denoise is None else _denoise(config.guards.denoise, texts, progress),
+            done=progress.advance,
+        )
 
 
 @contextmanager
@@ -120,6 +139,47 @@ def _guards(config: GuardsConfig, ensemble: Ensemble) -> list[Guard]:
     if config.agreement is not None:
         guards.append(Agreement(spaces=ensemble.single_spaces(), least=config.agreement))
     return guards
+
+
+def _denoise(config: DenoiseConfig, texts: dict[Role, Texts], progress: Progress) -> Denoise:
+    """Load the cross-encoder; how much it has scored is shown beside the progress."""
+    from hnmine.reranker import Reranker  # imports torch and transformers, which mining may do without
+
+    folder = cross_encoder(config)
+    device = devices.choose(config.device)
+    dtype = devices.choose_dtype(config.dtype, device.kind)
+    say("select", f"denoising by {config.model} on {device}, {dtype}")
+    reranker = Reranker(folder, max_tokens=config.max_tokens, device=device.torch_name, dtype=dtype)
+    scored = 0
+
+    def tell(count: int) -> None:
+        nonlocal scored
+        scored += count
+        progress.advance(0, f"{scored:,} scored")
+
+    def score(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
+        queries = [texts["query"].texts[row] for row in query_rows_F.tolist()]
+        documents = [texts["document"].texts[row] for row in doc_rows_F.tolist()]
+        return reranker.scores(queries, documents, tell).astype(np.float64)
+
+    return Denoise(scores=Remembered(score), margin=config.margin, most=config.most)
+
+
+def cross_encoder(config: DenoiseConfig) -> Path:
+    """Return the folder of the cross-encoder.
+
+    Raises:
+        ModelError: it is not there, or has no ranking head.
+    """
+    from hnmine.reranker import has_head
+
+    folder = weights.resolve(config.model, config.revision)
+    if not has_head(folder):
+        raise ModelError(
+            f"guards.denoise.model: {config.model} has no ranking head, so its scores would be drawn at random; give a "
+            "cross-encoder, for instance one that `hnmine train` left in OUT/reranker"
+        )
+    return folder
 
 
 def groups_of_equal_text(documents: Texts) -> Int64:
