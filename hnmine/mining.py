@@ -49,8 +49,7 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
         raise DataError(
             "the corpus has 1 usable document; a hard negative is another document, so at least 2 are needed"
         )
-    if config.guards.denoise is not None:
-        cross_encoder(config.guards.denoise)  # unusable: said now, not after hours of encoding
+    refuse_unusable(config.guards)
     query_rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
     queries = collection.queries.take(query_rows.tolist())
     local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
@@ -61,7 +60,8 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
         known = Known.of(
             [positives[query] for query in pairs.query_rows_P.tolist()], groups_of_equal_text(collection.documents)
         )
-        negatives = select_negatives(local, known, ensemble, texts, config)
+        with searcher(ensemble.space, config) as search:
+            negatives = select_negatives(local, known, search, ensemble, texts, config)
     mined = Mined(negatives=negatives, pairs=local, queries=queries, ensemble=ensemble)
     with run.timed("write"):
         run.write_table("negatives.parquet", negatives_table(mined, collection.documents))
@@ -84,6 +84,7 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
 def select_negatives(
     pairs: Pairs,
     known: Known,
+    search: Search,
     ensemble: Ensemble,
     texts: dict[Role, Texts],
     config: Config,
@@ -92,15 +93,15 @@ def select_negatives(
     """Select the hard negatives of `pairs` as configured, with the guards that are on; `what` names the work.
 
     Raises:
-        DeviceError: a GPU was asked for and is not there.
-        ModelError: the cross-encoder of `guards.denoise` cannot be loaded, or is none.
+        DeviceError: the cross-encoder was to run on a GPU and there is none.
+        ModelError: the cross-encoder cannot be loaded, or is none.
     """
-    with _searcher(ensemble.space, config) as searcher, track("select", what, len(pairs), "pairs") as progress:
+    with track("select", what, len(pairs), "pairs") as progress:
         return select(
             ensemble.space,
             pairs,
             known,
-            searcher,
+            search,
             negatives=config.select.negatives,
             candidates=config.search.candidates,
             guards=_guards(config.guards, ensemble),
@@ -110,7 +111,7 @@ def select_negatives(
 
 
 @contextmanager
-def _searcher(space: Space, config: Config) -> Iterator[Search]:
+def searcher(space: Space, config: Config) -> Iterator[Search]:
     """Return the index: in this process, or over shards if asked, or if one GPU cannot hold the documents."""
     device = devices.choose(config.search.device, needs="faiss-gpu")
     say("select", f"search on {device}")
@@ -145,7 +146,7 @@ def _denoise(config: DenoiseConfig, texts: dict[Role, Texts], progress: Progress
     """Load the cross-encoder; how much it has scored is shown beside the progress."""
     from hnmine.reranker import Reranker  # imports torch and transformers, which mining may do without
 
-    folder = cross_encoder(config)
+    folder = _cross_encoder(config)
     device = devices.choose(config.device)
     dtype = devices.choose_dtype(config.dtype, device.kind)
     say("select", f"denoising by {config.model} on {device}, {dtype}")
@@ -165,12 +166,13 @@ def _denoise(config: DenoiseConfig, texts: dict[Role, Texts], progress: Progress
     return Denoise(scores=Remembered(score), margin=config.margin, most=config.most)
 
 
-def cross_encoder(config: DenoiseConfig) -> Path:
-    """Return the folder of the cross-encoder.
+def refuse_unusable(config: GuardsConfig) -> None:
+    """Raise ModelError if the cross-encoder is not there or is none: before hours of encoding, not after."""
+    if config.denoise is not None:
+        _cross_encoder(config.denoise)
 
-    Raises:
-        ModelError: it is not there, or has no ranking head.
-    """
+
+def _cross_encoder(config: DenoiseConfig) -> Path:
     from hnmine.reranker import has_head
 
     folder = weights.resolve(config.model, config.revision)

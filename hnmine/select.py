@@ -70,7 +70,7 @@ class Known:
     @classmethod
     def of(cls, positives: Sequence[Collection[int]], groups_N: Int64) -> Known:
         """Take the judged positives of each pair's query, and a group number per document: equal text, equal number."""
-        pair = np.repeat(np.arange(len(positives)), [len(docs) for docs in positives])
+        pair = np.repeat(np.arange(len(positives)), np.array([len(docs) for docs in positives], dtype=np.int64))
         docs = np.array([doc for docs in positives for doc in docs], dtype=np.int64)
         known = cls(np.empty(0, dtype=np.int64), groups_N)
         return cls(np.unique(known._codes_of(pair, docs)), groups_N)

@@ -168,3 +168,13 @@ def test_a_step_with_nothing_under_it_has_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("train:\nselect: {negatives: 2}\n")
     assert load(path) == load(overrides=["select.negatives=2"])
+
+
+def test_denoising_needs_a_model_and_something_to_ask():
+    denoise = load(overrides=["guards.denoise.model=a/b"]).guards.denoise
+    assert (denoise.model, denoise.margin, denoise.most) == ("a/b", 0.0, None)
+    assert load(overrides=["guards.denoise={model: a, margin: null, most: 0.1}"]).guards.denoise.margin is None
+    with pytest.raises(ConfigError, match=r"guards\.denoise\.model: Field required"):
+        load(overrides=["guards.denoise.margin=0.1"])
+    with pytest.raises(ConfigError, match="margin and most are both null, so nothing would be removed; set one"):
+        load(overrides=["guards.denoise={model: a, margin: null}"])
