@@ -151,6 +151,7 @@ def test_the_interval_of_independent_choices_is_wilsons() -> None:
         ([5] * 10, [5] * 10, (0.7225, 1.0)),
         ([4], [1], (0.0146, 0.8821)),  # one query says next to nothing
         ([0, 0], [0, 0], (0.0, 1.0)),
+        ([4, 4, 4], [2, 2, 1], (0.1933, 0.6805)),  # more alike than chance: no more than the twelve there are
     ],
 )
 def test_without_variance_a_query_counts_as_one(

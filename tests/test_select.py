@@ -23,7 +23,7 @@ from hnmine.select import (
     Known,
     select,
 )
-from hnmine.types import Negatives, Pairs, Space, distance
+from hnmine.types import Candidates, Negatives, Pairs, Space, distance
 
 CPU = Choice(kind="cpu", reason="test")
 
@@ -125,8 +125,25 @@ def awkward(seed: int, docs: int, queries: int, pairs: int, width: int) -> tuple
     return space, chosen, known
 
 
+class Backwards:
+    """An index that gives the last of documents at one distance, where FAISS gives the first."""
+
+    def __init__(self, docs_NR: np.ndarray, device: Choice) -> None:
+        self._searcher, self._last = Searcher(docs_NR[::-1].copy(), device), len(docs_NR) - 1
+        self.max_candidates = self._searcher.max_candidates
+
+    def nearest(self, queries_QR: np.ndarray, k: int) -> Candidates:
+        found = self._searcher.nearest(queries_QR, k)
+        return Candidates(doc_rows_QK=self._last - found.doc_rows_QK, distances_QK=found.distances_QK)
+
+    def within(self, queries_QR: np.ndarray, radius_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        queries, docs = self._searcher.within(queries_QR, radius_Q)
+        return queries, self._last - docs
+
+
 @settings(max_examples=150, deadline=None)
 @given(
+    index=st.sampled_from([Searcher, Backwards]),
     seed=st.integers(0, 2**32 - 1),
     docs=st.integers(1, 40),
     queries=st.integers(1, 6),
@@ -136,10 +153,17 @@ def awkward(seed: int, docs: int, queries: int, pairs: int, width: int) -> tuple
     length=st.integers(1, 45),
 )
 def test_select_equals_the_double_loop(
-    seed: int, docs: int, queries: int, pairs: int, width: int, wanted: int, length: int
+    index: type[Searcher | Backwards],
+    seed: int,
+    docs: int,
+    queries: int,
+    pairs: int,
+    width: int,
+    wanted: int,
+    length: int,
 ) -> None:
     space, judged, known = awkward(seed, docs, queries, pairs, width)
-    fast = select(space, judged, known, Searcher(space.docs_NR, CPU), negatives=wanted, candidates=length)
+    fast = select(space, judged, known, index(space.docs_NR, CPU), negatives=wanted, candidates=length)
     rows, dropped, _ = by_double_loop(space, judged, known, wanted)
     assert as_rows(fast) == rows
     assert fast.dropped == dropped
