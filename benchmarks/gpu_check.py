@@ -168,7 +168,7 @@ def check_scan(space: Space, pairs: Pairs, gpu: Choice) -> Line:
 
 def check_selection(space: Space, pairs: Pairs, gpu: Choice) -> Line:
     """Compare the negatives."""
-    known = Known.of({row: {int(doc)} for row, doc in enumerate(pairs.doc_rows_P)}, np.arange(len(space.docs_NR)))
+    known = Known.of([[doc] for doc in pairs.doc_rows_P.tolist()], np.arange(len(space.docs_NR)))
     slow, fast = Searcher(space.docs_NR, CPU), Searcher(space.docs_NR, gpu)
     ours, cpu_s = timed(lambda: select(space, pairs, known, slow, negatives=4))
     theirs, gpu_s = timed(lambda: select(space, pairs, known, fast, negatives=4))

@@ -3,68 +3,153 @@
 The two conditions look where unlabelled right answers live. Where queries have several judged positives that can be
 measured: keep one of them as PD, hide the others, and let each rule choose its first negative. The share of choices
 that are hidden positives estimates the share of false negatives; the yield says how many pairs get a choice at all.
+
+The interval is Wilson's at 95 %, for as many independent choices as those of the queries are worth: choices for one
+query resemble each other, so the variance is that between queries (of a ratio, by linearisation). A bootstrap over
+queries gives the same where something was hidden, but says "0 to 0" of ten choices without one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from hnmine.rules import RULES, Rule, View
+from hnmine.select import Known
 from hnmine.types import Int64, Pairs, Space, distance
+
+TWO_CONDITIONS = "two conditions"
+_SAFE, _USABLE = 0.03, 0.10
+_Z = 1.959964  # 95 %, two-sided
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audited:
-    """What a rule did: `pairs` offered, `chosen` with a negative, `hidden` of these a hidden positive."""
+class Trials:
+    """The judged pairs of queries with several positives, together by query; of each pair the other ones are hidden."""
 
-    pairs: int
-    chosen: int
-    hidden: int
+    pairs: Pairs
+    known: Known
+    """Of each pair its own positive."""
+    right: Known
+    """Of each pair all positives of its query."""
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return len(np.unique(self.pairs.query_rows_P))
+
+
+def hide(pairs: Pairs, groups_N: Int64) -> Trials:
+    """Make a trial of each pair whose query has a positive of another text, which can be hidden.
+
+    Args:
+        pairs: judged pairs; of copies of one text, one is taken.
+        groups_N: equal text, equal number; copies of PD are never chosen, copies of a hidden one count as it.
+    """
+    rows = []
+    for query, docs in pairs.positives_of().items():
+        of_text = {int(groups_N[doc]): doc for doc in reversed(docs)}
+        rows += [(query, doc, tuple(of_text.values())) for doc in sorted(of_text.values()) if len(of_text) > 1]
+    return Trials(
+        pairs=Pairs(
+            query_rows_P=np.array([query for query, _, _ in rows], dtype=np.int64),
+            doc_rows_P=np.array([doc for _, doc, _ in rows], dtype=np.int64),
+        ),
+        known=Known.of([(doc,) for _, doc, _ in rows], groups_N),
+        right=Known.of([docs for _, _, docs in rows], groups_N),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audited:
+    """What a rule did, by query: pairs offered, of these with a negative, negatives, of these hidden positives."""
+
+    offered_Q: Int64
+    selected_Q: Int64
+    chosen_Q: Int64
+    hidden_Q: Int64
+
+    @classmethod
+    def of(cls, trials: Trials, pair_M: Int64, doc_rows_M: Int64) -> Audited:
+        """Count the negatives that were chosen for the pairs of the trials."""
+        query_P = np.unique(trials.pairs.query_rows_P, return_inverse=True)[1]
+
+        def by_query(pair_n: Int64) -> Int64:
+            return np.bincount(query_P[pair_n], minlength=trials.queries)
+
+        return cls(
+            offered_Q=by_query(np.arange(len(trials.pairs))),
+            selected_Q=by_query(np.unique(pair_M)),
+            chosen_Q=by_query(pair_M),
+            hidden_Q=by_query(pair_M[trials.right.mask(pair_M, doc_rows_M)]),
+        )
+
+    @property
+    def negatives(self) -> int:
+        """Number of negatives chosen."""
+        return int(self.chosen_Q.sum())
 
     @property
     def hidden_rate(self) -> float:
-        """Share of the chosen that are hidden positives; 0 if none was chosen."""
-        return self.hidden / self.chosen if self.chosen else 0.0
+        """Share of the negatives that are hidden positives; 0 if none was chosen."""
+        return int(self.hidden_Q.sum()) / self.negatives if self.negatives else 0.0
 
     @property
     def yield_rate(self) -> float:
         """Share of the pairs that got a negative."""
-        return self.chosen / self.pairs if self.pairs else 0.0
+        return int(self.selected_Q.sum()) / max(1, int(self.offered_Q.sum()))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the hidden rate; see the module."""
+        rate, worth = self.hidden_rate, self._independent
+        if not worth:
+            return 0.0, 1.0
+        centre, scale = rate + _Z**2 / (2 * worth), 1 + _Z**2 / worth
+        half = _Z * math.sqrt(rate * (1 - rate) / worth + (_Z / (2 * worth)) ** 2)
+        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+    @property
+    def _independent(self) -> float:
+        """As many independent choices would have this variance; at most the choices, and without variance, queries."""
+        queries, rate = int(np.count_nonzero(self.chosen_Q)), self.hidden_rate
+        if queries < 2 or not 0 < rate < 1:
+            return queries
+        spread = float(np.square(self.hidden_Q - rate * self.chosen_Q).sum()) * queries / (queries - 1)
+        return min(self.negatives, rate * (1 - rate) * self.negatives**2 / spread) if spread else self.negatives
 
 
 def audit(
     space: Space,
-    pairs: Pairs,
-    groups_N: Int64,
+    trials: Trials,
     *,
     seed: int,
     rules: Mapping[str, Rule] | None = None,
     done: Callable[[int], None] = lambda _pairs: None,
 ) -> dict[str, Audited]:
-    """Let every rule choose for every pair of a query with several positives, the others hidden.
+    """Let every rule choose for every pair of the trials.
 
     Args:
         space: documents and queries.
-        pairs: judged pairs; of queries with one positive nothing can be hidden, so they are left out.
-        groups_N: equal text, equal number; copies of PD are never chosen, copies of a hidden one count as it.
+        trials: from `hide`.
         seed: of the random rules.
         rules: by name; default `RULES`.
         done: is told how many pairs were finished since the last call.
     """
     rules = RULES if rules is None else rules
     rng = np.random.default_rng(seed)
-    chosen, hidden, offered = dict.fromkeys(rules, 0), dict.fromkeys(rules, 0), 0
-    for query, positives in several_positives(pairs, groups_N).items():
-        query_R = space.queries_QR[query]
-        d_query_N = distance(np.broadcast_to(query_R, space.docs_NR.shape), space.docs_NR)
+    chosen: dict[str, list[tuple[int, int]]] = {name: [] for name in rules}
+    groups_N, query_rows_P = trials.known.groups_N, trials.pairs.query_rows_P
+    for query, of_query in groupby(range(len(trials.pairs)), key=lambda pair: int(query_rows_P[pair])):
+        d_query_N = distance(np.broadcast_to(space.queries_QR[query], space.docs_NR.shape), space.docs_NR)
         order_N = np.lexsort((np.arange(len(d_query_N)), d_query_N))
-        judged = groups_N[positives]
-        for positive, group in zip(positives, judged.tolist(), strict=True):
-            offered += 1
-            eligible = order_N[groups_N[order_N] != group]
+        for pair in of_query:
+            positive = trials.pairs.doc_rows_P[pair]
+            eligible = order_N[groups_N[order_N] != groups_N[positive]]
             view = View(
                 d_query_n=d_query_N[eligible],
                 d_positive_n=distance(
@@ -76,41 +161,42 @@ def audit(
             for name, rule in rules.items():
                 at = rule(view)
                 if at is not None:
-                    chosen[name] += 1
-                    hidden[name] += int(groups_N[eligible[at]] in judged)
-        done(len(positives))
-    return {name: Audited(pairs=offered, chosen=chosen[name], hidden=hidden[name]) for name in rules}
-
-
-def several_positives(pairs: Pairs, groups_N: Int64) -> dict[int, list[int]]:
-    """Return the positives of the queries that have at least two of different text."""
-    several = {}
-    for query, docs in pairs.positives_of().items():
-        of_group = {int(groups_N[doc]): doc for doc in reversed(docs)}
-        if len(of_group) > 1:
-            several[query] = sorted(of_group.values())
-    return several
+                    chosen[name].append((pair, int(eligible[at])))
+            done(1)
+    return {name: Audited.of(trials, *np.array(rows, dtype=np.int64).reshape(-1, 2).T) for name, rows in chosen.items()}
 
 
 def table(results: Mapping[str, Audited]) -> str:
     """Return the printed table."""
     width = max(len(name) for name in results)
-    lines = [f"{'rule':<{width}}  hidden positives   yield"]
+    lines = [f"{'rule':<{width}}  hidden positives  95 % interval   yield  negatives"]
     for name, result in results.items():
-        lines.append(f"{name:<{width}}  {result.hidden_rate:>16.1%}  {result.yield_rate:>6.1%}")
+        low, high = result.interval
+        interval = f"{low:.1%} - {high:.1%}"
+        lines.append(
+            f"{name:<{width}}  {result.hidden_rate:>16.1%}  {interval:>13}  {result.yield_rate:>6.1%}"
+            f"  {result.negatives:>9,}"
+        )
     return "\n".join(lines)
 
 
-def verdict(results: Mapping[str, Audited]) -> str:
-    """Say in one sentence what the measured rate of the two conditions means for this domain."""
-    result = results["two conditions"]
-    rate = result.hidden_rate
-    if not result.chosen:
-        return "The two conditions choose nothing here: the positives are nearest already."
-    if rate <= 0.03:
-        risk = "safe here: mine as it is"
-    elif rate <= 0.10:
+def verdict(results: Mapping[str, Audited], configured: str | None = None) -> str:
+    """Say what the measured rate of the two conditions, and of what is `configured`, means for this domain."""
+    said = f"Of the two conditions' first negatives, {_judge(results[TWO_CONDITIONS])}."
+    return said if configured is None else f"{said}\nAs configured ({configured}), {_judge(results[configured])}."
+
+
+def _judge(result: Audited) -> str:
+    """Judge by the upper end of the interval: a small sample proves nothing safe."""
+    (low, high), rate = result.interval, result.hidden_rate
+    if not result.negatives:
+        return "there is none: every pair is without"
+    if high <= _SAFE:
+        risk = "safe here"
+    elif high <= _USABLE:
         risk = "usable with anchors (the default); look at some triplets by eye"
-    else:
+    elif rate > _USABLE and low > _SAFE:
         risk = "dangerous here: several documents are right for a query and few are judged; use guards, or another rule"
-    return f"{rate:.0%} of the two conditions' first negatives are right answers that were hidden: {risk}."
+    else:
+        risk = "too few to tell; judge more right documents of the same queries, or look at triplets by eye"
+    return f"{rate:.1%} ({low:.1%} to {high:.1%}) are right answers that were hidden: {risk}"

@@ -166,6 +166,24 @@ class SelectConfig(_Section):
     negatives: int = Field(1, ge=1, le=1000, description="hard negatives a pair, at most")
 
 
+class DenoiseConfig(_Section):
+    """A cross-encoder removes what it finds about as relevant as the positive; p is the sigmoid of its score."""
+
+    model: str = Field(description="a re-ranker with a trained head: folder or hub name")
+    revision: str | None = Field(None, description="commit of a hub model")
+    margin: float | None = Field(0.0, ge=0, le=1, description="keep p(Q,D) <= p(Q,PD) - margin; null: not asked")
+    most: float | None = Field(None, ge=0, le=1, description="keep p(Q,D) <= most (RocketQA: 0.1); null: not asked")
+    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document together")
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> DenoiseConfig:
+        if self.margin is None and self.most is None:
+            raise ValueError("margin and most are both null, so nothing would be removed; set one, or remove denoise")
+        return self
+
+
 class GuardsConfig(_Section):
     """Further tests against false negatives; null: off. Each is counted."""
 
@@ -175,6 +193,9 @@ class GuardsConfig(_Section):
     relative_margin: float | None = Field(None, ge=0, le=10, description="the same, as a share of the similarity")
     near_duplicate: float | None = Field(None, ge=0, le=2, description="least d(PD,D): no near-copy of the positive")
     agreement: int | None = Field(None, ge=1, description="encoders in whose own space both conditions must hold")
+    denoise: DenoiseConfig | None = Field(
+        None, description="cross-encoder denoising, asked about what all else keeps; keys, if not null:"
+    )
 
     @model_validator(mode="after")
     def _window(self) -> GuardsConfig:
@@ -321,7 +342,7 @@ def describe() -> str:
             from hnmine.presets import PRESETS
 
             lines += [f"encoders:  # a preset ({', '.join(PRESETS)}), or a list; keys of an entry:"]
-            lines += [f"  # {line}" for line in _describe(EncoderConfig)]
+            lines += [f"  # {line}" for line in _describe(EncoderConfig, optional="")]
             lines += [f"  - {_value(encoder.model_dump(exclude_unset=True))}" for encoder in field.default]
         else:
             assert isinstance(field.annotation, type)
@@ -330,7 +351,8 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-def _describe(section: type[BaseModel]) -> list[str]:
+def _describe(section: type[BaseModel], optional: str = "# ") -> list[str]:
+    """Return a line a key; the keys of a section that is null by default begin with `optional`."""
     lines = []
     for key, field in section.model_fields.items():
         below = _section_of(field.annotation)
@@ -339,7 +361,8 @@ def _describe(section: type[BaseModel]) -> list[str]:
         else:
             default = "(required)" if field.is_required() else _value(field.default)
             lines.append(f"{key}: {default}  # {field.description}{_range(field)}")
-        lines += [f"  {line}" for line in _describe(below)] if below else []
+        mark = "" if below is field.annotation else optional
+        lines += [f"  {mark}{line}" for line in _describe(below)] if below else []
     return lines
 
 

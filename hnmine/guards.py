@@ -3,11 +3,14 @@
 Condition 1 keeps what is nearer to the query than the judged positive, which is where unlabelled right answers live
 (NV-Retriever, arXiv 2407.15831, and RocketQA, arXiv 2010.08191, clear that very region). Each guard removes the more
 suspicious of them; every removal is counted under the guard's name.
+
+All but one look at distances that are known already. `Denoise` asks a cross-encoder, which is dear: `select` asks it
+only about what may be chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -111,3 +114,53 @@ class Agreement:
             d_query = distance(queries, docs)
             votes += (d_query < distance(queries, positives)) & (d_query < distance(positives, docs))
         return votes >= self.least
+
+
+Scorer = Callable[[Int64, Int64], Float64]
+"""A cross-encoder over rows: (query rows, document rows) → score of each, the log-odds of being relevant."""
+
+
+class Remembered:
+    """A scorer that asks another, and about each (query, document) only once."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._ask = scorer
+        self._scores: dict[tuple[int, int], float] = {}
+
+    def __call__(self, query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
+        """Return the score of each."""
+        asked = list(zip(query_rows_F.tolist(), doc_rows_F.tolist(), strict=True))
+        new = [each for each in dict.fromkeys(asked) if each not in self._scores]
+        if new:
+            queries, docs = np.array(new, dtype=np.int64).T
+            self._scores.update(zip(new, self._ask(queries, docs).tolist(), strict=True))
+        return np.array([self._scores[each] for each in asked], dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoise:
+    """Keep what a cross-encoder finds less relevant than the positive, with p the sigmoid of its score.
+
+    p(Q,D) <= p(Q,PD) - `margin`, and p(Q,D) <= `most` (RocketQA's is 0.1); None: not asked.
+    """
+
+    scores: Scorer
+    margin: float | None
+    most: float | None
+    name: str = "denoise"
+
+    def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
+        """Return which rows stay."""
+        queries = np.concatenate([suspects.query_rows_F, suspects.query_rows_F])
+        docs = np.concatenate([suspects.doc_rows_F, suspects.positive_rows_F])  # in one call: the batches are fuller
+        document, positive = np.split(_sigmoid(self.scores(queries, docs)), 2)
+        stays = np.ones(len(document), dtype=bool)
+        if self.margin is not None:
+            stays &= document <= positive - self.margin
+        if self.most is not None:
+            stays &= document <= self.most
+        return stays
+
+
+def _sigmoid(scores_F: Float64) -> Float64:
+    return 0.5 * (1 + np.tanh(0.5 * scores_F))  # exp would overflow

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from hnmine import device as devices
-from hnmine.config import Config, GuardsConfig, SearchConfig
+from hnmine import weights
+from hnmine.config import Config, DenoiseConfig, GuardsConfig, SearchConfig
 from hnmine.ensemble import Ensemble, encode
-from hnmine.errors import DataError
-from hnmine.guards import Agreement, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin
-from hnmine.progress import say, track
+from hnmine.errors import DataError, ModelError
+from hnmine.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin, Remembered
+from hnmine.progress import Progress, say, track
 from hnmine.runs import Run
 from hnmine.search import Ivf, gpus_needed, make, recall
 from hnmine.select import Known, Search, select
 from hnmine.shards import ShardedSearcher
 from hnmine.sources import Collection
 from hnmine.store import keys_of
-from hnmine.types import Int64, Negatives, Pairs, Space, Texts
+from hnmine.types import Float64, Int64, Negatives, Pairs, Role, Space, Texts
 
 _RECALL_QUERIES = 200
 
@@ -36,6 +38,8 @@ class Mined:
     queries: Texts
     """The queries of the pairs; `pairs.query_rows_P` are rows of these."""
     ensemble: Ensemble
+    index: dict[str, Any]
+    """What is to be recorded of the search."""
 
 
 def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mined:
@@ -43,38 +47,27 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
 
     Raises:
         DataError: fewer than two documents, or unusable precomputed vectors.
-        ModelError: an encoder cannot be loaded or computes nonsense.
+        ModelError: an encoder cannot be loaded or computes nonsense; or the cross-encoder of `guards.denoise`.
         DeviceError: a GPU was asked for and is not there.
     """
     if len(collection.documents) < 2:
         raise DataError(
             "the corpus has 1 usable document; a hard negative is another document, so at least 2 are needed"
         )
+    refuse_unusable(config.guards)
     query_rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
     queries = collection.queries.take(query_rows.tolist())
     local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
-    ensemble = encode({"document": collection.documents, "query": queries}, config, run)
+    texts: dict[Role, Texts] = {"document": collection.documents, "query": queries}
+    ensemble = encode(texts, config, run)
     with run.timed("select"):
         positives = collection.positives()
         known = Known.of(
-            {row: positives[query] for row, query in enumerate(query_rows.tolist())},
-            groups_of_equal_text(collection.documents),
+            [positives[query] for query in pairs.query_rows_P.tolist()], groups_of_equal_text(collection.documents)
         )
-        with (
-            _searcher(ensemble.space, config.search, run) as searcher,
-            track("select", "two conditions", len(local), "pairs") as progress,
-        ):
-            negatives = select(
-                ensemble.space,
-                local,
-                known,
-                searcher,
-                negatives=config.select.negatives,
-                candidates=config.search.candidates,
-                guards=_guards(config.guards, ensemble),
-                done=progress.advance,
-            )
-    mined = Mined(negatives=negatives, pairs=local, queries=queries, ensemble=ensemble)
+        with searcher(ensemble.space, config.search) as (search, index):
+            negatives = select_negatives(local, known, search, ensemble, texts, config)
+    mined = Mined(negatives=negatives, pairs=local, queries=queries, ensemble=ensemble, index=index)
     with run.timed("write"):
         run.write_table("negatives.parquet", negatives_table(mined, collection.documents))
         run.write_table("triplets.parquet", triplets_table(mined, collection.documents))
@@ -95,9 +88,38 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
     return mined
 
 
+def select_negatives(
+    pairs: Pairs,
+    known: Known,
+    search: Search,
+    ensemble: Ensemble,
+    texts: dict[Role, Texts],
+    config: Config,
+    what: str = "two conditions",
+) -> Negatives:
+    """Select the hard negatives of `pairs` as configured, with the guards that are on; `what` names the work.
+
+    Raises:
+        DeviceError: the cross-encoder was to run on a GPU and there is none.
+        ModelError: the cross-encoder cannot be loaded, or is none.
+    """
+    with track("select", what, len(pairs), "pairs") as progress:
+        return select(
+            ensemble.space,
+            pairs,
+            known,
+            search,
+            negatives=config.select.negatives,
+            candidates=config.search.candidates,
+            guards=_guards(config.guards, ensemble),
+            dear=None if config.guards.denoise is None else _denoise(config.guards.denoise, texts, progress),
+            done=progress.advance,
+        )
+
+
 @contextmanager
-def _searcher(space: Space, config: SearchConfig, run: Run) -> Iterator[Search]:
-    """Return the index: in this process, or over shards if asked, or if one GPU cannot hold the documents."""
+def searcher(space: Space, config: SearchConfig) -> Iterator[tuple[Search, dict[str, Any]]]:
+    """Yield the index, over shards if asked or if one GPU cannot hold the documents, and what to record of it."""
     device = devices.choose(config.device, needs="faiss-gpu")
     say("select", f"search on {device}")
     ivf = None
@@ -105,13 +127,13 @@ def _searcher(space: Space, config: SearchConfig, run: Run) -> Iterator[Search]:
         ivf = Ivf(lists=config.ivf_lists, probes=config.ivf_probes, seed=config.ivf_seed)
     held = space.docs_NR.nbytes * (1 if ivf is None else 2)  # the lists of an approximate index grow by doubling
     shards = min(config.shards or (device.kind == "gpu" and gpus_needed(held)) or 1, len(space.docs_NR))
-    run.manifest["search"] = {"index": config.index, "device": device.kind, "shards": shards}
+    facts = {"index": config.index, "device": device.kind, "shards": shards}
     sharded = ShardedSearcher(space.docs_NR, device, shards, ivf) if shards > 1 else None
     search: Search = sharded or make(space.docs_NR, device, ivf)
     try:
         if ivf is not None:
-            run.manifest["search"] |= _tried(search, ivf, space, config.candidates, shards)
-        yield search
+            facts |= _tried(search, ivf, space, config.candidates, shards)
+        yield search, facts
     finally:
         if sharded is not None:
             sharded.close()
@@ -148,6 +170,48 @@ def _guards(config: GuardsConfig, ensemble: Ensemble) -> list[Guard]:
     if config.agreement is not None:
         guards.append(Agreement(spaces=ensemble.single_spaces(), least=config.agreement))
     return guards
+
+
+def _denoise(config: DenoiseConfig, texts: dict[Role, Texts], progress: Progress) -> Denoise:
+    """Load the cross-encoder; how much it has scored is shown beside the progress."""
+    from hnmine.reranker import Reranker  # imports torch and transformers, which mining may do without
+
+    folder = _cross_encoder(config)
+    device = devices.choose(config.device)
+    dtype = devices.choose_dtype(config.dtype, device.kind)
+    say("select", f"denoising by {config.model} on {device}, {dtype}")
+    reranker = Reranker(folder, max_tokens=config.max_tokens, device=device.torch_name, dtype=dtype)
+    scored = 0
+
+    def tell(count: int) -> None:
+        nonlocal scored
+        scored += count
+        progress.advance(0, f"{scored:,} scored")
+
+    def score(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
+        queries = [texts["query"].texts[row] for row in query_rows_F.tolist()]
+        documents = [texts["document"].texts[row] for row in doc_rows_F.tolist()]
+        return reranker.scores(queries, documents, tell).astype(np.float64)
+
+    return Denoise(scores=Remembered(score), margin=config.margin, most=config.most)
+
+
+def refuse_unusable(config: GuardsConfig) -> None:
+    """Raise ModelError if the cross-encoder is not there or is none: before hours of encoding, not after."""
+    if config.denoise is not None:
+        _cross_encoder(config.denoise)
+
+
+def _cross_encoder(config: DenoiseConfig) -> Path:
+    from hnmine.reranker import has_head
+
+    folder = weights.resolve(config.model, config.revision)
+    if not has_head(folder):
+        raise ModelError(
+            f"guards.denoise.model: {config.model} has no ranking head, so its scores would be drawn at random; give a "
+            "cross-encoder, for instance one that `hnmine train` left in OUT/reranker"
+        )
+    return folder
 
 
 def groups_of_equal_text(documents: Texts) -> Int64:

@@ -8,6 +8,7 @@ Fusing, reducing and selecting are done anew each time.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,26 @@ import pyarrow.parquet as pq
 
 from hnmine import device as devices
 from hnmine import weights
-from hnmine.config import Config, TrainConfig
+from hnmine.config import Config, GuardsConfig, SelectConfig, TrainConfig
 from hnmine.ensemble import encode
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, Task, means, measure, rerank, table
-from hnmine.mining import groups_of_equal_text
+from hnmine.mining import groups_of_equal_text, refuse_unusable, searcher, select_negatives
 from hnmine.mining import mine as mine_pairs
 from hnmine.progress import say, track
 from hnmine.runs import Run, digest, open_run, versions, write_json
 from hnmine.sources import Collection, read_beir, write_quarantine
 from hnmine.splits import Splits
-from hnmine.types import Float32, Pairs
+from hnmine.types import Float32, Pairs, Role, Texts
 
 FIRST_STAGE = "first stage: BM25"
+TRIED_GUARDS = {
+    "two conditions, margin 0.05": GuardsConfig(margin=0.05),
+    "two conditions, margin 0.02": GuardsConfig(margin=0.02),
+    "two conditions, first_rank 10": GuardsConfig(first_rank=10),
+    "two conditions, margin 0.02, first_rank 5": GuardsConfig(margin=0.02, first_rank=5),
+}
+"""What `audit` measures unasked."""
 
 
 def mine(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
@@ -83,39 +91,66 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
 def audit(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
     """Measure how often each rule would choose a right answer that is not labelled; return what was measured.
 
-    Of queries with several judged positives all but one are hidden in turn. Writes OUT/audit.json.
+    Of queries with several judged positives all but one are hidden in turn. Beside the rules, the two conditions are
+    mined with some guards, and with the configured `guards` and `select.negatives`. Writes OUT/audit.json.
     """
-    from hnmine.auditing import audit as audit_rules
-    from hnmine.auditing import several_positives, table, verdict
+    from hnmine import auditing
 
     config = config or Config()
+    refuse_unusable(config.guards)
     with open_run(Path(out), config) as run:
         collection = _read(data, config, run)
         pairs = collection.pairs(config.sources.train_split)
-        groups = groups_of_equal_text(collection.documents)
-        several = several_positives(pairs, groups)
-        if not several:
+        trials = auditing.hide(pairs, groups_of_equal_text(collection.documents))
+        if not len(trials.pairs):
             raise DataError(
                 f"no query of {config.sources.train_split} has two judged positives, so none can be hidden; judge a "
                 "second right document for some 50 queries, or look at triplets by eye"
             )
-        kept = pairs.take(np.isin(pairs.query_rows_P, list(several)))
-        rows, at = np.unique(kept.query_rows_P, return_inverse=True)
-        queries = collection.queries.take(rows.tolist())
-        space = encode({"document": collection.documents, "query": queries}, config, run).space
-        local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=kept.doc_rows_P)
-        offered = sum(len(docs) for docs in several.values())
-        with track("audit", f"{len(several):,} queries with several positives", offered, "pairs") as progress:
-            results = audit_rules(space, local, groups, seed=config.sources.seed, done=progress.advance)
+        rows, at = np.unique(trials.pairs.query_rows_P, return_inverse=True)
+        trials = replace(trials, pairs=Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=trials.pairs.doc_rows_P))
+        texts: dict[Role, Texts] = {"document": collection.documents, "query": collection.queries.take(rows.tolist())}
+        ensemble = encode(texts, config, run)
+        what = f"{len(rows):,} queries with several positives"
+        with track("audit", what, len(trials.pairs), "pairs") as progress:
+            results = auditing.audit(ensemble.space, trials, seed=config.sources.seed, done=progress.advance)
+        settings, configured = _audited_settings(config)
+        with searcher(ensemble.space, config.search) as (search, _):
+            for name, its in settings.items():
+                found = select_negatives(trials.pairs, trials.known, search, ensemble, texts, its, name)
+                results[name] = auditing.Audited.of(trials, found.pair_M, found.doc_rows_M)
         record = {
-            "queries": len(several),
-            "pairs": offered,
-            "rules": {name: {"hidden": r.hidden_rate, "yield": r.yield_rate} for name, r in results.items()},
+            "queries": len(rows),
+            "pairs": len(trials.pairs),
+            "rules": {
+                name: {
+                    "hidden": result.hidden_rate,
+                    "interval": result.interval,
+                    "yield": result.yield_rate,
+                    "negatives": result.negatives,
+                }
+                for name, result in results.items()
+            },
             "config": config.model_dump(mode="json"),
             "versions": versions(),
         }
         write_json(run.out / "audit.json", record)
-        return record | {"table": table(results), "verdict": verdict(results)}
+        verdict = auditing.verdict(results, configured)
+        return record | {"table": auditing.table(results), "verdict": verdict}
+
+
+def _audited_settings(config: Config) -> tuple[dict[str, Config], str | None]:
+    """Return what is mined for the audit, by name, and the name of what is configured, if that is more than a rule."""
+    tried = {
+        name: config.model_copy(update={"select": SelectConfig(), "guards": guards})
+        for name, guards in TRIED_GUARDS.items()
+    }
+    wanted = config.select.negatives
+    if config.guards == GuardsConfig() and wanted == 1:
+        return tried, None
+    guarded = ", guarded" if config.guards != GuardsConfig() else ""
+    name = f"two conditions{guarded}" + (f", {wanted} a pair" if wanted > 1 else "")
+    return tried | {name: config}, name
 
 
 def _read(data: str | Path, config: Config, run: Run) -> Collection:
@@ -179,6 +214,7 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
             "fitted_rows": basis.fitted_rows if basis else None,
             "library": basis.library if basis else None,
         },
+        search=mined.index,
     )
     say(
         "write",

@@ -243,3 +243,13 @@ def test_ivf_settings_without_the_index_are_an_error_and_defaults_are_not():
         load(overrides=["search.ivf_probes=64"])
     assert load(overrides=["search.index=ivf", "search.ivf_probes=64"]).search.ivf_probes == 64
     assert Config.model_validate(load().model_dump()) == load()
+
+
+def test_denoising_needs_a_model_and_something_to_ask():
+    denoise = load(overrides=["guards.denoise.model=a/b"]).guards.denoise
+    assert (denoise.model, denoise.margin, denoise.most) == ("a/b", 0.0, None)
+    assert load(overrides=["guards.denoise={model: a, margin: null, most: 0.1}"]).guards.denoise.margin is None
+    with pytest.raises(ConfigError, match=r"guards\.denoise\.model: Field required"):
+        load(overrides=["guards.denoise.margin=0.1"])
+    with pytest.raises(ConfigError, match="margin and most are both null, so nothing would be removed; set one"):
+        load(overrides=["guards.denoise={model: a, margin: null}"])

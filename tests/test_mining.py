@@ -13,8 +13,11 @@ import pytest
 
 from hnmine import pipeline
 from hnmine.config import Config, load
-from hnmine.errors import DataError
+from hnmine.errors import DataError, ModelError
+from hnmine.reranker import Reranker
 from tests.test_encoders import tiny_model
+from tests.test_reranker import random_pairs
+from tests.test_reranker import tiny_model as tiny_reranker
 
 # three directions of meaning: the product, the place, the deed
 DOCUMENTS = {
@@ -210,6 +213,79 @@ def test_one_document_is_a_clear_error(tmp_path):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.fixture
+def noisy(tmp_path: Path) -> Path:
+    """Random texts and vectors: forty documents, some of them copies, twelve queries with two positives each."""
+    rng = np.random.default_rng(7)
+    queries, documents = random_pairs(40, seed=7, letters=40)
+    documents[30:] = documents[20:30]
+    vectors = rng.normal(loc=[1.0, 0.0, 0.0, 0.0], size=(52, 4))
+    corpus = {f"d{row}": (f"d {text}", vectors[row].tolist()) for row, text in enumerate(documents)}
+    asked = {f"q{row}": (f"q {text}", vectors[40 + row].tolist()) for row, text in enumerate(queries[:12])}
+    judged = {f"q{row}": [f"d{doc}" for doc in rng.choice(40, 2, replace=False)] for row in range(12)}
+    return write_collection(tmp_path / "noisy", corpus, asked, judged)
+
+
+def mined_by(folder: Path, out: Path, *overrides: str) -> tuple[list[tuple[str, str, str]], dict]:
+    """The (query, positive, negative) ids, and the counts."""
+    manifest = pipeline.mine(folder, out, precomputed(folder, *overrides))
+    rows = pq.read_table(out / "negatives.parquet").to_pylist()
+    return [(row["query_id"], row["positive_id"], row["negative_id"]) for row in rows], manifest["counts"]
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_denoising_leaves_what_the_cross_encoder_finds_less_relevant(
+    wanted: int, noisy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_reranker(tmp_path / "cross-encoder")
+    denoise = [f"guards.denoise.model={model}", "guards.denoise.dtype=float32", "guards.denoise.margin=0.02"]
+    found, counts = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}", "search.candidates=2")
+    every, _ = mined_by(noisy, tmp_path / "every", "select.negatives=40")
+    texts = {
+        row["_id"]: row["text"]
+        for name in ("corpus", "queries")
+        for row in map(json.loads, (noisy / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+    }
+    reranker = Reranker(model, max_tokens=256, device="cpu", dtype="float32")
+
+    def p(query: str, document: str) -> float:
+        return float(1 / (1 + np.exp(-reranker.scores([texts[query]], [texts[document]])[0])))
+
+    kept: dict[tuple[str, str], list[str]] = {}
+    for query, positive, negative in every:
+        if p(query, negative) <= p(query, positive) - 0.02:
+            kept.setdefault((query, positive), []).append(negative)
+    assert found == [(*pair, negative) for pair, negatives in kept.items() for negative in negatives[:wanted]]
+    assert counts["guarded"]["denoise"] > 0
+    assert counts["dropped"]["guards_leave_none"] == len({row[:2] for row in every}) - len(kept) > 0
+    said = capsys.readouterr().err
+    assert f"denoising by {model} on cpu (" in said
+    assert " scored)" in said
+    assert f"denoise {counts['guarded']['denoise']}" in said
+
+
+def test_a_cross_encoder_without_a_head_is_refused_before_anything_is_encoded(noisy: Path, tmp_path: Path) -> None:
+    body = tiny_reranker(tmp_path / "body", head=False)
+    for step in (pipeline.mine, pipeline.audit):
+        with pytest.raises(ModelError, match=r"body has no ranking head, so its scores would be .* OUT/reranker"):
+            step(noisy, tmp_path / "out", precomputed(noisy, f"guards.denoise.model={body}"))
+        with pytest.raises(ModelError, match="nowhere does not exist"):
+            step(noisy, tmp_path / "out", precomputed(noisy, "guards.denoise.model=/nowhere"))
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_of_copies_one_is_mined(tmp_path: Path) -> None:
+    documents = {
+        "p": ("the positive", [1.0, 1.0, 0.0]),
+        "b": ("a copy", [1.0, -0.3, 0.1]),
+        "a": ("a copy", [1.0, -0.2, 0.1]),
+        "c": ("a copy", [1.0, -0.2, 0.1]),
+        "other": ("another", [1.0, -0.4, 0.1]),
+    }
+    folder = write_collection(tmp_path / "data", documents, {"q": ("query", [1.0, 0.1, 0.0])}, {"q": ["p"]})
+    assert mined_by(folder, tmp_path / "out", "select.negatives=9")[0] == [("q", "p", "a"), ("q", "p", "other")]
+
+
 def test_an_ensemble_with_a_lexical_encoder_and_a_pca_is_mined_and_reused(folder, tmp_path):
     encoders = f"[{{name: mine, precomputed: '{folder}', weight: 2}}, {{name: words, lexical: {{width: 4}}}}]"
     config = load(overrides=[f"encoders={encoders}", *SETTINGS, "reduce.variance=0.9"])
@@ -268,18 +344,18 @@ def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(
     queries = {f"q{i}": (f"query {i}", rng.normal(size=8).tolist()) for i in range(30)}
     folder = write_collection(tmp_path / "data", documents, queries, {f"q{i}": [f"d{i}"] for i in range(30)})
     exact = pipeline.mine(folder, tmp_path / "exact", precomputed(folder))
-    assert exact["search"] == {"index": "flat", "device": "cpu", "shards": 1}
+    assert exact["mining"]["search"] == {"index": "flat", "device": "cpu", "shards": 1}
     sets = ["search.index=ivf", f"search.shards={shards}", "search.candidates=20"]
     few = pipeline.mine(folder, tmp_path / "few", precomputed(folder, *sets, "search.ivf_probes=1"))
-    share = few["search"].pop("recall")
+    share = few["mining"]["search"].pop("recall")
     assert 0 < share < 1
     made = {"index": "ivf", "device": "cpu", "shards": shards}
-    assert few["search"] == made | {"lists": 10 // shards, "probes": 1, "recall_queries": 30}
+    assert few["mining"]["search"] == made | {"lists": 10 // shards, "probes": 1, "recall_queries": 30}
     assert set(few["counts"]["certificates"]) == {"approximate"}
     said = f"recall of the approximate lists, 20 long, on 30 queries: {share:.1%}"
     assert said in capsys.readouterr().err
     every = pipeline.mine(folder, tmp_path / "every", precomputed(folder, *sets))
-    assert every["search"]["recall"] == 1
+    assert every["mining"]["search"]["recall"] == 1
     tables = [pq.read_table(tmp_path / name / "negatives.parquet") for name in ("exact", "every", "few")]
     ours, theirs, fewer = (table.drop_columns("certificate") for table in tables)
     assert ours == theirs != fewer

@@ -368,3 +368,46 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
     assert half_written(tmp_path / "out") == []
     assert list((tmp_path / "out" / "rerankers").iterdir()) == []
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["counts"]["negatives"] > 0
+
+
+def several_answers(folder: Path) -> Path:
+    """The collection with guide and price both right for every query."""
+    write_collection(folder, splits=("train",))
+    rows = [json.loads(line)["_id"] for line in (folder / "queries.jsonl").read_text().splitlines()]
+    judged = "".join(f"{row}\t{row.split('-')[0]}-{kind}\t1\n" for row in rows for kind in ("guide", "price"))
+    (folder / "qrels" / "train.tsv").write_text(judged)
+    return folder
+
+
+def test_the_audit_measures_the_rules_some_guards_and_what_is_configured(tmp_path: Path) -> None:
+    data = several_answers(tmp_path / "data")
+    plain = hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL, "embed.ray=false"]))
+    assert "two conditions, guarded" not in plain["rules"]
+    guards = [LEXICAL, "embed.ray=false", "guards.margin=0.05", "select.negatives=3"]
+    guarded = hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=guards))
+    name = "two conditions, guarded, 3 a pair"
+    assert {key: value for key, value in guarded["rules"].items() if key != name} == plain["rules"]
+    assert guarded["rules"][name]["yield"] == plain["rules"]["two conditions, margin 0.05"]["yield"]
+    assert guarded["rules"][name]["negatives"] > plain["rules"]["two conditions, margin 0.05"]["negatives"] > 0
+    for rule in guarded["rules"].values():
+        low, high = rule["interval"]
+        assert 0 <= low <= rule["hidden"] <= high <= 1
+    assert f"As configured ({name}), " in guarded["verdict"]
+    assert name in guarded["table"]
+    stored = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert stored["rules"] == json.loads(json.dumps(guarded["rules"]))
+
+
+def test_guards_that_remove_nothing_are_audited_as_the_rule_itself(tmp_path: Path) -> None:
+    data = several_answers(tmp_path / "data")
+    rules = hnmine.audit(
+        data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL, "embed.ray=false", "guards.margin=2"])
+    )["rules"]
+    assert rules["two conditions, guarded"] == rules["two conditions"]
+    assert rules["two conditions"]["negatives"] > 0
+
+
+def test_an_audit_without_a_second_answer_says_what_to_judge(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data")
+    with pytest.raises(hnmine.HnmineError, match=r"no query of train has two judged positives.*judge a second"):
+        hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL, "embed.ray=false"]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from hnmine import select as select_module
 from hnmine.device import Choice
 from hnmine.fuse import unit_rows
-from hnmine.guards import Agreement, Margin, NearDuplicate, RankWindow, RelativeMargin
+from hnmine.guards import Agreement, Denoise, Margin, NearDuplicate, RankWindow, RelativeMargin, Remembered
 from hnmine.search import Searcher, error_bound
 from hnmine.select import (
     GUARDS_LEAVE_NONE,
@@ -21,13 +23,26 @@ from hnmine.select import (
     Known,
     select,
 )
-from hnmine.types import Negatives, Pairs, Space, distance
+from hnmine.types import Candidates, Negatives, Pairs, Space, distance
 
 CPU = Choice(kind="cpu", reason="test")
 
 
-Test = Callable[[int, float, float, float], bool]
-"""A guard as a person writes it: (rank, d(Q,D), d(PD,D), d(Q,PD)) → keep?"""
+@dataclass(frozen=True, kw_only=True)
+class One:
+    """One document as a person looks at it."""
+
+    query: int
+    positive: int
+    doc: int
+    rank: int
+    d_q: float
+    d_p: float
+    radius: float
+
+
+Test = Callable[[One], bool]
+"""A guard as a person writes it: keep?"""
 
 
 def by_double_loop(
@@ -47,17 +62,19 @@ def by_double_loop(
     for pair, (q, pd) in enumerate(zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True)):
         query, positive = space.queries_QR[q], space.docs_NR[pd]
         radius = d(query, positive)
-        nearer, passed, removed, all_nearer = 0, [], 0, True
+        nearer, passed, removed, all_nearer, texts = 0, [], 0, True, set()
         for d_q, doc in sorted((d(query, space.docs_NR[doc]), doc) for doc in everything.tolist()):
             d_p = d(positive, space.docs_NR[doc])
             if doc != pd and not d_q < radius:
                 all_nearer = False
-            if known.mask(np.array([q]), np.array([doc]))[0] or not d_q < radius:
+            if known.mask(np.array([pair]), np.array([doc]))[0] or not d_q < radius:
                 continue
             nearer += 1
-            if not d_q < d_p or len(passed) == wanted:
+            if not d_q < d_p or len(passed) == wanted or known.groups_N[doc] in texts:
                 continue
-            stopped_by = next((name for name, keep in guards.items() if not keep(nearer, d_q, d_p, radius)), None)
+            texts.add(known.groups_N[doc])
+            one = One(query=q, positive=pd, doc=doc, rank=nearer, d_q=d_q, d_p=d_p, radius=radius)
+            stopped_by = next((name for name, keep in guards.items() if not keep(one)), None)
             if stopped_by is None:
                 passed.append((d_q, doc, d_p))
             else:
@@ -103,12 +120,30 @@ def awkward(seed: int, docs: int, queries: int, pairs: int, width: int) -> tuple
     rows = rng.permutation(judged).astype(np.int64)
     chosen = Pairs(query_rows_P=rows[:, 0].copy(), doc_rows_P=rows[:, 1].copy())
     groups = np.where(rng.random(docs) < 0.2, rng.integers(0, docs, docs), np.arange(docs)).astype(np.int64)
-    known = Known.of({q: set(d) for q, d in chosen.positives_of().items()}, groups)
+    positives = chosen.positives_of()
+    known = Known.of([positives[query] for query in chosen.query_rows_P.tolist()], groups)
     return space, chosen, known
+
+
+class Backwards:
+    """An index that gives the last of documents at one distance, where FAISS gives the first."""
+
+    def __init__(self, docs_NR: np.ndarray, device: Choice) -> None:
+        self._searcher, self._last = Searcher(docs_NR[::-1].copy(), device), len(docs_NR) - 1
+        self.max_candidates = self._searcher.max_candidates
+
+    def nearest(self, queries_QR: np.ndarray, k: int) -> Candidates:
+        found = self._searcher.nearest(queries_QR, k)
+        return Candidates(doc_rows_QK=self._last - found.doc_rows_QK, distances_QK=found.distances_QK)
+
+    def within(self, queries_QR: np.ndarray, radius_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        queries, docs = self._searcher.within(queries_QR, radius_Q)
+        return queries, self._last - docs
 
 
 @settings(max_examples=150, deadline=None)
 @given(
+    index=st.sampled_from([Searcher, Backwards]),
     seed=st.integers(0, 2**32 - 1),
     docs=st.integers(1, 40),
     queries=st.integers(1, 6),
@@ -118,10 +153,17 @@ def awkward(seed: int, docs: int, queries: int, pairs: int, width: int) -> tuple
     length=st.integers(1, 45),
 )
 def test_select_equals_the_double_loop(
-    seed: int, docs: int, queries: int, pairs: int, width: int, wanted: int, length: int
+    index: type[Searcher | Backwards],
+    seed: int,
+    docs: int,
+    queries: int,
+    pairs: int,
+    width: int,
+    wanted: int,
+    length: int,
 ) -> None:
     space, judged, known = awkward(seed, docs, queries, pairs, width)
-    fast = select(space, judged, known, Searcher(space.docs_NR, CPU), negatives=wanted, candidates=length)
+    fast = select(space, judged, known, index(space.docs_NR, CPU), negatives=wanted, candidates=length)
     rows, dropped, _ = by_double_loop(space, judged, known, wanted)
     assert as_rows(fast) == rows
     assert fast.dropped == dropped
@@ -170,15 +212,100 @@ def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
         known,
         wanted,
         {
-            "rank_window": lambda rank, d_q, d_p, r: window[0] <= rank <= window[1],
-            "margin": lambda rank, d_q, d_p, r: r - d_q <= margin,
-            "relative_margin": lambda rank, d_q, d_p, r: 1 - d_q <= (1 - r) + relative * abs(1 - r),
-            "near_duplicate": lambda rank, d_q, d_p, r: d_p >= duplicate,
+            "rank_window": lambda one: window[0] <= one.rank <= window[1],
+            "margin": lambda one: one.radius - one.d_q <= margin,
+            "relative_margin": lambda one: 1 - one.d_q <= (1 - one.radius) + relative * abs(1 - one.radius),
+            "near_duplicate": lambda one: one.d_p >= duplicate,
         },
     )
     assert as_rows(fast) == rows
     assert fast.dropped == dropped
     assert fast.guarded == guarded
+
+
+class CrossEncoder:
+    """A scorer of few different scores, which notes what it was asked."""
+
+    def __init__(self, seed: int, queries: int, docs: int) -> None:
+        self.scores_QN = np.random.default_rng(seed).integers(-3, 4, size=(queries, docs)).astype(np.float64)
+        self.calls: list[set[tuple[int, int]]] = []
+
+    def __call__(self, query_rows: np.ndarray, doc_rows: np.ndarray) -> np.ndarray:
+        asked = list(zip(query_rows.tolist(), doc_rows.tolist(), strict=True))
+        assert len(set(asked)) == len(asked), "asked twice in one call"
+        assert not any(call & set(asked) for call in self.calls), "asked again"
+        self.calls.append(set(asked))
+        return self.scores_QN[query_rows, doc_rows]
+
+    def p(self, query: int, doc: int) -> float:
+        return 1 / (1 + math.exp(-self.scores_QN[query, doc]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    docs=st.integers(2, 60),
+    wanted=st.integers(1, 5),
+    length=st.integers(1, 60),
+    margin=st.none() | st.sampled_from([0.0, 0.1, 0.45]),
+    most=st.none() | st.sampled_from([0.1, 0.6]),
+    near=st.floats(0, 1),
+)
+def test_denoising_equals_asking_the_cross_encoder_about_every_document(
+    seed: int, docs: int, wanted: int, length: int, margin: float | None, most: float | None, near: float
+) -> None:
+    space, judged, known = awkward(seed, docs, queries=4, pairs=8, width=4)
+    scorer = CrossEncoder(seed, 4, docs)
+    fast = select(
+        space,
+        judged,
+        known,
+        Searcher(space.docs_NR, CPU),
+        negatives=wanted,
+        candidates=length,
+        guards=[Margin(most=near)],
+        dear=Denoise(scores=Remembered(scorer), margin=margin, most=most),
+    )
+
+    def denoised(one: One) -> bool:
+        p, positive = scorer.p(one.query, one.doc), scorer.p(one.query, one.positive)
+        return (margin is None or p <= positive - margin) and (most is None or p <= most)
+
+    rows, dropped, guarded = by_double_loop(
+        space, judged, known, wanted, {"margin": lambda one: one.radius - one.d_q <= near, "denoise": denoised}
+    )
+    assert as_rows(fast) == rows
+    assert fast.dropped == dropped
+    assert fast.guarded == guarded
+
+
+def test_the_cross_encoder_is_asked_in_few_calls_and_about_little_more_than_is_needed() -> None:
+    space, judged, known = awkward(9, docs=1500, queries=60, pairs=200, width=6)
+    scorer = CrossEncoder(9, 60, 1500)
+    searcher = Searcher(space.docs_NR, CPU)
+    dear = Denoise(scores=Remembered(scorer), margin=0.0, most=None)
+    found = select(space, judged, known, searcher, negatives=2, guards=[], dear=dear)
+    every = select(space, judged, known, searcher, negatives=1500)
+    suspects = set(zip(judged.query_rows_P[every.pair_M].tolist(), every.doc_rows_M.tolist(), strict=True))
+    needed = len(found) + found.guarded["denoise"] + len(judged)
+    asked = sum(map(len, scorer.calls))
+    assert found.guarded["denoise"] > 0
+    assert asked < 1.3 * needed, (asked, needed, len(suspects))
+    assert asked < len(suspects) / 2, (asked, len(suspects))
+    assert len(scorer.calls) < 60, len(scorer.calls)
+
+
+def test_of_copies_of_one_text_only_the_nearest_is_a_negative() -> None:
+    # by angle from the query: the positive at 50 degrees, copies of one text at 10, 10 and 20, another text at 30
+    angles = np.radians([50, -20, -10, -10, -30])
+    docs = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    space = Space(docs_NR=unit_rows(docs), queries_QR=np.array([[1, 0]], np.float32))
+    pairs = Pairs(query_rows_P=np.array([0]), doc_rows_P=np.array([0]))
+    known = Known.of([[0]], np.array([0, 1, 1, 1, 2]))
+    for length in (1, 2, 5):
+        found = select(space, pairs, known, Searcher(space.docs_NR, CPU), negatives=3, candidates=length)
+        assert found.doc_rows_M.tolist() == [2, 4]
+        assert found.certificate_M.tolist() == ["exhausted"] * 2
 
 
 def test_agreement_asks_every_encoder_for_both_conditions() -> None:
@@ -213,6 +340,7 @@ def test_the_result_depends_neither_on_the_list_nor_on_the_block(
     searcher = Searcher(space.docs_NR, CPU)
     expected = select(space, judged, known, searcher, negatives=3, candidates=64)
     monkeypatch.setattr(select_module, "_JUDGED_NUMBERS", flat * space.width)
+    monkeypatch.setattr(select_module, "_LISTED_CELLS", flat)
     monkeypatch.setattr(select_module, "_SCANNED_CELLS", flat * 1500)
     again = select(space, judged, known, searcher, negatives=3, candidates=length)
     assert as_rows(again) == as_rows(expected)
@@ -228,7 +356,7 @@ def test_a_pair_that_no_list_certifies_is_found_by_the_full_scan() -> None:
     hard = np.array([[0.55, 0, 0.8]], np.float32)
     space = Space(docs_NR=unit_rows(np.concatenate([positive, copies, hard])), queries_QR=query)
     pairs = Pairs(query_rows_P=np.array([0]), doc_rows_P=np.array([0]))
-    known = Known.of({0: {0}}, np.arange(702))
+    known = Known.of([[0]], np.arange(702))
     result = select(space, pairs, known, Searcher(space.docs_NR, CPU), candidates=1)
     assert result.doc_rows_M.tolist() == [701]
     assert result.certificate_M.tolist() == ["found"]
@@ -237,8 +365,10 @@ def test_a_pair_that_no_list_certifies_is_found_by_the_full_scan() -> None:
 def test_no_negative_is_a_judged_positive_nor_its_copy() -> None:
     space, judged, known = awkward(11, docs=300, queries=30, pairs=120, width=5)
     result = select(space, judged, known, Searcher(space.docs_NR, CPU), negatives=10)
-    query_rows = judged.query_rows_P[result.pair_M]
-    assert not known.mask(query_rows, result.doc_rows_M).any()
+    assert not known.mask(result.pair_M, result.doc_rows_M).any()
+    positives = {(q, known.groups_N[d]) for q, docs in judged.positives_of().items() for d in docs}
+    queries, texts = judged.query_rows_P[result.pair_M], known.groups_N[result.doc_rows_M]
+    assert not positives & set(zip(queries.tolist(), texts.tolist(), strict=True))
     assert (result.d_query_negative_M < result.d_query_positive_M).all()
     assert (result.d_query_negative_M < result.d_positive_negative_M).all()
 
