@@ -230,7 +230,7 @@ def mined_by(folder: Path, out: Path, *overrides: str) -> tuple[list[tuple[str, 
     """The (query, positive, negative) ids, and the counts."""
     manifest = pipeline.mine(folder, out, precomputed(folder, *overrides))
     rows = pq.read_table(out / "negatives.parquet").to_pylist()
-    return [(row["query_id"], row["positive_id"], row["negative_id"]) for row in rows], manifest["counts"]
+    return [(row["query_id"], row["positive_id"], row["negative_id"]) for row in rows], manifest["mining"]["counts"]
 
 
 @pytest.mark.parametrize("wanted", [1, 3])
@@ -351,7 +351,7 @@ def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(
     assert 0 < share < 1
     made = {"index": "ivf", "device": "cpu", "shards": shards}
     assert few["mining"]["search"] == made | {"lists": 10 // shards, "probes": 1, "recall_queries": 30}
-    assert set(few["counts"]["certificates"]) == {"approximate"}
+    assert set(few["mining"]["counts"]["certificates"]) == {"approximate"}
     said = f"recall of the approximate lists, 20 long, on 30 queries: {share:.1%}"
     assert said in capsys.readouterr().err
     every = pipeline.mine(folder, tmp_path / "every", precomputed(folder, *sets))

@@ -131,6 +131,7 @@ class Backwards:
     def __init__(self, docs_NR: np.ndarray, device: Choice) -> None:
         self._searcher, self._last = Searcher(docs_NR[::-1].copy(), device), len(docs_NR) - 1
         self.max_candidates = self._searcher.max_candidates
+        self.approximate = False
 
     def nearest(self, queries_QR: np.ndarray, k: int) -> Candidates:
         found = self._searcher.nearest(queries_QR, k)
