@@ -39,15 +39,21 @@ class Plan:
     """What an actor needs to build an encoder, and what decides its output."""
 
     name: str
-    folder: Path
     fingerprint: Fingerprint
+    folder: Path | None = None
+    """Of a model; a lexical encoder has its fit instead."""
+    fit: lexical.Fit | None = None
     document_prompt: str = ""
     query_prompt: str = ""
-    kind: Literal["model", "lexical"] = "model"
     max_tokens: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
     tokens_per_batch: int = 8192
+
+    @property
+    def kind(self) -> Literal["model", "lexical"]:
+        """What `build` makes."""
+        return "model" if self.fit is None else "lexical"
 
     def prompt(self, role: Role) -> str:
         """Return what is put before a text of this role."""
@@ -55,18 +61,21 @@ class Plan:
 
     def build(self) -> Encoder:
         """Load the encoder; heavy."""
-        return lexical.LexicalEncoder(self.folder) if self.kind == "lexical" else ModelEncoder(self)
+        return ModelEncoder(self) if self.fit is None else lexical.LexicalEncoder(self.fit)
 
 
-def plan(config: EncoderConfig, corpus: Texts, store: Path, device: devices.Choice, tokens_per_batch: int) -> Plan:
-    """Plan a `model` or `lexical` encoder; the lexical one is fitted on `corpus` here.
+def plan(
+    config: EncoderConfig, corpus: Texts, store: str | Path, device: devices.Choice, tokens_per_batch: int
+) -> Plan:
+    """Plan a `model` or `lexical` encoder; the lexical one is fitted on `corpus` here, and the fit kept in `store`.
 
     Raises:
         ModelError: the model is missing or unsafe.
+        DataError: the corpus has no terms, or the store cannot be used.
     """
     if config.lexical is not None:
-        fingerprint, folder = lexical.fitted(config.lexical, corpus, store)
-        return Plan(name=config.name, folder=folder, fingerprint=fingerprint, kind="lexical")
+        fingerprint, fit = lexical.fitted(config.lexical, corpus, store)
+        return Plan(name=config.name, fingerprint=fingerprint, fit=fit)
     assert config.model is not None
     folder = weights.resolve(config.model, config.revision)
     _refuse_too_many_tokens(config, folder)

@@ -12,6 +12,7 @@ from hnmine.embed import device_for, embed
 from hnmine.encoders import plan
 from hnmine.errors import DataError
 from hnmine.fuse import fuse, unit_rows
+from hnmine.place import Place
 from hnmine.precomputed import read_precomputed
 from hnmine.progress import say, track
 from hnmine.reduce import Basis, Rows, fit, project_all
@@ -41,11 +42,13 @@ def encode(texts: dict[Role, Texts], config: Config, run: Run) -> Ensemble:
     """Embed the texts with every encoder, fuse, and reduce.
 
     Raises:
-        DataError: precomputed vectors or a given basis do not fit.
+        ConfigError: embed.store cannot be understood.
+        DataError: precomputed vectors or a given basis do not fit, or the store cannot be used.
         ModelError: an encoder cannot be loaded or computes nonsense.
         DeviceError: a GPU was asked for and is not there.
     """
     root = config.embed.store or run.out / "store"
+    Place.at(root).create()
     vectors, encoded, reused = [], 0, 0
     with run.timed("embed"):
         device = device_for(config.embed)
