@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hnmine.config import Config, EncoderConfig, LexicalConfig, describe, load
+from hnmine.config import Config, EmbedConfig, EncoderConfig, LexicalConfig, describe, load
 from hnmine.errors import ConfigError
 
 
@@ -168,3 +168,16 @@ def test_a_step_with_nothing_under_it_has_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("train:\nselect: {negatives: 2}\n")
     assert load(path) == load(overrides=["select.negatives=2"])
+
+
+def test_a_store_is_a_folder_or_an_address_without_credentials():
+    for store in ("s", "/a/b", "s3://bucket/p?region=eu-west-1", "gs://anonymous@bucket/p", "file:///tmp/s"):
+        assert load(overrides=[f"embed.store={store}"]).embed.store == store
+    assert EmbedConfig(store=Path("a/b")).store == "a/b"
+    with pytest.raises(ConfigError, match="credentials belong in the environment") as caught:
+        load(overrides=["embed.store=s3://key:secret@bucket/p"])
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="an address has two slashes, got 's3:/bucket/p'"):
+        EmbedConfig(store=Path("s3://bucket/p"))
+    with pytest.raises(ConfigError, match=r"embed\.store"):
+        load(overrides=["embed.store=''"])

@@ -7,6 +7,9 @@ import multiprocessing
 import multiprocessing.synchronize
 import pickle
 import random
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,11 +19,14 @@ from threading import Barrier
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnmine.errors import DataError
+from hnmine.place import Place
 from hnmine.store import Fingerprint, VectorStore, key_of, keys_of
 
 WIDTH = 3
@@ -220,9 +226,6 @@ def test_an_unfinished_block_is_ignored_and_left_alone(store):
 
 
 def test_a_store_that_does_not_answer_is_no_reason_to_set_a_block_aside(local, monkeypatch, capsys):
-    from hnmine.errors import DataError
-    from hnmine.place import Place
-
     name = write(local, ["a"])
 
     def refuse(self: Place, name: str) -> bytes:
@@ -431,3 +434,40 @@ def test_any_history_of_an_object_store_equals_a_dictionary(s3, capsys):
         play(s3(f"bucket/histories/{next(count)}"), steps)
 
     histories()
+
+
+# The whole way
+
+
+def test_a_run_on_an_object_store_that_is_interrupted_goes_on_and_ends_cleanly(s3, tmp_path):
+    """pyarrow ends its S3 library when the interpreter ends; that must neither hang nor change the exit code."""
+    from tests.test_pipeline import (  # slow to import, and the writers above import this module
+        LEXICAL,
+        write_collection,
+    )
+
+    data, address = write_collection(tmp_path / "data"), s3("bucket/whole")
+    settings = [LEXICAL, f"embed.store={address}", "embed.block_texts=1", "embed.ray=false"]
+    command = [sys.executable, "-m", "hnmine.cli", "mine", "--data", str(data), "--out", str(tmp_path / "out")]
+    command += [part for setting in settings for part in ("--set", setting)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while blocks_below(address) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=30)[1]
+        assert process.returncode == 130, errors
+    assert errors.endswith("interrupted; the same command goes on from here\n")
+    assert 0 < blocks_below(address) < 42
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "corrupt" not in done.stderr
+    assert "0 vectors from the store" not in done.stderr
+    assert blocks_below(address) == 42
+    assert "Traceback" not in errors + done.stderr
+
+
+def blocks_below(address: str) -> int:
+    root = Place.at(address)
+    infos = root.filesystem.get_file_info(pafs.FileSelector(root.path, recursive=True, allow_not_found=True))
+    return sum(info.path.endswith(".parquet") for info in infos)
