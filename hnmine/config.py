@@ -7,6 +7,7 @@ is stored with what it found.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -113,7 +114,11 @@ class EncoderConfig(_Section):
 class EmbedConfig(_Section):
     """How texts become vectors, and where these are kept."""
 
-    store: Path | None = Field(None, description="folder of the vector store; null: OUT/store")
+    store: str | None = Field(
+        None,
+        min_length=1,
+        description="vector store: folder, s3://bucket/prefix, gs://bucket/prefix …; null: OUT/store",
+    )
     device: Device = "auto"
     actors: int | None = Field(
         None, ge=1, description="encoder actors; null: one per GPU, else one per CPU core, at most 4"
@@ -121,6 +126,16 @@ class EmbedConfig(_Section):
     block_texts: int = Field(512, ge=1, description="texts in one block: the unit of work and of recovery")
     tokens_per_batch: int = Field(8192, ge=64, description="tokens, padding included, in one forward pass")
     ray: bool = Field(True, description="false: encode in this process, without Ray")
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _address(cls, store: Any) -> Any:
+        text = str(store) if isinstance(store, Path) else store
+        if isinstance(text, str) and re.match(r"\w{2,}:/(?!/)", text):
+            raise ValueError(f"an address has two slashes, got {text!r}; write it as text, not as a Path")
+        if isinstance(text, str) and re.match(r"\w+://[^/@]*:[^/@]*@", text):
+            raise ValueError("credentials belong in the environment (AWS_ACCESS_KEY_ID …): the manifest keeps settings")
+        return text
 
 
 class ReduceConfig(_Section):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hnmine import device as devices
 from hnmine.config import EmbedConfig
 from hnmine.encoders import Encoder, Plan
-from hnmine.errors import DeviceError, ModelError
+from hnmine.errors import DeviceError, HnmineError, ModelError
 from hnmine.progress import say, track
 from hnmine.session import quiet_ray_data, start_ray
 from hnmine.store import KEY_BYTES, Keys, VectorStore, keys_of
@@ -73,7 +73,8 @@ def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: Embe
     """Encode what the store lacks, equal texts once; return a view of every text's vector.
 
     Raises:
-        ModelError: the encoder gives non-finite values or cannot be loaded.
+        ModelError: the encoder gives non-finite values or cannot be loaded, or an actor cannot write to the store.
+        DataError: the store cannot be read or written.
     """
     store.describe()
     keys = {role: keys_of(texts[role].texts, plan.reading(role)) for role in texts}
@@ -140,13 +141,13 @@ class EncodeBlock:
         self._failure = ""
         try:
             self._encoder = plan.build()
-        except ModelError as error:
+        except HnmineError as error:
             self._failure = str(error)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
         """Encode every row of `blocks`; return how many texts each held, the seconds it took, and what failed.
 
-        A ModelError travels as a row: as an exception Ray would retry it, log it in full and lose its type.
+        What a user can mend travels as a row: as an exception Ray would retry it, log it in full and lose its type.
         """
         import time
 
@@ -155,7 +156,7 @@ class EncodeBlock:
             start = time.monotonic()
             try:
                 self._encode(block)
-            except ModelError as error:
+            except HnmineError as error:
                 self._failure = str(error)
             counts.append(len(block["texts"]))
             seconds.append(time.monotonic() - start)

@@ -46,11 +46,12 @@ class Plan:
     """What an actor needs to build an encoder, and what decides its output."""
 
     name: str
-    folder: Path
     fingerprint: Fingerprint
+    folder: Path | None = None
+    """Of a model; a lexical encoder has its fit instead."""
+    fit: lexical.Fit | None = None
     document: Reading = PLAIN
     query: Reading = PLAIN
-    kind: Literal["model", "lexical"] = "model"
     max_tokens: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
@@ -59,6 +60,11 @@ class Plan:
     architecture: str | None = None
     dense_head: int | None = None
     trust_remote_code: bool = False
+
+    @property
+    def kind(self) -> Literal["model", "lexical"]:
+        """What `build` makes."""
+        return "model" if self.fit is None else "lexical"
 
     def reading(self, role: Role) -> Reading:
         """Return how a text of this role is read."""
@@ -71,25 +77,29 @@ class Plan:
 
     def arranged(self) -> AbstractContextManager[Path]:
         """Lay out the model's folder as it is to be loaded; see `weights.arranged`."""
+        assert self.folder is not None
         return weights.arranged(
             self.folder, architecture=self.architecture, dense_head=self.dense_head, adapters=self.adapters
         )
 
     def build(self) -> Encoder:
         """Load the encoder; heavy."""
-        return lexical.LexicalEncoder(self.folder) if self.kind == "lexical" else ModelEncoder(self)
+        return ModelEncoder(self) if self.fit is None else lexical.LexicalEncoder(self.fit)
 
 
-def plan(config: EncoderConfig, corpus: Texts, store: Path, device: devices.Choice, tokens_per_batch: int) -> Plan:
-    """Plan a `model` or `lexical` encoder; the lexical one is fitted on `corpus` here.
+def plan(
+    config: EncoderConfig, corpus: Texts, store: str | Path, device: devices.Choice, tokens_per_batch: int
+) -> Plan:
+    """Plan a `model` or `lexical` encoder; the lexical one is fitted on `corpus` here, and the fit kept in `store`.
 
     Raises:
         ConfigError: the code of a model that is not pinned is to be trusted.
         ModelError: the model, its head or an adapter is missing, or it is unsafe.
+        DataError: the corpus has no terms, or the store cannot be used.
     """
     if config.lexical is not None:
-        fingerprint, folder = lexical.fitted(config.lexical, corpus, store)
-        return Plan(name=config.name, folder=folder, fingerprint=fingerprint, kind="lexical")
+        fingerprint, fit = lexical.fitted(config.lexical, corpus, store)
+        return Plan(name=config.name, fingerprint=fingerprint, fit=fit)
     folder = _folder(config)
     _refuse_too_many_tokens(config, folder)
     prompts = _own_prompts(folder)

@@ -10,6 +10,7 @@ from hnmine.embed import device_for, embed
 from hnmine.encoders import plan
 from hnmine.errors import DataError
 from hnmine.fuse import Fused, Vectors
+from hnmine.place import Place
 from hnmine.precomputed import read_precomputed
 from hnmine.progress import say, track
 from hnmine.reduce import Basis, fit, project
@@ -40,7 +41,8 @@ def encode(texts: dict[Role, Texts], config: Config, run: Run) -> Ensemble:
     """Embed the texts with every encoder, fuse, and reduce.
 
     Raises:
-        DataError: precomputed vectors or a given basis do not fit.
+        ConfigError: embed.store cannot be understood.
+        DataError: precomputed vectors or a given basis do not fit, or the store cannot be used.
         ModelError: an encoder cannot be loaded or computes nonsense.
         DeviceError: a GPU was asked for and is not there.
     """
@@ -56,6 +58,7 @@ def encode(texts: dict[Role, Texts], config: Config, run: Run) -> Ensemble:
 def _embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple[Vectors, ...], int, int]:
     """Return every encoder's vectors, and how many texts were encoded and reused."""
     root = config.embed.store or run.out / "store"
+    Place.at(root).create()
     vectors: list[Vectors] = []
     encoded, reused = 0, 0
     device = device_for(config.embed)

@@ -1,36 +1,94 @@
-"""The lexical encoder: TF-IDF and a truncated SVD, fitted on the corpus before encoding."""
+"""The lexical encoder: TF-IDF and a truncated SVD, fitted on the corpus before encoding.
+
+    STORE/lexical/<corpus and settings>-<sha256>.safetensors    terms, idf (T,), components (width, T)
+
+The name of a fit holds the hash of its bytes, which is part of the encoder's fingerprint too: a fit that is damaged is
+noticed and made anew, and vectors of two fits that differ in a bit never meet, whoever made them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from safetensors.numpy import load, save
 
 from hnmine.config import LexicalConfig
-from hnmine.errors import DataError
+from hnmine.errors import DataError, ModelError
+from hnmine.place import Place
+from hnmine.progress import say
 from hnmine.store import PLAIN, Fingerprint, Reading, keys_of
 from hnmine.types import Float32, Texts
 
 _TERM = r"(?u)\b\w\w+\b"
+_ENDING = ".safetensors"
 
 
-def fitted(config: LexicalConfig, corpus: Texts, store: Path) -> tuple[Fingerprint, Path]:
-    """Return the fingerprint and the folder of the encoder fitted on `corpus`; fit it if the store lacks it."""
-    corpus_digest = hashlib.sha256(np.sort(keys_of(corpus.texts), axis=0).tobytes()).hexdigest()
-    fingerprint = Fingerprint.of(
-        kind="lexical", corpus=corpus_digest, scikit_learn=version("scikit-learn"), **config.model_dump()
-    )
-    folder = store / fingerprint.digest / "fitted"
-    if not folder.exists():
-        _fit(config, corpus, folder)
-    return fingerprint, folder
+@dataclass(frozen=True)
+class Fit:
+    """The address of a fit; small, and travels to actors."""
+
+    store: str | Path
+    name: str
+
+    @classmethod
+    def write(cls, store: str | Path, asked: str, terms: Sequence[str], idf: Float32, components: Float32) -> Fit:
+        """Write a fit and return its address; `asked` names what was asked for."""
+        letters = np.frombuffer("\n".join(terms).encode(), dtype=np.uint8)
+        content = save({"terms": letters, "idf": idf, "components": components})
+        fit = cls(store, f"{asked}-{hashlib.sha256(content).hexdigest()}{_ENDING}")
+        fit.place.write(fit.name, content)
+        return fit
+
+    @property
+    def place(self) -> Place:
+        """The folder of all fits."""
+        return Place.at(self.store) / "lexical"
+
+    @property
+    def sha256(self) -> str:
+        """What the bytes must hash to."""
+        return self.name.removesuffix(_ENDING).rpartition("-")[2]
+
+    def read(self) -> pa.Buffer | None:
+        """Return the bytes; None, and the file is set aside, if they are not what was written; None if it is gone."""
+        raw = self.place.read(self.name)
+        if raw is None or hashlib.sha256(raw).hexdigest() == self.sha256:
+            return raw
+        aside = self.place.set_aside(self.name)
+        say("store", f"lexical fit {self.name} is damaged; set aside as {aside}, the encoder is fitted again")
+        return None
 
 
-def _fit(config: LexicalConfig, corpus: Texts, folder: Path) -> None:
+def fitted(config: LexicalConfig, corpus: Texts, store: str | Path) -> tuple[Fingerprint, Fit]:
+    """Return the fingerprint and the fit of the encoder on `corpus`; fit it if the store lacks it.
+
+    Raises:
+        DataError: the corpus has no terms, or the store cannot be used.
+    """
+    keys = keys_of(corpus.texts)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # neither the name nor the fit shall depend on the documents' order
+    facts = {
+        "kind": "lexical",
+        "corpus": hashlib.sha256(keys[order].tobytes()).hexdigest(),
+        "scikit_learn": version("scikit-learn"),
+        **config.model_dump(),
+    }
+    asked = Fingerprint.of(**facts).digest
+    names = (Place.at(store) / "lexical").files(_ENDING)
+    earlier = (Fit(store, name) for name in names if name.startswith(f"{asked}-"))
+    fit = next((fit for fit in earlier if fit.read() is not None), None)
+    if fit is None:
+        fit = _fit(config, [corpus.texts[row] for row in order], store, asked)
+    return Fingerprint.of(**facts, fit=fit.sha256), fit
+
+
+def _fit(config: LexicalConfig, texts: Sequence[str], store: str | Path, asked: str) -> Fit:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
 
@@ -38,36 +96,39 @@ def _fit(config: LexicalConfig, corpus: Texts, folder: Path) -> None:
         sublinear_tf=True, max_features=config.max_terms, token_pattern=_TERM, dtype=np.float32
     )
     try:
-        matrix = vectorizer.fit_transform(corpus.texts)
+        matrix = vectorizer.fit_transform(texts)
     except ValueError as error:
         raise DataError(f"the lexical encoder finds no terms in the corpus: {error}; remove it from encoders") from None
     width = max(1, min(config.width, min(matrix.shape) - 1))
     _, _, components = randomized_svd(matrix, n_components=width, random_state=config.seed)
-    hidden = folder.with_name(f"{folder.name}.{np.random.SeedSequence().entropy:x}.tmp")
-    hidden.mkdir(parents=True)
-    vocabulary = {term: int(column) for term, column in vectorizer.vocabulary_.items()}
-    (hidden / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    np.save(hidden / "idf.npy", vectorizer.idf_.astype(np.float32))
-    np.save(hidden / "components.npy", components.astype(np.float32))
-    try:
-        hidden.rename(folder)
-    except OSError:  # another run fitted the same corpus meanwhile: its files are the same
-        if not folder.exists():
-            raise
+    return Fit.write(
+        store,
+        asked,
+        vectorizer.get_feature_names_out().tolist(),
+        vectorizer.idf_.astype(np.float32),
+        np.ascontiguousarray(components, dtype=np.float32),
+    )
 
 
 class LexicalEncoder:
     """TF-IDF rows times the components of a truncated SVD; a text without a known term is the zero vector."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, fit: Fit) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+        raw = fit.read()
+        if raw is None:
+            raise ModelError(f"the lexical fit {fit.place}/{fit.name} was there and is gone or damaged; run again")
+        arrays = load(raw.to_pybytes())
+        terms = arrays["terms"].tobytes().decode().split("\n")
         self._vectorizer = TfidfVectorizer(
-            sublinear_tf=True, vocabulary=vocabulary, token_pattern=_TERM, dtype=np.float32
+            sublinear_tf=True,
+            vocabulary={term: column for column, term in enumerate(terms)},
+            token_pattern=_TERM,
+            dtype=np.float32,
         )
-        self._vectorizer.idf_ = np.load(folder / "idf.npy", allow_pickle=False)
-        self._components = np.load(folder / "components.npy", allow_pickle=False)
+        self._vectorizer.idf_ = arrays["idf"]
+        self._components = arrays["components"]
 
     def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
         """Return one row a text."""

@@ -3,14 +3,13 @@
     STORE/<fingerprint>/encoder.json        what the fingerprint stands for, for people
     STORE/<fingerprint>/<unique>.parquet    one block: text_key (16 bytes), vector (fixed-size list of float32)
 
-A vector's address is (fingerprint of the encoder, key of the text). Blocks are written under a unique name and
-renamed, so a reader sees whole blocks only, and any number of writers do no harm. A block whose checksum fails
-is set aside as `<name>.corrupt`; its texts count as missing and are encoded again.
+A vector's address is (fingerprint of the encoder, key of the text). STORE is a folder or a prefix in an object store
+(see `place`). Blocks have unique names and are visible only when whole, so any number of writers do no harm. A block
+whose checksum fails is set aside as `<name>.corrupt`; its texts count as missing and are encoded again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import uuid
@@ -24,10 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hnmine.place import Place
 from hnmine.progress import say
 from hnmine.types import Float32, Int64
 
 KEY_BYTES = 16
+_GROUP_VALUES = 2**20  # of a row group: 4 MiB; Arrow's lists are addressed by 32 bits
 Keys = NDArray[np.uint64]
 """Keys of n texts, shape (n, 2)."""
 
@@ -77,35 +78,24 @@ def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
 
 @dataclass(frozen=True)
 class VectorStore:
-    """The blocks of one encoder."""
+    """The blocks of one encoder. It travels to actors; each opens the address for itself."""
 
-    root: Path
+    root: str | Path
+    """A folder, or an address that pyarrow.fs understands."""
     fingerprint: Fingerprint
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """Where this encoder's blocks are."""
-        return self.root / self.fingerprint.digest
-
-    def scan(self, keys: Keys) -> Iterator[tuple[Int64, Float32]]:
-        """Yield, block by block, the rows of `keys` that are stored and their vectors (n, width); each row once.
-
-        Equal keys are served alike.
-        """
-        open_rows = np.argsort(keys[:, 0], kind="stable")
-        for path in sorted(self.folder.glob("*.parquet")):
-            if not len(open_rows):
-                return
-            block = self._read(path, keys[open_rows])
-            if block is not None:
-                positions, vectors = block
-                yield open_rows[positions], vectors
-                open_rows = np.delete(open_rows, positions)
+        return Place.at(self.root) / self.fingerprint.digest
 
     def load(self, keys: Keys) -> tuple[Float32 | None, NDArray[np.bool_]]:
         """Return the vectors of these keys (n, width) and which of them were found.
 
-        Rows that were not found hold zeros. The array is None if nothing was found.
+        Rows that were not found hold zeros. The array is None if nothing was found. Equal keys are served alike.
+
+        Raises:
+            DataError: the store cannot be read.
         """
         found = np.zeros(len(keys), dtype=bool)
         vectors: Float32 | None = None
@@ -115,53 +105,89 @@ class VectorStore:
             vectors[rows], found[rows] = values, True
         return vectors, found
 
-    def _read(self, path: Path, ordered: Keys) -> tuple[NDArray[np.int64], Float32] | None:
-        """Return positions in `ordered` that this block serves, and their vectors."""
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                stored = _keys_column(file.read(columns=["text_key"]).column("text_key"))
-                wanted, source = _match(ordered, stored)
-                if not len(wanted):
-                    return None
-                return wanted, _vectors_column(file.read(columns=["vector"]).column("vector"))[source]
-        except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
-            aside = path.with_suffix(".corrupt")
-            with contextlib.suppress(FileNotFoundError):  # another reader was first
-                path.rename(aside)
-            say(
-                "store",
-                f"block {path.name} is damaged ({error}); set aside as {aside.name}, its texts are encoded again",
-            )
-            return None
+    def scan(self, keys: Keys) -> Iterator[tuple[Int64, Float32]]:
+        """Yield, block by block, the rows of `keys` that the block serves, and their vectors (rows, width).
 
-    def write(self, keys: Keys, vectors: Float32) -> Path:
-        """Write one block, visible only when complete."""
+        A row comes at most once, from the first readable block that has its key; equal keys are all served. At no
+        time more than one block is in memory.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        order = np.argsort(keys[:, 0], kind="stable")
+        ordered = keys[order]
+        left = np.ones(len(keys), dtype=bool)
+        folder = self.folder
+        for name in folder.files(".parquet"):
+            if not left.any():
+                return
+            raw = folder.read(name)
+            if raw is None:  # another reader set it aside
+                continue
+            try:
+                positions, vectors = _served(raw, ordered, left)
+            except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
+                aside = folder.set_aside(name)
+                say("store", f"block {name} is damaged ({error}); set aside as {aside}, its texts are encoded again")
+                continue
+            if len(positions):
+                left[positions] = False
+                yield order[positions], vectors
+
+    def write(self, keys: Keys, vectors: Float32) -> str:
+        """Write one block, visible only when complete; return its name.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
         assert len(keys) == len(vectors)
         assert vectors.dtype == np.float32
-        self.folder.mkdir(parents=True, exist_ok=True)
+        width = vectors.shape[1]
         table = pa.table(
             {
                 "text_key": pa.Array.from_buffers(
                     pa.binary(KEY_BYTES), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys))]
                 ),
-                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
             }
         )
-        path = self.folder / f"{uuid.uuid4().hex}.parquet"
-        hidden = path.with_suffix(".tmp")
-        pq.write_table(table, hidden, compression="none", use_dictionary=False, write_page_checksum=True)
-        hidden.replace(path)
-        return path
+        content = pa.BufferOutputStream()
+        pq.write_table(
+            table,
+            content,
+            row_group_size=max(1, _GROUP_VALUES // width),
+            compression="none",
+            use_dictionary=False,
+            write_page_checksum=True,
+        )
+        name = f"{uuid.uuid4().hex}.parquet"
+        self.folder.write(name, content.getvalue())
+        return name
 
     def describe(self) -> None:
-        """Write `encoder.json` once."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "encoder.json"
-        if not path.exists():
-            hidden = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        """Write `encoder.json` once.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        if "encoder.json" not in self.folder.files():
             facts = {name: json.loads(fact) for name, fact in self.fingerprint.facts}
-            hidden.write_text(json.dumps(facts, indent=1, sort_keys=True), encoding="utf-8")
-            hidden.replace(path)
+            self.folder.write("encoder.json", json.dumps(facts, indent=1, sort_keys=True).encode())
+
+
+def _served(raw: pa.Buffer, ordered: Keys, left: NDArray[np.bool_]) -> tuple[Int64, Float32]:
+    """Return the positions in `ordered` that are left and that this block serves, and their vectors.
+
+    Whatever is wrong with the bytes is an error, if it would change what is returned.
+    """
+    with pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True) as file:
+        positions, source = _match(ordered, _keys_column(file.read(columns=["text_key"]).column("text_key")))
+        wanted = left[positions]
+        if not wanted.any():
+            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
+        groups = (file.read_row_group(group, columns=["vector"]) for group in range(file.num_row_groups))
+        vectors = np.concatenate([_vectors_column(group.column("vector")) for group in groups])
+        return positions[wanted], vectors[source[wanted]]
 
 
 def _keys_column(column: pa.ChunkedArray) -> Keys:
@@ -181,14 +207,13 @@ def _vectors_column(column: pa.ChunkedArray) -> Float32:
     return values
 
 
-def _match(ordered: Keys, stored: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return positions in `ordered` (sorted by the first half) whose key is stored, and where."""
-    if not len(stored):
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    lookup = np.argsort(stored[:, 0], kind="stable")
-    half = stored[lookup, 0]
-    at = np.searchsorted(half, ordered[:, 0])
-    at[at == len(half)] = 0
-    source = lookup[at]
-    hit = (stored[source] == ordered).all(axis=1)
-    return np.flatnonzero(hit), source[hit]
+def _match(ordered: Keys, stored: Keys) -> tuple[Int64, Int64]:
+    """Return positions in `ordered` (sorted by the first half) whose key is stored, each once, and where."""
+    half = np.ascontiguousarray(ordered[:, 0])
+    first = np.searchsorted(half, stored[:, 0], side="left")
+    count = np.searchsorted(half, stored[:, 0], side="right") - first
+    source = np.repeat(np.arange(len(stored)), count)
+    at = np.arange(len(source)) + np.repeat(first - np.cumsum(count) + count, count)
+    hit = (ordered[at] == stored[source]).all(axis=1)
+    positions, once = np.unique(at[hit], return_index=True)
+    return positions, source[hit][once]

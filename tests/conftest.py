@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,9 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "AWS_ACCESS_KEY_ID": "test",  # for the S3 server below, and in the environment before Ray is
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_EC2_METADATA_DISABLED": "true",
 }
 os.environ.pop("RAY_ADDRESS", None)
 
@@ -25,3 +32,42 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real retrieval sets in {folder}; set HNMINE_DATA")
     return folder
+
+
+_S3_SERVER = """
+import logging, sys
+from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Callable[[str], str]]:
+    """A real S3 server with one bucket; returns what makes an address of `bucket/prefix`.
+
+    It has its own process: pyarrow may hold this one's interpreter lock while it waits for an answer.
+    """
+    import pyarrow.fs as pafs
+
+    with subprocess.Popen(
+        [sys.executable, "-c", _S3_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        query = f"endpoint_override=127.0.0.1:{int(server.stdout.readline())}&scheme=http"
+        pafs.FileSystem.from_uri(f"s3://bucket/?{query}&allow_bucket_creation=true")[0].create_dir("bucket")
+        yield lambda path: f"s3://{path}?{query}"
+        server.stdin.close()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store may be: an address of each kind, nothing there yet."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    address: str = request.getfixturevalue("s3")(f"bucket/{uuid.uuid4().hex}/store")
+    return address

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from hnmine.config import Config, EncoderConfig, LexicalConfig, describe, load
+from hnmine.config import Config, EmbedConfig, EncoderConfig, LexicalConfig, describe, load
 from hnmine.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def test_nothing_given_is_the_defaults(tmp_path):
 
 def test_the_file_is_read_and_the_later_override_wins(tmp_path):
     config = from_yaml(tmp_path, "reduce: {variance: 0.9}\nembed: {store: s}", "reduce.seed=3", "reduce.seed=4")
-    assert (config.reduce.variance, config.reduce.seed, config.embed.store) == (0.9, 4, Path("s"))
+    assert (config.reduce.variance, config.reduce.seed, config.embed.store) == (0.9, 4, "s")
     assert from_yaml(tmp_path, "reduce: {variance: 0.9}", "reduce.variance=0.5").reduce.variance == 0.5
 
 
@@ -253,3 +253,16 @@ def test_denoising_needs_a_model_and_something_to_ask():
         load(overrides=["guards.denoise.margin=0.1"])
     with pytest.raises(ConfigError, match="margin and most are both null, so nothing would be removed; set one"):
         load(overrides=["guards.denoise={model: a, margin: null}"])
+
+
+def test_a_store_is_a_folder_or_an_address_without_credentials():
+    for store in ("s", "/a/b", "s3://bucket/p?region=eu-west-1", "gs://anonymous@bucket/p", "file:///tmp/s"):
+        assert load(overrides=[f"embed.store={store}"]).embed.store == store
+    assert EmbedConfig(store=Path("a/b")).store == "a/b"
+    with pytest.raises(ConfigError, match="credentials belong in the environment") as caught:
+        load(overrides=["embed.store=s3://key:secret@bucket/p"])
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ValueError, match="an address has two slashes, got 's3:/bucket/p'"):
+        EmbedConfig(store=Path("s3://bucket/p"))
+    with pytest.raises(ConfigError, match=r"embed\.store"):
+        load(overrides=["embed.store=''"])

@@ -9,11 +9,12 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,6 +23,7 @@ from hnmine.device import Choice
 from hnmine.embed import Embedded, embed, gpu_actors
 from hnmine.encoders import Plan, plan
 from hnmine.errors import DeviceError, ModelError
+from hnmine.lexical import Fit
 from hnmine.store import PLAIN, Fingerprint, Reading, VectorStore, keys_of
 from hnmine.types import Texts
 from tests.test_encoders import planned, tiny_jina, tiny_model
@@ -207,7 +209,52 @@ def test_vectors_that_are_not_numbers_are_a_model_error_and_never_stored(tiny, t
     assert not blocks(bad, tmp_path / "store")
 
 
+def test_a_damaged_block_is_encoded_again_and_nothing_else(tiny, root):
+    first = run(tiny, root)
+    folder = VectorStore(root, tiny.fingerprint).folder
+    name = folder.files(".parquet")[0]
+    raw = folder.read(name).to_pybytes()
+    folder.write(name, raw[: len(raw) // 2])
+    second = run(tiny, root)
+    assert second.encoded == pq.read_metadata(pa.BufferReader(raw)).num_rows
+    assert second.encoded + second.reused == 80
+    assert same(first, second)
+    assert run(tiny, root).encoded == 0
+
+
 # With Ray
+
+
+@pytest.mark.ray
+def test_actors_write_to_an_object_store_what_one_process_writes(s3, tmp_path):
+    config = EncoderConfig(name="lexical", lexical=LexicalConfig(width=8))
+    there = plan(config, TEXTS["document"], s3("bucket/actors"), CPU, 8192)
+    over_actors = run(there, s3("bucket/actors"), ray=True, actors=2)
+    assert (over_actors.encoded, over_actors.reused) == (80, 0)
+    assert len(VectorStore(s3("bucket/actors"), there.fingerprint).folder.files(".parquet")) == 5
+    assert same(over_actors, run(there, tmp_path))
+    assert run(there, s3("bucket/actors"), ray=True, actors=2).encoded == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InTheWay(Plan):
+    """Building it puts a file where the blocks were to be, as if somebody had taken the folder away."""
+
+    way: Path = Path()
+
+    def build(self) -> Any:
+        shutil.rmtree(self.way, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.way.write_text("")
+        return super().build()
+
+
+@pytest.mark.ray
+def test_a_store_that_actors_cannot_write_is_told_without_a_traceback(lexical, tmp_path, capfd):
+    folder = tmp_path / "store" / lexical.fingerprint.digest
+    with pytest.raises(ModelError, match=r"vector store .* cannot be (used|written): .*; choose another embed.store"):
+        run(InTheWay(**vars(lexical), way=folder), tmp_path / "store", ray=True, actors=2)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.ray
@@ -230,10 +277,10 @@ def test_a_model_that_cannot_be_loaded_is_a_model_error_through_ray(tiny, tmp_pa
 
 @pytest.mark.ray
 def test_vectors_that_are_not_numbers_are_a_model_error_through_ray(lexical, tmp_path, capfd):
-    components = np.load(lexical.folder / "components.npy")
-    np.save(lexical.folder / "components.npy", np.full_like(components, np.nan))
+    nan = np.full((8, len(WORDS)), np.nan, dtype=np.float32)
+    broken = replace(lexical, fit=Fit.write(tmp_path / "fit", "nan", WORDS, np.ones(len(WORDS), np.float32), nan))
     with pytest.raises(ModelError, match=r"encoder lexical \(float32\) gives NaN or infinity"):
-        run(lexical, tmp_path / "store", ray=True, actors=2)
+        run(broken, tmp_path / "store", ray=True, actors=2)
     assert "Traceback" not in capfd.readouterr().err
 
 

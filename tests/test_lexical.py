@@ -9,7 +9,8 @@ import pytest
 
 from hnmine.config import EncoderConfig, LexicalConfig
 from hnmine.encoders import Plan, plan
-from hnmine.errors import DataError
+from hnmine.errors import DataError, ModelError
+from hnmine.lexical import Fit
 from tests.test_encoders import CPU, texts_of
 
 
@@ -18,7 +19,7 @@ def corpus_of(count: int, seed: int = 0) -> list[str]:
     return [" ".join(f"term{t}" for t in rng.zipf(1.3, 12) if t < 60) + f" doc{row % 9}" for row in range(count)]
 
 
-def lexical(corpus: list[str], store: Path, **settings) -> Plan:
+def lexical(corpus: list[str], store: str | Path, **settings) -> Plan:
     config = EncoderConfig(name="lexical", lexical=LexicalConfig(**settings))
     return plan(config, texts_of(corpus), store, CPU, 8192)
 
@@ -39,16 +40,65 @@ def test_lexical_equals_tf_idf_and_a_truncated_svd_up_to_sign(tmp_path):
     assert encoded * signs == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_lexical_fit_is_reused_and_follows_the_corpus(tmp_path):
+def test_the_lexical_fit_is_reused_and_follows_the_corpus(root, monkeypatch):
+    corpus = corpus_of(24)
+    first = lexical(corpus, root)
+    others = [lexical([*corpus, "one more"], root), lexical(corpus, root, width=3)]
+    assert len({first.fingerprint.digest, *(other.fingerprint.digest for other in others)}) == 3
+    assert len(first.fit.place.files()) == 3
+    monkeypatch.setattr("hnmine.lexical._fit", None)
+    assert lexical(corpus[::-1], root) == first  # the order of documents is not the corpus
+    assert len(first.fit.place.files()) == 3
+
+
+def test_the_fit_does_not_depend_on_the_order_of_documents(tmp_path):
+    corpus = corpus_of(24)
+    first, second = lexical(corpus, tmp_path / "1"), lexical(corpus[::-1], tmp_path / "2")
+    assert first.fingerprint == second.fingerprint
+    encoded = [each.build().encode(corpus) for each in (first, second)]
+    assert np.array_equal(*encoded)
+
+
+@pytest.mark.parametrize("how", [lambda raw: raw[:-9], lambda raw: b"", lambda raw: raw[:40] + b"?" + raw[41:]])
+def test_a_damaged_fit_is_said_set_aside_and_made_again(how, root, capsys):
+    corpus = corpus_of(24)
+    first = lexical(corpus, root)
+    expected = first.build().encode(corpus)
+    raw = first.fit.read().to_pybytes()
+    first.fit.place.write(first.fit.name, how(raw))
+    assert lexical(corpus, root) == first
+    said = capsys.readouterr().err
+    assert f"lexical fit {first.fit.name} is damaged" in said
+    assert first.fit.place.files() == [f"{Path(first.fit.name).stem}.corrupt", first.fit.name]
+    assert np.array_equal(first.build().encode(corpus), expected)
+
+
+def test_every_byte_of_a_fit_is_checked(tmp_path, capsys):
+    fit = lexical(corpus_of(6), tmp_path).fit
+    raw = fit.read().to_pybytes()
+    for at in range(0, len(raw), 7):
+        fit.place.write(fit.name, raw[:at] + bytes([raw[at] ^ (1 << at % 8)]) + raw[at + 1 :])
+        assert fit.read() is None, at
+
+
+def test_an_actor_that_finds_its_fit_gone_says_so(root):
+    planned = lexical(corpus_of(24), root)
+    planned.fit.place.set_aside(planned.fit.name)
+    with pytest.raises(ModelError, match=r"lexical fit .*\.safetensors was there and is gone or damaged; run again"):
+        planned.build()
+
+
+def test_fits_that_differ_never_share_vectors(tmp_path):
+    """Two runs at once may fit the same corpus a bit differently, on two machines: each keeps to its own."""
     corpus = corpus_of(24)
     first = lexical(corpus, tmp_path)
-    written = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
-    again = lexical(corpus[::-1], tmp_path)  # the order of documents is not the corpus
-    assert again.folder == first.folder
-    assert {path: path.stat().st_mtime_ns for path in again.folder.iterdir()} == written
-    others = [lexical([*corpus, "one more"], tmp_path), lexical(corpus, tmp_path, width=3)]
-    assert len({first.fingerprint.digest, *(other.fingerprint.digest for other in others)}) == 3
-    assert not list(tmp_path.rglob("*.tmp"))
+    asked = first.fit.name.partition("-")[0]
+    other = Fit.write(tmp_path, asked, ["term1"], np.ones(1, np.float32), np.ones((1, 1), np.float32))
+    again = lexical(corpus, tmp_path)  # one of both, and its vectors go where its bits say
+    assert other != first.fit
+    assert again.fit in (first.fit, other)
+    assert (again.fit == first.fit) == (again.fingerprint == first.fingerprint)
+    assert first.build().encode(["term1"]).shape == (1, 23)
 
 
 def test_a_text_without_a_known_term_is_the_zero_vector(tmp_path):
