@@ -295,7 +295,7 @@ def check_training(sizes: Sizes, model: Path, gpu: Choice) -> Line:
 
         return step
 
-    dtype = "float32" if gpu.kind == "cpu" else devices.choose_dtype("auto", gpu.kind)
+    dtype = "float32" if gpu.kind == "cpu" else devices.choose_dtype("auto", gpu.kind, training=True)
     (ours, cpu_s), (theirs, gpu_s) = timed(stepping(CPU, "float32")), timed(stepping(gpu, dtype))
     cosine = float(torch.nn.functional.cosine_similarity(ours, theirs, dim=0))
     return Line("training", cosine > 0.99, f"{model.name}, {dtype}: cosine of the gradients {cosine:.5f}", cpu_s, gpu_s)

@@ -15,7 +15,7 @@ _HOME = {
     "HnmineError": "hnmine.errors",
     "audit": "hnmine.pipeline",
     "evaluate": "hnmine.pipeline",
-    "load_config": "hnmine.config",
+    "load_config": "hnmine.settings",
     "mine": "hnmine.pipeline",
     "run": "hnmine.pipeline",
     "train": "hnmine.pipeline",

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hnmine.config import describe, load
 from hnmine.errors import HnmineError
+from hnmine.settings import describe, load
 
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.

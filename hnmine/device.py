@@ -77,10 +77,13 @@ def cpu_multiplies_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def choose_dtype(setting: str, device: Kind) -> str:
-    """Turn `auto` into the fastest number type the device computes in hardware."""
+def choose_dtype(setting: str, device: Kind, *, training: bool = False) -> str:
+    """Turn `auto` into the fastest number type the device computes in hardware.
+
+    Training keeps to bfloat16, whose range is that of float32: small gradients would vanish in float16.
+    """
     if setting != "auto":
         return setting
     if device == "gpu":
-        return "float16"
+        return "bfloat16" if training else "float16"
     return "bfloat16" if cpu_multiplies_bfloat16() else "float32"

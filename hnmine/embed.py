@@ -24,7 +24,7 @@ from hnmine.encoders import Encoder, Plan
 from hnmine.errors import DeviceError, HnmineError, ModelError
 from hnmine.progress import say, track
 from hnmine.session import quiet_ray_data, start_ray
-from hnmine.store import KEY_BYTES, Keys, VectorStore, keys_of
+from hnmine.store import KEY_BYTES, PLAIN, Keys, Reading, VectorStore, keys_of
 from hnmine.types import Float32, Int64, Role, Texts
 
 _MAX_LOCAL_ACTORS = 4
@@ -42,6 +42,13 @@ class Embedded:
     encoded: int
     """Texts that had to be encoded."""
     reused: int
+    reading: Reading = PLAIN
+    """Of documents."""
+
+    @property
+    def identity(self) -> str:
+        """The encoder's fingerprint and how documents are read."""
+        return f"{self.store.fingerprint.digest} {self.reading.prompt!r} {self.reading.adapter or ''}".strip()
 
     def count(self, role: Role) -> int:
         """Return the number of texts of this role."""
@@ -91,7 +98,15 @@ def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: Embe
         if not newly.all():
             raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
     say("embed", f"{plan.name}: {unique - missing:,} vectors from the store, {missing:,} encoded, width {width}")
-    return Embedded(name=plan.name, store=store, keys=keys, width=width, encoded=missing, reused=unique - missing)
+    return Embedded(
+        name=plan.name,
+        store=store,
+        keys=keys,
+        width=width,
+        encoded=missing,
+        reused=unique - missing,
+        reading=plan.reading("document"),
+    )
 
 
 def _found(store: VectorStore, keys: Keys) -> tuple[NDArray[np.bool_], int]:

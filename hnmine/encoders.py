@@ -33,6 +33,9 @@ from hnmine.types import Float32, Role, Texts
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
+# On a CPU the activations of a batch should stay in its caches; a GPU wants to be filled.
+_TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
+
 
 class Encoder(Protocol):
     """A loaded encoder. Loading is heavy and done once; `encode` is light."""
@@ -55,7 +58,7 @@ class Plan:
     max_tokens: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
-    tokens_per_batch: int = 8192
+    tokens_per_batch: int = 2048
     gpus: float = 1.0
     architecture: str | None = None
     dense_head: int | None = None
@@ -88,7 +91,7 @@ class Plan:
 
 
 def plan(
-    config: EncoderConfig, corpus: Texts, store: str | Path, device: devices.Choice, tokens_per_batch: int
+    config: EncoderConfig, corpus: Texts, store: str | Path, device: devices.Choice, tokens_per_batch: int | None
 ) -> Plan:
     """Plan a `model` or `lexical` encoder; the lexical one is fitted on `corpus` here, and the fit kept in `store`.
 
@@ -112,7 +115,7 @@ def plan(
         max_tokens=config.max_tokens,
         device=device.torch_name,
         dtype=devices.choose_dtype(config.dtype, device.kind),
-        tokens_per_batch=config.tokens_per_batch or tokens_per_batch,
+        tokens_per_batch=config.tokens_per_batch or tokens_per_batch or _TOKENS_PER_BATCH[device.kind],
         gpus=config.gpus,
         architecture=config.architecture,
         dense_head=config.dense_head,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hnmine import device as devices
 from hnmine.config import Config, ReduceConfig
@@ -89,10 +89,10 @@ def _basis(fused: Fused, config: ReduceConfig) -> Basis | None:
     if config.basis is None:
         return None if config.variance is None else _fit(fused, config)
     basis = Basis.load(config.basis)
-    if len(basis.mean_C) != fused.width:
+    if basis.made_of != fused.identity:
         raise DataError(
-            f"{config.basis} is a basis of vectors of width {len(basis.mean_C)}, the encoders give {fused.width}; "
-            "use the encoders it was fitted with, or reduce.basis=null"
+            f"{config.basis} was fitted on vectors of {'; '.join(basis.made_of)}, this run has "
+            f"{'; '.join(fused.identity)}; use the same encoders, prompts, types and weights, or reduce.basis=null"
         )
     say("reduce", f"basis of {config.basis}: width {fused.width} → {basis.width}")
     return basis
@@ -118,4 +118,4 @@ def _fit(fused: Fused, config: ReduceConfig) -> Basis:
         f"width {fused.width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} "
         "documents" + (f", {basis.kept_held_out:.1%} of others" if basis.kept_held_out is not None else ""),
     )
-    return basis
+    return replace(basis, made_of=fused.identity)

@@ -19,6 +19,10 @@ class Vectors(Protocol):
     """One encoder's vectors of all texts, as `fuse` reads them; a row need not be a unit vector."""
 
     @property
+    def identity(self) -> str:
+        """What made them: the same word, the same encoder."""
+
+    @property
     def width(self) -> int:
         """Dimensions."""
 
@@ -57,6 +61,13 @@ class Fused:
         counts = {(encoder.count("document"), encoder.count("query")) for encoder in self.encoders}
         if len(self.encoders) != len(self.weights) or len(counts) != 1:
             raise ValueError(f"need one weight an encoder and equal texts, got {counts}, weights {self.weights}")
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What X_concat is made of, in order: a basis fits no other."""
+        return tuple(
+            f"{encoder.identity} x {weight:g}" for encoder, weight in zip(self.encoders, self.weights, strict=True)
+        )
 
     @property
     def width(self) -> int:

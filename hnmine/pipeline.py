@@ -235,7 +235,7 @@ def _evaluate(splits: Splits, data: str | Path, config: Config, run: Run) -> Non
     with run.timed("evaluate"):
         rerankers, max_tokens = _rerankers(config.train, run)
         device = devices.choose(config.train.device)
-        dtype = devices.choose_dtype(config.train.dtype, device.kind)
+        dtype = devices.choose_dtype(config.train.dtype, device.kind, training=True)
         task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
         texts = digest([task.queries.texts, task.doc_rows_QK.tolist(), sorted(task.document_texts.items())])
         rows = {FIRST_STAGE: means(measure(task, task.first_scores_QK))}

@@ -22,6 +22,12 @@ class Precomputed:
     """Vectors in memory; a `fuse.Vectors`."""
 
     of_role: dict[Role, Float32]
+    name: str = "precomputed"
+
+    @property
+    def identity(self) -> str:
+        """The encoder's name: what made the vectors is not known here."""
+        return self.name
 
     @property
     def width(self) -> int:
@@ -60,7 +66,7 @@ def read_precomputed(name: str, folder: Path, texts: dict[Role, Texts]) -> Preco
             f"encoder {name}: documents.parquet has vectors of width {widths['document']}, queries.parquet of width "
             f"{widths['query']}; both must come from the same model"
         )
-    return Precomputed(of_role=vectors)
+    return Precomputed(of_role=vectors, name=name)
 
 
 def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:

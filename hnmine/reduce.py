@@ -43,6 +43,8 @@ class Basis:
     library: str
     kept_held_out: float | None = None
     """Share of the variance of documents outside the sample that the basis explains; None if it was fitted on all."""
+    made_of: tuple[str, ...] = ()
+    """Identities of the encoders whose vectors it was fitted on; see `fuse.Fused.identity`."""
 
     @property
     def width(self) -> int:
@@ -57,7 +59,12 @@ class Basis:
     def save(self, path: Path) -> None:
         """Write the basis as safetensors, complete or not at all."""
         arrays = {"mean": self.mean_C, "components": self.components_RC, "spectrum": self.explained_variance_C}
-        facts = {"fitted_rows": self.fitted_rows, "library": self.library, "kept_held_out": self.kept_held_out}
+        facts = {
+            "fitted_rows": self.fitted_rows,
+            "library": self.library,
+            "kept_held_out": self.kept_held_out,
+            "made_of": self.made_of,
+        }
         hidden = path.with_name(f".{path.name}.tmp")
         save_file(arrays, hidden, metadata={"hnmine": json.dumps(facts)})
         hidden.replace(path)
@@ -72,8 +79,9 @@ class Basis:
         try:
             with safe_open(path, framework="numpy") as file:
                 facts = json.loads((file.metadata() or {})["hnmine"])
+                facts["made_of"] = tuple(facts["made_of"])
                 mean, components, spectrum = (file.get_tensor(name) for name in ("mean", "components", "spectrum"))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise DataError(f"{path} is not a basis.safetensors of an earlier run: {error!r}") from None
         return cls(mean_C=mean, components_RC=components, explained_variance_C=spectrum, **facts)
 

@@ -15,6 +15,7 @@ import json
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,12 @@ def key_of(text: str, reading: Reading = PLAIN) -> bytes:
 
 
 def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
-    """Return the keys of many texts."""
+    """Return the keys of many texts; those of the last few calls are remembered, since encoders read the same."""
+    return _keys_of(tuple(texts), reading)
+
+
+@lru_cache(maxsize=4)
+def _keys_of(texts: tuple[str, ...], reading: Reading) -> Keys:
     joined = b"".join(key_of(text, reading) for text in texts)
     return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
 

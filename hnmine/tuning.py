@@ -26,6 +26,7 @@ from hnmine.lists import Lists, first_stage_anchors, random_anchors, training_li
 from hnmine.progress import say
 from hnmine.runs import Run, digest, versions, write_json
 from hnmine.splits import Splits
+from hnmine.trackers import tracking
 from hnmine.training import train
 
 START = "start"
@@ -104,7 +105,7 @@ class _Tuning:
             for (query, positive), rows in _read_negatives(run.out / "negatives.parquet", splits).items()
         }
         device = devices.choose(config.device)
-        self._recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind))
+        self._recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind, training=True))
         self._workers = config.workers or (max(1, devices.visible_gpus()) if device.kind == "gpu" else 1)
         self._pairs = splits.train
         if config.max_pairs is not None and config.max_pairs < len(splits.train):
@@ -208,7 +209,20 @@ class _Tuning:
                 )
                 return known
             say("train", f"{name}: {out} is not as it was when its training ended, so it is trained again")
-        trained = train(name, start, lists, dev, recipe, out, workers=self._workers, start_dev=start_dev)
+        curves = self._run.out / "tensorboard" / name
+        with tracking(name, curves, self._config.mlflow, asdict(recipe)) as tracker:
+            trained = train(
+                name,
+                start,
+                lists,
+                dev,
+                recipe,
+                out,
+                workers=self._workers,
+                identity=identity,
+                start_dev=start_dev,
+                tracker=tracker,
+            )
         record = _Record(
             identity=identity,
             files=_files_of(out),

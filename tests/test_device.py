@@ -55,4 +55,5 @@ def test_a_set_number_type_stays_and_auto_follows_the_device():
         "float16",
     ]
     assert device.choose_dtype("auto", "gpu") == "float16"
+    assert device.choose_dtype("auto", "gpu", training=True) == "bfloat16"
     assert device.choose_dtype("auto", "cpu") == ("bfloat16" if device.cpu_multiplies_bfloat16() else "float32")

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnmine.config import Config, EncoderConfig, load
+from hnmine.config import Config, EncoderConfig
 from hnmine.device import Choice
 from hnmine.embed import Embedded
 from hnmine.ensemble import Ensemble, encode
-from hnmine.errors import ModelError
+from hnmine.errors import DataError, ModelError
 from hnmine.fuse import Fused
 from hnmine.reduce import fit, project
 from hnmine.runs import open_run
+from hnmine.settings import load
 from hnmine.store import Fingerprint, VectorStore, keys_of
 from hnmine.types import Texts
 from tests.test_encoders import texts_of, tiny_model
@@ -106,3 +107,20 @@ def test_every_encoder_is_planned_before_the_first_encodes(tmp_path):
     with open_run(tmp_path / "out", config) as run, pytest.raises(ModelError, match="has no adapter none"):
         encode(texts, config, run)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 1.0)])
+def test_a_basis_of_other_weights_or_encoders_is_refused(weights, tmp_path):
+    for width in (6, 9):
+        given_vectors(tmp_path / f"e{width}", width)
+    path = tmp_path / "basis.safetensors"
+    fitted = ensemble(tmp_path, (6, 9), (1.0, 0.5)).basis
+    assert fitted is not None
+    fitted.save(path)
+    again = ensemble(tmp_path, (6, 9), (1.0, 0.5), basis=path)
+    assert again.basis is not None
+    assert np.array_equal(again.basis.components_RC, fitted.components_RC)
+    with pytest.raises(DataError, match=r"was fitted on vectors of e6 x 1; e9 x 0\.5, this run has e6 x .*; e9 x 1"):
+        ensemble(tmp_path, (6, 9), weights, basis=path)
+    with pytest.raises(DataError, match=r"this run has e9 x 0\.5; e6 x 1"):
+        ensemble(tmp_path, (9, 6), (0.5, 1.0), basis=path)

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from hnmine import pipeline
-from hnmine.config import Config, load
+from hnmine.config import Config
 from hnmine.errors import DataError, ModelError
 from hnmine.reranker import Reranker
+from hnmine.settings import load
 from tests.test_encoders import tiny_model
 from tests.test_reranker import random_pairs
 from tests.test_reranker import tiny_model as tiny_reranker

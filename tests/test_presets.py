@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hnmine.config import Config, EncoderConfig, describe, load
+from hnmine.config import Config, EncoderConfig
 from hnmine.errors import ConfigError
 from hnmine.presets import LICENCES, PRESETS, preset
+from hnmine.settings import describe, load
 
 ENCODERS = [encoder for encoders in PRESETS.values() for encoder in encoders]
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hnmine.config import Config, load
+from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.runs import Run, digest, open_run, read_manifest, sha256, versions, write_json
+from hnmine.settings import load
 
 TABLE = pa.table({"a": [1, 2]})
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnmine.config import Config, load
+from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.first_stage import NO_ROW, Bm25
+from hnmine.settings import load
 from hnmine.sources import read_beir
 from hnmine.splits import Splits
 from hnmine.types import Pairs

@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from hnmine.config import Config, load
+from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.first_stage import NO_ROW
 from hnmine.runs import Run, open_run
+from hnmine.settings import load
 from hnmine.sources import read_beir
 from hnmine.splits import Splits
 from hnmine.tuning import _read_record, _Tuning, tune
