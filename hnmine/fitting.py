@@ -139,7 +139,7 @@ class _Worker:
             self._optimizer = _adamw(self._network, job.recipe)
             if checkpoint:
                 self._done, self._dev = _load_state(Path(folder) / STATE, self._optimizer)
-                board.looked.remote(self._dev)
+                board.resumed.remote(self._done, self._dev)
 
     def run(self) -> None:
         """Train from where the checkpoint left off to the end."""

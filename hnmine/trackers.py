@@ -27,7 +27,7 @@ class Both:
     def scalar(self, name: str, value: float, step: int) -> None:
         """Pass one value on."""
         for tracker in self.trackers:
-            tracker.scalar(name, value, step)
+            tracker.scalar(name.replace("@", "_at_"), value, step)  # neither takes an @
 
 
 @contextmanager
@@ -66,8 +66,8 @@ def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Track
         from mlflow.exceptions import MlflowException
     except ImportError:
         raise ConfigError("train.mlflow is set, but MLflow is not installed: pip install 'hnmine[mlflow]'") from None
-    client = mlflow.MlflowClient(tracking_uri=address)
     try:
+        client = mlflow.MlflowClient(tracking_uri=address, registry_uri=address)
         experiment = client.get_experiment_by_name("hnmine")
         experiment_id = experiment.experiment_id if experiment else client.create_experiment("hnmine")
         run_id = client.create_run(experiment_id, run_name=name).info.run_id
@@ -78,7 +78,7 @@ def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Track
 
     class Run:
         def scalar(self, name: str, value: float, step: int) -> None:
-            client.log_metric(run_id, name.replace("@", "_at_"), value, step=step)
+            client.log_metric(run_id, name, value, step=step)
 
     state = "FAILED"
     try:

@@ -31,6 +31,7 @@ from hnmine.session import start_ray
 from hnmine.trackers import Tracker
 
 _RETRIES = 3  # of workers that died
+_RESUMED = "resumed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +173,10 @@ def _board() -> Any:
                 self._last = step
                 self._news.append(_News("loss", step, loss, pairs))
 
+        def resumed(self, step: int, history: dict[int, float]) -> None:
+            self._news.append(_News(_RESUMED, step, 0.0))
+            self.looked(history)
+
         def looked(self, history: dict[int, float]) -> None:
             self._news += [_News(DEV_METRIC, step, history[step]) for step in history if step not in self._history]
             self._history |= history
@@ -222,6 +227,9 @@ class _following:
 
     def _tell(self, news: _News) -> None:
         recipe = self._job.recipe
+        if news.metric == _RESUMED:
+            say("train", f"{self._name}: goes on from the checkpoint of step {news.step}")
+            return
         if self._tracker is not None:
             self._tracker.scalar(news.metric, news.value, news.step)
         if news.metric != "loss":

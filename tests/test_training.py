@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from sentence_transformers import CrossEncoder
 
@@ -67,8 +76,8 @@ def dev_metric(model: Path) -> float:
     return means(measure(dev_task(), rerank(dev_task(), load(model, max_tokens=32))))["MRR@10"]
 
 
-def fit(start: Path, out: Path, given: Lists, workers: int = 1, **changes: object) -> Trained:
-    return train(out.name, start, given, dev_task(), recipe(**changes), out, workers=workers)
+def fit(start: Path, out: Path, given: Lists, workers: int = 1, identity: str = "", **changes: object) -> Trained:
+    return train(out.name, start, given, dev_task(), recipe(**changes), out, workers=workers, identity=identity)
 
 
 def sha256(folder: Path) -> str:
@@ -157,3 +166,92 @@ def test_a_loss_of_nan_is_one_clear_sentence_and_leaves_nothing(tmp_path: Path) 
         fit(body, tmp_path / "out" / "model", lists(8), learning_rate=1e-5)
     assert str(caught.value) == "training of model failed: the gradient became nan at step 1; lower train.learning_rate"
     assert list((tmp_path / "out").iterdir()) == []
+
+
+LONG = {"epochs": 30, "dropout": 0.1, "learning_rate": 3e-4, "evaluations_per_epoch": 1}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
+    out = tmp_path_factory.mktemp("undisturbed") / "model"
+    return out, fit(start, out, lists(60), **LONG)
+
+
+def after_checkpoints(out: Path, count: int, act: Callable[[], None]) -> threading.Thread:
+    """Do something as soon as so many checkpoints were written beside `out`."""
+
+    def watch() -> None:
+        seen: set[str] = set()
+        deadline = time.monotonic() + 120
+        while len(seen) < count and time.monotonic() < deadline:
+            seen |= {path.name for path in out.parent.glob(f".train-{out.name}-*/fit/checkpoint_*")}
+            time.sleep(0.005)
+        act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def own_workers() -> list[psutil.Process]:
+    """Ray Train's workers below this very process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in process.name():
+                found.append(process)
+    return found
+
+
+def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_training(
+    start: Path, undisturbed: tuple[Path, Trained], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, outcome = undisturbed
+    killed: list[int] = []
+
+    def kill() -> None:
+        for worker in own_workers():
+            worker.kill()
+            killed.append(worker.pid)
+
+    thread = after_checkpoints(tmp_path / "again", 2, kill)
+    again = fit(start, tmp_path / "again", lists(60), **LONG)
+    thread.join()
+    assert len(killed) == 1
+    assert "goes on from the checkpoint of step" in capfd.readouterr().err
+    assert again == outcome
+    assert sha256(tmp_path / "again") == sha256(out)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
+    start: Path, undisturbed: tuple[Path, Trained], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, outcome = undisturbed
+    code = (
+        "import sys; from pathlib import Path; from tests.test_training import LONG, fit, lists; "
+        "fit(Path(sys.argv[1]), Path(sys.argv[2]), lists(60), identity='same', **LONG)"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, str(start), str(tmp_path / "again")],
+        cwd=Path(__file__).parents[1],
+        start_new_session=True,
+    )
+    after_checkpoints(tmp_path / "again", 2, lambda: os.killpg(job.pid, signal.SIGKILL)).join()
+    assert job.wait() == -signal.SIGKILL
+    assert not (tmp_path / "again").exists()
+    assert len(leftovers(tmp_path)) == 1
+    again = fit(start, tmp_path / "again", lists(60), identity="same", **LONG)
+    assert "goes on from the checkpoint of step" in capfd.readouterr().err
+    assert again == outcome
+    assert sha256(tmp_path / "again") == sha256(out)
+    assert leftovers(tmp_path) == []
+
+
+def test_patience_ends_a_training_that_no_longer_improves(start: Path, tmp_path: Path) -> None:
+    outcome = fit(start, tmp_path / "model", lists(33), **{**LONG, "learning_rate": 3e-3, "patience": 2})
+    looks = sorted(outcome.dev)
+    assert looks[-1] < outcome.steps
+    assert len(looks) - 1 - looks.index(outcome.best_step) == 2
+    assert dev_metric(tmp_path / "model") == pytest.approx(outcome.dev[outcome.best_step])
