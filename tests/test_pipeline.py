@@ -71,9 +71,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def half_written(folder: Path) -> list[str]:
-    """Hidden files, and folders of work, that only a run in progress has."""
-    hidden = [path for path in folder.rglob(".*") if path.name != ".lock"]
-    return [path.relative_to(folder).as_posix() for path in (*hidden, *folder.rglob("*.tmp"))]
+    """Hidden files, and folders of work, that only a run in progress has; checkpoints are there to go on from."""
+    found = [path.relative_to(folder) for path in (*folder.rglob(".*"), *folder.rglob("*.tmp")) if path.name != ".lock"]
+    return [path.as_posix() for path in found if not any(part.startswith(".train-") for part in path.parts)]
 
 
 Whole = tuple[Path, Path, list[str], subprocess.CompletedProcess[str]]
@@ -205,7 +205,9 @@ def test_the_manifest_names_every_file_with_its_hash_and_each_step_with_its_own_
     data, out, config = again(whole, tmp_path, "evaluate.depth=7")
     before = json.loads((out / "manifest.json").read_text())
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and not path.is_symlink()}
-    files -= {name for name in files if name.startswith("store/") or name.endswith((".lock", "README.md"))}
+    files -= {
+        name for name in files if name.startswith(("store/", "tensorboard/")) or name.endswith((".lock", "README.md"))
+    }
     assert set(before["files"]) == files - {"manifest.json"} - {f for f in files if f.startswith("reranker/")}
     assert {"basis.safetensors", "rerankers/start/model.safetensors", "rerankers/paper/hnmine.json"} < files
     after = hnmine.evaluate(data, out, config)
@@ -366,7 +368,7 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
         f"error: another hnmine is working on {tmp_path / 'out'}; wait for it or choose another --out\n"
     )
     assert half_written(tmp_path / "out") == []
-    assert list((tmp_path / "out" / "rerankers").iterdir()) == []
+    assert [path.name[:7] for path in (tmp_path / "out" / "rerankers").iterdir()] in ([], [".train-"])
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["counts"]["negatives"] > 0
 
 

@@ -178,13 +178,13 @@ def undisturbed(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def after_checkpoints(out: Path, count: int, act: Callable[[], None]) -> threading.Thread:
-    """Do something as soon as so many checkpoints were written beside `out`."""
+    """Do something as soon as so many checkpoints were written beside `out`; Ray registers one a moment later."""
 
     def watch() -> None:
         seen: set[str] = set()
         deadline = time.monotonic() + 120
         while len(seen) < count and time.monotonic() < deadline:
-            seen |= {path.name for path in out.parent.glob(f".train-{out.name}-*/fit/checkpoint_*")}
+            seen |= {path.name for path in out.parent.glob(f".train-{out.name}-*/fit/checkpoint_2*")}
             time.sleep(0.005)
         act()
 
@@ -214,7 +214,7 @@ def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_train
             worker.kill()
             killed.append(worker.pid)
 
-    thread = after_checkpoints(tmp_path / "again", 2, kill)
+    thread = after_checkpoints(tmp_path / "again", 4, kill)
     again = fit(start, tmp_path / "again", lists(60), **LONG)
     thread.join()
     assert len(killed) == 1
@@ -238,7 +238,7 @@ def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
         cwd=Path(__file__).parents[1],
         start_new_session=True,
     )
-    after_checkpoints(tmp_path / "again", 2, lambda: os.killpg(job.pid, signal.SIGKILL)).join()
+    after_checkpoints(tmp_path / "again", 4, lambda: os.killpg(job.pid, signal.SIGKILL)).join()
     assert job.wait() == -signal.SIGKILL
     assert not (tmp_path / "again").exists()
     assert len(leftovers(tmp_path)) == 1
