@@ -1,6 +1,6 @@
 """`hnmine mine` against sentence-transformers' `mine_hard_negatives(use_faiss=True)`: same model, same texts.
 
-    python benchmarks/mine_peers.py --data DIR --out FILE.json [--documents N] [--rounds 3] [--only NAME ...]
+    python benchmarks/mine_peers.py --data DIR --out FILE.json [--documents N] [--rounds 3] [--warm 3] [--only NAME ...]
 
 Every figure is a whole process, from start to written files: reading, loading, encoding, searching, choosing. *Cold*
 starts with nothing stored, *warm* follows with the vectors in our store and in the peer's `cache_folder`. Both encode
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--documents", type=int, help="keep this many random documents; default all")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm", type=int, default=1, help="warm runs after each cold one")
     parser.add_argument("--only", nargs="+", choices=[*OURS, "peer"], default=[*OURS, "peer"])
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's own process: its folder
     options = parser.parse_args()
@@ -63,7 +64,7 @@ def main() -> None:
             for name in options.only:
                 out = Path(scratch) / name.replace(" ", "-")
                 shutil.rmtree(out, ignore_errors=True)
-                for state in ("cold", "warm"):
+                for state in ("cold", *["warm"] * options.warm):
                     runs.setdefault(f"{name}, {state}", []).append(measured(command(name, data, out)))
                     report(runs, data, options.out)
 
