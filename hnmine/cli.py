@@ -22,6 +22,7 @@ Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what
   hnmine mine     --data DIR --out DIR     hard negatives only: OUT/negatives.parquet, OUT/triplets.parquet
   hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
   hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
+  hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
   hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute, before all else)
 
 DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
@@ -103,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
                 choices=["anchored", "paper"],
                 help="what to train: anchored (default) or paper, the pure triplet margin; may be repeated",
             )
+    paired = commands.add_parser(
+        "paired",
+        help="test two rankings of the same queries against each other",
+        description="Paired randomisation test and 95 % interval of every metric, over the queries both files have.",
+        epilog="example:\n  hnmine paired out/evaluation/after-anchored.parquet out/evaluation/after-paper.parquet",
+        formatter_class=raw,
+    )
+    for name in ("after", "before"):
+        paired.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
     commands.add_parser("config", help="list every setting with its default and meaning")
     apidocs = commands.add_parser("apidocs", help="make a collection of the installed packages' API documentation")
     apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")
@@ -118,6 +128,11 @@ def _run(options: argparse.Namespace) -> None:
         from hnmine import apidocs
 
         print(apidocs.describe(apidocs.write_collection(options.out, documents=options.documents)))  # noqa: T201
+        return
+    if options.command == "paired":
+        from hnmine.ranking import between
+
+        print(between(options.after, options.before))  # noqa: T201
         return
     overrides = list(options.set)
     if getattr(options, "preset", None):

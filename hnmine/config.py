@@ -279,7 +279,13 @@ class TrainConfig(_Section):
 class EvaluateConfig(_Section):
     """Re-ranking of the first stage and its metrics."""
 
+    first_stage: str = Field(
+        "bm25", min_length=1, description="bm25, dense (the encoders' space), or the path of a TREC run file"
+    )
     depth: int = Field(20, ge=1, description="documents of the first stage that are re-ranked")
+    long_documents: Literal["truncate", "maxp"] = Field(
+        "truncate", description="truncate: read the beginning; maxp: score overlapping passages, the best counts"
+    )
     queries: int | None = Field(None, ge=1, description="evaluate at most so many queries, a seeded sample")
     seed: int = Field(0, ge=0, description="seed of that sample")
     k1: float = Field(0.9, ge=0, description="BM25 term saturation")

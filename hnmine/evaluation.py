@@ -1,21 +1,27 @@
-"""Re-ranking of a first stage, and what it is worth: MRR@3, MRR@10 and nDCG@10 by ir_measures.
+"""Re-ranking of a first stage, and what it is worth: MRR@3, MRR@10, nDCG@10 and Recall@10 by ir_measures.
 
 Letters: Q queries, K documents the first stage gave each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from hnmine.first_stage import NO_ROW
+from hnmine.significance import Paired
 from hnmine.types import Float32, Float64, Int64, Pairs, Texts
 
-METRICS = {"MRR@3": "RR@3", "MRR@10": "RR@10", "nDCG@10": "nDCG@10"}
+METRICS = {"MRR@3": "RR@3", "MRR@10": "RR@10", "nDCG@10": "nDCG@10", "Recall@10": "R@10"}
 """Our names of the metrics, and ir_measures' names of what is averaged."""
+
+LONG_WORDS = 1024
+"""Above, a document counts as long (arXiv 2505.18366, Table 5, draws the line at as many tokens)."""
+_WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
 
 PerQuery = dict[str, Float64]
 """Metric → its value for each query (Q,)."""
@@ -39,12 +45,15 @@ class Task:
     document_texts: dict[int, str]
     relevant: tuple[frozenset[int], ...]
     """Relevant document rows of each query, also those the first stage missed."""
+    long: frozenset[int] = frozenset()
+    """Positions of the queries with a right document of more than `LONG_WORDS` words and marks."""
 
     @classmethod
     def of(cls, documents: Texts, queries: Texts, pairs: Pairs, first: dict[int, tuple[Int64, Float32]]) -> Task:
         """Make the task of the queries that `pairs` judges; `first` gives a query row's documents and scores."""
         positives = pairs.positives_of()
         rows = sorted(positives)
+        is_long = {doc: _is_long(documents.texts[doc]) for docs in positives.values() for doc in docs}
         doc_rows = np.stack([first[row][0] for row in rows])
         return cls(
             queries=queries.take(rows),
@@ -52,6 +61,7 @@ class Task:
             first_scores_QK=np.stack([first[row][1] for row in rows]),
             document_texts={int(doc): documents.texts[doc] for doc in np.unique(doc_rows) if doc != NO_ROW},
             relevant=tuple(frozenset(positives[row]) for row in rows),
+            long=frozenset(i for i, row in enumerate(rows) if any(is_long[doc] for doc in positives[row])),
         )
 
     def __len__(self) -> int:
@@ -97,19 +107,46 @@ def means(values: PerQuery) -> dict[str, float]:
     return {metric: float(value.mean()) for metric, value in values.items()}
 
 
-def table(rows: dict[str, dict[str, float]], title: str) -> str:
-    """Return the printed table: one line a ranking, metrics as columns, and the change against `before`."""
+def reach(task: Task) -> float:
+    """Return the share of the relevant documents that the first stage found: what re-ranking can reach."""
+    found = [len(docs & set(rows)) for docs, rows in zip(task.relevant, task.doc_rows_QK.tolist(), strict=True)]
+    return sum(found) / sum(len(docs) for docs in task.relevant)
+
+
+def table(rows: Mapping[str, PerQuery], title: str, against: Mapping[str, Paired] | None = None) -> str:
+    """Return the printed table: one line a ranking, metrics as columns, and the change where it was tested."""
     width = max(len(name) for name in rows)
-    metrics = list(METRICS)
-    lines = [
-        title,
-        "",
-        f"{'':<{width}}  " + "  ".join(f"{metric:>7}" for metric in metrics),
-    ]
-    before = next((row for name, row in rows.items() if name.startswith("before")), None)
-    for name, row in rows.items():
-        line = f"{name:<{width}}  " + "  ".join(f"{row[metric]:>7.3f}" for metric in metrics)
-        if before is not None and name.startswith("after"):
-            line += f"   {row['MRR@10'] - before['MRR@10']:+.3f} MRR@10"
+    columns = [max(7, len(metric)) for metric in METRICS]
+    names = "  ".join(f"{metric:>{size}}" for metric, size in zip(METRICS, columns, strict=True))
+    lines = [title, "", f"{'':<{width}}  {names}"]
+    for name, values in rows.items():
+        of = means(values)
+        cells = "  ".join(f"{of[metric]:>{size}.3f}" for metric, size in zip(METRICS, columns, strict=True))
+        line = f"{name:<{width}}  {cells}"
+        if against and name in against:
+            test = against[name]
+            line += f"   {test.difference:+.3f} MRR@10 ({test.low:+.3f} to {test.high:+.3f}, p = {test.p:.2g})"
         lines.append(line)
     return "\n".join(lines)
+
+
+def table_by_length(task: Task, rows: Mapping[str, PerQuery], metric: str = "MRR@10") -> str:
+    """Return the metric apart for queries whose right documents are short and long; empty if there are not both."""
+    long_Q = np.isin(np.arange(len(task)), sorted(task.long))
+    if long_Q.all() or not long_Q.any():
+        return ""
+    heads = [f"short ({int((~long_Q).sum()):,})", f"long ({int(long_Q.sum()):,})"]
+    width = max(len(name) for name in rows)
+    lines = [
+        f"{metric} by the length of the right document (long: over {LONG_WORDS:,} words and marks)",
+        "",
+        f"{'':<{width}}  " + "  ".join(f"{head:>12}" for head in heads),
+    ]
+    for name, values in rows.items():
+        means_of = (values[metric][~long_Q].mean(), values[metric][long_Q].mean())
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{value:>12.3f}" for value in means_of))
+    return "\n".join(lines)
+
+
+def _is_long(text: str) -> bool:
+    return sum(1 for _ in _WORD_OR_MARK.finditer(text)) > LONG_WORDS

@@ -1,13 +1,20 @@
-"""The first stage a re-ranker works behind: BM25 over the corpus, by bm25s."""
+"""The first stage a re-ranker works behind: BM25 over the corpus by bm25s, or a run file made elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
-from hnmine.progress import track
+from hnmine.errors import DataError
+from hnmine.progress import say, track
 from hnmine.types import Float32, Int64, Texts
 
 NO_ROW = -1
+
+FirstStage = Callable[[Int64, int], tuple[Int64, Float32]]
+"""Maps (query rows (Q,), depth) to document rows (Q, depth) and scores, best first; NO_ROW fills up."""
 
 
 class Bm25:
@@ -44,6 +51,51 @@ class Bm25:
                     rows_QK[query, : len(rows)], scores_QK[query, : len(rows)] = rows, scores_N[rows]
                 progress.advance(1)
         return rows_QK, scores_QK
+
+
+def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
+    """Read a TREC run file: `query_id Q0 doc_id rank score tag`; documents are ordered by score, then by rank.
+
+    Lines of queries or documents that the collection does not have are ignored, and counted.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not of that form.
+    """
+    lists: dict[int, list[tuple[float, int, int]]] = {}
+    foreign = 0
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"evaluate.first_stage: {path} cannot be read: {error}; bm25 and dense need no file") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            query_id, _, doc_id, rank, score, _ = line.split()
+            entry = (-float(score), int(rank))
+        except ValueError:
+            raise DataError(
+                f"{path}, line {number}: expected `query_id Q0 doc_id rank score tag`, got {line[:80]!r}"
+            ) from None
+        query, doc = queries.row_of.get(query_id), documents.row_of.get(doc_id)
+        if query is None or doc is None:
+            foreign += 1
+        else:
+            lists.setdefault(query, []).append((*entry, doc))
+    ranked = {query: sorted(entries) for query, entries in lists.items()}
+    say("evaluate", f"{path}: {len(ranked):,} queries" + (f", {foreign:,} lines of others ignored" if foreign else ""))
+
+    def first(query_rows: Int64, depth: int) -> tuple[Int64, Float32]:
+        rows_QK = np.full((len(query_rows), depth), NO_ROW, dtype=np.int64)
+        scores_QK = np.zeros((len(query_rows), depth), dtype=np.float32)
+        for at, query in enumerate(query_rows.tolist()):
+            for place, (score, _, doc) in enumerate(ranked.get(query, [])[:depth]):
+                rows_QK[at, place], scores_QK[at, place] = doc, -score
+        if lacking := sum(query not in ranked for query in query_rows.tolist()):
+            say("evaluate", f"warning: {path} has nothing for {lacking:,} of {len(query_rows):,} queries")
+        return rows_QK, scores_QK
+
+    return first
 
 
 def _first(scores_N: Float32, depth: int) -> Int64:

@@ -16,6 +16,7 @@ from hnmine import weights
 from hnmine.config import Config, DenoiseConfig, GuardsConfig, SearchConfig
 from hnmine.ensemble import Ensemble, encode
 from hnmine.errors import DataError, ModelError
+from hnmine.first_stage import FirstStage
 from hnmine.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin, Remembered
 from hnmine.progress import Progress, say, track
 from hnmine.runs import Run
@@ -24,7 +25,7 @@ from hnmine.select import Known, Search, select
 from hnmine.shards import ShardedSearcher
 from hnmine.sources import Collection
 from hnmine.store import keys_of
-from hnmine.types import Float64, Int64, Negatives, Pairs, Role, Space, Texts
+from hnmine.types import Float32, Float64, Int64, Negatives, Pairs, Role, Space, Texts
 
 _RECALL_QUERIES = 200
 
@@ -137,6 +138,18 @@ def searcher(space: Space, config: SearchConfig) -> Iterator[tuple[Search, dict[
     finally:
         if sharded is not None:
             sharded.close()
+
+
+def dense(collection: Collection, config: Config, run: Run) -> FirstStage:
+    """Return the first stage that ranks documents by their distance in the ensemble's space."""
+    space = encode({"document": collection.documents, "query": collection.queries}, config, run).space
+
+    def first(query_rows: Int64, depth: int) -> tuple[Int64, Float32]:
+        with searcher(space, config.search) as (search, _):
+            found = search.nearest(space.queries_QR[query_rows], depth)
+        return found.doc_rows_QK, (1 - found.distances_QK).astype(np.float32)
+
+    return first
 
 
 def _tried(search: Search, ivf: Ivf, space: Space, candidates: int, shards: int) -> dict[str, Any]:

@@ -13,24 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from hnmine import device as devices
-from hnmine import weights
-from hnmine.config import Config, GuardsConfig, SelectConfig, TrainConfig
+from hnmine.config import Config, GuardsConfig, SelectConfig
 from hnmine.ensemble import encode
 from hnmine.errors import DataError
-from hnmine.evaluation import METRICS, Task, means, measure, rerank, table
 from hnmine.mining import groups_of_equal_text, refuse_unusable, searcher, select_negatives
 from hnmine.mining import mine as mine_pairs
 from hnmine.progress import say, track
-from hnmine.runs import Run, digest, open_run, versions, write_json
+from hnmine.ranking import compare
+from hnmine.runs import Run, open_run, versions, write_json
 from hnmine.sources import Collection, read_beir, write_quarantine
 from hnmine.splits import Splits
-from hnmine.types import Float32, Pairs, Role, Texts
+from hnmine.types import Pairs, Role, Texts
 
-FIRST_STAGE = "first stage: BM25"
 TRIED_GUARDS = {
     "two conditions, margin 0.05": GuardsConfig(margin=0.05),
     "two conditions, margin 0.02": GuardsConfig(margin=0.02),
@@ -63,7 +58,7 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     config = config or Config()
     with open_run(Path(out), config) as run:
         collection = _read(data, config, run)
-        _train(Splits(collection, config), data, config, run)
+        _train(Splits(collection, config, run), data, config, run)
         return run.manifest
 
 
@@ -72,7 +67,7 @@ def evaluate(data: str | Path, out: str | Path, config: Config | None = None) ->
     config = config or Config()
     with open_run(Path(out), config) as run:
         collection = _read(data, config, run)
-        _evaluate(Splits(collection, config), data, config, run)
+        _evaluate(Splits(collection, config, run), data, config, run)
         return run.manifest
 
 
@@ -81,7 +76,7 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
     config = config or Config()
     with open_run(Path(out), config) as opened:
         collection = _read(data, config, opened)
-        splits = Splits(collection, config)  # may refuse the data, so before the work
+        splits = Splits(collection, config, opened)  # may refuse the data, so before the work
         _mine(collection, data, config, opened)
         _train(splits, data, config, opened)
         _evaluate(splits, data, config, opened)
@@ -233,97 +228,5 @@ def _train(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
 
 def _evaluate(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
     with run.timed("evaluate"):
-        rerankers, max_tokens = _rerankers(config.train, run)
-        device = devices.choose(config.train.device)
-        dtype = devices.choose_dtype(config.train.dtype, device.kind, training=True)
-        task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
-        texts = digest([task.queries.texts, task.doc_rows_QK.tolist(), sorted(task.document_texts.items())])
-        rows = {FIRST_STAGE: means(measure(task, task.first_scores_QK))}
-        inputs: dict[str, str] = {}
-        tables: list[str] = []
-        for name, folder in rerankers.items():
-            files = weights.folder_sha256(folder)
-            if folder.is_relative_to(run.out):
-                inputs |= {(folder / file).relative_to(run.out).as_posix(): value for file, value in files.items()}
-            tables.append(f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet")
-            identity = digest([files, texts, max_tokens, dtype, versions()])
-            scores = _read_scores(name, run.out / tables[-1], identity, task.doc_rows_QK.shape)
-            if scores is None:
-                scores = _score(name, folder, task, max_tokens, device, dtype)
-                run.write_table(tables[-1], _scores_table(task, scores, identity))
-            rows[name] = means(measure(task, scores))
-        for kind in ("before", "after"):
-            for path in run.out.glob(f"evaluation/{kind}-*.parquet"):
-                if path.relative_to(run.out).as_posix() not in tables:
-                    path.unlink()  # of a re-ranker that is not compared any more
-    every = len(np.unique(splits.test.query_rows_P))
-    queries = f"{len(task):,}" if len(task) == every else f"{len(task):,} of {every:,}"
-    text = table(rows, f"{queries} {splits.test_name} queries, the first {config.evaluate.depth} documents re-ranked")
-    run.commit(
-        "evaluation",
-        inputs=inputs,
-        files=run.sha256_of(*tables, "quarantine.jsonl"),
-        data=str(data),
-        split=splits.test_name,
-        queries=len(task),
-        max_tokens=max_tokens,
-        metrics=rows,
-        table=text,
-    )
-
-
-def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], int]:
-    """Return the models to compare, by the names they have in the table, and how many tokens they read."""
-    from hnmine.tuning import START
-
-    folder = run.out / "rerankers"
-    training = run.manifest.get("training")
-    if not training:
-        raise DataError(
-            f"{run.out} holds no trained re-ranker; run `hnmine train` with the same --data and --out first"
-        )
-    max_tokens: int = training["max_tokens"]
-    if max_tokens != config.max_tokens:
-        say("evaluate", f"train.max_tokens={config.max_tokens} is not used: these were trained with {max_tokens}")
-    start = training["start"]
-    before = (
-        {"before: warm-started": folder / START}
-        if start["warmed_up"]
-        else {"before: as given": weights.resolve(start["model"], start["revision"])}
-    )
-    return before | {f"after: {preset}": folder / preset for preset in training["presets"]}, max_tokens
-
-
-def _score(name: str, folder: Path, task: Task, max_tokens: int, device: devices.Choice, dtype: str) -> Float32:
-    from hnmine.reranker import Reranker
-
-    reranker = Reranker(folder, max_tokens=max_tokens, device=device.torch_name, dtype=dtype)
-    with track("evaluate", name, task.documents_to_score, "pairs") as progress:
-        return rerank(task, reranker, progress.advance)
-
-
-def _scores_table(task: Task, scores_QK: Float32, identity: str) -> pa.Table:
-    values = measure(task, scores_QK)
-    columns = {
-        "query_id": list(task.queries.ids),
-        "document_rows": task.doc_rows_QK.tolist(),
-        "scores": scores_QK.tolist(),
-    }
-    rows = pa.table(columns | {metric: values[metric] for metric in METRICS})
-    return rows.replace_schema_metadata({"identity": identity})
-
-
-def _read_scores(name: str, path: Path, identity: str, shape: tuple[int, ...]) -> Float32 | None:
-    """Return the scores (Q, K) that were computed before from the same model, texts and settings, if any."""
-    if not path.is_file():
-        return None
-    try:
-        stored = pq.read_table(path, columns=["scores"])
-        if (stored.schema.metadata or {}).get(b"identity") != identity.encode():
-            return None
-        scores = np.array(stored.column("scores").to_pylist(), dtype=np.float32).reshape(shape)
-    except (OSError, ValueError, TypeError, KeyError) as error:  # Arrow's errors are children of these
-        say("evaluate", f"{name}: {path} cannot be read ({str(error).splitlines()[0]}), so it is scored again")
-        return None
-    say("evaluate", f"{name}: reused {path}")
-    return scores
+        found, inputs, files = compare(splits, config, run)
+    run.commit("evaluation", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=str(data), **found)

@@ -22,15 +22,16 @@ def examples(triplets: Path, negatives: Path, count: int, seed: int = 0) -> str:
     blocks = [f"{len(chosen)} of {len(texts):,} mined triplets (d is the cosine distance, 0 to 2):"]
     for text, fact in zip(texts.take(chosen).to_pylist(), facts.take(chosen).to_pylist(), strict=True):
         blocks.append(
-            f"\n  query     {_short(text['query'])}\n"
-            f"  positive  {_short(text['positive'])}\n"
+            f"\n  query     {shortened(text['query'])}\n"
+            f"  positive  {shortened(text['positive'])}\n"
             f"            {text['positive_id']}, d(Q,PD) = {fact['d_query_positive']:.3f}\n"
-            f"  negative  {_short(text['negative'])}\n"
+            f"  negative  {shortened(text['negative'])}\n"
             f"            {text['negative_id']}, d(Q,D) = {fact['d_query_negative']:.3f}, "
             f"d(PD,D) = {fact['d_positive_negative']:.3f}"
         )
     return "\n".join(blocks)
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return the beginning of a text, on one line."""
     return textwrap.shorten(text, _WIDTH - 12, placeholder=" …")

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from hnmine.encoders import batches_by_length
 from hnmine.errors import ModelError
-from hnmine.types import Float32
+from hnmine.types import Float32, Int64
 
 _CHUNK = 1024  # pairs tokenised at a time
 _TOKENS_PER_BATCH = 8192
@@ -47,8 +47,13 @@ class Reranker:
 
     TRAIN_TOKENS_PER_BATCH = 4096
 
-    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: str, seed: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, max_tokens: int, device: str, dtype: str, seed: int = 0, passages: bool = False
+    ) -> None:
         """Load the model; without a ranking head it gets a fresh one, drawn with `seed`.
+
+        With `passages`, `scores` reads a long document in overlapping passages and takes the best (MaxP, Dai and
+        Callan, SIGIR 2019) instead of its beginning alone.
 
         Raises:
             ModelError: the folder cannot be loaded or the model has more than one label.
@@ -72,7 +77,7 @@ class Reranker:
         self.model = model.float().to(device).eval()
         limit = getattr(self.model.config, "max_position_embeddings", None) or max_tokens
         self.max_tokens = min(max_tokens, limit)
-        self.device, self._dtype = device, dtype
+        self.device, self._dtype, self._passages = device, dtype, passages
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision as configured."""
@@ -94,6 +99,28 @@ class Reranker:
         encoded = self.tokenizer(list(queries), list(documents), truncation=True, max_length=self.max_tokens)
         return [{name: encoded[name][i] for name in encoded} for i in range(len(queries))]
 
+    def _read(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[dict[str, list[int]]], Int64]:
+        """Return tokenised rows, and for each which (query, document) it belongs to."""
+        if not self._passages:
+            return self.tokenize(queries, documents), np.arange(len(queries))
+        encoded = self.tokenizer(
+            [self._half(query) for query in queries],
+            list(documents),
+            truncation="only_second",
+            max_length=self.max_tokens,
+            stride=self.max_tokens // 8,
+            return_overflowing_tokens=True,
+        )
+        owner = np.array(encoded.pop("overflow_to_sample_mapping"), dtype=np.int64)
+        return [{name: encoded[name][i] for name in encoded} for i in range(len(owner))], owner
+
+    def _half(self, query: str) -> str:
+        """Return a query cut to half of what is read, so that passages have room beside it."""
+        tokens = self.tokenizer(query, add_special_tokens=False)["input_ids"]
+        most = self.max_tokens // 2
+        cut: str = query if len(tokens) <= most else self.tokenizer.decode(tokens[:most])
+        return cut
+
     def forward(self, rows: Sequence[dict[str, list[int]]], network: Any = None) -> Tensor:
         """Return the scores (n,) of tokenised pairs, padded to the longest of them; float32.
 
@@ -112,19 +139,23 @@ class Reranker:
         done: Callable[[int], None] = lambda _count: None,
     ) -> Float32:
         """Return the score of each (query, document); `done` is told how many pairs were finished since last."""
-        scores = np.empty(len(queries), dtype=np.float32)
+        scores = np.full(len(queries), -np.inf, dtype=np.float32)
         self.model.eval()
         self.model.set_attn_implementation("sdpa")
         for start in range(0, len(queries), _CHUNK):
-            rows = self.tokenize(queries[start : start + _CHUNK], documents[start : start + _CHUNK])
+            chunk = slice(start, start + _CHUNK)
+            rows, owner = self._read(queries[chunk], documents[chunk])
+            left = np.bincount(owner)
             lengths = np.array([len(row["input_ids"]) for row in rows])
             for batch in batches_by_length(lengths, _TOKENS_PER_BATCH):
                 with torch.inference_mode():
                     batch_scores = self.forward([rows[i] for i in batch]).cpu().numpy()
-                scores[[start + i for i in batch]] = batch_scores
-                done(len(batch))
-        if not np.isfinite(scores).all():
-            raise ModelError(f"the re-ranker gives NaN or infinity for {int((~np.isfinite(scores)).sum())} pairs")
+                if bad := int((~np.isfinite(batch_scores)).sum()):
+                    raise ModelError(f"the re-ranker gives NaN or infinity for {bad} of {len(batch)} pairs")
+                np.maximum.at(scores[chunk], owner[batch], batch_scores)
+                before = np.count_nonzero(left)
+                left -= np.bincount(owner[batch], minlength=len(left))
+                done(int(before - np.count_nonzero(left)))
         return scores
 
     def train_mode(self, dropout: float | None) -> None:

@@ -116,6 +116,13 @@ class Run:
         with _whole(path) as hidden, hidden.open("wb") as sink:
             pq.write_table(table, sink, compression="zstd")
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file, complete or not at all; `name` may have folders in it."""
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _whole(path) as hidden:
+            hidden.write_text(text, encoding="utf-8")
+
     def sha256_of(self, *names: str) -> dict[str, str]:
         """Return the sha256 of those of these files that exist, by path in OUT."""
         return {name: sha256(self.out / name) for name in names if (self.out / name).is_file()}

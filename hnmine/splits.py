@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import Task
-from hnmine.first_stage import Bm25
+from hnmine.first_stage import Bm25, FirstStage, read_run
+from hnmine.mining import dense
 from hnmine.progress import say
+from hnmine.runs import Run
 from hnmine.sources import Collection
 from hnmine.types import Float32, Int64, Pairs
 
@@ -16,9 +20,10 @@ from hnmine.types import Float32, Int64, Pairs
 class Splits:
     """Train, dev and test pairs. Without a dev split a share of the train queries is held out for it."""
 
-    def __init__(self, collection: Collection, config: Config) -> None:
+    def __init__(self, collection: Collection, config: Config, run: Run | None = None) -> None:
+        """Take the pairs; `run` is needed where the first stage is the ensemble, whose vectors it stores."""
         self.collection = collection
-        self._config = config
+        self._config, self._run = config, run
         sources = config.sources
         train = collection.pairs(sources.train_split)
         self.dev_name = sources.dev_split
@@ -40,7 +45,7 @@ class Splits:
                 f"no {sources.test_split} split: {self.dev_name} is reported, which also chose the step",
             )
         self._warn_of_shared_queries()
-        self._bm25: Bm25 | None = None
+        self._search: FirstStage | None = None
         self._first: dict[int, tuple[Int64, Float32]] = {}
 
     def _warn_of_shared_queries(self) -> None:
@@ -55,13 +60,22 @@ class Splits:
         """Return each query row's first documents and their scores."""
         wanted = np.setdiff1d(query_rows, np.array(sorted(self._first), dtype=np.int64))
         if len(wanted):
-            settings = self._config.evaluate
-            if self._bm25 is None:
-                self._bm25 = Bm25(self.collection.documents, k1=settings.k1, b=settings.b)
-            depth = max(settings.depth, self._config.train.anchors.depth)
-            rows, scores = self._bm25.first(self.collection.queries.take(wanted.tolist()), depth)
+            self._search = self._search or self._open()
+            depth = max(self._config.evaluate.depth, self._config.train.anchors.depth)
+            rows, scores = self._search(wanted, depth)
             self._first |= {int(query): (rows[i], scores[i]) for i, query in enumerate(wanted)}
         return self._first
+
+    def _open(self) -> FirstStage:
+        """Make the first stage that is configured."""
+        documents, queries, settings = self.collection.documents, self.collection.queries, self._config.evaluate
+        if settings.first_stage == "bm25":
+            index = Bm25(documents, k1=settings.k1, b=settings.b)
+            return lambda rows, depth: index.first(queries.take(rows.tolist()), depth)
+        if settings.first_stage == "dense":
+            assert self._run is not None
+            return dense(self.collection, self._config, self._run)
+        return read_run(Path(settings.first_stage), documents, queries)
 
     def task(self, pairs: Pairs, limit: int | None, seed: int) -> Task:
         """Return the re-ranking task of the pairs' queries, or of a seeded sample of them."""

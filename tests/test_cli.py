@@ -283,7 +283,7 @@ def test_a_model_that_breaks_only_in_the_workers_is_named(data: Path, tmp_path: 
     assert_one_message(result, f"training of anchored failed: {two} is a classifier with 2 labels; a re-ranker has one")
     nan = spoil(tiny_model(tmp_path / "nan"))
     result = call(capsys, "run", *arguments, "--set", f"train.model={nan}")
-    assert_one_message(result, "training of anchored failed: the re-ranker gives NaN or infinity for 80 pairs")
+    assert_one_message(result, "training of anchored failed: the re-ranker gives NaN or infinity for")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hnmine.evaluation import METRICS, Task, means, measure, rerank, table
+from hnmine.evaluation import METRICS, Task, means, measure, reach, rerank, table, table_by_length
 from hnmine.first_stage import NO_ROW
+from hnmine.significance import Paired
 from hnmine.types import Float32, Pairs, Texts
 
 
@@ -58,12 +60,13 @@ def ndcg(ranked: list[int], relevant: frozenset[int], depth: int) -> float:
 def test_the_metrics_equal_their_definitions(seed: int) -> None:
     task, scores = random_task(seed)
     values = measure(task, scores)
-    assert list(values) == list(METRICS) == ["MRR@3", "MRR@10", "nDCG@10"]
+    assert list(values) == list(METRICS) == ["MRR@3", "MRR@10", "nDCG@10", "Recall@10"]
     for i, relevant in enumerate(task.relevant):
         ranked = ranking(task.doc_rows_QK[i], scores[i])
         assert values["MRR@3"][i] == pytest.approx(reciprocal_rank(ranked, relevant, 3))
         assert values["MRR@10"][i] == pytest.approx(reciprocal_rank(ranked, relevant, 10))
         assert values["nDCG@10"][i] == pytest.approx(ndcg(ranked, relevant, 10))
+        assert values["Recall@10"][i] == pytest.approx(len(relevant & set(ranked[:10])) / len(relevant))
     assert means(values) == {name: pytest.approx(value.mean()) for name, value in values.items()}
 
 
@@ -127,14 +130,39 @@ def test_a_task_has_each_query_once_with_all_its_positives_and_the_texts_it_need
     assert task.document_texts == {1: "d1", 2: "d2", 4: "d4"}
 
 
-def test_the_table_shows_each_ranking_and_what_tuning_changed() -> None:
-    def row(value: float) -> dict[str, float]:
-        return dict.fromkeys(METRICS, value)
+def test_a_query_is_long_if_one_of_its_right_documents_is() -> None:
+    long, short = "word, " * 513, "word " * 1024
+    documents = Texts(ids=("a", "b", "c"), texts=(long, short, "x"))
+    pairs = Pairs(query_rows_P=np.array([0, 1, 2, 2]), doc_rows_P=np.array([0, 1, 1, 0]))
+    first = {row: (np.array([0, 1]), np.zeros(2, np.float32)) for row in range(3)}
+    assert Task.of(documents, texts(3, "q"), pairs, first).long == {0, 2}
 
-    text = table({"first stage": row(0.5), "before: as given": row(0.25), "after: paper": row(0.2)}, "4 queries")
-    lines = text.splitlines()
-    assert lines[0] == "4 queries"
+
+def test_what_the_first_stage_missed_is_out_of_reach() -> None:
+    assert reach(small([[1, 2], [3, NO_ROW]], [{1, 9}, {4, 5}])) == 0.25
+
+
+def row_of(*values: float) -> dict[str, np.ndarray]:
+    return dict.fromkeys(METRICS, np.array(values))
+
+
+def test_the_table_shows_each_ranking_and_what_tuning_changed() -> None:
+    rows = {"first stage": row_of(0.5, 0.5), "before: as given": row_of(0.25, 0.25), "after: paper": row_of(0.4, 0.0)}
+    test = Paired(difference=-0.05, low=-0.1, high=0.02, p=0.0312)
+    lines = table(rows, "2 queries", {"after: paper": test}).splitlines()
+    assert lines[0] == "2 queries"
     assert lines[2].split() == list(METRICS)
-    assert lines[3].split() == ["first", "stage", "0.500", "0.500", "0.500"]
+    assert lines[3].split() == ["first", "stage", "0.500", "0.500", "0.500", "0.500"]
     assert lines[4].endswith("0.250")
-    assert lines[5].split()[-2:] == ["-0.050", "MRR@10"]
+    assert lines[5].endswith("0.200   -0.050 MRR@10 (-0.100 to +0.020, p = 0.031)")
+    assert len({len(line) for line in lines[2:5]}) == 1
+
+
+def test_long_and_short_stand_apart_only_where_there_are_both() -> None:
+    task = small([[1], [1], [1], [1]], [{1}, {1}, {1}, {1}])
+    rows = {"before": row_of(0.1, 0.2, 0.3, 0.8), "after": row_of(0, 0, 1, 1)}
+    assert table_by_length(task, rows) == ""
+    lines = table_by_length(replace(task, long=frozenset({0, 2})), rows).splitlines()
+    assert lines[2].split() == ["short", "(2)", "long", "(2)"]
+    assert lines[3].split() == ["before", "0.500", "0.200"]
+    assert lines[4].split() == ["after", "0.500", "0.500"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from bm25s.stopwords import STOPWORDS_EN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.first_stage import NO_ROW, Bm25
+from hnmine.errors import DataError
+from hnmine.first_stage import NO_ROW, Bm25, read_run
 from hnmine.types import Float32, Int64, Texts
 
 
@@ -91,3 +93,44 @@ def test_the_result_has_the_types_the_others_expect() -> None:
     result: tuple[Int64, Float32] = search(["red apple"], ["apple"], 1)
     assert result[0].dtype == np.int64
     assert result[1].dtype == np.float32
+
+
+DOCUMENTS, QUERIES = texts("a", "b", "c"), texts("x", "y", "z")
+
+
+def run_file(folder: Path, text: str) -> Path:
+    path = folder / "run.trec"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_run_file_gives_its_lists_by_score_then_rank_and_says_what_is_foreign(tmp_path: Path, capsys) -> None:
+    lines = [
+        "0 Q0 2 2 1.5 tag",
+        "0 Q0 1 1 1.5 tag",
+        "0 Q0 0 3 9.0 tag",
+        "",
+        "1 Q0 2 1 -4 tag",
+        "9 Q0 1 1 1 tag",
+        "1 Q0 8 1 1 t",
+    ]
+    first = read_run(run_file(tmp_path, "\n".join(lines)), DOCUMENTS, QUERIES)
+    rows, scores = first(np.array([1, 0, 2]), 2)
+    assert rows.tolist() == [[2, NO_ROW], [0, 1], [NO_ROW, NO_ROW]]
+    assert scores.tolist() == [[-4, 0], [9, 1.5], [0, 0]]
+    said = capsys.readouterr().err
+    assert "2 queries, 2 lines of others ignored" in said
+    assert "has nothing for 1 of 3 queries" in said
+
+
+@pytest.mark.parametrize("line", ["0 Q0 1 1 1.5", "0 Q0 1 first 1.5 tag", "0 Q0 1 1 high tag", "0 Q0 1 1 1.5 tag more"])
+def test_a_line_of_another_form_is_named(line: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"run\.trec, line 2: expected `query_id Q0 doc_id rank score tag`"):
+        read_run(run_file(tmp_path, f"0 Q0 1 1 1.5 tag\n{line}\n"), DOCUMENTS, QUERIES)
+
+
+def test_a_run_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"evaluate\.first_stage: .*nothing cannot be read.*bm25 and dense need no file"
+    ):
+        read_run(tmp_path / "nothing", DOCUMENTS, QUERIES)

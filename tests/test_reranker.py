@@ -190,7 +190,7 @@ def test_damaged_weights_are_a_model_error(tmp_path: Path) -> None:
 
 def test_weights_of_nan_are_a_model_error_not_a_ranking(tmp_path: Path) -> None:
     reranker = load(spoil(tiny_model(tmp_path / "model")))
-    with pytest.raises(ModelError, match="gives NaN or infinity for 2 pairs"):
+    with pytest.raises(ModelError, match="gives NaN or infinity for 2 of 2 pairs"):
         reranker.scores(["a", "b"], ["c", "d"])
 
 
@@ -203,3 +203,49 @@ def test_dropout_is_replaced_in_training_and_scores_never_feel_it(tmp_path: Path
     assert rates == {0.5}
     assert reranker.model.training
     np.testing.assert_allclose(reranker.scores(queries, documents), before, atol=1e-6)
+
+
+def maxp_by_hand(reranker: Reranker, query: str, document: str) -> float:
+    """Every passage built token by token and scored alone."""
+    tokenizer, most = reranker.tokenizer, reranker.max_tokens
+    asked = tokenizer(query, add_special_tokens=False)["input_ids"]
+    words = tokenizer(document, add_special_tokens=False)["input_ids"]
+    room = most - len(asked) - 3
+    best, start = -np.inf, 0
+    while True:
+        passage = words[start : start + room]
+        ids = [tokenizer.cls_token_id, *asked, tokenizer.sep_token_id, *passage, tokenizer.sep_token_id]
+        types = [0] * (len(asked) + 2) + [1] * (len(passage) + 1)
+        with torch.inference_mode():
+            logits = reranker.model(
+                input_ids=torch.tensor([ids]),
+                token_type_ids=torch.tensor([types]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            ).logits
+        best = max(best, float(logits.squeeze()))
+        if start + room >= len(words):
+            return best
+        start += room - most // 8
+
+
+def test_passages_are_scored_one_by_one_and_the_best_counts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    folder = tiny_model(tmp_path / "model")
+    reranker = Reranker(folder, max_tokens=32, device="cpu", dtype="float32", passages=True)
+    words = ["".join(rng.choice(list(_LETTERS), size=rng.integers(1, 4))) for _ in range(400)]
+    documents = [" ".join(rng.choice(words, size=size)) for size in (0, 1, 5, 12, 13, 20, 60, 200)]
+    queries = [" ".join(rng.choice(words, size=size)) for size in (1, 2, 3, 1, 2, 3, 1, 2)]
+    told: list[int] = []
+    scores = reranker.scores(queries, documents, told.append)
+    expected = [maxp_by_hand(reranker, *pair) for pair in zip(queries, documents, strict=True)]
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    assert sum(told) == len(documents)
+    first = Reranker(folder, max_tokens=32, device="cpu", dtype="float32").scores(queries, documents)
+    assert (scores >= first - 1e-5).all()
+    assert scores[-1] > first[-1] + 1e-3
+
+
+def test_beside_a_query_of_any_length_there_is_room_for_a_passage(tmp_path: Path) -> None:
+    reranker = Reranker(tiny_model(tmp_path / "model"), max_tokens=32, device="cpu", dtype="float32", passages=True)
+    long, cut = "a b c d " * 50, " ".join(("a b c d " * 50).split()[:16])
+    assert reranker.scores([long], ["e f g " * 30]) == pytest.approx(reranker.scores([cut], ["e f g " * 30]), abs=1e-5)

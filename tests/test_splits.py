@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from hnmine.config import Config
+from hnmine.ensemble import encode
 from hnmine.errors import DataError
 from hnmine.first_stage import NO_ROW, Bm25
+from hnmine.runs import open_run
 from hnmine.settings import load
 from hnmine.sources import read_beir
 from hnmine.splits import Splits
@@ -111,3 +113,43 @@ def test_queries_of_another_split_that_ask_the_same_are_told(
     (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     splits_of(folder)
     assert "warning: 2 queries of test are train queries too; its figures flatter" in capsys.readouterr().err
+
+
+def test_a_run_file_is_the_first_stage_for_every_split(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data")
+    queries = splits_of(data).collection.queries.ids
+    lines = [
+        f"{query} Q0 {query.split('-')[0]}-{kind} {rank} {-rank} x"
+        for query in queries
+        for rank, kind in enumerate(("price", "guide"), 1)
+    ]
+    (tmp_path / "run").write_text("\n".join(lines))
+    splits = splits_of(data, f"evaluate.first_stage={tmp_path / 'run'}")
+    task = splits.task(splits.test, None, 0)
+    documents = splits.collection.documents.ids
+    for query, rows in zip(task.queries.ids, task.doc_rows_QK.tolist(), strict=True):
+        found = [documents[row] for row in rows if row != NO_ROW]
+        assert found == [f"{query.split('-')[0]}-price", f"{query.split('-')[0]}-guide"]
+
+
+def test_the_ensembles_space_is_a_first_stage(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data")
+    config = load(
+        overrides=[
+            "encoders=[{name: lexical, lexical: {width: 16}}]",
+            "evaluate.first_stage=dense",
+            "embed.ray=false",
+            "train.anchors.depth=5",
+            "evaluate.depth=5",
+        ]
+    )
+    with open_run(tmp_path / "out", config) as run:
+        splits = Splits(read_beir(data, config.sources), config, run)
+        collection = splits.collection
+        space = encode({"document": collection.documents, "query": collection.queries}, config, run).space
+        first = splits.first_stage(np.arange(len(collection.queries)))
+    for query, (rows, scores) in first.items():
+        similarity = space.docs_NR @ space.queries_QR[query]
+        assert len(rows) == 5
+        assert similarity[rows] == pytest.approx(np.sort(similarity)[::-1][:5], abs=1e-5)
+        assert scores == pytest.approx(similarity[rows], abs=1e-5)

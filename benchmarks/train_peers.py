@@ -1,0 +1,218 @@
+"""Training and scoring of a re-ranker against sentence-transformers: same model, triplets, loss and lengths.
+
+    python benchmarks/train_peers.py --data DIR --run OUT --out FILE.json [--triplets 1000] [--queries 200] [--rounds 3]
+
+DIR is a BEIR folder, OUT a run of `hnmine mine` on it. All begin with all-MiniLM-L6-v2 and the same fresh ranking head,
+read 256 tokens of query and document together, and train one epoch of binary cross-entropy, 32 pairs a step, learning
+rate 2e-5 with a tenth of warm-up. Contestants, in turn, each training in a process of its own:
+
+    ours            hnmine's worker loop, without Ray: mixed precision where the processor multiplies bfloat16
+    peer            CrossEncoderTrainer, float32, its default
+    peer, bfloat16  CrossEncoderTrainer with bf16=True
+
+Training time is that of the steps, without loading. Then each model scores the first 20 of BM25 for the dev queries,
+ours by `Reranker.scores`, the peers' by `CrossEncoder.predict` (in bfloat16 for the last), and MRR@10 is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from hnmine.device import Choice, choose_dtype
+from hnmine.evaluation import Scorer, means, measure, rerank
+from hnmine.runs import versions
+from hnmine.settings import load
+from hnmine.sources import read_beir
+from hnmine.splits import Splits
+from hnmine.types import Float32
+from hnmine.weights import resolve
+
+TOKENS, PAIRS, RATE, WARM_UP = 256, 32, 2e-5, 0.1
+CONTESTANTS = ("ours", "peer", "peer, bfloat16")
+Triplets = list[dict[str, str]]
+
+
+def main() -> None:
+    """Train and score with all contestants; print and write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="BEIR folder")
+    parser.add_argument("--run", type=Path, required=True, help="run folder with triplets.parquet")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    parser.add_argument("--triplets", type=int, default=1000)
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)  # a contestant's own process
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contestant:
+        print(json.dumps(contest(options)))
+        return
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+    with tempfile.TemporaryDirectory() as work:
+        start(Path(work) / "start")
+        for _ in range(options.rounds):
+            for name in CONTESTANTS:
+                line = [sys.executable, __file__, *sys.argv[1:], "--contestant", name, "--work", work]
+                done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+                print(name, runs[name][-1], flush=True)
+    figures = {
+        "triplets": options.triplets,
+        "queries": options.queries,
+        "cores": os.cpu_count(),
+        "contestants": {
+            name: {key: round(statistics.median(run[key] for run in of_name), 3) for key in of_name[0]}
+            for name, of_name in runs.items()
+        },
+        "versions": versions(),
+    }
+    text = json.dumps(figures, indent=1)
+    if options.out is not None:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def start(folder: Path) -> None:
+    """Write the model that all begin with."""
+    from hnmine.reranker import Reranker
+
+    Reranker(resolve("all-MiniLM-L6-v2"), max_tokens=TOKENS, device="cpu", dtype="float32", seed=0).save(folder)
+
+
+def contest(options: argparse.Namespace) -> dict[str, float]:
+    """Train, score and measure as one contestant."""
+    chosen = pq.read_table(options.run / "triplets.parquet", columns=["query", "positive", "negative"])
+    rows = np.random.default_rng(0).choice(len(chosen), size=min(options.triplets, len(chosen)), replace=False)
+    triplets: Triplets = chosen.take(rows).to_pylist()
+    begin = Path(options.work) / "start"
+    trained = Path(options.work) / options.contestant.replace(", ", "-")
+    train_seconds = (
+        ours(begin, trained, triplets)
+        if options.contestant == "ours"
+        else peer(begin, trained, triplets, options.contestant != "peer")
+    )
+    config = load()
+    splits = Splits(read_beir(options.data, config.sources), config)
+    task = splits.task(splits.dev, options.queries, 0)
+    scorer = our_scorer(trained) if options.contestant == "ours" else peer_scorer(trained, options.contestant != "peer")
+    began = time.monotonic()
+    scores = rerank(task, scorer)
+    score_seconds = time.monotonic() - began
+    return {
+        "train_pairs_per_second": 2 * len(triplets) / train_seconds,
+        "scored_pairs_per_second": task.documents_to_score / score_seconds,
+        "MRR@10": means(measure(task, scores))["MRR@10"],
+    }
+
+
+def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
+    """Train with hnmine's worker; return the seconds of the steps."""
+    import torch
+
+    from hnmine import losses
+    from hnmine.config import TrainConfig
+    from hnmine.fitting import Recipe, _adamw, _backward
+    from hnmine.lists import Lists
+    from hnmine.reranker import Reranker
+
+    lists = Lists(
+        queries=tuple(row["query"] for row in triplets),
+        documents=tuple((row["positive"], row["negative"]) for row in triplets),
+    )
+    dtype = choose_dtype("auto", "cpu", training=True)
+    config = TrainConfig(
+        loss="bce", pairs_per_batch=PAIRS // 2, max_tokens=TOKENS, learning_rate=RATE, warmup_share=WARM_UP
+    )
+    recipe = Recipe.of(config, Choice(kind="cpu", reason="benchmark"), dtype)
+    reranker = Reranker(begin, max_tokens=TOKENS, device="cpu", dtype=dtype)
+    optimizer, loss_of = _adamw(reranker.model, recipe), losses.make("bce", 1.0)
+    steps = recipe.steps(len(lists))
+    began = time.monotonic()
+    for step, (batch, _) in enumerate(recipe.batches(len(lists))):
+        torch.manual_seed(step)
+        reranker.train_mode(None)
+        _backward(reranker, reranker.model, lists, batch, loss_of, 1 / len(batch))
+        torch.nn.utils.clip_grad_norm_(reranker.model.parameters(), recipe.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step, steps)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    seconds = time.monotonic() - began
+    reranker.save(trained)
+    return seconds
+
+
+def peer(begin: Path, trained: Path, triplets: Triplets, bfloat16: bool) -> float:
+    """Train with sentence-transformers; return the seconds of the steps."""
+    from datasets import Dataset
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+
+    model = CrossEncoder(str(begin), device="cpu", max_length=TOKENS)
+    rows = [
+        (row["query"], row[kind], float(kind == "positive")) for row in triplets for kind in ("positive", "negative")
+    ]
+    dataset = Dataset.from_dict(
+        dict(zip(("query", "document", "label"), map(list, zip(*rows, strict=True)), strict=True))
+    )
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(trained),
+        num_train_epochs=1,
+        per_device_train_batch_size=PAIRS,
+        learning_rate=RATE,
+        warmup_steps=WARM_UP,
+        use_cpu=True,
+        bf16=bfloat16,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+    )
+    trainer = CrossEncoderTrainer(
+        model=model, args=arguments, train_dataset=dataset, loss=BinaryCrossEntropyLoss(model)
+    )
+    seconds = float(trainer.train().metrics["train_runtime"])
+    model.save_pretrained(str(trained))
+    return seconds
+
+
+def our_scorer(trained: Path) -> Scorer:
+    """Return hnmine's re-ranker, in the type it would choose."""
+    from hnmine.reranker import Reranker
+
+    return Reranker(trained, max_tokens=TOKENS, device="cpu", dtype=choose_dtype("auto", "cpu", training=True))
+
+
+def peer_scorer(trained: Path, bfloat16: bool) -> Scorer:
+    """Return `CrossEncoder.predict` at its defaults, or with weights in bfloat16."""
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    model = CrossEncoder(str(trained), device="cpu", max_length=TOKENS, model_kwargs={"dtype": dtype})
+
+    class Peer:
+        def scores(self, queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None]) -> Float32:
+            done(len(queries))
+            pairs = list(zip(queries, documents, strict=True))
+            return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
+
+    return Peer()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The re-rankers of a run on its test queries: scored once, measured, tested against the start, put side by side.
+
+OUT/evaluation/<kind>-<name>.parquet    of every query the documents, their scores, the metrics
+OUT/evaluation/changes-<name>.md        the queries that a training changed most, with texts
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hnmine import device as devices
+from hnmine import weights
+from hnmine.config import Config, TrainConfig
+from hnmine.errors import DataError
+from hnmine.evaluation import METRICS, PerQuery, Task, means, measure, reach, rerank, table, table_by_length
+from hnmine.first_stage import NO_ROW
+from hnmine.progress import say, track
+from hnmine.report import shortened
+from hnmine.runs import Run, digest, versions
+from hnmine.significance import Paired, paired
+from hnmine.splits import Splits
+from hnmine.types import Float32
+
+TESTED = "MRR@10"
+"""What is tested against the start, and orders the changes."""
+_CHANGES = 10  # queries shown of those that gained most, and of those that lost most
+_BEFORE = "before: "
+_AFTER = "after: "
+
+
+def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """Measure the first stage, the start and every trained re-ranker on the test queries.
+
+    Returns:
+        what to record; the sha256 of the run's files it was made from; those of the files that were written.
+
+    Raises:
+        DataError: OUT holds no trained re-ranker.
+    """
+    rerankers, max_tokens = _rerankers(config.train, run)
+    task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
+    scorer = _Scorer(task, config, max_tokens, run)
+    scores = {f"first stage: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
+    scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
+    rows = {name: measure(task, of) for name, of in scores.items()}
+    before = next(name for name in rows if name.startswith(_BEFORE))
+    tests = {
+        name: {metric: paired(values[metric], rows[before][metric], config.evaluate.seed) for metric in METRICS}
+        for name, values in rows.items()
+        if name.startswith(_AFTER)
+    }
+    written = scorer.tables + [_write_changes(task, name, before, scores, rows, run) for name in tests]
+    for path in (run.out / "evaluation").glob("*"):
+        if path.relative_to(run.out).as_posix() not in written:
+            path.unlink()  # of a re-ranker that is not compared any more
+    every = len(np.unique(splits.test.query_rows_P))
+    queries = f"{len(task):,}" if len(task) == every else f"{len(task):,} of {every:,}"
+    title = f"{queries} {splits.test_name} queries, the first {config.evaluate.depth} documents re-ranked"
+    found = {
+        "split": splits.test_name,
+        "queries": len(task),
+        "long_queries": len(task.long),
+        "max_tokens": max_tokens,
+        "first_stage_reach": reach(task),
+        "metrics": {name: means(values) for name, values in rows.items()},
+        "against_start": {name: {metric: vars(test) for metric, test in of.items()} for name, of in tests.items()},
+        "table": _text(task, title, rows, {name: of[TESTED] for name, of in tests.items()}),
+    }
+    return found, scorer.inputs, run.sha256_of(*written)
+
+
+def between(after: Path, before: Path) -> str:
+    """Compare two files of OUT/evaluation, of one run or of two, over the queries that both have; return a table.
+
+    Raises:
+        DataError: a file is none of these, or they have no query in common.
+    """
+    values = [_read_metrics(path) for path in (after, before)]
+    shared = sorted(values[0].keys() & values[1].keys())
+    if not shared:
+        raise DataError(f"{after} and {before} have no query in common")
+    lines = [f"{after} against {before}, {len(shared):,} queries", ""]
+    lines.append(f"{'':<10} {'after':>7} {'before':>7}  {'change':>7}  95 % interval       p")
+    for metric in METRICS:
+        after_Q, before_Q = (np.array([of[query][metric] for query in shared]) for of in values)
+        test = paired(after_Q, before_Q)
+        lines.append(
+            f"{metric:<10} {after_Q.mean():>7.3f} {before_Q.mean():>7.3f}  {test.difference:>+7.3f}  "
+            f"{test.low:+.3f} to {test.high:+.3f}  {test.p:>6.2g}"
+        )
+    return "\n".join(lines)
+
+
+def _read_metrics(path: Path) -> dict[str, dict[str, float]]:
+    try:
+        rows = pq.read_table(path, columns=["query_id", *METRICS]).to_pylist()
+        return {row["query_id"]: row for row in rows}
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is no file of OUT/evaluation that `hnmine evaluate` writes: {reason}") from None
+
+
+def _text(task: Task, title: str, rows: dict[str, PerQuery], tests: dict[str, Paired]) -> str:
+    by_length = table_by_length(task, rows)
+    return (
+        table(rows, title, tests)
+        + f"\n\nThe first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others."
+        + "\nIn brackets the 95 % interval and the p-value of a paired randomisation test against the start."
+        + (f"\n\n{by_length}" if by_length else "")
+    )
+
+
+def _label(first_stage: str) -> str:
+    return {"bm25": "BM25", "dense": "dense"}.get(first_stage, Path(first_stage).name)
+
+
+def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], int]:
+    """Return the models to compare, by the names they have in the table, and how many tokens they read."""
+    from hnmine.tuning import START
+
+    folder = run.out / "rerankers"
+    training = run.manifest.get("training")
+    if not training:
+        raise DataError(
+            f"{run.out} holds no trained re-ranker; run `hnmine train` with the same --data and --out first"
+        )
+    max_tokens: int = training["max_tokens"]
+    if max_tokens != config.max_tokens:
+        say("evaluate", f"train.max_tokens={config.max_tokens} is not used: these were trained with {max_tokens}")
+    start = training["start"]
+    before = (
+        {f"{_BEFORE}warm-started": folder / START}
+        if start["warmed_up"]
+        else {f"{_BEFORE}as given": weights.resolve(start["model"], start["revision"])}
+    )
+    return before | {f"{_AFTER}{preset}": folder / preset for preset in training["presets"]}, max_tokens
+
+
+class _Scorer:
+    """Scores of re-rankers on one task; those that an earlier run left are taken where nothing has changed."""
+
+    def __init__(self, task: Task, config: Config, max_tokens: int, run: Run) -> None:
+        self._task, self._run, self._max_tokens = task, run, max_tokens
+        self._passages = config.evaluate.long_documents == "maxp"
+        self._device = devices.choose(config.train.device)
+        self._dtype = devices.choose_dtype(config.train.dtype, self._device.kind, training=True)
+        texts = [task.queries.texts, task.doc_rows_QK.tolist(), sorted(task.document_texts.items())]
+        self._texts = digest(texts)
+        self.inputs: dict[str, str] = {}
+        self.tables: list[str] = []
+
+    def scores(self, name: str, folder: Path) -> Float32:
+        """Return the scores (Q, K) of the re-ranker in this folder, and keep them."""
+        files = weights.folder_sha256(folder)
+        if folder.is_relative_to(self._run.out):
+            self.inputs |= {(folder / file).relative_to(self._run.out).as_posix(): sha for file, sha in files.items()}
+        path = f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet"
+        self.tables.append(path)
+        identity = digest([files, self._texts, self._max_tokens, self._passages, self._dtype, versions()])
+        known = _read_scores(name, self._run.out / path, identity, self._task.doc_rows_QK.shape)
+        if known is not None:
+            return known
+        scores = self._score(name, folder)
+        self._run.write_table(path, _scores_table(self._task, scores, identity))
+        return scores
+
+    def _score(self, name: str, folder: Path) -> Float32:
+        from hnmine.reranker import Reranker
+
+        reranker = Reranker(
+            folder,
+            max_tokens=self._max_tokens,
+            device=self._device.torch_name,
+            dtype=self._dtype,
+            passages=self._passages,
+        )
+        with track("evaluate", name, self._task.documents_to_score, "pairs") as progress:
+            return rerank(self._task, reranker, progress.advance)
+
+
+def _scores_table(task: Task, scores_QK: Float32, identity: str) -> pa.Table:
+    values = measure(task, scores_QK)
+    columns = {
+        "query_id": list(task.queries.ids),
+        "document_rows": task.doc_rows_QK.tolist(),
+        "scores": scores_QK.tolist(),
+    }
+    rows = pa.table(columns | {metric: values[metric] for metric in METRICS})
+    return rows.replace_schema_metadata({"identity": identity})
+
+
+def _read_scores(name: str, path: Path, identity: str, shape: tuple[int, ...]) -> Float32 | None:
+    """Return the scores (Q, K) that were computed before from the same model, texts and settings, if any."""
+    if not path.is_file():
+        return None
+    try:
+        stored = pq.read_table(path, columns=["scores"])
+        if (stored.schema.metadata or {}).get(b"identity") != identity.encode():
+            return None
+        scores = np.array(stored.column("scores").to_pylist(), dtype=np.float32).reshape(shape)
+    except (OSError, ValueError, TypeError, KeyError) as error:  # Arrow's errors are children of these
+        say("evaluate", f"{name}: {path} cannot be read ({str(error).splitlines()[0]}), so it is scored again")
+        return None
+    say("evaluate", f"{name}: reused {path}")
+    return scores
+
+
+def _write_changes(
+    task: Task, name: str, before: str, scores: dict[str, Float32], rows: dict[str, PerQuery], run: Run
+) -> str:
+    """Write the queries that gained and lost most, for people; return the file's path in OUT."""
+    change = rows[name][TESTED] - rows[before][TESTED]
+    order = np.argsort(-change, kind="stable")
+    gained = [int(at) for at in order if change[at] > 0]
+    lost = [int(at) for at in order[::-1] if change[at] < 0]
+    parts = [
+        f"# What changed from *{before}* to *{name}*\n",
+        f"{len(gained):,} of {len(task):,} queries gained in {TESTED}, {len(lost):,} lost, the others stayed.",
+    ]
+    for title, chosen in (("Gained most", gained[:_CHANGES]), ("Lost most", lost[:_CHANGES])):
+        parts.append(f"\n## {title}\n")
+        parts += [_change(task, at, scores[before], scores[name]) for at in chosen] or ["None."]
+    path = f"evaluation/changes-{name.removeprefix(_AFTER)}.md"
+    run.write_text(path, "\n".join(parts) + "\n")
+    return path
+
+
+def _change(task: Task, at: int, before_QK: Float32, after_QK: Float32) -> str:
+    """Describe one query: where its right document stood, and what stood first."""
+    rows_K = task.doc_rows_QK[at]
+    orders = [np.argsort(-scores_QK[at], kind="stable") for scores_QK in (before_QK, after_QK)]
+    ranked = [[int(rows_K[place]) for place in order if rows_K[place] != NO_ROW] for order in orders]
+    right = [next((rank for rank, row in enumerate(rows, 1) if row in task.relevant[at]), None) for rows in ranked]
+    lines = [f"**{shortened(task.queries.texts[at])}**: right document from {right[0]} to {right[1]}"]
+    for when, rows in zip(("before", "after"), ranked, strict=True):
+        mark = "right" if rows[0] in task.relevant[at] else "not judged right"
+        lines.append(f"- first {when} ({mark}): {shortened(task.document_texts[rows[0]])}")
+    answer = next((row for row in ranked[0] if row in task.relevant[at]), None)
+    if answer is not None:
+        lines.append(f"- right: {shortened(task.document_texts[answer])}")
+    return "\n".join(lines) + "\n"
