@@ -227,6 +227,7 @@ class WarmUpConfig(_Section):
     negatives: int = Field(3, ge=1, le=64, description="random negatives a pair")
 
 
+Kind = Literal["cross-encoder", "bi-encoder"]
 TrainPreset = Literal["anchored", "paper"]
 Loss = Literal["infonce", "margin", "logistic", "bce", "lambda"]
 
@@ -236,6 +237,7 @@ class TrainConfig(_Section):
 
     model: str = Field("all-MiniLM-L6-v2", description="re-ranker to start from: folder or hub name")
     revision: str | None = Field(None, description="commit of a hub model")
+    kind: Kind = Field("cross-encoder", description="bi-encoder: a SentenceTransformer, its score the cosine")
     presets: tuple[TrainPreset, ...] = Field(
         ("anchored",),
         min_length=1,
@@ -254,7 +256,10 @@ class TrainConfig(_Section):
         description="infonce: softmax over a positive and its negatives; margin: the paper's Eq. 7; logistic: "
         "pairwise; bce: each document by itself; lambda: pairwise, weighted by nDCG",
     )
-    margin: float = Field(1.0, gt=0, description="margin of the triplet loss, in units of the score")
+    margin: float = Field(1.0, gt=0, description="margin of the triplet loss, in units of the score; a cosine's: 0.2")
+    scale: float | None = Field(
+        None, gt=0, description="scores are multiplied by it in losses other than margin; null: 1, 20 for a bi-encoder"
+    )
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     learning_rate: float = Field(2e-5, gt=0, le=1, description="peak learning rate")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")

@@ -105,7 +105,7 @@ def plan(
         return Plan(name=config.name, fingerprint=fingerprint, fit=fit)
     folder = _folder(config)
     _refuse_too_many_tokens(config, folder)
-    prompts = _own_prompts(folder)
+    prompts = own_prompts(folder)
     unnamed = Plan(
         name=config.name,
         folder=folder,
@@ -162,7 +162,7 @@ def _reading(configured: str | None, own: str, adapter: str | None) -> Reading:
     return Reading(prompt=own if configured is None else configured, adapter=adapter)
 
 
-def _own_prompts(folder: Path) -> dict[Role, str]:
+def own_prompts(folder: Path) -> dict[Role, str]:
     """Read the prompts a model declares, as SentenceTransformer's encode_query and encode_document mean them.
 
     Like these, leave `default_prompt_name` aside. Unlike version 6 of encode_document, do see passage and corpus.

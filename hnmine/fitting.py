@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hnmine import losses
-from hnmine.config import Loss, TrainConfig
+from hnmine.biencoder import BiEncoder
+from hnmine.config import Kind, Loss, TrainConfig
 from hnmine.device import Choice
 from hnmine.encoders import batches_by_length
 from hnmine.errors import ModelError
@@ -39,8 +40,10 @@ _GRAPH_TOKENS = {"cpu": 32_768, "cuda": 131_072}  # in one backward pass; bounds
 class Recipe:
     """How to train: the part of the configuration that a worker needs, resolved."""
 
+    kind: Kind
     loss: Loss
     margin: float
+    scale: float
     epochs: int
     learning_rate: float
     warmup_share: float
@@ -59,6 +62,7 @@ class Recipe:
     def of(cls, config: TrainConfig, device: Choice, dtype: str, **changes: Any) -> Recipe:
         """Take the settings of the same name; `changes` replace some."""
         own = {name: getattr(config, name) for name in cls.__dataclass_fields__ if hasattr(config, name)}
+        own["scale"] = config.scale or (20.0 if config.kind == "bi-encoder" else 1.0)
         return cls(**(own | {"device": device.torch_name, "dtype": dtype} | changes))
 
     def steps(self, lists: int) -> int:
@@ -92,6 +96,11 @@ class Job:
     recipe: Recipe
     start_dev: float | None
     """What the dev queries say of the start, if that is known already."""
+
+
+def model_class(kind: Kind) -> type[Reranker] | type[BiEncoder]:
+    """Return what loads a model of this kind."""
+    return BiEncoder if kind == "bi-encoder" else Reranker
 
 
 def best_of(dev: Mapping[int, float]) -> int:
@@ -128,7 +137,7 @@ class _Worker:
         self._done = 0
         checkpoint = ray.train.get_checkpoint()
         with checkpoint.as_directory() if checkpoint else nullcontext(job.start) as folder:
-            self._reranker = Reranker(
+            self._reranker = model_class(job.recipe.kind)(
                 Path(folder),
                 max_tokens=job.recipe.max_tokens,
                 device=job.recipe.device,
@@ -145,9 +154,9 @@ class _Worker:
         """Train from where the checkpoint left off to the end."""
         if self._out_of_patience():
             return
-        if not self._done and has_head(self._job.start):
+        if not self._done and (self._recipe.kind == "bi-encoder" or has_head(self._job.start)):
             self._look(0)
-        loss_of = losses.make(self._recipe.loss, self._recipe.margin)
+        loss_of = losses.make(self._recipe.loss, self._recipe.margin, self._recipe.scale)
         for step, (batch, is_look) in enumerate(self._recipe.batches(len(self._job.lists)), 1):
             if step <= self._done:
                 continue
@@ -237,7 +246,7 @@ def _load_state(folder: Path, optimizer: torch.optim.AdamW) -> tuple[int, dict[i
 
 
 def _backward(
-    reranker: Reranker, network: Any, lists: Lists, chosen: list[int], loss_of: losses.Loss, share: float
+    reranker: Reranker | BiEncoder, network: Any, lists: Lists, chosen: list[int], loss_of: losses.Loss, share: float
 ) -> Tensor:
     """Add the gradient of these lists' losses times `share`; return the loss.
 
@@ -246,9 +255,8 @@ def _backward(
     """
     rows = [reranker.tokenize([lists.queries[i]] * len(lists.documents[i]), lists.documents[i]) for i in chosen]
     rows = rows or [reranker.tokenize(["", ""], ["", ""])]  # fewer lists than workers: only exchange gradients
-    groups = _groups(
-        [sum(len(row["input_ids"]) for row in of_list) for of_list in rows], _GRAPH_TOKENS[reranker.device]
-    )
+    tokens = [sum(reranker.length(row) for row in of_list) for of_list in rows]
+    groups = _groups(tokens, _GRAPH_TOKENS[reranker.device])
     total = torch.zeros((), device=reranker.device)
     for number, group in enumerate(groups, 1):
         exchange = number == len(groups) or not hasattr(network, "no_sync")
@@ -273,10 +281,10 @@ def _groups(sizes: list[int], most: int) -> list[list[int]]:
     return groups
 
 
-def _scores(reranker: Reranker, network: Any, rows: list[list[dict[str, list[int]]]]) -> tuple[Tensor, Tensor]:
+def _scores(reranker: Reranker | BiEncoder, network: Any, rows: list[list[Any]]) -> tuple[Tensor, Tensor]:
     """Return the scores of tokenised lists (B, L) and which of them count."""
     flat = [row for of_list in rows for row in of_list]
-    lengths = np.array([len(row["input_ids"]) for row in flat])
+    lengths = np.array([reranker.length(row) for row in flat])
     parts = batches_by_length(lengths, reranker.TRAIN_TOKENS_PER_BATCH)
     scores = torch.cat([reranker.forward([flat[i] for i in part], network) for part in parts])
     back = torch.empty(len(flat), dtype=torch.long)

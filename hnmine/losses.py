@@ -71,13 +71,14 @@ LOSSES: dict[str, Loss] = {"infonce": infonce, "logistic": logistic, "bce": bce,
 """The losses that need nothing but scores, by their names in the configuration."""
 
 
-def make(name: str, width: float) -> Loss:
-    """Return the loss of this name; `width` is the margin's."""
+def make(name: str, width: float, scale: float = 1.0) -> Loss:
+    """Return the loss of this name; `width` is the margin's, `scale` multiplies the scores for all the others."""
     if name == "margin":
         return lambda scores_BL, mask_BL: margin(scores_BL, mask_BL, width)
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(['margin', *LOSSES])}")
-    return LOSSES[name]
+    loss = LOSSES[name]
+    return loss if scale == 1 else lambda scores_BL, mask_BL: loss(scale * scores_BL, mask_BL)
 
 
 def _leads(scores_BL: Tensor) -> Tensor:

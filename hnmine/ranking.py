@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from hnmine import device as devices
 from hnmine import weights
-from hnmine.config import Config, TrainConfig
+from hnmine.config import Config, Kind, TrainConfig
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, Task, means, measure, reach, rerank, table, table_by_length
 from hnmine.first_stage import NO_ROW
@@ -42,9 +42,9 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     Raises:
         DataError: OUT holds no trained re-ranker.
     """
-    rerankers, max_tokens = _rerankers(config.train, run)
+    rerankers, kind, max_tokens = _rerankers(config.train, run)
     task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
-    scorer = _Scorer(task, config, max_tokens, run)
+    scorer = _Scorer(task, config, kind, max_tokens, run)
     scores = {f"first stage: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
     scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
     rows = {name: measure(task, of) for name, of in scores.items()}
@@ -119,8 +119,8 @@ def _label(first_stage: str) -> str:
     return {"bm25": "BM25", "dense": "dense"}.get(first_stage, Path(first_stage).name)
 
 
-def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], int]:
-    """Return the models to compare, by the names they have in the table, and how many tokens they read."""
+def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], Kind, int]:
+    """Return the models to compare, by the names they have in the table, their kind, and how many tokens they read."""
     from hnmine.tuning import START
 
     folder = run.out / "rerankers"
@@ -138,14 +138,18 @@ def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], int]:
         if start["warmed_up"]
         else {f"{_BEFORE}as given": weights.resolve(start["model"], start["revision"])}
     )
-    return before | {f"{_AFTER}{preset}": folder / preset for preset in training["presets"]}, max_tokens
+    return (
+        before | {f"{_AFTER}{preset}": folder / preset for preset in training["presets"]},
+        training["kind"],
+        max_tokens,
+    )
 
 
 class _Scorer:
     """Scores of re-rankers on one task; those that an earlier run left are taken where nothing has changed."""
 
-    def __init__(self, task: Task, config: Config, max_tokens: int, run: Run) -> None:
-        self._task, self._run, self._max_tokens = task, run, max_tokens
+    def __init__(self, task: Task, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
+        self._task, self._run, self._kind, self._max_tokens = task, run, kind, max_tokens
         self._passages = config.evaluate.long_documents == "maxp"
         self._device = devices.choose(config.train.device)
         self._dtype = devices.choose_dtype(config.train.dtype, self._device.kind, training=True)
@@ -170,15 +174,12 @@ class _Scorer:
         return scores
 
     def _score(self, name: str, folder: Path) -> Float32:
-        from hnmine.reranker import Reranker
+        from hnmine.fitting import model_class  # imports torch, which a run whose scores are known does without
 
-        reranker = Reranker(
-            folder,
-            max_tokens=self._max_tokens,
-            device=self._device.torch_name,
-            dtype=self._dtype,
-            passages=self._passages,
-        )
+        settings: dict[str, Any] = {"max_tokens": self._max_tokens, "dtype": self._dtype}
+        if self._kind == "cross-encoder":
+            settings["passages"] = self._passages
+        reranker = model_class(self._kind)(folder, device=self._device.torch_name, **settings)
         with track("evaluate", name, self._task.documents_to_score, "pairs") as progress:
             return rerank(self._task, reranker, progress.advance)
 

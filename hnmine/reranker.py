@@ -95,6 +95,10 @@ class Reranker:
                 rows[i] = self._tokenize([queries[i]], [document])[0]
         return rows
 
+    def length(self, row: dict[str, list[int]]) -> int:
+        """Return the tokens of a row."""
+        return len(row["input_ids"])
+
     def _tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> list[dict[str, list[int]]]:
         encoded = self.tokenizer(list(queries), list(documents), truncation=True, max_length=self.max_tokens)
         return [{name: encoded[name][i] for name in encoded} for i in range(len(queries))]
@@ -146,7 +150,7 @@ class Reranker:
             chunk = slice(start, start + _CHUNK)
             rows, owner = self._read(queries[chunk], documents[chunk])
             left = np.bincount(owner)
-            lengths = np.array([len(row["input_ids"]) for row in rows])
+            lengths = np.array([self.length(row) for row in rows])
             for batch in batches_by_length(lengths, _TOKENS_PER_BATCH):
                 with torch.inference_mode():
                     batch_scores = self.forward([rows[i] for i in batch]).cpu().numpy()

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hnmine.config import Config, TrainPreset
+from hnmine.config import Config, Kind, TrainPreset
 from hnmine.errors import DataError
 from hnmine.progress import say
 
@@ -77,6 +77,7 @@ class _Start(BaseModel):
 
 class _Training(_Section):
     start: _Start
+    kind: Kind
     max_tokens: int
     presets: dict[TrainPreset, dict[str, Any]]
 

@@ -84,6 +84,7 @@ def tune(splits: Splits, config: TrainConfig, run: Run) -> tuple[dict[str, Any],
         files |= run.sha256_of(f"{folder}/{_RECORD}") | {f"{folder}/{file}": sha for file, sha in record.files.items()}
     found = {
         "dev": splits.dev_name,
+        "kind": config.kind,
         "max_tokens": config.max_tokens,
         "start": {"model": config.model, "revision": config.revision, "warmed_up": warm_up is not None}
         | (warm_up.facts() if warm_up else {}),
@@ -128,7 +129,7 @@ class _Tuning:
 
         config = self._config
         folder = weights.resolve(config.model, config.revision)
-        if has_head(folder):
+        if config.kind == "bi-encoder" or has_head(folder):
             return folder, None
         say(
             "train",
