@@ -99,7 +99,7 @@ class BiEncoder:
         """Return the score of each (query, document), every text encoded once; `done` is told of finished pairs."""
         self.model.eval()
         vectors = {role: self._vectors(texts, role) for role, texts in (("query", queries), ("document", documents))}
-        scores = (vectors["query"] * vectors["document"]).sum(axis=1)
+        scores: Float32 = (vectors["query"] * vectors["document"]).sum(axis=1)
         if bad := int((~np.isfinite(scores)).sum()):
             raise ModelError(f"the bi-encoder gives NaN or infinity for {bad} of {len(scores)} pairs")
         done(len(scores))
@@ -114,8 +114,8 @@ class BiEncoder:
             with torch.inference_mode(), self.autocast():
                 rows = self._encoder(self._features(unique[start : start + _TEXTS_PER_BATCH], role))
                 parts.append(functional.normalize(rows["sentence_embedding"].float(), dim=1).cpu().numpy())
-        vectors: Float32 = np.concatenate(parts)[[place[text] for text in texts]]
-        return vectors
+        vectors = np.concatenate(parts)
+        return np.asarray(vectors[[place[text] for text in texts]], dtype=np.float32)
 
     def train_mode(self, dropout: float | None) -> None:
         """Prepare for training; `dropout` replaces the model's own rate if given."""
