@@ -62,11 +62,6 @@ def lambda_loss(scores_BL: Tensor, mask_BL: Tensor) -> Tensor:
     return _over_negatives(weight_BN * functional.softplus(-_leads(scores_BL)), mask_BL)
 
 
-def margin_mse(scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor) -> Tensor:
-    """Mean squared error of s(PD) - s(D) against the teacher's, over the negatives (arXiv 2010.02666)."""
-    return _over_negatives((_leads(scores_BL) - _leads(teacher_BL)).square(), mask_BL)
-
-
 LOSSES: dict[str, Loss] = {"infonce": infonce, "logistic": logistic, "bce": bce, "lambda": lambda_loss}
 """The losses that need nothing but scores, by their names in the configuration."""
 

@@ -52,12 +52,12 @@ class Progress:
 
     def _show(self, before: str, after: str) -> None:
         rate = self.done / max(self.seconds, 1e-9)
-        left = (self.total - self.done) / rate if rate else 0.0
+        left = f", {_figure(rate)} {self.unit}/s, {_clock((self.total - self.done) / rate)} left" if rate else ""
         share = self.done / self.total if self.total else 1.0
         note = f", {self.note}" if self.note else ""
         sys.stderr.write(
-            f"{before}{self.step:>10} │ {self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), "
-            f"{_figure(rate)} {self.unit}/s, {_clock(left)} left{note}{after}"
+            f"{before}{self.step:>10} │ {self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%})"
+            f"{left}{note}{after}"
         )
         sys.stderr.flush()
 
