@@ -193,7 +193,7 @@ class ModelEncoder:
     padded, and where nothing is, attention runs without a mask.
     """
 
-    _TOKENIZED_TEXTS = 512  # at a time
+    _TOKENIZED_CHARACTERS = 2**20  # at a time: the tokenizer reads long texts to their end, whatever is used of them
 
     def __init__(self, plan: Plan) -> None:
         import torch
@@ -233,15 +233,14 @@ class ModelEncoder:
         import torch
 
         self._switch(reading.adapter)
-        order = np.argsort([-len(text) for text in texts], kind="stable")
+        characters = np.array([len(text) for text in texts])
         parts: dict[int, Float32] = {}
         with torch.inference_mode():
-            for start in range(0, len(order), self._TOKENIZED_TEXTS):
-                chunk = order[start : start + self._TOKENIZED_TEXTS]
+            for chunk in batches_by_length(characters, self._TOKENIZED_CHARACTERS):
                 features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
                 for rows, batch in self._batches(features, len(chunk)):
                     vectors = self._model(batch)["sentence_embedding"][:, : self._model.truncate_dim]
-                    parts.update(zip(chunk[rows].tolist(), vectors.float().cpu().numpy(), strict=True))
+                    parts.update(zip([chunk[row] for row in rows], vectors.float().cpu().numpy(), strict=True))
         return np.stack([parts[i] for i in range(len(texts))])
 
     def _batches(self, features: dict[str, Any], count: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
