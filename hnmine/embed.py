@@ -92,8 +92,8 @@ def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: Embe
     if missing:
         blocks = _blocks(plan, texts, keys, found, config.block_texts)
         with track("embed", plan.name, missing, "texts") as progress:
-            for count, seconds_per_text in _encode(plan, blocks, store, config):
-                progress.advance(count, f"{seconds_per_text * 1000:.1f} ms a text and actor")
+            for count in _encode(plan, blocks, store, config):
+                progress.advance(count)
         newly, width = _found(store, all_keys[~found])
         if not newly.all():
             raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
@@ -160,23 +160,19 @@ class EncodeBlock:
             self._failure = str(error)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
-        """Encode every row of `blocks`; return how many texts each held, the seconds it took, and what failed.
+        """Encode every row of `blocks`; return how many texts each held, and what failed.
 
         What a user can mend travels as a row: as an exception Ray would retry it, log it in full and lose its type.
         """
-        import time
-
-        counts, seconds, failures = [], [], []
+        counts, failures = [], []
         for block in blocks.to_pylist():
-            start = time.monotonic()
             try:
                 self._encode(block)
             except HnmineError as error:
                 self._failure = str(error)
             counts.append(len(block["texts"]))
-            seconds.append(time.monotonic() - start)
             failures.append(self._failure)
-        return pa.table({"count": counts, "seconds": seconds, "failure": failures})
+        return pa.table({"count": counts, "failure": failures})
 
     def _encode(self, block: dict[str, Any]) -> None:
         if self._encoder is None:
@@ -196,23 +192,23 @@ class EncodeBlock:
             self._store.write(keys[chosen], vectors)
 
 
-def _encode(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[tuple[int, float]]:
-    """Encode all blocks, yielding (texts, seconds a text) as blocks are finished."""
+def _encode(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[int]:
+    """Encode all blocks, yielding how many texts are done as blocks are finished."""
     if not config.ray or len(blocks) == 1:
         work = EncodeBlock(plan, store, None)
         results: Iterator[pa.Table] = (work(block) for block in blocks)
-        yield from _figures(results)
+        yield from _counts(results)
         return
     start_ray()
-    yield from _figures(_over_actors(plan, blocks, store, config))
+    yield from _counts(_over_actors(plan, blocks, store, config))
 
 
-def _figures(results: Iterator[pa.Table]) -> Iterator[tuple[int, float]]:
+def _counts(results: Iterator[pa.Table]) -> Iterator[int]:
     for result in results:
         for row in result.to_pylist():
             if row["failure"]:
                 raise ModelError(row["failure"])
-            yield row["count"], row["seconds"] / row["count"]
+            yield row["count"]
 
 
 def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[pa.Table]:

@@ -21,6 +21,7 @@ METRICS = {"MRR@3": "RR@3", "MRR@10": "RR@10", "nDCG@10": "nDCG@10", "Recall@10"
 
 LONG_WORDS = 1024
 """Above, a document counts as long (arXiv 2505.18366, Table 5, draws the line at as many tokens)."""
+_FEWEST = 10  # queries of a length that are worth a mean
 _WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
 
 PerQuery = dict[str, Float64]
@@ -130,10 +131,10 @@ def table(rows: Mapping[str, PerQuery], title: str, against: Mapping[str, Paired
     return "\n".join(lines)
 
 
-def table_by_length(task: Task, rows: Mapping[str, PerQuery], metric: str = "MRR@10") -> str:
-    """Return the metric apart for queries whose right documents are short and long; empty if there are not both."""
+def table_by_length(task: Task, rows: Mapping[str, PerQuery], metric: str = "MRR@10", fewest: int = _FEWEST) -> str:
+    """Return the metric apart for queries whose right documents are short and long; empty with too few of either."""
     long_Q = np.isin(np.arange(len(task)), sorted(task.long))
-    if long_Q.all() or not long_Q.any():
+    if min(long_Q.sum(), (~long_Q).sum()) < fewest:
         return ""
     heads = [f"short ({int((~long_Q).sum()):,})", f"long ({int(long_Q.sum()):,})"]
     width = max(len(name) for name in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -34,4 +33,8 @@ def examples(triplets: Path, negatives: Path, count: int, seed: int = 0) -> str:
 
 def shortened(text: str) -> str:
     """Return the beginning of a text, on one line."""
-    return textwrap.shorten(text, _WIDTH - 12, placeholder=" …")
+    width = _WIDTH - 12
+    words = " ".join(text.split())
+    cut = words if len(words) <= width else words[: width - 2]
+    whole = cut.rpartition(" ")[0]  # up to a word's end, unless little would be left
+    return cut if cut == words else f"{whole if len(whole) > width // 2 else cut} …"

@@ -161,8 +161,9 @@ def test_the_table_shows_each_ranking_and_what_tuning_changed() -> None:
 def test_long_and_short_stand_apart_only_where_there_are_both() -> None:
     task = small([[1], [1], [1], [1]], [{1}, {1}, {1}, {1}])
     rows = {"before": row_of(0.1, 0.2, 0.3, 0.8), "after": row_of(0, 0, 1, 1)}
-    assert table_by_length(task, rows) == ""
-    lines = table_by_length(replace(task, long=frozenset({0, 2})), rows).splitlines()
+    apart = replace(task, long=frozenset({0, 2}))
+    assert table_by_length(task, rows, fewest=1) == table_by_length(apart, rows) == ""
+    lines = table_by_length(apart, rows, fewest=2).splitlines()
     assert lines[2].split() == ["short", "(2)", "long", "(2)"]
     assert lines[3].split() == ["before", "0.500", "0.200"]
     assert lines[4].split() == ["after", "0.500", "0.500"]

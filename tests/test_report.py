@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hnmine.report import examples
+from hnmine.report import examples, shortened
 
 
 @pytest.fixture
@@ -59,3 +59,12 @@ def test_no_triplets_are_said_to_be_none(files):
     for path in files:
         pq.write_table(pq.read_table(path).slice(0, 0), path)
     assert "No hard negative was found" in examples(*files, count=3)
+
+
+def test_a_text_is_shortened_at_a_words_end_and_one_long_word_within_it():
+    assert shortened("a short  text\n") == "a short text"
+    words = shortened("word " * 60)
+    assert words.endswith("word …")
+    assert 80 < len(words) <= 98
+    assert shortened("x" * 200) == "x" * 96 + " …"
+    assert shortened("_" * 98) == "_" * 98
