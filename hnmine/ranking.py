@@ -55,9 +55,10 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
         if name.startswith(_AFTER)
     }
     written = scorer.tables + [_write_changes(task, name, before, scores, rows, run) for name in tests]
-    for path in (run.out / "evaluation").glob("*"):
-        if path.relative_to(run.out).as_posix() not in written:
-            path.unlink()  # of a re-ranker that is not compared any more
+    for pattern in ("before-*.parquet", "after-*.parquet", "changes-*.md"):
+        for path in (run.out / "evaluation").glob(pattern):
+            if path.relative_to(run.out).as_posix() not in written:
+                path.unlink()  # of a re-ranker that is not compared any more
     every = len(np.unique(splits.test.query_rows_P))
     queries = f"{len(task):,}" if len(task) == every else f"{len(task):,} of {every:,}"
     title = f"{queries} {splits.test_name} queries, the first {config.evaluate.depth} documents re-ranked"

@@ -46,12 +46,15 @@ def mining(run: Run) -> None:
     run.commit("mining", inputs={}, files=files, counts={"negatives": 2})
 
 
+KIND = {"kind": "cross-encoder", "max_tokens": 64}
+
+
 def training(run: Run, weights: str = "w") -> None:
     inputs, files = run.sha256_of("negatives.parquet"), {"rerankers/paper/model.safetensors": weights}
     (run.out / "rerankers" / "paper").mkdir(parents=True, exist_ok=True)
     (run.out / "rerankers" / "paper" / "model.safetensors").write_text(weights)
     start = {"model": "m", "revision": None, "warmed_up": False}
-    run.commit("training", inputs=inputs, files=files, start=start, max_tokens=64, presets={"paper": {"dev": 0.5}})
+    run.commit("training", inputs=inputs, files=files, start=start, **KIND, presets={"paper": {"dev": 0.5}})
 
 
 def evaluation(run: Run) -> None:
