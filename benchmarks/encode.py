@@ -3,26 +3,25 @@
     python benchmarks/encode.py --data DIR [--texts 1024] [--rounds 3]
 
 Both encode the same random documents of a BEIR folder with all-MiniLM-L6-v2 at its own 256 tokens, in turn, the models
-loaded before the clock starts. hnmine runs as `embed` does on a CPU: one process a core (at most 4), blocks sorted by
-length, batches by tokens, bfloat16 where the processor multiplies it. Prints medians, the ratio, the smallest cosine.
+loaded before the clock starts. hnmine encodes as an actor of `embed` does on a CPU: batches of texts of like length,
+side by side, in bfloat16 where the processor multiplies it; by OpenVINO where that is installed, and again by torch.
+Prints medians, ratios, the smallest cosine to the peer's vectors and the share of tokens that are padding.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from hnmine.config import Config, SourcesConfig
+from hnmine.config import Config
 from hnmine.device import Choice
-from hnmine.encoders import Plan, plan
+from hnmine.encoders import TOKENS_PER_BATCH, ModelEncoder, Plan, batches_by_length, plan
 from hnmine.fuse import unit_rows
 from hnmine.runs import versions
 from hnmine.sources import read_beir
@@ -32,18 +31,6 @@ from hnmine.weights import resolve
 TOKENS = 256
 
 
-def serve(planned: Plan, threads: int, texts: list[str], link: Connection) -> None:
-    """Encode `texts` whenever asked; the work of one actor."""
-    import torch
-
-    torch.set_num_threads(threads)
-    encoder = planned.build()
-    encoder.encode(texts[:16])
-    link.send("ready")
-    while link.recv():
-        link.send(encoder.encode(texts))
-
-
 def main() -> None:
     """Run, print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,45 +38,55 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    documents = read_beir(options.data, SourcesConfig()).documents
+    config = Config()
+    documents = read_beir(options.data, config.sources).documents
     rows = np.random.default_rng(0).choice(len(documents), size=options.texts, replace=False)
     corpus = documents.take(rows.tolist())
+    texts = list(corpus.texts)
 
     from sentence_transformers import SentenceTransformer
 
     peer = SentenceTransformer(str(resolve("all-MiniLM-L6-v2")), device="cpu")
-    peer.encode(list(corpus.texts[:16]))
-    lengths = [min(TOKENS, len(ids)) for ids in peer.tokenizer(list(corpus.texts))["input_ids"]]
-    tokens = sum(lengths)
-    actors, planned, links = start_actors(corpus)
+    lengths = np.array([min(TOKENS, len(ids)) for ids in peer.tokenizer(texts)["input_ids"]])
+    plans = {engine: planned(config, corpus, engine) for engine in ("auto", "torch")}
+    ours = {name: ModelEncoder(each) for name, each in plans.items()}
+    for encoder in (peer, *ours.values()):
+        encoder.encode(texts[:16])
 
-    ours, theirs, cosine = [], [], 1.0
+    seconds: dict[str, list[float]] = {"peer": [], **{name: [] for name in ours}}
+    cosines = dict.fromkeys(ours, 1.0)
     for _ in range(options.rounds):
-        start = time.monotonic()
-        expected = peer.encode(list(corpus.texts), show_progress_bar=False)
-        theirs.append(time.monotonic() - start)
-        start = time.monotonic()
-        for link, _ in links:
-            link.send(True)
-        found = np.empty_like(expected)
-        for link, at in links:
-            found[at] = link.recv()
-        ours.append(time.monotonic() - start)
-        cosine = min(cosine, smallest_cosine(found, expected))
-    for link, _ in links:
-        link.send(False)
-    slow, fast = statistics.median(theirs), statistics.median(ours)
+        expected, took = timed(lambda: peer.encode(texts, show_progress_bar=False))
+        seconds["peer"].append(took)
+        for name, encoder in ours.items():
+            found, took = timed(lambda encoder=encoder: encoder.encode(texts))  # type: ignore[misc]
+            seconds[name].append(took)
+            cosines[name] = min(cosines[name], smallest_cosine(found, expected))
+    tokens = int(lengths.sum())
+    measured = {
+        name: {
+            "engine": each.engine,
+            "dtype": each.dtype,
+            "seconds": round(statistics.median(seconds[name]), 2),
+            "tokens_per_second": round(tokens / statistics.median(seconds[name])),
+            "ratio": round(statistics.median(a / b for a, b in zip(seconds["peer"], seconds[name], strict=True)), 2),
+            "smallest_cosine": round(cosines[name], 5),
+        }
+        for name, each in plans.items()
+    }
+    padded = sum(
+        len(batch) * int(lengths[batch].max()) for batch in batches_by_length(lengths, TOKENS_PER_BATCH["cpu"])
+    )
+    slow = statistics.median(seconds["peer"])
     print(
         json.dumps(
             {
                 "texts": options.texts,
                 "tokens": tokens,
+                "rounds": options.rounds,
                 "sentence_transformers": {"seconds": round(slow, 2), "tokens_per_second": round(tokens / slow)},
-                "hnmine": {"seconds": round(fast, 2), "tokens_per_second": round(tokens / fast)},
-                "ratio": round(statistics.median(a / b for a, b in zip(theirs, ours, strict=True)), 2),
-                "smallest_cosine": round(cosine, 5),
-                "dtype": planned.dtype,
-                "actors": actors,
+                "hnmine": measured,
+                "padding": round(1 - tokens / padded, 4),
                 "versions": versions(),
             },
             indent=1,
@@ -97,27 +94,17 @@ def main() -> None:
     )
 
 
-def start_actors(corpus: Texts) -> tuple[int, Plan, list[tuple[Connection, list[int]]]]:
-    """Start the processes; deal the texts, sorted by length, out to them in blocks of 64 in turn."""
-    config = Config()
-    device = Choice(kind="cpu", reason="benchmark")
-    planned = plan(config.encoders[0], corpus, Path("."), device, config.embed.tokens_per_batch)
-    cores = os.cpu_count() or 1
-    actors = min(4, cores)
-    order = np.argsort([-len(text) for text in corpus.texts], kind="stable").tolist()
-    blocks = [order[start : start + 64] for start in range(0, len(order), 64)]
-    links = []
-    for actor in range(actors):
-        at = [row for block in blocks[actor::actors] for row in block]
-        here, there = get_context("spawn").Pipe()
-        texts = [corpus.texts[row] for row in at]
-        get_context("spawn").Process(
-            target=serve, args=(planned, max(1, cores // actors), texts, there), daemon=True
-        ).start()
-        links.append((here, at))
-    for link, _ in links:
-        assert link.recv() == "ready"
-    return actors, planned, links
+def planned(config: Config, corpus: Texts, engine: str) -> Plan:
+    """Return the plan of the first encoder, computed by this engine on the CPU."""
+    encoder = config.encoders[0].model_copy(update={"engine": engine})
+    return plan(encoder, corpus, Path("."), Choice(kind="cpu", reason="benchmark"), config.embed.tokens_per_batch)
+
+
+def timed(work: Callable[[], Float32]) -> tuple[Float32, float]:
+    """Return what `work` returns and the seconds it took."""
+    start = time.monotonic()
+    result = work()
+    return result, time.monotonic() - start
 
 
 def smallest_cosine(a: Float32, b: Float32) -> float:

@@ -15,6 +15,10 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     Field(description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32"),
 ]
+Engine = Annotated[
+    Literal["auto", "torch", "openvino"],
+    Field(description="what computes on a CPU; auto: OpenVINO where it is installed and knows the model, else torch"),
+]
 _ADAPTER = r"^[A-Za-z0-9_\-]{1,64}$"  # a folder, a torch module and a BLAKE2b key can be named so
 
 
@@ -76,6 +80,7 @@ class EncoderConfig(_Section):
         False, description="true: run the model's own Python code; a hub model then needs its commit as revision"
     )
     dtype: Dtype = "auto"
+    engine: Engine = "auto"
     weight: float = Field(1.0, ge=1e-3, le=1e3, description="weight of this block in the fused vector")
     tokens_per_batch: int | None = Field(
         None, ge=64, description="tokens in one forward pass; null: embed.tokens_per_batch"
@@ -111,7 +116,7 @@ class EmbedConfig(_Section):
     )
     device: Device = "auto"
     actors: int | None = Field(
-        None, ge=1, description="encoder actors; null: one per GPU, else one per CPU core, at most 4"
+        None, ge=1, description="encoder actors; null: one per GPU, else one per 8 CPU cores of a node"
     )
     block_texts: int = Field(512, ge=1, description="texts in one block: the unit of work and of recovery")
     tokens_per_batch: int | None = Field(
@@ -182,6 +187,7 @@ class DenoiseConfig(_Section):
     most: float | None = Field(None, ge=0, le=1, description="keep p(Q,D) <= most (RocketQA: 0.1); null: not asked")
     max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document together")
     dtype: Dtype = "auto"
+    engine: Engine = "auto"
     device: Device = "auto"
 
     @model_validator(mode="after")
@@ -276,6 +282,7 @@ class TrainConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="mixed precision; auto: bfloat16 where the device multiplies it, else float32"
     )
+    engine: Engine = Field("auto", description="the same as of an encoder; for scoring, training is torch's")
     device: Device = "auto"
     workers: int | None = Field(None, ge=1, description="Ray Train workers; null: one per GPU, else one")
     seed: int = Field(0, ge=0, description="seed of sampling, order and dropout")

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from hnmine import device as devices
 from hnmine.config import EmbedConfig
 from hnmine.encoders import Encoder, Plan
+from hnmine.engine import MOST_LANES
 from hnmine.errors import DeviceError, HnmineError, ModelError
 from hnmine.progress import say, track
 from hnmine.session import quiet_ray_data, start_ray
 from hnmine.store import KEY_BYTES, PLAIN, Keys, Reading, VectorStore, keys_of
 from hnmine.types import Float32, Int64, Role, Texts
 
-_MAX_LOCAL_ACTORS = 4
 _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
 
 
@@ -146,16 +146,12 @@ def _blocks(
 class EncodeBlock:
     """One encoder actor: loads the model once, then encodes and stores block after block."""
 
-    def __init__(self, plan: Plan, store: VectorStore, threads: int | None) -> None:
-        if threads is not None and plan.kind == "model":
-            import torch
-
-            torch.set_num_threads(threads)
+    def __init__(self, plan: Plan, store: VectorStore, lanes: int | None) -> None:
         self._plan, self._store = plan, store
         self._encoder: Encoder | None = None
         self._failure = ""
         try:
-            self._encoder = plan.build()
+            self._encoder = plan.build(lanes)
         except HnmineError as error:
             self._failure = str(error)
 
@@ -216,26 +212,28 @@ def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config:
     from ray.exceptions import RayActorError
 
     quiet_ray_data()
-    total = ray.cluster_resources()
-    on_gpu = plan.device == "cuda"
-    cpus = int(total.get("CPU", 1))
-    if on_gpu:
-        own = gpu_actors(plan, [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]])
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if plan.device == "cuda":
+        own, lanes = gpu_actors(plan, [int(node.get("GPU", 0)) for node in nodes]), 1
     else:
-        own = min(_MAX_LOCAL_ACTORS, cpus)
+        own, lanes = cpu_actors([int(node.get("CPU", 0)) for node in nodes], config.actors)
     actors = min(config.actors or own, len(blocks))
-    threads = max(1, cpus // actors)
-    say("embed", f"{plan.name}: {actors} actor(s) on {plan.device}, {plan.dtype}, {len(blocks)} blocks")
+    side_by_side = f", {lanes} batches at a time" if lanes > 1 else ""
+    say(
+        "embed",
+        f"{plan.name}: {actors} actor(s) on {plan.device}{side_by_side}, {plan.dtype} by {plan.engine}, "
+        f"{len(blocks)} blocks",
+    )
     with warnings.catch_warnings():  # Ray 2.60 has no other way to set max_task_retries than the deprecated one
         warnings.simplefilter("ignore")
         data = ray.data.from_arrow(blocks).map_batches(
             EncodeBlock,
-            fn_constructor_args=(plan, store, None if on_gpu else threads),
+            fn_constructor_args=(plan, store, lanes),
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=actors),
-            num_cpus=1 if on_gpu else threads,
-            num_gpus=plan.gpus if on_gpu else 0,
+            num_cpus=lanes,
+            num_gpus=plan.gpus if plan.device == "cuda" else 0,
             max_task_retries=_RETRIES,
         )
     try:
@@ -260,6 +258,18 @@ def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
         most = max(gpus_by_node, default=0)
         raise DeviceError(f"encoder {plan.name}: gpus is {plan.gpus:g}, but no node has more than {most}; lower it")
     return actors
+
+
+def cpu_actors(cpus_by_node: list[int], actors: int | None) -> tuple[int, int]:
+    """Return how many actors the CPUs hold, and how many cores each has; an actor's cores are on one node.
+
+    `actors` is how many there shall be, if that is said; where they are more than the cores, they wait for one.
+    """
+    cpus = [count for count in cpus_by_node if count]
+    if actors is not None:
+        return actors, max(1, min(MOST_LANES, sum(cpus) // actors, *cpus))
+    lanes = max(1, min(MOST_LANES, *cpus))
+    return sum(count // lanes for count in cpus), lanes
 
 
 def device_for(config: EmbedConfig) -> devices.Choice:

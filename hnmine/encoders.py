@@ -10,6 +10,7 @@ needs no model library; only `build` imports one. Three kinds:
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from hnmine import device as devices
+from hnmine import engine as engines
 from hnmine import lexical, weights
 from hnmine.config import EncoderConfig
 from hnmine.errors import ConfigError, ModelError
@@ -34,7 +36,7 @@ from hnmine.types import Float32, Role, Texts
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 # On a CPU the activations of a batch should stay in its caches; a GPU wants to be filled.
-_TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
+TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
 
 
 class Encoder(Protocol):
@@ -58,6 +60,7 @@ class Plan:
     max_tokens: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    engine: engines.Engine = "torch"
     tokens_per_batch: int = 2048
     gpus: float = 1.0
     architecture: str | None = None
@@ -85,9 +88,9 @@ class Plan:
             self.folder, architecture=self.architecture, dense_head=self.dense_head, adapters=self.adapters
         )
 
-    def build(self) -> Encoder:
-        """Load the encoder; heavy."""
-        return ModelEncoder(self) if self.fit is None else lexical.LexicalEncoder(self.fit)
+    def build(self, lanes: int | None = None) -> Encoder:
+        """Load the encoder; heavy. On a CPU it computes `lanes` batches at a time, a core each; None: by its cores."""
+        return ModelEncoder(self, lanes) if self.fit is None else lexical.LexicalEncoder(self.fit)
 
 
 def plan(
@@ -106,6 +109,8 @@ def plan(
     folder = _folder(config)
     _refuse_too_many_tokens(config, folder)
     prompts = own_prompts(folder)
+    dtype = devices.choose_dtype(config.dtype, device.kind)
+    adapted = bool(config.query_adapter or config.document_adapter)
     unnamed = Plan(
         name=config.name,
         folder=folder,
@@ -114,8 +119,15 @@ def plan(
         query=_reading(config.query_prompt, prompts["query"], config.query_adapter),
         max_tokens=config.max_tokens,
         device=device.torch_name,
-        dtype=devices.choose_dtype(config.dtype, device.kind),
-        tokens_per_batch=config.tokens_per_batch or tokens_per_batch or _TOKENS_PER_BATCH[device.kind],
+        dtype=dtype,
+        engine=engines.choose(
+            config.engine,
+            device.kind,
+            dtype,
+            _read_settings(folder / "config.json").get("model_type"),
+            patched=adapted or config.trust_remote_code,
+        ),
+        tokens_per_batch=config.tokens_per_batch or tokens_per_batch or TOKENS_PER_BATCH[device.kind],
         gpus=config.gpus,
         architecture=config.architecture,
         dense_head=config.dense_head,
@@ -130,14 +142,16 @@ def _fingerprint(plan: Plan) -> Fingerprint:
         raise ModelError(f"encoder {plan.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
     with plan.arranged() as folder:
         files = weights.folder_sha256(folder)
-    own_code = {"own_code": True} if plan.trust_remote_code else {}
+    special: dict[str, Any] = {"own_code": True} if plan.trust_remote_code else {}
+    if plan.engine != "torch":
+        special["engine"] = plan.engine
     return Fingerprint.of(
         kind="model",
         files=files,
         max_tokens=plan.max_tokens,
         dtype=plan.dtype,
         sentence_transformers=version("sentence-transformers").split(".")[0],
-        **own_code,
+        **special,
     )
 
 
@@ -195,7 +209,7 @@ class ModelEncoder:
 
     _TOKENIZED_CHARACTERS = 2**20  # at a time: the tokenizer reads long texts to their end, whatever is used of them
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, lanes: int | None = None) -> None:
         import torch
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
@@ -206,7 +220,7 @@ class ModelEncoder:
                 self._model = SentenceTransformer(
                     str(folder),
                     device=plan.device,
-                    model_kwargs={"dtype": getattr(torch, plan.dtype)},
+                    model_kwargs={"dtype": getattr(torch, "float32" if plan.engine == "openvino" else plan.dtype)},
                     local_files_only=True,
                     trust_remote_code=plan.trust_remote_code,
                 )
@@ -220,6 +234,27 @@ class ModelEncoder:
             self._model.max_seq_length = plan.max_tokens
         self._model.eval()
         self._tokens_per_batch, self._adapters = plan.tokens_per_batch, plan.adapters
+        self._lanes = 1 if plan.device != "cpu" else lanes or engines.own_lanes()
+        if plan.engine == "openvino":
+            self._compile(plan)
+
+    def _compile(self, plan: Plan) -> None:
+        """Let OpenVINO compute the transformer; what comes before and after it stays torch's."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        body = self._model.transformers_model
+        parameters = inspect.signature(body.forward).parameters
+        examples = (
+            {name: value for name, value in self._model.preprocess(list(texts)).items() if name in parameters}
+            for texts in (("one", "one and two and three"), ("one two three four five", "one", "one two"))
+        )
+        try:
+            compiled = engines.OpenVino(body, "last_hidden_state", examples, plan.dtype, self._lanes)
+        except ModelError as error:
+            raise ModelError(f"encoder {plan.name}: {error}") from None
+        body.forward = lambda **inputs: BaseModelOutput(last_hidden_state=compiled(**inputs))
+        for parameter in body.parameters():
+            parameter.data = parameter.data.new_empty(0)  # OpenVINO has its own
 
     def _switch(self, adapter: str | None) -> None:
         if self._adapters and adapter is None:
@@ -230,18 +265,23 @@ class ModelEncoder:
 
     def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
         """Return one row a text."""
-        import torch
-
         self._switch(reading.adapter)
         characters = np.array([len(text) for text in texts])
         parts: dict[int, Float32] = {}
-        with torch.inference_mode():
-            for chunk in batches_by_length(characters, self._TOKENIZED_CHARACTERS):
-                features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
-                for rows, batch in self._batches(features, len(chunk)):
-                    vectors = self._model(batch)["sentence_embedding"][:, : self._model.truncate_dim]
-                    parts.update(zip([chunk[row] for row in rows], vectors.float().cpu().numpy(), strict=True))
+        for chunk in batches_by_length(characters, self._TOKENIZED_CHARACTERS):
+            features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
+            batches = self._batches(features, len(chunk))
+            for rows, vectors in engines.side_by_side(self._forward, batches, self._lanes):
+                parts.update(zip([chunk[row] for row in rows], vectors, strict=True))
         return np.stack([parts[i] for i in range(len(texts))])
+
+    def _forward(self, batch: tuple[list[int], dict[str, Any]]) -> tuple[list[int], Float32]:
+        import torch
+
+        rows, features = batch
+        with torch.inference_mode():
+            vectors = self._model(features)["sentence_embedding"][:, : self._model.truncate_dim]
+        return rows, vectors.float().cpu().numpy()
 
     def _batches(self, features: dict[str, Any], count: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Cut tokenised texts into batches of like length, without the columns that are padding in all of a batch.

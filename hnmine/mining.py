@@ -193,7 +193,9 @@ def _denoise(config: DenoiseConfig, texts: dict[Role, Texts], progress: Progress
     device = devices.choose(config.device)
     dtype = devices.choose_dtype(config.dtype, device.kind)
     say("select", f"denoising by {config.model} on {device}, {dtype}")
-    reranker = Reranker(folder, max_tokens=config.max_tokens, device=device.torch_name, dtype=dtype)
+    reranker = Reranker(
+        folder, max_tokens=config.max_tokens, device=device.torch_name, dtype=dtype, engine=config.engine
+    )
     scored = 0
 
     def tell(count: int) -> None:

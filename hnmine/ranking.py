@@ -154,6 +154,7 @@ class _Scorer:
         self._passages = config.evaluate.long_documents == "maxp"
         self._device = devices.choose(config.train.device)
         self._dtype = devices.choose_dtype(config.train.dtype, self._device.kind, training=True)
+        self._engine = config.train.engine
         texts = [task.queries.texts, task.doc_rows_QK.tolist(), sorted(task.document_texts.items())]
         self._texts = digest(texts)
         self.inputs: dict[str, str] = {}
@@ -166,7 +167,7 @@ class _Scorer:
             self.inputs |= {(folder / file).relative_to(self._run.out).as_posix(): sha for file, sha in files.items()}
         path = f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet"
         self.tables.append(path)
-        identity = digest([files, self._texts, self._max_tokens, self._passages, self._dtype, versions()])
+        identity = digest([files, self._texts, self._max_tokens, self._passages, self._dtype, self._engine, versions()])
         known = _read_scores(name, self._run.out / path, identity, self._task.doc_rows_QK.shape)
         if known is not None:
             return known
@@ -179,7 +180,7 @@ class _Scorer:
 
         settings: dict[str, Any] = {"max_tokens": self._max_tokens, "dtype": self._dtype}
         if self._kind == "cross-encoder":
-            settings["passages"] = self._passages
+            settings |= {"passages": self._passages, "engine": self._engine}
         reranker = model_class(self._kind)(folder, device=self._device.torch_name, **settings)
         with track("evaluate", name, self._task.documents_to_score, "pairs") as progress:
             return rerank(self._task, reranker, progress.advance)

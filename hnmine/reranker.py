@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hnmine.encoders import batches_by_length
+from hnmine import device as devices
+from hnmine import engine as engines
+from hnmine.encoders import TOKENS_PER_BATCH, batches_by_length
 from hnmine.errors import ModelError
 from hnmine.types import Float32, Int64
 
 _CHUNK = 1024  # pairs tokenised at a time
-_TOKENS_PER_BATCH = 8192
 _CLIP_CHARACTERS_PER_TOKEN = 16
 
 
@@ -48,9 +50,19 @@ class Reranker:
     TRAIN_TOKENS_PER_BATCH = 4096
 
     def __init__(
-        self, folder: Path, *, max_tokens: int, device: str, dtype: str, seed: int = 0, passages: bool = False
+        self,
+        folder: Path,
+        *,
+        max_tokens: int,
+        device: str,
+        dtype: str,
+        engine: str = "auto",
+        seed: int = 0,
+        passages: bool = False,
     ) -> None:
         """Load the model; without a ranking head it gets a fresh one, drawn with `seed`.
+
+        `engine` computes the scores; see `engine.choose`. Training is torch's.
 
         With `passages`, `scores` reads a long document in overlapping passages and takes the best (MaxP, Dai and
         Callan, SIGIR 2019) instead of its beginning alone.
@@ -78,6 +90,11 @@ class Reranker:
         limit = getattr(self.model.config, "max_position_embeddings", None) or max_tokens
         self.max_tokens = min(max_tokens, limit)
         self.device, self._dtype, self._passages = device, dtype, passages
+        kind: devices.Kind = "cpu" if device == "cpu" else "gpu"
+        self._engine = engines.choose(engine, kind, dtype, model.config.model_type, patched=False)
+        self._lanes = engines.own_lanes() if kind == "cpu" else 1
+        self._tokens_per_batch = TOKENS_PER_BATCH[kind]
+        self._compiled: engines.OpenVino | None = None  # of the weights as they are
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision as configured."""
@@ -146,14 +163,19 @@ class Reranker:
         scores = np.full(len(queries), -np.inf, dtype=np.float32)
         self.model.eval()
         self.model.set_attn_implementation("sdpa")
+        network = self._compile() if self._engine == "openvino" else None
+
+        def of_batch(batch: list[int]) -> tuple[list[int], Float32]:
+            with torch.inference_mode():
+                return batch, self.forward([rows[i] for i in batch], network).cpu().numpy()
+
         for start in range(0, len(queries), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             rows, owner = self._read(queries[chunk], documents[chunk])
             left = np.bincount(owner)
             lengths = np.array([self.length(row) for row in rows])
-            for batch in batches_by_length(lengths, _TOKENS_PER_BATCH):
-                with torch.inference_mode():
-                    batch_scores = self.forward([rows[i] for i in batch]).cpu().numpy()
+            batches = batches_by_length(lengths, self._tokens_per_batch)
+            for batch, batch_scores in engines.side_by_side(of_batch, batches, self._lanes):
                 if bad := int((~np.isfinite(batch_scores)).sum()):
                     raise ModelError(f"the re-ranker gives NaN or infinity for {bad} of {len(batch)} pairs")
                 np.maximum.at(scores[chunk], owner[batch], batch_scores)
@@ -162,9 +184,21 @@ class Reranker:
                 done(int(before - np.count_nonzero(left)))
         return scores
 
+    def _compile(self) -> Callable[..., SequenceClassifierOutput]:
+        """Return the network as OpenVINO computes it."""
+        if self._compiled is None:
+            examples = (
+                self.tokenizer(["one"] * len(texts), list(texts), padding=True, return_tensors="pt")
+                for texts in (("one", "one and two"), ("one two three four five", "one", "one two"))
+            )
+            self._compiled = engines.OpenVino(self.model, "logits", examples, self._dtype, self._lanes)
+        compiled = self._compiled
+        return lambda **inputs: SequenceClassifierOutput(logits=compiled(**inputs))
+
     def train_mode(self, dropout: float | None) -> None:
         """Prepare for training; `dropout` replaces the model's own rate if given."""
         self.model.train()
+        self._compiled = None
         if self.device == "cpu":  # backward of fused attention is slower than the plain one here
             self.model.set_attn_implementation("eager")
         if dropout is not None:

@@ -39,6 +39,7 @@ _VERSIONS = (
     "faiss-gpu",
     "cuml-cu13",
     "numpy",
+    "openvino",
     "pyarrow",
     "ray",
     "scikit-learn",

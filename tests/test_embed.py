@@ -20,7 +20,7 @@ import pytest
 
 from hnmine.config import EmbedConfig, EncoderConfig, LexicalConfig
 from hnmine.device import Choice
-from hnmine.embed import Embedded, embed, gpu_actors
+from hnmine.embed import Embedded, cpu_actors, embed, gpu_actors
 from hnmine.encoders import Plan, plan
 from hnmine.errors import DeviceError, ModelError
 from hnmine.lexical import Fit
@@ -163,6 +163,23 @@ def test_actors_fill_the_gpus_of_every_node(gpus, by_node, expected, tiny):
     assert gpu_actors(replace(tiny, gpus=gpus), by_node) == expected
 
 
+@pytest.mark.parametrize(
+    ("by_node", "actors", "expected"),
+    [
+        ([2], None, (1, 2)),
+        ([2], 2, (2, 1)),
+        ([2], 5, (5, 1)),
+        ([64], None, (8, 8)),
+        ([0, 16, 4], None, (5, 4)),
+        ([0, 16, 4], 2, (2, 4)),
+        ([3, 12], None, (5, 3)),
+        ([1], None, (1, 1)),
+    ],
+)
+def test_actors_fill_the_cores_of_every_node(by_node, actors, expected):
+    assert cpu_actors(by_node, actors) == expected
+
+
 def test_an_actor_that_no_node_can_hold_is_refused_and_not_waited_for(tiny):
     with pytest.raises(DeviceError, match="encoder tiny: gpus is 2, but no node has more than 1"):
         gpu_actors(replace(tiny, gpus=2.0), [1, 1])
@@ -242,11 +259,11 @@ class InTheWay(Plan):
 
     way: Path = Path()
 
-    def build(self) -> Any:
+    def build(self, lanes: int | None = None) -> Any:
         shutil.rmtree(self.way, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.way.write_text("")
-        return super().build()
+        return super().build(lanes)
 
 
 @pytest.mark.ray
