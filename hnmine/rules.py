@@ -95,8 +95,8 @@ def trisampler(view: View, count: int, degrees: float = 60.0, k: int = 100) -> I
     """Draw from the 100 nearest by max(0, s(PD,D) - s(Q,D)): those nearer to PD than to Q (arXiv 2402.11855).
 
     This is the reverse of the second condition. The region is |angle(Q,PD) - angle(Q,D)| <= 60°, which seldom excludes
-    one of the nearest. Not certain: k, which is not known from here, and the paper's first step, which thins the k
-    nearest by exp(-(s(Q,D) - s(Q,PD))² / 4); to how many is not known either, and it is left out.
+    one of the nearest. From summaries of the paper, which was not at hand. Not known: its k; and to how many its first
+    step thins the k nearest, by exp(-(s(Q,D) - s(Q,PD))² / 4), which is left out.
     """
     near = np.arange(min(k, len(view.d_query_n)))
     angle, bound = _angle(view.d_query_n[near]) - _angle(np.array(view.radius)), np.radians(degrees)

@@ -147,7 +147,8 @@ def test_another_seed_draws_otherwise_and_the_same_seed_the_same() -> None:
     drawing = {"SimANS", "TriSampler", "random of ranks 10-110", "random of BM25's first 50", "random", *MIXTURES}
     for name in ALL:
         assert one[name].tolist() == same[name].tolist()
-        assert (one[name].tolist() != other[name].tolist()) == (name in drawing), name
+        if name != "PercPos 0.95, own cluster":  # other clusters may be the same
+            assert (one[name].tolist() != other[name].tolist()) == (name in drawing), name
 
 
 def test_a_rule_of_the_first_stage_chooses_nothing_without_one() -> None:
