@@ -55,7 +55,7 @@ def condition_1(view: View, count: int) -> Int64:
 
 
 def two_conditions(view: View, count: int) -> Int64:
-    """Choose the nearest that are nearer to the query than the positive is, and than to it (arXiv 2505.18366)."""
+    """Choose the nearest that are nearer than the positive, and nearer to the query than to it (arXiv 2505.18366)."""
     nearer = np.flatnonzero(view.d_query_n < view.radius)
     return nearer[view.d_query_n[nearer] < view.d_positive(nearer)][:count]
 
