@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 
-from hnmine.rules import RULES, Rule, View
+from hnmine.arms import choose
+from hnmine.first_stage import NO_ROW
+from hnmine.rules import RULES, Rule
 from hnmine.select import Known
-from hnmine.types import Int64, Pairs, Space, distance
+from hnmine.types import Int64, Pairs, Space
 
 TWO_CONDITIONS = "two conditions"
 _SAFE, _USABLE = 0.03, 0.10
@@ -129,41 +130,26 @@ def audit(
     *,
     seed: int,
     rules: Mapping[str, Rule] | None = None,
+    first_QK: Int64 | None = None,
     done: Callable[[int], None] = lambda _pairs: None,
 ) -> dict[str, Audited]:
-    """Let every rule choose for every pair of the trials.
+    """Let every rule choose one negative for every pair of the trials.
 
     Args:
         space: documents and queries.
         trials: from `hide`.
         seed: of the random rules.
         rules: by name; default `RULES`.
+        first_QK: the first stage's documents of every query of the space, for the rules that choose from these.
         done: is told how many pairs were finished since the last call.
     """
     rules = RULES if rules is None else rules
-    rng = np.random.default_rng(seed)
-    chosen: dict[str, list[tuple[int, int]]] = {name: [] for name in rules}
-    groups_N, query_rows_P = trials.known.groups_N, trials.pairs.query_rows_P
-    for query, of_query in groupby(range(len(trials.pairs)), key=lambda pair: int(query_rows_P[pair])):
-        d_query_N = distance(np.broadcast_to(space.queries_QR[query], space.docs_NR.shape), space.docs_NR)
-        order_N = np.lexsort((np.arange(len(d_query_N)), d_query_N))
-        for pair in of_query:
-            positive = trials.pairs.doc_rows_P[pair]
-            eligible = order_N[groups_N[order_N] != groups_N[positive]]
-            view = View(
-                d_query_n=d_query_N[eligible],
-                d_positive_n=distance(
-                    np.broadcast_to(space.docs_NR[positive], (len(eligible), space.width)), space.docs_NR[eligible]
-                ),
-                radius=float(d_query_N[positive]),
-                rng=rng,
-            )
-            for name, rule in rules.items():
-                at = rule(view)
-                if at is not None:
-                    chosen[name].append((pair, int(eligible[at])))
-            done(1)
-    return {name: Audited.of(trials, *np.array(rows, dtype=np.int64).reshape(-1, 2).T) for name, rows in chosen.items()}
+    chosen = choose(space, trials.pairs, trials.known, rules, count=1, seed=seed, first_QK=first_QK, done=done)
+    results = {}
+    for name, rows_P1 in chosen.items():
+        pair_M, column_M = np.nonzero(rows_P1 != NO_ROW)
+        results[name] = Audited.of(trials, pair_M, rows_P1[pair_M, column_M])
+    return results
 
 
 def table(results: Mapping[str, Audited]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from hnmine.config import Config, GuardsConfig, SelectConfig
 from hnmine.ensemble import encode
 from hnmine.errors import DataError
+from hnmine.first_stage import Bm25
 from hnmine.mining import groups_of_equal_text, refuse_unusable, searcher, select_negatives
 from hnmine.mining import mine as mine_pairs
 from hnmine.progress import say, track
@@ -33,6 +34,7 @@ TRIED_GUARDS = {
     "two conditions, margin 0.02, first_rank 5": GuardsConfig(margin=0.02, first_rank=5),
 }
 """What `audit` measures unasked."""
+_AUDITED_DEPTH = 100  # of BM25
 
 
 def mine(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
@@ -107,8 +109,12 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
         texts: dict[Role, Texts] = {"document": collection.documents, "query": collection.queries.take(rows.tolist())}
         ensemble = encode(texts, config, run)
         what = f"{len(rows):,} queries with several positives"
+        bm25 = Bm25(collection.documents, k1=config.evaluate.k1, b=config.evaluate.b)
+        first_QK, _ = bm25.first(texts["query"], _AUDITED_DEPTH)
         with track("audit", what, len(trials.pairs), "pairs") as progress:
-            results = auditing.audit(ensemble.space, trials, seed=config.sources.seed, done=progress.advance)
+            results = auditing.audit(
+                ensemble.space, trials, seed=config.sources.seed, first_QK=first_QK, done=progress.advance
+            )
         settings, configured = _audited_settings(config)
         with searcher(ensemble.space, config.search) as (search, _):
             for name, its in settings.items():

@@ -75,12 +75,14 @@ class Pairs:
         return positives
 
 
-def distance(a_nR: Float32, b_nR: Float32) -> Float64:
-    """Return the cosine distance, 0 to 2, of unit rows pairwise: 1 - a·b in float64.
+def distance(a_nR: Float32 | Float64, b_nR: Float32 | Float64) -> Float64:
+    """Return the cosine distance, 0 to 2, of unit rows pairwise: 1 - a·b in float64. `a_nR` may be one row for all.
 
-    The same for the same two rows, whatever other rows stand beside them.
+    The same for the same two rows, whatever other rows stand beside them and however they lie in memory: in C order,
+    since NumPy adds in the order of the memory.
     """
-    similarity: Float64 = np.einsum("nr,nr->n", a_nR.astype(np.float64), b_nR.astype(np.float64))
+    a_nR, b_nR = (np.asarray(rows, dtype=np.float64, order="C") for rows in (a_nR, b_nR))
+    similarity: Float64 = np.einsum("...r,...r->...", a_nR, b_nR)
     return 1.0 - similarity
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from hnmine.auditing import Audited, Trials, audit, hide, table, verdict
 from hnmine.device import Choice
+from hnmine.first_stage import NO_ROW
 from hnmine.fuse import unit_rows
 from hnmine.guards import Margin
 from hnmine.rules import RULES
@@ -93,6 +94,27 @@ def test_the_rules_equal_a_plain_loop() -> None:
     assert counts(results["two conditions"]) == expected
     assert 0 < expected[3] < expected[2] < expected[0] == sum(told)
     assert set(results) == set(RULES)
+
+
+def test_the_first_stage_is_audited_query_by_query() -> None:
+    space, judged, trials = awkward()
+    groups = trials.known.groups_N
+    right = {query: {groups[doc] for doc in docs} for query, docs in judged.positives_of().items()}
+    rng = np.random.default_rng(2)
+    first = np.stack(
+        [rng.permutation([*docs, *range(40)]) for docs in np.argsort(space.queries_QR @ space.docs_NR.T)[:, -9:]]
+    )
+    first[3], first[4, 1:] = NO_ROW, NO_ROW
+    expected = [0, 0, 0, 0]
+    for query, positive in zip(trials.pairs.query_rows_P.tolist(), trials.pairs.doc_rows_P.tolist(), strict=True):
+        others = [groups[doc] for doc in first[query].tolist() if doc != NO_ROW and groups[doc] != groups[positive]]
+        expected[0] += 1
+        expected[1] += len(others) > 0
+        expected[3] += len(others) > 0 and others[0] in right[query]
+    expected[2] = expected[1]
+    results = audit(space, trials, seed=1, first_QK=first, rules={"BM25": RULES["BM25"]})
+    assert counts(results["BM25"]) == tuple(expected)
+    assert 0 < expected[3] < expected[1] < expected[0]
 
 
 @pytest.mark.parametrize("wanted", [1, 3])
