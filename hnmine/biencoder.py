@@ -117,13 +117,9 @@ class BiEncoder:
         vectors = np.concatenate(parts)
         return np.asarray(vectors[[place[text] for text in texts]], dtype=np.float32)
 
-    def train_mode(self, dropout: float | None) -> None:
-        """Prepare for training; `dropout` replaces the model's own rate if given."""
+    def train_mode(self) -> None:
+        """Prepare for training."""
         self.model.train()
-        if dropout is not None:
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = dropout
 
     def save(self, folder: Path) -> None:
         """Write the model; `SentenceTransformer(folder)` gives these vectors."""

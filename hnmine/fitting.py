@@ -144,6 +144,8 @@ class _Worker:
                 dtype=job.recipe.dtype,
                 seed=job.recipe.seed,
             )
+            if job.recipe.dropout is not None:
+                _set_dropout(self._reranker.model, job.recipe.dropout)
             self._network = prepare_model(self._reranker.model)
             self._optimizer = _adamw(self._network, job.recipe)
             if checkpoint:
@@ -161,7 +163,7 @@ class _Worker:
             if step <= self._done:
                 continue
             torch.manual_seed((self._recipe.seed << 32) + step * self._world + self._rank)
-            self._reranker.train_mode(self._recipe.dropout)
+            self._reranker.train_mode()
             loss = _backward(
                 self._reranker,
                 self._network,
@@ -212,6 +214,12 @@ class _Worker:
             return False
         looks = sorted(self._dev)
         return len(looks) - 1 - looks.index(best_of(self._dev)) >= self._recipe.patience
+
+
+def _set_dropout(network: torch.nn.Module, rate: float) -> None:
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
 
 
 def _adamw(network: Any, recipe: Recipe) -> torch.optim.AdamW:

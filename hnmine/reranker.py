@@ -162,15 +162,11 @@ class Reranker:
                 done(int(before - np.count_nonzero(left)))
         return scores
 
-    def train_mode(self, dropout: float | None) -> None:
-        """Prepare for training; `dropout` replaces the model's own rate if given."""
+    def train_mode(self) -> None:
+        """Prepare for training."""
         self.model.train()
         if self.device == "cpu":  # backward of fused attention is slower than the plain one here
             self.model.set_attn_implementation("eager")
-        if dropout is not None:
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = dropout
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer; `CrossEncoder(folder).predict` gives these scores unchanged."""
