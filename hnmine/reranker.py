@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from hnmine import weights
 from hnmine.encoders import batches_by_length
 from hnmine.errors import ModelError
 from hnmine.types import Float32, Int64
@@ -32,6 +33,21 @@ def has_head(folder: Path) -> bool:
     return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or [])
 
 
+def cross_encoder(setting: str, model: str, revision: str | None) -> Path:
+    """Return the folder of a model that is to score; `setting` is the key of the configuration that names it.
+
+    Raises:
+        ModelError: it cannot be had, or has no trained ranking head.
+    """
+    folder = weights.resolve(model, revision)
+    if not has_head(folder):
+        raise ModelError(
+            f"{setting}: {model} has no ranking head, so its scores would be drawn at random; give a cross-encoder, "
+            "for instance one that `hnmine train` left in OUT/reranker"
+        )
+    return folder
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -45,7 +61,9 @@ def _config(folder: Path) -> dict[str, Any]:
 class Reranker:
     """A loaded re-ranker on one device."""
 
-    TRAIN_TOKENS_PER_BATCH = 4096
+    TRAIN_TOKENS_PER_PASS = 4096
+    PASS_TOKENS: ClassVar = {"cpu": 32, "cuda": 2048}
+    """What a forward and backward pass costs beside its tokens, in tokens."""
 
     def __init__(
         self, folder: Path, *, max_tokens: int, device: str, dtype: str, seed: int = 0, passages: bool = False
