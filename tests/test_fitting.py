@@ -45,7 +45,7 @@ def test_texts_of_unlike_length_are_padded_less_than_one_in_twenty_tokens() -> N
 
 @pytest.fixture
 def reranker(tmp_path: Path) -> Reranker:
-    model = load(tiny_model(tmp_path / "model", spread=1), max_tokens=32)
+    model = load(tiny_model(tmp_path / "model"), max_tokens=32)
     _set_dropout(model.model, 0.0)
     model.train_mode()
     return model
