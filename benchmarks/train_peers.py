@@ -141,7 +141,7 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     began = time.monotonic()
     for step, (batch, _) in enumerate(recipe.batches(len(lists))):
         torch.manual_seed(step)
-        reranker.train_mode(None)
+        reranker.train_mode()
         _backward(reranker, reranker.model, lists, batch, loss_of, 1 / len(batch))
         torch.nn.utils.clip_grad_norm_(reranker.model.parameters(), recipe.clip_norm)
         for group in optimizer.param_groups:

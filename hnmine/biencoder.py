@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,7 +41,9 @@ class _Cosine(torch.nn.Module):
 class BiEncoder:
     """A loaded SentenceTransformer on one device."""
 
-    TRAIN_TOKENS_PER_BATCH = 4096
+    TRAIN_TOKENS_PER_PASS = 4096
+    PASS_TOKENS: ClassVar = {"cpu": 256, "cuda": 2048}
+    """What a forward and backward pass costs beside its documents' tokens, in tokens: each encodes its queries."""
 
     def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: str, seed: int = 0) -> None:
         """Load the model; a text is read up to `max_tokens`, with the model's own prompt for its role.
@@ -117,13 +119,9 @@ class BiEncoder:
         vectors = np.concatenate(parts)
         return np.asarray(vectors[[place[text] for text in texts]], dtype=np.float32)
 
-    def train_mode(self, dropout: float | None) -> None:
-        """Prepare for training; `dropout` replaces the model's own rate if given."""
+    def train_mode(self) -> None:
+        """Prepare for training."""
         self.model.train()
-        if dropout is not None:
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = dropout
 
     def save(self, folder: Path) -> None:
         """Write the model; `SentenceTransformer(folder)` gives these vectors."""

@@ -233,9 +233,19 @@ class WarmUpConfig(_Section):
     negatives: int = Field(3, ge=1, le=64, description="random negatives a pair")
 
 
+class TeacherConfig(_Section):
+    """A cross-encoder that scores every training list once, before training."""
+
+    model: str = Field(description="a re-ranker with a trained head: folder or hub name")
+    revision: str | None = Field(None, description="commit of a hub model")
+    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document together")
+    dtype: Dtype = "auto"
+    engine: Engine = "auto"
+
+
 Kind = Literal["cross-encoder", "bi-encoder"]
-TrainPreset = Literal["anchored", "paper"]
-Loss = Literal["infonce", "margin", "logistic", "bce", "lambda"]
+TrainPreset = Literal["anchored", "paper", "positives"]
+Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse"]
 
 
 class TrainConfig(_Section):
@@ -247,7 +257,8 @@ class TrainConfig(_Section):
     presets: tuple[TrainPreset, ...] = Field(
         ("anchored",),
         min_length=1,
-        description="what to train, each from the same start: anchored (these settings), paper (margin, no anchors)",
+        description="what to train, each from the same start: anchored (these settings), paper (margin on the mined "
+        "negatives alone), positives (bce on the positives alone: what training gains without negatives)",
     )
 
     @field_validator("presets", mode="before")
@@ -260,7 +271,11 @@ class TrainConfig(_Section):
     loss: Loss = Field(
         "infonce",
         description="infonce: softmax over a positive and its negatives; margin: the paper's Eq. 7; logistic: "
-        "pairwise; bce: each document by itself; lambda: pairwise, weighted by nDCG",
+        "pairwise; bce: each document by itself; lambda: pairwise, weighted by nDCG; marginmse: the positive's lead "
+        "over each negative as a teacher sees it",
+    )
+    teacher: TeacherConfig | None = Field(
+        None, description="cross-encoder that loss: marginmse learns from; keys, if not null:"
     )
     margin: float = Field(1.0, gt=0, description="margin of the triplet loss, in units of the score; a cosine's: 0.2")
     scale: float | None = Field(
@@ -273,6 +288,9 @@ class TrainConfig(_Section):
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
     dropout: float | None = Field(None, ge=0, lt=1, description="null: the model's own")
     pairs_per_batch: int = Field(16, ge=1, description="pairs, each with its negatives, in one step")
+    in_batch_negatives: int = Field(
+        0, ge=0, description="further negatives of a pair, drawn from the positives of the others in its step"
+    )
     max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document, also in evaluation")
     max_pairs: int | None = Field(None, ge=1, description="train on at most so many pairs, a seeded sample")
     evaluations_per_epoch: int = Field(2, ge=1, description="looks at dev MRR@10 in an epoch, each with a checkpoint")
@@ -286,6 +304,27 @@ class TrainConfig(_Section):
     device: Device = "auto"
     workers: int | None = Field(None, ge=1, description="Ray Train workers; null: one per GPU, else one")
     seed: int = Field(0, ge=0, description="seed of sampling, order and dropout")
+
+    @model_validator(mode="after")
+    def _teacher_is_heard(self) -> TrainConfig:
+        if self.loss == "marginmse" and self.teacher is None:
+            raise ValueError("loss: marginmse learns from a teacher; name a cross-encoder as train.teacher.model")
+        if self.loss != "marginmse" and self.teacher is not None:
+            raise ValueError(f"teacher would have no effect on loss: {self.loss}; remove it or set loss: marginmse")
+        if self.teacher is not None and self.in_batch_negatives:
+            raise ValueError(
+                "in_batch_negatives are drawn in training, the teacher scores before it; remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_has_others(self) -> TrainConfig:
+        if self.in_batch_negatives >= self.pairs_per_batch:
+            raise ValueError(
+                f"in_batch_negatives is {self.in_batch_negatives}, but a step of pairs_per_batch: "
+                f"{self.pairs_per_batch} has {self.pairs_per_batch - 1} others; lower it or raise that"
+            )
+        return self
 
 
 class EvaluateConfig(_Section):

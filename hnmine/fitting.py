@@ -1,8 +1,8 @@
 """What one training worker does: steps over lists, looks at the dev queries, checkpoints.
 
-Every step is a function of the recipe, the step's number and the weights alone: the order comes from the seed, dropout
-from seed, step and rank, the learning rate from the step. So a checkpoint is weights, AdamW's moments and a number, and
-a training that was killed goes on to the very end of one that was not.
+Every step is a function of the recipe, the step's number and the weights alone: the order comes from the seed, in-batch
+negatives from seed and step, dropout from seed, step and rank, the learning rate from the step. So a checkpoint is
+weights, AdamW's moments and a number, and a training that was killed goes on to the very end of one that was not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from hnmine import losses
 from hnmine.biencoder import BiEncoder
 from hnmine.config import Kind, Loss, TrainConfig
 from hnmine.device import Choice
-from hnmine.encoders import batches_by_length
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task, means, measure, rerank
-from hnmine.lists import Lists
+from hnmine.lists import Lists, step_lists
 from hnmine.reranker import Reranker, has_head
+from hnmine.types import Int64
 
 DEV_METRIC = "MRR@10"
 STATE = "training"  # folder beside a checkpoint's model
@@ -51,11 +52,13 @@ class Recipe:
     clip_norm: float
     dropout: float | None
     pairs_per_batch: int
+    in_batch_negatives: int
     max_tokens: int
     evaluations_per_epoch: int
     patience: int | None
     seed: int
     dtype: str
+    engine: str
     device: str
 
     @classmethod
@@ -98,9 +101,13 @@ class Job:
     """What the dev queries say of the start, if that is known already."""
 
 
-def model_class(kind: Kind) -> type[Reranker] | type[BiEncoder]:
-    """Return what loads a model of this kind."""
-    return BiEncoder if kind == "bi-encoder" else Reranker
+def load(
+    kind: Kind, folder: Path, *, engine: str = "auto", passages: bool = False, **settings: Any
+) -> Reranker | BiEncoder:
+    """Load a model of this kind; `engine` and `passages` are a cross-encoder's."""
+    if kind == "bi-encoder":
+        return BiEncoder(folder, **settings)
+    return Reranker(folder, engine=engine, passages=passages, **settings)
 
 
 def best_of(dev: Mapping[int, float]) -> int:
@@ -137,14 +144,19 @@ class _Worker:
         self._done = 0
         checkpoint = ray.train.get_checkpoint()
         with checkpoint.as_directory() if checkpoint else nullcontext(job.start) as folder:
-            self._reranker = model_class(job.recipe.kind)(
+            self._reranker = load(
+                job.recipe.kind,
                 Path(folder),
+                engine=job.recipe.engine,
                 max_tokens=job.recipe.max_tokens,
                 device=job.recipe.device,
                 dtype=job.recipe.dtype,
                 seed=job.recipe.seed,
             )
-            self._network = prepare_model(self._reranker.model)
+            if job.recipe.dropout is not None:
+                _set_dropout(self._reranker.model, job.recipe.dropout)
+            # Each forward pass would exchange buffers, but workers take as many passes as their own texts need.
+            self._network = prepare_model(self._reranker.model, parallel_strategy_kwargs={"broadcast_buffers": False})
             self._optimizer = _adamw(self._network, job.recipe)
             if checkpoint:
                 self._done, self._dev = _load_state(Path(folder) / STATE, self._optimizer)
@@ -161,14 +173,11 @@ class _Worker:
             if step <= self._done:
                 continue
             torch.manual_seed((self._recipe.seed << 32) + step * self._world + self._rank)
-            self._reranker.train_mode(self._recipe.dropout)
-            loss = _backward(
-                self._reranker,
-                self._network,
-                self._job.lists,
-                batch[self._rank :: self._world],
-                loss_of,
-                share=self._world / len(batch),
+            self._reranker.train_mode()
+            lists = step_lists(self._job.lists, batch, self._recipe.in_batch_negatives, (self._recipe.seed, step))
+            own = range(len(batch))[self._rank :: self._world]
+            loss, padding = _backward(
+                self._reranker, self._network, lists, own, loss_of, share=self._world / len(batch)
             )
             norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
             if not torch.isfinite(norm):  # the same on every worker
@@ -179,7 +188,7 @@ class _Worker:
             self._optimizer.zero_grad(set_to_none=True)
             self._done = step
             if self._rank == 0:
-                self._board.trained.remote(step, loss.item(), len(batch))
+                self._board.trained.remote(step, loss.item(), len(batch), padding)
             if is_look and self._look(step):
                 return
 
@@ -214,6 +223,12 @@ class _Worker:
         return len(looks) - 1 - looks.index(best_of(self._dev)) >= self._recipe.patience
 
 
+def _set_dropout(network: torch.nn.Module, rate: float) -> None:
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = rate
+
+
 def _adamw(network: Any, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW without decay of biases and norms."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -246,9 +261,14 @@ def _load_state(folder: Path, optimizer: torch.optim.AdamW) -> tuple[int, dict[i
 
 
 def _backward(
-    reranker: Reranker | BiEncoder, network: Any, lists: Lists, chosen: list[int], loss_of: losses.Loss, share: float
-) -> Tensor:
-    """Add the gradient of these lists' losses times `share`; return the loss.
+    reranker: Reranker | BiEncoder,
+    network: Any,
+    lists: Lists,
+    chosen: Sequence[int],
+    loss_of: losses.Loss,
+    share: float,
+) -> tuple[Tensor, float]:
+    """Add the gradient of these lists' losses times `share`; return the loss, and the share of tokens that is padding.
 
     Lists go together as far as the memory for activations allows; within such a group texts of like length do, so
     that little is padded. How they are grouped changes nothing but rounding.
@@ -257,15 +277,19 @@ def _backward(
     rows = rows or [reranker.tokenize(["", ""], ["", ""])]  # fewer lists than workers: only exchange gradients
     tokens = [sum(reranker.length(row) for row in of_list) for of_list in rows]
     groups = _groups(tokens, _GRAPH_TOKENS[reranker.device])
-    total = torch.zeros((), device=reranker.device)
+    total, read = torch.zeros((), device=reranker.device), 0
     for number, group in enumerate(groups, 1):
         exchange = number == len(groups) or not hasattr(network, "no_sync")
         with nullcontext() if exchange else network.no_sync():
-            table, mask = _scores(reranker, network, [rows[i] for i in group])
+            table, mask, tokens_read = _scores(reranker, network, [rows[i] for i in group])
+            if lists.teacher and chosen:
+                teacher = pad_sequence([torch.tensor(lists.teacher[chosen[i]]) for i in group], batch_first=True)
+                table = table - teacher.to(table.device)
             loss = loss_of(table, mask).sum() * (share if chosen else 0.0)
             torch.autograd.backward(loss)
         total += loss.detach()
-    return total
+        read += tokens_read
+    return total, 1 - sum(tokens) / read
 
 
 def _groups(sizes: list[int], most: int) -> list[list[int]]:
@@ -281,14 +305,37 @@ def _groups(sizes: list[int], most: int) -> list[list[int]]:
     return groups
 
 
-def _scores(reranker: Reranker | BiEncoder, network: Any, rows: list[list[Any]]) -> tuple[Tensor, Tensor]:
-    """Return the scores of tokenised lists (B, L) and which of them count."""
+def _scores(reranker: Reranker | BiEncoder, network: Any, rows: list[list[Any]]) -> tuple[Tensor, Tensor, int]:
+    """Return the scores of tokenised lists (B, L), which of them count, and the tokens read, padding included."""
     flat = [row for of_list in rows for row in of_list]
     lengths = np.array([reranker.length(row) for row in flat])
-    parts = batches_by_length(lengths, reranker.TRAIN_TOKENS_PER_BATCH)
+    parts = _passes(lengths, reranker.TRAIN_TOKENS_PER_PASS, reranker.PASS_TOKENS[reranker.device])
     scores = torch.cat([reranker.forward([flat[i] for i in part], network) for part in parts])
     back = torch.empty(len(flat), dtype=torch.long)
     back[torch.tensor([i for part in parts for i in part])] = torch.arange(len(flat))
     sizes = torch.tensor([len(of_list) for of_list in rows])
     mask = (torch.arange(int(sizes.max()))[None] < sizes[:, None]).to(scores.device)
-    return torch.zeros(mask.shape, device=scores.device).masked_scatter(mask, scores[back.to(scores.device)]), mask
+    table = torch.zeros(mask.shape, device=scores.device).masked_scatter(mask, scores[back.to(scores.device)])
+    return table, mask, sum(len(part) * int(lengths[part].max()) for part in parts)
+
+
+def _passes(lengths: Int64, most: int, cost: int) -> list[list[int]]:
+    """Cut positions, longest first, into passes of `most` tokens at most, if one alone has no more.
+
+    Of all such cuts it is the one with the fewest tokens, padding included, where a pass costs `cost` more.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    starts = np.arange(len(order))
+    longest = lengths[order].astype(np.float64)
+    least, begin = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
+    for end in range(1, len(order) + 1):  # the best cut of the first `end` ends with the pass that gives the least
+        tokens = (end - starts[:end]) * longest[:end]
+        total = np.where((tokens <= most) | (starts[:end] == end - 1), least[:end] + tokens + cost, np.inf)
+        begin[end] = total.argmin()
+        least[end] = total[begin[end]]
+    passes: list[list[int]] = []
+    end = len(order)
+    while end:
+        passes.append(order[begin[end] : end].tolist())
+        end = int(begin[end])
+    return passes[::-1]

@@ -49,6 +49,14 @@ def infonce(scores_BL: Tensor, mask_BL: Tensor) -> Tensor:
     return -functional.log_softmax(scores_BL.masked_fill(~mask_BL, float("-inf")), dim=1)[:, 0]
 
 
+def margin_mse(excess_BL: Tensor, mask_BL: Tensor) -> Tensor:
+    """Mean over the negatives of ((s(PD) - s(D)) - (t(PD) - t(D)))², t the scores of a teacher (MarginMSE).
+
+    arXiv 2010.02666. Of its scores the loss is told s - t, all that it depends on.
+    """
+    return _over_negatives(_leads(excess_BL).square(), mask_BL)
+
+
 def lambda_loss(scores_BL: Tensor, mask_BL: Tensor) -> Tensor:
     """Pairwise logistic loss with each pair weighted by what nDCG would lose if the two changed places.
 
@@ -62,7 +70,13 @@ def lambda_loss(scores_BL: Tensor, mask_BL: Tensor) -> Tensor:
     return _over_negatives(weight_BN * functional.softplus(-_leads(scores_BL)), mask_BL)
 
 
-LOSSES: dict[str, Loss] = {"infonce": infonce, "logistic": logistic, "bce": bce, "lambda": lambda_loss}
+LOSSES: dict[str, Loss] = {
+    "infonce": infonce,
+    "logistic": logistic,
+    "bce": bce,
+    "lambda": lambda_loss,
+    "marginmse": margin_mse,
+}
 """The losses that need nothing but scores, by their names in the configuration."""
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from hnmine import device as devices
-from hnmine import weights
 from hnmine.config import Config, DenoiseConfig, GuardsConfig, SearchConfig
 from hnmine.ensemble import Ensemble, encode
-from hnmine.errors import DataError, ModelError
+from hnmine.errors import DataError
 from hnmine.first_stage import FirstStage
 from hnmine.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin, Remembered
 from hnmine.progress import Progress, say, track
@@ -218,15 +217,9 @@ def refuse_unusable(config: GuardsConfig) -> None:
 
 
 def _cross_encoder(config: DenoiseConfig) -> Path:
-    from hnmine.reranker import has_head
+    from hnmine.reranker import cross_encoder
 
-    folder = weights.resolve(config.model, config.revision)
-    if not has_head(folder):
-        raise ModelError(
-            f"guards.denoise.model: {config.model} has no ranking head, so its scores would be drawn at random; give a "
-            "cross-encoder, for instance one that `hnmine train` left in OUT/reranker"
-        )
-    return folder
+    return cross_encoder("guards.denoise.model", config.model, config.revision)
 
 
 def groups_of_equal_text(documents: Texts) -> Int64:

@@ -176,12 +176,17 @@ class _Scorer:
         return scores
 
     def _score(self, name: str, folder: Path) -> Float32:
-        from hnmine.fitting import model_class  # imports torch, which a run whose scores are known does without
+        from hnmine.fitting import load  # imports torch, which a run whose scores are known does without
 
-        settings: dict[str, Any] = {"max_tokens": self._max_tokens, "dtype": self._dtype}
-        if self._kind == "cross-encoder":
-            settings |= {"passages": self._passages, "engine": self._engine}
-        reranker = model_class(self._kind)(folder, device=self._device.torch_name, **settings)
+        reranker = load(
+            self._kind,
+            folder,
+            engine=self._engine,
+            passages=self._passages,
+            max_tokens=self._max_tokens,
+            device=self._device.torch_name,
+            dtype=self._dtype,
+        )
         with track("evaluate", name, self._task.documents_to_score, "pairs") as progress:
             return rerank(self._task, reranker, progress.advance)
 

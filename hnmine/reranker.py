@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hnmine import device as devices
 from hnmine import engine as engines
+from hnmine import weights
 from hnmine.encoders import TOKENS_PER_BATCH, batches_by_length
 from hnmine.errors import ModelError
 from hnmine.types import Float32, Int64
@@ -32,6 +33,21 @@ def has_head(folder: Path) -> bool:
     """Whether the model in this folder has a trained ranking head with one label."""
     config = _config(folder)
     return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or [])
+
+
+def cross_encoder(setting: str, model: str, revision: str | None) -> Path:
+    """Return the folder of a model that is to score; `setting` is the key of the configuration that names it.
+
+    Raises:
+        ModelError: it cannot be had, or has no trained ranking head.
+    """
+    folder = weights.resolve(model, revision)
+    if not has_head(folder):
+        raise ModelError(
+            f"{setting}: {model} has no ranking head, so its scores would be drawn at random; give a cross-encoder, "
+            "for instance one that `hnmine train` left in OUT/reranker"
+        )
+    return folder
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -47,7 +63,9 @@ def _config(folder: Path) -> dict[str, Any]:
 class Reranker:
     """A loaded re-ranker on one device."""
 
-    TRAIN_TOKENS_PER_BATCH = 4096
+    TRAIN_TOKENS_PER_PASS = 4096
+    PASS_TOKENS: ClassVar = {"cpu": 32, "cuda": 2048}
+    """What a forward and backward pass costs beside its tokens, in tokens."""
 
     def __init__(
         self,
@@ -195,16 +213,12 @@ class Reranker:
         compiled = self._compiled
         return lambda **inputs: SequenceClassifierOutput(logits=compiled(**inputs))
 
-    def train_mode(self, dropout: float | None) -> None:
-        """Prepare for training; `dropout` replaces the model's own rate if given."""
+    def train_mode(self) -> None:
+        """Prepare for training."""
         self.model.train()
         self._compiled = None
         if self.device == "cpu":  # backward of fused attention is slower than the plain one here
             self.model.set_attn_implementation("eager")
-        if dropout is not None:
-            for module in self.model.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = dropout
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer; `CrossEncoder(folder).predict` gives these scores unchanged."""

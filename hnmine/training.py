@@ -152,12 +152,13 @@ def _work_folder(out: Path, identity: str) -> Path:
 
 @dataclass(frozen=True)
 class _News:
-    """What a worker tells: the value of `metric` at a step, and how many pairs were trained on since the last."""
+    """What a worker tells: the value of `metric` at a step; of a loss, its pairs and the share that was padding."""
 
     metric: str
     step: int
     value: float
     pairs: int = 0
+    padding: float = 0.0
 
 
 def _board() -> Any:
@@ -173,10 +174,10 @@ def _board() -> Any:
             self._failure = ""
             self._last = 0
 
-        def trained(self, step: int, loss: float, pairs: int) -> None:
+        def trained(self, step: int, loss: float, pairs: int, padding: float) -> None:
             if step > self._last:
                 self._last = step
-                self._news.append(_News("loss", step, loss, pairs))
+                self._news.append(_News("loss", step, loss, pairs, padding))
 
         def resumed(self, step: int, history: dict[int, float]) -> None:
             self._news.append(_News(_RESUMED, step, 0.0))
@@ -208,7 +209,7 @@ class _following:
     def __init__(self, name: str, board: Any, job: Job, tracker: Tracker | None) -> None:
         self._name, self._board, self._job, self._tracker = name, board, job, tracker
         self._progress: Progress | None = None  # its clock starts with the first step, not with the workers
-        self._loss = math.nan
+        self._loss = self._padding = math.nan
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -243,12 +244,18 @@ class _following:
         steps = recipe.steps(len(self._job.lists))
         if self._tracker is not None:
             self._tracker.scalar("learning_rate", recipe.rate(news.step - 1, steps), news.step)
+            self._tracker.scalar("padding", news.padding, news.step)
         if self._progress is None:
             behind = (news.step - 1) * recipe.pairs_per_batch  # trained on before an interruption
             total = len(self._job.lists) * recipe.epochs - behind
             self._progress = Progress("train", self._name, total, "pairs")
-        self._loss = news.value if math.isnan(self._loss) else 0.9 * self._loss + 0.1 * news.value
-        self._progress.advance(news.pairs, f"loss {self._loss:.3f}")
+        self._loss = _smooth(self._loss, news.value)
+        self._padding = _smooth(self._padding, news.padding)
+        self._progress.advance(news.pairs, f"loss {self._loss:.3f}, {self._padding:.1%} padding")
+
+
+def _smooth(before: float, now: float) -> float:
+    return now if math.isnan(before) else 0.9 * before + 0.1 * now
 
 
 def _in_thread(work: Callable[[], Any]) -> Any:

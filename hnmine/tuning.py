@@ -2,6 +2,7 @@
 
     anchored    the configured loss; every pair's mined negatives and its anchors (easier ones) in one list
     paper       arXiv 2505.18366 as written: margin loss on the mined negatives alone
+    positives   row 2 of its tables: each positive by itself, no negative at all
 
 A re-ranker that was trained before from the same start, lists, settings and versions is reused.
 """
@@ -19,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hnmine import device as devices
 from hnmine import weights
-from hnmine.config import TrainConfig, TrainPreset
+from hnmine.config import TeacherConfig, TrainConfig, TrainPreset
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.lists import Lists, first_stage_anchors, random_anchors, training_lists
-from hnmine.progress import say
+from hnmine.progress import say, track
 from hnmine.runs import Run, digest, versions, write_json
 from hnmine.splits import Splits
 from hnmine.trackers import tracking
@@ -107,6 +108,7 @@ class _Tuning:
         }
         device = devices.choose(config.device)
         self._recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind, training=True))
+        self._teacher = None if config.teacher is None else _Teacher(config.teacher, device)
         self._workers = config.workers or (max(1, devices.visible_gpus()) if device.kind == "gpu" else 1)
         self._pairs = splits.train
         if config.max_pairs is not None and config.max_pairs < len(splits.train):
@@ -142,6 +144,7 @@ class _Tuning:
         recipe = replace(
             self._recipe,
             loss="infonce",
+            in_batch_negatives=0,
             learning_rate=config.warm_up.learning_rate,
             epochs=config.warm_up.epochs,
             evaluations_per_epoch=1,
@@ -155,21 +158,34 @@ class _Tuning:
         hard = [self._mined.get(key, []) for key in keys]
         anchors: list[list[int]] = [[] for _ in hard]
         settings, recipe = self._config.anchors, self._recipe
-        if preset == "paper":
-            recipe = replace(recipe, loss="margin")
+        if preset == "positives":
+            recipe, hard = replace(recipe, loss="bce", in_batch_negatives=0), anchors
+        elif preset == "paper":
+            recipe = replace(recipe, loss="margin", in_batch_negatives=0)
         elif settings.source == "random":
             anchors = self._random(settings.per_pair)
         else:
             first = self._splits.first_stage(self._pairs.query_rows_P)
             upper = {query: rows[: settings.depth] for query, (rows, _) in first.items()}
             anchors = first_stage_anchors(self._pairs, self._positives, upper, settings.per_pair, self._config.seed)
-        lists = training_lists(self._documents, self._queries, self._pairs, hard, anchors)
+        in_batch = recipe.in_batch_negatives
+        lists = training_lists(
+            self._documents,
+            self._queries,
+            self._pairs,
+            hard,
+            anchors,
+            bare=preset == "positives" or in_batch > 0,
+            positives=self._positives if in_batch else None,
+        )
         if not len(lists):
             raise DataError(
                 f"preset {preset}: none of {len(self._pairs)} train pairs has a negative, so there is nothing to train "
                 "on; use --preset anchored with train.anchors.per_pair of 1 or more, or see `dropped` in manifest.json"
             )
-        if not any(anchors):
+        if preset == "positives":
+            say("train", "positives: warning: without negatives all it can learn is that everything is right")
+        elif not any(anchors) and not in_batch:
             say(
                 "train",
                 f"{preset}: warning: without anchors every negative is nearer to its query than its positive, so that "
@@ -178,7 +194,8 @@ class _Tuning:
         mined = sum(1 for negatives in hard if negatives)
         say(
             "train",
-            f"{preset}: {len(lists):,} pairs, {mined:,} of them with mined negatives; {recipe.loss} loss",
+            f"{preset}: {len(lists):,} pairs, {mined:,} of them with mined negatives; {recipe.loss} loss"
+            + (f", {in_batch:,} in-batch negatives a pair" if in_batch else ""),
         )
         return lists, recipe
 
@@ -191,12 +208,14 @@ class _Tuning:
         `start_dev` is what the dev queries say of the start, where that is known already.
         """
         out, dev = self._run.out / "rerankers" / name, self._dev
+        teacher = self._teacher if recipe.loss == "marginmse" else None
+        settings = asdict(recipe) | ({} if teacher is None else {"teacher": teacher.facts()})
         identity = digest(
             {
                 "start": weights.folder_sha256(start),
-                "lists": digest([lists.queries, lists.documents]),
+                "lists": digest([lists.queries, lists.documents, [sorted(texts) for texts in lists.judged]]),
                 "dev": digest([dev.queries.texts, dev.doc_rows_QK.tolist(), sorted(dev.document_texts.items())]),
-                "recipe": asdict(recipe),
+                "recipe": settings,
                 "workers": self._workers,
                 "versions": versions(),
             }
@@ -210,8 +229,10 @@ class _Tuning:
                 )
                 return known
             say("train", f"{name}: {out} is not as it was when its training ended, so it is trained again")
+        if teacher is not None:
+            lists = teacher.teach(name, lists, recipe.scale)
         curves = self._run.out / "tensorboard" / name
-        with tracking(name, curves, self._config.mlflow, asdict(recipe)) as tracker:
+        with tracking(name, curves, self._config.mlflow, settings) as tracker:
             trained = train(
                 name,
                 start,
@@ -232,7 +253,7 @@ class _Tuning:
             best_step=trained.best_step,
             dev=trained.dev[trained.best_step],
             dev_by_step={str(step): trained.dev[step] for step in sorted(trained.dev)},
-            recipe=asdict(recipe),
+            recipe=settings,
         )
         _write_card(out, name, record)
         write_json(out / _RECORD, record.model_dump())  # last: a folder without it is not trusted
@@ -242,6 +263,37 @@ class _Tuning:
             f"{name}: kept step {trained.best_step} of {trained.steps}, {DEV_METRIC} on dev {record.dev:.3f}{before}",
         )
         return record
+
+
+class _Teacher:
+    """The cross-encoder that marginmse learns from, found before anything is trained and loaded when it is needed."""
+
+    def __init__(self, config: TeacherConfig, device: devices.Choice) -> None:
+        from hnmine.reranker import cross_encoder
+
+        self._config, self._device = config, device
+        self._dtype = devices.choose_dtype(config.dtype, device.kind)
+        self._folder = cross_encoder("train.teacher.model", config.model, config.revision)
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that decides its scores."""
+        sha256 = digest(weights.folder_sha256(self._folder))
+        return self._config.model_dump() | {"dtype": self._dtype, "files": sha256}
+
+    def teach(self, name: str, lists: Lists, scale: float) -> Lists:
+        """Return the lists with its scores, which a student's reach when multiplied by `scale`."""
+        from hnmine.reranker import Reranker
+
+        say("train", f"{name}: the teacher is {self._config.model} on {self._device}, {self._dtype}")
+        device, most = self._device.torch_name, self._config.max_tokens
+        reranker = Reranker(self._folder, max_tokens=most, device=device, dtype=self._dtype, engine=self._config.engine)
+        sizes = [len(documents) for documents in lists.documents]
+        queries = [query for query, size in zip(lists.queries, sizes, strict=True) for _ in range(size)]
+        documents = [text for documents in lists.documents for text in documents]
+        with track("train", f"{name}: taught", len(documents), "documents") as progress:
+            scores = reranker.scores(queries, documents, progress.advance) / scale
+        of_lists = np.split(scores, np.cumsum(sizes)[:-1])
+        return replace(lists, teacher=tuple(tuple(scores.tolist()) for scores in of_lists))
 
 
 def _read_record(name: str, folder: Path) -> _Record | None:

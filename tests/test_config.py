@@ -76,3 +76,28 @@ def test_a_store_is_a_folder_or_an_address_without_credentials():
 def test_a_weight_that_float32_could_not_carry_beside_others_is_refused(weight: float) -> None:
     with pytest.raises(ConfigError, match=r"weight: Input should be (greater|less) than or equal to"):
         load(overrides=[f"encoders=[{{name: a, model: x, weight: {weight}}}]"])
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("{loss: marginmse}", "marginmse learns from a teacher; name a cross-encoder as train.teacher.model"),
+        ("{teacher: {model: m}}", "teacher would have no effect on loss: infonce; remove it or set loss: marginmse"),
+        ("{loss: marginmse, teacher: {}}", "train.teacher.model: Field required"),
+        ("{loss: marginmse, teacher: {model: m}, in_batch_negatives: 2}", "the teacher scores before it; remove one"),
+        ("{in_batch_negatives: 16}", "in_batch_negatives is 16, but a step of pairs_per_batch: 16 has 15 others"),
+        ("{in_batch_negatives: 1, pairs_per_batch: 1}", "a step of pairs_per_batch: 1 has 0 others; lower it or raise"),
+        ("{in_batch_negatives: -1}", "train.in_batch_negatives: Input should be greater than or equal to 0"),
+    ],
+)
+def test_settings_of_training_that_contradict_each_other_are_refused(train: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides=[f"train={train}"])
+    assert message in str(caught.value)
+
+
+def test_a_teacher_is_heard_by_marginmse() -> None:
+    train = load(overrides=["train={loss: marginmse, teacher: {model: a/b}, pairs_per_batch: 1}"]).train
+    assert train.teacher is not None
+    assert (train.teacher.model, train.teacher.max_tokens) == ("a/b", 256)
+    assert load(overrides=["train.in_batch_negatives=15"]).train.in_batch_negatives == 15

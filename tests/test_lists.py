@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.first_stage import NO_ROW
-from hnmine.lists import first_stage_anchors, random_anchors, training_lists
+from hnmine.lists import Lists, first_stage_anchors, random_anchors, step_lists, training_lists
 from hnmine.types import Int64, Pairs, Texts
 
 Positives = dict[int, set[int]]
@@ -78,3 +78,56 @@ def test_no_list_is_made_where_no_pair_has_a_negative() -> None:
     documents = Texts(ids=("a", "b"), texts=("A", "B"))
     pairs = Pairs(query_rows_P=np.array([0]), doc_rows_P=np.array([1]))
     assert len(training_lists(documents, Texts(ids=("q",), texts=("Q",)), pairs, [[]], [[]])) == 0
+
+
+def test_pairs_without_a_negative_are_taken_where_they_are_asked_for_and_what_was_judged_is_told_in_texts() -> None:
+    documents = Texts(ids=tuple("abcd"), texts=("A", "B", "B", "D"))
+    queries = Texts(ids=("p", "q"), texts=("P", "Q"))
+    pairs = Pairs(query_rows_P=np.array([0, 1]), doc_rows_P=np.array([0, 1]))
+    positives = {0: {0}, 1: {1, 2, 3}}
+    lists = training_lists(documents, queries, pairs, [[3], []], [[], []], bare=True, positives=positives)
+    assert lists.documents == (("A", "D"), ("B",))
+    assert lists.judged == (frozenset("A"), frozenset("BD"))
+
+
+def any_lists(seed: int, count: int) -> Lists:
+    """Lists over few texts, so that positives are shared, stand in other lists, and are judged for other queries."""
+    rng = np.random.default_rng(seed)
+    texts = [f"text {i}" for i in range(12)]
+    documents = [tuple(rng.permutation(texts)[: rng.integers(1, 4)].tolist()) for _ in range(count)]
+    judged = [frozenset({listed[0], *rng.choice(texts, rng.integers(0, 4))}) for listed in documents]
+    return Lists(queries=tuple(f"query {i}" for i in range(count)), documents=tuple(documents), judged=tuple(judged))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 6), st.integers(0, 99))
+def test_in_batch_negatives_are_positives_of_the_batch_never_judged_and_as_many_as_there_can_be(
+    seed: int, size: int, in_batch: int, step: int
+) -> None:
+    lists = any_lists(seed, 15)
+    batch = np.random.default_rng(seed).permutation(15)[:size].tolist()
+    taken = step_lists(lists, batch, in_batch, (seed, step))
+    assert taken == step_lists(lists, batch, in_batch, (seed, step))
+    assert taken.queries == tuple(lists.queries[i] for i in batch)
+    for i, documents in zip(batch, taken.documents, strict=True):
+        mined = lists.documents[i]
+        assert documents[: len(mined)] == mined
+        drawn = documents[len(mined) :]
+        pool = {lists.documents[j][0] for j in batch} - set(mined) - lists.judged[i]
+        assert set(drawn) <= pool
+        assert len(drawn) == len(set(drawn)) == min(in_batch, len(pool))
+
+
+def test_in_batch_negatives_differ_from_step_to_step_and_by_the_seed() -> None:
+    names = tuple(f"text {i}" for i in range(40))
+    lists = Lists(queries=names, documents=tuple((n,) for n in names), judged=tuple(frozenset({n}) for n in names))
+    drawn = [step_lists(lists, range(40), 3, seed).documents for seed in ((0, 1), (0, 2), (1, 1))]
+    assert len(set(drawn)) == 3
+    assert len({text for documents in drawn[0] for text in documents[1:]}) > 25, "spread over the batch"
+
+
+def test_the_scores_of_the_teacher_stay_with_their_lists() -> None:
+    lists = Lists(queries=("p", "q"), documents=(("A", "B"), ("C",)), teacher=((1.0, 2.0), (3.0,)))
+    assert step_lists(lists, [1, 0], 0, (0,)).teacher == ((3.0,), (1.0, 2.0))
+    with pytest.raises(AssertionError):
+        Lists(queries=("p",), documents=(("A", "B"),), teacher=((1.0,),))

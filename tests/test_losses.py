@@ -66,6 +66,15 @@ def lambda_by_loop(lists: Lists) -> list[float]:
     return values
 
 
+def margin_mse_by_loop(lists: Lists, teachers: Lists) -> list[float]:
+    """arXiv 2010.02666: the squared difference of the leads, one negative at a time."""
+    values = []
+    for (positive, *negatives), (best, *others) in zip(lists, teachers, strict=True):
+        errors = [((positive - s) - (best - t)) ** 2 for s, t in zip(negatives, others, strict=True)]
+        values.append(sum(errors) / len(errors))
+    return values
+
+
 def padded(lists: Lists, filler: float) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(map(len, lists))
     scores_BL = torch.tensor([[*scores, *[filler] * (longest - len(scores))] for scores in lists])
@@ -90,6 +99,41 @@ def test_the_losses_equal_the_plain_loops_whatever_fills_up_a_short_list(
     np.testing.assert_allclose(losses.logistic(scores_BL, mask_BL), logistic_by_loop(lists), atol=1e-5)
     np.testing.assert_allclose(losses.bce(scores_BL, mask_BL), bce_by_loop(lists), atol=1e-4)
     np.testing.assert_allclose(losses.lambda_loss(scores_BL, mask_BL), lambda_by_loop(lists), atol=1e-5)
+    rng = np.random.default_rng(seed)
+    teachers = [rng.normal(0, 3, size=len(scores)).astype(np.float32).tolist() for scores in lists]
+    teacher_BL, _ = padded(teachers, filler)
+    ours = losses.make("marginmse", 1.0)(scores_BL - teacher_BL, mask_BL)
+    np.testing.assert_allclose(ours, margin_mse_by_loop(lists, teachers), rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["margin", *losses.LOSSES]), st.sampled_from([1.0, 3.0]))
+def test_the_gradients_are_the_slopes(seed: int, name: str, scale: float) -> None:
+    scores_BL, mask_BL = padded(ragged(seed, 3), 0.0)
+    scores_BL = scores_BL.double().requires_grad_()
+    loss = losses.make(name, 1.5, scale)
+    loss(scores_BL, mask_BL).sum().backward()
+    assert scores_BL.grad is not None
+    for at in np.ndindex(*scores_BL.shape):
+        step = torch.zeros_like(scores_BL)
+        step[at] = 1e-6
+        up, down = (loss(scores_BL.detach() + sign * step, mask_BL).sum() for sign in (1, -1))
+        assert float(up - down) / 2e-6 == pytest.approx(float(scores_BL.grad[at]), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["margin", *losses.LOSSES])
+def test_a_list_without_a_negative_teaches_what_the_positive_alone_can(name: str) -> None:
+    for scores_BL, mask_BL in (padded([[0.7]], 0.0), padded([[0.7], [1.0, 2.0]], 0.0)):
+        value = losses.make(name, 1.0)(scores_BL, mask_BL)[0].item()
+        assert value == pytest.approx(math.log1p(math.exp(-0.7)) / 2 if name == "bce" else 0.0)
+
+
+def test_a_student_that_leads_as_its_teacher_does_has_nothing_to_learn() -> None:
+    scores_BL, mask_BL = padded(ragged(0, 5), 0.0)
+    scale, teacher_BL = 20.0, 20.0 * scores_BL + 3.0
+    loss = losses.make("marginmse", 1.0, scale)
+    assert loss(scores_BL - teacher_BL / scale, mask_BL).abs().max() < 1e-6
+    assert loss(scores_BL + teacher_BL / scale, mask_BL).min() > 1
 
 
 @pytest.mark.parametrize("name", ["margin", *losses.LOSSES])

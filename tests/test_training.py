@@ -151,6 +151,28 @@ def test_two_workers_train_the_model_that_one_trains(
     assert np.abs(alone - together).max() < np.abs(alone - begun).max() / 1000
 
 
+@pytest.mark.slow
+def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_passes_as_their_own_texts_need(
+    start: Path, tmp_path: Path
+) -> None:
+    short = lists(33)
+    documents = tuple(
+        (texts[0], *(f"{text} {'abcdef' * 4 * (i % 11 == 0)}" for text in texts[1:]))
+        for i, texts in enumerate(short.documents)
+    )
+    judged = tuple(frozenset(texts[:1]) for texts in documents)
+    given = Lists(queries=short.queries, documents=documents, judged=judged)
+    alone, together = (
+        fit(start, tmp_path / str(workers), given, workers=workers, in_batch_negatives=3, epochs=1)
+        for workers in (1, 2)
+    )
+    assert alone == together
+    texts = [f"{word} {name}" for word in ("yes", "no") for name in ("abc", "face", "xy")]
+    models = [start, tmp_path / "1", tmp_path / "2"]
+    begun, one, two = (scores - scores.mean() for scores in (load(m, 32).scores(["abc"] * 6, texts) for m in models))
+    assert np.abs(one - two).max() < np.abs(one - begun).max() / 1000
+
+
 def test_the_start_is_kept_where_training_only_harms(trained: tuple[Path, Trained], tmp_path: Path) -> None:
     good, _ = trained
     outcome = fit(good, tmp_path / "worse", lists(16, reversed_labels=True), loss="margin")

@@ -1,4 +1,4 @@
-"""What the presets train on, and what is refused before anything is trained; no training takes place here."""
+"""What the presets train on, and what is refused before anything is trained; one training, by a teacher."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from hnmine.config import Config
-from hnmine.errors import DataError
+from hnmine.errors import DataError, ModelError
 from hnmine.first_stage import NO_ROW
 from hnmine.runs import Run, open_run
 from hnmine.settings import load
@@ -18,6 +19,8 @@ from hnmine.sources import read_beir
 from hnmine.splits import Splits
 from hnmine.tuning import _read_record, _Tuning, tune
 from tests.test_pipeline import write_collection
+from tests.test_reranker import load as load_reranker
+from tests.test_reranker import tiny_model
 
 MINED = [("apple-care", "apple-guide", "apple-price"), ("bread-care", "bread-guide", "bread-price")]
 
@@ -110,6 +113,74 @@ def test_what_was_judged_positive_since_it_was_mined_is_trained_on_no_more(data:
     assert list(both.values()) == [(text_of(data, negative),) for _, _, negative in MINED]
     add(data / "qrels" / "dev.tsv", judged)
     assert list(lists_of(data, run, "paper").values()) == [(text_of(data, "bread-price"),)]
+
+
+def test_positives_are_every_pair_without_a_negative_of_any_kind(data: Path, run: Run) -> None:
+    splits, config = splits_of(data, "train.in_batch_negatives=3", "train.loss=margin")
+    lists, recipe = _Tuning(splits, config.train, run).lists("positives")
+    texts = splits.collection.documents.texts
+    assert lists.documents == tuple((texts[row],) for row in splits.train.doc_rows_P.tolist())
+    assert (recipe.loss, recipe.in_batch_negatives) == ("bce", 0)
+
+
+def test_with_in_batch_negatives_every_pair_is_trained_on_and_what_was_judged_is_known(data: Path, run: Run) -> None:
+    add(data / "qrels" / "dev.tsv", "apple-care\tapple-story\t1")
+    splits, config = splits_of(data, "train.in_batch_negatives=3", "train.anchors.per_pair=0")
+    tuning = _Tuning(splits, config.train, run)
+    lists, recipe = tuning.lists("anchored")
+    assert recipe.in_batch_negatives == 3
+    assert len(lists) == len(splits.train)
+    assert sum(len(documents) > 1 for documents in lists.documents) == len(MINED)
+    of_care = next(at for at, texts in enumerate(lists.documents) if text_of(data, "apple-price") in texts[1:])
+    assert lists.judged[of_care] == {text_of(data, "apple-guide"), text_of(data, "apple-story")}
+    paper, recipe = tuning.lists("paper")
+    assert (len(paper), paper.judged, recipe.loss, recipe.in_batch_negatives) == (len(MINED), (), "margin", 0)
+
+
+def teaching(model: Path) -> list[str]:
+    return ["train.loss=marginmse", f"train.teacher.model={model}", "train.teacher.dtype=float32"]
+
+
+def test_a_teacher_without_a_head_is_refused_before_anything_is_trained(data: Path, run: Run, tmp_path: Path) -> None:
+    splits, config = splits_of(data, *teaching(tiny_model(tmp_path / "body", head=False)))
+    with pytest.raises(ModelError, match=r"train\.teacher\.model: .*body has no ranking head, so its scores would be"):
+        tune(splits, config.train, run)
+
+
+@pytest.mark.ray
+def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reused(
+    data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, other = tiny_model(tmp_path / "teacher", seed=1), tiny_model(tmp_path / "other", seed=2)
+    start = tiny_model(tmp_path / "start")
+    more = [f"train.model={start}", "train.max_tokens=32", "train.dtype=float32", "train.presets=[anchored, positives]"]
+    splits, config = splits_of(data, *teaching(teacher), *more)
+    found, files = tune(splits, config.train, run)
+    said = capsys.readouterr().err
+    assert sorted(found["presets"]) == ["anchored", "positives"]
+    assert found["presets"]["positives"]["recipe"]["loss"] == "bce"
+    assert found["presets"]["anchored"]["recipe"]["teacher"]["model"] == str(teacher)
+    assert "rerankers/positives/model.safetensors" in files
+    tuning = _Tuning(splits, config.train, run)
+    lists, _ = tuning.lists("anchored")
+    assert f"anchored: taught: {sum(map(len, lists.documents))} documents" in said
+    assert said.count("the teacher is") == 1, "positives have none"
+    assert tuning._teacher is not None
+    taught = tuning._teacher.teach("anchored", lists, 2.0)
+    for query, documents, scores in zip(lists.queries, lists.documents, taught.teacher, strict=True):
+        alone = load_reranker(teacher, 256).scores([query] * len(documents), documents)
+        np.testing.assert_allclose(np.array(scores) * 2, alone, atol=1e-5)
+    capsys.readouterr()
+    assert tune(splits, config.train, run) == (found, files)
+    assert "the teacher is" not in capsys.readouterr().err
+
+    def trained_again(name: str, *_: object, **__: object) -> None:
+        raise RuntimeError(f"{name} is trained again")
+
+    monkeypatch.setattr("hnmine.tuning.train", trained_again)
+    splits, config = splits_of(data, *teaching(other), *more)
+    with pytest.raises(RuntimeError, match="anchored is trained again"):
+        tune(splits, config.train, run)
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "other columns", "no ranks"])
