@@ -122,7 +122,7 @@ def _label(first_stage: str) -> str:
 
 def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], Kind, int]:
     """Return the models to compare, by the names they have in the table, their kind, and how many tokens they read."""
-    from hnmine.tuning import START
+    from hnmine.bench import START
 
     folder = run.out / "rerankers"
     training = run.manifest.get("training")

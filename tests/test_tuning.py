@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hnmine.bench import Bench
 from hnmine.config import Config
 from hnmine.errors import DataError, ModelError
 from hnmine.first_stage import NO_ROW
@@ -17,23 +18,12 @@ from hnmine.runs import Run, open_run
 from hnmine.settings import load
 from hnmine.sources import read_beir
 from hnmine.splits import Splits
-from hnmine.tuning import _read_record, _Tuning, tune
+from hnmine.tuning import _Presets, tune
 from tests.test_pipeline import write_collection
 from tests.test_reranker import load as load_reranker
 from tests.test_reranker import tiny_model
 
 MINED = [("apple-care", "apple-guide", "apple-price"), ("bread-care", "bread-guide", "bread-price")]
-
-WHOLE = {
-    "identity": "a",
-    "files": {"model.safetensors": "b"},
-    "lists": 1,
-    "steps": 2,
-    "best_step": 2,
-    "dev": 0.5,
-    "dev_by_step": {"0": 0, "2": 0.5},
-    "recipe": {"loss": "margin"},
-}
 
 
 def add(file: Path, *rows: str) -> None:
@@ -61,10 +51,14 @@ def splits_of(data: Path, *overrides: str) -> tuple[Splits, Config]:
     return Splits(read_beir(data, config.sources), config), config
 
 
+def presets_of(splits: Splits, config: Config, run: Run) -> _Presets:
+    return _Presets(Bench(splits, config.train, run), splits, config.train, run)
+
+
 def lists_of(data: Path, run: Run, preset: str, *overrides: str) -> dict[tuple[str, str], tuple[str, ...]]:
     """The documents of each list after the positive, by query and positive."""
     splits, config = splits_of(data, *overrides)
-    lists, _ = _Tuning(splits, config.train, run).lists(preset)
+    lists, _ = presets_of(splits, config, run).lists(preset)
     return {
         (query, documents[0]): documents[1:] for query, documents in zip(lists.queries, lists.documents, strict=True)
     }
@@ -117,7 +111,7 @@ def test_what_was_judged_positive_since_it_was_mined_is_trained_on_no_more(data:
 
 def test_positives_are_every_pair_without_a_negative_of_any_kind(data: Path, run: Run) -> None:
     splits, config = splits_of(data, "train.in_batch_negatives=3", "train.loss=margin")
-    lists, recipe = _Tuning(splits, config.train, run).lists("positives")
+    lists, recipe = presets_of(splits, config, run).lists("positives")
     texts = splits.collection.documents.texts
     assert lists.documents == tuple((texts[row],) for row in splits.train.doc_rows_P.tolist())
     assert (recipe.loss, recipe.in_batch_negatives) == ("bce", 0)
@@ -126,7 +120,7 @@ def test_positives_are_every_pair_without_a_negative_of_any_kind(data: Path, run
 def test_with_in_batch_negatives_every_pair_is_trained_on_and_what_was_judged_is_known(data: Path, run: Run) -> None:
     add(data / "qrels" / "dev.tsv", "apple-care\tapple-story\t1")
     splits, config = splits_of(data, "train.in_batch_negatives=3", "train.anchors.per_pair=0")
-    tuning = _Tuning(splits, config.train, run)
+    tuning = presets_of(splits, config, run)
     lists, recipe = tuning.lists("anchored")
     assert recipe.in_batch_negatives == 3
     assert len(lists) == len(splits.train)
@@ -161,12 +155,12 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
     assert found["presets"]["positives"]["recipe"]["loss"] == "bce"
     assert found["presets"]["anchored"]["recipe"]["teacher"]["model"] == str(teacher)
     assert "rerankers/positives/model.safetensors" in files
-    tuning = _Tuning(splits, config.train, run)
-    lists, _ = tuning.lists("anchored")
+    bench = Bench(splits, config.train, run)
+    lists, _ = presets_of(splits, config, run).lists("anchored")
     assert f"anchored: taught: {sum(map(len, lists.documents))} documents" in said
     assert said.count("the teacher is") == 1, "positives have none"
-    assert tuning._teacher is not None
-    taught = tuning._teacher.teach("anchored", lists, 2.0)
+    assert bench._teacher is not None
+    taught = bench._teacher.teach("anchored", lists, 2.0)
     for query, documents, scores in zip(lists.queries, lists.documents, taught.teacher, strict=True):
         alone = load_reranker(teacher, 256).scores([query] * len(documents), documents)
         np.testing.assert_allclose(np.array(scores) * 2, alone, atol=1e-5)
@@ -177,7 +171,7 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
     def trained_again(name: str, *_: object, **__: object) -> None:
         raise RuntimeError(f"{name} is trained again")
 
-    monkeypatch.setattr("hnmine.tuning.train", trained_again)
+    monkeypatch.setattr("hnmine.bench.train", trained_again)
     splits, config = splits_of(data, *teaching(other), *more)
     with pytest.raises(RuntimeError, match="anchored is trained again"):
         tune(splits, config.train, run)
@@ -201,51 +195,3 @@ def test_a_folder_where_the_link_belongs_is_refused_before_anything_is_trained(d
     splits, config = splits_of(data)
     with pytest.raises(DataError, match=r"reranker is no link to the best of .*rerankers; move it away or choose"):
         tune(splits, config.train, run)
-
-
-def test_few_dev_queries_and_fewer_than_asked_for_are_told(
-    data: Path, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lists_of(data, run, "paper", "train.dev_queries=4")
-    said = capsys.readouterr().err
-    assert "dev: 4 queries of dev; training on cpu" in said
-    assert "warning: 4 dev queries are too few to tell a better step from a lucky one; judge 30 at least" in said
-    queries = [json.dumps({"_id": f"more-{i}", "text": f"story of {i}"}) for i in range(26)]
-    add(data / "queries.jsonl", *queries)
-    add(data / "qrels" / "dev.tsv", *(f"more-{i}\tapple-story\t1" for i in range(26)))
-    lists_of(data, run, "paper", "train.dev_queries=31")
-    said = capsys.readouterr().err
-    assert "dev: 30 queries of dev, fewer than train.dev_queries=31; training on cpu" in said
-    assert "too few" not in said
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]",
-        "\xff",
-        "{}",
-        '{"identity": 1}',
-        json.dumps(WHOLE | {"dev": float("nan")}),
-        json.dumps(WHOLE | {"dev_by_step": {}}),
-        json.dumps(WHOLE | {"recipe": 1}),
-    ],
-)
-def test_a_record_that_is_broken_is_told_and_not_trusted(
-    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "hnmine.json").write_text(content, encoding="latin-1")
-    assert _read_record("paper", tmp_path) is None
-    assert f"paper: {tmp_path / 'hnmine.json'} is not what a finished training leaves (" in capsys.readouterr().err
-
-
-def test_a_record_that_is_whole_is_trusted_and_one_that_is_missing_is_nothing_to_tell(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert _read_record("paper", tmp_path) is None
-    (tmp_path / "hnmine.json").write_text(json.dumps(WHOLE))
-    record = _read_record("paper", tmp_path)
-    assert record is not None
-    assert record.model_dump() == WHOLE
-    assert capsys.readouterr().err == ""

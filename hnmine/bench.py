@@ -1,0 +1,250 @@
+"""What trainings share: the pairs, the dev queries, the start; and what was trained before is not trained again.
+
+A re-ranker's folder has a record with an identity: a digest of the start's files, the lists, the dev queries, the
+recipe, the workers and the versions. Where it is the same and the files are as they were left, the model is reused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hnmine import device as devices
+from hnmine import weights
+from hnmine.config import TeacherConfig, TrainConfig
+from hnmine.fitting import DEV_METRIC, Recipe
+from hnmine.lists import Lists, random_anchors, training_lists
+from hnmine.progress import say, track
+from hnmine.runs import Run, digest, versions, write_json
+from hnmine.splits import Splits
+from hnmine.trackers import tracking
+from hnmine.training import train
+
+START = "start"
+RECORD = "hnmine.json"
+_FEW_QUERIES = 30
+
+
+class Record(BaseModel):
+    """What is known of a re-ranker that was trained here; OUT/rerankers/<name>/hnmine.json."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    identity: str
+    files: dict[str, str]
+    """sha256 of every file of the model."""
+    lists: int
+    steps: int
+    best_step: int
+    dev: float
+    dev_by_step: dict[str, float] = Field(min_length=1)
+    """The first is that of the start, unless it has no ranking head."""
+    recipe: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest tells of it; it names the files apart."""
+        return self.model_dump(exclude={"files"})
+
+
+class Bench:
+    """The pairs that are trained on, the dev queries and the settings; the start, and trainings from it."""
+
+    def __init__(self, splits: Splits, config: TrainConfig, run: Run) -> None:
+        self._splits, self._config, self._run = splits, config, run
+        self.documents, self.queries = splits.collection.documents, splits.collection.queries
+        self.positives = _with_copies(splits)
+        """What is never a negative of a query row: its judged positives, and documents of the same text."""
+        device = devices.choose(config.device)
+        self.recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind, training=True))
+        self._teacher = None if config.teacher is None else _Teacher(config.teacher, device)
+        self._workers = config.workers or (max(1, devices.visible_gpus()) if device.kind == "gpu" else 1)
+        self.pairs = splits.train
+        if config.max_pairs is not None and config.max_pairs < len(splits.train):
+            rng = np.random.default_rng(config.seed)
+            self.pairs = splits.train.take(np.sort(rng.choice(len(splits.train), config.max_pairs, replace=False)))
+        splits.first_stage(np.union1d(self.pairs.query_rows_P, splits.dev.query_rows_P))
+        self._dev = splits.task(splits.dev, config.dev_queries, config.seed)
+        fewer = f", fewer than train.dev_queries={config.dev_queries}" if len(self._dev) < config.dev_queries else ""
+        say("train", f"dev: {len(self._dev):,} queries of {splits.dev_name}{fewer}; training on {device}")
+        if len(self._dev) < _FEW_QUERIES:
+            say(
+                "train",
+                f"warning: {len(self._dev)} dev queries are too few to tell a better step from a lucky one; judge "
+                f"{_FEW_QUERIES} at least",
+            )
+
+    def start(self) -> tuple[Path, Record | None]:
+        """Return the re-ranker before fine-tuning; a model without a ranking head is warmed up, and has a record."""
+        from hnmine.reranker import has_head
+
+        config = self._config
+        folder = weights.resolve(config.model, config.revision)
+        if config.kind == "bi-encoder" or has_head(folder):
+            return folder, None
+        say(
+            "train",
+            f"{config.model} has no ranking head: warmed up first, on random negatives of the same pairs",
+        )
+        nothing: list[list[int]] = [[] for _ in range(len(self.pairs))]
+        lists = training_lists(self.documents, self.queries, self.pairs, nothing, self.random(config.warm_up.negatives))
+        recipe = replace(
+            self.recipe,
+            loss="infonce",
+            in_batch_negatives=0,
+            learning_rate=config.warm_up.learning_rate,
+            epochs=config.warm_up.epochs,
+            evaluations_per_epoch=1,
+        )
+        record = self.fit(START, folder, lists, recipe, None)
+        return self._run.out / "rerankers" / START, record
+
+    def random(self, per_pair: int) -> list[list[int]]:
+        """Return random documents for every pair, none of them right."""
+        return random_anchors(self.pairs, self.positives, len(self.documents), per_pair, self._config.seed)
+
+    def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe, start_dev: float | None) -> Record:
+        """Train one re-ranker and return its record, or that of the same trained before.
+
+        `start_dev` is what the dev queries say of the start, where that is known already.
+        """
+        out = self._run.out / "rerankers" / name
+        identity = self.identity(start, lists, recipe)
+        settings = self._settings(recipe)
+        known = _read_record(name, out)
+        if known is not None and known.identity == identity:
+            if known.files == _files_of(out):
+                say(
+                    "train",
+                    f"{name}: reused {out} (same pairs, settings, versions); {DEV_METRIC} on dev {known.dev:.3f}",
+                )
+                return known
+            say("train", f"{name}: {out} is not as it was when its training ended, so it is trained again")
+        if self._teacher is not None and recipe.loss == "marginmse":
+            lists = self._teacher.teach(name, lists, recipe.scale)
+        curves = self._run.out / "tensorboard" / name
+        with tracking(name, curves, self._config.mlflow, settings) as tracker:
+            trained = train(
+                name,
+                start,
+                lists,
+                self._dev,
+                recipe,
+                out,
+                workers=self._workers,
+                identity=identity,
+                start_dev=start_dev,
+                tracker=tracker,
+            )
+        record = Record(
+            identity=identity,
+            files=_files_of(out),
+            lists=len(lists),
+            steps=trained.steps,
+            best_step=trained.best_step,
+            dev=trained.dev[trained.best_step],
+            dev_by_step={str(step): trained.dev[step] for step in sorted(trained.dev)},
+            recipe=settings,
+        )
+        _write_card(out, name, record)
+        write_json(out / RECORD, record.model_dump())  # last: a folder without it is not trusted
+        before = f" (start {trained.dev[0]:.3f})" if 0 in trained.dev else ""
+        say(
+            "train",
+            f"{name}: kept step {trained.best_step} of {trained.steps}, {DEV_METRIC} on dev {record.dev:.3f}{before}",
+        )
+        return record
+
+    def identity(self, start: Path, lists: Lists, recipe: Recipe) -> str:
+        """Return a name for all that decides what a training ends with."""
+        dev = self._dev
+        return digest(
+            {
+                "start": weights.folder_sha256(start),
+                "lists": digest([lists.queries, lists.documents, [sorted(texts) for texts in lists.judged]]),
+                "dev": digest([dev.queries.texts, dev.doc_rows_QK.tolist(), sorted(dev.document_texts.items())]),
+                "recipe": self._settings(recipe),
+                "workers": self._workers,
+                "versions": versions(),
+            }
+        )
+
+    def _settings(self, recipe: Recipe) -> dict[str, Any]:
+        taught = self._teacher is not None and recipe.loss == "marginmse"
+        return asdict(recipe) | ({"teacher": self._teacher.facts()} if self._teacher is not None and taught else {})
+
+
+class _Teacher:
+    """The cross-encoder that marginmse learns from, found before anything is trained and loaded when it is needed."""
+
+    def __init__(self, config: TeacherConfig, device: devices.Choice) -> None:
+        from hnmine.reranker import cross_encoder
+
+        self._config, self._device = config, device
+        self._dtype = devices.choose_dtype(config.dtype, device.kind)
+        self._folder = cross_encoder("train.teacher.model", config.model, config.revision)
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that decides its scores."""
+        sha256 = digest(weights.folder_sha256(self._folder))
+        return self._config.model_dump() | {"dtype": self._dtype, "files": sha256}
+
+    def teach(self, name: str, lists: Lists, scale: float) -> Lists:
+        """Return the lists with its scores, which a student's reach when multiplied by `scale`."""
+        from hnmine.reranker import Reranker
+
+        say("train", f"{name}: the teacher is {self._config.model} on {self._device}, {self._dtype}")
+        device, most = self._device.torch_name, self._config.max_tokens
+        reranker = Reranker(self._folder, max_tokens=most, device=device, dtype=self._dtype, engine=self._config.engine)
+        sizes = [len(documents) for documents in lists.documents]
+        queries = [query for query, size in zip(lists.queries, sizes, strict=True) for _ in range(size)]
+        documents = [text for documents in lists.documents for text in documents]
+        with track("train", f"{name}: taught", len(documents), "documents") as progress:
+            scores = reranker.scores(queries, documents, progress.advance) / scale
+        of_lists = np.split(scores, np.cumsum(sizes)[:-1])
+        return replace(lists, teacher=tuple(tuple(scores.tolist()) for scores in of_lists))
+
+
+def _read_record(name: str, folder: Path) -> Record | None:
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+    say("train", f"{name}: {path} is not what a finished training leaves ({problem}), so it is trained again")
+    return None
+
+
+def _files_of(folder: Path) -> dict[str, str]:
+    """Return the sha256 of a model's files, without its record."""
+    return {name: value for name, value in weights.folder_sha256(folder).items() if name != RECORD}
+
+
+def _with_copies(splits: Splits) -> dict[int, set[int]]:
+    """Return what is never a negative of a query row: its judged positives, and documents of the same text."""
+    rows_of: dict[str, set[int]] = {}
+    for row, text in enumerate(splits.collection.documents.texts):
+        rows_of.setdefault(text, set()).add(row)
+    texts = splits.collection.documents.texts
+    positives = splits.collection.positives()
+    return {query: set().union(*(rows_of[texts[row]] for row in rows)) for query, rows in positives.items()}
+
+
+def _write_card(out: Path, name: str, record: Record) -> None:
+    steps = "\n".join(f"| {step} | {value:.4f} |" for step, value in record.dev_by_step.items())
+    (out / "README.md").write_text(
+        f"---\nlibrary_name: sentence-transformers\npipeline_tag: text-ranking\ntags: [cross-encoder, hnmine]\n---\n"
+        f"# Re-ranker `{name}`, fine-tuned by hnmine\n\n"
+        f"Trained on {record.lists:,} lists; step {record.best_step} of {record.steps} was kept.\n\n"
+        f"| step | {DEV_METRIC} on dev |\n|---|---|\n{steps}\n\n"
+        f"```json\n{json.dumps(record.recipe, indent=1)}\n{json.dumps(versions(), indent=1)}\n```\n\n"
+        "```python\nfrom sentence_transformers import CrossEncoder\nCrossEncoder('path of this folder')"
+        ".predict([('query', 'document')])\n```\n",
+        encoding="utf-8",
+    )
