@@ -14,13 +14,14 @@ _HOME = {
     "Config": "hnmine.config",
     "HnmineError": "hnmine.errors",
     "audit": "hnmine.pipeline",
+    "compare": "hnmine.pipeline",
     "evaluate": "hnmine.pipeline",
     "load_config": "hnmine.settings",
     "mine": "hnmine.pipeline",
     "run": "hnmine.pipeline",
     "train": "hnmine.pipeline",
 }
-__all__ = ["Config", "HnmineError", "audit", "evaluate", "load_config", "mine", "run", "train"]
+__all__ = ["Config", "HnmineError", "audit", "compare", "evaluate", "load_config", "mine", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what
   hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
   hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
   hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
+  hnmine compare  --data DIR --out DIR     every way to choose negatives, side by side (hours; --quick: 40 minutes)
   hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute, before all else)
 
 DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
@@ -32,8 +34,16 @@ _STEPS = {
     "mine": "mine the hard negatives of the train pairs",
     "train": "fine-tune the re-ranker on the negatives in OUT",
     "evaluate": "compare the re-rankers in OUT on the test queries",
+    "compare": "train a re-ranker with every way to choose negatives, and compare them; goes on where it was stopped",
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
+_QUICK = (
+    "compare.seeds=1",
+    "train.max_pairs=300",
+    "train.max_tokens=128",
+    "train.dev_queries=100",
+    "evaluate.queries=200",
+)
 _EXAMPLES = """\
 examples:
   hnmine {step} --data my-search/ --out out/
@@ -63,6 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+class _ListArms(argparse.Action):
+    """Print the arms and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        from hnmine.comparison import known_arms, slug
+
+        arms = known_arms(load())
+        width = max(map(len, arms))
+        for name, arm in arms.items():
+            print(f"{slug(name):<{width}}  {arm.about}")  # noqa: T201
+        parser.exit()
 
 
 class _TerminatedError(BaseException):
@@ -104,6 +127,11 @@ def _parser() -> argparse.ArgumentParser:
                 choices=["anchored", "paper"],
                 help="what to train: anchored (default) or paper, the pure triplet margin; may be repeated",
             )
+        if step == "compare":
+            command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")
+            command.add_argument("--list", action=_ListArms, nargs=0, help="list the arms and end")
+            command.add_argument("--seeds", type=int, metavar="N", help="trainings an arm (default 3)")
+            command.add_argument("--quick", action="store_true", help=f"one seed, and {', '.join(_QUICK[1:])}")
     paired = commands.add_parser(
         "paired",
         help="test two rankings of the same queries against each other",
@@ -134,9 +162,13 @@ def _run(options: argparse.Namespace) -> None:
 
         print(between(options.after, options.before))  # noqa: T201
         return
-    overrides = list(options.set)
+    overrides = [*(_QUICK if getattr(options, "quick", False) else ()), *options.set]
     if getattr(options, "preset", None):
         overrides.append(f"train.presets=[{', '.join(options.preset)}]")
+    if getattr(options, "arms", None):
+        overrides.append(f"compare.arms={json.dumps([name.strip() for name in options.arms.split(',')])}")
+    if getattr(options, "seeds", None) is not None:
+        overrides.append(f"compare.seeds={options.seeds}")
     config = load(options.config, overrides)
     from hnmine import pipeline
 
@@ -154,6 +186,8 @@ def _report(command: str, out: Path, manifest: dict[str, Any]) -> None:
         print(f"\n{manifest['evaluation']['table']}")  # noqa: T201
     if command == "run":
         print(f"\nBest on dev: {manifest['training']['best']}. It is {out / 'reranker'}; CrossEncoder loads it.")  # noqa: T201
+    if command == "compare":
+        print(manifest["table"])  # noqa: T201
     if command == "audit":
         print(f"{manifest['table']}\n\n{manifest['verdict']}")  # noqa: T201
 

@@ -343,6 +343,17 @@ class EvaluateConfig(_Section):
     b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
 
 
+class CompareConfig(_Section):
+    """Ways to choose negatives, side by side."""
+
+    arms: tuple[str, ...] | None = Field(None, min_length=1, description="which; null: all that `hnmine compare` knows")
+    seeds: int = Field(3, ge=1, le=100, description="trainings an arm, from train.seed on")
+    negatives: int = Field(4, ge=2, le=64, description="negatives a pair, the same for all arms")
+    learning_rates: tuple[float, ...] = Field(
+        (5e-6, 2e-5), min_length=1, description="the best on dev is taken for each arm, found with its first seed"
+    )
+
+
 class Config(_Section):
     """Everything a run can be told."""
 
@@ -361,6 +372,7 @@ class Config(_Section):
     guards: GuardsConfig = GuardsConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    compare: CompareConfig = CompareConfig()
 
     @model_validator(mode="before")
     @classmethod

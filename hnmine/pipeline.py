@@ -21,7 +21,7 @@ from hnmine.first_stage import Bm25
 from hnmine.mining import groups_of_equal_text, refuse_unusable, searcher, select_negatives
 from hnmine.mining import mine as mine_pairs
 from hnmine.progress import say, track
-from hnmine.ranking import compare
+from hnmine.ranking import compare as compare_rerankers
 from hnmine.runs import Run, open_run, versions, write_json
 from hnmine.sources import Collection, read_beir, write_quarantine
 from hnmine.splits import Splits
@@ -83,6 +83,23 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
         _train(splits, data, config, opened)
         _evaluate(splits, data, config, opened)
         return opened.manifest
+
+
+def compare(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+    """Train one re-ranker an arm (a way to choose negatives) from one start at one budget; return what each is worth.
+
+    Writes OUT/compare.md and OUT/compare.json; what was trained before is reused.
+
+    Raises:
+        ConfigError: an arm is not known.
+    """
+    from hnmine import comparison  # imports torch
+
+    config = config or Config()
+    comparison.refuse_unknown(config)
+    with open_run(Path(out), config) as run:
+        collection = _read(data, config, run)
+        return comparison.compare(Splits(collection, config, run), config, run)
 
 
 def audit(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
@@ -234,5 +251,5 @@ def _train(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
 
 def _evaluate(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
     with run.timed("evaluate"):
-        found, inputs, files = compare(splits, config, run)
+        found, inputs, files = compare_rerankers(splits, config, run)
     run.commit("evaluation", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=str(data), **found)

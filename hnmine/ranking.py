@@ -44,7 +44,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     """
     rerankers, kind, max_tokens = _rerankers(config.train, run)
     task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
-    scorer = _Scorer(task, config, kind, max_tokens, run)
+    scorer = Scorer(task, config, kind, max_tokens, run)
     scores = {f"first stage: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
     scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
     rows = {name: measure(task, of) for name, of in scores.items()}
@@ -146,7 +146,7 @@ def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], Kind, in
     )
 
 
-class _Scorer:
+class Scorer:
     """Scores of re-rankers on one task; those that an earlier run left are taken where nothing has changed."""
 
     def __init__(self, task: Task, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
@@ -156,7 +156,8 @@ class _Scorer:
         self._dtype = devices.choose_dtype(config.train.dtype, self._device.kind, training=True)
         self._engine = config.train.engine
         texts = [task.queries.texts, task.doc_rows_QK.tolist(), sorted(task.document_texts.items())]
-        self._texts = digest(texts)
+        self.identity = digest([texts, max_tokens, self._passages, self._dtype, self._engine, versions()])
+        """Names all that decides the scores but the model."""
         self.inputs: dict[str, str] = {}
         self.tables: list[str] = []
 
@@ -165,15 +166,25 @@ class _Scorer:
         files = weights.folder_sha256(folder)
         if folder.is_relative_to(self._run.out):
             self.inputs |= {(folder / file).relative_to(self._run.out).as_posix(): sha for file, sha in files.items()}
-        path = f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet"
+        path = _table_of(name)
         self.tables.append(path)
-        identity = digest([files, self._texts, self._max_tokens, self._passages, self._dtype, self._engine, versions()])
+        identity = digest([files, self.identity])
         known = _read_scores(name, self._run.out / path, identity, self._task.doc_rows_QK.shape)
         if known is not None:
             return known
         scores = self._score(name, folder)
         self._run.write_table(path, _scores_table(self._task, scores, identity))
         return scores
+
+    def stored(self, name: str) -> PerQuery | None:
+        """Return the metrics of a re-ranker that was scored before, whatever its model was; None if there are none."""
+        try:
+            rows = pq.read_table(self._run.out / _table_of(name), columns=["query_id", *METRICS])
+        except (OSError, ValueError, KeyError):
+            return None
+        if rows.column("query_id").to_pylist() != list(self._task.queries.ids):
+            return None
+        return {metric: rows.column(metric).to_numpy() for metric in METRICS}
 
     def _score(self, name: str, folder: Path) -> Float32:
         from hnmine.fitting import load  # imports torch, which a run whose scores are known does without
@@ -189,6 +200,11 @@ class _Scorer:
         )
         with track("evaluate", name, self._task.documents_to_score, "pairs") as progress:
             return rerank(self._task, reranker, progress.advance)
+
+
+def _table_of(name: str) -> str:
+    """Return where the scores of a re-ranker lie, in OUT."""
+    return f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet"
 
 
 def _scores_table(task: Task, scores_QK: Float32, identity: str) -> pa.Table:
