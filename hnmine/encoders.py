@@ -10,6 +10,7 @@ needs no model library; only `build` imports one. Three kinds:
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from hnmine import device as devices
-from hnmine import lexical, weights
+from hnmine import lexical, passages, weights
 from hnmine.config import EncoderConfig
 from hnmine.errors import ConfigError, ModelError
 from hnmine.presets import LICENCES
@@ -56,6 +57,8 @@ class Plan:
     document: Reading = PLAIN
     query: Reading = PLAIN
     max_tokens: int | None = None
+    long_documents: Literal["truncate"] | passages.Pooling = "truncate"
+    max_passages: int = 16
     device: str = "cpu"
     dtype: str = "float32"
     tokens_per_batch: int = 2048
@@ -87,7 +90,19 @@ class Plan:
 
     def build(self) -> Encoder:
         """Load the encoder; heavy."""
-        return ModelEncoder(self) if self.fit is None else lexical.LexicalEncoder(self.fit)
+        if self.fit is not None:
+            return lexical.LexicalEncoder(self.fit)
+        encoder = ModelEncoder(self)
+        if self.long_documents == "truncate":
+            return encoder
+        return passages.PassageEncoder(
+            encoder.encode,
+            encoder.tokenizer,
+            name=self.name,
+            max_tokens=encoder.max_tokens,
+            pooling=self.long_documents,
+            max_passages=self.max_passages,
+        )
 
 
 def plan(
@@ -113,6 +128,8 @@ def plan(
         document=_reading(config.document_prompt, prompts["document"], config.document_adapter),
         query=_reading(config.query_prompt, prompts["query"], config.query_adapter),
         max_tokens=config.max_tokens,
+        long_documents=config.long_documents,
+        max_passages=config.max_passages,
         device=device.torch_name,
         dtype=devices.choose_dtype(config.dtype, device.kind),
         tokens_per_batch=config.tokens_per_batch or tokens_per_batch or _TOKENS_PER_BATCH[device.kind],
@@ -121,6 +138,9 @@ def plan(
         dense_head=config.dense_head,
         trust_remote_code=config.trust_remote_code,
     )
+    if unnamed.long_documents != "truncate":
+        most = f"{config.max_passages} passages of a document are read, what is behind them is not"
+        say("embed", f"{config.name}: at most {most}; its vector is their {config.long_documents}")
     return replace(unnamed, fingerprint=_fingerprint(unnamed))
 
 
@@ -131,6 +151,9 @@ def _fingerprint(plan: Plan) -> Fingerprint:
     with plan.arranged() as folder:
         files = weights.folder_sha256(folder)
     own_code = {"own_code": True} if plan.trust_remote_code else {}
+    pooled: dict[str, Any] = {}  # stays empty where texts are truncated: their vectors keep their names
+    if plan.long_documents != "truncate":
+        pooled = {"pooling": plan.long_documents, "max_passages": plan.max_passages, "overlap": passages.OVERLAP}
     return Fingerprint.of(
         kind="model",
         files=files,
@@ -138,6 +161,7 @@ def _fingerprint(plan: Plan) -> Fingerprint:
         dtype=plan.dtype,
         sentence_transformers=version("sentence-transformers").split(".")[0],
         **own_code,
+        **pooled,
     )
 
 
@@ -217,9 +241,22 @@ class ModelEncoder:
         except Exception as error:  # what is raised depends on the library that meets the broken file
             raise ModelError(f"encoder {plan.name}: {plan.folder} cannot be loaded: {error}") from None
         if plan.max_tokens is not None:
+            if self._model.max_seq_length == math.inf:
+                raise ModelError(f"encoder {plan.name}: a static model reads texts to their end; remove max_tokens")
             self._model.max_seq_length = plan.max_tokens
         self._model.eval()
         self._tokens_per_batch, self._adapters = plan.tokens_per_batch, plan.adapters
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the model, as transformers has it; of a static model as tokenizers has."""
+        return self._model.tokenizer
+
+    @property
+    def max_tokens(self) -> float | None:
+        """Tokens that are read of a text, special ones included; without limit infinite, vast or None."""
+        limit: float | None = self._model.max_seq_length
+        return limit
 
     def _switch(self, adapter: str | None) -> None:
         if self._adapters and adapter is None:
