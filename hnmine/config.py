@@ -67,7 +67,7 @@ class EncoderConfig(_Section):
     long_documents: Literal["truncate", "mean", "max"] = Field(
         "truncate",
         description="truncate: read the first max_tokens; mean, max: encode overlapping passages of max_tokens, the "
-        "document's vector is the mean or elementwise maximum of theirs",
+        "document's vector is the mean or elementwise maximum of theirs; max wants a model that was trained for it",
     )
     max_passages: int = Field(
         16, ge=2, le=10_000, description="mean, max: passages read of a document; what is behind them is not"
