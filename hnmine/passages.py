@@ -8,12 +8,12 @@ of the rest, the prompt before it, and the next passage begins `max_tokens // 8`
            SumP of Dai and Callan (SIGIR 2019, there of a re-ranker's scores) over their number. As every vector is
            brought to length 1 later, a document whose passages differ gains on this.
     max    The elementwise maximum of the unit vectors, as PARADE-Max (Li et al., arXiv 2008.09093) pools a document's
-           passages inside a trained re-ranker. It is not MaxP: the best passage's cosine is no function of one vector,
-           and a model that was not trained for it knows nothing of such maxima.
+           passages inside a trained re-ranker. It is not MaxP: the best passage's cosine is no inner product with one
+           vector. A model that was not trained for it loses by it: maxima of many passages grow alike.
 
 A text that one passage holds has the vector it has without this, at length 1. A short last passage counts as much as
 a full one. Queries are read likewise, since a vector is filed under the text and the prompt, not the role; they hold
-one passage.
+one passage. What each pooling does to retrieval is in `benchmarks/passages.json`.
 """
 
 from __future__ import annotations
