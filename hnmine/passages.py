@@ -9,7 +9,7 @@ of the rest, the prompt before it, and the next passage begins `max_tokens // 8`
            brought to length 1 later, a document whose passages differ gains on this.
     max    The elementwise maximum of the unit vectors, as PARADE-Max (Li et al., arXiv 2008.09093) pools a document's
            passages inside a trained re-ranker. It is not MaxP: the best passage's cosine is no inner product with one
-           vector. A model that was not trained for it loses by it: maxima of many passages grow alike.
+           vector. MiniLM, which was not trained for it, loses by it: maxima of many passages grow alike.
 
 A text that one passage holds has the vector it has without this, at length 1. A short last passage counts as much as
 a full one. Queries are read likewise, since a vector is filed under the text and the prompt, not the role; they hold
