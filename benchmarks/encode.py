@@ -21,10 +21,12 @@ import numpy as np
 
 from hnmine.config import Config
 from hnmine.device import Choice
-from hnmine.encoders import TOKENS_PER_BATCH, ModelEncoder, Plan, batches_by_length, plan
+from hnmine.encoders import Plan, plan
+from hnmine.engine import TOKENS_PER_BATCH, batches_by_length
 from hnmine.fuse import unit_rows
 from hnmine.runs import versions
 from hnmine.sources import read_beir
+from hnmine.transformer import ModelEncoder
 from hnmine.types import Float32, Texts
 from hnmine.weights import resolve
 

@@ -68,6 +68,14 @@ class EncoderConfig(_Section):
     query_prompt: str | None = Field(None, description="put before every query; null: the model's own")
     document_prompt: str | None = Field(None, description="put before every document; null: the model's own")
     max_tokens: int | None = Field(None, ge=8, le=32_768, description="tokens read of a text; null: the model's own")
+    long_documents: Literal["truncate", "mean", "max"] = Field(
+        "truncate",
+        description="truncate: read the first max_tokens; mean, max: encode overlapping passages of max_tokens, the "
+        "document's vector is the mean or elementwise maximum of theirs; max wants a model that was trained for it",
+    )
+    max_passages: int = Field(
+        16, ge=2, le=10_000, description="mean, max: passages read of a document; what is behind them is not"
+    )
     architecture: Literal["gte"] | None = Field(
         None, description="gte: load a model_type `new` (GTE's remote code) with transformers' own class"
     )
@@ -103,6 +111,15 @@ class EncoderConfig(_Section):
             raise ValueError("architecture replaces the model's own code; remove it or trust_remote_code")
         if self.gpus > 1 and not self.gpus.is_integer():
             raise ValueError(f"gpus is {self.gpus:g}; a share is at most 1, more than one GPU a whole number")
+        return self
+
+    @model_validator(mode="after")
+    def _passages_are_read(self) -> EncoderConfig:
+        most = type(self).model_fields["max_passages"].default
+        if self.long_documents == "truncate" and self.max_passages != most:
+            raise ValueError(
+                "max_passages would have no effect on long_documents: truncate; remove it, or set mean or max"
+            )
         return self
 
 

@@ -10,10 +10,8 @@ needs no model library; only `build` imports one. Three kinds:
 
 from __future__ import annotations
 
-import inspect
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -21,11 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from hnmine import device as devices
 from hnmine import engine as engines
-from hnmine import lexical, weights
+from hnmine import lexical, passages, transformer, weights
 from hnmine.config import EncoderConfig
 from hnmine.errors import ConfigError, ModelError
 from hnmine.presets import LICENCES
@@ -34,9 +30,6 @@ from hnmine.store import PLAIN, Fingerprint, Reading
 from hnmine.types import Float32, Role, Texts
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-
-# On a CPU the activations of a batch should stay in its caches; a GPU wants to be filled.
-TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
 
 
 class Encoder(Protocol):
@@ -58,6 +51,8 @@ class Plan:
     document: Reading = PLAIN
     query: Reading = PLAIN
     max_tokens: int | None = None
+    long_documents: Literal["truncate"] | passages.Pooling = "truncate"
+    max_passages: int = 16
     device: str = "cpu"
     dtype: str = "float32"
     engine: engines.Engine = "torch"
@@ -90,7 +85,19 @@ class Plan:
 
     def build(self, lanes: int | None = None) -> Encoder:
         """Load the encoder; heavy. On a CPU it computes `lanes` batches at a time, a core each; None: by its cores."""
-        return ModelEncoder(self, lanes) if self.fit is None else lexical.LexicalEncoder(self.fit)
+        if self.fit is not None:
+            return lexical.LexicalEncoder(self.fit)
+        encoder = transformer.ModelEncoder(self, lanes)
+        if self.long_documents == "truncate":
+            return encoder
+        return passages.PassageEncoder(
+            encoder.encode,
+            encoder.tokenizer,
+            name=self.name,
+            max_tokens=encoder.max_tokens,
+            pooling=self.long_documents,
+            max_passages=self.max_passages,
+        )
 
 
 def plan(
@@ -118,6 +125,8 @@ def plan(
         document=_reading(config.document_prompt, prompts["document"], config.document_adapter),
         query=_reading(config.query_prompt, prompts["query"], config.query_adapter),
         max_tokens=config.max_tokens,
+        long_documents=config.long_documents,
+        max_passages=config.max_passages,
         device=device.torch_name,
         dtype=dtype,
         engine=engines.choose(
@@ -127,12 +136,15 @@ def plan(
             _read_settings(folder / "config.json").get("model_type"),
             patched=adapted or config.trust_remote_code,
         ),
-        tokens_per_batch=config.tokens_per_batch or tokens_per_batch or TOKENS_PER_BATCH[device.kind],
+        tokens_per_batch=config.tokens_per_batch or tokens_per_batch or engines.TOKENS_PER_BATCH[device.kind],
         gpus=config.gpus,
         architecture=config.architecture,
         dense_head=config.dense_head,
         trust_remote_code=config.trust_remote_code,
     )
+    if unnamed.long_documents != "truncate":
+        most = f"{config.max_passages} passages of a document are read, what is behind them is not"
+        say("embed", f"{config.name}: at most {most}; its vector is their {config.long_documents}")
     return replace(unnamed, fingerprint=_fingerprint(unnamed))
 
 
@@ -145,6 +157,8 @@ def _fingerprint(plan: Plan) -> Fingerprint:
     special: dict[str, Any] = {"own_code": True} if plan.trust_remote_code else {}
     if plan.engine != "torch":
         special["engine"] = plan.engine
+    if plan.long_documents != "truncate":  # else nothing is added, and vectors keep their names
+        special |= {"pooling": plan.long_documents, "max_passages": plan.max_passages, "overlap": passages.OVERLAP}
     return Fingerprint.of(
         kind="model",
         files=files,
@@ -198,138 +212,3 @@ def _refuse_too_many_tokens(config: EncoderConfig, folder: Path) -> None:
 def _read_settings(path: Path) -> dict[str, Any]:
     settings = weights.read_json(path)
     return settings if isinstance(settings, dict) else {}
-
-
-class ModelEncoder:
-    """A SentenceTransformer model. Batches hold texts of like length, up to a budget of tokens.
-
-    This is the library's `encode` with the texts sorted by their tokens instead of their characters: next to nothing is
-    padded, and where nothing is, attention runs without a mask.
-    """
-
-    _TOKENIZED_CHARACTERS = 2**20  # at a time: the tokenizer reads long texts to their end, whatever is used of them
-
-    def __init__(self, plan: Plan, lanes: int | None = None) -> None:
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        try:
-            with plan.arranged() as folder:
-                self._model = SentenceTransformer(
-                    str(folder),
-                    device=plan.device,
-                    model_kwargs={"dtype": getattr(torch, "float32" if plan.engine == "openvino" else plan.dtype)},
-                    local_files_only=True,
-                    trust_remote_code=plan.trust_remote_code,
-                )
-                for name in plan.adapters:
-                    _load_adapter(self._model.transformers_model, folder, name)
-        except ModelError:
-            raise
-        except Exception as error:  # what is raised depends on the library that meets the broken file
-            raise ModelError(f"encoder {plan.name}: {plan.folder} cannot be loaded: {error}") from None
-        if plan.max_tokens is not None:
-            self._model.max_seq_length = plan.max_tokens
-        self._model.eval()
-        self._tokens_per_batch, self._adapters = plan.tokens_per_batch, plan.adapters
-        self._lanes = 1 if plan.device != "cpu" else lanes or engines.own_lanes()
-        if plan.engine == "openvino":
-            self._compile(plan)
-
-    def _compile(self, plan: Plan) -> None:
-        """Let OpenVINO compute the transformer; what comes before and after it stays torch's."""
-        from transformers.modeling_outputs import BaseModelOutput
-
-        body = self._model.transformers_model
-        parameters = inspect.signature(body.forward).parameters
-        examples = (
-            {name: value for name, value in self._model.preprocess(list(texts)).items() if name in parameters}
-            for texts in (("one", "one and two and three"), ("one two three four five", "one", "one two"))
-        )
-        try:
-            compiled = engines.OpenVino(body, "last_hidden_state", examples, plan.dtype, self._lanes)
-        except ModelError as error:
-            raise ModelError(f"encoder {plan.name}: {error}") from None
-        body.forward = lambda **inputs: BaseModelOutput(last_hidden_state=compiled(**inputs))
-        for parameter in body.parameters():
-            parameter.data = parameter.data.new_empty(0)  # OpenVINO has its own
-
-    def _switch(self, adapter: str | None) -> None:
-        if self._adapters and adapter is None:
-            self._model.disable_adapters()
-        elif self._adapters:
-            self._model.enable_adapters()
-            self._model.set_adapter(adapter)
-
-    def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
-        """Return one row a text."""
-        self._switch(reading.adapter)
-        characters = np.array([len(text) for text in texts])
-        parts: dict[int, Float32] = {}
-        for chunk in batches_by_length(characters, self._TOKENIZED_CHARACTERS):
-            features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
-            batches = self._batches(features, len(chunk))
-            for rows, vectors in engines.side_by_side(self._forward, batches, self._lanes):
-                parts.update(zip([chunk[row] for row in rows], vectors, strict=True))
-        return np.stack([parts[i] for i in range(len(texts))])
-
-    def _forward(self, batch: tuple[list[int], dict[str, Any]]) -> tuple[list[int], Float32]:
-        import torch
-
-        rows, features = batch
-        with torch.inference_mode():
-            vectors = self._model(features)["sentence_embedding"][:, : self._model.truncate_dim]
-        return rows, vectors.float().cpu().numpy()
-
-    def _batches(self, features: dict[str, Any], count: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Cut tokenised texts into batches of like length, without the columns that are padding in all of a batch.
-
-        What has no mask (a static model) is one batch.
-        """
-        mask = features.get("attention_mask")
-        if mask is None or mask.ndim != 2 or len(mask) != count:
-            yield list(range(count)), self._on_device(features)
-            return
-        for rows in batches_by_length(mask.sum(dim=1).numpy(), self._tokens_per_batch):
-            used = mask[rows].any(dim=0)
-            cut = {
-                name: value[rows][:, used] if getattr(value, "shape", None) == mask.shape else value
-                for name, value in features.items()
-            }
-            yield rows, self._on_device(cut)
-
-    def _on_device(self, features: dict[str, Any]) -> dict[str, Any]:
-        device = self._model.device
-        return {name: value.to(device) if hasattr(value, "to") else value for name, value in features.items()}
-
-
-def _load_adapter(network: Any, folder: Path, name: str) -> None:
-    """Add an adapter to a transformers model; one whose tensors are not the model's is a ValueError."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it reports the tensors of the adapters loaded before as missing
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        where = {"subfolder": name, "local_files_only": True}
-        loaded = network.load_adapter(str(folder), adapter_name=name, adapter_kwargs=where)
-    logging.set_verbosity(verbosity)
-    missing = [key for key in loaded.missing_keys if name in key.split(".")]
-    if unmatched := sorted([*missing, *loaded.unexpected_keys]):  # these would stay random, or without effect
-        raise ValueError(f"adapter {name} is of another model: {len(unmatched)} tensors, first {unmatched[0]}")
-
-
-def batches_by_length(lengths: np.typing.NDArray[np.int64], tokens_per_batch: int) -> list[list[int]]:
-    """Group positions of like length, longest first, so that rows x longest stays within the budget."""
-    batches: list[list[int]] = []
-    current: list[int] = []
-    for position in np.argsort(-lengths, kind="stable").tolist():
-        if current and (len(current) + 1) * int(lengths[current[0]]) > tokens_per_batch:
-            batches.append(current)
-            current = []
-        current.append(position)
-    if current:
-        batches.append(current)
-    return batches

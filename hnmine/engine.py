@@ -27,6 +27,8 @@ _TRIED = frozenset(
 _DTYPES = {"float32": "f32", "bfloat16": "bf16"}
 _WRONG = {"float32": 1e-3, "bfloat16": 0.1}
 """Largest difference to torch that is put up with, as a share of the largest output."""
+# On a CPU the activations of a batch should stay in its caches; a GPU wants to be filled.
+TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
 MOST_LANES = 8
 """Batches side by side in one process: they share its Python."""
 Item = TypeVar("Item")
@@ -70,6 +72,20 @@ def _missing(device: Kind, dtype: str, patched: bool) -> str:
 
 def _is_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def batches_by_length(lengths: np.typing.NDArray[np.int64], tokens_per_batch: int) -> list[list[int]]:
+    """Group positions of like length, longest first, so that rows x longest stays within the budget."""
+    batches: list[list[int]] = []
+    current: list[int] = []
+    for position in np.argsort(-lengths, kind="stable").tolist():
+        if current and (len(current) + 1) * int(lengths[current[0]]) > tokens_per_batch:
+            batches.append(current)
+            current = []
+        current.append(position)
+    if current:
+        batches.append(current)
+    return batches
 
 
 def own_lanes() -> int:

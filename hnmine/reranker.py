@@ -21,7 +21,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hnmine import device as devices
 from hnmine import engine as engines
 from hnmine import weights
-from hnmine.encoders import TOKENS_PER_BATCH, batches_by_length
 from hnmine.errors import ModelError
 from hnmine.types import Float32, Int64
 
@@ -111,7 +110,7 @@ class Reranker:
         kind: devices.Kind = "cpu" if device == "cpu" else "gpu"
         self._engine = engines.choose(engine, kind, dtype, model.config.model_type, patched=False)
         self._lanes = engines.own_lanes() if kind == "cpu" else 1
-        self._tokens_per_batch = TOKENS_PER_BATCH[kind]
+        self._tokens_per_batch = engines.TOKENS_PER_BATCH[kind]
         self._compiled: engines.OpenVino | None = None  # of the weights as they are
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -192,7 +191,7 @@ class Reranker:
             rows, owner = self._read(queries[chunk], documents[chunk])
             left = np.bincount(owner)
             lengths = np.array([self.length(row) for row in rows])
-            batches = batches_by_length(lengths, self._tokens_per_batch)
+            batches = engines.batches_by_length(lengths, self._tokens_per_batch)
             for batch, batch_scores in engines.side_by_side(of_batch, batches, self._lanes):
                 if bad := int((~np.isfinite(batch_scores)).sum()):
                     raise ModelError(f"the re-ranker gives NaN or infinity for {bad} of {len(batch)} pairs")

@@ -22,6 +22,17 @@ def test_settings_of_models_are_refused_where_they_would_be_ignored() -> None:
         ("{name: a, lexical: {}, gpus: 0.5}", "gpus would have no effect on a lexical encoder"),
         ("{name: a, precomputed: p, tokens_per_batch: 100}", "tokens_per_batch would have no effect on a precomputed"),
         ("{name: a, lexical: {}, dense_head: 8}", "dense_head would have no effect"),
+        ("{name: a, lexical: {}, long_documents: mean}", "long_documents would have no effect on a lexical encoder"),
+        (
+            "{name: a, precomputed: p, long_documents: max, max_passages: 4}",
+            "long_documents, max_passages would have no",
+        ),
+        ("{name: a, model: m, max_passages: 4}", "max_passages would have no effect on long_documents: truncate"),
+        (
+            "{name: a, model: m, long_documents: mean, max_passages: 1}",
+            "encoders.0.max_passages: Input should be great",
+        ),
+        ("{name: a, model: m, long_documents: maxp}", "encoders.0.long_documents: Input should be 'truncate', 'mean'"),
         ("{name: a, model: m, gpus: 1.5}", "gpus is 1.5; a share is at most 1, more than one GPU a whole number"),
         ("{name: a, model: m, gpus: 0}", "encoders.0.gpus: Input should be greater than 0"),
         ("{name: a, model: m, tokens_per_batch: 1}", "encoders.0.tokens_per_batch: "),

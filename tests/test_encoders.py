@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hnmine.config import EncoderConfig
 from hnmine.device import Choice
-from hnmine.encoders import Plan, batches_by_length, plan
+from hnmine.encoders import Plan, plan
+from hnmine.engine import batches_by_length
 from hnmine.errors import ConfigError, ModelError
 from hnmine.presets import PRESETS
 from hnmine.store import Reading

@@ -1,0 +1,93 @@
+"""Retrieval by an encoder that reads long documents in passages, against one that truncates them.
+
+    python benchmarks/passages.py --data DIR [--documents 500] [--queries 200]
+
+Random test queries of a BEIR folder against the documents that are right for them and random others, by the cosine of
+all-MiniLM-L6-v2 at its own 256 tokens. Prints MRR@10 of each way, and the paired test against truncating.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hnmine.config import Config, SourcesConfig
+from hnmine.device import Choice
+from hnmine.encoders import plan
+from hnmine.fuse import unit_rows
+from hnmine.passages import PassageEncoder, Pooling
+from hnmine.runs import versions
+from hnmine.significance import paired
+from hnmine.sources import read_beir
+from hnmine.store import Reading
+from hnmine.transformer import ModelEncoder
+from hnmine.types import Float32, Float64
+
+WAYS: dict[str, tuple[Pooling, int]] = {
+    "truncate": ("mean", 1),
+    "mean of 4": ("mean", 4),
+    "max of 4": ("max", 4),
+    "mean of 16": ("mean", 16),
+    "max of 16": ("max", 16),
+}
+
+
+def main() -> None:
+    """Run, print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--documents", type=int, default=500)
+    parser.add_argument("--queries", type=int, default=200)
+    options = parser.parse_args()
+    collection, rng = read_beir(options.data, SourcesConfig()), np.random.default_rng(0)
+    right_of = collection.splits["test"].positives_of()
+    asked = rng.choice(sorted(right_of), options.queries, replace=False).tolist()
+    right = sorted({doc for query in asked for doc in right_of[query]})
+    others = np.setdiff1d(np.arange(len(collection.documents)), right)
+    rows = [*right, *rng.choice(others, options.documents - len(right), replace=False).tolist()]
+    documents = collection.documents.take(rows)
+
+    planned = plan(Config().encoders[0], documents, Path("."), Choice(kind="cpu", reason="benchmark"), None)
+    model = ModelEncoder(planned)
+    known: dict[str, Float32] = {}
+
+    def encode(texts: Sequence[str], reading: Reading) -> Float32:
+        """Encode a passage once, whichever ways read it."""
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            known.update(zip(new, model.encode(new, reading), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    queries_QR = unit_rows(model.encode(collection.queries.take(asked).texts, planned.query))
+    found: dict[str, Float64] = {}
+    passages = 0
+    for name, (pooling, most) in WAYS.items():
+        encoder = PassageEncoder(
+            encode,
+            model.tokenizer,
+            name=planned.name,
+            max_tokens=model.max_tokens,
+            pooling=pooling,
+            max_passages=most,
+        )
+        ranked_QN = np.argsort(-queries_QR @ unit_rows(encoder.encode(documents.texts, planned.document)).T, axis=1)
+        wanted = [{rows.index(doc) for doc in right_of[query]} for query in asked]
+        ranks = [
+            next(i for i, row in enumerate(own, 1) if row in docs) for own, docs in zip(ranked_QN, wanted, strict=True)
+        ]
+        found[name] = np.array([1 / rank if rank <= 10 else 0.0 for rank in ranks])
+        passages = sum(map(len, encoder.cut(documents.texts)))
+    report = {name: {"MRR@10": round(float(own.mean()), 4)} for name, own in found.items()}
+    for name in list(WAYS)[1:]:
+        test = paired(found[name], found["truncate"])
+        report[name] |= {key: round(getattr(test, key), 4) for key in ("difference", "low", "high", "p")}
+    sizes = {"documents": len(documents), "queries": len(asked), "passages": passages}
+    print(json.dumps(sizes | report | {"dtype": planned.dtype, "versions": versions()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
