@@ -145,7 +145,7 @@ class _Worker:
                 seed=job.recipe.seed,
             )
             self._network = prepare_model(self._reranker.model)
-            self._optimizer = _adamw(self._network, job.recipe)
+            self._optimizer = adamw(self._network, job.recipe)
             if checkpoint:
                 self._done, self._dev = _load_state(Path(folder) / STATE, self._optimizer)
                 board.resumed.remote(self._done, self._dev)
@@ -214,7 +214,7 @@ class _Worker:
         return len(looks) - 1 - looks.index(best_of(self._dev)) >= self._recipe.patience
 
 
-def _adamw(network: Any, recipe: Recipe) -> torch.optim.AdamW:
+def adamw(network: Any, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW without decay of biases and norms."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
