@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,7 @@ def adore(
         return lambda_loss(recipe.scale * scores(live.right_BP), recipe.scale * scores(live.found_BK), live).mean()
 
     for step, (batch, _) in enumerate(recipe.batches(len(rows))):
-        chosen = [int(rows[i]) for i in batch]
-        done(len(batch), tuner.step(step, lambda encoder, chosen=chosen: loss_of(encoder, chosen)))  # type: ignore[misc]
+        done(len(batch), tuner.step(step, partial(loss_of, batch=[int(rows[i]) for i in batch])))
     tuner.save(out)
     return Space(docs_NR=docs_NR, queries_QR=encode(out, given.queries, "query"))
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +114,8 @@ def star(
         start: model folder.
         space: all documents and queries as `start` encodes them.
         given: what is trained on.
-        recipe: how; its epochs are those of one round and go over queries, one of whose positives is drawn. A step
-            keeps the activations of two documents a query in memory.
+        recipe: how; its epochs are those of one round and go over queries, one of whose positives is drawn. The
+            learning rate rises and falls once over all rounds. A step keeps the activations of two documents a query.
         out: model folder to be written.
         encode: see `Encode`; it is asked for the model in `out`.
         device: where documents are searched.
@@ -140,7 +141,7 @@ def star(
             nearest = nearest_unknown(space, given, depth, device)
         rng = np.random.default_rng([recipe.seed, step])
         lists = _drawn([int(rows[i]) for i in batch], positives, nearest, given, rng, in_batch=in_batch)
-        done(len(batch), tuner.step(step, lambda encoder, lists=lists: _loss(encoder, lists, loss_of)))  # type: ignore[misc]
+        done(len(batch), tuner.step(step, partial(_loss, lists=lists, loss_of=loss_of)))
     return _saved(tuner, out, given, encode)
 
 
