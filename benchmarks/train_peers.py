@@ -122,7 +122,7 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
 
     from hnmine import losses
     from hnmine.config import TrainConfig
-    from hnmine.fitting import Recipe, _adamw, _backward
+    from hnmine.fitting import Recipe, _backward, adamw
     from hnmine.lists import Lists
     from hnmine.reranker import Reranker
 
@@ -136,7 +136,7 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     )
     recipe = Recipe.of(config, Choice(kind="cpu", reason="benchmark"), dtype)
     reranker = Reranker(begin, max_tokens=TOKENS, device="cpu", dtype=dtype)
-    optimizer, loss_of = _adamw(reranker.model, recipe), losses.make("bce", 1.0)
+    optimizer, loss_of = adamw(reranker.model, recipe), losses.make("bce", 1.0)
     steps = recipe.steps(len(lists))
     began = time.monotonic()
     for step, (batch, _) in enumerate(recipe.batches(len(lists))):

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from hnmine.encoders import own_prompts
 from hnmine.errors import ModelError
-from hnmine.types import Float32
+from hnmine.types import Float32, Role
 
 _CHARACTERS_PER_TOKEN = 4  # decides batches only, never what is read
 _TEXTS_PER_BATCH = 64
@@ -88,7 +88,7 @@ class BiEncoder:
             scores: Tensor = (network or self.model)(queries, documents, of_document)
         return scores
 
-    def _features(self, texts: list[str], role: Any) -> dict[str, Tensor]:
+    def _features(self, texts: list[str], role: Role) -> dict[str, Tensor]:
         features = self._encoder.preprocess(texts, prompt=self._prompts[role] or None)
         return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
@@ -100,24 +100,24 @@ class BiEncoder:
     ) -> Float32:
         """Return the score of each (query, document), every text encoded once; `done` is told of finished pairs."""
         self.model.eval()
-        vectors = {role: self._vectors(texts, role) for role, texts in (("query", queries), ("document", documents))}
-        scores: Float32 = (vectors["query"] * vectors["document"]).sum(axis=1)
+        with torch.inference_mode():
+            cosines = (self.vectors(queries, "query") * self.vectors(documents, "document")).sum(dim=1)
+        scores: Float32 = cosines.cpu().numpy()
         if bad := int((~np.isfinite(scores)).sum()):
             raise ModelError(f"the bi-encoder gives NaN or infinity for {bad} of {len(scores)} pairs")
         done(len(scores))
         return scores
 
-    def _vectors(self, texts: Sequence[str], role: Any) -> Float32:
-        """Return the unit vector of each text."""
+    def vectors(self, texts: Sequence[str], role: Role) -> Tensor:
+        """Return the unit vector of each text (n, R) as training wants it; equal texts are encoded once."""
         unique = sorted(set(texts), key=lambda text: (-len(text), text))
         place = {text: at for at, text in enumerate(unique)}
         parts = []
         for start in range(0, len(unique), _TEXTS_PER_BATCH):
-            with torch.inference_mode(), self.autocast():
+            with self.autocast():
                 rows = self._encoder(self._features(unique[start : start + _TEXTS_PER_BATCH], role))
-                parts.append(functional.normalize(rows["sentence_embedding"].float(), dim=1).cpu().numpy())
-        vectors = np.concatenate(parts)
-        return np.asarray(vectors[[place[text] for text in texts]], dtype=np.float32)
+            parts.append(functional.normalize(rows["sentence_embedding"].float(), dim=1))
+        return torch.cat(parts)[[place[text] for text in texts]]
 
     def train_mode(self) -> None:
         """Prepare for training."""

@@ -15,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from hnmine.device import Kind
 from hnmine.errors import ConfigError, ModelError
+from hnmine.types import Int64
 
 Engine = Literal["torch", "openvino"]
 
@@ -74,7 +77,7 @@ def _is_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
-def batches_by_length(lengths: np.typing.NDArray[np.int64], tokens_per_batch: int) -> list[list[int]]:
+def batches_by_length(lengths: Int64, tokens_per_batch: int) -> list[list[int]]:
     """Group positions of like length, longest first, so that rows x longest stays within the budget."""
     batches: list[list[int]] = []
     current: list[int] = []

@@ -154,10 +154,10 @@ class _Worker:
                 seed=job.recipe.seed,
             )
             if job.recipe.dropout is not None:
-                _set_dropout(self._reranker.model, job.recipe.dropout)
+                set_dropout(self._reranker.model, job.recipe.dropout)
             # Each forward pass would exchange buffers, but workers take as many passes as their own texts need.
             self._network = prepare_model(self._reranker.model, parallel_strategy_kwargs={"broadcast_buffers": False})
-            self._optimizer = _adamw(self._network, job.recipe)
+            self._optimizer = adamw(self._network, job.recipe)
             if checkpoint:
                 self._done, self._dev = _load_state(Path(folder) / STATE, self._optimizer)
                 board.resumed.remote(self._done, self._dev)
@@ -223,13 +223,14 @@ class _Worker:
         return len(looks) - 1 - looks.index(best_of(self._dev)) >= self._recipe.patience
 
 
-def _set_dropout(network: torch.nn.Module, rate: float) -> None:
+def set_dropout(network: torch.nn.Module, rate: float) -> None:
+    """Replace the model's own rate."""
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = rate
 
 
-def _adamw(network: Any, recipe: Recipe) -> torch.optim.AdamW:
+def adamw(network: Any, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW without decay of biases and norms."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]

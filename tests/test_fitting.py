@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine import losses
-from hnmine.fitting import _backward, _passes, _set_dropout
+from hnmine.fitting import _backward, _passes, set_dropout
 from hnmine.lists import Lists, step_lists
 from hnmine.reranker import Reranker
 from tests.test_reranker import load, tiny_model
@@ -46,7 +46,7 @@ def test_texts_of_unlike_length_are_padded_less_than_one_in_twenty_tokens() -> N
 @pytest.fixture
 def reranker(tmp_path: Path) -> Reranker:
     model = load(tiny_model(tmp_path / "model"), max_tokens=32)
-    _set_dropout(model.model, 0.0)
+    set_dropout(model.model, 0.0)
     model.train_mode()
     return model
 
@@ -130,5 +130,5 @@ def test_shares_of_a_step_draw_from_the_whole_batch() -> None:
 
 
 def test_dropout_is_replaced_everywhere(reranker: Reranker) -> None:
-    _set_dropout(reranker.model, 0.5)
+    set_dropout(reranker.model, 0.5)
     assert {module.p for module in reranker.model.modules() if isinstance(module, torch.nn.Dropout)} == {0.5}
