@@ -44,7 +44,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     """
     rerankers, kind, max_tokens = _rerankers(config.train, run)
     task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
-    scorer = _Scorer(task, config, kind, max_tokens, run)
+    scorer = Scorer(task, config, kind, max_tokens, run)
     scores = {f"first stage: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
     scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
     rows = {name: measure(task, of) for name, of in scores.items()}
@@ -146,7 +146,7 @@ def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], Kind, in
     )
 
 
-class _Scorer:
+class Scorer:
     """Scores of re-rankers on one task; those that an earlier run left are taken where nothing has changed."""
 
     def __init__(self, task: Task, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
