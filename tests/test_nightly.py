@@ -31,7 +31,7 @@ class Nights:
     """A collection, a home, and the settings of its nights."""
 
     data: Path
-    home: Path
+    home: Path | str
     settings: list[str]
 
     @property
@@ -139,6 +139,21 @@ def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nig
     assert (Place.at(nights.home) / "lock").files() == []
     nights.night()
     assert [row.version for row in Home.at(nights.home).history()] == ["0001"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
+    home, work = s3(f"bucket/{tmp_path.name}/home"), f"nightly.work={tmp_path / 'work'}"
+    nights = Nights(nights.data, home, [*nights.settings, work])
+    assert nights.night().decision == "deployed, the first"
+    nights.change_documents(edited)
+    second = nights.night("nightly.train_share=1")
+    assert (second.added, second.changed, second.removed) == (2, 1, 1)
+    assert second.searched < second.pairs
+    assert second.mrr is not None
+    assert [row.version for row in Home.at(home).history()] == ["0001", "0002"]
+    assert (Place.at(home) / "lock").files() == []
 
 
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:
