@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hnmine.errors import InUseError
-from hnmine.lease import hold
+from hnmine.lease import Lease, hold
 from hnmine.place import Place
 
 SECONDS = 2.0
@@ -94,6 +94,22 @@ def test_a_second_start_is_told_who_holds_it(root):
     assert (place / "lock").files() == []
     with hold(place, 60) as again:
         again.check()
+
+
+def test_between_the_look_and_the_hold_of_one_no_other_comes_in(root, monkeypatch):
+    place, look, seen = Place.at(root), Lease.check, []
+
+    def look_while_another_starts(lease: Lease) -> None:
+        monkeypatch.setattr(Lease, "check", look)
+        with pytest.raises(InUseError, match="several jobs want"), hold(place):
+            pytest.fail("held by two")
+        seen.append(True)
+
+    monkeypatch.setattr("hnmine.lease._TRIES", 2)
+    monkeypatch.setattr(Lease, "check", look_while_another_starts)
+    with hold(place) as lease:
+        lease.check()
+    assert seen
 
 
 def test_it_is_given_back_when_the_block_fails(root):
