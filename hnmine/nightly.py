@@ -93,6 +93,13 @@ class _Nightly:
         splits = Splits(collection, self._config, self._run)
         self._keys = keys_of(collection.documents.texts)
         added, changed, removed = self._compare(collection.documents)
+        for encoder in self._config.encoders:
+            if encoder.lexical is not None:
+                say(
+                    "nightly",
+                    f"warning: {encoder.name} is fitted on the corpus, so every change of it begins a new epoch; "
+                    "without a lexical encoder only what changed is encoded and searched",
+                )
         guarded = self._config.guards != GuardsConfig() or self._config.search.index != "flat"
         if guarded:
             say("nightly", "guards or an approximate index: every pair is searched in full")

@@ -156,6 +156,24 @@ def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     assert (Place.at(home) / "lock").files() == []
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lexical_encoder_begins_an_epoch_with_every_change_and_it_is_said(
+    nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoders = "encoders=[{name: words, lexical: {width: 8}}]"
+    nights = Nights(nights.data, nights.home, [*nights.settings, encoders])
+    assert nights.night("nightly.train_share=1").epoch == 1
+    assert nights.night("nightly.train_share=1").epoch == 1
+    nights.change_documents(edited)
+    last = nights.night("nightly.train_share=1")
+    assert (last.epoch, last.searched) == (2, last.pairs)
+    assert nights.rows() == nights.rows_from_scratch(tmp_path / "scratch")
+    said = capsys.readouterr().err
+    assert "warning: words is fitted on the corpus" in said
+    assert "epoch 2 begins: other encoders, or one that is fitted on the corpus" in said
+
+
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:
     with hold(Place.at(nights.home), 60):
         started = time.monotonic()
