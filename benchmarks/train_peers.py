@@ -121,10 +121,10 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     import torch
 
     from hnmine import losses
-    from hnmine.config import TrainConfig
     from hnmine.fitting import Recipe, _backward, adamw
     from hnmine.lists import Lists
     from hnmine.reranker import Reranker
+    from hnmine.train_config import TrainConfig
 
     lists = Lists(
         queries=tuple(row["query"] for row in triplets),

@@ -16,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hnmine import device as devices
 from hnmine import weights
-from hnmine.config import TeacherConfig, TrainConfig
 from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.lists import Lists, random_anchors, training_lists
 from hnmine.progress import say, track
 from hnmine.runs import Run, digest, versions, write_json
 from hnmine.splits import Splits
 from hnmine.trackers import tracking
+from hnmine.train_config import TeacherConfig, TrainConfig
 from hnmine.training import train
 
 START = "start"

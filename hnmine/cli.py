@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hnmine.errors import HnmineError
+from hnmine.errors import HnmineError, InUseError
 from hnmine.settings import describe, load
 
 _DESCRIPTION = """\
@@ -26,6 +26,9 @@ Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what
   hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
   hnmine compare  --data DIR --out DIR     every way to choose negatives, side by side (hours; --quick: 40 minutes)
   hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute, before all else)
+  hnmine nightly  --data DIR --home DIR    mine what changed since last night; deploy a re-ranker that is not worse
+  hnmine history  --home DIR               the nights: what changed, and what was decided
+  hnmine rollback --home DIR               deploy the re-ranker before the current one again
 
 DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
 """
@@ -54,7 +57,10 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 2 a user's mistake, 130 interrupted, 143 terminated."""
+    """Run the command line; return the exit code.
+
+    0 done, 2 a mistake of the user, 3 another job runs, 130 interrupted, 143 terminated.
+    """
     options = _parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
@@ -62,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(options)
     except HnmineError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        return 3 if isinstance(error, InUseError) else 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
         return 130
@@ -111,14 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
         command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
-        command.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="step.key=value",
-            help="override a setting; may be repeated",
-        )
+        _add_settings(command)
         if step in ("run", "train"):
             command.add_argument(
                 "--preset",
@@ -141,11 +140,42 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name in ("after", "before"):
         paired.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
+    _add_nights(commands)
     commands.add_parser("config", help="list every setting with its default and meaning")
     apidocs = commands.add_parser("apidocs", help="make a collection of the installed packages' API documentation")
     apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")
     apidocs.add_argument("--documents", type=int, default=3000, metavar="N", help="documents to keep (default 3000)")
     return parser
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="step.key=value",
+        help="override a setting; may be repeated",
+    )
+
+
+def _add_nights(commands: Any) -> None:
+    helps = {
+        "nightly": "mine what changed since last night, and deploy a re-ranker that is not worse",
+        "history": "list the nights: documents, negatives, MRR@10, decision",
+        "rollback": "deploy the re-ranker before the current one again",
+    }
+    for name, help_text in helps.items():
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.add_argument("--home", required=True, metavar="DIR", help="folder or s3://bucket/prefix of all nights")
+        if name == "nightly":
+            command.add_argument(
+                "--data", required=True, type=Path, metavar="DIR", help="BEIR folder, as it is tonight"
+            )
+        if name == "rollback":
+            command.add_argument("--to", metavar="VERSION", help="this version (see history), whatever its re-ranker")
+        if name != "history":
+            _add_settings(command)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -162,6 +192,11 @@ def _run(options: argparse.Namespace) -> None:
 
         print(between(options.after, options.before))  # noqa: T201
         return
+    if options.command == "history":
+        from hnmine.home import Home, table
+
+        print(table(Home.at(options.home).history()))  # noqa: T201
+        return
     overrides = [*(_QUICK if getattr(options, "quick", False) else ()), *options.set]
     if getattr(options, "preset", None):
         overrides.append(f"train.presets=[{', '.join(options.preset)}]")
@@ -170,6 +205,16 @@ def _run(options: argparse.Namespace) -> None:
     if getattr(options, "seeds", None) is not None:
         overrides.append(f"compare.seeds={options.seeds}")
     config = load(options.config, overrides)
+    if options.command in ("nightly", "rollback"):
+        from hnmine import nightly
+        from hnmine.home import table
+
+        if options.command == "nightly":
+            row = nightly.nightly(options.data, options.home, config)
+        else:
+            row = nightly.rollback(options.home, options.to, config)
+        print(table([row]))  # noqa: T201
+        return
     from hnmine import pipeline
 
     step = {name: getattr(pipeline, name) for name in _STEPS}[options.command]

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hnmine import arms, auditing
 from hnmine.bench import Bench
-from hnmine.config import Config, Loss
+from hnmine.config import Config
 from hnmine.ensemble import Ensemble, encode
 from hnmine.errors import ConfigError
 from hnmine.evaluation import METRICS, PerQuery, means, measure
@@ -38,6 +38,7 @@ from hnmine.runs import Run, digest, versions, write_json
 from hnmine.select import Known
 from hnmine.significance import paired
 from hnmine.splits import Splits
+from hnmine.train_config import Loss
 from hnmine.types import Int64, Pairs, Role, Space, Texts
 
 NO_TRAINING = "no fine-tuning"

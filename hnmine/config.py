@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Device = Annotated[
-    Literal["auto", "cpu", "gpu"], Field(description="cpu, gpu, or auto: the GPU where one can be used, and it is said")
-]
-Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
-    Field(description="auto: float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32"),
-]
-Engine = Annotated[
-    Literal["auto", "torch", "openvino"],
-    Field(description="what computes on a CPU; auto: OpenVINO where it is installed and knows the model, else torch"),
-]
+from hnmine.section import Device, Dtype, Engine, Section
+from hnmine.train_config import CompareConfig, EvaluateConfig, NightlyConfig, TrainConfig
+
 _ADAPTER = r"^[A-Za-z0-9_\-]{1,64}$"  # a folder, a torch module and a BLAKE2b key can be named so
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class SourcesConfig(_Section):
+class SourcesConfig(Section):
     """How the collection is read."""
 
     template: str = Field("{title}\n{text}", description="how a document's title and text are joined")
@@ -47,7 +35,7 @@ class SourcesConfig(_Section):
         return self
 
 
-class LexicalConfig(_Section):
+class LexicalConfig(Section):
     """TF-IDF followed by a truncated SVD, both fitted on the corpus."""
 
     width: int = Field(256, ge=1, le=4096, description="dimensions kept by the truncated SVD")
@@ -55,7 +43,7 @@ class LexicalConfig(_Section):
     seed: int = Field(0, ge=0, description="seed of the randomised SVD")
 
 
-class EncoderConfig(_Section):
+class EncoderConfig(Section):
     """One encoder of the ensemble: exactly one of `model`, `precomputed` and `lexical`."""
 
     name: str = Field(min_length=1, pattern=r"^[\w.\-]+$", description="short name, used in logs and reports")
@@ -123,7 +111,7 @@ class EncoderConfig(_Section):
         return self
 
 
-class EmbedConfig(_Section):
+class EmbedConfig(Section):
     """How texts become vectors, and where these are kept."""
 
     store: str | None = Field(
@@ -152,7 +140,7 @@ class EmbedConfig(_Section):
         return text
 
 
-class ReduceConfig(_Section):
+class ReduceConfig(Section):
     """PCA of the fused vectors."""
 
     variance: float | None = Field(0.95, gt=0, le=1, description="share of the variance to keep; null: no PCA")
@@ -162,7 +150,7 @@ class ReduceConfig(_Section):
     device: Device = "auto"
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """The short list."""
 
     candidates: int = Field(64, ge=1, description="first length of the short list; grows where the proof needs it")
@@ -189,13 +177,13 @@ class SearchConfig(_Section):
         return self
 
 
-class SelectConfig(_Section):
+class SelectConfig(Section):
     """The two conditions."""
 
     negatives: int = Field(1, ge=1, le=1000, description="hard negatives a pair, at most")
 
 
-class DenoiseConfig(_Section):
+class DenoiseConfig(Section):
     """A cross-encoder removes what it finds about as relevant as the positive; p is the sigmoid of its score."""
 
     model: str = Field(description="a re-ranker with a trained head: folder or hub name")
@@ -214,7 +202,7 @@ class DenoiseConfig(_Section):
         return self
 
 
-class GuardsConfig(_Section):
+class GuardsConfig(Section):
     """Further tests against false negatives; null: off. Each is counted."""
 
     first_rank: int | None = Field(None, ge=1, description="nearest rank allowed, 1 the nearest unlabelled document")
@@ -234,144 +222,7 @@ class GuardsConfig(_Section):
         return self
 
 
-class AnchorsConfig(_Section):
-    """Easier negatives beside the mined ones."""
-
-    source: Literal["first_stage", "random"] = Field("first_stage", description="where anchors are drawn from")
-    per_pair: int = Field(3, ge=0, le=64, description="anchors a pair; 0: none")
-    depth: int = Field(50, ge=1, description="first_stage: drawn from its first so many documents")
-
-
-class WarmUpConfig(_Section):
-    """First lessons for a model that has no ranking head: random negatives of the same pairs."""
-
-    epochs: int = Field(1, ge=1, description="passes over the pairs")
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="peak learning rate")
-    negatives: int = Field(3, ge=1, le=64, description="random negatives a pair")
-
-
-class TeacherConfig(_Section):
-    """A cross-encoder that scores every training list once, before training."""
-
-    model: str = Field(description="a re-ranker with a trained head: folder or hub name")
-    revision: str | None = Field(None, description="commit of a hub model")
-    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document together")
-    dtype: Dtype = "auto"
-    engine: Engine = "auto"
-
-
-Kind = Literal["cross-encoder", "bi-encoder"]
-TrainPreset = Literal["anchored", "paper", "positives"]
-Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse"]
-
-
-class TrainConfig(_Section):
-    """Fine-tuning of the re-ranker."""
-
-    model: str = Field("all-MiniLM-L6-v2", description="re-ranker to start from: folder or hub name")
-    revision: str | None = Field(None, description="commit of a hub model")
-    kind: Kind = Field("cross-encoder", description="bi-encoder: a SentenceTransformer, its score the cosine")
-    presets: tuple[TrainPreset, ...] = Field(
-        ("anchored",),
-        min_length=1,
-        description="what to train, each from the same start: anchored (these settings), paper (margin on the mined "
-        "negatives alone), positives (bce on the positives alone: what training gains without negatives)",
-    )
-
-    @field_validator("presets", mode="before")
-    @classmethod
-    def _one_preset(cls, presets: Any) -> Any:
-        return [presets] if isinstance(presets, str) else presets
-
-    warm_up: WarmUpConfig = WarmUpConfig()
-    anchors: AnchorsConfig = AnchorsConfig()
-    loss: Loss = Field(
-        "infonce",
-        description="infonce: softmax over a positive and its negatives; margin: the paper's Eq. 7; logistic: "
-        "pairwise; bce: each document by itself; lambda: pairwise, weighted by nDCG; marginmse: the positive's lead "
-        "over each negative as a teacher sees it",
-    )
-    teacher: TeacherConfig | None = Field(
-        None, description="cross-encoder that loss: marginmse learns from; keys, if not null:"
-    )
-    margin: float = Field(1.0, gt=0, description="margin of the triplet loss, in units of the score; a cosine's: 0.2")
-    scale: float | None = Field(
-        None, gt=0, description="scores are multiplied by it in losses other than margin; null: 1, 20 for a bi-encoder"
-    )
-    epochs: int = Field(1, ge=1, description="passes over the pairs")
-    learning_rate: float = Field(2e-5, gt=0, le=1, description="peak learning rate")
-    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay")
-    clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")
-    dropout: float | None = Field(None, ge=0, lt=1, description="null: the model's own")
-    pairs_per_batch: int = Field(16, ge=1, description="pairs, each with its negatives, in one step")
-    in_batch_negatives: int = Field(
-        0, ge=0, description="further negatives of a pair, drawn from the positives of the others in its step"
-    )
-    max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document, also in evaluation")
-    max_pairs: int | None = Field(None, ge=1, description="train on at most so many pairs, a seeded sample")
-    evaluations_per_epoch: int = Field(2, ge=1, description="looks at dev MRR@10 in an epoch, each with a checkpoint")
-    patience: int | None = Field(None, ge=1, description="looks without a new best before training ends; null: never")
-    mlflow: str | None = Field(None, description="MLflow tracking address; null: none")
-    dev_queries: int = Field(200, ge=1, description="dev queries in such a look, a seeded sample")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="mixed precision; auto: bfloat16 where the device multiplies it, else float32"
-    )
-    engine: Engine = Field("auto", description="the same as of an encoder; for scoring, training is torch's")
-    device: Device = "auto"
-    workers: int | None = Field(None, ge=1, description="Ray Train workers; null: one per GPU, else one")
-    seed: int = Field(0, ge=0, description="seed of sampling, order and dropout")
-
-    @model_validator(mode="after")
-    def _teacher_is_heard(self) -> TrainConfig:
-        if self.loss == "marginmse" and self.teacher is None:
-            raise ValueError("loss: marginmse learns from a teacher; name a cross-encoder as train.teacher.model")
-        if self.loss != "marginmse" and self.teacher is not None:
-            raise ValueError(f"teacher would have no effect on loss: {self.loss}; remove it or set loss: marginmse")
-        if self.teacher is not None and self.in_batch_negatives:
-            raise ValueError(
-                "in_batch_negatives are drawn in training, the teacher scores before it; remove one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _batch_has_others(self) -> TrainConfig:
-        if self.in_batch_negatives >= self.pairs_per_batch:
-            raise ValueError(
-                f"in_batch_negatives is {self.in_batch_negatives}, but a step of pairs_per_batch: "
-                f"{self.pairs_per_batch} has {self.pairs_per_batch - 1} others; lower it or raise that"
-            )
-        return self
-
-
-class EvaluateConfig(_Section):
-    """Re-ranking of the first stage and its metrics."""
-
-    first_stage: str = Field(
-        "bm25", min_length=1, description="bm25, dense (the encoders' space), or the path of a TREC run file"
-    )
-    depth: int = Field(20, ge=1, description="documents of the first stage that are re-ranked")
-    long_documents: Literal["truncate", "maxp"] = Field(
-        "truncate", description="truncate: read the beginning; maxp: score overlapping passages, the best counts"
-    )
-    queries: int | None = Field(None, ge=1, description="evaluate at most so many queries, a seeded sample")
-    seed: int = Field(0, ge=0, description="seed of that sample")
-    k1: float = Field(0.9, ge=0, description="BM25 term saturation")
-    b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
-
-
-class CompareConfig(_Section):
-    """Ways to choose negatives, side by side."""
-
-    arms: tuple[str, ...] | None = Field(None, min_length=1, description="which; null: all that `hnmine compare` knows")
-    seeds: int = Field(3, ge=1, le=100, description="trainings an arm, from train.seed on")
-    negatives: int = Field(4, ge=2, le=64, description="negatives a pair, the same for all arms")
-    learning_rates: tuple[float, ...] = Field(
-        (5e-6, 2e-5), min_length=1, description="the best on dev is taken for each arm, found with its first seed"
-    )
-
-
-class Config(_Section):
+class Config(Section):
     """Everything a run can be told."""
 
     sources: SourcesConfig = SourcesConfig()
@@ -390,6 +241,7 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
+    nightly: NightlyConfig = NightlyConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from hnmine import device as devices
@@ -37,8 +38,12 @@ class Ensemble:
         ]
 
 
-def encode(texts: dict[Role, Texts], config: Config, run: Run) -> Ensemble:
-    """Embed the texts with every encoder, fuse, and reduce.
+ChooseBasis = Callable[[Fused], Basis | None]
+"""Chooses the basis of these vectors; None: one is fitted, or none used, as configured."""
+
+
+def encode(texts: dict[Role, Texts], config: Config, run: Run, basis: ChooseBasis | None = None) -> Ensemble:
+    """Embed the texts with every encoder, fuse, and reduce, on the basis that `basis` chooses or the configured one.
 
     Raises:
         ConfigError: embed.store cannot be understood.
@@ -50,9 +55,9 @@ def encode(texts: dict[Role, Texts], config: Config, run: Run) -> Ensemble:
         vectors, encoded, reused = _embed_all(texts, config, run)
     with run.timed("reduce"):
         fused = Fused(encoders=vectors, weights=tuple(encoder.weight for encoder in config.encoders))
-        basis = _basis(fused, config.reduce)
-        space = Space(docs_NR=_project(basis, fused, "document"), queries_QR=_project(basis, fused, "query"))
-    return Ensemble(fused=fused, space=space, basis=basis, encoded=encoded, reused=reused)
+        its = (basis and basis(fused)) or _basis(fused, config.reduce)
+        space = Space(docs_NR=_project(its, fused, "document"), queries_QR=_project(its, fused, "query"))
+    return Ensemble(fused=fused, space=space, basis=its, encoded=encoded, reused=reused)
 
 
 def _embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple[Vectors, ...], int, int]:

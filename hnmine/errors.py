@@ -5,7 +5,8 @@
         ├── ConfigError      a key, a value or a combination in the configuration
         ├── DataError        a file of the collection, a precomputed vector file, a run folder
         ├── ModelError       an encoder or re-ranker that cannot be loaded or is not what was expected
-        └── DeviceError      hardware or a library for it is missing
+        ├── DeviceError      hardware or a library for it is missing
+        └── InUseError       another job holds the lock; exit code 3
 
 Rows that are bad one by one are no errors: they are quarantined with a reason (see `sources`).
 """
@@ -29,3 +30,7 @@ class ModelError(HnmineError):
 
 class DeviceError(HnmineError):
     """A device or accelerator library that was asked for and is not there."""
+
+
+class InUseError(HnmineError):
+    """Another job works on the same home, or may have taken it over."""

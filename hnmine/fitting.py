@@ -24,12 +24,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hnmine import losses
 from hnmine.biencoder import BiEncoder
-from hnmine.config import Kind, Loss, TrainConfig
 from hnmine.device import Choice
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task, means, measure, rerank
 from hnmine.lists import Lists, step_lists
 from hnmine.reranker import Reranker, has_head
+from hnmine.train_config import Kind, Loss, TrainConfig
 from hnmine.types import Int64
 
 DEV_METRIC = "MRR@10"

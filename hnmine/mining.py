@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from hnmine import device as devices
 from hnmine.config import Config, DenoiseConfig, GuardsConfig, SearchConfig
-from hnmine.ensemble import Ensemble, encode
+from hnmine.ensemble import ChooseBasis, Ensemble, encode
 from hnmine.errors import DataError
 from hnmine.first_stage import FirstStage
 from hnmine.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin, Remembered
@@ -42,8 +42,41 @@ class Mined:
     """What is to be recorded of the search."""
 
 
-def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mined:
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The pairs that are mined, and what is judged beside them."""
+
+    pairs: Pairs
+    texts: dict[Role, Texts]
+    """The corpus, and the queries of the pairs."""
+    positives: list[set[int]]
+    """All document rows judged positive for each pair's query."""
+    groups_N: Int64
+    """A number for each document: equal text, equal number."""
+
+
+Selection = Callable[[Ensemble, Judged], tuple[Negatives, dict[str, Any]]]
+"""Selects, and returns beside the negatives what is to be recorded of the search."""
+
+
+def mine(
+    collection: Collection,
+    pairs: Pairs,
+    config: Config,
+    run: Run,
+    *,
+    basis: ChooseBasis | None = None,
+    selection: Selection | None = None,
+) -> Mined:
     """Mine the hard negatives of `pairs` and write them to the run folder.
+
+    Args:
+        collection: documents, queries and all that was judged.
+        pairs: what is mined.
+        config: how.
+        run: where.
+        basis: chooses the basis in place of the configuration.
+        selection: selects in place of a search from scratch.
 
     Raises:
         DataError: fewer than two documents, or unusable precomputed vectors.
@@ -59,14 +92,16 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
     queries = collection.queries.take(query_rows.tolist())
     local = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
     texts: dict[Role, Texts] = {"document": collection.documents, "query": queries}
-    ensemble = encode(texts, config, run)
+    ensemble = encode(texts, config, run, basis)
     with run.timed("select"):
         positives = collection.positives()
-        known = Known.of(
-            [positives[query] for query in pairs.query_rows_P.tolist()], groups_of_equal_text(collection.documents)
+        judged = Judged(
+            pairs=local,
+            texts=texts,
+            positives=[positives[query] for query in pairs.query_rows_P.tolist()],
+            groups_N=groups_of_equal_text(collection.documents),
         )
-        with searcher(ensemble.space, config.search) as (search, index):
-            negatives = select_negatives(local, known, search, ensemble, texts, config)
+        negatives, index = (selection or from_scratch(config))(ensemble, judged)
     mined = Mined(negatives=negatives, pairs=local, queries=queries, ensemble=ensemble, index=index)
     with run.timed("write"):
         run.write_table("negatives.parquet", negatives_table(mined, collection.documents))
@@ -86,6 +121,17 @@ def mine(collection: Collection, pairs: Pairs, config: Config, run: Run) -> Mine
         removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in negatives.guarded.items())
         say("select", f"documents removed by guards: {removed}")
     return mined
+
+
+def from_scratch(config: Config) -> Selection:
+    """Return the selection that searches every pair in full."""
+
+    def selection(ensemble: Ensemble, judged: Judged) -> tuple[Negatives, dict[str, Any]]:
+        known = Known.of(judged.positives, judged.groups_N)
+        with searcher(ensemble.space, config.search) as (search, index):
+            return select_negatives(judged.pairs, known, search, ensemble, judged.texts, config), index
+
+    return selection
 
 
 def select_negatives(

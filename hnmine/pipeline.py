@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from hnmine.config import Config, GuardsConfig, SelectConfig
-from hnmine.ensemble import encode
+from hnmine.ensemble import ChooseBasis, encode
 from hnmine.errors import DataError
 from hnmine.first_stage import Bm25
-from hnmine.mining import groups_of_equal_text, refuse_unusable, searcher, select_negatives
+from hnmine.mining import Mined, Selection, groups_of_equal_text, refuse_unusable, searcher, select_negatives
 from hnmine.mining import mine as mine_pairs
 from hnmine.progress import say, track
 from hnmine.ranking import compare as compare_rerankers
@@ -47,7 +47,7 @@ def mine(data: str | Path, out: str | Path, config: Config | None = None) -> dic
     """
     config = config or Config()
     with open_run(Path(out), config) as run:
-        _mine(_read(data, config, run), data, config, run)
+        mine_into(read_collection(data, config, run), data, config, run)
         return run.manifest
 
 
@@ -59,8 +59,8 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     """
     config = config or Config()
     with open_run(Path(out), config) as run:
-        collection = _read(data, config, run)
-        _train(Splits(collection, config, run), data, config, run)
+        collection = read_collection(data, config, run)
+        train_into(Splits(collection, config, run), data, config, run)
         return run.manifest
 
 
@@ -68,7 +68,7 @@ def evaluate(data: str | Path, out: str | Path, config: Config | None = None) ->
     """Re-rank the test queries with every re-ranker in OUT; return the manifest, with the table in it."""
     config = config or Config()
     with open_run(Path(out), config) as run:
-        collection = _read(data, config, run)
+        collection = read_collection(data, config, run)
         _evaluate(Splits(collection, config, run), data, config, run)
         return run.manifest
 
@@ -77,10 +77,10 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
     """Mine, fine-tune and evaluate; return the manifest."""
     config = config or Config()
     with open_run(Path(out), config) as opened:
-        collection = _read(data, config, opened)
+        collection = read_collection(data, config, opened)
         splits = Splits(collection, config, opened)  # may refuse the data, so before the work
-        _mine(collection, data, config, opened)
-        _train(splits, data, config, opened)
+        mine_into(collection, data, config, opened)
+        train_into(splits, data, config, opened)
         _evaluate(splits, data, config, opened)
         return opened.manifest
 
@@ -98,7 +98,7 @@ def compare(data: str | Path, out: str | Path, config: Config | None = None) -> 
     config = config or Config()
     comparison.refuse_unknown(config)
     with open_run(Path(out), config) as run:
-        collection = _read(data, config, run)
+        collection = read_collection(data, config, run)
         return comparison.compare(Splits(collection, config, run), config, run)
 
 
@@ -113,7 +113,7 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
     config = config or Config()
     refuse_unusable(config.guards)
     with open_run(Path(out), config) as run:
-        collection = _read(data, config, run)
+        collection = read_collection(data, config, run)
         pairs = collection.pairs(config.sources.train_split)
         trials = auditing.hide(pairs, groups_of_equal_text(collection.documents))
         if not len(trials.pairs):
@@ -171,7 +171,8 @@ def _audited_settings(config: Config) -> tuple[dict[str, Config], str | None]:
     return tried | {name: config}, name
 
 
-def _read(data: str | Path, config: Config, run: Run) -> Collection:
+def read_collection(data: str | Path, config: Config, run: Run) -> Collection:
+    """Read the collection, say what came, and write what was quarantined."""
     with run.timed("read"):
         collection = read_beir(data, config.sources)
         write_quarantine(collection.quarantined, run.out / "quarantine.jsonl")
@@ -198,10 +199,19 @@ def _count(reasons: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def _mine(collection: Collection, data: str | Path, config: Config, run: Run) -> None:
+def mine_into(
+    collection: Collection,
+    data: str | Path,
+    config: Config,
+    run: Run,
+    *,
+    basis: ChooseBasis | None = None,
+    selection: Selection | None = None,
+) -> Mined:
+    """Mine, record it, and return what was found; see `mining.mine`."""
     pairs = collection.pairs(config.sources.train_split)
-    mined = mine_pairs(collection, pairs, config, run)
-    ensemble, basis = mined.ensemble, mined.ensemble.basis
+    mined = mine_pairs(collection, pairs, config, run, basis=basis, selection=selection)
+    ensemble, used = mined.ensemble, mined.ensemble.basis
     run.commit(
         "mining",
         inputs={},
@@ -227,10 +237,10 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
         space={
             "fused_width": ensemble.fused.width,
             "width": ensemble.space.width,
-            "variance_kept": basis.kept if basis else None,
-            "variance_kept_held_out": basis.kept_held_out if basis else None,
-            "fitted_rows": basis.fitted_rows if basis else None,
-            "library": basis.library if basis else None,
+            "variance_kept": used.kept if used else None,
+            "variance_kept_held_out": used.kept_held_out if used else None,
+            "fitted_rows": used.fitted_rows if used else None,
+            "library": used.library if used else None,
         },
         search=mined.index,
     )
@@ -238,9 +248,11 @@ def _mine(collection: Collection, data: str | Path, config: Config, run: Run) ->
         "write",
         f"{run.out / 'negatives.parquet'}, {run.out / 'triplets.parquet'}, {run.out / 'manifest.json'}",
     )
+    return mined
 
 
-def _train(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
+def train_into(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
+    """Train on what was mined into the run, and record it."""
     from hnmine.tuning import tune  # imports torch and Ray Train, which mining does without
 
     with run.timed("train"):

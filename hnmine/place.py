@@ -1,4 +1,4 @@
-"""Where the vector store keeps its files: a folder, or a prefix in an object store, through one interface.
+"""Where files are kept: a folder, or a prefix in an object store, through one interface.
 
 A file is visible only when it is whole. On a folder it is written under a hidden name and renamed; in an object store
 it appears when its upload is closed, and the upload is opened only when all its bytes are there.
@@ -11,7 +11,7 @@ import functools
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,9 +28,12 @@ class Place:
     path: str
     shown: str
     """As people are told of it: an address without its query, which may be long."""
+    what: str = "vector store"
+    setting: str = "embed.store"
+    """Where people say which place it is."""
 
     @classmethod
-    def at(cls, address: str | Path) -> Place:
+    def at(cls, address: str | Path, what: str = "vector store", setting: str = "embed.store") -> Place:
         """Open a folder, or an address that pyarrow understands (s3://, gs://, file:///); nothing is created.
 
         Raises:
@@ -38,12 +41,12 @@ class Place:
             DataError: the object store does not answer.
         """
         if "://" not in str(address):
-            return cls(pafs.LocalFileSystem(), os.path.abspath(address), str(address))
-        filesystem, path = _open(str(address))
-        return cls(filesystem, path.rstrip("/"), _shown(str(address)))
+            return cls(pafs.LocalFileSystem(), os.path.abspath(address), str(address), what, setting)
+        filesystem, path = _open(str(address), what, setting)
+        return cls(filesystem, path.rstrip("/"), _shown(str(address)), what, setting)
 
     def __truediv__(self, name: str) -> Place:
-        return Place(self.filesystem, f"{self.path}/{name}", f"{self.shown}/{name}")
+        return replace(self, path=f"{self.path}/{name}", shown=f"{self.shown}/{name}")
 
     def __str__(self) -> str:
         return self.shown
@@ -60,14 +63,24 @@ class Place:
 
     def files(self, ending: str = "") -> list[str]:
         """Return the names of the files in it that end so, sorted; none if it does not exist."""
+        return sorted(name for name in self.times() if name.endswith(ending))
+
+    def times(self) -> dict[str, float]:
+        """Return by name when each file in it was last written: seconds by the clock of what keeps the files."""
+        infos = self._infos()
+        return {info.base_name: info.mtime_ns / 1e9 for info in infos if info.type == pafs.FileType.File}
+
+    def folders(self) -> list[str]:
+        """Return the names of the folders in it, sorted; none if it does not exist."""
+        return sorted(info.base_name for info in self._infos() if info.type == pafs.FileType.Directory)
+
+    def _infos(self) -> list[pafs.FileInfo]:
         with self._telling("listed"):
             try:
-                infos = self.filesystem.get_file_info(pafs.FileSelector(self.path))
+                infos: list[pafs.FileInfo] = self.filesystem.get_file_info(pafs.FileSelector(self.path))
             except FileNotFoundError:  # allow_not_found would not do: it fails if the folder is made meanwhile
                 return []
-        return sorted(
-            info.base_name for info in infos if info.type == pafs.FileType.File and info.base_name.endswith(ending)
-        )
+        return infos
 
     def read(self, name: str) -> pa.Buffer | None:
         """Return the bytes of a file, or None if there is no such file."""
@@ -96,6 +109,16 @@ class Place:
                     self.filesystem.delete_file(target)
                 raise
 
+    def remove(self, name: str) -> None:
+        """Remove a file; it may be gone already."""
+        with self._telling("cleared"), contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self.path}/{name}")
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder and what is in it; it may be gone already."""
+        with self._telling("cleared"), contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_dir(f"{self.path}/{name}")
+
     def set_aside(self, name: str) -> str:
         """Rename a damaged file to `<stem>.corrupt`, so that nobody reads it again; return the new name."""
         aside = f"{name.rpartition('.')[0]}.corrupt"
@@ -112,25 +135,28 @@ class Place:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"vector store {self.shown} cannot be {done}: {error}; {_remedy(self.filesystem)}"
-            ) from None
+            raise DataError(f"{self.what} {self.shown} cannot be {done}: {error}; {self._remedy()}") from None
+
+    def _remedy(self) -> str:
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            return f"choose another {self.setting}, or mend this folder"
+        return _REMOTE
 
 
 @functools.cache
-def _open(address: str) -> tuple[pafs.FileSystem, str]:
+def _open(address: str, what: str, setting: str) -> tuple[pafs.FileSystem, str]:
     """Open an address once per process: for a bucket this may ask the network for its region."""
     try:
         filesystem, path = pafs.FileSystem.from_uri(address)
     except pa.ArrowException as error:
         raise ConfigError(
-            f"embed.store: {_shown(address)} cannot be understood: {error}; expected a folder, s3://bucket/prefix, "
+            f"{setting}: {_shown(address)} cannot be understood: {error}; expected a folder, s3://bucket/prefix, "
             "gs://bucket/prefix or another address of pyarrow.fs"
         ) from None
     except OSError as error:
-        raise DataError(f"vector store {_shown(address)} cannot be opened: {error}; {_REMOTE}") from None
+        raise DataError(f"{what} {_shown(address)} cannot be opened: {error}; {_REMOTE}") from None
     if not path.strip("/"):
-        raise ConfigError(f"embed.store: {address} names no bucket; expected for instance s3://bucket/prefix")
+        raise ConfigError(f"{setting}: {address} names no bucket; expected for instance s3://bucket/prefix")
     return filesystem, path
 
 
@@ -139,9 +165,3 @@ def _shown(address: str) -> str:
 
 
 _REMOTE = "check that the bucket exists, its region, the credentials in the environment, and the network"
-
-
-def _remedy(filesystem: pafs.FileSystem) -> str:
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        return "choose another embed.store, or mend this folder"
-    return _REMOTE

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from hnmine import device as devices
 from hnmine import weights
-from hnmine.config import Config, Kind, TrainConfig
+from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, Task, means, measure, reach, rerank, table, table_by_length
 from hnmine.first_stage import NO_ROW
@@ -24,6 +24,7 @@ from hnmine.report import shortened
 from hnmine.runs import Run, digest, versions
 from hnmine.significance import Paired, paired
 from hnmine.splits import Splits
+from hnmine.train_config import Kind, TrainConfig
 from hnmine.types import Float32
 
 TESTED = "MRR@10"

@@ -29,9 +29,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hnmine.config import Config, Kind, TrainPreset
+from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.progress import say
+from hnmine.train_config import Kind, TrainPreset
 
 _VERSIONS = (
     "hnmine",

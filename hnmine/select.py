@@ -147,6 +147,7 @@ class _Selection:
             or [np.empty(0)]
         )
         self._why_P = np.full(len(pairs), "", dtype=object)
+        self._nearer_P = np.full(len(pairs), -1, dtype=np.int64)
         self._rows: list[_Judged] = []
         self._dropped = {POSITIVE_IS_NEAREST: 0, NEARER_ONES_RESEMBLE_POSITIVE: 0}
         if self._guards:
@@ -219,7 +220,10 @@ class _Selection:
         why = np.where(full, "found", np.where(all_nearer, "exhausted", "radius"))
         self._why_P[pair_p[certified]] = "approximate" if self._approximate else why[certified]
         self._rows.append(nearer.keep(chosen & certified[slot]))
-        self._account(nearer, slot, guarded_by, certified, full, count, last)
+        unlabelled = np.flatnonzero(certified[slot] & ~nearer.known)
+        slots, first = np.unique(slot[unlabelled], return_index=True)
+        self._nearer_P[pair_p[slots]] = nearer.docs[unlabelled[first]]
+        self._account(pair_p, nearer, slot, guarded_by, certified, full, count, last)
         self._done(int(certified.sum()))
         return certified
 
@@ -264,6 +268,7 @@ class _Selection:
 
     def _account(
         self,
+        pair_p: Int64,
         nearer: _Judged,
         slot: Int64,
         guarded_by: Int64,
@@ -278,7 +283,7 @@ class _Selection:
         for number, guard in enumerate(self._guards):
             self._guarded[guard.name] += int((counted & (guarded_by == number)).sum())
         empty = certified & (count == 0)
-        unlabelled = np.bincount(slot[~nearer.known], minlength=len(empty)) > 0
+        unlabelled = self._nearer_P[pair_p] >= 0
         guarded = np.bincount(slot[guarded_by >= 0], minlength=len(empty)) > 0
         self._dropped[POSITIVE_IS_NEAREST] += int((empty & ~unlabelled).sum())
         self._dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((empty & unlabelled & ~guarded).sum())
@@ -296,6 +301,7 @@ class _Selection:
             d_query_negative_M=rows.d_query,
             d_positive_negative_M=rows.d_positive,
             certificate_M=self._why_P[rows.pair],
+            nearer_P=self._nearer_P,
             pairs=len(self._pairs),
             dropped=self._dropped,
             guarded=self._guarded,

@@ -16,13 +16,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hnmine.bench import RECORD, START, Bench
-from hnmine.config import TrainConfig, TrainPreset
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.lists import Lists, first_stage_anchors, training_lists
 from hnmine.progress import say
 from hnmine.runs import Run
 from hnmine.splits import Splits
+from hnmine.train_config import TrainConfig, TrainPreset
 
 
 def tune(splits: Splits, config: TrainConfig, run: Run) -> tuple[dict[str, Any], dict[str, str]]:

@@ -303,7 +303,7 @@ def test_a_command_that_is_wrong_is_answered_with_its_usage(arguments: list[str]
     assert errors.startswith("usage: hnmine")
 
 
-@pytest.mark.parametrize("command", [["--help"], ["mine", "--help"], ["run", "--help"], ["config"], ["--version"]])
+@pytest.mark.parametrize("command", [["--help"], ["mine", "--help"], ["nightly", "--help"], ["config"], ["--version"]])
 def test_help_is_quick_and_loads_nothing_heavy(command: list[str]) -> None:
     code = "import sys; from hnmine.cli import main\ntry: main(sys.argv[1:])\n"
     code += "except SystemExit as stop: assert not stop.code\n"

@@ -36,6 +36,31 @@ def test_places_below_are_no_files(place):
     assert str(place / "below") == f"{place}/below"
 
 
+def test_files_and_folders_are_removed_and_may_be_gone_already(place):
+    (place / "below" / "deep").write("a", b"1")
+    (place / "below").write("b", b"1")
+    place.write("c", b"1")
+    assert place.folders() == ["below"]
+    assert (place / "nothing").folders() == []
+    for _ in range(2):
+        place.remove("c")
+        place.remove_folder("below")
+    assert place.files() == place.folders() == []
+
+
+def test_times_are_those_of_the_last_write(place):
+    place.write("a", b"1")
+    before = place.times()
+    place.write("b", b"1")
+    assert place.times().keys() == {"a", "b"}
+    assert place.times()["b"] >= place.times()["a"] == before["a"]
+
+
+def test_another_kind_of_place_is_told_by_its_name():
+    with pytest.raises(ConfigError, match="--home: nowhere:"):
+        Place.at("nowhere://a", "home", "--home")
+
+
 def test_a_file_set_aside_is_read_no_more_and_a_second_reader_does_not_mind(place):
     place.write("a.parquet", b"1")
     assert place.set_aside("a.parquet") == "a.corrupt"

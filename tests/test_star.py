@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from hnmine.config import TrainConfig
 from hnmine.device import Choice
 from hnmine.errors import ModelError
 from hnmine.fitting import Recipe
 from hnmine.star import TrainingSet, nearest_unknown, star
+from hnmine.train_config import TrainConfig
 from hnmine.types import Float32, Pairs, Role, Space, Texts
 from tests.test_reranker import spoil
 from tests.test_reranker import tiny_model as body_of_letters

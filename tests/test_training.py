@@ -18,12 +18,12 @@ import psutil
 import pytest
 from sentence_transformers import CrossEncoder
 
-from hnmine.config import TrainConfig
 from hnmine.device import Choice
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task, means, measure, rerank
 from hnmine.fitting import Recipe
 from hnmine.lists import Lists
+from hnmine.train_config import TrainConfig
 from hnmine.training import Trained, train
 from hnmine.types import Texts
 from tests.test_reranker import load, spoil, tiny_model

@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/nightly.py --data DIR --home DIR`."""
+
+import sys
+
+from hnmine.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["nightly", *sys.argv[1:]]))
