@@ -123,8 +123,9 @@ def _parser() -> argparse.ArgumentParser:
                 "--preset",
                 action="append",
                 default=[],
-                choices=["anchored", "paper"],
-                help="what to train: anchored (default) or paper, the pure triplet margin; may be repeated",
+                choices=["anchored", "paper", "positives"],
+                help="what to train: anchored (default); paper, the pure triplet margin; positives, no negatives; "
+                "may be repeated",
             )
         if step == "compare":
             command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")

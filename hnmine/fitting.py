@@ -269,7 +269,9 @@ def _backward(
     loss_of: losses.Loss,
     share: float,
 ) -> tuple[Tensor, float]:
-    """Add the gradient of these lists' losses times `share`; return the loss, and the share of tokens that is padding.
+    """Add the gradient of these lists' losses times `share`; return the loss, and how much of what was read is padding.
+
+    The latter is a share of the tokens, those of a bi-encoder being estimated.
 
     Lists go together as far as the memory for activations allows; within such a group texts of like length do, so
     that little is padded. How they are grouped changes nothing but rounding.
