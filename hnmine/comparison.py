@@ -38,10 +38,19 @@ from hnmine.runs import Run, digest, versions, write_json
 from hnmine.select import Known
 from hnmine.significance import paired
 from hnmine.splits import Splits
+from hnmine.star import TrainingSet
 from hnmine.train_config import Loss
+from hnmine.tuned import Method, Tuned, start_of
 from hnmine.types import Int64, Pairs, Role, Space, Texts
 
 NO_TRAINING = "no fine-tuning"
+
+
+_TUNED: dict[Method, str] = {
+    "STAR": "The nearest to a bi-encoder tuned with static hard and random negatives (arXiv 2104.08051).",
+    "ADORE + STAR": "The nearest to STAR's, its query tower then tuned against what it finds (arXiv 2104.08051).",
+    "ANCE": "The nearest to a bi-encoder whose hard negatives are found anew every epoch (arXiv 2007.00808).",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,8 @@ class Arm:
     """Chooses negatives of each pair; None: there are none."""
     encoder: str | None = None
     """In whose own space the rule looks; None: in that of the ensemble."""
+    tuned: Method | None = None
+    """By which the encoder is tuned first in whose space the rule looks; None: it is not."""
     in_batch: bool = False
     """Whether as many positives of the other pairs of a step are negatives too."""
     loss: Loss | None = None
@@ -67,6 +78,8 @@ def known_arms(config: Config) -> dict[str, Arm]:
     }
     found |= {name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | MIXTURES).items()}
     found["BM25 and in-batch"] = Arm(about="Half of each.", rule=RULES["BM25"], in_batch=True)
+    if start_of(config) is not None:
+        found |= {name: Arm(about=what, rule=RULES["nearest document"], tuned=name) for name, what in _TUNED.items()}
     if len(config.encoders) > 1:
         for encoder in config.encoders:
             what = f"The two conditions in the space of {encoder.name} alone."
@@ -164,17 +177,27 @@ class _Ground:
         self._start_dev = None if warm_up is None else warm_up.dev
         self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
         self._scorer = Scorer(self.test, config, config.train.kind, config.train.max_tokens, run)
+        self._tuned: Tuned | None = None
         self._rates: dict[str, float] = {}  # of the arms whose learning rate is chosen
 
     def start_values(self) -> PerQuery:
         """Return the test metrics of the re-ranker that all arms begin with."""
         return measure(self.test, self._scorer.scores("compare: start", self._start))
 
-    def space(self, arm: Arm) -> Space:
+    def space(self, arm: Arm, seed: int) -> Space:
         """Return the space in which the arm's rule looks."""
+        if arm.tuned is not None:
+            self._tuned = self._tuned or Tuned(self._training_set(), self._config, self._run)
+            return self._tuned.space(arm.tuned, seed)
         if arm.encoder is None:
             return self._ensemble.space
         return self._ensemble.single_spaces()[self._encoders.index(arm.encoder)]
+
+    def _training_set(self) -> TrainingSet:
+        rows = np.unique(self._bench.pairs.query_rows_P).tolist()
+        known = {at: self._bench.positives[row] for at, row in enumerate(rows)}
+        queries = self._bench.queries.take(rows)
+        return TrainingSet(documents=self._bench.documents, queries=queries, pairs=self._local, known=known)
 
     def hidden_rates(self, chosen: Mapping[str, Arm]) -> dict[str, float]:
         """Return how often each rule's first negative is a hidden right answer, where the train pairs can tell."""
@@ -182,7 +205,7 @@ class _Ground:
         rates: dict[str, float] = {}
         for arms_of in _by_encoder(chosen).values() if len(trials.pairs) else ():
             rules = {name: arm.rule for name, arm in arms_of.items() if arm.rule is not None}
-            space = self.space(next(iter(arms_of.values())))
+            space = self.space(next(iter(arms_of.values())), 0)
             with track("audit", "hidden positives", len(trials.pairs), "pairs") as progress:
                 audited = auditing.audit(
                     space, trials, seed=0, rules=rules, first_QK=self._first_QK, done=progress.advance
@@ -240,7 +263,7 @@ class _Ground:
         if arm.rule is not None:
             known = Known.of([bench.positives[query] for query in bench.pairs.query_rows_P.tolist()], self._groups_N)
             rows_PM = arms.choose(
-                self.space(arm),
+                self.space(arm, seed),
                 self._local,
                 known,
                 {"": arm.rule},
@@ -267,7 +290,7 @@ def _by_encoder(chosen: Mapping[str, Arm]) -> dict[str | None, dict[str, Arm]]:
     """Return the arms by the space that their rules look in."""
     found: dict[str | None, dict[str, Arm]] = {}
     for name, arm in chosen.items():
-        if arm.rule is not None:
+        if arm.rule is not None and arm.tuned is None:  # a tuned encoder has seen what would be hidden
             found.setdefault(arm.encoder, {})[name] = arm
     return found
 

@@ -41,6 +41,9 @@ class LexicalConfig(Section):
     width: int = Field(256, ge=1, le=4096, description="dimensions kept by the truncated SVD")
     max_terms: int = Field(50_000, ge=100, description="vocabulary: the most frequent terms")
     seed: int = Field(0, ge=0, description="seed of the randomised SVD")
+    fit: str | None = Field(
+        None, pattern=r"^[0-9a-f]+-[0-9a-f]{64}\.safetensors$", description="file in STORE/lexical; null: fit anew"
+    )
 
 
 class EncoderConfig(Section):

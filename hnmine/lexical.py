@@ -68,24 +68,34 @@ class Fit:
 def fitted(config: LexicalConfig, corpus: Texts, store: str | Path) -> tuple[Fingerprint, Fit]:
     """Return the fingerprint and the fit of the encoder on `corpus`; fit it if the store lacks it.
 
+    The fit that is configured, if one is, is taken whatever the corpus.
+
     Raises:
-        DataError: the corpus has no terms, or the store cannot be used.
+        DataError: the corpus has no terms, the configured fit is not there, or the store cannot be used.
     """
+    if config.fit is not None:
+        fit = Fit(store, config.fit)
+        if fit.read() is None:
+            raise DataError(f"lexical.fit: {fit.place} has no {fit.name} that is whole; leave it out to fit anew")
+        return _fingerprint(fit), fit
     keys = keys_of(corpus.texts)
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # neither the name nor the fit shall depend on the documents' order
     facts = {
         "kind": "lexical",
         "corpus": hashlib.sha256(keys[order].tobytes()).hexdigest(),
         "scikit_learn": version("scikit-learn"),
-        **config.model_dump(),
+        **config.model_dump(exclude={"fit"}),
     }
     asked = Fingerprint.of(**facts).digest
     names = (Place.at(store) / "lexical").files(_ENDING)
     earlier = (Fit(store, name) for name in names if name.startswith(f"{asked}-"))
-    fit = next((fit for fit in earlier if fit.read() is not None), None)
-    if fit is None:
-        fit = _fit(config, [corpus.texts[row] for row in order], store, asked)
-    return Fingerprint.of(**facts, fit=fit.sha256), fit
+    known = next((fit for fit in earlier if fit.read() is not None), None)
+    fit = known or _fit(config, [corpus.texts[row] for row in order], store, asked)
+    return _fingerprint(fit), fit
+
+
+def _fingerprint(fit: Fit) -> Fingerprint:
+    return Fingerprint.of(kind="lexical", fit=fit.sha256, scikit_learn=version("scikit-learn"))
 
 
 def _fit(config: LexicalConfig, texts: Sequence[str], store: str | Path, asked: str) -> Fit:

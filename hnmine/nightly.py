@@ -7,8 +7,9 @@ A *version* is the whole of a night: negatives, basis, what the next night compa
 re-ranker. Nothing is seen of a night before its last write, so one that was broken off is simply done again, and finds
 vectors, checkpoints and scores of the first try in its run folder.
 
-Another basis, and other encoders, settings or a lexical encoder (which is fitted on the corpus) begin a new *epoch*:
-all vectors differ, so all pairs are searched in full. Guards and an approximate index are searched in full each night.
+Another basis, and other encoders or settings, begin a new *epoch*: all vectors differ, so every pair is searched in
+full. Lexical encoders are fitted on the corpus when an epoch begins, and keep that fit to its end. Guards and an
+approximate index are searched in full each night.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from hnmine.fuse import Fused
 from hnmine.home import Home, Row
 from hnmine.incremental import IDENTITY, Night, identities, renew
 from hnmine.lease import Lease, hold
+from hnmine.lexical import Fit, fitted
 from hnmine.mining import Judged, from_scratch, searcher
 from hnmine.pipeline import mine_into, read_collection, train_into
 from hnmine.progress import say, track
@@ -74,6 +76,10 @@ def rollback(home: str | Path, to: str | None = None, config: Config | None = No
         return its.rollback(to, _now(), config.nightly.keep)
 
 
+class _EpochEndsError(Exception):
+    """Tonight needs another basis, and lexical encoders that are fitted on tonight's corpus."""
+
+
 class _Nightly:
     """One night, and the night before."""
 
@@ -84,7 +90,9 @@ class _Nightly:
         self._last_files = last.files if last else []
         self._deployed = last.reranker if last else ""
         self._facts: _Facts = dict(last.facts) if last else {"epoch": 0, "pairs_changed": 0}
-        self._night, self._searched = Night.first(), 0
+        self._before = dict(self._facts)
+        self._night, self._searched, self._reason = Night.first(), 0, ""
+        self._fits: dict[str, Any] = {}  # of the epoch, in use tonight
 
     def night(self) -> Row:
         """Mine, perhaps train and deploy, and publish."""
@@ -93,24 +101,17 @@ class _Nightly:
         splits = Splits(collection, self._config, self._run)
         self._keys = keys_of(collection.documents.texts)
         added, changed, removed = self._compare(collection.documents)
-        for encoder in self._config.encoders:
-            if encoder.lexical is not None:
-                say(
-                    "nightly",
-                    f"warning: {encoder.name} is fitted on the corpus, so every change of it begins a new epoch; "
-                    "without a lexical encoder only what changed is encoded and searched",
-                )
         guarded = self._config.guards != GuardsConfig() or self._config.search.index != "flat"
         if guarded:
             say("nightly", "guards or an approximate index: every pair is searched in full")
-        mined = mine_into(
-            collection,
-            self._data,
-            self._config,
-            self._run,
-            basis=self._basis,
-            selection=self._anew if guarded else self._renewed,
-        )
+        select = self._anew if guarded else self._renewed
+        try:
+            pinned = self._pinned()
+            mined = mine_into(collection, self._data, pinned, self._run, basis=self._basis, selection=select)
+        except _EpochEndsError:
+            self._fits = {}
+            mined = mine_into(collection, self._data, self._config, self._run, basis=self._basis, selection=select)
+        self._facts["fits"] = self._fits or self._own_fits(collection.documents)
         pairs, others = len(mined.pairs), self._negatives_changed()
         self._facts["pairs_changed"] += others
         say("nightly", f"{others:,} of {pairs:,} pairs have other negatives than the night before")
@@ -148,9 +149,45 @@ class _Nightly:
         say("nightly", f"documents: {added:,} added, {changed:,} changed, {removed:,} removed")
         return added, changed, removed
 
+    def _pinned(self) -> Config:
+        """Return the configuration with the lexical encoders as they were fitted when the epoch began.
+
+        Fitted on tonight's corpus, they would give every text another vector.
+        """
+        fits: dict[str, Any] = self._facts.get("fits", {})
+        encoders = list(self._config.encoders)
+        for at, encoder in enumerate(encoders):
+            its, lexical = fits.get(encoder.name, {}), encoder.lexical
+            if lexical is None or its.get("settings") != lexical.model_dump():
+                continue
+            if Fit(self._store, its["fit"]).read() is not None:
+                self._fits[encoder.name] = its
+                pinned = lexical.model_copy(update={"fit": its["fit"]})
+                encoders[at] = encoder.model_copy(update={"lexical": pinned})
+        return self._config.model_copy(update={"encoders": tuple(encoders)})
+
+    def _own_fits(self, documents: Texts) -> dict[str, Any]:
+        """Return the fits that the epoch has begun with."""
+        return {
+            encoder.name: {
+                "fit": fitted(encoder.lexical, documents, self._store)[1].name,
+                "settings": encoder.lexical.model_dump(),
+            }
+            for encoder in self._config.encoders
+            if encoder.lexical is not None
+        }
+
+    @property
+    def _store(self) -> str | Path:
+        return self._config.embed.store or self._run.out / "store"
+
     def _basis(self, fused: Fused) -> Basis | None:
-        """Return the basis of the last night, or None where a new epoch begins, or where none is used."""
-        before = self._facts
+        """Return the basis of the last night, or None where a new epoch begins, or where none is used.
+
+        Raises:
+            _EpochEndsError: a new epoch begins, and the lexical encoders are those of the old one.
+        """
+        before = self._before
         made = {"fused": list(fused.identity), "reduce": self._config.reduce.model_dump(mode="json")}
         came = before.get("came", 0) + len(self._new)
         self._facts = before | made | {"came": came}
@@ -158,14 +195,18 @@ class _Nightly:
         reason = "the first night" if not self._last else self._outdated(before, made, basis, fused, came)
         if reason is None:
             return basis
+        if not self._reason:
+            say("nightly", f"epoch {before['epoch'] + 1} begins: {reason}")
+        self._reason = reason
+        if self._fits:
+            raise _EpochEndsError
         self._facts |= {"epoch": before["epoch"] + 1, "came": 0}
-        say("nightly", f"epoch {self._facts['epoch']} begins: {reason}")
         return None
 
     def _outdated(self, before: _Facts, made: _Facts, basis: Basis | None, fused: Fused, came: int) -> str | None:
         """Return why the space of the last night does not serve any more, if so."""
         if before["fused"] != made["fused"]:
-            return "other encoders, or one that is fitted on the corpus"
+            return "other encoders"
         if before["reduce"] != made["reduce"]:
             return "other settings of reduce"
         if basis is None:

@@ -69,7 +69,7 @@ def tiny_model(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=POSITIONS, **shape)).save_pretrained(base)
-    BertTokenizerFast(vocab_file=str(base / "vocab.txt")).save_pretrained(base)
+    BertTokenizerFast(str(base / "vocab.txt")).save_pretrained(base)
     modules = [Transformer(str(base), max_seq_length=32), Pooling(32, "mean")]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder))
     shutil.rmtree(base)

@@ -115,3 +115,13 @@ def test_a_width_larger_than_the_corpus_allows_is_cut(tmp_path):
 def test_a_corpus_without_terms_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="finds no terms in the corpus"):
         lexical(["a", "!", "? b"], tmp_path)
+
+
+def test_a_fit_that_is_configured_is_taken_whatever_the_corpus_and_gives_the_same_vectors(tmp_path):
+    corpus = corpus_of(24)
+    first = lexical(corpus, tmp_path)
+    pinned = lexical(["other words altogether"], tmp_path, fit=first.fit.name)
+    assert (pinned.fit, pinned.fingerprint) == (first.fit, first.fingerprint)
+    (tmp_path / "lexical" / first.fit.name).unlink()
+    with pytest.raises(DataError, match=r"lexical\.fit: .*lexical has no .* that is whole; leave it out to fit anew"):
+        lexical(corpus, tmp_path, fit=first.fit.name)

@@ -158,20 +158,31 @@ def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_lexical_encoder_begins_an_epoch_with_every_change_and_it_is_said(
+def test_a_lexical_encoder_keeps_its_fit_to_the_end_of_the_epoch(
     nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    encoders = "encoders=[{name: words, lexical: {width: 8}}]"
-    nights = Nights(nights.data, nights.home, [*nights.settings, encoders])
-    assert nights.night("nightly.train_share=1").epoch == 1
-    assert nights.night("nightly.train_share=1").epoch == 1
+    def with_words(more: str = "") -> Nights:
+        words = f"encoders=[{{name: words, lexical: {{width: 8{more}}}}}]"
+        return Nights(nights.data, nights.home, [*nights.settings, words])
+
+    untrained = "nightly.train_share=1"
+    assert with_words().night(untrained).epoch == 1
     nights.change_documents(edited)
-    last = nights.night("nightly.train_share=1")
-    assert (last.epoch, last.searched) == (2, last.pairs)
-    assert nights.rows() == nights.rows_from_scratch(tmp_path / "scratch")
+    second = with_words().night(untrained)
+    assert (second.epoch, second.changed) == (1, 1)
+    assert second.searched < second.pairs
+    (fit,) = [path.name for path in (nights.home / "work" / "store" / "lexical").glob("*.safetensors")]
+    assert nights.rows() == with_words(f", fit: {fit}").rows_from_scratch(tmp_path / "pinned")
+
+    capsys.readouterr()
+    nights.change_documents(lambda rows: [*rows, newcomer(3)])
+    third = with_words().night(untrained, "nightly.refit_share=0.01")
+    assert (third.epoch, third.searched) == (2, third.pairs)
+    assert nights.rows() == with_words().rows_from_scratch(tmp_path / "anew")
     said = capsys.readouterr().err
-    assert "warning: words is fitted on the corpus" in said
-    assert "epoch 2 begins: other encoders, or one that is fitted on the corpus" in said
+    assert said.count("epoch 2 begins") == 1
+    assert "documents came since the basis was fitted" in said
+    assert with_words().night(untrained).epoch == 2
 
 
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:

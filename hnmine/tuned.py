@@ -1,0 +1,164 @@
+"""Spaces of bi-encoders tuned with hard negatives of their own: what STAR, ADORE and ANCE bring to a comparison.
+
+    STAR          both towers, static hard negatives of the start and those of the batch (`star`)
+    ADORE + STAR  then the query tower alone, against what it finds at every step (`adore`)
+    ANCE          both towers, hard negatives found anew after every epoch
+
+Each begins with the first model of the ensemble. A tuned encoder is kept in OUT/encoders/<name>-<seed> with the digest
+of all that decides it, its vectors in the store; so neither is made twice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from hnmine import device as devices
+from hnmine import weights
+from hnmine.adore import adore
+from hnmine.config import Config, EncoderConfig
+from hnmine.embed import device_for, embed
+from hnmine.encoders import plan
+from hnmine.fitting import Recipe
+from hnmine.fuse import unit_rows
+from hnmine.progress import say, track
+from hnmine.runs import Run, digest, versions, write_json
+from hnmine.star import TrainingSet, star
+from hnmine.store import VectorStore
+from hnmine.train_config import TrainConfig
+from hnmine.types import Float32, Role, Space, Texts
+
+Method = Literal["STAR", "ADORE + STAR", "ANCE"]
+_EPOCHS, _RATE, _QUERIES_PER_STEP, _ROUNDS = 3, 2e-5, 32, 3
+_RECORD = "tuned.json"
+
+
+def start_of(config: Config) -> EncoderConfig | None:
+    """Return the encoder that is tuned: the first that is a model without adapters or code of its own."""
+    for encoder in config.encoders:
+        adapted = encoder.query_adapter or encoder.document_adapter or encoder.trust_remote_code
+        if encoder.model is not None and not adapted:
+            return encoder
+    return None
+
+
+class Tuned:
+    """Tunes encoders and keeps them."""
+
+    def __init__(self, given: TrainingSet, config: Config, run: Run) -> None:
+        """Take what is trained on; `start_of(config)` must not be None."""
+        start = start_of(config)
+        assert start is not None
+        assert start.model is not None
+        self._given, self._config, self._run, self._encoder = given, config, run, start
+        self._start = weights.resolve(start.model, start.revision)
+        self._device = devices.choose(config.train.device)
+        self._spaces: dict[tuple[Method, int], Space] = {}
+
+    def space(self, method: Method, seed: int) -> Space:
+        """Return all documents and queries as the tuned encoder sees them."""
+        if (method, seed) not in self._spaces:
+            self._spaces[method, seed] = self._make(method, seed)
+        return self._spaces[method, seed]
+
+    def _make(self, method: Method, seed: int) -> Space:
+        recipe = self._recipe(method, seed)
+        out = self._run.out / "encoders" / f"{method.lower().replace(' + ', '-')}-{seed}"
+        given = self._given
+        rows = [given.pairs.query_rows_P.tolist(), given.pairs.doc_rows_P.tolist()]
+        identity = digest(
+            {
+                "method": method,
+                "start": weights.folder_sha256(self._start),
+                "texts": [digest(given.documents.texts), digest(given.queries.texts)],
+                "given": digest([rows, [sorted(given.known[row]) for row in sorted(given.known)]]),
+                "recipe": asdict(recipe),
+                "versions": versions(),
+            }
+        )
+        if _is(out / _RECORD, identity):
+            say("compare", f"{method}, seed {seed}: reused {out}")
+            docs_of = self._run.out / "encoders" / f"star-{seed}" if method == "ADORE + STAR" else out
+            return self._encoded(docs_of, out)
+        shutil.rmtree(out, ignore_errors=True)
+        if method == "ADORE + STAR":
+            docs_NR = self.space("STAR", seed).docs_NR
+            star_folder = self._run.out / "encoders" / f"star-{seed}"
+            steps = recipe.epochs * len(given.query_rows())
+            with track("compare", f"{method}, seed {seed}", steps, "queries") as progress:
+                space = adore(
+                    star_folder,
+                    docs_NR,
+                    given,
+                    recipe,
+                    out,
+                    encode=self._encode,
+                    device=self._search_device(),
+                    done=lambda count, loss: progress.advance(count, f"loss {loss:.3f}"),
+                )
+        else:
+            rounds = _ROUNDS if method == "ANCE" else 1
+            steps = rounds * recipe.epochs * len(given.query_rows())
+            with track("compare", f"{method}, seed {seed}", steps, "queries") as progress:
+                space = star(
+                    self._start,
+                    self._encoded(self._start, self._start),
+                    given,
+                    recipe,
+                    out,
+                    encode=self._encode,
+                    device=self._search_device(),
+                    rounds=rounds,
+                    in_batch=method == "STAR",
+                    done=lambda count, loss: progress.advance(count, f"loss {loss:.3f}"),
+                )
+        write_json(out / _RECORD, {"identity": identity})  # last: a folder without it is not trusted
+        return space
+
+    def _recipe(self, method: Method, seed: int) -> Recipe:
+        settings = TrainConfig(
+            kind="bi-encoder",
+            loss="logistic",
+            epochs=1 if method == "ANCE" else _EPOCHS,  # a round
+            learning_rate=_RATE,
+            pairs_per_batch=_QUERIES_PER_STEP,
+            max_tokens=self._config.train.max_tokens,
+            seed=seed,
+        )
+        dtype = devices.choose_dtype(self._config.train.dtype, self._device.kind, training=True)
+        return Recipe.of(settings, self._device, dtype)
+
+    def _search_device(self) -> devices.Choice:
+        return devices.choose(self._config.search.device, needs="faiss-gpu")
+
+    def _encoded(self, of_documents: Path, of_queries: Path) -> Space:
+        return Space(
+            docs_NR=self._encode(of_documents, self._given.documents, "document"),
+            queries_QR=self._encode(of_queries, self._given.queries, "query"),
+        )
+
+    def _encode(self, folder: Path, texts: Texts, role: Role) -> Float32:
+        """Return unit vectors by the model in `folder`, through the store and its actors."""
+        changes = {"name": folder.name, "model": str(folder), "revision": None, "max_tokens": self._most_tokens()}
+        settings = self._encoder.model_copy(update=changes)
+        root = self._config.embed.store or self._run.out / "store"
+        planned = plan(settings, texts, root, device_for(self._config.embed), self._config.embed.tokens_per_batch)
+        made = embed(planned, {role: texts}, VectorStore(root, planned.fingerprint), self._config.embed)
+        return unit_rows(made.take(role, np.arange(len(texts))))
+
+    def _most_tokens(self) -> int:
+        own = self._encoder.max_tokens
+        most = self._config.train.max_tokens
+        return most if own is None else min(own, most)
+
+
+def _is(path: Path, identity: str) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes())["identity"] == identity)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
