@@ -40,7 +40,12 @@ _STEPS = {
     "compare": "train a re-ranker with every way to choose negatives, and compare them; goes on where it was stopped",
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
+_QUICK_ARMS = (
+    "positives-only, in-batch, random, bm25, random-of-bm25-s-first-50, percpos-0.95, two-conditions, "
+    "two-conditions-then-bm25, percpos-0.95-then-bm25, star, adore-star"
+)
 _QUICK = (
+    f"compare.arms=[{_QUICK_ARMS}]",
     "compare.seeds=1",
     "train.max_pairs=300",
     "train.max_tokens=128",
@@ -131,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")
             command.add_argument("--list", action=_ListArms, nargs=0, help="list the arms and end")
             command.add_argument("--seeds", type=int, metavar="N", help="trainings an arm (default 3)")
-            command.add_argument("--quick", action="store_true", help=f"one seed, and {', '.join(_QUICK[1:])}")
+            command.add_argument("--quick", action="store_true", help=f"minutes, not hours: {', '.join(_QUICK)}")
     paired = commands.add_parser(
         "paired",
         help="test two rankings of the same queries against each other",

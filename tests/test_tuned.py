@@ -1,0 +1,59 @@
+"""Encoders tuned for a comparison: kept, not made twice, and each space that of its method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnmine.config import Config
+from hnmine.runs import open_run
+from hnmine.settings import load
+from hnmine.tuned import Tuned, start_of
+from tests.test_star import tiny_model, training_set
+
+
+def config_of(folder: Path) -> Config:
+    encoder = f"{{name: letters, model: {folder}, dtype: float32}}"
+    more = ["embed.ray=false", "train.max_tokens=32", "train.dtype=float32"]
+    return load(overrides=[f"encoders=[{{name: words, lexical: {{width: 4}}}}, {encoder}]", *more])
+
+
+def test_what_is_tuned_is_the_first_model_that_has_no_adapters_or_code_of_its_own():
+    adapted = "{name: a, model: x, query_adapter: q}"
+    coded = "{name: c, model: y, trust_remote_code: true}"
+    assert start_of(load(overrides=[f"encoders=[{adapted}, {coded}, {{name: z, model: z}}]"])).name == "z"
+    assert start_of(load(overrides=["encoders=[{name: words, lexical: {}}]"])) is None
+
+
+def test_each_space_is_that_of_its_method_and_is_not_made_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, given = config_of(tiny_model(tmp_path / "start")), training_set()
+    with open_run(tmp_path / "out", config) as run:
+        tuned = Tuned(given, config, run)
+        start = tuned._encoded(tuned._start, tuned._start)
+        spaces = {method: tuned.space(method, 3) for method in ("ADORE + STAR", "STAR", "ANCE")}
+        assert tuned.space("STAR", 3) is spaces["STAR"]
+        for space in spaces.values():
+            assert space.docs_NR.shape == start.docs_NR.shape
+            np.testing.assert_allclose(np.linalg.norm(space.queries_QR, axis=1), 1, atol=1e-5)
+            assert not np.allclose(space.queries_QR, start.queries_QR, atol=1e-4), "something was learned"
+        assert np.array_equal(spaces["ADORE + STAR"].docs_NR, spaces["STAR"].docs_NR), "documents stay"
+        assert not np.allclose(spaces["ADORE + STAR"].queries_QR, spaces["STAR"].queries_QR, atol=1e-4)
+        assert not np.allclose(spaces["ANCE"].docs_NR, spaces["STAR"].docs_NR, atol=1e-4)
+        assert sorted(path.name for path in (run.out / "encoders").iterdir()) == ["adore-star-3", "ance-3", "star-3"]
+
+        capsys.readouterr()
+        again = Tuned(given, config, run)
+        for method, space in spaces.items():
+            kept = again.space(method, 3)
+            assert np.array_equal(kept.docs_NR, space.docs_NR)
+            assert np.array_equal(kept.queries_QR, space.queries_QR)
+        said = capsys.readouterr().err
+        assert said.count("reused") == 3
+        assert ", 0 encoded" in said
+        assert " queries in " not in said, "nothing is tuned again"
+        (run.out / "encoders" / "star-3" / "tuned.json").write_text("{}")
+        assert np.array_equal(Tuned(given, config, run).space("STAR", 3).docs_NR, spaces["STAR"].docs_NR)
