@@ -1,13 +1,14 @@
 """One job at a time, also across machines: a lock with an owner and a lease, on a folder or an object store.
 
-    PLACE/lock/<state>_<seconds>_<since>_<owner>_<unique>    a claim, empty: who wants or holds the lock, and for how
-                                                             long it stands without renewal
+    PLACE/lock/claim_<seconds>_<since>_<owner>_<unique>    who wants or holds the lock, and how long it stands unrenewed
+    PLACE/lock/holds_<the same>                            that it is held; only for what others are told
 
 Object stores can neither create a file only if it is absent nor rename one (not through pyarrow.fs), so the lock asks
-for less: that a file which was written is in every later listing, as on a folder, S3, GCS and Azure. Whoever wants the
-lock writes a claim of its own, *then* lists. Of two, the one that wrote last sees the other; who sees another claim
-withdraws, and ends if that one holds the lock already; if both only wanted it, each tries again after a random while.
-So never two hold it, and no clock and no waiting time is relied on for that. Nothing is ever read but the listing.
+for less: that a file which was written before a listing began, and is not removed meanwhile, is in it, as on a folder,
+S3, GCS and Azure. Whoever wants the lock writes a claim of its own, *then* lists. Of two, the one that wrote last sees
+the other, whose claim keeps its name and its place until it is given up; who sees another claim withdraws, and ends if
+the lock is held already; if both only wanted it, each tries again after a random while. So never two hold it, and no
+clock and no waiting time is relied on for that. Nothing is ever read but the listing.
 
 A dead owner's claim stands until it is older than its lease, and both ages are the store's own: that of a claim just
 written is subtracted. No machine's clock matters. The holder renews it four times a lease. One that could not for half
@@ -39,16 +40,16 @@ _RENEWALS = 4
 
 @dataclass(frozen=True)
 class _Claim:
-    state: str
     seconds: float
     since: str
     owner: str
     age: float
+    held: bool
 
     @classmethod
-    def of(cls, name: str, age: float) -> _Claim:
-        state, seconds, since, owner, _ = name.split("_")
-        return cls(state, float(seconds), since, owner, age)
+    def of(cls, name: str, age: float, *, held: bool) -> _Claim:
+        _, seconds, since, owner, _ = name.split("_")
+        return cls(float(seconds), since, owner, age, held)
 
 
 class Lease:
@@ -58,8 +59,8 @@ class Lease:
         self._folder, self._seconds = place / "lock", seconds
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         host = re.sub(r"[^A-Za-z0-9.\-]", "-", socket.gethostname())
-        self._claim = f"{seconds:g}_{since}_process-{os.getpid()}-on-{host}_{uuid.uuid4().hex}"
-        self._wants, self._holds = f"wants_{self._claim}", f"holds_{self._claim}"
+        name = f"{seconds:g}_{since}_process-{os.getpid()}-on-{host}_{uuid.uuid4().hex}"
+        self._claim, self._mark = f"claim_{name}", f"holds_{name}"
         self._renewed = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -80,16 +81,15 @@ class Lease:
     def acquire(self) -> None:
         """Take the lock; see `hold`."""
         for turn in range(_TRIES):
-            self._write(self._wants)
+            self._write_claim()
             others = self._others()
             if not others:
                 self.check()  # asleep since the claim was written, it may have been taken for dead
-                self._write(self._holds)
-                self._folder.remove(self._wants)
+                self._folder.touch(self._mark)
                 self._thread.start()
                 return
-            self._folder.remove(self._wants)
-            holder = next((claim for claim in others if claim.state == "holds"), None)
+            self._folder.remove(self._claim)
+            holder = next((claim for claim in others if claim.held), None)
             if holder is not None:
                 raise InUseError(
                     f"another job holds {self._folder}: {holder.owner}, since {holder.since}, last heard of "
@@ -104,33 +104,37 @@ class Lease:
         self._done.set()
         if self._thread.ident is not None:
             self._thread.join()
-        for name in (self._wants, self._holds):
+        for name in (self._mark, self._claim):
             self._folder.remove(name)
 
     def _renew(self) -> None:
         while not self._done.wait(self._seconds / _RENEWALS):
             try:
                 self.check()
-                self._write(self._holds)
+                self._write_claim()
             except InUseError:
                 return  # a claim that was given up must not come back
             except HnmineError:
                 continue  # the store does not answer; `check` tells when that has lasted too long
 
-    def _write(self, name: str) -> None:
+    def _write_claim(self) -> None:
         began = time.monotonic()
-        self._folder.write(name, b"")
+        self._folder.touch(self._claim)
         self._renewed = began
 
     def _others(self) -> list[_Claim]:
         """Return the claims of others that stand; what has expired is removed."""
-        times = {name: at for name, at in self._folder.times().items() if name.startswith(("wants_", "holds_"))}
-        now = times.pop(self._wants, 0.0)  # gone: others took it for dead, and `check` will say so
+        times = self._folder.times()
+        now = times.get(self._claim, 0.0)  # gone: others took it for dead, and `check` will say so
         standing = []
         for name, written in times.items():
-            claim = _Claim.of(name, max(0.0, now - written))
+            if not name.startswith("claim_") or name == self._claim:
+                continue
+            mark = name.replace("claim_", "holds_", 1)
+            claim = _Claim.of(name, max(0.0, now - written), held=mark in times)
             if claim.age > claim.seconds:
                 self._folder.remove(name)
+                self._folder.remove(mark)
             else:
                 standing.append(claim)
         return standing

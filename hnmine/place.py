@@ -109,6 +109,15 @@ class Place:
                     self.filesystem.delete_file(target)
                 raise
 
+    def touch(self, name: str) -> None:
+        """Make a small file, or renew its time; its name is in every listing from then on, also while it is renewed.
+
+        `write` renames, and who lists a folder meanwhile may see neither name.
+        """
+        self.create()
+        with self._telling("written"), self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
+            stream.write(b".")
+
     def remove(self, name: str) -> None:
         """Remove a file; it may be gone already."""
         with self._telling("cleared"), contextlib.suppress(FileNotFoundError):

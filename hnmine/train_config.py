@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -142,7 +142,7 @@ class CompareConfig(Section):
     arms: tuple[str, ...] | None = Field(None, min_length=1, description="which; null: all that `hnmine compare` knows")
     seeds: int = Field(3, ge=1, le=100, description="trainings an arm, from train.seed on")
     negatives: int = Field(4, ge=2, le=64, description="negatives a pair, the same for all arms")
-    learning_rates: tuple[float, ...] = Field(
+    learning_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (5e-6, 2e-5), min_length=1, description="the best on dev is taken for each arm, found with its first seed"
     )
 

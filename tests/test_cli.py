@@ -74,7 +74,7 @@ def append(file: Path, text: str) -> None:
         (["--set", "encoders=[{name: x, lexical: {wide: 1}}]"], ["wide: unknown key; did you mean 'width'?"]),
         (["--set", "train.learning_rate=.nan"], ["train.learning_rate", "finite number"]),
         (["--set", "select=3"], ["select:", "got 3"]),
-        (["--set", "train.presets=[best]"], ["train.presets", "'anchored' or 'paper'", "got 'best'"]),
+        (["--set", "train.presets=[best]"], ["train.presets", "'anchored', 'paper' or 'positives'", "got 'best'"]),
         (["--config", "missing.yaml"], ["config file missing.yaml does not exist"]),
         (["--config", "."], ["config file . cannot be read"]),
     ],

@@ -70,6 +70,22 @@ def wait_until_held(process: subprocess.Popen[str]) -> None:
     assert process.stdout.readline().startswith("held")
 
 
+def claims(place: Place) -> int:
+    return sum(name.startswith("claim_") for name in (place / "lock").files())
+
+
+def test_its_claim_is_in_every_listing_from_the_look_to_the_end_also_while_it_is_renewed(root):
+    place, over = Place.at(root), time.monotonic() + 1.5
+    with hold(place, 2.0) as lease:
+        seen = []
+        while time.monotonic() < over:
+            seen.append(claims(place))
+            lease._write_claim()
+            lease.check()
+    assert set(seen) == {1}
+    assert len(seen) > 20
+
+
 def test_of_processes_that_start_at_once_never_two_hold_it_and_each_has_its_turn(start):
     processes = [start(turns=3, stay=0.1, seconds=20) for _ in range(4)]
     for process in processes:
@@ -90,7 +106,7 @@ def test_a_second_start_is_told_who_holds_it(root):
         told = rf"another job holds .*lock: process-{os.getpid()}-on-.*, since \d{{4}}-.* expires 60 s after"
         with pytest.raises(InUseError, match=told), hold(place, 60):
             pytest.fail("held twice")
-        assert len((place / "lock").files()) == 1
+        assert claims(place) == 1
     assert (place / "lock").files() == []
     with hold(place, 60) as again:
         again.check()
@@ -166,7 +182,7 @@ with hold(Place.at(sys.argv[1]), float(sys.argv[2])) as lease:
             process.send_signal(signal.SIGCONT)
             out, _ = process.communicate("\n", timeout=30)
             assert "could not be renewed for" in out
-            assert len((place / "lock").files()) == 1
+            assert claims(place) == 1
             mine.check()
 
 

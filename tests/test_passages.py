@@ -207,7 +207,7 @@ def test_the_fingerprint_follows_the_pooling_and_its_bound_and_truncating_keeps_
     plans = [planned(folder), pooled(folder, "truncate"), pooled(folder, "mean"), pooled(folder, "max")]
     plans.append(pooled(folder, "mean", max_passages=4))
     assert len({own.fingerprint.digest for own in plans}) == len(plans)
-    facts = {"dtype", "files", "kind", "max_tokens", "sentence_transformers"}
+    facts = {"dtype", "engine", "files", "kind", "max_tokens", "sentence_transformers"}
     assert {name for name, _ in plans[1].fingerprint.facts} == facts
     assert {name for name, _ in plans[2].fingerprint.facts} == facts | {"pooling", "max_passages", "overlap"}
     assert "tiny: at most 4 passages of a document are read" in capfd.readouterr().err
