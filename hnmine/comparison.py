@@ -77,6 +77,8 @@ def known_arms(config: Config) -> dict[str, Arm]:
         "in-batch": Arm(about="Positives of the other pairs in the step.", in_batch=True),
     }
     found |= {name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | MIXTURES).items()}
+    what = "The two conditions and the margin loss, as in arXiv 2505.18366."
+    found["the paper"] = Arm(about=what, rule=RULES["two conditions"], loss="margin")
     found["BM25 and in-batch"] = Arm(about="Half of each.", rule=RULES["BM25"], in_batch=True)
     if start_of(config) is not None:
         found |= {name: Arm(about=what, rule=RULES["nearest document"], tuned=name) for name, what in _TUNED.items()}
@@ -122,7 +124,11 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
     table = ""
     for seed in range(config.compare.seeds):
         for name, arm in chosen.items():
-            found.setdefault(name, []).append(ground.cell(name, arm, config.train.seed + seed))
+            cell = ground.cell(name, arm, config.train.seed + seed)
+            if cell is None:
+                say("compare", f"{name}: no pair has a negative, so there is nothing to train on; left out")
+                continue
+            found.setdefault(name, []).append(cell)
             table = _table(found, start, hidden)
             run.write_text("compare.md", f"```\n{table}\n```\n")
     record = {
@@ -213,13 +219,15 @@ class _Ground:
             rates |= {name: found.hidden_rate for name, found in audited.items()}
         return rates
 
-    def cell(self, name: str, arm: Arm, seed: int) -> tuple[Cell, PerQuery]:
-        """Train the arm with this seed and measure it, or return what was measured before."""
+    def cell(self, name: str, arm: Arm, seed: int) -> tuple[Cell, PerQuery] | None:
+        """Train the arm with this seed and measure it, or return what was measured before; None: on nothing."""
         began = time.monotonic()
         own = f"{slug(name)}-{seed}"
         path = self._run.out / "compare" / f"{own}.json"
         rates = (self._rates[name],) if name in self._rates else self._config.compare.learning_rates
         lists, recipe, facts = self._lists(arm, seed)
+        if not len(lists):
+            return None
         recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
         identity = digest([self._bench.identity(self._start, lists, each) for each in recipes.values()])
         identity = digest([identity, self._scorer.identity])

@@ -60,6 +60,13 @@ def two_conditions(view: View, count: int) -> Int64:
     return nearer[view.d_query_n[nearer] < view.d_positive(nearer)][:count]
 
 
+def guarded(view: View, count: int, margin: float = 0.02, first_rank: int = 5) -> Int64:
+    """Choose as the two conditions do, of documents at most 0.02 nearer than the positive and beyond the 4 nearest."""
+    chosen = two_conditions(view, len(view.d_query_n))
+    lead_n = view.radius - view.d_query_n[chosen]
+    return chosen[(chosen >= first_rank - 1) & (lead_n <= margin)][:count]
+
+
 def percent_of_positive(view: View, count: int, share: float = 0.95) -> Int64:
     """Choose the nearest with at most 95 % of the positive's similarity (TopK-PercPos, arXiv 2407.15831)."""
     return np.flatnonzero(_at_most_percent(view, view.d_query_n, share))[:count]
@@ -175,7 +182,9 @@ RULES: dict[str, Rule] = {
 """By the name in tables. Those of BM25 choose from whatever first stage they are given, and nothing without one."""
 
 MIXTURES: dict[str, Rule] = {
+    "two conditions, guarded": guarded,
+    "two conditions, guarded, then BM25": mixture(guarded, 1, of_first_stage),
     "two conditions, then BM25": mixture(two_conditions, 1, of_first_stage),
     "PercPos 0.95, then BM25": mixture(percent_of_positive, 1, of_first_stage),
 }
-"""Rules for lists of several negatives; the first negative is that of the rule they are named after."""
+"""Rules made of others; with "then", the first negative of a list is that of the rule it is named after."""

@@ -7,6 +7,7 @@ OUT/store/               vectors
 OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
 OUT/evaluation/          scores and metrics a query
 OUT/audit.json           the last audit
+OUT/compare.md           the last comparison; OUT/compare/ and OUT/encoders/ what it goes on from
 """
 
 from __future__ import annotations
