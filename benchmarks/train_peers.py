@@ -58,21 +58,26 @@ def main() -> None:
     if options.contestant:
         print(json.dumps(contest(options)))
         return
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+    runs: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as work:
         start(Path(work) / "start")
         for _ in range(options.rounds):
             for name in CONTESTANTS:
                 line = [sys.executable, __file__, *sys.argv[1:], "--contestant", name, "--work", work]
                 done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
-                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-                print(name, runs[name][-1], flush=True)
+                runs.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
+                report(runs, options)
+
+
+def report(runs: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> None:
+    """Print what is known so far, and write it."""
     figures = {
         "triplets": options.triplets,
         "queries": options.queries,
         "cores": os.cpu_count(),
         "contestants": {
             name: {key: round(statistics.median(run[key] for run in of_name), 3) for key in of_name[0]}
+            | {"rounds": len(of_name)}
             for name, of_name in runs.items()
         },
         "versions": versions(),
@@ -80,7 +85,7 @@ def main() -> None:
     text = json.dumps(figures, indent=1)
     if options.out is not None:
         options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    print(text, flush=True)
 
 
 def start(folder: Path) -> None:
