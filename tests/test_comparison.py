@@ -27,7 +27,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def config_of(model: Path, *more: str) -> Config:
-    return load(overrides=[LEXICAL, f"train.model={model}", "train.max_tokens=64", "train.dtype=float32", *more])
+    settings = [f"train.model={model}", "train.max_tokens=64", "train.dtype=float32", "train.engine=torch"]
+    return load(overrides=[LEXICAL, *settings, *more])
 
 
 def test_every_arm_has_a_name_of_its_own_on_a_command_line_and_a_description():

@@ -69,6 +69,7 @@ def nights(tmp_path: Path) -> Nights:
         f"train.model={start}",
         "train.max_tokens=64",
         "train.dtype=float32",
+        "train.engine=torch",
         "train.learning_rate=0.003",
         "nightly.refit_share=0.9",
         "nightly.refit_variance=0.1",

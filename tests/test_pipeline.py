@@ -57,7 +57,14 @@ def hnmine_(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]
 
 def settings(model: Path, *more: str) -> list[str]:
     """Settings that make a run of seconds."""
-    overrides = [LEXICAL, f"train.model={model}", "train.max_tokens=64", "train.dtype=float32", *more]
+    overrides = [
+        LEXICAL,
+        f"train.model={model}",
+        "train.max_tokens=64",
+        "train.dtype=float32",
+        "train.engine=torch",
+        *more,
+    ]
     return [part for override in overrides for part in ("--set", override)]
 
 

@@ -38,6 +38,7 @@ _RECIPE = Recipe.of(
         pairs_per_batch=8,
         max_tokens=32,
         evaluations_per_epoch=1,
+        engine="torch",  # nothing to be gained on a model this small
     ),
     Choice(kind="cpu", reason="test"),
     "float32",

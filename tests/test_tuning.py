@@ -147,7 +147,13 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
 ) -> None:
     teacher, other = tiny_model(tmp_path / "teacher", seed=1), tiny_model(tmp_path / "other", seed=2)
     start = tiny_model(tmp_path / "start")
-    more = [f"train.model={start}", "train.max_tokens=32", "train.dtype=float32", "train.presets=[anchored, positives]"]
+    more = [
+        f"train.model={start}",
+        "train.max_tokens=32",
+        "train.dtype=float32",
+        "train.engine=torch",
+        "train.presets=[anchored, positives]",
+    ]
     splits, config = splits_of(data, *teaching(teacher), *more)
     found, files = tune(splits, config.train, run)
     said = capsys.readouterr().err
