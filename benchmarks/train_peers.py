@@ -126,6 +126,7 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     import torch
 
     from hnmine import losses
+    from hnmine.dropout import seeded
     from hnmine.fitting import Recipe, _backward, adamw
     from hnmine.lists import Lists
     from hnmine.reranker import Reranker
@@ -145,9 +146,9 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     steps = recipe.steps(len(lists))
     began = time.monotonic()
     for step, (batch, _) in enumerate(recipe.batches(len(lists))):
-        torch.manual_seed(step)
         reranker.train_mode()
-        _backward(reranker, reranker.model, lists, batch, loss_of, 1 / len(batch))
+        with seeded("cpu", step):
+            _backward(reranker, reranker.model, lists, batch, loss_of, 1 / len(batch))
         torch.nn.utils.clip_grad_norm_(reranker.model.parameters(), recipe.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step, steps)

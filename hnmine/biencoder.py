@@ -41,7 +41,8 @@ class _Cosine(torch.nn.Module):
 class BiEncoder:
     """A loaded SentenceTransformer on one device."""
 
-    TRAIN_TOKENS_PER_PASS = 4096
+    TRAIN_TOKENS_PER_PASS: ClassVar = {"cpu": 2048, "cuda": 16_384}
+    """On a CPU the activations of a pass should stay in its caches."""
     PASS_TOKENS: ClassVar = {"cpu": 256, "cuda": 2048}
     """What a forward and backward pass costs beside its documents' tokens, in tokens: each encodes its queries."""
 

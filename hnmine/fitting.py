@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hnmine import losses
 from hnmine.biencoder import BiEncoder
 from hnmine.device import Choice
+from hnmine.dropout import seeded
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task, means, measure, rerank
 from hnmine.lists import Lists, step_lists
@@ -172,13 +173,13 @@ class _Worker:
         for step, (batch, is_look) in enumerate(self._recipe.batches(len(self._job.lists)), 1):
             if step <= self._done:
                 continue
-            torch.manual_seed((self._recipe.seed << 32) + step * self._world + self._rank)
             self._reranker.train_mode()
             lists = step_lists(self._job.lists, batch, self._recipe.in_batch_negatives, (self._recipe.seed, step))
             own = range(len(batch))[self._rank :: self._world]
-            loss, padding = _backward(
-                self._reranker, self._network, lists, own, loss_of, share=self._world / len(batch)
-            )
+            with seeded(self._recipe.device, (self._recipe.seed << 32) + step * self._world + self._rank):
+                loss, padding = _backward(
+                    self._reranker, self._network, lists, own, loss_of, share=self._world / len(batch)
+                )
             norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
             if not torch.isfinite(norm):  # the same on every worker
                 raise ModelError(f"the gradient became {norm.item()} at step {step}; lower train.learning_rate")
@@ -312,7 +313,7 @@ def _scores(reranker: Reranker | BiEncoder, network: Any, rows: list[list[Any]])
     """Return the scores of tokenised lists (B, L), which of them count, and the tokens read, padding included."""
     flat = [row for of_list in rows for row in of_list]
     lengths = np.array([reranker.length(row) for row in flat])
-    parts = _passes(lengths, reranker.TRAIN_TOKENS_PER_PASS, reranker.PASS_TOKENS[reranker.device])
+    parts = _passes(lengths, reranker.TRAIN_TOKENS_PER_PASS[reranker.device], reranker.PASS_TOKENS[reranker.device])
     scores = torch.cat([reranker.forward([flat[i] for i in part], network) for part in parts])
     back = torch.empty(len(flat), dtype=torch.long)
     back[torch.tensor([i for part in parts for i in part])] = torch.arange(len(flat))

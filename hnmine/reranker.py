@@ -62,7 +62,8 @@ def _config(folder: Path) -> dict[str, Any]:
 class Reranker:
     """A loaded re-ranker on one device."""
 
-    TRAIN_TOKENS_PER_PASS = 4096
+    TRAIN_TOKENS_PER_PASS: ClassVar = {"cpu": 2048, "cuda": 16_384}
+    """On a CPU the activations of a pass should stay in its caches."""
     PASS_TOKENS: ClassVar = {"cpu": 32, "cuda": 2048}
     """What a forward and backward pass costs beside its tokens, in tokens."""
 

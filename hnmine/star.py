@@ -26,6 +26,7 @@ from torch import Tensor
 from hnmine import losses
 from hnmine.biencoder import BiEncoder
 from hnmine.device import Choice
+from hnmine.dropout import seeded
 from hnmine.errors import ModelError
 from hnmine.fitting import Recipe, adamw, set_dropout
 from hnmine.search import Searcher
@@ -76,9 +77,9 @@ class Tuner:
         Raises:
             ModelError: the gradient is not finite.
         """
-        torch.manual_seed((self._recipe.seed << 32) + number)
         self._encoder.train_mode()
-        loss = loss_of(self._encoder)
+        with seeded(self._recipe.device, (self._recipe.seed << 32) + number):
+            loss = loss_of(self._encoder)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self._encoder.model.parameters(), self._recipe.clip_norm)
         if not torch.isfinite(norm):
