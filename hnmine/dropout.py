@@ -1,4 +1,4 @@
-"""Dropout on a CPU from cheap random numbers: torch draws its own one by one, a third of the time of a training step."""
+"""Dropout on a CPU from cheap random numbers: torch draws its own one by one, a third of the time of a step."""
 
 from __future__ import annotations
 

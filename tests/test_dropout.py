@@ -19,7 +19,9 @@ def test_a_share_is_dropped_and_the_rest_keeps_the_mean(rate: float, dtype: torc
     assert out.dtype == dtype
     dropped = float((out == 0).float().mean())
     assert dropped == pytest.approx(rate, abs=4 * (rate * (1 - rate) / x.numel()) ** 0.5)
-    assert set(out.float().unique().tolist()) == {0.0, float(torch.tensor(1 / (1 - rate), dtype=dtype))}
+    assert out.float().unique().tolist() == pytest.approx(
+        [0, 1 / (1 - rate)], rel=1e-4 if dtype is torch.float32 else 0.01
+    )
     rows, columns = (out == 0).float().mean(dim=1), (out == 0).float().mean(dim=0)
     for means, drawn in ((rows, 401), (columns, 300)):
         assert float(means.std()) == pytest.approx((rate * (1 - rate) / drawn) ** 0.5, rel=0.2), "as if independent"
