@@ -7,8 +7,8 @@ starts with nothing stored, *warm* follows with the vectors in our store and in 
 with all-MiniLM-L6-v2 at its own 256 tokens and choose one negative a train pair; the peer runs at its defaults, on all
 cores. Ours adds a PCA to 95 %, the two conditions and the proof. The contestants take turns, in each round all of them:
 
-    hnmine           as a user runs it: Ray Data, one actor with the cores of the machine (up to 8)
-    plain loop       embed.ray=false: the same steps in one process; the difference is what Ray costs
+    hnmine           as a user runs it: on a few cores in one process, else by Ray Data
+    Ray Data         embed.ray=true: one actor with all cores (up to 8); the difference is what Ray costs
     peer             mine_hard_negatives
 
 Peak memory is the sum of proportional set sizes over the process and its children, sampled every half second.
@@ -37,7 +37,7 @@ from hnmine.sources import read_beir
 from hnmine.weights import resolve
 
 MODEL = "all-MiniLM-L6-v2"
-OURS = {"hnmine": [], "plain loop": ["--set", "embed.ray=false"]}
+OURS = {"hnmine": [], "Ray Data": ["--set", "embed.ray=true"]}
 
 
 def main() -> None:

@@ -130,7 +130,11 @@ class EmbedConfig(Section):
     tokens_per_batch: int | None = Field(
         None, ge=64, description="tokens, padding included, in one forward pass; null: 2048 on a CPU, 65536 on a GPU"
     )
-    ray: bool = Field(True, description="false: encode in this process, without Ray")
+    ray: bool | None = Field(
+        None,
+        description="encode by Ray's actors, or in this process; null: by Ray on a cluster, on GPUs, where actors are "
+        "set, and with more CPU cores than one actor uses",
+    )
 
     @field_validator("store", mode="before")
     @classmethod

@@ -190,13 +190,25 @@ class EncodeBlock:
 
 def _encode(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[int]:
     """Encode all blocks, yielding how many texts are done as blocks are finished."""
-    if not config.ray or len(blocks) == 1:
+    by_ray = _worth_ray(plan, config) if config.ray is None else config.ray
+    if not by_ray or len(blocks) == 1:
+        say("embed", f"{plan.name}: in this process{_how(plan)}, {len(blocks)} block(s)")
         work = EncodeBlock(plan, store, None)
         results: Iterator[pa.Table] = (work(block) for block in blocks)
         yield from _counts(results)
         return
     start_ray()
     yield from _counts(_over_actors(plan, blocks, store, config))
+
+
+def _how(plan: Plan) -> str:
+    return f", {plan.dtype} by {plan.engine}" if plan.kind == "model" else ""
+
+
+def _worth_ray(plan: Plan, config: EmbedConfig) -> bool:
+    """Whether there is more to compute on than one process can use; on a few cores Ray costs seconds and a gibibyte."""
+    several = config.actors is not None or (os.cpu_count() or 1) > MOST_LANES
+    return bool(os.environ.get("RAY_ADDRESS")) or plan.device == "cuda" or several
 
 
 def _counts(results: Iterator[pa.Table]) -> Iterator[int]:
@@ -221,8 +233,7 @@ def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config:
     side_by_side = f", {lanes} batches at a time" if lanes > 1 else ""
     say(
         "embed",
-        f"{plan.name}: {actors} actor(s) on {plan.device}{side_by_side}, {plan.dtype} by {plan.engine}, "
-        f"{len(blocks)} blocks",
+        f"{plan.name}: {actors} actor(s) on {plan.device}{side_by_side}{_how(plan)}, {len(blocks)} blocks",
     )
     with warnings.catch_warnings():  # Ray 2.60 has no other way to set max_task_retries than the deprecated one
         warnings.simplefilter("ignore")

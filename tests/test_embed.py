@@ -20,7 +20,7 @@ import pytest
 
 from hnmine.config import EmbedConfig, EncoderConfig, LexicalConfig
 from hnmine.device import Choice
-from hnmine.embed import Embedded, cpu_actors, embed, gpu_actors
+from hnmine.embed import Embedded, _worth_ray, cpu_actors, embed, gpu_actors
 from hnmine.encoders import Plan, plan
 from hnmine.errors import DeviceError, ModelError
 from hnmine.lexical import Fit
@@ -358,3 +358,20 @@ def test_a_block_that_always_kills_its_actor_ends_in_a_model_error(tmp_path):
     texts = {"document": Texts(ids=("1", "2"), texts=("mysql", "cloud")), "query": TEXTS["query"].take([])}
     with pytest.raises(ModelError, match=r"encoder deadly: its process died 4 times on one block"):
         run(plan, tmp_path, texts, ray=True, actors=1, block_texts=1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "address", "actors", "expected"),
+    [
+        (2, "cpu", "", None, False),
+        (8, "cpu", "", None, False),
+        (9, "cpu", "", None, True),
+        (2, "cpu", "", 1, True),
+        (2, "cpu", "ray://head", None, True),
+        (2, "cuda", "", None, True),
+    ],
+)
+def test_ray_is_started_where_one_process_is_not_enough(monkeypatch, tiny, cores, device, address, actors, expected):
+    monkeypatch.setattr("hnmine.embed.os.cpu_count", lambda: cores)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert _worth_ray(replace(tiny, device=device), EmbedConfig(actors=actors)) is expected
