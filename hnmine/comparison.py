@@ -33,7 +33,7 @@ from hnmine.lists import Lists, training_lists
 from hnmine.mining import groups_of_equal_text
 from hnmine.progress import say, track
 from hnmine.ranking import TESTED, Scorer
-from hnmine.rules import MIXTURES, RULES, Rule, about
+from hnmine.rules import GUARDED, MIXTURES, RULES, Rule, about
 from hnmine.runs import Run, digest, versions, write_json
 from hnmine.select import Known
 from hnmine.significance import paired
@@ -76,7 +76,7 @@ def known_arms(config: Config) -> dict[str, Arm]:
         "positives only": Arm(about="Each positive by itself, no negative at all.", loss="bce"),
         "in-batch": Arm(about="Positives of the other pairs in the step.", in_batch=True),
     }
-    found |= {name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | MIXTURES).items()}
+    found |= {name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | GUARDED | MIXTURES).items()}
     what = "The two conditions and the margin loss, as in arXiv 2505.18366."
     found["the paper"] = Arm(about=what, rule=RULES["two conditions"], loss="margin")
     found["BM25 and in-batch"] = Arm(about="Half of each.", rule=RULES["BM25"], in_batch=True)

@@ -181,10 +181,12 @@ RULES: dict[str, Rule] = {
 }
 """By the name in tables. Those of BM25 choose from whatever first stage they are given, and nothing without one."""
 
+GUARDED: dict[str, Rule] = {"two conditions, guarded": guarded}
+"""What the audit measures by the guards themselves."""
+
 MIXTURES: dict[str, Rule] = {
-    "two conditions, guarded": guarded,
     "two conditions, guarded, then BM25": mixture(guarded, 1, of_first_stage),
     "two conditions, then BM25": mixture(two_conditions, 1, of_first_stage),
     "PercPos 0.95, then BM25": mixture(percent_of_positive, 1, of_first_stage),
 }
-"""Rules made of others; with "then", the first negative of a list is that of the rule it is named after."""
+"""Rules for lists of several negatives; the first negative is that of the rule they are named after."""

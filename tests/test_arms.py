@@ -14,12 +14,12 @@ from hnmine.arms import choose, clusters
 from hnmine.device import Choice
 from hnmine.first_stage import NO_ROW
 from hnmine.fuse import unit_rows
-from hnmine.rules import MIXTURES, RULES, Rule, View
+from hnmine.rules import GUARDED, MIXTURES, RULES, Rule, View
 from hnmine.search import Searcher
 from hnmine.select import Known, select
 from hnmine.types import Pairs, Space, distance
 
-ALL = RULES | MIXTURES
+ALL = RULES | GUARDED | MIXTURES
 CPU = Choice(kind="cpu", reason="test")
 
 

@@ -126,6 +126,7 @@ def test_every_night_equals_a_run_from_scratch_and_decides_by_what_changed(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nights: Nights) -> None:
     command = [sys.executable, "-m", "hnmine.cli", "nightly", "--data", nights.data, "--home", nights.home]
     with subprocess.Popen([*map(str, command), *nights.options], stderr=subprocess.PIPE, text=True) as process:

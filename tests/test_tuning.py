@@ -142,6 +142,7 @@ def test_a_teacher_without_a_head_is_refused_before_anything_is_trained(data: Pa
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reused(
     data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
