@@ -63,6 +63,7 @@ class ModelEncoder:
     def _compile(self, plan: Plan) -> None:
         """Let OpenVINO compute the transformer; what comes before and after it stays torch's."""
         from transformers.modeling_outputs import BaseModelOutput
+        from transformers.utils import logging
 
         body = self._model.transformers_model
         parameters = inspect.signature(body.forward).parameters
@@ -70,10 +71,14 @@ class ModelEncoder:
             {name: value for name, value in self._model.preprocess(list(texts)).items() if name in parameters}
             for texts in (("one", "one and two and three"), ("one two three four five", "one", "one two"))
         )
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # tracing looks at a loss that encoders have none of, and is warned of it
         try:
             compiled = engines.OpenVino(body, "last_hidden_state", examples, plan.dtype, self._lanes)
         except ModelError as error:
             raise ModelError(f"encoder {plan.name}: {error}") from None
+        finally:
+            logging.set_verbosity(verbosity)
         body.forward = lambda **inputs: BaseModelOutput(last_hidden_state=compiled(**inputs))
         for parameter in body.parameters():
             parameter.data = parameter.data.new_empty(0)  # OpenVINO has its own
