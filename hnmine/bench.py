@@ -150,7 +150,7 @@ class Bench:
             dev_by_step={str(step): trained.dev[step] for step in sorted(trained.dev)},
             recipe=settings,
         )
-        _write_card(out, name, record)
+        _write_card(out, name, record, self._about_data())
         write_json(out / RECORD, record.model_dump())  # last: a folder without it is not trusted
         before = f" (start {trained.dev[0]:.3f})" if 0 in trained.dev else ""
         say(
@@ -171,6 +171,13 @@ class Bench:
                 "workers": self._workers,
                 "versions": versions(),
             }
+        )
+
+    def _about_data(self) -> str:
+        texts = self.documents.texts
+        return (
+            f"Data: {len(texts):,} documents (digest {digest(texts)}), {len(self.pairs):,} train pairs, "
+            f"{len(self._dev):,} dev queries."
         )
 
     def _settings(self, recipe: Recipe) -> dict[str, Any]:
@@ -236,12 +243,12 @@ def _with_copies(splits: Splits) -> dict[int, set[int]]:
     return {query: set().union(*(rows_of[texts[row]] for row in rows)) for query, rows in positives.items()}
 
 
-def _write_card(out: Path, name: str, record: Record) -> None:
+def _write_card(out: Path, name: str, record: Record, data: str) -> None:
     steps = "\n".join(f"| {step} | {value:.4f} |" for step, value in record.dev_by_step.items())
     (out / "README.md").write_text(
         f"---\nlibrary_name: sentence-transformers\npipeline_tag: text-ranking\ntags: [cross-encoder, hnmine]\n---\n"
         f"# Re-ranker `{name}`, fine-tuned by hnmine\n\n"
-        f"Trained on {record.lists:,} lists; step {record.best_step} of {record.steps} was kept.\n\n"
+        f"{data} Trained on {record.lists:,} lists; step {record.best_step} of {record.steps} was kept.\n\n"
         f"| step | {DEV_METRIC} on dev |\n|---|---|\n{steps}\n\n"
         f"```json\n{json.dumps(record.recipe, indent=1)}\n{json.dumps(versions(), indent=1)}\n```\n\n"
         "```python\nfrom sentence_transformers import CrossEncoder\nCrossEncoder('path of this folder')"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hnmine.bench import Bench, _read_record
+from hnmine.bench import Bench, Record, _read_record, _write_card
 from hnmine.runs import Run
 from tests.test_reranker import tiny_model
 from tests.test_tuning import add, data, presets_of, run, splits_of
@@ -95,3 +95,13 @@ def test_a_record_that_is_whole_is_trusted_and_one_that_is_missing_is_nothing_to
     assert record is not None
     assert record.model_dump() == WHOLE
     assert capsys.readouterr().err == ""
+
+
+def test_the_card_says_data_settings_metrics_and_versions(data: Path, run: Run, tmp_path: Path) -> None:
+    record = Record.model_validate(WHOLE)
+    _write_card(tmp_path, "paper", record, bench_of(data, run)._about_data())
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for part in ("Data: 30 documents (digest ", "12 train pairs, 4 dev queries", "step 2 of 2", "| 2 | 0.5000 |"):
+        assert part in card
+    assert '"loss": "margin"' in card
+    assert '"torch": "' in card
