@@ -4,7 +4,7 @@
     HOME/versions/<number>/     what a night mined and what the next one compares with; `version.json` is its last file
     HOME/rerankers/<digest>/    models, named by their content; several versions may have the same
     HOME/lock/                  see `lease`
-    HOME/work/                  the run folder of the nights (of a home that is a folder)
+    HOME/work                   the run folder of the nights (of a home that is a folder)
 
 A version that the pointer does not name is a night that was broken off, or an older one kept for `rollback`.
 """
