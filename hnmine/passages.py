@@ -19,7 +19,7 @@ one passage. What each pooling does to retrieval is in `benchmarks/passages.json
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from hnmine.errors import ModelError
 from hnmine.fuse import unit_rows
 from hnmine.store import PLAIN, Reading
 from hnmine.types import Float32
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 Pooling = Literal["mean", "max"]
 Span = tuple[int, int]
@@ -36,7 +39,7 @@ OVERLAP = 8
 """The share of a passage that the next repeats is one over this."""
 
 _CHARACTERS_PER_TOKEN = 8  # tokenised first; only where that is too little is the whole rest
-_LONGEST_WORD = 128  # in characters; where what is tokenised ends, a word may be cut, and its tokens are others then
+_LONGEST_WORD = 128  # in characters; where a text is cut a word may be, and its tokens are others then
 _CHARACTERS_AT_ONCE = 2**20
 _UNLIMITED = 10**20  # from here on transformers means that a tokenizer states no limit
 
@@ -94,15 +97,17 @@ class PassageEncoder:
         return pooled
 
     def cut(self, texts: Sequence[str], prompt: str = "") -> list[list[Span]]:
-        """Return the passages of each text, in order: parts of it that, after the prompt, the model reads whole.
+        """Return the passages of each text, in order: parts of which the model reads, after the prompt, all it can.
 
-        The first begins where the text does, each next inside the one before, and the last ends where the text does,
-        unless that takes more than the most passages. A text has at least one.
+        The first begins where the text does, each next inside what is read of the one before, and the last ends where
+        the text does, unless that takes more than the most passages. A text has at least one. A passage ends with the
+        word that its last token is of (or 128 characters of it): a word cut short can have other tokens, and so can
+        the one before it.
 
         Raises:
             ModelError: the prompt takes more than half of what the model reads.
         """
-        taken = len(self._offsets([prompt])[0])
+        taken = len(self._tokenized([prompt])[0])
         if 2 * taken > self._room:
             raise ModelError(
                 f"encoder {self._name}: the prompt {prompt[:80]!r} takes {taken} of the {self._room} tokens that a "
@@ -117,34 +122,36 @@ class PassageEncoder:
         while begins:
             left, begins = begins, {}
             tokens = self._tokens_of([texts[row][begin:] for row, begin in left.items()], prompt)
-            for (row, begin), offsets in zip(left.items(), tokens, strict=True):
-                if len(offsets) <= self._room:
+            for (row, begin), of_rest in zip(left.items(), tokens, strict=True):
+                if len(of_rest) <= self._room:
                     spans[row].append((begin, len(texts[row])))
                     continue
-                origin = begin - len(prompt)
-                spans[row].append((begin, origin + offsets[self._room - 1][1]))
+                offsets, origin = of_rest.offsets, begin - len(prompt)
+                end, word = offsets[self._room - 1][1], of_rest.token_to_word(self._room - 1)
+                if word is not None and (of_word := of_rest.word_to_chars(word)) is not None:
+                    end = max(end, min(of_word[1], end + _LONGEST_WORD))
+                spans[row].append((begin, origin + end))
                 if len(spans[row]) < self._max_passages:  # more than one token may be of one character
                     begins[row] = max(begin + 1, origin + offsets[self._room - self._overlap][0])
         return spans
 
-    def _tokens_of(self, rests: list[str], prompt: str) -> list[list[Span]]:
-        """Return where the tokens of each are, prompt included; of a long rest only more than a passage of them."""
+    def _tokens_of(self, rests: list[str], prompt: str) -> list[Encoding]:
+        """Return the tokens of each, prompt included; of a long rest only more than a passage of them."""
         most = _CHARACTERS_PER_TOKEN * self._max_tokens
         whole_words = len(prompt) + most - _LONGEST_WORD
-        found = self._offsets([prompt + rest[:most] for rest in rests])
+        found = self._tokenized([prompt + rest[:most] for rest in rests])
         for i, rest in enumerate(rests):
-            if len(rest) > most and (len(found[i]) <= self._room or found[i][self._room - 1][1] > whole_words):
-                found[i] = self._offsets([prompt + rest])[0]
+            if len(rest) > most and (len(found[i]) <= self._room or found[i].offsets[self._room - 1][1] > whole_words):
+                found[i] = self._tokenized([prompt + rest])[0]
         return found
 
-    def _offsets(self, texts: list[str]) -> list[list[Span]]:
+    def _tokenized(self, texts: list[str]) -> list[Encoding]:
         encoded = self._tokenizer(
             texts,
             add_special_tokens=False,
-            return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,  # that there are more than the model reads is the point
         )
-        offsets: list[list[Span]] = encoded["offset_mapping"]
-        return offsets
+        found: list[Encoding] = encoded.encodings
+        return found

@@ -151,6 +151,7 @@ WORDS = st.sampled_from([*prose(60, 4).split(" "), " " * 300, "\n", "\x00", "ﷺ
     most=st.integers(2, 12),
     limit=st.sampled_from([24, LIMIT]),
 )
+@example(texts=[" " * n + "日 one" for n in range(160, 176)], prompt="passage : ", most=2, limit=24)
 @example(texts=["ﷺ " * 5, "a" * 120 + " " * 300 + prose(40, 5)], prompt="", most=3, limit=24)
 def test_passages_cover_a_text_in_order_and_are_what_the_model_reads(tokenizer, texts, prompt, most, limit):
     every = cutter(tokenizer, limit=limit).cut(texts, prompt)
