@@ -10,6 +10,8 @@ cores. Ours adds a PCA to 95 %, the two conditions and the proof. The contestant
     hnmine           as a user runs it: on a few cores in one process, else by Ray Data
     Ray Data         embed.ray=true: one actor with all cores (up to 8); the difference is what Ray costs
     peer             mine_hard_negatives
+    FlagEmbedding    its hn_mine.py (of its repository, the wheel has none), named by --flag-embedding; in float32, at
+                     256 tokens, one negative of the ranks 10 to 210 as is its default; cold only
 
 Peak memory is the sum of proportional set sizes over the process and its children, sampled every half second.
 `--documents` keeps that many random documents and all positives of their pairs; FILE.json is written after every run.
@@ -48,7 +50,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, help="keep this many random documents; default all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm", type=int, default=1, help="warm runs after each cold one")
-    parser.add_argument("--only", nargs="+", choices=[*OURS, "peer"], default=[*OURS, "peer"])
+    names = [*OURS, "peer", "FlagEmbedding"]
+    parser.add_argument("--only", nargs="+", choices=names, default=names[:-1])
+    parser.add_argument("--flag-embedding", type=Path, help="hn_mine.py; its package must be importable")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)  # the peer's own process: its folder
     options = parser.parse_args()
     if options.peer:
@@ -63,18 +67,49 @@ def main() -> None:
             for name in options.only:
                 out = Path(scratch) / name.replace(" ", "-")
                 shutil.rmtree(out, ignore_errors=True)
-                for state in ("cold", *["warm"] * options.warm):
-                    runs.setdefault(f"{name}, {state}", []).append(measured(command(name, data, out)))
+                warm = 0 if name == "FlagEmbedding" else options.warm  # it stores nothing
+                line = command(name, data, out, options.flag_embedding)
+                for state in ("cold", *["warm"] * warm):
+                    runs.setdefault(f"{name}, {state}", []).append(measured(line))
                     report(runs, data, options.out)
 
 
-def command(name: str, data: Path, out: Path) -> list[str]:
+def command(name: str, data: Path, out: Path, flag_embedding: Path | None) -> list[str]:
     """Return the command line of a contestant."""
+    if name == "FlagEmbedding":
+        return [sys.executable, str(flag_embedding), *flag_embedding_options(data, out)]
     if name == "peer":
         return [sys.executable, __file__, "--data", str(data), "--peer", str(out)]
     encoder = f"encoders=[{{name: minilm, model: {MODEL}}}]"
     start = [sys.executable, "-c", "from hnmine.cli import main; main()", "mine"]
     return [*start, "--data", str(data), "--out", str(out), "--set", encoder, *OURS[name]]
+
+
+def flag_embedding_options(data: Path, out: Path) -> list[str]:
+    """Write the collection as hn_mine.py reads it; return its options."""
+    collection = read_beir(data, SourcesConfig())
+    out.mkdir(parents=True)
+    pairs, texts = collection.pairs("train"), collection.documents.texts
+    positives: dict[int, list[str]] = {}
+    for query, doc in zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True):
+        positives.setdefault(query, []).append(texts[doc])
+    queries = [{"query": collection.queries.texts[query], "pos": pos} for query, pos in positives.items()]
+    for name, rows in (("queries", queries), ("pool", [{"text": text} for text in texts])):
+        (out / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    settings = {
+        "input_file": out / "queries.jsonl",
+        "output_file": out / "mined.jsonl",
+        "candidate_pool": out / "pool.jsonl",
+        "embedder_name_or_path": resolve(MODEL),
+        "embedder_model_class": "encoder-only-base",
+        "pooling_method": "mean",
+        "use_fp16": False,
+        "devices": "cpu",
+        "embedder_query_max_length": 256,
+        "embedder_passage_max_length": 256,
+        "negative_number": 1,
+    }
+    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
 
 
 def measured(line: list[str]) -> dict[str, float]:

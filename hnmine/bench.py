@@ -7,6 +7,7 @@ recipe, the workers and the versions. Where it is the same and the files are as 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,12 @@ class Bench:
         """What is never a negative of a query row: its judged positives, and documents of the same text."""
         device = devices.choose(config.device)
         self.recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind, training=True))
+        self._start_dev: dict[Path, float] = {}  # what the dev queries say of a start, measured once
         self._teacher = None if config.teacher is None else _Teacher(config.teacher, device)
-        self._workers = config.workers or (max(1, devices.visible_gpus()) if device.kind == "gpu" else 1)
+        gpus = devices.visible_gpus() if device.kind == "gpu" and config.ray is not False else 0
+        self._workers = config.workers or max(1, gpus)
+        cluster = bool(os.environ.get("RAY_ADDRESS"))
+        self._by_ray = cluster or self._workers > 1 if config.ray is None else config.ray
         self.pairs = splits.train
         if config.max_pairs is not None and config.max_pairs < len(splits.train):
             rng = np.random.default_rng(config.seed)
@@ -100,18 +105,16 @@ class Bench:
             epochs=config.warm_up.epochs,
             evaluations_per_epoch=1,
         )
-        record = self.fit(START, folder, lists, recipe, None)
-        return self._run.out / "rerankers" / START, record
+        record, warm = self.fit(START, folder, lists, recipe), self._run.out / "rerankers" / START
+        self._start_dev[warm] = record.dev
+        return warm, record
 
     def random(self, per_pair: int) -> list[list[int]]:
         """Return random documents for every pair, none of them right."""
         return random_anchors(self.pairs, self.positives, len(self.documents), per_pair, self._config.seed)
 
-    def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe, start_dev: float | None) -> Record:
-        """Train one re-ranker and return its record, or that of the same trained before.
-
-        `start_dev` is what the dev queries say of the start, where that is known already.
-        """
+    def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe) -> Record:
+        """Train one re-ranker and return its record, or that of the same trained before."""
         out = self._run.out / "rerankers" / name
         identity = self.identity(start, lists, recipe)
         settings = self._settings(recipe)
@@ -136,8 +139,9 @@ class Bench:
                 recipe,
                 out,
                 workers=self._workers,
+                by_ray=self._by_ray,
                 identity=identity,
-                start_dev=start_dev,
+                start_dev=self._start_dev.get(start),
                 tracker=tracker,
             )
         record = Record(
@@ -153,6 +157,8 @@ class Bench:
         _write_card(out, name, record, self._about_data())
         write_json(out / RECORD, record.model_dump())  # last: a folder without it is not trusted
         before = f" (start {trained.dev[0]:.3f})" if 0 in trained.dev else ""
+        if 0 in trained.dev:
+            self._start_dev[start] = trained.dev[0]
         say(
             "train",
             f"{name}: kept step {trained.best_step} of {trained.steps}, {DEV_METRIC} on dev {record.dev:.3f}{before}",

@@ -90,7 +90,7 @@ class _ListArms(argparse.Action):
     """Print the arms and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
-        from hnmine.comparison import known_arms, slug
+        from hnmine.ground import known_arms, slug
 
         arms = known_arms(load())
         width = max(map(len, arms))
@@ -128,9 +128,9 @@ def _parser() -> argparse.ArgumentParser:
                 "--preset",
                 action="append",
                 default=[],
-                choices=["anchored", "paper", "positives"],
+                choices=["anchored", "paper", "positives", "auto"],
                 help="what to train: anchored (default); paper, the pure triplet margin; positives, no negatives; "
-                "may be repeated",
+                "auto, the best on dev of a few ways to choose negatives; may be repeated",
             )
         if step == "compare":
             command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")

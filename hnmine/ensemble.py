@@ -37,6 +37,11 @@ class Ensemble:
             for alone in (Fused(encoders=(encoder,), weights=(1.0,)) for encoder in self.fused.encoders)
         ]
 
+    def reduced(self, config: ReduceConfig) -> Space:
+        """Return the fused space, reduced otherwise."""
+        basis = _basis(self.fused, config)
+        return Space(docs_NR=_project(basis, self.fused, "document"), queries_QR=_project(basis, self.fused, "query"))
+
 
 ChooseBasis = Callable[[Fused], Basis | None]
 """Chooses the basis of these vectors; None: one is fitted, or none used, as configured."""

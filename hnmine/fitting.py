@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -116,38 +115,55 @@ def best_of(dev: Mapping[int, float]) -> int:
     return min(dev, key=lambda step: (-dev[step], step))
 
 
-def loop(settings: dict[str, Any]) -> None:
-    """Run one worker of the training; a failure that a new try cannot mend is left on the board."""
-    import ray
+class Others(Protocol):
+    """What a worker knows of the others, and where its checkpoints are."""
 
-    board = settings["board"]
-    if ray.get(board.failure.remote()):
-        return
-    try:
-        _Worker(settings["job"], board).run()
-    except ModelError as error:
-        ray.get(board.failed.remote(str(error)))
-        raise
+    rank: int
+    count: int
+
+    def checkpoint(self) -> AbstractContextManager[Path | None]:
+        """Give the last checkpoint's folder, if there is one."""
+
+    def joined(self, network: Any) -> Any:
+        """Return the network with gradients that are the mean over all workers."""
+
+    def report(self, step: int, dev: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
+        """Keep what `write` puts into a folder as the checkpoint of this step; rank 0 alone has it, and `dev`."""
+
+    def agreed(self, value: bool) -> bool:
+        """Return what rank 0 thinks."""
 
 
-class _Worker:
+class Listener(Protocol):
+    """Who is told how far the worker is."""
+
+    def trained(self, step: int, loss: float, pairs: int, padding: float) -> None:
+        """Hear of a step and its loss."""
+
+    def resumed(self, step: int, history: Mapping[int, float]) -> None:
+        """Hear that training goes on after a step, and what the dev queries said until then."""
+
+    def looked(self, history: Mapping[int, float]) -> None:
+        """Hear what the dev queries said so far, by step."""
+
+
+class Worker:
     """The state of one worker: model, optimizer, and how far it is."""
 
-    def __init__(self, job: Job, board: Any) -> None:
-        import ray.train
-        from ray.train.torch import prepare_model
+    def __init__(self, job: Job, others: Others, listener: Listener) -> None:
+        """Load the model, or what the last checkpoint left of it.
 
-        self._job, self._board, self._recipe = job, board, job.recipe
-        context = ray.train.get_context()
-        self._rank, self._world = context.get_world_rank(), context.get_world_size()
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        self._job, self._others, self._listener, self._recipe = job, others, listener, job.recipe
         self._steps = job.recipe.steps(len(job.lists))
         self._dev: dict[int, float] = {}
         self._done = 0
-        checkpoint = ray.train.get_checkpoint()
-        with checkpoint.as_directory() if checkpoint else nullcontext(job.start) as folder:
+        with others.checkpoint() as checkpoint:
             self._reranker = load(
                 job.recipe.kind,
-                Path(folder),
+                checkpoint or job.start,
                 engine=job.recipe.engine,
                 max_tokens=job.recipe.max_tokens,
                 device=job.recipe.device,
@@ -156,15 +172,18 @@ class _Worker:
             )
             if job.recipe.dropout is not None:
                 set_dropout(self._reranker.model, job.recipe.dropout)
-            # Each forward pass would exchange buffers, but workers take as many passes as their own texts need.
-            self._network = prepare_model(self._reranker.model, parallel_strategy_kwargs={"broadcast_buffers": False})
+            self._network = others.joined(self._reranker.model)
             self._optimizer = adamw(self._network, job.recipe)
             if checkpoint:
-                self._done, self._dev = _load_state(Path(folder) / STATE, self._optimizer)
-                board.resumed.remote(self._done, self._dev)
+                self._done, self._dev = _load_state(checkpoint / STATE, self._optimizer)
+                listener.resumed(self._done, self._dev)
 
     def run(self) -> None:
-        """Train from where the checkpoint left off to the end."""
+        """Train from where the checkpoint left off to the end.
+
+        Raises:
+            ModelError: the gradient or the scores become non-finite.
+        """
         if self._out_of_patience():
             return
         if not self._done and (self._recipe.kind == "bi-encoder" or has_head(self._job.start)):
@@ -175,11 +194,10 @@ class _Worker:
                 continue
             self._reranker.train_mode()
             lists = step_lists(self._job.lists, batch, self._recipe.in_batch_negatives, (self._recipe.seed, step))
-            own = range(len(batch))[self._rank :: self._world]
-            with seeded(self._recipe.device, (self._recipe.seed << 32) + step * self._world + self._rank):
-                loss, padding = _backward(
-                    self._reranker, self._network, lists, own, loss_of, share=self._world / len(batch)
-                )
+            own = range(len(batch))[self._others.rank :: self._others.count]
+            share, seed = self._others.count / len(batch), step * self._others.count + self._others.rank
+            with seeded(self._recipe.device, (self._recipe.seed << 32) + seed):
+                loss, padding = _backward(self._reranker, self._network, lists, own, loss_of, share)
             norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
             if not torch.isfinite(norm):  # the same on every worker
                 raise ModelError(f"the gradient became {norm.item()} at step {step}; lower train.learning_rate")
@@ -188,31 +206,24 @@ class _Worker:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
             self._done = step
-            if self._rank == 0:
-                self._board.trained.remote(step, loss.item(), len(batch), padding)
+            if self._others.rank == 0:
+                self._listener.trained(step, loss.item(), len(batch), padding)
             if is_look and self._look(step):
                 return
 
     def _look(self, step: int) -> bool:
         """Measure the dev queries and leave a checkpoint; return whether patience is at its end."""
-        import ray
-        import ray.train
-        from ray.train.collective import broadcast_from_rank_zero
+        first = self._others.rank == 0
+        if first:
+            known = self._job.start_dev if step == 0 else None
+            self._dev[step] = self._measure() if known is None else known
+            self._listener.looked(dict(self._dev))
+        self._others.report(step, self._dev, self._save if first and step else None)
+        return self._others.agreed(self._out_of_patience())
 
-        with tempfile.TemporaryDirectory() as name:
-            folder, checkpoint = Path(name), None
-            if self._rank == 0:
-                known = self._job.start_dev if step == 0 else None
-                self._dev[step] = self._measure() if known is None else known
-                ray.get(self._board.looked.remote(dict(self._dev)))  # fails where the driver has given up: so do we
-                if step:
-                    self._reranker.save(folder)
-                    _save_state(folder / STATE, self._optimizer, step, self._dev)
-                    checkpoint = ray.train.Checkpoint.from_directory(folder)
-            value = self._dev.get(step, 0.0)
-            # of equal values the earlier step is the better; Ray keeps the best score and the latest
-            ray.train.report({"step": step, "score": value - 1e-9 * step}, checkpoint=checkpoint)
-        return bool(broadcast_from_rank_zero(self._out_of_patience()))
+    def _save(self, folder: Path) -> None:
+        self._reranker.save(folder)
+        _save_state(folder / STATE, self._optimizer, self._done, self._dev)
 
     def _measure(self) -> float:
         return means(measure(self._job.dev, rerank(self._job.dev, self._reranker)))[DEV_METRIC]

@@ -58,6 +58,7 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     of these and of the start by MRR@10 on the dev queries.
     """
     config = config or Config()
+    _refuse_unknown_arms(config)
     with open_run(Path(out), config) as run:
         collection = read_collection(data, config, run)
         train_into(Splits(collection, config, run), data, config, run)
@@ -76,6 +77,7 @@ def evaluate(data: str | Path, out: str | Path, config: Config | None = None) ->
 def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
     """Mine, fine-tune and evaluate; return the manifest."""
     config = config or Config()
+    _refuse_unknown_arms(config)
     with open_run(Path(out), config) as opened:
         collection = read_collection(data, config, opened)
         splits = Splits(collection, config, opened)  # may refuse the data, so before the work
@@ -83,6 +85,13 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
         train_into(splits, data, config, opened)
         _evaluate(splits, data, config, opened)
         return opened.manifest
+
+
+def _refuse_unknown_arms(config: Config) -> None:
+    if "auto" in config.train.presets:
+        from hnmine.ground import named_arms  # imports torch
+
+        named_arms(config, config.train.auto.arms)
 
 
 def compare(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
@@ -257,7 +266,7 @@ def train_into(splits: Splits, data: str | Path, config: Config, run: Run) -> No
 
     with run.timed("train"):
         inputs = run.sha256_of("negatives.parquet")
-        found, files = tune(splits, config.train, run)
+        found, files = tune(splits, config, run)
     run.commit("training", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=str(data), **found)
 
 

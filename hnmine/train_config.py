@@ -36,8 +36,29 @@ class TeacherConfig(Section):
     engine: Engine = "auto"
 
 
+class AutoConfig(Section):
+    """Preset auto: what is tried, on few pairs, before the best of it is trained in full."""
+
+    arms: tuple[str, ...] = Field(
+        (
+            "random-of-bm25-s-first-50",
+            "percpos-0.95",
+            "percpos-0.95-then-bm25",
+            "two-conditions-then-bm25",
+            "two-conditions-guarded-then-bm25",
+            "the-paper",
+        ),
+        min_length=1,
+        description="ways to choose negatives, of those that `hnmine compare --list` names",
+    )
+    learning_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (5e-6, 2e-5), min_length=1, description="each way is tried with each"
+    )
+    pairs: int = Field(128, ge=1, description="pairs of the first round; twice as many in every further one")
+
+
 Kind = Literal["cross-encoder", "bi-encoder"]
-TrainPreset = Literal["anchored", "paper", "positives"]
+TrainPreset = Literal["anchored", "paper", "positives", "auto"]
 Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse"]
 
 
@@ -51,8 +72,10 @@ class TrainConfig(Section):
         ("anchored",),
         min_length=1,
         description="what to train, each from the same start: anchored (these settings), paper (margin on the mined "
-        "negatives alone), positives (bce on the positives alone: what training gains without negatives)",
+        "negatives alone), positives (bce on the positives alone: what training gains without negatives), auto (the "
+        "best on dev of a few ways to choose negatives)",
     )
+    auto: AutoConfig = AutoConfig()
 
     @field_validator("presets", mode="before")
     @classmethod
@@ -95,7 +118,10 @@ class TrainConfig(Section):
     )
     engine: Engine = Field("auto", description="the same as of an encoder; for scoring, training is torch's")
     device: Device = "auto"
-    workers: int | None = Field(None, ge=1, description="Ray Train workers; null: one per GPU, else one")
+    workers: int | None = Field(None, ge=1, description="shares of each step; null: one per GPU, else one")
+    ray: bool | None = Field(
+        None, description="by Ray Train; null: on a cluster or with several workers, else in this process"
+    )
     seed: int = Field(0, ge=0, description="seed of sampling, order and dropout")
 
     @model_validator(mode="after")
@@ -108,6 +134,12 @@ class TrainConfig(Section):
             raise ValueError(
                 "in_batch_negatives are drawn in training, the teacher scores before it; remove one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_have_ray(self) -> TrainConfig:
+        if self.ray is False and (self.workers or 1) > 1:
+            raise ValueError(f"workers: {self.workers} need Ray; set ray to true or null, or workers to 1")
         return self
 
     @model_validator(mode="after")

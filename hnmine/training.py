@@ -1,40 +1,28 @@
-"""Fine-tuning of the re-ranker by Ray Train, on lists of one positive and its negatives.
+"""Fine-tuning of the re-ranker on lists of one positive and its negatives: what is kept, and what is told on the way.
 
 Training that does no harm: the start itself (step 0) is a candidate when the best step is chosen by MRR@10 on the
 dev queries, and later steps must beat it strictly. What comes out is never worse on dev than what went in.
 
-Every look at the dev queries leaves a checkpoint. A worker that dies is replaced and goes on from the last one; so does
-the next call with the same name and identity, if this one is killed.
-
-Ray is imported inside the functions: `session` decides how a local one authenticates before it first is.
+Every look at the dev queries leaves a checkpoint, from which the next call with the same name and identity goes on, if
+this one is killed. Where the work is done, `workers` says.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task
-from hnmine.fitting import DEV_METRIC, STATE, Job, Recipe, best_of, loop
+from hnmine.fitting import STATE, Job, Recipe, best_of
 from hnmine.lists import Lists
 from hnmine.progress import Progress, say
-from hnmine.session import start_ray
 from hnmine.trackers import Tracker
-
-# Ray Train looks at its workers so often; at its defaults of 2 and 5 s a short training ends 6 s late.
-_POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
-_RETRIES = 3  # of workers that died
-_RESUMED = "resumed"
+from hnmine.workers import RESUMED, Here, News, OfRay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +44,7 @@ def train(
     out: Path,
     *,
     workers: int,
+    by_ray: bool,
     identity: str = "",
     start_dev: float | None = None,
     tracker: Tracker | None = None,
@@ -69,7 +58,8 @@ def train(
         dev: the queries that choose the step.
         recipe: how.
         out: model folder to be written.
-        workers: of Ray Train; each step's lists are shared out among them.
+        workers: among which each step's lists are shared out; more than one need Ray.
+        by_ray: on workers of Ray Train; else in this process.
         identity: names all that decides the result; what an interrupted call of the same left is gone on with.
         start_dev: what the dev queries say of the start, if that is known already.
         tracker: is told loss, learning rate and dev metric.
@@ -77,66 +67,26 @@ def train(
     Raises:
         ModelError: the gradient or the scores become non-finite, or a worker cannot load the model.
     """
-    start_ray()
-    import ray
-
-    for name_of, seconds in _POLLS.items():
-        os.environ.setdefault(name_of, seconds)
-    _quiet_ray_train()
+    assert by_ray or workers == 1
     steps = recipe.steps(len(lists))
-    say("train", f"{name}: {len(lists):,} pairs, {steps} steps, {workers} worker(s) on {recipe.device}, {recipe.dtype}")
+    where = f"{workers} worker(s) on" if by_ray else "on"
+    say("train", f"{name}: {len(lists):,} pairs, {steps} steps, {where} {recipe.device}, {recipe.dtype}")
     work = _work_folder(out, identity)
-    board = _board()
     job = Job(start=start.resolve(), lists=lists, dev=dev, recipe=recipe, start_dev=start_dev)
+    place = OfRay(job, work, workers) if by_ray else Here(job, work)
     try:
-        with _following(name, board, job, tracker):
-            folders = _fit(job, board, work, workers)
-        history: dict[int, float] = ray.get(board.history.remote())
+        with _following(name, place, job, tracker):
+            folders = place.fit()
+        history = place.history()
         best = best_of(history)
         _replace(out, start if best == 0 else folders[best])
     except ModelError as error:
         shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
         raise ModelError(f"training of {name} failed: {error}") from None
     finally:
-        ray.kill(board)
+        place.close()
     shutil.rmtree(work, ignore_errors=True)
     return Trained(best_step=best, steps=steps, dev=history)
-
-
-def _fit(job: Job, board: Any, work: Path, workers: int) -> dict[int, Path]:
-    """Run the workers; return the checkpoints that were kept, by step.
-
-    Raises:
-        ModelError: a worker says so, or workers died more often than is put up with.
-    """
-    import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    on_gpu = job.recipe.device == "cuda"
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
-    trainer = TorchTrainer(
-        loop,
-        train_loop_config={"job": job, "board": board},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=on_gpu,
-            resources_per_worker={"GPU": 1} if on_gpu else {"CPU": cpus},
-        ),
-        run_config=RunConfig(  # a run of the same name and path goes on from its latest checkpoint
-            name="fit",
-            storage_path=str(work.resolve()),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
-            failure_config=FailureConfig(max_failures=_RETRIES),
-        ),
-    )
-    try:
-        result = _in_thread(trainer.fit)
-    except ray.train.TrainingFailedError as error:
-        raise ModelError(ray.get(board.failure.remote()) or _cause(error)) from None
-    if failure := ray.get(board.failure.remote()):
-        raise ModelError(failure)
-    return {metrics["step"]: Path(checkpoint.path) for checkpoint, metrics in result.best_checkpoints or []}
 
 
 def _work_folder(out: Path, identity: str) -> Path:
@@ -150,64 +100,11 @@ def _work_folder(out: Path, identity: str) -> Path:
     return work
 
 
-@dataclass(frozen=True)
-class _News:
-    """What a worker tells: the value of `metric` at a step; of a loss, its pairs and the share that was padding."""
-
-    metric: str
-    step: int
-    value: float
-    pairs: int = 0
-    padding: float = 0.0
-
-
-def _board() -> Any:
-    """Start the small actor through which workers tell the driver how far they are."""
-    import ray
-
-    class Board:
-        """What was said before a restart is not said again."""
-
-        def __init__(self) -> None:
-            self._news: list[_News] = []
-            self._history: dict[int, float] = {}
-            self._failure = ""
-            self._last = 0
-
-        def trained(self, step: int, loss: float, pairs: int, padding: float) -> None:
-            if step > self._last:
-                self._last = step
-                self._news.append(_News("loss", step, loss, pairs, padding))
-
-        def resumed(self, step: int, history: dict[int, float]) -> None:
-            self._news.append(_News(_RESUMED, step, 0.0))
-            self.looked(history)
-
-        def looked(self, history: dict[int, float]) -> None:
-            self._news += [_News(DEV_METRIC, step, history[step]) for step in history if step not in self._history]
-            self._history |= history
-
-        def failed(self, message: str) -> None:
-            self._failure = message
-
-        def failure(self) -> str:
-            return self._failure
-
-        def news(self) -> list[_News]:
-            news, self._news = self._news, []
-            return news
-
-        def history(self) -> dict[int, float]:
-            return self._history
-
-    return ray.remote(num_cpus=0)(Board).remote()
-
-
 class _following:
-    """Show the board's news while the block runs, and pass them on to the tracker."""
+    """Show the workers' news while the block runs, and pass them on to the tracker."""
 
-    def __init__(self, name: str, board: Any, job: Job, tracker: Tracker | None) -> None:
-        self._name, self._board, self._job, self._tracker = name, board, job, tracker
+    def __init__(self, name: str, place: Here | OfRay, job: Job, tracker: Tracker | None) -> None:
+        self._name, self._place, self._job, self._tracker = name, place, job, tracker
         self._progress: Progress | None = None  # its clock starts with the first step, not with the workers
         self._loss = self._padding = math.nan
         self._stop = threading.Event()
@@ -221,19 +118,17 @@ class _following:
         self._thread.join()
 
     def _follow(self) -> None:
-        import ray
-
         last = False
         while not last:
             last = self._stop.wait(0.5)
-            for news in ray.get(self._board.news.remote()):
+            for news in self._place.news():
                 self._tell(news)
         if self._progress is not None:
             self._progress.finish()
 
-    def _tell(self, news: _News) -> None:
+    def _tell(self, news: News) -> None:
         recipe = self._job.recipe
-        if news.metric == _RESUMED:
+        if news.metric == RESUMED:
             say("train", f"{self._name}: goes on from the checkpoint of step {news.step}")
             return
         if self._tracker is not None:
@@ -258,24 +153,6 @@ def _smooth(before: float, now: float) -> float:
     return now if math.isnan(before) else 0.9 * before + 0.1 * now
 
 
-def _in_thread(work: Callable[[], Any]) -> Any:
-    """Call `work` outside the main thread, where Ray Train would take Ctrl-C for itself, for good, and exit with 0."""
-    outcome: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return outcome.result()
-
-
-def _quiet_ray_train() -> None:
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-
-
 def _replace(out: Path, source: Path) -> None:
     """Put a copy of the model folder `source` at `out`, without what a checkpoint holds beside the model."""
     hidden = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -284,11 +161,3 @@ def _replace(out: Path, source: Path) -> None:
     if out.exists():
         shutil.rmtree(out)
     hidden.rename(out)
-
-
-def _cause(error: BaseException) -> str:
-    worker_errors = getattr(error, "worker_failures", None) or {}
-    for failure in worker_errors.values():
-        inner = getattr(failure, "cause", None) or failure
-        return str(inner)
-    return str(error)

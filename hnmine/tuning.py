@@ -3,6 +3,7 @@
     anchored    the configured loss; every pair's mined negatives and its anchors (easier ones) in one list
     paper       arXiv 2505.18366 as written: margin loss on the mined negatives alone
     positives   row 2 of its tables: each positive by itself, no negative at all
+    auto        what a few trials on dev find best (`auto`)
 
 All begin at the same start; `bench` trains them.
 """
@@ -15,9 +16,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from hnmine.bench import RECORD, START, Bench
+from hnmine.auto import choose
+from hnmine.bench import RECORD, START, Bench, Record
+from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
+from hnmine.ground import Ground, named_arms
 from hnmine.lists import Lists, first_stage_anchors, training_lists
 from hnmine.progress import say
 from hnmine.runs import Run
@@ -25,17 +29,18 @@ from hnmine.splits import Splits
 from hnmine.train_config import TrainConfig, TrainPreset
 
 
-def tune(splits: Splits, config: TrainConfig, run: Run) -> tuple[dict[str, Any], dict[str, str]]:
+def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     """Train every preset of the configuration and point OUT/reranker to the best on dev.
 
     Returns:
         what to record, and the sha256 of the models' files by path in OUT.
 
     Raises:
+        ConfigError: train.auto names an arm that is not known.
         DataError: OUT holds no negatives of this data, or a folder stands where the link belongs.
         ModelError: the start cannot be loaded, or training breaks.
     """
-    link = run.out / "reranker"
+    config, link = whole.train, run.out / "reranker"
     if link.exists() and not link.is_symlink():
         raise DataError(
             f"{link} is no link to the best of {run.out / 'rerankers'}; move it away or choose another --out"
@@ -43,8 +48,16 @@ def tune(splits: Splits, config: TrainConfig, run: Run) -> tuple[dict[str, Any],
     bench = Bench(splits, config, run)
     presets = _Presets(bench, splits, config, run)
     start, warm_up = bench.start()
-    start_dev = warm_up.dev if warm_up else None
-    records = {preset: bench.fit(preset, start, *presets.lists(preset), start_dev) for preset in config.presets}
+    records: dict[TrainPreset, Record] = {}
+    auto: dict[str, Any] = {}
+    for preset in config.presets:
+        if preset == "auto":
+            ground = Ground(bench, start, splits, whole, run)
+            chosen = choose(bench, ground, named_arms(whole, config.auto.arms), config.auto, run)
+            lists, recipe, auto = chosen.lists, chosen.recipe, {"auto": chosen.facts()}
+        else:
+            lists, recipe = presets.lists(preset)
+        records[preset] = bench.fit(preset, start, lists, recipe)
     best = max(records, key=lambda name: records[name].dev)
     _point(link, Path("rerankers") / best)
     after, (before, *_) = records[best].dev, records[best].dev_by_step.values()
@@ -61,7 +74,7 @@ def tune(splits: Splits, config: TrainConfig, run: Run) -> tuple[dict[str, Any],
         | (warm_up.facts() if warm_up else {}),
         "best": best,
         "presets": {name: record.facts() for name, record in records.items()},
-    }
+    } | auto
     return found, files
 
 

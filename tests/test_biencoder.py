@@ -95,7 +95,7 @@ def test_training_improves_it_and_the_folder_is_a_sentence_transformer(tmp_path:
     start, out = tmp_path / "models" / "start", tmp_path / "model"
     SentenceTransformer(modules=[Transformer(str(body)), Pooling(32, "mean")], device="cpu").save(str(start))
     settings = recipe(kind="bi-encoder", scale=20.0, learning_rate=1e-3, epochs=4)
-    outcome = train("model", start, training_lists(33), dev_task(), settings, out, workers=1)
+    outcome = train("model", start, training_lists(33), dev_task(), settings, out, workers=1, by_ray=False)
     assert outcome.dev[outcome.best_step] >= outcome.dev[0]
     assert 0 in outcome.dev
     assert outcome.best_step > 0

@@ -10,13 +10,10 @@ import pytest
 
 import hnmine
 from hnmine import comparison
-from hnmine.comparison import Cell, _chosen_arms, _Ground, _table, known_arms, slug
+from hnmine.comparison import Cell, _chosen_arms, _table
 from hnmine.config import Config
 from hnmine.errors import ConfigError
-from hnmine.runs import open_run
 from hnmine.settings import load
-from hnmine.sources import read_beir
-from hnmine.splits import Splits
 from tests.test_pipeline import LEXICAL, write_collection
 from tests.test_reranker import tiny_model
 
@@ -31,15 +28,6 @@ def config_of(model: Path, *more: str) -> Config:
     return load(overrides=[LEXICAL, *settings, *more])
 
 
-def test_every_arm_has_a_name_of_its_own_on_a_command_line_and_a_description():
-    arms = known_arms(Config())
-    assert len({slug(name) for name in arms}) == len(arms)
-    assert all(arm.about for arm in arms.values())
-    assert {"positives-only", "in-batch", "two-conditions", "percpos-0.95", "bm25", "random"} <= set(map(slug, arms))
-    assert {"two conditions, minilm", "two conditions, lexical"} <= set(arms)
-    assert not [name for name in known_arms(load(overrides=[LEXICAL])) if "lexical" in name]
-
-
 def test_arms_are_asked_for_by_name_and_an_unknown_one_names_the_known():
     config = load(overrides=["compare.arms=[bm25, Two Conditions]"])
     assert list(_chosen_arms(config)) == ["BM25", "two conditions"]
@@ -47,36 +35,6 @@ def test_arms_are_asked_for_by_name_and_an_unknown_one_names_the_known():
         comparison.refuse_unknown(load(overrides=["compare.arms=[bm52]"]))
 
 
-@pytest.mark.ray
-def test_what_each_arm_is_trained_on(data: Path, tmp_path: Path):
-    config = config_of(tiny_model(tmp_path / "start"), "compare.negatives=4")
-    with open_run(tmp_path / "out", config) as run:
-        splits = Splits(read_beir(data, config.sources), config, run)
-        ground = _Ground(splits, config, run)
-        of = {name: ground._lists(arm, 3) for name, arm in known_arms(config).items()}
-    texts, positives = splits.collection.documents.texts, splits.collection.positives()
-    judged = {splits.collection.queries.texts[query]: {texts[doc] for doc in docs} for query, docs in positives.items()}
-    pairs = len(splits.train)
-    for name, (lists, recipe, facts) in of.items():
-        assert recipe.seed == 3
-        assert facts["negatives"] == sum(len(documents) - 1 for documents in lists.documents), name
-        for query, documents in zip(lists.queries, lists.documents, strict=True):
-            assert documents[0] in judged[query]
-            assert not judged[query] & set(documents[1:]), name
-            assert len(set(documents)) == len(documents) <= 5
-    sizes = {name: [len(documents) for documents in lists.documents] for name, (lists, _, _) in of.items()}
-    assert sizes["positives only"] == [1] * pairs
-    assert of["positives only"][1].loss == "bce"
-    assert sizes["in-batch"] == [1] * pairs
-    assert of["in-batch"][1].in_batch_negatives == 4
-    assert sizes["random"] == [5] * pairs
-    assert of["random"][2]["pairs_with_negatives"] == 1
-    assert max(sizes["BM25 and in-batch"]) == 3
-    assert of["BM25 and in-batch"][1].in_batch_negatives == 2
-    assert of["two conditions"][2]["pairs_with_negatives"] == len(sizes["two conditions"]) / pairs
-
-
-@pytest.mark.ray
 def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, capsys):
     more = ["compare.arms=[random]", "compare.seeds=2", "compare.learning_rates=[1e-5, 1e-3]"]
     config = config_of(tiny_model(tmp_path / "start"), *more)

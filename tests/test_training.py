@@ -1,4 +1,4 @@
-"""Fine-tuning by Ray Train, for real, with a model small enough for seconds."""
+"""Fine-tuning, in this process and by Ray Train, for real, with a model small enough for seconds."""
 
 from __future__ import annotations
 
@@ -77,8 +77,12 @@ def dev_metric(model: Path) -> float:
     return means(measure(dev_task(), rerank(dev_task(), load(model, max_tokens=32))))["MRR@10"]
 
 
-def fit(start: Path, out: Path, given: Lists, workers: int = 1, identity: str = "", **changes: object) -> Trained:
-    return train(out.name, start, given, dev_task(), recipe(**changes), out, workers=workers, identity=identity)
+def fit(
+    start: Path, out: Path, given: Lists, workers: int = 1, by_ray: bool = False, identity: str = "", **changes: object
+) -> Trained:
+    by_ray = by_ray or workers > 1
+    settings = {"workers": workers, "by_ray": by_ray, "identity": identity}
+    return train(out.name, start, given, dev_task(), recipe(**changes), out, **settings)
 
 
 def sha256(folder: Path) -> str:
@@ -201,13 +205,14 @@ def undisturbed(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def after_checkpoints(out: Path, count: int, act: Callable[[], None]) -> threading.Thread:
-    """Do something as soon as so many checkpoints were written beside `out`; Ray registers one a moment later."""
+    """Do something as soon as so many checkpoints were written for `out`; Ray registers one a moment later."""
 
     def watch() -> None:
         seen: set[str] = set()
         deadline = time.monotonic() + 120
         while len(seen) < count and time.monotonic() < deadline:
-            seen |= {path.name for path in out.parent.glob(f".train-{out.name}-*/fit/checkpoint_2*")}
+            for pattern in ("fit/checkpoint_2*", "checkpoint-*"):  # Ray's, ours
+                seen |= {path.name for path in out.parent.glob(f".train-{out.name}-*/{pattern}")}
             time.sleep(0.005)
         act()
 
@@ -238,7 +243,7 @@ def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_train
             killed.append(worker.pid)
 
     thread = after_checkpoints(tmp_path / "again", 4, kill)
-    again = fit(start, tmp_path / "again", lists(60), **LONG)
+    again = fit(start, tmp_path / "again", lists(60), by_ray=True, **LONG)
     thread.join()
     assert len(killed) == 1
     assert "goes on from the checkpoint of step" in capfd.readouterr().err
@@ -247,7 +252,6 @@ def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_train
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.slow
 def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
     start: Path, undisturbed: tuple[Path, Trained], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

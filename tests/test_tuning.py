@@ -138,11 +138,9 @@ def teaching(model: Path) -> list[str]:
 def test_a_teacher_without_a_head_is_refused_before_anything_is_trained(data: Path, run: Run, tmp_path: Path) -> None:
     splits, config = splits_of(data, *teaching(tiny_model(tmp_path / "body", head=False)))
     with pytest.raises(ModelError, match=r"train\.teacher\.model: .*body has no ranking head, so its scores would be"):
-        tune(splits, config.train, run)
+        tune(splits, config, run)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reused(
     data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +154,7 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
         "train.presets=[anchored, positives]",
     ]
     splits, config = splits_of(data, *teaching(teacher), *more)
-    found, files = tune(splits, config.train, run)
+    found, files = tune(splits, config, run)
     said = capsys.readouterr().err
     assert sorted(found["presets"]) == ["anchored", "positives"]
     assert found["presets"]["positives"]["recipe"]["loss"] == "bce"
@@ -172,7 +170,7 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
         alone = load_reranker(teacher, 256).scores([query] * len(documents), documents)
         np.testing.assert_allclose(np.array(scores) * 2, alone, atol=1e-5)
     capsys.readouterr()
-    assert tune(splits, config.train, run) == (found, files)
+    assert tune(splits, config, run) == (found, files)
     assert "the teacher is" not in capsys.readouterr().err
 
     def trained_again(name: str, *_: object, **__: object) -> None:
@@ -181,7 +179,7 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
     monkeypatch.setattr("hnmine.bench.train", trained_again)
     splits, config = splits_of(data, *teaching(other), *more)
     with pytest.raises(RuntimeError, match="anchored is trained again"):
-        tune(splits, config.train, run)
+        tune(splits, config, run)
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "other columns", "no ranks"])
@@ -194,11 +192,11 @@ def test_negatives_that_cannot_be_read_are_an_error_that_says_to_mine_again(data
         run.write_table(path.name, pa.table(ids if spoil == "other columns" else ids | {"rank": [1, None]}))
     splits, config = splits_of(data)
     with pytest.raises(DataError, match=r"negatives\.parquet cannot be read \(.+\); run `hnmine mine` again"):
-        tune(splits, config.train, run)
+        tune(splits, config, run)
 
 
 def test_a_folder_where_the_link_belongs_is_refused_before_anything_is_trained(data: Path, run: Run) -> None:
     (run.out / "reranker").mkdir()
     splits, config = splits_of(data)
     with pytest.raises(DataError, match=r"reranker is no link to the best of .*rerankers; move it away or choose"):
-        tune(splits, config.train, run)
+        tune(splits, config, run)

@@ -1,0 +1,92 @@
+"""The two re-rankers that a comparison begins with, and the data it may use.
+
+    python benchmarks/starts.py --data DIR --apidocs DIR --out DIR [--pairs 1000] [--max-tokens 128]
+
+A comparison of ways to choose negatives depends on where the re-ranker stands before, so there are two:
+
+    OUT/cold      all-MiniLM-L6-v2 with a ranking head, tuned on API documentation: it has never seen the domain
+    OUT/deployed  that one, tuned on train queries of the domain with lists of its first stage: what a team has running
+
+OUT/data is DIR without the train queries of OUT/deployed, so that no arm trains on what its start has seen. Both are
+tuned for one epoch with InfoNCE over a positive and four of BM25's first 50. DIR of --apidocs is what `hnmine apidocs`
+writes. `--cold` takes a cold start that was made before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from hnmine.bench import Bench
+from hnmine.config import Config
+from hnmine.lists import first_stage_anchors, training_lists
+from hnmine.pipeline import read_collection
+from hnmine.runs import open_run
+from hnmine.splits import Splits
+from hnmine.train_config import TrainConfig
+
+BODY = "all-MiniLM-L6-v2"
+NEGATIVES, DEPTH = 4, 50
+
+
+def main() -> None:
+    """Make what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="BEIR folder of the domain")
+    parser.add_argument("--apidocs", type=Path, help="BEIR folder of API documentation")
+    parser.add_argument("--cold", type=Path, help="a cold start that was made before")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=1000, help="pairs that each is tuned on, at most")
+    parser.add_argument("--share", type=float, default=0.5, help="of the train queries that the deployed one may see")
+    parser.add_argument("--max-tokens", type=int, default=128)
+    options = parser.parse_args()
+    if (options.cold is None) == (options.apidocs is None):
+        parser.error("give either --apidocs or --cold")
+    options.out.mkdir(parents=True, exist_ok=True)
+    cold = options.cold or options.out / "cold"
+    if options.cold is None:
+        tune(options.apidocs, BODY, cold, options.pairs, options.max_tokens)
+    seen, unseen = divide(options.data, options.out, options.share)
+    tune(seen, str(cold), options.out / "deployed", options.pairs, options.max_tokens)
+    print(f"compare on {unseen} from {cold} or {options.out / 'deployed'}")
+
+
+def divide(data: Path, out: Path, share: float) -> tuple[Path, Path]:
+    """Write two BEIR folders that share all but the train queries; return theirs: the deployed one's, and the rest."""
+    header, *lines = (data / "qrels" / "train.tsv").read_text(encoding="utf-8").splitlines()
+    queries = sorted({line.split("\t")[0] for line in lines})
+    rng = np.random.default_rng(0)
+    chosen = set(rng.choice(queries, size=round(share * len(queries)), replace=False).tolist())
+    folders = out / "seen", out / "data"
+    for folder, inside in zip(folders, (True, False), strict=True):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(data / "qrels", folder / "qrels")
+        for name in ("corpus", "queries"):
+            for suffix in (".jsonl", ".jsonl.gz"):
+                if (path := data / f"{name}{suffix}").is_file():
+                    (folder / path.name).symlink_to(path.resolve())
+        kept = [line for line in lines if (line.split("\t")[0] in chosen) == inside]
+        (folder / "qrels" / "train.tsv").write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
+    return folders
+
+
+def tune(data: Path, start: str, out: Path, pairs: int, max_tokens: int) -> None:
+    """Tune a model on lists of BM25's and put it into `out`; what was tuned before is reused."""
+    config = Config(train=TrainConfig(model=start, max_pairs=pairs, max_tokens=max_tokens, dev_queries=100))
+    with open_run(out.with_name(f"{out.name}-run"), config) as run:
+        splits = Splits(read_collection(data, config, run), config, run)
+        bench = Bench(splits, config.train, run)
+        folder, _ = bench.start()
+        first = {row: rows[:DEPTH] for row, (rows, _) in splits.first_stage(bench.pairs.query_rows_P).items()}
+        drawn = first_stage_anchors(bench.pairs, bench.positives, first, NEGATIVES, config.train.seed)
+        nothing: list[list[int]] = [[] for _ in drawn]
+        lists = training_lists(bench.documents, bench.queries, bench.pairs, nothing, drawn)
+        bench.fit(out.name, folder, lists, bench.recipe)
+        shutil.copytree(run.out / "rerankers" / out.name, out, dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    main()

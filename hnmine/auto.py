@@ -1,0 +1,153 @@
+"""Preset `auto`: which negatives help depends on the domain, so a few ways are tried and the best is trained in full.
+
+Successive halving (Jamieson and Talwalkar, arXiv 1502.07943): each arm at each learning rate trains on the same few
+pairs; the better half by MRR@10 on dev goes on with twice as many, from the same start, until one is left. The dev
+queries that choose the arm choose the step as well, so what they say of the winner flatters it; the test queries see
+none of this. As with every preset, the start is kept where nothing beats it on dev.
+
+OUT/auto/<arm>-<learning rate>-<pairs>.json keeps what one trial said, so none is made twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hnmine.bench import Bench
+from hnmine.errors import DataError
+from hnmine.fitting import DEV_METRIC, Recipe
+from hnmine.ground import Arm, Ground, slug
+from hnmine.lists import Lists
+from hnmine.progress import say
+from hnmine.runs import Run, write_json
+from hnmine.train_config import AutoConfig
+from hnmine.types import Int64
+
+
+class Trial(BaseModel):
+    """What one training of an arm on some pairs said."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    identity: str
+    arm: str
+    learning_rate: float
+    pairs: int
+    lists: int
+    dev: float
+    """The best MRR@10 of its steps; that of the start, if it has one, is not among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The arm that won, what it trains on, how, and all trials."""
+
+    arm: str
+    lists: Lists
+    recipe: Recipe
+    trials: list[Trial]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest tells of the choice."""
+        of = [trial.model_dump(exclude={"identity"}) for trial in self.trials]
+        return {"arm": self.arm, "learning_rate": self.recipe.learning_rate, "trials": of}
+
+
+def choose(
+    bench: Bench,
+    ground: Ground,
+    arms: Mapping[str, Arm],
+    config: AutoConfig,
+    run: Run,
+) -> Chosen:
+    """Try the arms and return the best.
+
+    Args:
+        bench: pairs, dev queries, trainings.
+        ground: makes an arm's lists.
+        arms: by name.
+        config: how many pairs are first, and which learning rates.
+        run: where trials are kept.
+
+    Raises:
+        DataError: no arm has a negative of any pair.
+    """
+    trials = _Trials(bench, ground, arms, run)
+    order = np.random.default_rng(bench.recipe.seed).permutation(len(bench.pairs))
+    left = [(name, rate) for name in arms for rate in config.learning_rates]
+    pairs, every = config.pairs, []
+    while len(left) > 1:
+        at = np.sort(order[:pairs])
+        found = [trial for name, rate in left if (trial := trials.trial(name, rate, at)) is not None]
+        if not found:
+            raise DataError(
+                f"preset auto: none of {len(at)} train pairs has a negative by any of {', '.join(arms)}; name others "
+                "in train.auto.arms (`hnmine compare --list`)"
+            )
+        found.sort(key=lambda trial: -trial.dev)  # of equals the first in the list of arms
+        every += found
+        half = found[: len(left) // 2]
+        best = half[0]
+        say(
+            "train",
+            f"auto: {len(found)} trials on {len(at):,} pairs, {len(half)} go on; first {best.arm} at a learning rate "
+            f"of {best.learning_rate:g}, {DEV_METRIC} on dev {best.dev:.3f}",
+        )
+        left = [(trial.arm, trial.learning_rate) for trial in half]
+        pairs *= 2
+    name, rate = left[0]
+    lists, recipe, _ = ground.lists(arms[name], bench.recipe.seed)
+    say("train", f"auto: {name} at a learning rate of {rate:g} is trained in full")
+    return Chosen(arm=name, lists=lists, recipe=replace(recipe, learning_rate=rate), trials=every)
+
+
+class _Trials:
+    """Makes trials, or finds them."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        ground: Ground,
+        arms: Mapping[str, Arm],
+        run: Run,
+    ) -> None:
+        self._bench, self._ground, self._arms, self._run = bench, ground, arms, run
+
+    def trial(self, name: str, rate: float, at: Int64) -> Trial | None:
+        """Train an arm on the pairs at these positions, or return what was found before; None: on nothing."""
+        bench = self._bench
+        lists, recipe, _ = self._ground.lists(self._arms[name], bench.recipe.seed, at)
+        if not len(lists):
+            return None
+        recipe = replace(recipe, learning_rate=rate, evaluations_per_epoch=1)
+        own = f"{slug(name)}-{rate:g}-{len(at)}"
+        identity, path = bench.identity(self._ground.start, lists, recipe), self._run.out / "auto" / f"{own}.json"
+        if (known := _read(path, identity)) is not None:
+            return known
+        record = bench.fit(f"auto-{own}", self._ground.start, lists, recipe)
+        trial = Trial(
+            identity=identity,
+            arm=name,
+            learning_rate=rate,
+            pairs=len(at),
+            lists=len(lists),
+            dev=max(value for step, value in record.dev_by_step.items() if step != "0"),
+        )
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, trial.model_dump())
+        shutil.rmtree(self._run.out / "rerankers" / f"auto-{own}")
+        return trial
+
+
+def _read(path: Path, identity: str) -> Trial | None:
+    try:
+        trial = Trial.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return trial if trial.identity == identity else None

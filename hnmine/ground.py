@@ -1,0 +1,290 @@
+"""What an arm is, and the ground that all arms stand on: the same pairs, the ensemble's space, a first stage.
+
+An arm is one way to choose what the re-ranker is trained on. `comparison` trains all of them and `auto` the promising
+ones; both ask here for an arm's lists.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hnmine import arms
+from hnmine.bench import Bench
+from hnmine.config import Config, ReduceConfig
+from hnmine.ensemble import Ensemble, encode
+from hnmine.errors import ConfigError
+from hnmine.first_stage import NO_ROW
+from hnmine.fitting import Recipe, load
+from hnmine.guards import Agreement, Denoise, Guard, Remembered, Scorer, Suspects
+from hnmine.lists import Lists, training_lists
+from hnmine.mining import groups_of_equal_text
+from hnmine.progress import track
+from hnmine.rules import GUARDED, MIXTURES, RULES, Rule, about
+from hnmine.runs import Run
+from hnmine.select import Known
+from hnmine.splits import Splits
+from hnmine.star import TrainingSet
+from hnmine.train_config import Loss
+from hnmine.tuned import Method, Tuned, start_of
+from hnmine.types import Float64, Int64, Pairs, Role, Space, Texts, distance
+
+_PAPER = "The two conditions, as in arXiv 2505.18366,"
+_TUNED: dict[Method, str] = {
+    "STAR": "The nearest to a bi-encoder tuned with static hard and random negatives (arXiv 2104.08051).",
+    "ADORE + STAR": "The nearest to STAR's, its query tower then tuned against what it finds (arXiv 2104.08051).",
+    "ANCE": "The nearest to a bi-encoder whose hard negatives are found anew every epoch (arXiv 2007.00808).",
+}
+
+
+_JUDGES: dict[str, str] = {"denoise": "denoised", "relabel": "relabelled", "agreement": "agreed"}
+Judge = Literal["agreement", "denoise", "relabel", "mistakes"]
+_JUDGED = 16  # documents of a pair that a judge is shown, the best first
+_MISTAKES = 50  # the same, of those that look for what the start confuses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to choose what is trained on."""
+
+    about: str
+    rule: Rule | None = None
+    """Chooses negatives of each pair; None: there are none."""
+    judge: Judge | None = None
+    """Who removes some of these: the single encoders, or the start as a cross-encoder (`guards`); the latter may also
+    take those that it removes for positives, or put first what it finds nearly as relevant as the positive."""
+    rest: Rule | None = None
+    """With a judge: chooses all but the first of those that stay; None: the judge does."""
+    encoder: str | None = None
+    """In whose own space the rule looks; None: in that of the ensemble."""
+    reduce: ReduceConfig | None = None
+    """How the ensemble's space is reduced; None: as configured."""
+    tuned: Method | None = None
+    """By which the encoder is tuned first in whose space the rule looks; None: it is not."""
+    in_batch: bool = False
+    """Whether as many positives of the other pairs of a step are negatives too."""
+    loss: Loss | None = None
+    """None: the configured one."""
+    asked: bool = False
+    """Whether it is trained only where it is asked for by name."""
+
+
+def known_arms(config: Config) -> dict[str, Arm]:
+    """Return every arm by name, in the order of the table; with several encoders the two conditions in each as well."""
+    found = {
+        "positives only": Arm(about="Each positive by itself, no negative at all.", loss="bce"),
+        "in-batch": Arm(about="Positives of the other pairs in the step.", in_batch=True),
+    }
+    found |= {name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | GUARDED | MIXTURES).items()}
+    found["the paper"] = Arm(about=f"{_PAPER} and the margin loss.", rule=RULES["two conditions"], loss="margin")
+    found["BM25 and in-batch"] = Arm(about="Half of each.", rule=RULES["BM25"], in_batch=True)
+    both, rest = RULES["two conditions"], RULES["random of BM25's first 50"]
+    judges: dict[Judge, str] = {
+        "denoise": "that the start scores below the positive, then BM25's",
+        "relabel": "that the start scores below the positive, then BM25's; others are positives too",
+    }
+    if len(config.encoders) > 1:
+        judges["agreement"] = "that satisfies them in each single encoder's space, then BM25's"
+    for judge, what in judges.items():
+        name = f"two conditions, {_JUDGES[judge]}, then BM25"
+        found[name] = Arm(about=f"The nearest by the two conditions {what}.", rule=both, judge=judge, rest=rest)
+    found["mistakes of the start"] = Arm(
+        about="Of BM25's first 50 those that the start scores highest, but below the positive.",
+        rule=RULES["BM25"],
+        judge="mistakes",
+    )
+    if start_of(config) is not None:
+        found |= {name: Arm(about=what, rule=RULES["nearest document"], tuned=name) for name, what in _TUNED.items()}
+    if len(config.encoders) > 1:
+        for encoder in config.encoders:
+            what = f"The two conditions in the space of {encoder.name} alone."
+            found[f"two conditions, {encoder.name}"] = Arm(about=what, rule=both, encoder=encoder.name)
+    for variance in (None, 0.99, 0.95, 0.9, 0.8, 0.7):
+        what = "X_concat" if variance is None else f"{variance:.0%} of the variance"
+        reduce = config.reduce.model_copy(update={"variance": variance, "basis": None})
+        about_it = f"The two conditions in {what} (the ablation of Table 6)."
+        found[f"two conditions, {what}"] = Arm(about=about_it, rule=both, reduce=reduce, asked=True)
+    return found
+
+
+def slug(name: str) -> str:
+    """Return an arm's name as it is written on a command line and in file names."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def named_arms(config: Config, names: Sequence[str], setting: str = "train.auto.arms") -> dict[str, Arm]:
+    """Return the arms of these names, written as on a command line or in full.
+
+    Raises:
+        ConfigError: one is not known; `setting` is where it was named.
+    """
+    known = known_arms(config)
+    name_of = {slug(name): name for name in known}
+    if unknown := [name for name in names if slug(name) not in name_of]:
+        raise ConfigError(f"{setting}: {', '.join(unknown)} is not known; known are: {', '.join(name_of)}")
+    return {name_of[slug(name)]: known[name_of[slug(name)]] for name in names}
+
+
+class Ground:
+    """The pairs of a bench, their spaces and their first stage; the lists that each arm makes of them."""
+
+    def __init__(self, bench: Bench, start: Path, splits: Splits, config: Config, run: Run) -> None:
+        """Encode what the store does not have of the documents and the train queries."""
+        self._bench, self._config, self._run = bench, config, run
+        self.start = start
+        """The re-ranker that all arms begin with, and the judge of some."""
+        pairs = bench.pairs
+        rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
+        self.pairs = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
+        """The bench's, with rows of the space's queries."""
+        texts: dict[Role, Texts] = {"document": bench.documents, "query": bench.queries.take(rows.tolist())}
+        self._encoders = [encoder.name for encoder in config.encoders]
+        self._ensemble: Ensemble = encode(texts, config, run)
+        self._singles: list[Space] | None = None
+        first = splits.first_stage(pairs.query_rows_P)
+        self.first_QK: Int64 = np.stack([first[row][0] for row in rows.tolist()])
+        self.groups_N = groups_of_equal_text(bench.documents)
+        self._tuned: Tuned | None = None
+        self._denoise: Denoise | None = None
+
+    def space(self, arm: Arm, seed: int) -> Space:
+        """Return the space in which the arm's rule looks."""
+        if arm.tuned is not None:
+            self._tuned = self._tuned or Tuned(self._training_set(), self._config, self._run)
+            return self._tuned.space(arm.tuned, seed)
+        if arm.encoder is not None:
+            return self._single_spaces()[self._encoders.index(arm.encoder)]
+        return self._ensemble.space if arm.reduce is None else self._ensemble.reduced(arm.reduce)
+
+    def _single_spaces(self) -> list[Space]:
+        self._singles = self._singles or self._ensemble.single_spaces()
+        return self._singles
+
+    def _training_set(self) -> TrainingSet:
+        rows = np.unique(self._bench.pairs.query_rows_P).tolist()
+        known = {at: self._bench.positives[row] for at, row in enumerate(rows)}
+        queries = self._bench.queries.take(rows)
+        return TrainingSet(documents=self._bench.documents, queries=queries, pairs=self.pairs, known=known)
+
+    def lists(self, arm: Arm, seed: int, at: Int64 | None = None) -> tuple[Lists, Recipe, dict[str, Any]]:
+        """Return what the arm trains on, how, and how many negatives it has chosen of what share of the pairs.
+
+        Of the pairs only those at the positions `at`; None: all.
+        """
+        bench, most = self._bench, self._config.compare.negatives
+        at = np.arange(len(bench.pairs)) if at is None else at
+        in_batch = 0 if not arm.in_batch else most if arm.rule is None else most // 2
+        chosen: list[list[int]] = [[] for _ in at]
+        relabelled: list[list[int]] = [[] for _ in at]
+        if arm.rule is not None and arm.judge is None:
+            chosen = self._choose(arm, arm.rule, most - in_batch, seed, at)
+        elif arm.rule is not None:
+            chosen, relabelled = self._judged(arm, most, seed, at)
+        pairs, negatives = bench.pairs.take(at), [*chosen]
+        if any(relabelled):
+            pairs, negatives = _with_relabelled(pairs, chosen, relabelled)
+        lists = training_lists(
+            bench.documents,
+            bench.queries,
+            pairs,
+            negatives,
+            [[] for _ in negatives],
+            bare=arm.rule is None or in_batch > 0,
+            positives=bench.positives if in_batch else None,
+        )
+        recipe = replace(bench.recipe, seed=seed, in_batch_negatives=in_batch, loss=arm.loss or bench.recipe.loss)
+        facts = {
+            "negatives": sum(map(len, negatives)),
+            "pairs_with_negatives": sum(1 for rows in chosen if rows) / len(chosen),
+        }
+        return lists, recipe, facts
+
+    def _choose(self, arm: Arm, rule: Rule, count: int, seed: int, at: Int64) -> list[list[int]]:
+        """Return up to `count` document rows of each pair that the rule chooses in the arm's space."""
+        pairs = self.pairs.take(at)
+        positives = [self._bench.positives[query] for query in self._bench.pairs.query_rows_P[at].tolist()]
+        known = Known.of(positives, self.groups_N)
+        space, first_QK = self.space(arm, seed), self.first_QK
+        found = arms.choose(space, pairs, known, {"": rule}, count=count, seed=seed, first_QK=first_QK)
+        return [[row for row in rows if row != NO_ROW] for rows in found[""].tolist()]
+
+    def _judged(self, arm: Arm, most: int, seed: int, at: Int64) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the negatives of each pair, and the documents that are relabelled as its positives."""
+        assert arm.rule is not None
+        near = self._choose(arm, arm.rule, _JUDGED if arm.rest else _MISTAKES, seed, at)
+        flat = [(pair, row) for pair, rows in enumerate(near) for row in rows]
+        pair_F, doc_F = np.array(flat, dtype=np.int64).reshape(-1, 2).T
+        suspects, judge = self._suspects(arm, seed, at, pair_F, doc_F), self._judge(arm)
+        keep_F = judge.keep(suspects)
+        order_F = np.arange(len(flat))
+        if isinstance(judge, Denoise) and arm.rest is None:
+            order_F = np.argsort(-judge.scores(suspects.query_rows_F, doc_F), kind="stable")
+        stays: list[list[int]] = [[] for _ in at]
+        falls: list[list[int]] = [[] for _ in at]
+        for position in order_F.tolist():
+            pair, row = flat[position]
+            (stays if keep_F[position] else falls)[pair].append(row)
+        if arm.rest is None:
+            return [rows[:most] for rows in stays], [[] for _ in at]
+        right = [rows[:1] if arm.judge == "relabel" else [] for rows in falls]
+        others = self._choose(arm, arm.rest, most + 1, seed, at)
+        chosen = [
+            [*mined[:1], *(row for row in rest if row not in mined[:1] + relabelled)][:most]
+            for mined, relabelled, rest in zip(stays, right, others, strict=True)
+        ]
+        return chosen, right
+
+    def _judge(self, arm: Arm) -> Guard:
+        if arm.judge == "agreement":
+            return Agreement(spaces=self._single_spaces(), least=len(self._encoders))
+        if self._denoise is None:
+            self._denoise = Denoise(scores=Remembered(self._scorer()), margin=0.0, most=None)
+        return self._denoise
+
+    def _scorer(self) -> Scorer:
+        """Return what asks the start."""
+        bench, recipe = self._bench, self._bench.recipe
+        settings: dict[str, Any] = {"max_tokens": recipe.max_tokens, "device": recipe.device, "dtype": recipe.dtype}
+        model = load(recipe.kind, self.start, engine=recipe.engine, **settings)
+
+        def score(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
+            queries = [bench.queries.texts[row] for row in query_rows_F.tolist()]
+            documents = [bench.documents.texts[row] for row in doc_rows_F.tolist()]
+            with track("train", "judged by the start", len(queries), "documents") as progress:
+                return model.scores(queries, documents, progress.advance).astype(np.float64)
+
+        return score
+
+    def _suspects(self, arm: Arm, seed: int, at: Int64, pair_F: Int64, doc_F: Int64) -> Suspects:
+        """Return the documents as guards look at them, with the rows that the judge knows queries by."""
+        pairs = self.pairs if arm.judge == "agreement" else self._bench.pairs
+        positive_F = pairs.doc_rows_P[at[pair_F]]
+        space, local_F = self.space(arm, seed), self.pairs.query_rows_P[at[pair_F]]
+        queries, docs, positives = space.queries_QR[local_F], space.docs_NR[doc_F], space.docs_NR[positive_F]
+        return Suspects(
+            query_rows_F=pairs.query_rows_P[at[pair_F]],
+            positive_rows_F=positive_F,
+            doc_rows_F=doc_F,
+            d_query_F=distance(queries, docs),
+            d_positive_F=distance(positives, docs),
+            radius_F=distance(queries, positives),
+            rank_F=np.ones(len(doc_F), dtype=np.int64),  # no judge asks for it
+        )
+
+
+def _with_relabelled(
+    pairs: Pairs, negatives: list[list[int]], relabelled: list[list[int]]
+) -> tuple[Pairs, list[list[int]]]:
+    """Add a pair for every document that is a positive now, with the negatives of its pair."""
+    more = [(at, row) for at, rows in enumerate(relabelled) for row in rows]
+    at_R, doc_R = np.array(more, dtype=np.int64).T
+    both = Pairs(
+        query_rows_P=np.concatenate([pairs.query_rows_P, pairs.query_rows_P[at_R]]),
+        doc_rows_P=np.concatenate([pairs.doc_rows_P, doc_R]),
+    )
+    return both, [*negatives, *(negatives[at] for at, _ in more)]

@@ -1,0 +1,134 @@
+"""What each arm is trained on, and the judges against a plain loop over the start's scores and the single spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnmine.bench import Bench
+from hnmine.config import Config
+from hnmine.ground import Ground, known_arms, slug
+from hnmine.runs import open_run
+from hnmine.settings import load
+from hnmine.sources import read_beir
+from hnmine.splits import Splits
+from hnmine.types import Space
+from tests.test_comparison import config_of
+from tests.test_pipeline import LEXICAL, write_collection
+from tests.test_reranker import load as load_reranker
+from tests.test_reranker import tiny_model
+
+TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
+
+
+@pytest.fixture
+def standing(tmp_path: Path) -> Iterator[tuple[Ground, Bench, Splits, Config]]:
+    """A ground with two encoders, none of which can be tuned."""
+    data = write_collection(tmp_path / "data")
+    config = config_of(tiny_model(tmp_path / "start"), "compare.negatives=4", TWO)
+    with open_run(tmp_path / "out", config) as run:
+        splits = Splits(read_beir(data, config.sources), config, run)
+        bench = Bench(splits, config.train, run)
+        yield Ground(bench, bench.start()[0], splits, config, run), bench, splits, config
+
+
+def test_every_arm_has_a_name_of_its_own_on_a_command_line_and_a_description():
+    arms = known_arms(Config())
+    assert len({slug(name) for name in arms}) == len(arms)
+    assert all(arm.about for arm in arms.values())
+    assert {"positives-only", "in-batch", "two-conditions", "percpos-0.95", "bm25", "random"} <= set(map(slug, arms))
+    assert {"two conditions, minilm", "two conditions, lexical", "two conditions, agreed, then BM25"} <= set(arms)
+    assert not [name for name in known_arms(load(overrides=[LEXICAL])) if "lexical" in name]
+
+
+def test_what_each_arm_is_trained_on(standing: tuple[Ground, Bench, Splits, Config]):
+    ground, _, splits, config = standing
+    of = {name: ground.lists(arm, 3) for name, arm in known_arms(config).items() if arm.judge != "relabel"}
+    texts, positives = splits.collection.documents.texts, splits.collection.positives()
+    judged = {splits.collection.queries.texts[query]: {texts[doc] for doc in docs} for query, docs in positives.items()}
+    pairs = len(splits.train)
+    for name, (lists, recipe, facts) in of.items():
+        assert recipe.seed == 3
+        assert facts["negatives"] == sum(len(documents) - 1 for documents in lists.documents), name
+        for query, documents in zip(lists.queries, lists.documents, strict=True):
+            assert documents[0] in judged[query]
+            assert not judged[query] & set(documents[1:]), name
+            assert len(set(documents)) == len(documents) <= 5
+    sizes = {name: [len(documents) for documents in lists.documents] for name, (lists, _, _) in of.items()}
+    assert sizes["positives only"] == [1] * pairs
+    assert of["positives only"][1].loss == "bce"
+    assert sizes["in-batch"] == [1] * pairs
+    assert of["in-batch"][1].in_batch_negatives == 4
+    assert sizes["random"] == [5] * pairs
+    assert of["random"][2]["pairs_with_negatives"] == 1
+    assert max(sizes["BM25 and in-batch"]) == 3
+    assert of["BM25 and in-batch"][1].in_batch_negatives == 2
+    assert of["two conditions"][2]["pairs_with_negatives"] == len(sizes["two conditions"]) / pairs
+    assert sizes["two conditions, X_concat"] == sizes["two conditions, 99% of the variance"], "almost the same space"
+    some = np.array([0, 3, 7])
+    for name, arm in known_arms(config).items():
+        part, whole = ground.lists(arm, 3, some)[0], ground.lists(arm, 3)[0]
+        wanted = {splits.collection.queries.texts[row] for row in splits.train.query_rows_P[some].tolist()}
+        kept = [at for at, query in enumerate(whole.queries) if query in wanted]
+        assert part.documents == tuple(whole.documents[at] for at in kept), name
+
+
+def conditions(space: Space, query: int, positive: int, doc: int) -> bool:
+    """Both conditions, as written."""
+    q, p, d = (row.astype(np.float64) for row in (space.queries_QR[query], space.docs_NR[positive], space.docs_NR[doc]))
+    return bool(1 - q @ d < 1 - q @ p and 1 - q @ d < 1 - p @ d)
+
+
+def test_judges_against_a_plain_loop(standing: tuple[Ground, Bench, Splits, Config]):
+    ground, bench, splits, config = standing
+    texts, queries = splits.collection.documents.texts, splits.collection.queries.texts
+    start = load_reranker(ground.start, 64)
+    arms = known_arms(config)
+    of = {name: ground.lists(arm, 0)[0] for name, arm in arms.items() if arm.judge}
+    spaces, space = ground._single_spaces(), ground.space(arms["two conditions"], 0)
+    agreed = denoised = relabelled = mistaken = 0
+    lists_of = {name: dict(zip(lists.queries, lists.documents, strict=False)) for name, lists in of.items()}
+    for query, own, positive in zip(
+        bench.pairs.query_rows_P.tolist(),
+        ground.pairs.query_rows_P.tolist(),
+        bench.pairs.doc_rows_P.tolist(),
+        strict=True,
+    ):
+        score = dict(enumerate(start.scores([queries[query]] * len(texts), list(texts)).tolist()))
+        free = [row for row in range(len(texts)) if row not in bench.positives[query]]
+        near = sorted(free, key=lambda row: (-space.queries_QR[own].astype(float) @ space.docs_NR[row], row))
+        mined = [row for row in near if conditions(space, own, positive, row)]
+        below = [row for row in mined if score[row] <= score[positive]]
+        both = [row for row in mined if all(conditions(one, own, positive, row) for one in spaces)]
+        found = {name: lists_of[name].get(queries[query], ("",)) for name in of}
+        if both:
+            agreed += 1
+            assert found["two conditions, agreed, then BM25"][1] == texts[both[0]]
+        if below:
+            denoised += 1
+            assert found["two conditions, denoised, then BM25"][1] == texts[below[0]]
+        above = [row for row in mined if score[row] > score[positive]]
+        extra = [
+            d
+            for q, d in zip(
+                of["two conditions, relabelled, then BM25"].queries,
+                of["two conditions, relabelled, then BM25"].documents,
+                strict=True,
+            )
+            if q == queries[query]
+        ]
+        assert len(extra) == (2 if above else 1)
+        if above:
+            relabelled += 1
+            first, second = extra
+            assert second[0] == texts[above[0]]
+            assert second[1:] == first[1:]
+            assert texts[above[0]] not in first
+        wrong = [texts.index(text) for text in found["mistakes of the start"][1:]]
+        assert [score[row] for row in wrong] == sorted((score[row] for row in wrong), reverse=True)
+        assert all(score[row] <= score[positive] for row in wrong)
+        mistaken += len(wrong)
+    assert min(agreed, denoised, relabelled, mistaken) > 0
