@@ -87,7 +87,6 @@ def test_what_is_broken_is_a_model_error(tmp_path: Path) -> None:
         load(folder)
 
 
-@pytest.mark.ray
 def test_training_improves_it_and_the_folder_is_a_sentence_transformer(tmp_path: Path) -> None:
     from hnmine.training import train
 

@@ -88,7 +88,6 @@ def edited(rows: list[dict]) -> list[dict]:
     return [newcomer(1), *kept[::-1], newcomer(2)]
 
 
-@pytest.mark.ray
 def test_every_night_equals_a_run_from_scratch_and_decides_by_what_changed(
     nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,7 +124,6 @@ def test_every_night_equals_a_run_from_scratch_and_decides_by_what_changed(
     assert [row.version for row in Home.at(nights.home).history()] == ["0001", "0002", "0003", "0004"]
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nights: Nights) -> None:
     command = [sys.executable, "-m", "hnmine.cli", "nightly", "--data", nights.data, "--home", nights.home]
@@ -143,7 +141,6 @@ def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nig
     assert [row.version for row in Home.at(nights.home).history()] == ["0001"]
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     home, work = s3(f"bucket/{tmp_path.name}/home"), f"nightly.work={tmp_path / 'work'}"
@@ -158,7 +155,6 @@ def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     assert (Place.at(home) / "lock").files() == []
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_a_lexical_encoder_keeps_its_fit_to_the_end_of_the_epoch(
     nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -98,7 +98,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return data, out, options, done
 
 
-@pytest.mark.ray
 def test_a_run_mines_what_one_can_see_to_be_hard(whole: Whole) -> None:
     _, out, _, done = whole
     rows = pq.read_table(out / "negatives.parquet").to_pylist()
@@ -115,7 +114,6 @@ def test_a_run_mines_what_one_can_see_to_be_hard(whole: Whole) -> None:
     assert f"of {len(rows)} mined triplets" in done.stdout
 
 
-@pytest.mark.ray
 def test_the_manifest_accounts_for_every_row_and_pair(whole: Whole) -> None:
     _, out, _, _ = whole
     manifest = json.loads((out / "manifest.json").read_text())
@@ -130,7 +128,6 @@ def test_the_manifest_accounts_for_every_row_and_pair(whole: Whole) -> None:
     assert half_written(out) == []
 
 
-@pytest.mark.ray
 def test_the_link_leads_to_the_best_on_dev_and_none_is_worse_there_than_the_start(whole: Whole) -> None:
     _, out, _, _ = whole
     training = json.loads((out / "manifest.json").read_text())["training"]
@@ -152,7 +149,6 @@ def test_the_link_leads_to_the_best_on_dev_and_none_is_worse_there_than_the_star
     assert np.isfinite(CrossEncoder(str(out / "reranker"), device="cpu").predict([("price of apple", "apple")])).all()
 
 
-@pytest.mark.ray
 def test_the_table_is_what_the_stored_scores_say(whole: Whole) -> None:
     _, out, _, done = whole
     evaluation = json.loads((out / "manifest.json").read_text())["evaluation"]
@@ -167,7 +163,6 @@ def test_the_table_is_what_the_stored_scores_say(whole: Whole) -> None:
             assert np.mean(stored.column(metric).to_pylist()) == pytest.approx(value)
 
 
-@pytest.mark.ray
 def test_a_second_run_from_python_reuses_everything_and_leaves_the_same_bytes(
     whole: Whole, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,7 +180,6 @@ def test_a_second_run_from_python_reuses_everything_and_leaves_the_same_bytes(
     assert said.count(f": reused {out / 'evaluation'}") == 3
 
 
-@pytest.mark.ray
 def test_mining_again_elsewhere_gives_the_same_bytes(whole: Whole, tmp_path: Path) -> None:
     data, out, options, _ = whole
     manifest = hnmine.mine(str(data), str(tmp_path / "out"), hnmine.load_config(overrides=options[1::2]))
@@ -205,7 +199,6 @@ def again(whole: Whole, folder: Path, *more: str) -> tuple[Path, Path, hnmine.Co
     )
 
 
-@pytest.mark.ray
 def test_the_manifest_names_every_file_with_its_hash_and_each_step_with_its_own_settings(
     whole: Whole, tmp_path: Path
 ) -> None:
@@ -228,7 +221,6 @@ def test_the_manifest_names_every_file_with_its_hash_and_each_step_with_its_own_
     assert {"train", "evaluate"}.isdisjoint(after["mining"]["config"])
 
 
-@pytest.mark.ray
 def test_other_negatives_take_the_training_and_the_evaluation_out_of_the_manifest(whole: Whole, tmp_path: Path) -> None:
     data, out, config = again(whole, tmp_path)
     assert list(hnmine.mine(data, out, config)) == ["mining", "training", "evaluation", "files"]
@@ -238,7 +230,6 @@ def test_other_negatives_take_the_training_and_the_evaluation_out_of_the_manifes
         hnmine.evaluate(data, out, more)
 
 
-@pytest.mark.ray
 def test_evaluation_reads_as_many_tokens_as_the_training_did(
     whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,7 +243,6 @@ def test_evaluation_reads_as_many_tokens_as_the_training_did(
     assert said.count(": reused") == 3
 
 
-@pytest.mark.ray
 def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_model_go(
     whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,7 +266,6 @@ def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_mo
     assert (out / "evaluation" / "mine.txt").exists()
 
 
-@pytest.mark.ray
 def test_models_that_are_not_as_training_left_them_are_trained_again(
     whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,7 +291,6 @@ def test_a_run_that_cannot_be_trained_is_refused_before_it_mines(tmp_path: Path)
     assert not (tmp_path / "out" / "negatives.parquet").exists()
 
 
-@pytest.mark.ray
 def test_data_that_changed_after_mining_is_refused_by_train(whole: Whole, tmp_path: Path) -> None:
     data, out, options, _ = whole
     shutil.copytree(out, tmp_path / "out", symlinks=True)
@@ -343,7 +331,6 @@ def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
         hnmine.train(data, tmp_path / "out", config)
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     ("sent", "code", "word"),
     [

@@ -28,8 +28,6 @@ from hnmine.training import Trained, train
 from hnmine.types import Texts
 from tests.test_reranker import load, spoil, tiny_model
 
-pytestmark = pytest.mark.ray
-
 _RECIPE = Recipe.of(
     TrainConfig(
         epochs=3,
@@ -144,6 +142,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit_and_replaces_what_is_th
     assert not (tmp_path / "again" / "stale.txt").exists()
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_train_the_model_that_one_trains(
     start: Path, trained: tuple[Path, Trained], tmp_path: Path
@@ -156,6 +155,7 @@ def test_two_workers_train_the_model_that_one_trains(
     assert np.abs(alone - together).max() < np.abs(alone - begun).max() / 1000
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_passes_as_their_own_texts_need(
     start: Path, tmp_path: Path
@@ -231,6 +231,7 @@ def own_workers() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.ray
 def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_training(
     start: Path, undisturbed: tuple[Path, Trained], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
