@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,6 +134,7 @@ def _blocks(
             blocks.append(
                 pa.table(
                     {
+                        "block": [start // block_texts],
                         "keys": pa.array([[all_keys[i].tobytes() for i in rows]], pa.list_(pa.binary(KEY_BYTES))),
                         "roles": [[every[i][0] for i in rows]],
                         "texts": [[every[i][1] for i in rows]],
@@ -156,19 +157,20 @@ class EncodeBlock:
             self._failure = str(error)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
-        """Encode every row of `blocks`; return how many texts each held, and what failed.
+        """Encode every row of `blocks`; return its number, how many texts it held, and what failed.
 
         What a user can mend travels as a row: as an exception Ray would retry it, log it in full and lose its type.
         """
-        counts, failures = [], []
+        numbers, counts, failures = [], [], []
         for block in blocks.to_pylist():
             try:
                 self._encode(block)
             except HnmineError as error:
                 self._failure = str(error)
+            numbers.append(block["block"])
             counts.append(len(block["texts"]))
             failures.append(self._failure)
-        return pa.table({"count": counts, "failure": failures})
+        return pa.table({"block": numbers, "count": counts, "failure": failures})
 
     def _encode(self, block: dict[str, Any]) -> None:
         if self._encoder is None:
@@ -220,8 +222,32 @@ def _counts(results: Iterator[pa.Table]) -> Iterator[int]:
 
 
 def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[pa.Table]:
-    import ray
+    """Encode the blocks by actors, and what is left when these are lost by others.
+
+    A node that dies takes more than its actors: until Ray has noticed, calls to them fail, and at once, so that none
+    of their retries is left.
+    """
     from ray.exceptions import RayActorError
+
+    left = {block["block"][0].as_py(): block for block in blocks}
+    while left:
+        before = len(left)
+        try:
+            for batch in _by_pool(plan, list(left.values()), store, config):
+                for number in batch["block"].to_pylist():
+                    del left[number]
+                yield batch
+        except RayActorError as error:
+            if len(left) == before:
+                raise ModelError(
+                    f"encoder {plan.name}: its process died {_RETRIES + 1} times on one block of texts; if memory ran "
+                    f"out, lower embed.actors or embed.tokens_per_batch ({error})"
+                ) from None
+            say("embed", f"{plan.name}: actors were lost; the {len(left)} blocks that are left are begun again")
+
+
+def _by_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[pa.Table]:
+    import ray
 
     quiet_ray_data()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -247,14 +273,7 @@ def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config:
             num_gpus=plan.gpus if plan.device == "cuda" else 0,
             max_task_retries=_RETRIES,
         )
-    try:
-        for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield cast(pa.Table, batch)
-    except RayActorError as error:
-        raise ModelError(
-            f"encoder {plan.name}: its process died {_RETRIES + 1} times on one block of texts; if memory ran out, "
-            f"lower embed.actors or embed.tokens_per_batch ({error})"
-        ) from None
+    yield from data.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
