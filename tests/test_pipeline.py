@@ -418,20 +418,21 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "moment", "again"),
+    ("command", "moment", "again", "never"),
     [
-        (["embed"], "lexical: 50 texts in", "50 vectors from the store, 0 encoded"),
-        (["mine"], "42 encoded", "42 vectors from the store, 0 encoded"),
-        (["train"], "step 4:", "anchored: goes on from the checkpoint of step "),
+        (["embed"], "lexical: 50 texts in", "50 vectors from the store, 0 encoded", "in this process"),
+        (["mine"], "42 encoded", "42 vectors from the store, 0 encoded", "in this process"),
+        (["train"], "step 4:", "anchored: goes on from the checkpoint of step ", "Traceback"),
         (
             ["compare", "--arms", "two-conditions,random", "--seeds", "1"],
             "two conditions, seed 0: ",
-            "compare: two-conditions-0: reused",
+            "two conditions, seed 0: ",
+            "two-conditions-0",  # the name of its training
         ),
     ],
 )
 def test_sigterm_ends_every_step_and_the_next_start_goes_on_from_there(
-    command: list[str], moment: str, again: str, tmp_path: Path
+    command: list[str], moment: str, again: str, never: str, tmp_path: Path
 ) -> None:
     data, out = write_collection(tmp_path / "data"), tmp_path / "out"
     long = ["train.epochs=20", "train.patience=null"] if command == ["train"] else ["compare.learning_rates=[0.001]"]
@@ -456,6 +457,7 @@ def test_sigterm_ends_every_step_and_the_next_start_goes_on_from_there(
     done = hnmine_(*line)
     assert done.returncode == 0, done.stderr
     assert again in done.stderr
+    assert never not in done.stderr
 
 
 def several_answers(folder: Path) -> Path:
