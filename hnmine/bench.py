@@ -79,8 +79,9 @@ class Bench:
         if len(self._dev) < _FEW_QUERIES:
             say(
                 "train",
-                f"warning: {len(self._dev)} dev queries are too few to tell a better step from a lucky one; judge "
+                f"{len(self._dev)} dev queries are too few to tell a better step from a lucky one; judge "
                 f"{_FEW_QUERIES} at least",
+                level="warning",
             )
 
     def start(self) -> tuple[Path, Record | None]:

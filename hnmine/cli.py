@@ -9,17 +9,20 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hnmine.errors import HnmineError, InUseError
+from hnmine.progress import Level, json_lines, tell
 from hnmine.settings import describe, load
 
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
 
   hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate
+  hnmine embed    --data DIR --out DIR     only fill OUT/store with the vectors that it lacks
   hnmine mine     --data DIR --out DIR     hard negatives only: OUT/negatives.parquet, OUT/triplets.parquet
   hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
   hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
@@ -31,9 +34,13 @@ Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what
   hnmine rollback --home DIR               deploy the re-ranker before the current one again
 
 DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
+
+Exit codes: 0 done; 1 an error of hnmine itself, or of the machine; 2 a mistake that the message tells how to mend;
+3 another job works on this HOME; 130 interrupted, 143 terminated: the same command goes on from there.
 """
 _STEPS = {
     "run": "mine, fine-tune and evaluate; what is already done is reused",
+    "embed": "encode the documents and queries that the store lacks, and nothing else",
     "mine": "mine the hard negatives of the train pairs",
     "train": "fine-tune the re-ranker on the negatives in OUT",
     "evaluate": "compare the re-rankers in OUT on the test queries",
@@ -67,23 +74,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 a mistake of the user, 3 another job runs, 130 interrupted, 143 terminated.
     """
     options = _parser().parse_args(arguments)
+    terminated = threading.Event()
+
+    def terminate(_signal: int, _frame: object) -> None:
+        """End as Ctrl-C does, which all libraries pass on, and close what is open on the way out, undisturbed."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        terminated.set()
+        raise KeyboardInterrupt
+
+    def ended(code: int, message: str, level: Level, line: str) -> int:
+        tell(line, options.command, message, level=level, exit_code=code)
+        return code
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
-    try:
-        _run(options)
-    except HnmineError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 3 if isinstance(error, InUseError) else 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
-        return 130
-    except _TerminatedError:
-        print("terminated; the same command goes on from here", file=sys.stderr)  # noqa: T201
-        return 143
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        signal.signal(signal.SIGTERM, terminate)
+    with json_lines() if options.log == "json" else nullcontext():
+        try:
+            text = _run(options)
+            tell(text, options.command, text, stream=sys.stdout)
+        except HnmineError as error:
+            return ended(3 if isinstance(error, InUseError) else 2, str(error), "error", f"error: {error}")
+        except KeyboardInterrupt:
+            code, word = (143, "terminated") if terminated.is_set() else (130, "interrupted")
+            message = f"{word}; the same command goes on from here"
+            return ended(code, message, "warning", message)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
     return 0
+
+
+class _Version(argparse.Action):
+    """Print the version and end; a job's uploaded copy need not be installed, so nobody else asks for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        print(f"hnmine {version('hnmine')}")  # noqa: T201
+        parser.exit()
 
 
 class _ListArms(argparse.Action):
@@ -99,19 +125,13 @@ class _ListArms(argparse.Action):
         parser.exit()
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM came: what is open is closed on the way out, as with Ctrl-C."""
-
-
-def _terminate(_signal: int, _frame: object) -> None:
-    raise _TerminatedError
-
-
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("hnmine", description=_DESCRIPTION, formatter_class=raw)
-    parser.add_argument("--version", action="version", version=f"hnmine {version('hnmine')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version that is installed and end")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    log = argparse.ArgumentParser(add_help=False)
+    log.add_argument("--log", choices=["text", "json"], default="text", help="json: one object a line (default text)")
     for step, help_text in _STEPS.items():
         command = commands.add_parser(
             step,
@@ -119,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
             description=help_text,
             epilog=_EXAMPLES.format(step=step),
             formatter_class=raw,
+            parents=[log],
         )
         command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
         command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
@@ -143,12 +164,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Paired randomisation test and 95 % interval of every metric, over the queries both files have.",
         epilog="example:\n  hnmine paired out/evaluation/after-anchored.parquet out/evaluation/after-paper.parquet",
         formatter_class=raw,
+        parents=[log],
     )
     for name in ("after", "before"):
         paired.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
-    _add_nights(commands)
-    commands.add_parser("config", help="list every setting with its default and meaning")
-    apidocs = commands.add_parser("apidocs", help="make a collection of the installed packages' API documentation")
+    _add_nights(commands, log)
+    commands.add_parser("config", help="list every setting with its default and meaning", parents=[log])
+    about = "make a collection of the installed packages' API documentation"
+    apidocs = commands.add_parser("apidocs", help=about, parents=[log])
     apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")
     apidocs.add_argument("--documents", type=int, default=3000, metavar="N", help="documents to keep (default 3000)")
     return parser
@@ -165,14 +188,14 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_nights(commands: Any) -> None:
+def _add_nights(commands: Any, log: argparse.ArgumentParser) -> None:
     helps = {
         "nightly": "mine what changed since last night, and deploy a re-ranker that is not worse",
         "history": "list the nights: documents, negatives, MRR@10, decision",
         "rollback": "deploy the re-ranker before the current one again",
     }
     for name, help_text in helps.items():
-        command = commands.add_parser(name, help=help_text, description=help_text)
+        command = commands.add_parser(name, help=help_text, description=help_text, parents=[log])
         command.add_argument("--home", required=True, metavar="DIR", help="folder or s3://bucket/prefix of all nights")
         if name == "nightly":
             command.add_argument(
@@ -184,25 +207,38 @@ def _add_nights(commands: Any) -> None:
             _add_settings(command)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> str:
+    """Do what is asked; return what a person wants to see at the end."""
     if options.command == "config":
-        print(describe())  # noqa: T201
-        return
+        return describe()
     if options.command == "apidocs":
         from hnmine import apidocs
 
-        print(apidocs.describe(apidocs.write_collection(options.out, documents=options.documents)))  # noqa: T201
-        return
+        return apidocs.describe(apidocs.write_collection(options.out, documents=options.documents))
     if options.command == "paired":
         from hnmine.ranking import between
 
-        print(between(options.after, options.before))  # noqa: T201
-        return
+        return between(options.after, options.before)
     if options.command == "history":
         from hnmine.home import Home, table
 
-        print(table(Home.at(options.home).history()))  # noqa: T201
-        return
+        return table(Home.at(options.home).history())
+    config = load(options.config, _overrides(options))
+    if options.command in ("nightly", "rollback"):
+        from hnmine import nightly
+        from hnmine.home import table
+
+        if options.command == "nightly":
+            return table([nightly.nightly(options.data, options.home, config)])
+        return table([nightly.rollback(options.home, options.to, config)])
+    from hnmine import pipeline
+
+    step = {name: getattr(pipeline, name) for name in _STEPS}[options.command]
+    return _report(options.command, options.out, step(options.data, options.out, config))
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """Return what --set says, and the options that are short for a setting."""
     overrides = [*(_QUICK if getattr(options, "quick", False) else ()), *options.set]
     if getattr(options, "preset", None):
         overrides.append(f"train.presets=[{', '.join(options.preset)}]")
@@ -210,37 +246,26 @@ def _run(options: argparse.Namespace) -> None:
         overrides.append(f"compare.arms={json.dumps([name.strip() for name in options.arms.split(',')])}")
     if getattr(options, "seeds", None) is not None:
         overrides.append(f"compare.seeds={options.seeds}")
-    config = load(options.config, overrides)
-    if options.command in ("nightly", "rollback"):
-        from hnmine import nightly
-        from hnmine.home import table
-
-        if options.command == "nightly":
-            row = nightly.nightly(options.data, options.home, config)
-        else:
-            row = nightly.rollback(options.home, options.to, config)
-        print(table([row]))  # noqa: T201
-        return
-    from hnmine import pipeline
-
-    step = {name: getattr(pipeline, name) for name in _STEPS}[options.command]
-    _report(options.command, options.out, step(options.data, options.out, config))
+    return overrides
 
 
-def _report(command: str, out: Path, manifest: dict[str, Any]) -> None:
-    """Print on standard output what a person wants to see at the end."""
+def _report(command: str, out: Path, found: dict[str, Any]) -> str:
     from hnmine.report import examples
 
-    if command in ("run", "mine"):
-        print(examples(out / "triplets.parquet", out / "negatives.parquet", count=5))  # noqa: T201
-    if command in ("run", "evaluate"):
-        print(f"\n{manifest['evaluation']['table']}")  # noqa: T201
-    if command == "run":
-        print(f"\nBest on dev: {manifest['training']['best']}. It is {out / 'reranker'}; CrossEncoder loads it.")  # noqa: T201
-    if command == "compare":
-        print(manifest["table"])  # noqa: T201
+    if command == "embed":
+        return f"{found['encoded']:,} texts encoded, {found['reused']:,} were in the store"
     if command == "audit":
-        print(f"{manifest['table']}\n\n{manifest['verdict']}")  # noqa: T201
+        return f"{found['table']}\n\n{found['verdict']}"
+    if command == "compare":
+        return str(found["table"])
+    parts = []
+    if command in ("run", "mine"):
+        parts.append(examples(out / "triplets.parquet", out / "negatives.parquet", count=5))
+    if command in ("run", "evaluate"):
+        parts.append(found["evaluation"]["table"])
+    if command in ("run", "train"):
+        parts.append(f"Best on dev: {found['training']['best']}. It is {out / 'reranker'}; CrossEncoder loads it.")
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from hnmine.config import EmbedConfig
 from hnmine.encoders import Encoder, Plan
 from hnmine.engine import MOST_LANES
 from hnmine.errors import DeviceError, HnmineError, ModelError
+from hnmine.metrics import TEXTS
 from hnmine.progress import say, track
 from hnmine.session import quiet_ray_data, start_ray
 from hnmine.store import KEY_BYTES, PLAIN, Keys, Reading, VectorStore, keys_of
@@ -97,7 +99,14 @@ def embed(plan: Plan, texts: dict[Role, Texts], store: VectorStore, config: Embe
         newly, width = _found(store, all_keys[~found])
         if not newly.all():
             raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
-    say("embed", f"{plan.name}: {unique - missing:,} vectors from the store, {missing:,} encoded, width {width}")
+    say(
+        "embed",
+        f"{plan.name}: {unique - missing:,} vectors from the store, {missing:,} encoded, width {width}",
+        encoder=plan.name,
+        reused=unique - missing,
+        encoded=missing,
+        width=width,
+    )
     return Embedded(
         name=plan.name,
         store=store,
@@ -188,6 +197,8 @@ class EncodeBlock:
                     f"first {text[:80]!r}; try dtype: float32"
                 )
             self._store.write(keys[chosen], vectors)
+        for role, count in Counter(block["roles"]).items():
+            TEXTS.add(count, encoder=self._plan.name, role=role)
 
 
 def _encode(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[int]:

@@ -57,7 +57,7 @@ def encode(texts: dict[Role, Texts], config: Config, run: Run, basis: ChooseBasi
         DeviceError: a GPU was asked for and is not there.
     """
     with run.timed("embed"):
-        vectors, encoded, reused = _embed_all(texts, config, run)
+        vectors, encoded, reused = embed_all(texts, config, run)
     with run.timed("reduce"):
         fused = Fused(encoders=vectors, weights=tuple(encoder.weight for encoder in config.encoders))
         its = (basis and basis(fused)) or _basis(fused, config.reduce)
@@ -65,8 +65,11 @@ def encode(texts: dict[Role, Texts], config: Config, run: Run, basis: ChooseBasi
     return Ensemble(fused=fused, space=space, basis=its, encoded=encoded, reused=reused)
 
 
-def _embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple[Vectors, ...], int, int]:
-    """Return every encoder's vectors, and how many texts were encoded and reused."""
+def embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple[Vectors, ...], int, int]:
+    """Return every encoder's vectors, all in the store now, and how many texts were encoded and reused.
+
+    Raises as `encode` does.
+    """
     root = config.embed.store or run.out / "store"
     Place.at(root).create()
     vectors: list[Vectors] = []
@@ -127,5 +130,8 @@ def _fit(fused: Fused, config: ReduceConfig) -> Basis:
         "reduce",
         f"width {fused.width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} "
         "documents" + (f", {basis.kept_held_out:.1%} of others" if basis.kept_held_out is not None else ""),
+        fused_width=fused.width,
+        width=basis.width,
+        variance_kept=basis.kept,
     )
     return replace(basis, made_of=fused.identity)

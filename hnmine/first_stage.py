@@ -92,7 +92,7 @@ def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
             for place, (score, _, doc) in enumerate(ranked.get(query, [])[:depth]):
                 rows_QK[at, place], scores_QK[at, place] = doc, -score
         if lacking := sum(query not in ranked for query in query_rows.tolist()):
-            say("evaluate", f"warning: {path} has nothing for {lacking:,} of {len(query_rows):,} queries")
+            say("evaluate", f"{path} has nothing for {lacking:,} of {len(query_rows):,} queries", level="warning")
         return rows_QK, scores_QK
 
     return first

@@ -116,6 +116,10 @@ def mine(
         f"{negatives.selected_pairs:,} of {len(local):,} pairs have a hard negative "
         f"({negatives.selected_pairs / len(local):.0%}), {len(negatives):,} in all"
         + (f"; without: {dropped}" if dropped else ""),
+        pairs=len(local),
+        selected_pairs=negatives.selected_pairs,
+        negatives=len(negatives),
+        dropped=negatives.dropped,
     )
     if negatives.guarded:
         removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in negatives.guarded.items())

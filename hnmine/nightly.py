@@ -114,7 +114,8 @@ class _Nightly:
         self._facts["fits"] = self._fits or self._own_fits(collection.documents)
         pairs, others = len(mined.pairs), self._negatives_changed()
         self._facts["pairs_changed"] += others
-        say("nightly", f"{others:,} of {pairs:,} pairs have other negatives than the night before")
+        told = f"{others:,} of {pairs:,} pairs have other negatives than the night before"
+        say("nightly", told, pairs=pairs, negatives_changed=others)
         decision, mrr, trained = self._promotion(splits, pairs)
         row = Row(
             when=_now(),
@@ -130,7 +131,7 @@ class _Nightly:
             mrr_trained=trained,
             decision=decision,
         )
-        say("nightly", decision)
+        say("nightly", decision, epoch=row.epoch, mrr_at_10=mrr, mrr_at_10_trained=trained)
         self._publish(mined.ensemble.basis is not None, collection.documents, row)
         return row
 
@@ -146,7 +147,8 @@ class _Nightly:
         both = tonight.keys() & last.keys()
         changed = sum(tonight[name] != last[name] for name in both)
         added, removed = len(tonight) - len(both), len(last) - len(both)
-        say("nightly", f"documents: {added:,} added, {changed:,} changed, {removed:,} removed")
+        told = f"documents: {added:,} added, {changed:,} changed, {removed:,} removed"
+        say("nightly", told, added=added, changed=changed, removed=removed)
         return added, changed, removed
 
     def _pinned(self) -> Config:

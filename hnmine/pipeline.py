@@ -1,4 +1,4 @@
-"""The steps as a user calls them: `mine`, `train`, `evaluate`, and `run`, which is all three.
+"""The steps as a user calls them: `embed`, `mine`, `train`, `evaluate`, and `run`, which is all of these.
 
 The command line, `jobs/` and `import hnmine` call these. Each reads a collection and works in a run folder. Vectors
 are reused text by text; re-rankers and scores where inputs, settings and versions have not changed, and it is said.
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from hnmine.config import Config, GuardsConfig, SelectConfig
-from hnmine.ensemble import ChooseBasis, encode
+from hnmine.ensemble import ChooseBasis, embed_all, encode
 from hnmine.errors import DataError
 from hnmine.first_stage import Bm25
+from hnmine.metrics import DROPPED, GUARDED, NEGATIVES, QUARANTINED
 from hnmine.mining import Mined, Selection, groups_of_equal_text, refuse_unusable, searcher, select_negatives
 from hnmine.mining import mine as mine_pairs
 from hnmine.progress import say, track
@@ -35,6 +36,20 @@ TRIED_GUARDS = {
 }
 """What `audit` measures unasked."""
 _AUDITED_DEPTH = 100  # of BM25
+
+
+def embed(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, int]:
+    """Encode the documents and queries whose vectors the store lacks, and nothing else; return how many texts.
+
+    Those of all encoders are counted: `encoded` here, `reused` from the store. Steps that follow find all vectors.
+    """
+    config = config or Config()
+    with open_run(Path(out), config) as run:
+        collection = read_collection(data, config, run)
+        texts: dict[Role, Texts] = {"document": collection.documents, "query": collection.queries}
+        with run.timed("embed"):
+            _, encoded, reused = embed_all(texts, config, run)
+        return {"encoded": encoded, "reused": reused}
 
 
 def mine(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
@@ -189,8 +204,12 @@ def read_collection(data: str | Path, config: Config, run: Run) -> Collection:
     say(
         "read",
         f"{len(collection.documents):,} documents, {len(collection.queries):,} queries, pairs: {splits}",
+        documents=len(collection.documents),
+        queries=len(collection.queries),
+        quarantined=len(collection.quarantined),
     )
     reasons = _count(row.reason for row in collection.quarantined)
+    QUARANTINED.add_each(reasons)
     if reasons:
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
         say("read", f"quarantined: {listed}; listed in {run.out / 'quarantine.jsonl'}")
@@ -221,6 +240,9 @@ def mine_into(
     pairs = collection.pairs(config.sources.train_split)
     mined = mine_pairs(collection, pairs, config, run, basis=basis, selection=selection)
     ensemble, used = mined.ensemble, mined.ensemble.basis
+    NEGATIVES.add(len(mined.negatives))
+    DROPPED.add_each(mined.negatives.dropped)
+    GUARDED.add_each(mined.negatives.guarded)
     run.commit(
         "mining",
         inputs={},

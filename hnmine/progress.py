@@ -1,19 +1,78 @@
-"""Progress of long work on standard error: a live line on a terminal, a plain line now and then in a log."""
+"""What a run says: lines on standard error, a live one on a terminal, or JSON objects for a log collector."""
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Literal, TextIO
 
 _LIVE_SECONDS = 0.2
 _LOG_SECONDS = 10.0
+_as_json = False
+
+Level = Literal["info", "warning", "error"]
+Field = str | float | None | Mapping[str, int]
 
 
-def say(step: str, message: str) -> None:
-    """Print one line of news about a step."""
-    print(f"{step:>10} │ {message}", file=sys.stderr, flush=True)  # noqa: T201
+def say(step: str, message: str, *, level: Level = "info", **fields: Field) -> None:
+    """Print one line of news about a step; `fields` are what a program wants to read of it, so only JSON has them."""
+    told = f"warning: {message}" if level == "warning" else message
+    tell(f"{step:>10} │ {told}", step, message, level=level, stream=sys.stderr, **fields)
+
+
+def tell(
+    line: str, step: str, message: str, *, level: Level = "info", stream: TextIO | None = None, **fields: Field
+) -> None:
+    """Print `line` as it is, or the object of what follows; on standard error, if no other stream is given."""
+    text = _object(level, step, message, fields) if _as_json else line
+    print(text, file=stream or sys.stderr, flush=True)
+
+
+def is_json() -> bool:
+    """Whether objects are printed."""
+    return _as_json
+
+
+@contextmanager
+def json_lines() -> Iterator[None]:
+    """Print one JSON object a line while the block runs; what other libraries log or warn of becomes one too.
+
+    Keys: `time` (UTC, ISO 8601), `level`, `step` (for others' lines the logger's name), `message`, and figures. An
+    error that nobody has foreseen is an object as well, with its `traceback`, and ends the program with exit code 1.
+    """
+    global _as_json
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter())
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [handler]
+    logging.captureWarnings(True)
+    _as_json = True
+    try:
+        yield
+    except Exception as error:
+        tell("", "hnmine", repr(error), level="error", traceback=traceback.format_exc())
+        sys.exit(1)
+    finally:
+        _as_json = False
+        logging.captureWarnings(False)
+        root.handlers = before
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object of a line that another library logs."""
+        return _object(record.levelname.lower(), record.name, super().format(record).strip(), {})
+
+
+def _object(level: str, step: str, message: str, fields: dict[str, Field]) -> str:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"time": now, "level": level, "step": step, "message": message} | fields, ensure_ascii=False)
 
 
 class Progress:
@@ -24,7 +83,7 @@ class Progress:
         self.done = 0
         self.note = ""
         self._start = self._end = time.monotonic()
-        self._live = sys.stderr.isatty()
+        self._live = sys.stderr.isatty() and not _as_json
         self._last = self._start if not self._live else 0.0
 
     def advance(self, amount: int, note: str = "") -> None:
@@ -34,7 +93,7 @@ class Progress:
         now = self._end = time.monotonic()
         if now - self._last >= (_LIVE_SECONDS if self._live else _LOG_SECONDS) and self.done < self.total:
             self._last = now
-            self._show("\r\033[K" if self._live else "", "" if self._live else "\n")
+            self._show()
 
     @property
     def seconds(self) -> float:
@@ -48,18 +107,23 @@ class Progress:
         text = f"{self.what}: {self.done:,} {self.unit} in {_clock(self.seconds)} ({_figure(rate)} {self.unit}/s{note})"
         if self._live:
             sys.stderr.write("\r\033[K")
-        say(self.step, text)
+        self._say(text)
 
-    def _show(self, before: str, after: str) -> None:
+    def _show(self) -> None:
         rate = self.done / max(self.seconds, 1e-9)
         left = f", {_figure(rate)} {self.unit}/s, {_clock((self.total - self.done) / rate)} left" if rate else ""
         share = self.done / self.total if self.total else 1.0
         note = f", {self.note}" if self.note else ""
-        sys.stderr.write(
-            f"{before}{self.step:>10} │ {self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%})"
-            f"{left}{note}{after}"
-        )
-        sys.stderr.flush()
+        text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}){left}{note}"
+        if self._live:
+            sys.stderr.write(f"\r\033[K{self.step:>10} │ {text}")
+            sys.stderr.flush()
+        else:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        seconds = round(self.seconds, 3)
+        say(self.step, text, what=self.what, done=self.done, total=self.total, unit=self.unit, seconds=seconds)
 
 
 @contextmanager

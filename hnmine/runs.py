@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hnmine.config import Config
 from hnmine.errors import DataError
+from hnmine.metrics import SECONDS
 from hnmine.progress import say
 from hnmine.train_config import Kind, TrainPreset
 
@@ -111,7 +112,9 @@ class Run:
         """Add the seconds of the block to a step."""
         start = time.monotonic()
         yield
-        self.seconds[step] = round(self.seconds.get(step, 0.0) + time.monotonic() - start, 3)
+        seconds = time.monotonic() - start
+        self.seconds[step] = round(self.seconds.get(step, 0.0) + seconds, 3)
+        SECONDS.add(seconds, step=step)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file, complete or not at all; `name` may have folders in it."""

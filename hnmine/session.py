@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hnmine.progress import say
+from hnmine.progress import is_json, say
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 
@@ -32,7 +32,7 @@ def start_ray() -> None:
         return
     with _own_sigterm():
         if submitted:
-            ray.init(logging_level=logging.ERROR)
+            ray.init(logging_level=logging.ERROR, log_to_driver=not is_json())  # actors' lines are no objects
         else:
             with _hushed():
                 ray.init(
@@ -47,7 +47,17 @@ def start_ray() -> None:
     say(
         "ray",
         f"{where}: {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} node(s)",
+        cpus=total.get("CPU", 0),
+        gpus=total.get("GPU", 0),
+        nodes=len(ray.nodes()),
     )
+
+
+def in_ray() -> bool:
+    """Whether this process is part of a Ray: an actor, or a driver that has one; a submitted job connects for it."""
+    if os.environ.get("RAY_ADDRESS"):
+        start_ray()
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @contextmanager

@@ -54,7 +54,8 @@ class Splits:
         for name, pairs in ((self.dev_name, self.dev), (self.test_name, self.test)):
             shared = sum(texts[row] in train for row in np.unique(pairs.query_rows_P))
             if shared:
-                say("read", f"warning: {shared:,} queries of {name} are train queries too; its figures flatter")
+                told = f"{shared:,} queries of {name} are train queries too; its figures flatter"
+                say("read", told, level="warning")
 
     def first_stage(self, query_rows: Int64) -> dict[int, tuple[Int64, Float32]]:
         """Return each query row's first documents and their scores."""

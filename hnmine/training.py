@@ -134,7 +134,8 @@ class _following:
         if self._tracker is not None:
             self._tracker.scalar(news.metric, news.value, news.step)
         if news.metric != "loss":
-            say("train", f"{self._name}: step {news.step}: {news.metric} {news.value:.3f} on dev")
+            told = f"{self._name}: step {news.step}: {news.metric} {news.value:.3f} on dev"
+            say("train", told, model=self._name, training_step=news.step, mrr_at_10=news.value)
             return
         steps = recipe.steps(len(self._job.lists))
         if self._tracker is not None:

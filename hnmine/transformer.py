@@ -13,6 +13,7 @@ import numpy as np
 
 from hnmine import engine as engines
 from hnmine.errors import ModelError
+from hnmine.metrics import TOKENS
 from hnmine.store import PLAIN, Reading
 from hnmine.types import Float32
 
@@ -55,7 +56,7 @@ class ModelEncoder:
                 raise ModelError(f"encoder {plan.name}: a static model reads texts to their end; remove max_tokens")
             self._model.max_seq_length = plan.max_tokens
         self._model.eval()
-        self._tokens_per_batch, self._adapters = plan.tokens_per_batch, plan.adapters
+        self._name, self._tokens_per_batch, self._adapters = plan.name, plan.tokens_per_batch, plan.adapters
         self._lanes = 1 if plan.device != "cpu" else lanes or engines.own_lanes()
         if plan.engine == "openvino":
             self._compile(plan)
@@ -108,6 +109,7 @@ class ModelEncoder:
         parts: dict[int, Float32] = {}
         for chunk in engines.batches_by_length(characters, self._TOKENIZED_CHARACTERS):
             features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
+            TOKENS.add(_tokens(features), encoder=self._name)
             batches = self._batches(features, len(chunk))
             for rows, vectors in engines.side_by_side(self._forward, batches, self._lanes):
                 parts.update(zip([chunk[row] for row in rows], vectors, strict=True))
@@ -141,6 +143,12 @@ class ModelEncoder:
     def _on_device(self, features: dict[str, Any]) -> dict[str, Any]:
         device = self._model.device
         return {name: value.to(device) if hasattr(value, "to") else value for name, value in features.items()}
+
+
+def _tokens(features: dict[str, Any]) -> int:
+    """Return how many tokens are not padding; a static model has no mask, and none."""
+    mask = features.get("attention_mask")
+    return len(features.get("input_ids", ())) if mask is None else int(mask.sum())
 
 
 def _load_adapter(network: Any, folder: Path, name: str) -> None:

@@ -121,12 +121,13 @@ class _Presets:
                 "on; use --preset anchored with train.anchors.per_pair of 1 or more, or see `dropped` in manifest.json"
             )
         if preset == "positives":
-            say("train", "positives: warning: without negatives all it can learn is that everything is right")
+            say("train", "positives: without negatives all it can learn is that everything is right", level="warning")
         elif not any(anchors) and not in_batch:
             say(
                 "train",
-                f"{preset}: warning: without anchors every negative is nearer to its query than its positive, so that "
+                f"{preset}: without anchors every negative is nearer to its query than its positive, so that "
                 '"less alike is better" fits all of them (similarity inversion); dev decides whether it harms',
+                level="warning",
             )
         mined = sum(1 for negatives in hard if negatives)
         say(

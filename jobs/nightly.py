@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/nightly.py --data DIR --home DIR`."""
+"""`ray job submit --runtime-env jobs/runtime_env.yaml -- python jobs/nightly.py --data DIR --home DIR`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/train.py --data DIR --out DIR`."""
+"""`ray job submit --runtime-env jobs/runtime_env.yaml -- python jobs/train.py --data DIR --out DIR`."""
 
 import sys
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -337,3 +338,31 @@ def test_a_reader_who_closes_the_pipe_early_sees_no_traceback() -> None:
     assert done.stdout == "sources:  # How the collection is read.\n"
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_sigterm_is_heard_while_ray_is_waited_for() -> None:
+    """Ray turns what a signal handler raises into an error of its own, unless it is Ctrl-C."""
+    code = (
+        "import sys, time\n"
+        "from hnmine import cli, progress, session\n"
+        "def wait(_):\n"
+        "    session.start_ray()\n"
+        "    import ray\n"
+        "    slow = ray.remote(lambda: time.sleep(60)).remote()\n"
+        "    progress.say('test', 'waiting')\n"
+        "    ray.get(slow)\n"
+        "cli._run = wait\n"
+        "sys.exit(cli.main(['config']))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "waiting" in line:
+                time.sleep(1)
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 143, rest
+    assert rest == "terminated; the same command goes on from here\n"

@@ -15,17 +15,24 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from transformers import AutoTokenizer
 
-from tests.test_pipeline import LEXICAL, write_collection
+from hnmine.config import SourcesConfig
+from hnmine.metrics import COUNTERS
+from hnmine.place import Place
+from hnmine.sources import read_beir
+from tests.test_pipeline import settings, write_collection
+from tests.test_reranker import tiny_model
 
 REPOSITORY = Path(__file__).parents[1]
-Submit = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.ray
 
@@ -43,8 +50,8 @@ def ray(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ray.scripts.scripts", *arguments]
 
 
-def wait_for_dashboard(process: subprocess.Popen[bytes], port: int, token: str, log: Path) -> None:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+def wait_for(process: subprocess.Popen[bytes], address: str, token: str, log: Path) -> None:
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
     for _ in range(300):
         assert process.poll() is None, log.read_text()
         try:
@@ -52,7 +59,7 @@ def wait_for_dashboard(process: subprocess.Popen[bytes], port: int, token: str, 
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)
-    pytest.fail(f"no dashboard on port {port}:\n{log.read_text()}")
+    pytest.fail(f"nothing at {address}:\n{log.read_text()}")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -71,7 +78,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what git would hold, and the ignored things that a working folder collects beside it."""
     copy = tmp_path_factory.mktemp("checkout")
-    for name in ("hnmine", "jobs"):
+    for name in ("hnmine", "jobs", "cluster"):
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", ".gitignore"):
         shutil.copy(REPOSITORY / name, copy / name)
@@ -81,8 +88,45 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@dataclass(frozen=True)
+class Head:
+    """A Ray with one node, and how its jobs are submitted."""
+
+    address: str
+    metrics: str
+    """Address of the node's counters."""
+    environment: dict[str, str]
+    checkout: Path
+
+    def job(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Call `ray job` in the checkout."""
+        command = ray("job", arguments[0], "--address", self.address, *arguments[1:])
+        return subprocess.run(
+            command, env=self.environment | environment, cwd=self.checkout, capture_output=True, text=True, timeout=300
+        )
+
+    def submit(self, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+        """Submit as the entry points say, and wait for the end of the job."""
+        return self.job("submit", "--runtime-env", "jobs/runtime_env.yaml", "--", *entrypoint)
+
+    def run(self, name: str, *options: object) -> subprocess.CompletedProcess[str]:
+        """Submit an entry point of jobs/."""
+        return self.submit(sys.executable, f"jobs/{name}.py", *map(str, options))
+
+    def counted(self) -> dict[tuple[str, str], float]:
+        """Scrape what the jobs have counted so far, by counter and the value of its label."""
+        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        labels = {f"ray_{counter.name}_total": counter.labels[:1] for counter in COUNTERS}
+        found: dict[tuple[str, str], float] = {}
+        for sample in (sample for family in families for sample in family.samples if sample.name in labels):
+            key = (sample.name, *(sample.labels[label] for label in labels[sample.name]))
+            found[key] = found.get(key, 0.0) + sample.value
+        return found
+
+
 @pytest.fixture(scope="module")
-def submit(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Submit]:
+def head(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     home = tmp_path_factory.mktemp("home")
     token = secrets.token_hex(32)
     ray_files = tempfile.mkdtemp(prefix="hnmine-ray-")  # short: it holds sockets
@@ -103,49 +147,154 @@ def submit(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with log.open("wb") as stream:
         process = subprocess.Popen(start, env=environment, stdout=stream, stderr=stream, start_new_session=True)
     try:
-        wait_for_dashboard(process, dashboard, token, log)
-
-        def submitted(*entrypoint: str) -> subprocess.CompletedProcess[str]:
-            command = ray("job", "submit", "--address", f"http://127.0.0.1:{dashboard}")
-            command += ["--working-dir", str(checkout), "--", *entrypoint]
-            for _ in range(60):
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-                if "No available agent to submit job" not in done.stderr:  # the dashboard is up before the node's agent
-                    break
-                time.sleep(0.5)
-            return done
-
-        yield submitted
+        its = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", environment, checkout)
+        wait_for(process, f"{its.address}/api/jobs/", token, log)
+        wait_for(process, its.metrics, token, log)  # the node's agent, which also starts jobs, comes later
+        yield its
     finally:
         end(process)
         shutil.rmtree(ray_files, ignore_errors=True)
 
 
-def test_a_submitted_job_mines_with_the_uploaded_code_and_leaves_its_files(tmp_path: Path, submit: Submit) -> None:
+def objects(output: str) -> list[dict]:
+    """The JSON lines of a job, between what `ray job submit` says itself."""
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def tokens_of(data: Path, model: Path) -> int:
+    """What a model reads of the documents and the train queries."""
+    collection = read_beir(data, SourcesConfig())
+    queries = collection.queries.take(sorted(set(collection.pairs("train").query_rows_P.tolist())))
+    texts = [*collection.documents.texts, *queries.texts]
+    tokenized = AutoTokenizer.from_pretrained(model)(texts, truncation=True, max_length=128)
+    return sum(map(len, tokenized["input_ids"]))
+
+
+@pytest.mark.parametrize("encoder", ["lexical", pytest.param("model", marks=pytest.mark.slow)])
+def test_a_submitted_job_mines_with_the_uploaded_code_and_its_counters_are_those_of_the_manifest(
+    encoder: str, tmp_path: Path, head: Head
+) -> None:
+    before = head.counted()
     write_collection(tmp_path / "data")
+    with (tmp_path / "data" / "corpus.jsonl").open("a") as corpus:
+        corpus.write("{broken\n")
+    if encoder == "model":
+        kind = f"model: {tiny_model(tmp_path / 'encoder', head=False)}, dtype: float32, engine: torch"
+    else:
+        kind = "lexical: {width: 8}"
     look = "import hnmine, os; print('FOUND', hnmine.__file__, sorted(os.listdir('.')))"
     step = [sys.executable, "jobs/mine.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
-    step += ["--set", LEXICAL, "--set", "embed.block_texts=16"]  # several blocks: encoded by the cluster's actors
-    done = submit("sh", "-c", f'"$0" -c "{look}" && exec "$0" "$@"', *step)
+    step += ["--set", f"encoders=[{{name: {encoder}, {kind}}}]", "--log", "json"]
+    step += ["--set", "embed.block_texts=16", "--set", "embed.actors=2"]  # several blocks, encoded by actors
+    done = head.submit("sh", "-c", f'"$0" -c "{look}" && exec "$0" "$@"', *step)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["mining"]["counts"]["texts_encoded"] == 42
-    assert len(pq.read_table(tmp_path / "out" / "negatives.parquet")) == manifest["mining"]["counts"]["negatives"] > 0
-    assert "connected to" in output
-    assert "2 CPUs" in output
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["counts"]
+    assert counts["texts_encoded"] == 42
+    assert len(pq.read_table(tmp_path / "out" / "negatives.parquet")) == counts["negatives"] > 0
+
     found = next(line for line in output.splitlines() if line.startswith("FOUND"))
     assert str(REPOSITORY) not in found, "the uploaded copy of hnmine is the one that runs"
     assert "_ray_pkg_" in found
-    assert ".venv" not in found
-    assert "'out'" not in found
+    for left_out in (".venv", "'out'", "'cluster'"):
+        assert left_out not in found
     assert "'jobs'" in found
 
+    lines = objects(output)
+    assert {line["step"] for line in lines} >= {"read", "ray", "embed", "reduce", "select", "write", "mine"}
+    (connected,) = [line for line in lines if line["step"] == "ray"]
+    assert (connected["cpus"], connected["nodes"]) == (2, 1)
+    assert "2 actor(s)" in output
+    assert lines[-1]["message"].startswith("5 of ")
 
-def test_a_users_mistake_fails_the_submitted_job(tmp_path: Path, submit: Submit) -> None:
-    done = submit(sys.executable, "jobs/mine.py", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
+    counted = {key: count - before.get(key, 0) for key, count in head.counted().items()}
+    seconds = json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["seconds"]
+    dropped = {reason: count for reason, count in counts["dropped"].items() if count}
+    if encoder == "model":
+        tokens = {("ray_hnmine_tokens_encoded_total", encoder): tokens_of(tmp_path / "data", tmp_path / "encoder")}
+    else:
+        tokens = {}
+    assert {key: count for key, count in counted.items() if count} == tokens | {
+        ("ray_hnmine_texts_encoded_total", encoder): counts["texts_encoded"],
+        ("ray_hnmine_negatives_total",): counts["negatives"],
+        **{("ray_hnmine_pairs_dropped_total", reason): count for reason, count in dropped.items()},
+        ("ray_hnmine_rows_quarantined_total", "broken_json"): 1,
+        **{("ray_hnmine_step_seconds_total", name): pytest.approx(took, abs=2e-3) for name, took in seconds.items()},
+    }
+
+
+@pytest.mark.slow
+def test_a_users_mistake_fails_the_submitted_job(tmp_path: Path, head: Head) -> None:
+    done = head.run("mine", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
     output = done.stdout + done.stderr
     assert done.returncode != 0
     assert f"error: {tmp_path / 'nowhere'} does not exist; expected a BEIR folder" in output
     assert "exit code 2" in output
     assert 'File "' not in output, "a message, not a traceback"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": f"Bearer {secrets.token_hex(32)}"}])
+def test_a_request_without_the_token_is_refused(headers: dict[str, str], head: Head) -> None:
+    body = json.dumps({"entrypoint": "true"}).encode()
+    request = urllib.request.Request(f"{head.address}/api/jobs/", body, headers | {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request, timeout=10)
+    assert refusal.value.code in (401, 403)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("login", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": secrets.token_hex(32)}])
+def test_a_submission_without_the_token_is_refused_and_nothing_runs(
+    login: dict[str, str], tmp_path: Path, head: Head
+) -> None:
+    entry = ["touch", str(tmp_path / "done")]
+    refused = head.job("submit", "--runtime-env", "jobs/runtime_env.yaml", "--", *entry, **login)
+    assert refused.returncode != 0
+    assert "uthentication" in refused.stdout + refused.stderr
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_entry_point_runs_as_a_job(tmp_path: Path, head: Head) -> None:
+    data, out, whole = write_collection(tmp_path / "data"), tmp_path / "out", tmp_path / "whole"
+    quick = ["compare.arms=[two-conditions]", "compare.seeds=1", "compare.learning_rates=[0.001]"]
+    options = settings(tiny_model(tmp_path / "ranker"), *quick)
+
+    def run(name: str, *more: object) -> str:
+        done = head.run(name, "--data", data, *more, *options)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "50 texts encoded, 0 were in the store" in run("embed", "--out", out)
+    assert "0 encoded" in run("mine", "--out", out)
+    assert "Best on dev: " in run("train", "--out", out)
+    assert "4 test queries" in run("evaluate", "--out", out)
+    assert "two conditions" in run("compare", "--out", out)
+    assert "Best on dev: " in run("pipeline", "--out", whole)
+    assert pq.read_table(whole / "negatives.parquet").equals(pq.read_table(out / "negatives.parquet"))
+    assert "deployed, the first" in run("nightly", "--home", tmp_path / "home")
+    assert {path.stem for path in (REPOSITORY / "jobs").glob("*.py")} == {
+        *("embed", "mine", "train", "evaluate", "compare", "nightly", "pipeline")
+    }
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_says_so_and_leaves_the_home_free(tmp_path: Path, head: Head) -> None:
+    data, home = write_collection(tmp_path / "data"), tmp_path / "home"
+    options = settings(tiny_model(tmp_path / "ranker"), "train.epochs=5000")
+    entry = [sys.executable, "jobs/nightly.py", "--data", str(data), "--home", str(home), *options]
+    name = f"night-{secrets.token_hex(4)}"
+    submitted = head.job(
+        "submit", "--no-wait", "--submission-id", name, "--runtime-env", "jobs/runtime_env.yaml", "--", *entry
+    )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    for _ in range(120):
+        log = head.job("logs", name).stdout
+        if "step 0:" in log:
+            break
+        time.sleep(0.5)
+    assert "step 0:" in log
+    head.job("stop", name)
+    assert "terminated; the same command goes on from here" in head.job("logs", name).stdout
+    assert (Place.at(home) / "lock").files() == []

@@ -19,6 +19,7 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 import hnmine
+from hnmine import pipeline
 from tests.test_reranker import tiny_model
 
 LEXICAL = "encoders=[{name: lexical, lexical: {width: 8}}]"
@@ -331,6 +332,41 @@ def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
         hnmine.train(data, tmp_path / "out", config)
 
 
+def test_embed_fills_the_store_and_does_nothing_else(tmp_path: Path) -> None:
+    data, out = write_collection(tmp_path / "data"), tmp_path / "out"
+    config = hnmine.load_config(overrides=[LEXICAL, "embed.ray=false"])
+    assert pipeline.embed(data, out, config) == {"encoded": 50, "reused": 0}
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "quarantine.jsonl", "store"]
+    assert pipeline.embed(data, out, config) == {"encoded": 0, "reused": 50}
+    counts = hnmine.mine(data, out, config)["mining"]["counts"]
+    assert (counts["texts_encoded"], counts["texts_reused"]) == (0, 42), "what mining needs is all there"
+
+
+def test_every_line_of_a_json_log_is_an_object_that_tells_what_the_manifest_does(tmp_path: Path) -> None:
+    data, out = write_collection(tmp_path / "data"), tmp_path / "out"
+    done = hnmine_("mine", "--data", data, "--out", out, "--set", LEXICAL, "--log", "json")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    counts = json.loads((out / "manifest.json").read_text())["mining"]["counts"]
+    (read,) = [line for line in lines if "documents" in line]
+    assert (read["step"], read["documents"], read["queries"], read["quarantined"]) == ("read", 30, 20, 0)
+    (mined,) = [line for line in lines if "negatives" in line]
+    assert mined["step"] == "select"
+    assert {name: mined[name] for name in ("pairs", "selected_pairs", "negatives", "dropped")} == {
+        name: counts[name] for name in ("pairs", "selected_pairs", "negatives", "dropped")
+    }
+    (result,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert result["step"] == "mine"
+    assert "positive" in result["message"]
+
+    done = hnmine_("mine", "--data", tmp_path / "nowhere", "--out", out, "--log", "json")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    mistake = json.loads(line)
+    assert (mistake["level"], mistake["step"], mistake["exit_code"]) == ("error", "mine", 2)
+    assert mistake["message"].startswith(f"{tmp_path / 'nowhere'} does not exist")
+
+
 @pytest.mark.parametrize(
     ("sent", "code", "word"),
     [
@@ -364,6 +400,51 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
     assert half_written(tmp_path / "out") == []
     assert [path.name[:7] for path in (tmp_path / "out" / "rerankers").iterdir()] in ([], [".train-"])
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["counts"]["negatives"] > 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "moment", "again", "never"),
+    [
+        (["embed"], "lexical: 50 texts in", "50 vectors from the store, 0 encoded", "in this process"),
+        (["mine"], "42 encoded", "42 vectors from the store, 0 encoded", "in this process"),
+        (["train"], "step 4:", "anchored: goes on from the checkpoint of step ", "Traceback"),
+        (
+            ["compare", "--arms", "two-conditions,random", "--seeds", "1"],
+            "two conditions, seed 0: ",
+            "two conditions, seed 0: ",
+            "two-conditions-0",  # the name of its training
+        ),
+    ],
+)
+def test_sigterm_ends_every_step_and_the_next_start_goes_on_from_there(
+    command: list[str], moment: str, again: str, never: str, tmp_path: Path
+) -> None:
+    data, out = write_collection(tmp_path / "data"), tmp_path / "out"
+    long = ["train.epochs=20", "train.patience=null"] if command == ["train"] else ["compare.learning_rates=[0.001]"]
+    options = settings(tiny_model(tmp_path / "ranker"), *long)
+    if command == ["train"]:
+        assert hnmine_("mine", "--data", data, "--out", out, *options).returncode == 0
+    line = [*command, "--data", str(data), "--out", str(out), *options]
+    with subprocess.Popen([sys.executable, "-m", "hnmine.cli", *line], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        for told in process.stderr:
+            said += told
+            if moment in told:
+                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGTERM)  # a second one changes nothing
+                break
+        said += process.stderr.read()
+        assert process.wait(60) == 143, said
+    assert said.splitlines()[-1] == "terminated; the same command goes on from here"
+    assert "Traceback" not in said
+    assert half_written(out) == []
+    done = hnmine_(*line)
+    assert done.returncode == 0, done.stderr
+    assert again in done.stderr
+    assert never not in done.stderr
 
 
 def several_answers(folder: Path) -> Path:

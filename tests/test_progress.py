@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
 import subprocess
 import sys
+import warnings
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from hnmine import progress
-from hnmine.progress import say, track
+from hnmine.progress import json_lines, say, tell, track
 
 
 def test_a_line_of_news_goes_to_standard_error_under_its_step(capsys):
@@ -84,3 +88,67 @@ def test_a_terminal_sees_one_line_that_is_rewritten():
     assert "1 of 3 texts (33%)" in text
     assert text.count("\n") == 1
     assert "minilm: 3 texts in" in text
+
+
+def test_json_lines_have_time_level_step_message_and_figures(capsys):
+    with json_lines():
+        say("embed", "two\nlines of größe", encoded=3, dropped={"a": 1}, kept=None)
+        say("read", "odd", level="warning")
+        tell("a table", "mine", "a table", stream=sys.stdout)
+    say("embed", "text again", encoded=3)
+    captured = capsys.readouterr()
+    first, second, *rest = captured.err.splitlines()
+    told = json.loads(first)
+    assert told | {"time": ""} == {
+        "time": "",
+        "level": "info",
+        "step": "embed",
+        "message": "two\nlines of größe",
+        "encoded": 3,
+        "dropped": {"a": 1},
+        "kept": None,
+    }
+    assert told["time"].endswith("Z")
+    assert abs(datetime.fromisoformat(told["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert (json.loads(second)["level"], json.loads(second)["message"]) == ("warning", "odd")
+    assert rest == ["     embed │ text again"]
+    assert json.loads(captured.out)["message"] == "a table"
+
+
+def test_a_warning_says_so_in_text(capsys):
+    say("read", "odd", level="warning")
+    assert capsys.readouterr().err == "      read │ warning: odd\n"
+
+
+def test_json_progress_has_figures(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.0)
+    with json_lines(), track("embed", "minilm", 4, "texts") as work:
+        work.advance(1)
+        work.advance(3)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["what"], line["done"], line["total"], line["unit"]) for line in lines] == [
+        ("minilm", 1, 4, "texts"),
+        ("minilm", 4, 4, "texts"),
+    ]
+    assert all(line["seconds"] >= 0 for line in lines)
+
+
+def test_what_others_log_and_warn_of_and_what_nobody_foresaw_are_objects_too(capsys):
+    before = logging.getLogger().handlers
+
+    def fail() -> None:
+        with json_lines():
+            logging.getLogger("some.library").warning("it said %s", "so")
+            warnings.warn("odd", stacklevel=1)
+            raise KeyError("nobody knew")
+
+    with pytest.raises(SystemExit) as stop:
+        fail()
+    assert stop.value.code == 1
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (lines[0]["step"], lines[0]["level"], lines[0]["message"]) == ("some.library", "warning", "it said so")
+    assert (lines[1]["step"], lines[1]["level"]) == ("py.warnings", "warning")
+    assert "UserWarning: odd" in lines[1]["message"]
+    assert (lines[-1]["level"], lines[-1]["message"]) == ("error", "KeyError('nobody knew')")
+    assert "in fail" in lines[-1]["traceback"]
+    assert logging.getLogger().handlers == before

@@ -1,0 +1,8 @@
+"""`ray job submit --runtime-env jobs/runtime_env.yaml -- python jobs/embed.py --data DIR --out DIR`."""
+
+import sys
+
+from hnmine.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["embed", *sys.argv[1:]]))
