@@ -128,20 +128,20 @@ class _Trials:
         recipe = replace(recipe, learning_rate=rate, evaluations_per_epoch=1)
         own = f"{slug(name)}-{rate:g}-{len(at)}"
         identity, path = bench.identity(self._ground.start, lists, recipe), self._run.out / "auto" / f"{own}.json"
-        if (known := _read(path, identity)) is not None:
-            return known
-        record = bench.fit(f"auto-{own}", self._ground.start, lists, recipe)
-        trial = Trial(
-            identity=identity,
-            arm=name,
-            learning_rate=rate,
-            pairs=len(at),
-            lists=len(lists),
-            dev=max(value for step, value in record.dev_by_step.items() if step != "0"),
-        )
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, trial.model_dump())
-        shutil.rmtree(self._run.out / "rerankers" / f"auto-{own}")
+        trial = _read(path, identity)
+        if trial is None:
+            record = bench.fit(f"auto-{own}", self._ground.start, lists, recipe)
+            trial = Trial(
+                identity=identity,
+                arm=name,
+                learning_rate=rate,
+                pairs=len(at),
+                lists=len(lists),
+                dev=max(value for step, value in record.dev_by_step.items() if step != "0"),
+            )
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, trial.model_dump())
+        shutil.rmtree(self._run.out / "rerankers" / f"auto-{own}", ignore_errors=True)
         return trial
 
 

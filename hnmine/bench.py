@@ -84,8 +84,11 @@ class Bench:
                 level="warning",
             )
 
-    def start(self) -> tuple[Path, Record | None]:
-        """Return the re-ranker before fine-tuning; a model without a ranking head is warmed up, and has a record."""
+    def start(self, name: str = START) -> tuple[Path, Record | None]:
+        """Return the re-ranker before fine-tuning; a model without a ranking head is warmed up, and has a record.
+
+        `name` is what the warmed-up one is kept under: others may go on from one of the same name.
+        """
         from hnmine.reranker import has_head
 
         config = self._config
@@ -106,7 +109,7 @@ class Bench:
             epochs=config.warm_up.epochs,
             evaluations_per_epoch=1,
         )
-        record, warm = self.fit(START, folder, lists, recipe), self._run.out / "rerankers" / START
+        record, warm = self.fit(name, folder, lists, recipe), self._run.out / "rerankers" / name
         self._start_dev[warm] = record.dev
         return warm, record
 

@@ -48,11 +48,21 @@ _STEPS = {
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
 _QUICK_ARMS = (
-    "positives-only, in-batch, random, bm25, random-of-bm25-s-first-50, percpos-0.95, two-conditions, "
-    "two-conditions-then-bm25, percpos-0.95-then-bm25, star, adore-star"
+    "positives-only",
+    "in-batch",
+    "random",
+    "bm25",
+    "random-of-bm25-s-first-50",
+    "percpos-0.95",
+    "two-conditions",
+    "two-conditions-then-bm25",
+    "percpos-0.95-then-bm25",
+    "star",
+    "adore-star",
 )
+"""Those of them that the settings allow."""
 _QUICK = (
-    f"compare.arms=[{_QUICK_ARMS}]",
+    f"compare.arms=[{', '.join(_QUICK_ARMS)}]",
     "compare.seeds=1",
     "train.max_pairs=300",
     "train.max_tokens=128",
@@ -239,7 +249,7 @@ def _run(options: argparse.Namespace) -> str:
 
 def _overrides(options: argparse.Namespace) -> list[str]:
     """Return what --set says, and the options that are short for a setting."""
-    overrides = [*(_QUICK if getattr(options, "quick", False) else ()), *options.set]
+    overrides = [*(_quick(options) if getattr(options, "quick", False) else ()), *options.set]
     if getattr(options, "preset", None):
         overrides.append(f"train.presets=[{', '.join(options.preset)}]")
     if getattr(options, "arms", None):
@@ -247,6 +257,13 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     if getattr(options, "seeds", None) is not None:
         overrides.append(f"compare.seeds={options.seeds}")
     return overrides
+
+
+def _quick(options: argparse.Namespace) -> list[str]:
+    from hnmine.ground import known_arms, slug  # imports torch
+
+    known = set(map(slug, known_arms(load(options.config, options.set))))
+    return [*_QUICK, f"compare.arms=[{', '.join(name for name in _QUICK_ARMS if name in known)}]"]
 
 
 def _report(command: str, out: Path, found: dict[str, Any]) -> str:

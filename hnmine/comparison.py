@@ -26,12 +26,14 @@ from hnmine.config import Config
 from hnmine.evaluation import METRICS, PerQuery, means, measure
 from hnmine.ground import Arm, Ground, known_arms, named_arms, slug
 from hnmine.progress import say, track
-from hnmine.ranking import TESTED, Scorer
+from hnmine.ranking import TESTED, Scorer, table_of
 from hnmine.runs import Run, digest, versions, write_json
 from hnmine.significance import paired
 from hnmine.splits import Splits
 
 NO_TRAINING = "no fine-tuning"
+_START = "compare-start"
+"""Of its own: what `train` left, and `evaluate` compares with, began with another if a setting differs."""
 
 
 class Cell(BaseModel):
@@ -52,6 +54,8 @@ class Cell(BaseModel):
     """The share of the pairs: the yield."""
     metrics: dict[str, float]
     """On the test queries."""
+    scores: dict[str, str]
+    """sha256 of the file of its scores, by path in OUT."""
     seconds: float
 
 
@@ -105,7 +109,7 @@ class _Cells:
     def __init__(self, splits: Splits, config: Config, run: Run) -> None:
         self._config, self._run = config, run
         self._bench = Bench(splits, config.train, run)
-        self._start, _ = self._bench.start()
+        self._start, _ = self._bench.start(_START)
         self._ground = Ground(self._bench, self._start, splits, config, run)
         self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
         self._scorer = Scorer(self.test, config, config.train.kind, config.train.max_tokens, run)
@@ -142,13 +146,13 @@ class _Cells:
         recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
         identity = digest([self._bench.identity(self._start, lists, each) for each in recipes.values()])
         identity = digest([identity, self._scorer.identity])
-        values = self._scorer.stored(f"compare: {own}")
         known = _read_cell(path, identity)
+        values = self._scorer.stored(f"compare: {own}") if known and self._are_whole(known.scores) else None
+        fitted = {rate: f"{own}-{rate:g}" for rate in rates}
+        folders = {rate: self._run.out / "rerankers" / model for rate, model in fitted.items()}
         if known is None or values is None:
-            fitted = {rate: f"{own}-{rate:g}" for rate in rates}
             records = {rate: self._bench.fit(fitted[rate], self._start, lists, each) for rate, each in recipes.items()}
             best = max(records, key=lambda rate: records[rate].dev)
-            folders = {rate: self._run.out / "rerankers" / model for rate, model in fitted.items()}
             values = measure(self.test, self._scorer.scores(f"compare: {own}", folders[best]))
             known = Cell(
                 identity=identity,
@@ -160,16 +164,21 @@ class _Cells:
                 lists=len(lists),
                 **facts,
                 metrics=means(values),
+                scores=self._run.sha256_of(table_of(f"compare: {own}")),
                 seconds=round(time.monotonic() - began, 1),
             )
             path.parent.mkdir(exist_ok=True)
             write_json(path, known.model_dump())
-            for folder in folders.values():
-                shutil.rmtree(folder)  # the models of all arms would fill a disk
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)  # the models of all arms would fill a disk
         self._rates[name] = known.learning_rate
         tested = f"{TESTED} {known.metrics[TESTED]:.3f} at a learning rate of {known.learning_rate:g}"
         say("compare", f"{name}, seed {seed}: {tested}")
         return known, values
+
+    def _are_whole(self, files: Mapping[str, str]) -> bool:
+        """Whether these files of the run are as they were."""
+        return self._run.sha256_of(*files) == files
 
 
 def _by_space(chosen: Mapping[str, Arm]) -> list[dict[str, Arm]]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -160,7 +161,7 @@ class Worker:
         self._steps = job.recipe.steps(len(job.lists))
         self._dev: dict[int, float] = {}
         self._done = 0
-        with others.checkpoint() as checkpoint:
+        with others.checkpoint() as checkpoint, _readable(checkpoint):
             self._reranker = load(
                 job.recipe.kind,
                 checkpoint or job.start,
@@ -233,6 +234,19 @@ class Worker:
             return False
         looks = sorted(self._dev)
         return len(looks) - 1 - looks.index(best_of(self._dev)) >= self._recipe.patience
+
+
+@contextmanager
+def _readable(checkpoint: Path | None) -> Iterator[None]:
+    """Say of a checkpoint that is not whole what becomes of it."""
+    try:
+        yield
+    except (ModelError, OSError, ValueError, KeyError, SafetensorError) as error:
+        if checkpoint is None:
+            raise
+        raise ModelError(
+            f"checkpoint {checkpoint} cannot be read ({error}) and is given up; the same command trains from the start"
+        ) from None
 
 
 def set_dropout(network: torch.nn.Module, rate: float) -> None:

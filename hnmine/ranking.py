@@ -6,6 +6,7 @@ OUT/evaluation/changes-<name>.md        the queries that a training changed most
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
         what to record; the sha256 of the run's files it was made from; those of the files that were written.
 
     Raises:
-        DataError: OUT holds no trained re-ranker.
+        DataError: OUT holds no trained re-ranker, or others than its manifest says.
     """
     rerankers, kind, max_tokens = _rerankers(config.train, run)
+    _refuse_others(rerankers, run)
     task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
     scorer = Scorer(task, config, kind, max_tokens, run)
     scores = {f"first stage: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
@@ -147,6 +149,19 @@ def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], Kind, in
     )
 
 
+def _refuse_others(rerankers: Mapping[str, Path], run: Run) -> None:
+    """Raise DataError where a training that was stopped, or someone, has left other models than the manifest names."""
+    for folder in rerankers.values():
+        if folder.is_relative_to(run.out):
+            own = folder.relative_to(run.out).as_posix()
+            found = {f"{own}/{file}": sha for file, sha in weights.folder_sha256(folder).items()}
+            if found != {file: sha for file, sha in run.manifest["files"].items() if file.startswith(f"{own}/")}:
+                raise DataError(
+                    f"{folder} is not as {run.out / 'manifest.json'} says, perhaps since a later `hnmine train` was "
+                    "stopped; run `hnmine train` again"
+                )
+
+
 class Scorer:
     """Scores of re-rankers on one task; those that an earlier run left are taken where nothing has changed."""
 
@@ -167,7 +182,7 @@ class Scorer:
         files = weights.folder_sha256(folder)
         if folder.is_relative_to(self._run.out):
             self.inputs |= {(folder / file).relative_to(self._run.out).as_posix(): sha for file, sha in files.items()}
-        path = _table_of(name)
+        path = table_of(name)
         self.tables.append(path)
         identity = digest([files, self.identity])
         known = _read_scores(name, self._run.out / path, identity, self._task.doc_rows_QK.shape)
@@ -180,7 +195,7 @@ class Scorer:
     def stored(self, name: str) -> PerQuery | None:
         """Return the metrics of a re-ranker that was scored before, whatever its model was; None if there are none."""
         try:
-            rows = pq.read_table(self._run.out / _table_of(name), columns=["query_id", *METRICS])
+            rows = pq.read_table(self._run.out / table_of(name), columns=["query_id", *METRICS])
         except (OSError, ValueError, KeyError):
             return None
         if rows.column("query_id").to_pylist() != list(self._task.queries.ids):
@@ -203,7 +218,7 @@ class Scorer:
             return rerank(self._task, reranker, progress.advance)
 
 
-def _table_of(name: str) -> str:
+def table_of(name: str) -> str:
     """Return where the scores of a re-ranker lie, in OUT."""
     return f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet"
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
 from hnmine.config import Config
 from hnmine.errors import DataError
@@ -194,6 +196,13 @@ def _writing(out: Path) -> Iterator[None]:
     """Say in words which file of OUT cannot be written; other errors pass."""
     try:
         yield
+    except (shutil.Error, SafetensorError) as error:  # these name files in their text alone, if at all
+        if isinstance(error, SafetensorError) and "I/O error" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"--out {out} cannot be written: {reason}; make way or room there, or choose another --out"
+        ) from None
     except OSError as error:
         name = error.filename2 or error.filename or (out if error.errno in _NO_ROOM else os.devnull)
         path = Path(os.fsdecode(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hnmine.section import Device, Dtype, Engine, Section
 
@@ -36,6 +36,16 @@ class TeacherConfig(Section):
     engine: Engine = "auto"
 
 
+def _differ(rates: tuple[float, ...]) -> tuple[float, ...]:
+    if len({f"{rate:g}" for rate in rates}) < len(rates):
+        raise ValueError(f"must differ in their first six digits, got {', '.join(map(str, rates))}")
+    return rates
+
+
+Rates = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], AfterValidator(_differ)]
+"""Learning rates that are tried; files are named after them."""
+
+
 class AutoConfig(Section):
     """Preset auto: what is tried, on few pairs, before the best of it is trained in full."""
 
@@ -51,9 +61,7 @@ class AutoConfig(Section):
         min_length=1,
         description="ways to choose negatives, of those that `hnmine compare --list` names",
     )
-    learning_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (5e-6, 2e-5), min_length=1, description="each way is tried with each"
-    )
+    learning_rates: Rates = Field((5e-6, 2e-5), min_length=1, description="each way is tried with each")
     pairs: int = Field(128, ge=1, description="pairs of the first round; twice as many in every further one")
 
 
@@ -174,7 +182,7 @@ class CompareConfig(Section):
     arms: tuple[str, ...] | None = Field(None, min_length=1, description="which; null: all that `hnmine compare` knows")
     seeds: int = Field(3, ge=1, le=100, description="trainings an arm, from train.seed on")
     negatives: int = Field(4, ge=2, le=64, description="negatives a pair, the same for all arms")
-    learning_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+    learning_rates: Rates = Field(
         (5e-6, 2e-5), min_length=1, description="the best on dev is taken for each arm, found with its first seed"
     )
 

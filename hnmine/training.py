@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,8 +155,9 @@ def _smooth(before: float, now: float) -> float:
 
 def _replace(out: Path, source: Path) -> None:
     """Put a copy of the model folder `source` at `out`, without what a checkpoint holds beside the model."""
-    hidden = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    shutil.copytree(source, hidden, dirs_exist_ok=True, ignore=shutil.ignore_patterns(STATE))
+    hidden = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)  # of a call that was killed
+    shutil.copytree(source, hidden, ignore=shutil.ignore_patterns(STATE))
     hidden.chmod(0o755)
     if out.exists():
         shutil.rmtree(out)

@@ -4,8 +4,8 @@
     ADORE + STAR  then the query tower alone, against what it finds at every step (`adore`)
     ANCE          both towers, hard negatives found anew after every epoch
 
-Each begins with the first model of the ensemble. A tuned encoder is kept in OUT/encoders/<name>-<seed> with the digest
-of all that decides it, its vectors in the store; so neither is made twice.
+Each begins with the first model of the ensemble. A tuned encoder is kept in OUT/encoders/<name>-<seed>, the digest
+of all that decides it beside it, its vectors in the store; so neither is made twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hnmine import weights
 from hnmine.adore import adore
 from hnmine.config import Config, EncoderConfig
 from hnmine.embed import device_for, embed
-from hnmine.encoders import plan
+from hnmine.encoders import Plan, plan
 from hnmine.fitting import Recipe
 from hnmine.fuse import unit_rows
 from hnmine.progress import say, track
@@ -35,7 +35,6 @@ from hnmine.types import Float32, Role, Space, Texts
 
 Method = Literal["STAR", "ADORE + STAR", "ANCE"]
 _EPOCHS, _RATE, _QUERIES_PER_STEP, _ROUNDS = 3, 2e-5, 32, 3
-_RECORD = "tuned.json"
 
 
 def start_of(config: Config) -> EncoderConfig | None:
@@ -58,6 +57,7 @@ class Tuned:
         self._given, self._config, self._run, self._encoder = given, config, run, start
         self._start = weights.resolve(start.model, start.revision)
         self._device = devices.choose(config.train.device)
+        self._store: str | Path = config.embed.store or run.out / "store"
         self._spaces: dict[tuple[Method, int], Space] = {}
 
     def space(self, method: Method, seed: int) -> Space:
@@ -71,23 +71,24 @@ class Tuned:
         out = self._run.out / "encoders" / f"{method.lower().replace(' + ', '-')}-{seed}"
         given = self._given
         rows = [given.pairs.query_rows_P.tolist(), given.pairs.doc_rows_P.tolist()]
+        planned = self._plan(self._start, given.documents)
         identity = digest(
             {
                 "method": method,
-                "start": weights.folder_sha256(self._start),
+                "start": [planned.fingerprint.digest, planned.document, planned.query],
                 "texts": [digest(given.documents.texts), digest(given.queries.texts)],
                 "given": digest([rows, [sorted(given.known[row]) for row in sorted(given.known)]]),
                 "recipe": asdict(recipe),
                 "versions": versions(),
             }
         )
-        if _is(out / _RECORD, identity):
+        # ADORE keeps STAR's documents; what lies in STAR's folder may be of other settings
+        docs_NR = self.space("STAR", seed).docs_NR if method == "ADORE + STAR" else None
+        if _is_whole(out, identity):
             say("compare", f"{method}, seed {seed}: reused {out}")
-            docs_of = self._run.out / "encoders" / f"star-{seed}" if method == "ADORE + STAR" else out
-            return self._encoded(docs_of, out)
+            return self._encoded(out, out) if docs_NR is None else self._with_queries(docs_NR, out)
         shutil.rmtree(out, ignore_errors=True)
-        if method == "ADORE + STAR":
-            docs_NR = self.space("STAR", seed).docs_NR
+        if docs_NR is not None:
             star_folder = self._run.out / "encoders" / f"star-{seed}"
             steps = recipe.epochs * len(given.query_rows())
             with track("compare", f"{method}, seed {seed}", steps, "queries") as progress:
@@ -117,7 +118,8 @@ class Tuned:
                     in_batch=method == "STAR",
                     done=lambda count, loss: progress.advance(count, f"loss {loss:.3f}"),
                 )
-        write_json(out / _RECORD, {"identity": identity})  # last: a folder without it is not trusted
+        # last, for a folder without it is not trusted; and beside it, for what is in it names its vectors
+        write_json(_record_of(out), {"identity": identity, "files": weights.folder_sha256(out)})
         return space
 
     def _recipe(self, method: Method, seed: int) -> Recipe:
@@ -137,19 +139,21 @@ class Tuned:
         return devices.choose(self._config.search.device, needs="faiss-gpu")
 
     def _encoded(self, of_documents: Path, of_queries: Path) -> Space:
-        return Space(
-            docs_NR=self._encode(of_documents, self._given.documents, "document"),
-            queries_QR=self._encode(of_queries, self._given.queries, "query"),
-        )
+        return self._with_queries(self._encode(of_documents, self._given.documents, "document"), of_queries)
+
+    def _with_queries(self, docs_NR: Float32, of_queries: Path) -> Space:
+        return Space(docs_NR=docs_NR, queries_QR=self._encode(of_queries, self._given.queries, "query"))
 
     def _encode(self, folder: Path, texts: Texts, role: Role) -> Float32:
         """Return unit vectors by the model in `folder`, through the store and its actors."""
+        planned = self._plan(folder, texts)
+        made = embed(planned, {role: texts}, VectorStore(self._store, planned.fingerprint), self._config.embed)
+        return unit_rows(made.take(role, np.arange(len(texts))))
+
+    def _plan(self, folder: Path, texts: Texts) -> Plan:
         changes = {"name": folder.name, "model": str(folder), "revision": None, "max_tokens": self._most_tokens()}
         settings = self._encoder.model_copy(update=changes)
-        root = self._config.embed.store or self._run.out / "store"
-        planned = plan(settings, texts, root, device_for(self._config.embed), self._config.embed.tokens_per_batch)
-        made = embed(planned, {role: texts}, VectorStore(root, planned.fingerprint), self._config.embed)
-        return unit_rows(made.take(role, np.arange(len(texts))))
+        return plan(settings, texts, self._store, device_for(self._config.embed), self._config.embed.tokens_per_batch)
 
     def _most_tokens(self) -> int:
         own = self._encoder.max_tokens
@@ -157,8 +161,14 @@ class Tuned:
         return most if own is None else min(own, most)
 
 
-def _is(path: Path, identity: str) -> bool:
+def _record_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
+
+
+def _is_whole(out: Path, identity: str) -> bool:
+    """Whether a folder holds what was tuned under this identity, as it was left."""
     try:
-        return bool(json.loads(path.read_bytes())["identity"] == identity)
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads(_record_of(out).read_bytes())
+    except (OSError, ValueError):
         return False
+    return bool(record == {"identity": identity, "files": weights.folder_sha256(out)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -20,7 +21,9 @@ import pytest
 from pydantic import BaseModel
 
 from hnmine import cli
+from hnmine.cli import _QUICK_ARMS, _quick
 from hnmine.config import Config
+from hnmine.settings import load
 from tests.test_pipeline import LEXICAL, hnmine_, write_collection
 from tests.test_reranker import spoil, tiny_model
 
@@ -302,6 +305,13 @@ def test_a_command_that_is_wrong_is_answered_with_its_usage(arguments: list[str]
     assert code == 2
     assert part in errors
     assert errors.startswith("usage: hnmine")
+
+
+def test_a_quick_comparison_takes_the_arms_that_the_settings_allow() -> None:
+    given = argparse.Namespace(config=None, set=[])
+    assert set(_QUICK_ARMS) == set(load(overrides=_quick(given)).compare.arms or ())
+    words = argparse.Namespace(config=None, set=["encoders=[{name: words, lexical: {}}]"])
+    assert set(_QUICK_ARMS) - set(load(overrides=_quick(words)).compare.arms or ()) == {"star", "adore-star"}
 
 
 @pytest.mark.parametrize("command", [["--help"], ["mine", "--help"], ["nightly", "--help"], ["config"], ["--version"]])

@@ -14,7 +14,7 @@ from hnmine.comparison import Cell, _chosen_arms, _table
 from hnmine.config import Config
 from hnmine.errors import ConfigError
 from hnmine.settings import load
-from tests.test_pipeline import LEXICAL, write_collection
+from tests.test_pipeline import LEXICAL, contents, write_collection
 from tests.test_reranker import tiny_model
 
 
@@ -46,25 +46,40 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     assert sorted(first["dev_by_rate"]) == ["0.001", "1e-05"]
     assert list(second["dev_by_rate"]) == [f"{first['learning_rate']:g}"], "chosen with the first seed"
     assert first["dev_by_rate"][f"{first['learning_rate']:g}"] == max(first["dev_by_rate"].values())
-    assert not [path.name for path in (out / "rerankers").iterdir() if path.name != "start"], "no model is kept"
+    assert not list((out / "rerankers").iterdir()), "no model is kept"
     assert found["arms"]["random"] == [first, second]
     assert (out / "compare.md").read_text() == f"```\n{found['table']}\n```\n"
     assert json.loads((out / "compare.json").read_text())["table"] == found["table"]
     assert found["table"].splitlines()[4].split("  ")[0] == "no fine-tuning"
 
-    (out / "evaluation" / "compare-random-1.parquet").unlink()
+    (out / "rerankers" / "random-0-0.001").mkdir()  # of a job that was killed while it removed models
+    scores = out / "evaluation"
+    (scores / "compare-random-1.parquet").write_bytes((scores / "compare-start.parquet").read_bytes())  # of another
     capsys.readouterr()
     again = hnmine.compare(data, out, config)
     assert capsys.readouterr().err.count("kept step") == 1, "only the one that was lost is trained again"
     for a, b in zip(again["arms"]["random"], found["arms"]["random"], strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}
+    assert again["table"] == found["table"]
+    assert not list((out / "rerankers").iterdir())
+
+
+def test_a_comparison_leaves_what_was_trained_before_as_it_is(data: Path, tmp_path: Path):
+    body, out = tiny_model(tmp_path / "body", head=False, spread=1), tmp_path / "out"
+    hnmine.run(data, out, config_of(body))
+    before = contents(out / "rerankers")
+    assert {path.partition("/")[0] for path in before} == {"start", "anchored"}
+    hnmine.compare(data, out, config_of(body, "compare.arms=[random]", "compare.seeds=1", "train.max_pairs=6"))
+    after = contents(out / "rerankers")
+    assert after.items() > before.items(), "the comparison begins with fewer pairs, so with a start of its own"
 
 
 def cell(arm: str, seed: int, values: np.ndarray) -> tuple[Cell, dict[str, np.ndarray]]:
     of = dict.fromkeys(("MRR@3", "MRR@10", "nDCG@10", "Recall@10"), values)
     made = Cell(
         identity="", arm=arm, seed=seed, learning_rate=1e-5, dev_by_rate={}, best_step=1, lists=1, negatives=1,
-        pairs_with_negatives=0.5, metrics={metric: float(value.mean()) for metric, value in of.items()}, seconds=1.0,
+        pairs_with_negatives=0.5, scores={}, metrics={metric: float(value.mean()) for metric, value in of.items()},
+        seconds=1.0,
     )  # fmt: skip
     return made, of
 

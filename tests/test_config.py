@@ -98,6 +98,10 @@ def test_a_weight_that_float32_could_not_carry_beside_others_is_refused(weight: 
         ("{loss: marginmse, teacher: {model: m}, in_batch_negatives: 2}", "the teacher scores before it; remove one"),
         ("{in_batch_negatives: 16}", "in_batch_negatives is 16, but a step of pairs_per_batch: 16 has 15 others"),
         ("{in_batch_negatives: 1, pairs_per_batch: 1}", "a step of pairs_per_batch: 1 has 0 others; lower it or raise"),
+        (
+            "{auto: {learning_rates: [1.0e-5, 1.0000001e-5]}}",
+            "must differ in their first six digits, got 1e-05, 1.0000",
+        ),
         ("{in_batch_negatives: -1}", "train.in_batch_negatives: Input should be greater than or equal to 0"),
     ],
 )

@@ -44,6 +44,13 @@ def test_every_arm_has_a_name_of_its_own_on_a_command_line_and_a_description():
     assert not [name for name in known_arms(load(overrides=[LEXICAL])) if "lexical" in name]
 
 
+def test_arms_that_a_teacher_cannot_score_before_training_are_left_out():
+    arms = known_arms(load(overrides=["train.loss=marginmse", "train.teacher={model: x}"]))
+    assert "in-batch" in known_arms(Config())
+    assert "random" in arms
+    assert not [name for name, arm in arms.items() if arm.in_batch]
+
+
 def test_what_each_arm_is_trained_on(standing: tuple[Ground, Bench, Splits, Config]):
     ground, _, splits, config = standing
     of = {name: ground.lists(arm, 3) for name, arm in known_arms(config).items() if arm.judge != "relabel"}

@@ -284,6 +284,15 @@ def test_models_that_are_not_as_training_left_them_are_trained_again(
     assert "rerankers/anchored is not as it was when its training ended, so it is trained again" in said
 
 
+@pytest.mark.ray
+def test_models_that_the_manifest_does_not_name_are_not_evaluated(whole: Whole, tmp_path: Path) -> None:
+    data, out, config = again(whole, tmp_path)
+    card = out / "rerankers" / "start" / "config.json"  # as a training that was stopped leaves another start
+    card.write_text(card.read_text() + " ")
+    with pytest.raises(hnmine.HnmineError, match=r"rerankers/start is not as .*manifest\.json says.* train` again"):
+        hnmine.evaluate(data, out, config)
+
+
 def test_a_run_that_cannot_be_trained_is_refused_before_it_mines(tmp_path: Path) -> None:
     data = write_collection(tmp_path / "data", ["train"])
     (data / "qrels" / "train.tsv").write_text("apple-care\tapple-guide\t1\n")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from hnmine.config import Config
 from hnmine.errors import DataError
@@ -237,3 +240,19 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(path, {"a": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_writers_that_name_no_file_are_told_from_as_well(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "link").symlink_to("nowhere")
+
+    def of_safetensors(out: Path) -> None:
+        save_file({"a": np.zeros(2)}, out / "missing" / "a.safetensors")
+
+    def of_shutil(out: Path) -> None:
+        shutil.copytree(tmp_path / "source", out / "copy")
+
+    for write in (of_safetensors, of_shutil):
+        told = pytest.raises(DataError, match=r"--out .*out cannot be written: .*No such file.*make way or room there")
+        with told, open_run(tmp_path / "out", Config()) as run:
+            write(run.out)

@@ -21,11 +21,12 @@ from sentence_transformers import CrossEncoder
 from hnmine.device import Choice
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task, means, measure, rerank
-from hnmine.fitting import Recipe
+from hnmine.fitting import STATE, Job, Recipe
 from hnmine.lists import Lists
 from hnmine.train_config import TrainConfig
 from hnmine.training import Trained, train
 from hnmine.types import Texts
+from hnmine.workers import Here
 from tests.test_reranker import load, spoil, tiny_model
 
 _RECIPE = Recipe.of(
@@ -275,6 +276,35 @@ def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
     assert again == outcome
     assert sha256(tmp_path / "again") == sha256(out)
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("harm", ["cut", "unfinished", "empty"])
+def test_a_checkpoint_that_is_broken_is_said_and_the_next_call_begins_anew(
+    start: Path, trained: tuple[Path, Trained], tmp_path: Path, harm: str
+) -> None:
+    out, outcome = trained
+    work = tmp_path / ".train-model-same"
+    work.mkdir()
+    job = Job(start=start, lists=lists(33), dev=dev_task(), recipe=recipe(epochs=1), start_dev=None)
+    state = Here(job, work).fit()[5] / STATE
+    if harm == "cut":
+        (state / "adamw.safetensors").write_bytes((state / "adamw.safetensors").read_bytes()[:-50])
+    elif harm == "unfinished":
+        (state / "progress.json").unlink()
+    else:
+        (work / "checkpoint-7").mkdir()
+    with pytest.raises(ModelError, match=r"training of model failed: checkpoint .* cannot be read \(.*from the start$"):
+        fit(start, tmp_path / "model", lists(33), identity="same")
+    assert fit(start, tmp_path / "model", lists(33), identity="same") == outcome
+    assert sha256(tmp_path / "model") == sha256(out)
+
+
+def test_what_a_killed_job_had_half_copied_does_not_stay(start: Path, tmp_path: Path) -> None:
+    (tmp_path / ".model.tmp").mkdir()
+    (tmp_path / ".model.tmp" / "model.safetensors").write_text("half")
+    fit(start, tmp_path / "model", lists(8), epochs=1)
+    assert leftovers(tmp_path) == []
+    assert dev_metric(tmp_path / "model") >= 0
 
 
 def test_patience_ends_a_training_that_no_longer_improves(start: Path, tmp_path: Path) -> None:

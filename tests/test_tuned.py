@@ -43,7 +43,8 @@ def test_each_space_is_that_of_its_method_and_is_not_made_twice(
         assert np.array_equal(spaces["ADORE + STAR"].docs_NR, spaces["STAR"].docs_NR), "documents stay"
         assert not np.allclose(spaces["ADORE + STAR"].queries_QR, spaces["STAR"].queries_QR, atol=1e-4)
         assert not np.allclose(spaces["ANCE"].docs_NR, spaces["STAR"].docs_NR, atol=1e-4)
-        assert sorted(path.name for path in (run.out / "encoders").iterdir()) == ["adore-star-3", "ance-3", "star-3"]
+        folders = sorted(path.name for path in (run.out / "encoders").iterdir() if path.is_dir())
+        assert folders == ["adore-star-3", "ance-3", "star-3"]
 
         capsys.readouterr()
         again = Tuned(given, config, run)
@@ -53,7 +54,24 @@ def test_each_space_is_that_of_its_method_and_is_not_made_twice(
             assert np.array_equal(kept.queries_QR, space.queries_QR)
         said = capsys.readouterr().err
         assert said.count("reused") == 3
-        assert ", 0 encoded" in said
+        assert said.count("encoded, width") == said.count(", 0 encoded, width") == 5
         assert " queries in " not in said, "nothing is tuned again"
-        (run.out / "encoders" / "star-3" / "tuned.json").write_text("{}")
+        (run.out / "encoders" / "star-3.json").write_text("{}")
         assert np.array_equal(Tuned(given, config, run).space("STAR", 3).docs_NR, spaces["STAR"].docs_NR)
+
+
+def test_nothing_stale_is_reused(tmp_path: Path) -> None:
+    model, given = tiny_model(tmp_path / "start"), training_set()
+    config = config_of(model)
+    prompted = config.model_copy(
+        update={"encoders": tuple(each.model_copy(update={"query_prompt": "a b c "}) for each in config.encoders[1:])}
+    )
+    with open_run(tmp_path / "out", config) as run, open_run(tmp_path / "fresh", config) as fresh:
+        made = Tuned(given, config, run).space("ADORE + STAR", 3)
+        asked = Tuned(given, prompted, run).space("STAR", 3)
+        assert np.array_equal(asked.queries_QR, Tuned(given, prompted, fresh).space("STAR", 3).queries_QR)
+        kept = Tuned(given, config, run).space("ADORE + STAR", 3)
+        assert np.array_equal(kept.docs_NR, made.docs_NR), "STAR's folder had other settings meanwhile"
+        weights = run.out / "encoders" / "adore-star-3" / "model.safetensors"
+        weights.write_bytes((tmp_path / "start" / "model.safetensors").read_bytes())
+        assert np.array_equal(Tuned(given, config, run).space("ADORE + STAR", 3).queries_QR, made.queries_QR)
