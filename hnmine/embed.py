@@ -143,7 +143,6 @@ def _blocks(
             blocks.append(
                 pa.table(
                     {
-                        "block": [start // block_texts],
                         "keys": pa.array([[all_keys[i].tobytes() for i in rows]], pa.list_(pa.binary(KEY_BYTES))),
                         "roles": [[every[i][0] for i in rows]],
                         "texts": [[every[i][1] for i in rows]],
@@ -166,26 +165,25 @@ class EncodeBlock:
             self._failure = str(error)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
-        """Encode every row of `blocks`; return its number, how many texts it held, and what failed.
+        """Encode every row of `blocks`; return how many texts each held, and what failed.
 
         What a user can mend travels as a row: as an exception Ray would retry it, log it in full and lose its type.
         """
-        numbers, counts, failures = [], [], []
+        counts, failures = [], []
         for block in blocks.to_pylist():
             try:
                 self._encode(block)
             except HnmineError as error:
                 self._failure = str(error)
-            numbers.append(block["block"])
             counts.append(len(block["texts"]))
             failures.append(self._failure)
-        return pa.table({"block": numbers, "count": counts, "failure": failures})
+        return pa.table({"count": counts, "failure": failures})
 
     def _encode(self, block: dict[str, Any]) -> None:
         if self._encoder is None:
             return
         readings = [self._plan.reading(role) for role in block["roles"]]
-        keys = np.frombuffer(b"".join(block["keys"]), dtype=np.uint64).reshape(-1, 2)
+        keys = _keys(block["keys"])
         for reading in dict.fromkeys(readings):
             chosen = [i for i, own in enumerate(readings) if own == reading]
             vectors = self._encoder.encode([block["texts"][i] for i in chosen], reading)
@@ -240,21 +238,30 @@ def _over_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, config:
     """
     from ray.exceptions import RayActorError
 
-    left = {block["block"][0].as_py(): block for block in blocks}
+    left = blocks
     while left:
-        before = len(left)
         try:
-            for batch in _by_pool(plan, list(left.values()), store, config):
-                for number in batch["block"].to_pylist():
-                    del left[number]
-                yield batch
+            yield from _by_pool(plan, left, store, config)
+            return
         except RayActorError as error:
+            before, left = len(left), _not_stored(left, store)
             if len(left) == before:
                 raise ModelError(
                     f"encoder {plan.name}: its process died {_RETRIES + 1} times on one block of texts; if memory ran "
                     f"out, lower embed.actors or embed.tokens_per_batch ({error})"
                 ) from None
-            say("embed", f"{plan.name}: actors were lost; the {len(left)} blocks that are left are begun again")
+            say("embed", f"{plan.name}: actors were lost; {len(left)} block(s) are left and begun again")
+
+
+def _not_stored(blocks: list[pa.Table], store: VectorStore) -> list[pa.Table]:
+    keys = [_keys(block["keys"][0].as_py()) for block in blocks]
+    found, _ = _found(store, np.concatenate(keys))
+    by_block = np.split(found, np.cumsum([len(each) for each in keys])[:-1])
+    return [block for block, its in zip(blocks, by_block, strict=True) if not its.all()]
+
+
+def _keys(joined: list[bytes]) -> Keys:
+    return np.frombuffer(b"".join(joined), dtype=np.uint64).reshape(-1, 2)
 
 
 def _by_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[pa.Table]:

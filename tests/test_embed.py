@@ -20,10 +20,11 @@ import pytest
 
 from hnmine.config import EmbedConfig, EncoderConfig, LexicalConfig
 from hnmine.device import Choice
-from hnmine.embed import Embedded, _worth_ray, cpu_actors, embed, gpu_actors
+from hnmine.embed import Embedded, EncodeBlock, _worth_ray, cpu_actors, embed, gpu_actors
 from hnmine.encoders import Plan, plan
 from hnmine.errors import DeviceError, ModelError
 from hnmine.lexical import Fit
+from hnmine.session import start_ray
 from hnmine.store import PLAIN, Fingerprint, Reading, VectorStore, keys_of
 from hnmine.types import Texts
 from tests.test_encoders import planned, tiny_jina, tiny_model
@@ -358,6 +359,30 @@ def test_a_block_that_always_kills_its_actor_ends_in_a_model_error(tmp_path):
     texts = {"document": Texts(ids=("1", "2"), texts=("mysql", "cloud")), "query": TEXTS["query"].take([])}
     with pytest.raises(ModelError, match=r"encoder deadly: its process died 4 times on one block"):
         run(plan, tmp_path, texts, ray=True, actors=1, block_texts=1)
+
+
+@pytest.mark.ray
+def test_what_is_left_when_a_node_took_all_retries_is_begun_again(tiny, tmp_path, monkeypatch, capsys):
+    """Here the loss is played; in test_cluster.py a node is really killed."""
+    start_ray()
+    from ray.exceptions import RayActorError
+
+    given = []
+
+    def lost_after_one(plan, left, store, config):
+        given.append(len(left))
+        work = EncodeBlock(plan, store, 1)
+        yield work(left[0])
+        if len(given) < 3:
+            work(left[1])  # stored, and lost on its way back
+            raise RayActorError
+        yield from map(work, left[1:])
+
+    monkeypatch.setattr("hnmine.embed._by_pool", lost_after_one)
+    done = run(tiny, tmp_path / "lost", ray=True)
+    assert given == [5, 3, 1]
+    assert same(done, run(tiny, tmp_path / "alone"))
+    assert "actors were lost; 3 block(s) are left and begun again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
