@@ -75,6 +75,8 @@ def embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple
     vectors: list[Vectors] = []
     encoded, reused = 0, 0
     device = device_for(config.embed)
+    if models := [encoder.name for encoder in config.encoders if encoder.model is not None]:
+        say("embed", f"models are loaded: {', '.join(models)}")
     plans = {  # all before the first encodes: what is missing is told at once, not after hours
         encoder.name: plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
         for encoder in config.encoders

@@ -138,6 +138,9 @@ class Others(Protocol):
 class Listener(Protocol):
     """Who is told how far the worker is."""
 
+    def begins(self, step: int) -> None:
+        """Hear that the work after this step begins."""
+
     def trained(self, step: int, loss: float, pairs: int, padding: float) -> None:
         """Hear of a step and its loss."""
 
@@ -190,6 +193,8 @@ class Worker:
         if not self._done and (self._recipe.kind == "bi-encoder" or has_head(self._job.start)):
             self._look(0)
         loss_of = losses.make(self._recipe.loss, self._recipe.margin, self._recipe.scale)
+        if self._others.rank == 0:
+            self._listener.begins(self._done)
         for step, (batch, is_look) in enumerate(self._recipe.batches(len(self._job.lists)), 1):
             if step <= self._done:
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,7 +129,9 @@ def named_arms(config: Config, names: Sequence[str], setting: str = "train.auto.
     known = known_arms(config)
     name_of = {slug(name): name for name in known}
     if unknown := [name for name in names if slug(name) not in name_of]:
-        raise ConfigError(f"{setting}: {', '.join(unknown)} is not known; known are: {', '.join(name_of)}")
+        near = [name for word in unknown for name in get_close_matches(slug(word), name_of, n=1)]
+        meant = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ConfigError(f"{setting}: {', '.join(unknown)} is not known{meant}; known are: {', '.join(name_of)}")
     return {name_of[slug(name)]: known[name_of[slug(name)]] for name in names}
 
 

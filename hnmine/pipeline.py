@@ -75,6 +75,7 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     config = config or Config()
     _refuse_unknown_arms(config)
     with open_run(Path(out), config) as run:
+        run.require_mined()
         collection = read_collection(data, config, run)
         train_into(Splits(collection, config, run), data, config, run)
         return run.manifest
@@ -84,6 +85,7 @@ def evaluate(data: str | Path, out: str | Path, config: Config | None = None) ->
     """Re-rank the test queries with every re-ranker in OUT; return the manifest, with the table in it."""
     config = config or Config()
     with open_run(Path(out), config) as run:
+        run.require_trained()
         collection = read_collection(data, config, run)
         _evaluate(Splits(collection, config, run), data, config, run)
         return run.manifest

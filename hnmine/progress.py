@@ -78,11 +78,12 @@ def _object(level: str, step: str, message: str, fields: dict[str, Field]) -> st
 class Progress:
     """Counts work done and says how far it is; made by `track`."""
 
-    def __init__(self, step: str, what: str, total: int, unit: str) -> None:
+    def __init__(self, step: str, what: str, total: int, unit: str, *, begun: float = 0.0) -> None:
+        """Begin the clock, or say that it began so many seconds ago."""
         self.step, self.what, self.total, self.unit = step, what, total, unit
         self.done = 0
         self.note = ""
-        self._start = self._end = time.monotonic()
+        self._start = self._end = time.monotonic() - begun
         self._live = sys.stderr.isatty() and not _as_json
         self._last = self._start if not self._live else 0.0
 

@@ -101,6 +101,8 @@ def between(after: Path, before: Path) -> str:
 
 
 def _read_metrics(path: Path) -> dict[str, dict[str, float]]:
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; `hnmine evaluate` writes such files into OUT/evaluation")
     try:
         rows = pq.read_table(path, columns=["query_id", *METRICS]).to_pylist()
         return {row["query_id"]: row for row in rows}
@@ -128,11 +130,8 @@ def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], Kind, in
     from hnmine.bench import START
 
     folder = run.out / "rerankers"
-    training = run.manifest.get("training")
-    if not training:
-        raise DataError(
-            f"{run.out} holds no trained re-ranker; run `hnmine train` with the same --data and --out first"
-        )
+    run.require_trained()
+    training = run.manifest["training"]
     max_tokens: int = training["max_tokens"]
     if max_tokens != config.max_tokens:
         say("evaluate", f"train.max_tokens={config.max_tokens} is not used: these were trained with {max_tokens}")

@@ -11,11 +11,11 @@ _WIDTH = 110
 
 
 def examples(triplets: Path, negatives: Path, count: int, seed: int = 0) -> str:
-    """Return `count` triplets, one a query, drawn with `seed`; the rows of both files correspond."""
+    """Return `count` triplets, of each query's text one, drawn with `seed`; the rows of both files correspond."""
     texts, facts = pq.read_table(triplets), pq.read_table(negatives)
     if not len(texts):
         return "No hard negative was found; `dropped` in manifest.json says why."
-    _, first = np.unique(np.array(texts.column("query_id").to_pylist(), dtype=object), return_index=True)
+    _, first = np.unique(np.array(texts.column("query").to_pylist(), dtype=object), return_index=True)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(first, size=min(count, len(first)), replace=False)).tolist()
     blocks = [f"{len(chosen)} of {len(texts):,} mined triplets (d is the cosine distance, 0 to 2):"]

@@ -132,6 +132,19 @@ class Run:
         with _whole(path) as hidden:
             hidden.write_text(text, encoding="utf-8")
 
+    def require_mined(self) -> None:
+        """Raise DataError unless something was mined into the run."""
+        path = self.out / "negatives.parquet"
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; run `hnmine mine` with the same --data and --out first")
+
+    def require_trained(self) -> None:
+        """Raise DataError unless a re-ranker was trained in the run."""
+        if not self.manifest.get("training"):
+            raise DataError(
+                f"{self.out} holds no trained re-ranker; run `hnmine train` with the same --data and --out first"
+            )
+
     def sha256_of(self, *names: str) -> dict[str, str]:
         """Return the sha256 of those of these files that exist, by path in OUT."""
         return {name: sha256(self.out / name) for name in names if (self.out / name).is_file()}
@@ -174,11 +187,13 @@ def open_run(out: Path, config: Config) -> Iterator[Run]:
     """Open OUT for writing; a second process on the same folder is told so and stops.
 
     Raises:
-        DataError: the folder cannot be written, is in use, or its manifest is not ours.
+        DataError: the folder cannot be written, is in use, holds a collection, or its manifest is not ours.
     """
     with _writing(out):
         if out.is_symlink() and not out.exists():
             raise DataError(f"--out {out} is a link to {out.readlink()}, which does not exist; make that folder first")
+        if any((out / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
+            raise DataError(f"--out {out} holds a collection; choose another folder for what is made of it")
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import shutil
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hnmine.fitting import STATE, Job, Recipe, best_of
 from hnmine.lists import Lists
 from hnmine.progress import Progress, say
 from hnmine.trackers import Tracker
-from hnmine.workers import RESUMED, Here, News, OfRay
+from hnmine.workers import BEGINS, RESUMED, Here, News, OfRay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def train(
     assert by_ray or workers == 1
     steps = recipe.steps(len(lists))
     where = f"{workers} worker(s) on" if by_ray else "on"
-    say("train", f"{name}: {len(lists):,} pairs, {steps} steps, {where} {recipe.device}, {recipe.dtype}")
+    say("train", f"{name}: {len(lists):,} pairs, {steps} step(s), {where} {recipe.device}, {recipe.dtype}")
     work = _work_folder(out, identity)
     job = Job(start=start.resolve(), lists=lists, dev=dev, recipe=recipe, start_dev=start_dev)
     place = OfRay(job, work, workers) if by_ray else Here(job, work)
@@ -130,6 +131,12 @@ class _following:
         if news.metric == RESUMED:
             say("train", f"{self._name}: goes on from the checkpoint of step {news.step}")
             return
+        if news.metric == BEGINS:
+            recipe = self._job.recipe
+            total = len(self._job.lists) * recipe.epochs - news.step * recipe.pairs_per_batch
+            if self._progress is None and total > 0:
+                self._progress = Progress("train", self._name, total, "pairs", begun=time.time() - news.at)
+            return
         if self._tracker is not None:
             self._tracker.scalar(news.metric, news.value, news.step)
         if news.metric != "loss":
@@ -140,13 +147,10 @@ class _following:
         if self._tracker is not None:
             self._tracker.scalar("learning_rate", recipe.rate(news.step - 1, steps), news.step)
             self._tracker.scalar("padding", news.padding, news.step)
-        if self._progress is None:
-            behind = (news.step - 1) * recipe.pairs_per_batch  # trained on before an interruption
-            total = len(self._job.lists) * recipe.epochs - behind
-            self._progress = Progress("train", self._name, total, "pairs")
         self._loss = _smooth(self._loss, news.value)
         self._padding = _smooth(self._padding, news.padding)
-        self._progress.advance(news.pairs, f"loss {self._loss:.3f}, {self._padding:.1%} padding")
+        if self._progress is not None:
+            self._progress.advance(news.pairs, f"loss {self._loss:.3f}, {self._padding:.1%} padding")
 
 
 def _smooth(before: float, now: float) -> float:

@@ -83,6 +83,7 @@ class _Presets:
 
     def __init__(self, bench: Bench, splits: Splits, config: TrainConfig, run: Run) -> None:
         self._bench, self._splits, self._config = bench, splits, config
+        run.require_mined()
         self._mined = {
             (query, positive): [row for row in rows if row not in bench.positives[query]]  # judged since it was mined
             for (query, positive), rows in _read_negatives(run.out / "negatives.parquet", splits).items()
@@ -140,8 +141,6 @@ class _Presets:
 
 def _read_negatives(path: Path, splits: Splits) -> dict[tuple[int, int], list[int]]:
     """Return the mined document rows by (query row, positive row), nearest first."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; run `hnmine mine` with the same --data and --out first")
     try:
         rows = pq.read_table(path).select(["query_id", "positive_id", "negative_id", "rank"]).to_pylist()
         rows.sort(key=lambda row: row["rank"])

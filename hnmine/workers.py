@@ -13,10 +13,11 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from hnmine.session import start_ray
 # Ray Train looks at its workers so often; at its defaults of 2 and 5 s a short training ends 6 s late.
 _POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
 _RETRIES = 3  # of workers that died
-RESUMED = "resumed"
+BEGINS, RESUMED = "begins", "resumed"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class News:
     value: float
     pairs: int = 0
     padding: float = 0.0
+    at: float = field(default_factory=time.time)
 
 
 class Board:
@@ -49,6 +51,10 @@ class Board:
         self._history: dict[int, float] = {}
         self._failure = ""
         self._last = 0
+
+    def begins(self, step: int) -> None:
+        """Hear that the work after this step begins."""
+        self._news.append(News(BEGINS, step, 0.0))
 
     def trained(self, step: int, loss: float, pairs: int, padding: float) -> None:
         """Hear of a step and its loss."""
@@ -224,6 +230,9 @@ class _Told:
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
+
+    def begins(self, step: int) -> None:
+        self._actor.begins.remote(step)
 
     def trained(self, step: int, loss: float, pairs: int, padding: float) -> None:
         self._actor.trained.remote(step, loss, pairs, padding)

@@ -65,6 +65,8 @@ def test_the_better_half_goes_on_with_twice_the_pairs_and_the_last_is_trained_in
 
 def test_an_unknown_arm_is_refused_before_anything_is_mined(data: Path, tmp_path: Path) -> None:
     config = config_of(tiny_model(tmp_path / "start"), "train.auto.arms=[bm52]")
-    with pytest.raises(ConfigError, match=r"train\.auto\.arms: bm52 is not known; known are: positives-only, "):
+    with pytest.raises(
+        ConfigError, match=r"train\.auto\.arms: bm52 is not known; did you mean bm25\?; known are: positives-only, "
+    ):
         hnmine.run(data, tmp_path / "out", config)
     assert not (tmp_path / "out" / "negatives.parquet").exists()

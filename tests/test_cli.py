@@ -78,7 +78,7 @@ def append(file: Path, text: str) -> None:
         (["--set", "encoders=[{name: x, lexical: {wide: 1}}]"], ["wide: unknown key; did you mean 'width'?"]),
         (["--set", "train.learning_rate=.nan"], ["train.learning_rate", "finite number"]),
         (["--set", "select=3"], ["select:", "got 3"]),
-        (["--set", "train.presets=[best]"], ["train.presets", "'anchored', 'paper' or 'positives'", "got 'best'"]),
+        (["--set", "train.presets=[best]"], ["train.presets", "'paper', 'positives' or 'auto'", "got 'best'"]),
         (["--config", "missing.yaml"], ["config file missing.yaml does not exist"]),
         (["--config", "."], ["config file . cannot be read"]),
     ],
@@ -269,7 +269,7 @@ def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys
     assert_one_message(train(tmp_path / "nowhere"), f"model folder {tmp_path / 'nowhere'} does not exist")
     (tmp_path / "empty").mkdir()
     assert_one_message(train(tmp_path / "empty"), f"{tmp_path / 'empty'} holds no *.safetensors")
-    assert_one_message(train("no-such-model"), "model 'no-such-model' is not a folder", "give the path")
+    assert_one_message(train("no-such-model"), "there is no folder 'no-such-model'", "give the path")
     broken = tiny_model(tmp_path / "broken")
     (broken / "config.json").write_text("{")
     assert_one_message(train(broken), "broken has no readable config.json")
@@ -375,4 +375,4 @@ def test_sigterm_is_heard_while_ray_is_waited_for() -> None:
                 break
         rest = process.stderr.read()
     assert process.returncode == 143, rest
-    assert rest == "terminated; the same command goes on from here\n"
+    assert rest == "terminated; the same command goes on from what is kept\n"

@@ -31,7 +31,10 @@ def config_of(model: Path, *more: str) -> Config:
 def test_arms_are_asked_for_by_name_and_an_unknown_one_names_the_known():
     config = load(overrides=["compare.arms=[bm25, Two Conditions]"])
     assert list(_chosen_arms(config)) == ["BM25", "two conditions"]
-    with pytest.raises(ConfigError, match=r"bm52 is not known; known are: positives-only, in-batch, .*two-conditions"):
+    with pytest.raises(
+        ConfigError,
+        match=r"bm52 is not known; did you mean bm25\?; known are: positives-only, in-batch, .*two-conditions",
+    ):
         comparison.refuse_unknown(load(overrides=["compare.arms=[bm52]"]))
 
 

@@ -557,7 +557,7 @@ def test_batch_size_and_share_of_a_gpu_are_the_encoders_own_and_change_no_vector
 
 
 def test_a_licence_that_forbids_is_said(capfd):
-    with pytest.raises(ModelError, match="not in the hub cache"):
+    with pytest.raises(ModelError, match="as a hub name it is not in the cache"):
         plan(PRESETS["paper"][1], texts_of([]), Path(), CPU, 8192)
     assert "jinaai/jina-embeddings-v3-hf is under CC BY-NC 4.0" in capfd.readouterr().err
 

@@ -296,5 +296,5 @@ def test_a_job_that_is_stopped_says_so_and_leaves_the_home_free(tmp_path: Path, 
         time.sleep(0.5)
     assert "step 0:" in log
     head.job("stop", name)
-    assert "terminated; the same command goes on from here" in head.job("logs", name).stdout
+    assert "terminated; the same command goes on from what is kept" in head.job("logs", name).stdout
     assert (Place.at(home) / "lock").files() == []

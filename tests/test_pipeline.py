@@ -400,7 +400,7 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
         process.send_signal(sent)
         rest = process.stderr.read()
         assert process.wait(60) == code, said + rest
-    assert rest.splitlines()[-1] == f"{word}; the same command goes on from here"
+    assert rest.splitlines()[-1] == f"{word}; the same command goes on from what is kept"
     assert "Traceback" not in rest
     assert refused.returncode == 2
     assert refused.stderr == (
@@ -447,7 +447,7 @@ def test_sigterm_ends_every_step_and_the_next_start_goes_on_from_there(
                 break
         said += process.stderr.read()
         assert process.wait(60) == 143, said
-    assert said.splitlines()[-1] == "terminated; the same command goes on from here"
+    assert said.splitlines()[-1] == "terminated; the same command goes on from what is kept"
     assert "Traceback" not in said
     assert half_written(out) == []
     done = hnmine_(*line)

@@ -464,7 +464,7 @@ def test_a_run_on_an_object_store_that_is_interrupted_goes_on_and_ends_cleanly(s
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=30)[1]
         assert process.returncode == 130, errors
-    assert errors.endswith("interrupted; the same command goes on from here\n")
+    assert errors.endswith("interrupted; the same command goes on from what is kept\n")
     assert 0 < blocks_below(address) < 42
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
