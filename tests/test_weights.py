@@ -91,7 +91,7 @@ def test_an_unknown_hub_name_without_a_hub_fails_soon_and_says_what_to_do(model)
     ) as caught:
         weights.resolve(model)
     assert time.monotonic() - start < 20
-    assert "path of a downloaded model" in str(caught.value)
+    assert "give the path of a folder or of a downloaded model" in str(caught.value)
 
 
 def test_what_is_neither_a_folder_nor_a_name_is_said(tmp_path):
