@@ -31,7 +31,7 @@ from hnmine.lease import hold
 from hnmine.place import Place
 from hnmine.settings import load
 from tests.test_embed import some_texts
-from tests.test_jobs import REPOSITORY, end, free_ports, wait_for_dashboard
+from tests.test_jobs import REPOSITORY, end, free_ports, wait_for
 from tests.test_jobs import ray as ray_command
 from tests.test_pipeline import contents, settings, write_collection
 from tests.test_reranker import tiny_model
@@ -499,7 +499,7 @@ class Nodes:
             )
         self._processes[name] = process
         if head:
-            wait_for_dashboard(process, self._dashboard, self._token, log)
+            wait_for(process, f"http://127.0.0.1:{self._dashboard}/api/jobs/", self._token, log)
         self.wait_for(lambda: bool(set(self.alive()) - known))
 
     def kill(self, name: str) -> None:
