@@ -48,9 +48,11 @@ def test_files_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
         between(one, ranking(tmp_path / "two.parquet", ["b"], np.ones(1)))
     (tmp_path / "text").write_text("no table")
     pq.write_table(pa.table({"query_id": ["a"]}), tmp_path / "other.parquet")
-    for name in ("text", "other.parquet", "nothing"):
+    for name in ("text", "other.parquet"):
         with pytest.raises(DataError, match=rf"{name} is no file of OUT/evaluation"):
             between(one, tmp_path / name)
+    with pytest.raises(DataError, match=r"nothing does not exist; `hnmine evaluate` writes such files"):
+        between(one, tmp_path / "nothing")
 
 
 def test_the_changes_name_what_stood_first_and_where_the_right_document_went(tmp_path: Path) -> None:
