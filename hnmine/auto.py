@@ -13,11 +13,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hnmine.bench import Bench
 from hnmine.errors import DataError
@@ -25,17 +23,14 @@ from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.ground import Arm, Ground, slug
 from hnmine.lists import Lists
 from hnmine.progress import say
-from hnmine.runs import Run, write_json
+from hnmine.runs import Kept, Run, read_kept, write_json
 from hnmine.train_config import AutoConfig
 from hnmine.types import Int64
 
 
-class Trial(BaseModel):
+class Trial(Kept):
     """What one training of an arm on some pairs said."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    identity: str
     arm: str
     learning_rate: float
     pairs: int
@@ -128,7 +123,7 @@ class _Trials:
         recipe = replace(recipe, learning_rate=rate, evaluations_per_epoch=1)
         own = f"{slug(name)}-{rate:g}-{len(at)}"
         identity, path = bench.identity(self._ground.start, lists, recipe), self._run.out / "auto" / f"{own}.json"
-        trial = _read(path, identity)
+        trial = read_kept(path, Trial, identity)
         if trial is None:
             record = bench.fit(f"auto-{own}", self._ground.start, lists, recipe)
             trial = Trial(
@@ -143,11 +138,3 @@ class _Trials:
             write_json(path, trial.model_dump())
         shutil.rmtree(self._run.out / "rerankers" / f"auto-{own}", ignore_errors=True)
         return trial
-
-
-def _read(path: Path, identity: str) -> Trial | None:
-    try:
-        trial = Trial.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return trial if trial.identity == identity else None

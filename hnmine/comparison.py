@@ -14,11 +14,9 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hnmine import auditing
 from hnmine.bench import Bench
@@ -27,7 +25,7 @@ from hnmine.evaluation import METRICS, PerQuery, means, measure
 from hnmine.ground import Arm, Ground, known_arms, named_arms, slug
 from hnmine.progress import say, track
 from hnmine.ranking import TESTED, Scorer, table_of
-from hnmine.runs import Run, digest, versions, write_json
+from hnmine.runs import Kept, Run, digest, read_kept, versions, write_json
 from hnmine.significance import paired
 from hnmine.splits import Splits
 
@@ -36,12 +34,9 @@ _START = "compare-start"
 """Of its own: what `train` left, and `evaluate` compares with, began with another if a setting differs."""
 
 
-class Cell(BaseModel):
+class Cell(Kept):
     """One training of one arm; OUT/compare/<arm>-<seed>.json."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    identity: str
     arm: str
     seed: int
     learning_rate: float
@@ -146,7 +141,7 @@ class _Cells:
         recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
         identity = digest([self._bench.identity(self._start, lists, each) for each in recipes.values()])
         identity = digest([identity, self._scorer.identity])
-        known = _read_cell(path, identity)
+        known = read_kept(path, Cell, identity)
         values = self._scorer.stored(f"compare: {own}") if known and self._are_whole(known.scores) else None
         fitted = {rate: f"{own}-{rate:g}" for rate in rates}
         folders = {rate: self._run.out / "rerankers" / model for rate, model in fitted.items()}
@@ -188,14 +183,6 @@ def _by_space(chosen: Mapping[str, Arm]) -> list[dict[str, Arm]]:
         if arm.rule is not None and arm.judge is None and arm.tuned is None:  # a tuned encoder has seen what is hidden
             found.setdefault((arm.encoder, arm.reduce and arm.reduce.model_dump_json()), {})[name] = arm
     return list(found.values())
-
-
-def _read_cell(path: Path, identity: str) -> Cell | None:
-    try:
-        cell = Cell.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return cell if cell.identity == identity else None
 
 
 def _table(found: Mapping[str, list[tuple[Cell, PerQuery]]], start: PerQuery, hidden: Mapping[str, float]) -> str:

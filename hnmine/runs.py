@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -63,6 +63,26 @@ _USES: dict[Step, set[str]] = {
 """The steps in the order of their work, and the sections of the configuration that each reads."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+class Kept(BaseModel):
+    """What a finished piece of work leaves as JSON, under a digest of all that decides it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    identity: str
+
+
+KeptT = TypeVar("KeptT", bound=Kept)
+
+
+def read_kept(path: Path, kind: type[KeptT], identity: str) -> KeptT | None:
+    """Return what was kept under this identity, if that is what the file holds."""
+    try:
+        kept = kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return kept if kept.identity == identity else None
 
 
 class _Section(BaseModel):
