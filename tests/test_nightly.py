@@ -141,7 +141,6 @@ def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nig
     assert [row.version for row in Home.at(nights.home).history()] == ["0001"]
 
 
-@pytest.mark.slow
 def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     home, work = s3(f"bucket/{tmp_path.name}/home"), f"nightly.work={tmp_path / 'work'}"
     nights = Nights(nights.data, home, [*nights.settings, work])
@@ -155,7 +154,6 @@ def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     assert (Place.at(home) / "lock").files() == []
 
 
-@pytest.mark.slow
 def test_a_lexical_encoder_keeps_its_fit_to_the_end_of_the_epoch(
     nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
