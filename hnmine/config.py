@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -17,7 +18,10 @@ _ADAPTER = r"^[A-Za-z0-9_\-]{1,64}$"  # a folder, a torch module and a BLAKE2b k
 class SourcesConfig(Section):
     """How the collection is read."""
 
-    template: str = Field("{title}\n{text}", description="how a document's title and text are joined")
+    template: str = Field(
+        "{title}\n{text}",
+        description="how a document's fields are joined; any field of its row, {metadata.product} for one in another",
+    )
     train_split: str = Field("train", description="qrels/<split>.tsv whose pairs are mined and trained on")
     dev_split: str = Field("dev", description="split for early stopping; absent: a share of the train queries")
     test_split: str = Field("test", description="split that is reported; absent: the dev queries")
@@ -27,9 +31,12 @@ class SourcesConfig(Section):
     @model_validator(mode="after")
     def _template_has_text(self) -> SourcesConfig:
         try:
-            self.template.format(title="", text="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"template may use {{title}} and {{text}} only ({error!r})") from None
+            parts = list(Formatter().parse(self.template))
+        except ValueError as error:
+            raise ValueError(f"template cannot be read: {error}") from None
+        for _, key, form, conversion in parts:
+            if key is not None and (not key.strip() or form or conversion):
+                raise ValueError(f"template: expected {{title}}, {{text}} or other fields by name, got {{{key}}}")
         if "{text}" not in self.template:
             raise ValueError("template must contain {text}")
         return self

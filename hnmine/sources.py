@@ -21,10 +21,11 @@ import math
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from string import Formatter
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -32,6 +33,10 @@ import numpy as np
 from hnmine.config import SourcesConfig
 from hnmine.errors import DataError
 from hnmine.types import Pairs, Texts
+
+
+_OWN_FIELDS = frozenset({"title", "text"})
+"""What a document consists of; other fields say something about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +111,13 @@ class Collection:
 def read_beir(folder: str | Path, config: SourcesConfig) -> Collection:
     """Read a folder in BEIR layout.
 
-    A document is its title and text joined by `config.template` and stripped of white space; any other
-    separator, as in `{title}: {text}`, stays where the title is empty. Fields the template does not name are
-    not looked at. Of several rows with one id the first is kept. Queries that no pair names are quarantined.
+    A document is its title and text, or other fields of its row, joined by `config.template` and stripped of white
+    space; any other separator, as in `{title}: {text}`, stays where the title is empty. Fields the template does not
+    name are not looked at. Of several rows with one id the first is kept. Queries that no pair names are quarantined.
 
     Raises:
         DataError: the folder or a file is missing, there twice (plain and gzip), or unreadable; none of the
-            three splits exists; or no document or no query is usable.
+            three splits exists; no document or no query is usable; or the template names what no document has.
     """
     folder = Path(folder)
     splits = dict.fromkeys((config.train_split, config.dev_split, config.test_split))
@@ -222,12 +227,14 @@ def _find(folder: Path, name: str) -> _File | None:
 
 
 def _read_texts(file: _File, template: str) -> None:
-    keys = list(dict.fromkeys(key for _, key, _, _ in Formatter().parse(template) if key))
+    parts = [(text, key) for text, key, _, _ in Formatter().parse(template)]
     row_of: dict[str, int] = {}
     texts: list[str] = []
+    unseen = {key for _, key in parts if key}
     for line, content in file.rows():
         try:
-            text_id, text = _parse_text(content, template, keys)
+            text_id, text, seen = _parse_text(content, parts)
+            unseen -= seen
             if (first := row_of.get(text_id)) is not None:
                 same = "the same text" if texts[first] == text else "another text"
                 raise _BadRowError("duplicate_id", f"line {file.lines[first]} has it, with {same}", text_id)
@@ -237,11 +244,14 @@ def _read_texts(file: _File, template: str) -> None:
             row_of[text_id] = len(texts)
             texts.append(text)
             file.lines.append(line)
+    if texts and (unknown := unseen - _OWN_FIELDS):
+        raise DataError(f"sources.template names {', '.join(sorted(unknown))}, which no row of {file.name} has")
     file.texts, file.kept = Texts(ids=tuple(row_of), texts=tuple(texts)), len(texts)
     file.rejected = {row.id: row for row in file.quarantined}
 
 
-def _parse_text(content: str, template: str, keys: list[str]) -> tuple[str, str]:
+def _parse_text(content: str, parts: Sequence[tuple[str, str | None]]) -> tuple[str, str, set[str]]:
+    """Return a row's id, its text, and the fields of the template that it has."""
     try:
         row = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -249,18 +259,27 @@ def _parse_text(content: str, template: str, keys: list[str]) -> tuple[str, str]
     if not isinstance(row, dict):
         raise _BadRowError("not_an_object", f"expected an object with _id and text, got a {type(row).__name__}")
     text_id = _parse_id(row)
-    fields = {key: "" if row.get(key) is None else row[key] for key in keys}
+    fields = {key: _field(row, key) for _, key in parts if key}
     for key, value in fields.items():
-        if not isinstance(value, str):
+        if not isinstance(value, str | None):
             raise _BadRowError("wrong_type", f"{key} must be a string, got a {type(value).__name__}", text_id)
-    text = template.format_map(fields).strip()
-    if not text or not any(map(str.strip, fields.values())):
-        raise _BadRowError("empty_text", f"nothing in {keys}; the row has {_show(list(row))}", text_id)
+    text = "".join(literal + ((key and fields[key]) or "") for literal, key in parts).strip()
+    own = [key for key in fields if key in _OWN_FIELDS]
+    if not any((fields[key] or "").strip() for key in own):
+        raise _BadRowError("empty_text", f"nothing in {own}; the row has {_show(list(row))}", text_id)
     try:
         (text_id + text).encode()
     except UnicodeEncodeError as error:
         raise _BadRowError("not_utf8", f"{error.object[error.start]!r} is no character", text_id) from None
-    return text_id, text
+    return text_id, text, {key for key, value in fields.items() if value}
+
+
+def _field(row: Any, path: str) -> Any:
+    """Return a field, `a.b` being b in a; None where there is none. A name with a dot in it comes first."""
+    if isinstance(row, dict) and path not in row and "." in path:
+        outer, _, inner = path.partition(".")
+        return _field(row.get(outer), inner)
+    return row.get(path) if isinstance(row, dict) else None
 
 
 def _parse_id(row: dict[str, object]) -> str:

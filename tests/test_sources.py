@@ -124,6 +124,23 @@ def test_the_template_joins_title_and_text_and_looks_at_no_other_field(tmp_path)
     assert titled.documents.texts == ("One | first", "| second")
 
 
+def test_the_template_takes_any_field_of_the_row_and_refuses_one_that_no_row_has(tmp_path):
+    corpus = [
+        '{"_id": "d1", "title": "One", "text": "first", "metadata": {"product": "Disk", "part": 5}, "a.b": "x"}',
+        '{"_id": "d2", "title": "Two", "text": "second", "metadata": "none"}',
+        '{"_id": "d3", "text": "", "metadata": {"product": "Disk"}}',
+        '{"_id": "d4", "text": "fourth", "metadata": {"part": "a"}}',
+    ]
+    folder = _write(tmp_path, corpus=corpus)
+    found = read_beir(folder, SourcesConfig(template="{{{metadata.product}}} {a.b}: {title} {text}"))
+    assert found.documents.texts == ("{Disk} x: One first", "{} : Two second", "{} :  fourth")
+    assert [row.reason for row in found.quarantined if row.id == "d3"] == ["empty_text"], "it says nothing itself"
+    part = read_beir(folder, SourcesConfig(template="{text} {metadata.part}"))
+    assert part.quarantined[0].detail == "metadata.part must be a string, got a int"
+    with pytest.raises(DataError, match=r"names metadata\.produkt, titel, which no row of corpus\.jsonl has"):
+        read_beir(folder, SourcesConfig(template="{metadata.produkt} {titel} {text}"))
+
+
 def test_a_line_separator_inside_a_text_does_not_split_the_row(tmp_path):
     corpus = ['{"_id": "d1", "text": "a\u2028b\x85c"}', CORPUS[1]]
     assert read_beir(_write(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "a\u2028b\x85c"
