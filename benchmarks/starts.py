@@ -1,10 +1,11 @@
 """The two re-rankers that a comparison begins with, and the data it may use.
 
-    python benchmarks/starts.py --data DIR --apidocs DIR --out DIR [--pairs 1000] [--max-tokens 128]
+    python benchmarks/starts.py --data DIR --apidocs DIR --out DIR [--pairs 1000] [--layers 3]
 
 A comparison of ways to choose negatives depends on where the re-ranker stands before, so there are two:
 
-    OUT/cold      all-MiniLM-L6-v2 with a ranking head, tuned on API documentation: it has never seen the domain
+    OUT/cold      all-MiniLM-L6-v2, or its first layers, with a ranking head, tuned on API documentation: it has never
+                  seen the domain
     OUT/deployed  that one, tuned on train queries of the domain with lists of its first stage: what a team has running
 
 OUT/data is DIR without the train queries of OUT/deployed, so that no arm trains on what its start has seen. Both are
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from hnmine.bench import Bench
-from hnmine.config import Config
+from hnmine.config import Config, SourcesConfig
 from hnmine.lists import first_stage_anchors, training_lists
 from hnmine.pipeline import read_collection
 from hnmine.runs import open_run
@@ -42,15 +43,19 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000, help="pairs that each is tuned on, at most")
     parser.add_argument("--share", type=float, default=0.5, help="of the train queries that the deployed one may see")
     parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--layers", type=int, help="of the model, the first; default: all")
+    parser.add_argument("--template", help="how a document's fields are joined, as sources.template")
     options = parser.parse_args()
     if (options.cold is None) == (options.apidocs is None):
         parser.error("give either --apidocs or --cold")
     options.out.mkdir(parents=True, exist_ok=True)
     cold = options.cold or options.out / "cold"
+    how = TrainConfig(max_pairs=options.pairs, max_tokens=options.max_tokens, dev_queries=100)
     if options.cold is None:
-        tune(options.apidocs, BODY, cold, options.pairs, options.max_tokens)
+        warm_up = how.warm_up.model_copy(update={"layers": options.layers})
+        tune(options.apidocs, how.model_copy(update={"model": BODY, "warm_up": warm_up}), cold)
     seen, unseen = divide(options.data, options.out, options.share)
-    tune(seen, str(cold), options.out / "deployed", options.pairs, options.max_tokens)
+    tune(seen, how.model_copy(update={"model": str(cold)}), options.out / "deployed", options.template)
     print(f"compare on {unseen} from {cold} or {options.out / 'deployed'}")
 
 
@@ -73,9 +78,9 @@ def divide(data: Path, out: Path, share: float) -> tuple[Path, Path]:
     return folders
 
 
-def tune(data: Path, start: str, out: Path, pairs: int, max_tokens: int) -> None:
+def tune(data: Path, how: TrainConfig, out: Path, template: str | None = None) -> None:
     """Tune a model on lists of BM25's and put it into `out`; what was tuned before is reused."""
-    config = Config(train=TrainConfig(model=start, max_pairs=pairs, max_tokens=max_tokens, dev_queries=100))
+    config = Config(train=how, sources=SourcesConfig(template=template) if template else SourcesConfig())
     with open_run(out.with_name(f"{out.name}-run"), config) as run:
         splits = Splits(read_collection(data, config, run), config, run)
         bench = Bench(splits, config.train, run)

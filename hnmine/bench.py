@@ -108,6 +108,7 @@ class Bench:
             learning_rate=config.warm_up.learning_rate,
             epochs=config.warm_up.epochs,
             evaluations_per_epoch=1,
+            layers=config.warm_up.layers,
         )
         record, warm = self.fit(name, folder, lists, recipe), self._run.out / "rerankers" / name
         self._start_dev[warm] = record.dev

@@ -64,10 +64,11 @@ _QUICK_ARMS = (
 _QUICK = (
     f"compare.arms=[{', '.join(_QUICK_ARMS)}]",
     "compare.seeds=1",
-    "train.max_pairs=300",
+    "train.warm_up.layers=3",
+    "train.max_pairs=500",
     "train.max_tokens=128",
     "train.dev_queries=100",
-    "evaluate.queries=200",
+    "evaluate.queries=300",
 )
 _SPINS = "10000"
 """Turns that a thread of OpenMP waits for others before it sleeps. 30 times fewer than its own default cost nothing

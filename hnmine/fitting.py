@@ -61,6 +61,8 @@ class Recipe:
     dtype: str
     engine: str
     device: str
+    layers: int | None = None
+    """Of a body that gets a ranking head the first so many layers; None: all."""
 
     @classmethod
     def of(cls, config: TrainConfig, device: Choice, dtype: str, **changes: Any) -> Recipe:
@@ -173,6 +175,7 @@ class Worker:
                 device=job.recipe.device,
                 dtype=job.recipe.dtype,
                 seed=job.recipe.seed,
+                **({} if job.recipe.layers is None or checkpoint else {"layers": job.recipe.layers}),
             )
             if job.recipe.dropout is not None:
                 set_dropout(self._reranker.model, job.recipe.dropout)

@@ -76,9 +76,10 @@ class Reranker:
         dtype: str,
         engine: str = "auto",
         seed: int = 0,
+        layers: int | None = None,
         passages: bool = False,
     ) -> None:
-        """Load the model; without a ranking head it gets a fresh one, drawn with `seed`.
+        """Load the model; without a ranking head it gets a fresh one, drawn with `seed`, on its first `layers`.
 
         `engine` computes the scores; see `engine.choose`. Training is torch's.
 
@@ -86,7 +87,7 @@ class Reranker:
         Callan, SIGIR 2019) instead of its beginning alone.
 
         Raises:
-            ModelError: the folder cannot be loaded or the model has more than one label.
+            ModelError: the folder cannot be loaded, or the model has more than one label or fewer layers.
         """
         from transformers.utils import logging
 
@@ -95,11 +96,16 @@ class Reranker:
         headed = has_head(folder)
         torch.manual_seed(seed)
         try:
-            labels = AutoConfig.from_pretrained(folder).num_labels if headed else 1  # config.json leaves out a 2
-            if labels != 1:
-                raise ModelError(f"{folder} is a classifier with {labels} labels; a re-ranker has one")
+            config = AutoConfig.from_pretrained(folder)
+            if headed and config.num_labels != 1:  # config.json leaves out a 2
+                raise ModelError(f"{folder} is a classifier with {config.num_labels} labels; a re-ranker has one")
+            cut = {} if layers is None else {"num_hidden_layers": layers}
+            if layers is not None and layers > config.num_hidden_layers:
+                raise ModelError(f"{folder} has {config.num_hidden_layers} layers, fewer than {layers}")
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, use_safetensors=True)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=1, use_safetensors=True, **cut
+            )
         except ModelError:
             raise
         except Exception as error:  # the loaders raise a family of errors that differ by cause

@@ -24,6 +24,9 @@ class WarmUpConfig(Section):
     epochs: int = Field(1, ge=1, description="passes over the pairs")
     learning_rate: float = Field(5e-5, gt=0, le=1, description="peak learning rate")
     negatives: int = Field(3, ge=1, le=64, description="random negatives a pair")
+    layers: int | None = Field(
+        None, ge=1, description="keep the model's first so many layers, for a faster re-ranker; null: all"
+    )
 
 
 class TeacherConfig(Section):

@@ -97,6 +97,20 @@ def test_a_body_gets_a_head_by_its_seed_and_the_saved_model_has_it(tmp_path: Pat
     np.testing.assert_array_equal(load(tmp_path / "saved", seed=9).scores(queries, documents), scores)
 
 
+def test_a_body_may_be_cut_to_its_first_layers_which_are_kept_as_they_are(tmp_path: Path) -> None:
+    body = tiny_model(tmp_path / "body", head=False)
+    settings = {"max_tokens": 64, "device": "cpu", "dtype": "float32"}
+    whole, cut = Reranker(body, **settings), Reranker(body, layers=1, **settings)
+    assert (len(whole.model.bert.encoder.layer), len(cut.model.bert.encoder.layer)) == (2, 1)
+    kept = cut.model.bert.encoder.state_dict()
+    assert all(torch.equal(value, whole.model.bert.encoder.state_dict()[name]) for name, value in kept.items())
+    cut.save(tmp_path / "saved")
+    again = Reranker(tmp_path / "saved", **settings)
+    assert again.scores(["a"], ["b c"]) == cut.scores(["a"], ["b c"])
+    with pytest.raises(ModelError, match="has 2 layers, fewer than 3"):
+        Reranker(body, layers=3, **settings)
+
+
 def test_minilm_gets_a_head_and_its_saved_scores_are_those_of_cross_encoder(tmp_path: Path) -> None:
     reranker = load(weights.resolve("all-MiniLM-L6-v2"), max_tokens=64)
     queries = ["how to cut an array", "what is a socket", "draw a line"] * 4
