@@ -1,19 +1,24 @@
 """Arms side by side: one start, one budget, every way to choose negatives; what each is worth on the test queries.
 
 An arm says which lists the re-ranker is trained on; all else is the same. Its learning rate is the best on dev of one
-small grid, found with the first seed, so that no arm loses by its step size. What is done is kept and not done again:
+small grid, found with the first seed, so that no arm loses by its step size. With `compare.sizes` and `compare.models`
+there is a table for each number of train pairs and each start: which way is best may depend on both. What is done is
+kept and not done again:
 
 OUT/compare/<arm>-<seed>.json               one training: its learning rate, dev and test metrics, yield
 OUT/evaluation/compare-<arm>-<seed>.parquet  its scores and metrics, query by query
-OUT/compare.md, OUT/compare.json            the table, renewed after every training
+OUT/compare.md, OUT/compare.json            the tables, renewed after every training
+
+Where there are several tables, `-<pairs>` and `-<model>` follow the seed.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +26,15 @@ import numpy as np
 from hnmine import auditing
 from hnmine.bench import Bench
 from hnmine.config import Config
-from hnmine.evaluation import METRICS, PerQuery, means, measure
+from hnmine.errors import DataError
+from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
 from hnmine.ground import Arm, Ground, known_arms, named_arms, slug
 from hnmine.progress import say, track
 from hnmine.ranking import TESTED, Scorer, table_of
 from hnmine.runs import Kept, Run, digest, read_kept, versions, write_json
 from hnmine.significance import paired
 from hnmine.splits import Splits
+from hnmine.types import Float64
 
 NO_TRAINING = "no fine-tuning"
 _START = "compare-start"
@@ -55,36 +62,70 @@ class Cell(Kept):
 
 
 def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
-    """Train and measure every arm; return the table and what it is made of.
+    """Train and measure every arm; return the tables and what they are made of.
 
     Raises:
         ConfigError: an arm is not known.
+        DataError: there are fewer train pairs than `compare.sizes` asks for.
     """
     chosen = _chosen_arms(config)
-    cells = _Cells(splits, config, run)
-    hidden, start = cells.hidden_rates(chosen), cells.start_values()
-    found: dict[str, list[tuple[Cell, PerQuery]]] = {}
-    table = ""
+    blocks = _blocks(splits, config, run)
+    hidden = blocks[0].cells.hidden_rates(chosen)
+    text = ""
     for seed in range(config.compare.seeds):
-        for name, arm in chosen.items():
-            cell = cells.cell(name, arm, config.train.seed + seed)
-            if cell is None:
-                say("compare", f"{name}: no pair has a negative, so there is nothing to train on; left out")
-                continue
-            found.setdefault(name, []).append(cell)
-            table = _table(found, start, hidden)
-            run.write_text("compare.md", f"```\n{table}\n```\n")
+        for block in blocks:
+            for name, arm in chosen.items():
+                cell = block.cells.cell(name, arm, config.train.seed + seed, block.pairs)
+                if cell is None:
+                    say("compare", f"{name}: no pair has a negative, so there is nothing to train on; left out")
+                    continue
+                block.found.setdefault(name, []).append(cell)
+                text = _tables([block for block in blocks if block.found], hidden)
+                run.write_text("compare.md", f"```\n{text}\n```\n")
     record = {
-        "table": table,
-        "queries": len(cells.test),
-        "start": means(start),
+        "table": text,
+        "queries": len(blocks[0].cells.test),
         "hidden_positives": hidden,
-        "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in found.items()},
+        "blocks": [block.facts() for block in blocks],
         "config": config.model_dump(mode="json"),
         "versions": versions(),
     }
     write_json(run.out / "compare.json", record)
     return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """One table: a start and a number of train pairs, and what was found."""
+
+    cells: _Cells
+    pairs: int | None
+    """None: all."""
+    label: str
+    """Empty if there is no other."""
+    start: PerQuery
+    found: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        arms = {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.found.items()}
+        model = self.cells.model
+        return {"model": model, "pairs": self.pairs or self.cells.pairs, "start": means(self.start), "arms": arms}
+
+
+def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
+    models, sizes = config.compare.models or (config.train.model,), config.compare.sizes or (None,)
+    blocks = []
+    for model in models:
+        train = config.train.model_copy(update={"model": model})
+        own = f"-{slug(Path(model).name)}" if len(models) > 1 else ""
+        cells = _Cells(splits, config.model_copy(update={"train": train}), run, own)
+        start = cells.start_values()
+        for pairs in sizes:
+            if pairs is not None and pairs > cells.pairs:
+                raise DataError(f"compare.sizes asks for {pairs:,} train pairs, there are {cells.pairs:,}")
+            parts = [f"{pairs:,} pairs"] * (len(sizes) > 1) + [Path(model).name] * (len(models) > 1)
+            blocks.append(_Block(cells=cells, pairs=pairs, label=", ".join(parts), start=start))
+    return blocks
 
 
 def refuse_unknown(config: Config) -> None:
@@ -99,20 +140,24 @@ def _chosen_arms(config: Config) -> dict[str, Arm]:
 
 
 class _Cells:
-    """Trainings of arms on one ground, and what they are worth on the test queries."""
+    """Trainings of arms from one start, and what they are worth on the test queries."""
 
-    def __init__(self, splits: Splits, config: Config, run: Run) -> None:
-        self._config, self._run = config, run
+    def __init__(self, splits: Splits, config: Config, run: Run, own: str = "") -> None:
+        """Make the start if it has no ranking head; `own` marks what is kept of this one."""
+        self._config, self._run, self._own = config, run, own
+        self.model = config.train.model
         self._bench = Bench(splits, config.train, run)
-        self._start, _ = self._bench.start(_START)
+        self._start, _ = self._bench.start(f"{_START}{own}")
         self._ground = Ground(self._bench, self._start, splits, config, run)
+        self.pairs = len(self._bench.pairs)
+        self._order = np.random.default_rng(config.train.seed).permutation(self.pairs)
         self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
         self._scorer = Scorer(self.test, config, config.train.kind, config.train.max_tokens, run)
-        self._rates: dict[str, float] = {}  # of the arms whose learning rate is chosen
+        self._rates: dict[tuple[str, int | None], float] = {}  # of what has a learning rate already
 
     def start_values(self) -> PerQuery:
         """Return the test metrics of the re-ranker that all arms begin with."""
-        return measure(self.test, self._scorer.scores("compare: start", self._start))
+        return measure(self.test, self._scorer.scores(f"compare: start{self._own}", self._start))
 
     def hidden_rates(self, chosen: Mapping[str, Arm]) -> dict[str, float]:
         """Return how often each rule's first negative is a hidden right answer, where the train pairs can tell."""
@@ -129,13 +174,17 @@ class _Cells:
             rates |= {name: found.hidden_rate for name, found in audited.items()}
         return rates
 
-    def cell(self, name: str, arm: Arm, seed: int) -> tuple[Cell, PerQuery] | None:
-        """Train the arm with this seed and measure it, or return what was measured before; None: on nothing."""
+    def cell(self, name: str, arm: Arm, seed: int, pairs: int | None) -> tuple[Cell, PerQuery] | None:
+        """Train the arm with this seed and measure it, or return what was measured before; None: on nothing.
+
+        Of the pairs so many, drawn by `train.seed`, the fewer among the more; None: all.
+        """
         began = time.monotonic()
-        own = f"{slug(name)}-{seed}"
+        own = f"{slug(name)}-{seed}{self._own if pairs is None else f'-{pairs}{self._own}'}"
         path = self._run.out / "compare" / f"{own}.json"
-        rates = (self._rates[name],) if name in self._rates else self._config.compare.learning_rates
-        lists, recipe, facts = self._ground.lists(arm, seed)
+        known_rate = self._rates.get((name, pairs))
+        rates = self._config.compare.learning_rates if known_rate is None else (known_rate,)
+        lists, recipe, facts = self._ground.lists(arm, seed, None if pairs is None else np.sort(self._order[:pairs]))
         if not len(lists):
             return None
         recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
@@ -166,9 +215,10 @@ class _Cells:
             write_json(path, known.model_dump())
         for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)  # the models of all arms would fill a disk
-        self._rates[name] = known.learning_rate
+        self._rates[name, pairs] = known.learning_rate
         tested = f"{TESTED} {known.metrics[TESTED]:.3f} at a learning rate of {known.learning_rate:g}"
-        say("compare", f"{name}, seed {seed}: {tested}")
+        on = "" if pairs is None else f", {pairs:,} pairs"
+        say("compare", f"{name}, seed {seed}{on}: {tested}")
         return known, values
 
     def _are_whole(self, files: Mapping[str, str]) -> bool:
@@ -181,8 +231,52 @@ def _by_space(chosen: Mapping[str, Arm]) -> list[dict[str, Arm]]:
     found: dict[Any, dict[str, Arm]] = {}
     for name, arm in chosen.items():
         if arm.rule is not None and arm.judge is None and arm.tuned is None:  # a tuned encoder has seen what is hidden
-            found.setdefault((arm.encoder, arm.reduce and arm.reduce.model_dump_json()), {})[name] = arm
+            space = arm.encoder, arm.reduce and arm.reduce.model_dump_json(), arm.expanded
+            found.setdefault(space, {})[name] = arm
     return list(found.values())
+
+
+def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
+    """Return the table of every block, and before them, if there are several, one of all."""
+    seeds = max(len(cells) for block in blocks for cells in block.found.values())
+    parts = [
+        f"{len(blocks[0].cells.test):,} test queries, {seeds} seed(s); spread: the highest {TESTED} of an arm's seeds "
+        "less the lowest\n"
+        "hidden: share of first negatives that are right answers nobody had labelled, where that can be measured"
+    ]
+    if len(blocks) > 1:
+        parts.append(_side_by_side(blocks))
+    for block in blocks:
+        values = _over_seeds(block.found, TESTED)
+        of = {NO_TRAINING: block.start} | {name: {TESTED: values[name]} for name in _ordered(values)}
+        parts += [block.label] if block.label else []
+        parts.append(_table(block.found, block.start, hidden))
+        parts += [by_length] if (by_length := table_by_length(block.cells.test, of)) else []
+    return "\n\n".join(parts)
+
+
+def _side_by_side(blocks: Sequence[_Block]) -> str:
+    """Return one table of the arms' means, a column a block."""
+    columns = [{NO_TRAINING: float(block.start[TESTED].mean())} for block in blocks]
+    for column, block in zip(columns, blocks, strict=True):
+        column |= {name: float(of.mean()) for name, of in _over_seeds(block.found, TESTED).items()}
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    width = max(map(len, names))
+    lines = ["  ".join([f"{TESTED:<{width}}", *(block.label for block in blocks)])]
+    for name in names:
+        cells = (f"{column[name]:.3f}" if name in column else "" for column in columns)
+        fields = [f"{cell:>{len(block.label)}}" for cell, block in zip(cells, blocks, strict=True)]
+        lines.append("  ".join([f"{name:<{width}}", *fields]))
+    return "\n".join(lines)
+
+
+def _over_seeds(found: Mapping[str, list[tuple[Cell, PerQuery]]], metric: str) -> dict[str, Float64]:
+    """Return of each arm every query's mean over the seeds."""
+    return {name: np.mean([of[metric] for _, of in cells], axis=0) for name, cells in found.items()}
+
+
+def _ordered(values: Mapping[str, Float64]) -> list[str]:
+    return sorted(values, key=lambda name: -float(values[name].mean()))
 
 
 def _table(found: Mapping[str, list[tuple[Cell, PerQuery]]], start: PerQuery, hidden: Mapping[str, float]) -> str:
@@ -190,11 +284,11 @@ def _table(found: Mapping[str, list[tuple[Cell, PerQuery]]], start: PerQuery, hi
 
     Tested are each query's means over the seeds, against the start and against the arm with the highest mean.
     """
-    values = {name: np.mean([of[TESTED] for _, of in cells], axis=0) for name, cells in found.items()}
-    order = sorted(values, key=lambda name: -float(values[name].mean()))
+    values = _over_seeds(found, TESTED)
+    order = _ordered(values)
     width = max(len(NO_TRAINING), *map(len, order))
     head = "  ".join(f"{metric:>7}" for metric in METRICS)
-    lines = [f"{'':<{width}}  {head}  spread  yield  hidden  against start           p  p to first"]
+    lines = [f"{'':<{width}}  {head}  spread  yield  hidden    rate  against start           p  p to first"]
     lines.append(f"{NO_TRAINING:<{width}}  " + "  ".join(f"{value:>7.3f}" for value in means(start).values()))
     for name in order:
         cells = [cell for cell, _ in found[name]]
@@ -207,16 +301,8 @@ def _table(found: Mapping[str, list[tuple[Cell, PerQuery]]], start: PerQuery, hi
             + "  ".join(f"{np.mean(of):>7.3f}" for of in of_metric.values())
             + f"  {np.ptp(of_metric[TESTED]):>6.3f}  {share:>5.0%}  "
             + (f"{hidden[name]:>6.1%}" if name in hidden else f"{'':>6}")
+            + f"  {cells[0].learning_rate:>6.0e}"
             + f"  {to_start.difference:+.3f} ({to_start.low:+.3f} to {to_start.high:+.3f})"
             + f"  {to_start.p:>6.2g}{to_first}"
         )
-    seeds = max(len(cells) for cells in found.values())
-    queries = f"{len(start[TESTED]):,} test queries, {seeds} seed(s)"
-    return "\n".join(
-        [
-            f"{queries}; spread: the highest {TESTED} of an arm's seeds less the lowest",
-            "hidden: share of first negatives that are right answers nobody had labelled, where that can be measured",
-            "",
-            *lines,
-        ]
-    )
+    return "\n".join(lines)

@@ -105,12 +105,18 @@ class Job:
 
 
 def load(
-    kind: Kind, folder: Path, *, engine: str = "auto", passages: bool = False, **settings: Any
+    kind: Kind,
+    folder: Path,
+    *,
+    engine: str = "auto",
+    passages: bool = False,
+    layers: int | None = None,
+    **settings: Any,
 ) -> Reranker | BiEncoder:
-    """Load a model of this kind; `engine` and `passages` are a cross-encoder's."""
+    """Load a model of this kind; `engine`, `passages` and `layers` are a cross-encoder's."""
     if kind == "bi-encoder":
         return BiEncoder(folder, **settings)
-    return Reranker(folder, engine=engine, passages=passages, **settings)
+    return Reranker(folder, engine=engine, passages=passages, layers=layers, **settings)
 
 
 def best_of(dev: Mapping[int, float]) -> int:
@@ -175,7 +181,7 @@ class Worker:
                 device=job.recipe.device,
                 dtype=job.recipe.dtype,
                 seed=job.recipe.seed,
-                **({} if job.recipe.layers is None or checkpoint else {"layers": job.recipe.layers}),
+                layers=None if checkpoint else job.recipe.layers,
             )
             if job.recipe.dropout is not None:
                 set_dropout(self._reranker.model, job.recipe.dropout)

@@ -22,6 +22,7 @@ from hnmine.ensemble import Ensemble, encode
 from hnmine.errors import ConfigError
 from hnmine.first_stage import NO_ROW
 from hnmine.fitting import Recipe, load
+from hnmine.fuse import unit_rows
 from hnmine.guards import Agreement, Denoise, Guard, Remembered, Scorer, Suspects
 from hnmine.lists import Lists, training_lists
 from hnmine.mining import groups_of_equal_text
@@ -46,6 +47,7 @@ _TUNED: dict[Method, str] = {
 _JUDGES: dict[str, str] = {"denoise": "denoised", "relabel": "relabelled", "agreement": "agreed"}
 Judge = Literal["agreement", "denoise", "relabel", "mistakes"]
 _JUDGED = 16  # documents of a pair that a judge is shown, the best first
+_FEEDBACK = 3  # documents that a query is expanded by
 _MISTAKES = 50  # the same, of those that look for what the start confuses
 
 
@@ -65,6 +67,8 @@ class Arm:
     """In whose own space the rule looks; None: in that of the ensemble."""
     reduce: ReduceConfig | None = None
     """How the ensemble's space is reduced; None: as configured."""
+    expanded: bool = False
+    """Whether the rule sees queries expanded by what the first stage finds for them."""
     tuned: Method | None = None
     """By which the encoder is tuned first in whose space the rule looks; None: it is not."""
     in_batch: bool = False
@@ -110,6 +114,12 @@ def known_arms(config: Config) -> dict[str, Arm]:
         reduce = config.reduce.model_copy(update={"variance": variance, "basis": None})
         about_it = f"The two conditions in {what} (the ablation of Table 6)."
         found[f"two conditions, {what}"] = Arm(about=about_it, rule=both, reduce=reduce, asked=True)
+    found["two conditions, expanded queries"] = Arm(
+        about="The two conditions for queries expanded by the first 3 of BM25 (Rocchio, in the space; Table 5).",
+        rule=both,
+        expanded=True,
+        asked=True,
+    )
     if config.train.loss == "marginmse":  # its teacher scores lists before training, and these grow in it
         found = {name: arm for name, arm in found.items() if not arm.in_batch}
     return found
@@ -164,7 +174,15 @@ class Ground:
             return self._tuned.space(arm.tuned, seed)
         if arm.encoder is not None:
             return self._single_spaces()[self._encoders.index(arm.encoder)]
-        return self._ensemble.space if arm.reduce is None else self._ensemble.reduced(arm.reduce)
+        space = self._ensemble.space if arm.reduce is None else self._ensemble.reduced(arm.reduce)
+        return self._expanded(space) if arm.expanded else space
+
+    def _expanded(self, space: Space) -> Space:
+        """Add to each query the mean of what the first stage finds first for it (Rocchio's feedback without judges)."""
+        first_QF = self.first_QK[:, :_FEEDBACK]
+        found_QF = first_QF != NO_ROW
+        mean_QR = (space.docs_NR[first_QF] * found_QF[:, :, None]).sum(1) / np.maximum(found_QF.sum(1), 1)[:, None]
+        return replace(space, queries_QR=unit_rows(space.queries_QR + mean_QR.astype(np.float32)))
 
     def _single_spaces(self) -> list[Space]:
         self._singles = self._singles or self._ensemble.single_spaces()

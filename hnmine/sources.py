@@ -34,7 +34,6 @@ from hnmine.config import SourcesConfig
 from hnmine.errors import DataError
 from hnmine.types import Pairs, Texts
 
-
 _OWN_FIELDS = frozenset({"title", "text"})
 """What a document consists of; other fields say something about it."""
 

@@ -188,6 +188,20 @@ class CompareConfig(Section):
     learning_rates: Rates = Field(
         (5e-6, 2e-5), min_length=1, description="the best on dev is taken for each arm, found with its first seed"
     )
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, min_length=1, description="numbers of train pairs, a table each; null: all, or train.max_pairs"
+    )
+    models: tuple[str, ...] | None = Field(
+        None, min_length=1, description="re-rankers to start from, a table each; null: train.model"
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _models_differ(cls, models: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Files are named after them."""
+        if models and len({Path(model).name.lower() for model in models}) < len(models):
+            raise ValueError(f"the last parts of the names must differ, got {', '.join(models)}")
+        return models
 
 
 class NightlyConfig(Section):

@@ -12,7 +12,7 @@ import hnmine
 from hnmine import comparison
 from hnmine.comparison import Cell, _chosen_arms, _table
 from hnmine.config import Config
-from hnmine.errors import ConfigError
+from hnmine.errors import ConfigError, DataError
 from hnmine.settings import load
 from tests.test_pipeline import LEXICAL, contents, write_collection
 from tests.test_reranker import tiny_model
@@ -50,7 +50,8 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     assert list(second["dev_by_rate"]) == [f"{first['learning_rate']:g}"], "chosen with the first seed"
     assert first["dev_by_rate"][f"{first['learning_rate']:g}"] == max(first["dev_by_rate"].values())
     assert not list((out / "rerankers").iterdir()), "no model is kept"
-    assert found["arms"]["random"] == [first, second]
+    (block,) = found["blocks"]
+    assert (block["pairs"], block["arms"]) == (first["lists"], {"random": [first, second]})
     assert (out / "compare.md").read_text() == f"```\n{found['table']}\n```\n"
     assert json.loads((out / "compare.json").read_text())["table"] == found["table"]
     assert found["table"].splitlines()[4].split("  ")[0] == "no fine-tuning"
@@ -61,7 +62,7 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     capsys.readouterr()
     again = hnmine.compare(data, out, config)
     assert capsys.readouterr().err.count("kept step") == 1, "only the one that was lost is trained again"
-    for a, b in zip(again["arms"]["random"], found["arms"]["random"], strict=True):
+    for a, b in zip(again["blocks"][0]["arms"]["random"], block["arms"]["random"], strict=True):
         assert a | {"seconds": 0} == b | {"seconds": 0}
     assert again["table"] == found["table"]
     assert not list((out / "rerankers").iterdir())
@@ -75,6 +76,31 @@ def test_a_comparison_leaves_what_was_trained_before_as_it_is(data: Path, tmp_pa
     hnmine.compare(data, out, config_of(body, "compare.arms=[random]", "compare.seeds=1", "train.max_pairs=6"))
     after = contents(out / "rerankers")
     assert after.items() > before.items(), "the comparison begins with fewer pairs, so with a start of its own"
+
+
+def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path: Path):
+    one, two = tiny_model(tmp_path / "one"), tiny_model(tmp_path / "two", seed=1)
+    more = ["compare.arms=[random, bm25]", "compare.seeds=1", "compare.learning_rates=[1e-4]"]
+    more += ["compare.sizes=[2, 4]", f"compare.models=[{one}, {two}]", "train.evaluations_per_epoch=1"]
+    out = tmp_path / "out"
+    found = hnmine.compare(data, out, config_of(one, *more))
+    blocks = {(Path(block["model"]).name, block["pairs"]): block for block in found["blocks"]}
+    assert list(blocks) == [("one", 2), ("one", 4), ("two", 2), ("two", 4)]
+    for (_, pairs), block in blocks.items():
+        assert [cell["lists"] for cells in block["arms"].values() for cell in cells] == [pairs, pairs]
+    assert blocks["one", 2]["start"] == blocks["one", 4]["start"] != blocks["two", 2]["start"]
+    names = sorted(path.name for path in (out / "compare").glob("random*"))
+    assert names == [f"random-0-{pairs}-{model}.json" for pairs in (2, 4) for model in ("one", "two")]
+    text = found["table"].splitlines()
+    side = next(at for at, line in enumerate(text) if "2 pairs, one  4 pairs, one  2 pairs, two  4 pairs, two" in line)
+    shown = {" ".join(fields[:-4]): [*map(float, fields[-4:])] for fields in map(str.split, text[side + 1 : side + 4])}
+    of_random = [block["arms"]["random"][0]["metrics"]["MRR@10"] for block in found["blocks"]]
+    assert shown["random"] == pytest.approx(of_random, abs=5e-4)
+    assert shown["no fine-tuning"] == pytest.approx([block["start"]["MRR@10"] for block in found["blocks"]], abs=5e-4)
+    with pytest.raises(DataError, match=r"compare.sizes asks for 5,000 train pairs, there are \d+"):
+        hnmine.compare(data, out, config_of(one, *more, "compare.sizes=[5000]"))
+    with pytest.raises(ConfigError, match="the last parts of the names must differ"):
+        load(overrides=["compare.models=[a/reranker, b/reranker]"])
 
 
 def cell(arm: str, seed: int, values: np.ndarray) -> tuple[Cell, dict[str, np.ndarray]]:
@@ -91,9 +117,9 @@ def test_the_table_has_means_over_seeds_and_tests_over_queries():
     start = np.zeros(50)
     good, better = np.full(50, 0.5), np.full(50, 0.7)
     found = {"good": [cell("good", 0, good), cell("good", 1, good + 0.1)], "better": [cell("better", 0, better)]}
-    lines = _table(found, cell("", 0, start)[1], {"good": 0.25}).splitlines()
-    assert lines[0].startswith("50 test queries, 2 seed(s)")
+    lines = ["", "", "", *_table(found, cell("", 0, start)[1], {"good": 0.25}).splitlines()]
     assert lines[4].split() == ["no", "fine-tuning", "0.000", "0.000", "0.000", "0.000"]
-    assert lines[5].split()[:8] == ["better", "0.700", "0.700", "0.700", "0.700", "0.000", "50%", "+0.700"]
-    assert lines[6].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%", "+0.550"]
+    assert lines[5].split()[:8] == ["better", "0.700", "0.700", "0.700", "0.700", "0.000", "50%", "1e-05"]
+    assert lines[6].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%", "1e-05"]
+    assert [line.split()[9 - number] for number, line in enumerate(lines[6:4:-1])] == ["+0.550", "+0.700"]
     assert float(lines[6].split()[-1]) < 0.001, "fifty queries of fifty are worse than with the first"

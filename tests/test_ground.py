@@ -139,3 +139,15 @@ def test_judges_against_a_plain_loop(standing: tuple[Ground, Bench, Splits, Conf
         assert all(score[row] <= score[positive] for row in wrong)
         mistaken += len(wrong)
     assert min(agreed, denoised, relabelled, mistaken) > 0
+
+
+def test_expanded_queries_against_a_plain_loop(standing: tuple[Ground, Bench, Splits, Config]):
+    ground, _, _, config = standing
+    arms = known_arms(config)
+    plain = ground.space(arms["two conditions"], 0)
+    expanded = ground.space(arms["two conditions, expanded queries"], 0)
+    assert expanded.docs_NR is plain.docs_NR
+    for query, first in enumerate(ground.first_QK.tolist()):
+        rows = [row for row in first[:3] if row >= 0]
+        vector = plain.queries_QR[query] + sum(plain.docs_NR[row] for row in rows) / max(1, len(rows))
+        np.testing.assert_allclose(expanded.queries_QR[query], vector / np.linalg.norm(vector), atol=1e-6)
