@@ -79,7 +79,11 @@ _EXAMPLES = {
     "mine": ["--set select.negatives=4", "--set 'encoders=[{name: bge, model: BAAI/bge-base-en-v1.5}]'"],
     "train": ["--preset anchored --preset paper", "--set train.model=cross-encoder/ms-marco-MiniLM-L6-v2"],
     "evaluate": ["--set evaluate.queries=200", "--set evaluate.first_stage=run.trec"],
-    "compare": ["--quick", "--arms bm25,two-conditions-then-bm25 --seeds 1"],
+    "compare": [
+        "--quick",
+        "--arms bm25,two-conditions-then-bm25 --seeds 1",
+        "--quick --arms two-conditions-then-bm25 --set compare.sizes=[100,250,500]",
+    ],
     "audit": ["--set guards.margin=0.02 --set guards.first_rank=5"],
 }
 
