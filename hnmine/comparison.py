@@ -123,8 +123,9 @@ def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
         for pairs in sizes:
             if pairs is not None and pairs > cells.pairs:
                 raise DataError(f"compare.sizes asks for {pairs:,} train pairs, there are {cells.pairs:,}")
-            parts = [f"{pairs:,} pairs"] * (len(sizes) > 1) + [Path(model).name] * (len(models) > 1)
-            blocks.append(_Block(cells=cells, pairs=pairs, label=", ".join(parts), start=start))
+            of_size = "" if pairs is None else f"{pairs:,} pairs"
+            label = ", ".join(filter(None, [of_size, Path(model).name if len(models) > 1 else ""]))
+            blocks.append(_Block(cells=cells, pairs=pairs, label=label, start=start))
     return blocks
 
 
