@@ -143,13 +143,13 @@ class _Version(argparse.Action):
 class _ListArms(argparse.Action):
     """Print the arms and end."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: Any, **__: Any) -> None:
         from hnmine.ground import known_arms, slug
 
-        arms = known_arms(load())
-        width = max(map(len, arms))
+        arms = known_arms(load(options.config, options.set or []))
+        width = max(map(len, map(slug, arms)))
         for name, arm in arms.items():
-            print(f"{slug(name):<{width}}  {arm.about}")  # noqa: T201
+            print(f"{slug(name):<{width}}  {arm.about}{' Only if named.' if arm.asked else ''}")  # noqa: T201
         parser.exit()
 
 
@@ -183,7 +183,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         if step == "compare":
             command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")
-            command.add_argument("--list", action=_ListArms, nargs=0, help="list the arms and end")
+            says = "list the arms that the settings before it leave, and end"
+            command.add_argument("--list", action=_ListArms, nargs=0, help=says)
             command.add_argument("--seeds", type=int, metavar="N", help="trainings an arm (default 3)")
             command.add_argument("--quick", action="store_true", help=f"minutes, not hours: {', '.join(_QUICK)}")
     paired = commands.add_parser(

@@ -108,7 +108,9 @@ def known_arms(config: Config) -> dict[str, Arm]:
     if len(config.encoders) > 1:
         for encoder in config.encoders:
             what = f"The two conditions in the space of {encoder.name} alone."
-            found[f"two conditions, {encoder.name}"] = Arm(about=what, rule=both, encoder=encoder.name)
+            name = f"two conditions, {encoder.name}"
+            name = f"two conditions, encoder {encoder.name}" if name in found else name
+            found[name] = Arm(about=what, rule=both, encoder=encoder.name)
     for variance in (None, 0.99, 0.95, 0.9, 0.8, 0.7):
         what = "X_concat" if variance is None else f"{variance:.0%} of the variance"
         reduce = config.reduce.model_copy(update={"variance": variance, "basis": None})
