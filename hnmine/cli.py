@@ -64,10 +64,10 @@ _QUICK_ARMS = (
 _QUICK = (
     f"compare.arms=[{', '.join(_QUICK_ARMS)}]",
     "compare.seeds=1",
-    "train.warm_up.layers=3",
-    "train.max_pairs=500",
-    "train.max_tokens=128",
+    "train.max_pairs=300",
+    "train.max_tokens=96",
     "train.dev_queries=100",
+    "train.evaluations_per_epoch=1",
     "evaluate.queries=300",
 )
 _SPINS = "10000"
