@@ -143,10 +143,10 @@ class _Version(argparse.Action):
 class _ListArms(argparse.Action):
     """Print the arms and end."""
 
-    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: Any, **__: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any, **__: Any) -> None:
         from hnmine.ground import known_arms, slug
 
-        arms = known_arms(load(options.config, options.set or []))
+        arms = known_arms(load(namespace.config, namespace.set or []))
         width = max(map(len, map(slug, arms)))
         for name, arm in arms.items():
             print(f"{slug(name):<{width}}  {arm.about}{' Only if named.' if arm.asked else ''}")  # noqa: T201

@@ -25,16 +25,17 @@ import numpy as np
 
 from hnmine import auditing
 from hnmine.bench import Bench
+from hnmine.blend import blended
 from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
 from hnmine.ground import Arm, Ground, known_arms, named_arms, slug
 from hnmine.progress import say, track
-from hnmine.ranking import TESTED, Scorer, table_of
+from hnmine.ranking import TESTED, Blend, Scorer, table_of
 from hnmine.runs import Kept, Run, digest, read_kept, versions, write_json
 from hnmine.significance import paired
 from hnmine.splits import Splits
-from hnmine.types import Float64
+from hnmine.types import Float32, Float64
 
 NO_TRAINING = "no fine-tuning"
 _START = "compare-start"
@@ -56,6 +57,10 @@ class Cell(Kept):
     """The share of the pairs: the yield."""
     metrics: dict[str, float]
     """On the test queries."""
+    blend: float | None
+    """Weight of the first stage beside its scores, the best on dev; None: not asked for."""
+    blended: dict[str, float] | None
+    """The metrics of that."""
     scores: dict[str, str]
     """sha256 of the file of its scores, by path in OUT."""
     seconds: float
@@ -104,12 +109,14 @@ class _Block:
     label: str
     """Empty if there is no other."""
     start: PerQuery
+    start_blended: dict[str, float] | None
     found: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         arms = {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.found.items()}
         model = self.cells.model
-        return {"model": model, "pairs": self.pairs or self.cells.pairs, "start": means(self.start), "arms": arms}
+        facts = {"model": model, "pairs": self.pairs or self.cells.pairs, "start": means(self.start)}
+        return facts | {"start_blended": self.start_blended, "arms": arms}
 
 
 def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
@@ -119,13 +126,13 @@ def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
         train = config.train.model_copy(update={"model": model})
         own = f"-{slug(Path(model).name)}" if len(models) > 1 else ""
         cells = _Cells(splits, config.model_copy(update={"train": train}), run, own)
-        start = cells.start_values()
+        start, start_blended = cells.start_values()
         for pairs in sizes:
             if pairs is not None and pairs > cells.pairs:
                 raise DataError(f"compare.sizes asks for {pairs:,} train pairs, there are {cells.pairs:,}")
             of_size = "" if pairs is None else f"{pairs:,} pairs"
             label = ", ".join(filter(None, [of_size, Path(model).name if len(models) > 1 else ""]))
-            blocks.append(_Block(cells=cells, pairs=pairs, label=label, start=start))
+            blocks.append(_Block(cells=cells, pairs=pairs, label=label, start=start, start_blended=start_blended))
     return blocks
 
 
@@ -153,12 +160,22 @@ class _Cells:
         self.pairs = len(self._bench.pairs)
         self._order = np.random.default_rng(config.train.seed).permutation(self.pairs)
         self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
-        self._scorer = Scorer(self.test, config, config.train.kind, config.train.max_tokens, run)
+        scoring = config.train.kind, config.train.max_tokens, run
+        self._scorer = Scorer(self.test, config, *scoring)
+        self._blend = Blend(splits, config, *scoring) if config.evaluate.blend else None
         self._rates: dict[tuple[str, int | None], float] = {}  # of what has a learning rate already
 
-    def start_values(self) -> PerQuery:
-        """Return the test metrics of the re-ranker that all arms begin with."""
-        return measure(self.test, self._scorer.scores(f"compare: start{self._own}", self._start))
+    def start_values(self) -> tuple[PerQuery, dict[str, float] | None]:
+        """Return the test metrics of the re-ranker that all arms begin with, and those of its blend."""
+        scores = self._scorer.scores(f"compare: start{self._own}", self._start)
+        return measure(self.test, scores), self._blended(f"start{self._own}", self._start, scores)[1]
+
+    def _blended(self, own: str, folder: Path, scores_QK: Float32) -> tuple[float | None, dict[str, float] | None]:
+        """Return the weight of the first stage beside a re-ranker, and what both together are worth."""
+        if self._blend is None:
+            return None, None
+        weight = self._blend.weight(f"compare: {own}", folder)
+        return weight, means(measure(self.test, blended(self.test, scores_QK, weight)))
 
     def hidden_rates(self, chosen: Mapping[str, Arm]) -> dict[str, float]:
         """Return how often each rule's first negative is a hidden right answer, where the train pairs can tell."""
@@ -190,7 +207,7 @@ class _Cells:
             return None
         recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
         identity = digest([self._bench.identity(self._start, lists, each) for each in recipes.values()])
-        identity = digest([identity, self._scorer.identity])
+        identity = digest([identity, self._scorer.identity, self._blend and self._blend.identity])
         known = read_kept(path, Cell, identity)
         values = self._scorer.stored(f"compare: {own}") if known and self._are_whole(known.scores) else None
         fitted = {rate: f"{own}-{rate:g}" for rate in rates}
@@ -198,7 +215,9 @@ class _Cells:
         if known is None or values is None:
             records = {rate: self._bench.fit(fitted[rate], self._start, lists, each) for rate, each in recipes.items()}
             best = max(records, key=lambda rate: records[rate].dev)
-            values = measure(self.test, self._scorer.scores(f"compare: {own}", folders[best]))
+            scores = self._scorer.scores(f"compare: {own}", folders[best])
+            values = measure(self.test, scores)
+            weight, metrics_of_blend = self._blended(own, folders[best], scores)
             known = Cell(
                 identity=identity,
                 arm=name,
@@ -209,6 +228,8 @@ class _Cells:
                 lists=len(lists),
                 **facts,
                 metrics=means(values),
+                blend=weight,
+                blended=metrics_of_blend,
                 scores=self._run.sha256_of(table_of(f"compare: {own}")),
                 seconds=round(time.monotonic() - began, 1),
             )
@@ -243,6 +264,7 @@ def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
     parts = [
         f"{len(blocks[0].cells.test):,} test queries, {seeds} seed(s); spread: the highest {TESTED} of an arm's seeds "
         "less the lowest\n"
+        f"blended: {TESTED} of the re-ranker's and the first stage's scores, added with the best weight on dev\n"
         "hidden: share of first negatives that are right answers nobody had labelled, where that can be measured"
     ]
     if len(blocks) > 1:
@@ -251,7 +273,7 @@ def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
         values = _over_seeds(block.found, TESTED)
         of = {NO_TRAINING: block.start} | {name: {TESTED: values[name]} for name in _ordered(values)}
         parts += [block.label] if block.label else []
-        parts.append(_table(block.found, block.start, hidden))
+        parts.append(_table(block.found, block.start, hidden, block.start_blended))
         parts += [by_length] if (by_length := table_by_length(block.cells.test, of)) else []
     return "\n\n".join(parts)
 
@@ -280,7 +302,12 @@ def _ordered(values: Mapping[str, Float64]) -> list[str]:
     return sorted(values, key=lambda name: -float(values[name].mean()))
 
 
-def _table(found: Mapping[str, list[tuple[Cell, PerQuery]]], start: PerQuery, hidden: Mapping[str, float]) -> str:
+def _table(
+    found: Mapping[str, list[tuple[Cell, PerQuery]]],
+    start: PerQuery,
+    hidden: Mapping[str, float],
+    start_blended: Mapping[str, float] | None = None,
+) -> str:
     """Return the table of the arms so far, the best first: means over seeds, and paired tests over the queries.
 
     Tested are each query's means over the seeds, against the start and against the arm with the highest mean.
@@ -289,8 +316,9 @@ def _table(found: Mapping[str, list[tuple[Cell, PerQuery]]], start: PerQuery, hi
     order = _ordered(values)
     width = max(len(NO_TRAINING), *map(len, order))
     head = "  ".join(f"{metric:>7}" for metric in METRICS)
-    lines = [f"{'':<{width}}  {head}  spread  yield  hidden    rate  against start           p  p to first"]
-    lines.append(f"{NO_TRAINING:<{width}}  " + "  ".join(f"{value:>7.3f}" for value in means(start).values()))
+    lines = [f"{'':<{width}}  {head}  blended  spread  yield  hidden    rate  against start           p  p to first"]
+    of_start = "  ".join(f"{value:>7.3f}" for value in means(start).values())
+    lines.append(f"{NO_TRAINING:<{width}}  {of_start}  {_shown([start_blended]):>7}".rstrip())
     for name in order:
         cells = [cell for cell, _ in found[name]]
         of_metric = {metric: [cell.metrics[metric] for cell in cells] for metric in METRICS}
@@ -300,10 +328,16 @@ def _table(found: Mapping[str, list[tuple[Cell, PerQuery]]], start: PerQuery, hi
         lines.append(
             f"{name:<{width}}  "
             + "  ".join(f"{np.mean(of):>7.3f}" for of in of_metric.values())
-            + f"  {np.ptp(of_metric[TESTED]):>6.3f}  {share:>5.0%}  "
+            + f"  {_shown([cell.blended for cell in cells]):>7}  {np.ptp(of_metric[TESTED]):>6.3f}  {share:>5.0%}  "
             + (f"{hidden[name]:>6.1%}" if name in hidden else f"{'':>6}")
             + f"  {cells[0].learning_rate:>6.0e}"
             + f"  {to_start.difference:+.3f} ({to_start.low:+.3f} to {to_start.high:+.3f})"
             + f"  {to_start.p:>6.2g}{to_first}"
         )
     return "\n".join(lines)
+
+
+def _shown(blended: Sequence[Mapping[str, float] | None]) -> str:
+    """Return the mean over seeds, if blends were asked for."""
+    values = [of[TESTED] for of in blended if of is not None]
+    return f"{np.mean(values):.3f}" if values else ""

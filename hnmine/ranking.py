@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from hnmine import device as devices
 from hnmine import weights
+from hnmine.blend import best_weight, blended
 from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, Task, means, measure, reach, rerank, table, table_by_length
@@ -31,6 +32,10 @@ from hnmine.types import Float32
 TESTED = "MRR@10"
 """What is tested against the start, and orders the changes."""
 _CHANGES = 10  # queries shown of those that gained most, and of those that lost most
+_BLENDED = (
+    "\nWith w of the first stage: its scores times w are added to the re-ranker's, both with mean 0 and standard "
+    "deviation 1 over a query's documents; w is the best on dev."
+)
 _BEFORE = "before: "
 _AFTER = "after: "
 
@@ -47,18 +52,25 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     rerankers, kind, max_tokens = _rerankers(config.train, run)
     _refuse_others(rerankers, run)
     task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
-    scorer = Scorer(task, config, kind, max_tokens, run)
-    scores = {f"first stage: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
+    scorer, label = Scorer(task, config, kind, max_tokens, run), _label(config.evaluate.first_stage)
+    blend = Blend(splits, config, kind, max_tokens, run) if config.evaluate.blend else None
+    scores = {f"first stage: {label}": task.first_scores_QK}
     scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
     rows = {name: measure(task, of) for name, of in scores.items()}
+    shares = {name: blend.weight(name, folder) for name, folder in rerankers.items()} if blend else {}
+    for name, weight in shares.items():
+        rows[f"{name}, with {weight:g} of {label}"] = measure(task, blended(task, scores[name], weight))
     before = next(name for name in rows if name.startswith(_BEFORE))
     tests = {
         name: {metric: paired(values[metric], rows[before][metric], config.evaluate.seed) for metric in METRICS}
         for name, values in rows.items()
         if name.startswith(_AFTER)
     }
-    written = scorer.tables + [_write_changes(task, name, before, scores, rows, run) for name in tests]
-    for pattern in ("before-*.parquet", "after-*.parquet", "changes-*.md"):
+    written = scorer.tables + [
+        _write_changes(task, name, before, scores, rows, run) for name in tests if name in scores
+    ]
+    written += blend.tables if blend else []
+    for pattern in ("before-*.parquet", "after-*.parquet", "dev-*.parquet", "changes-*.md"):
         for path in (run.out / "evaluation").glob(pattern):
             if path.relative_to(run.out).as_posix() not in written:
                 path.unlink()  # of a re-ranker that is not compared any more
@@ -72,6 +84,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
         "max_tokens": max_tokens,
         "first_stage_reach": reach(task),
         "metrics": {name: means(values) for name, values in rows.items()},
+        "blend": shares,
         "against_start": {name: {metric: vars(test) for metric, test in of.items()} for name, of in tests.items()},
         "table": _text(task, title, rows, {name: of[TESTED] for name, of in tests.items()}),
     }
@@ -117,6 +130,7 @@ def _text(task: Task, title: str, rows: dict[str, PerQuery], tests: dict[str, Pa
         table(rows, title, tests)
         + f"\n\nThe first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others."
         + "\nIn brackets the 95 % interval and the p-value of a paired randomisation test against the start."
+        + (_BLENDED if any(", with " in name for name in rows) else "")
         + (f"\n\n{by_length}" if by_length else "")
     )
 
@@ -215,6 +229,20 @@ class Scorer:
         )
         with track("evaluate", name, self._task.documents_to_score, "pairs") as progress:
             return rerank(self._task, reranker, progress.advance)
+
+
+class Blend:
+    """How much of the first stage is best on the dev queries that also chose the step, for each re-ranker."""
+
+    def __init__(self, splits: Splits, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
+        self._dev = splits.task(splits.dev, config.train.dev_queries, config.train.seed)
+        self._scorer = Scorer(self._dev, config, kind, max_tokens, run)
+        self.identity = self._scorer.identity
+        self.tables = self._scorer.tables
+
+    def weight(self, name: str, folder: Path) -> float:
+        """Return the weight of the first stage beside the re-ranker in this folder."""
+        return best_weight(self._dev, self._scorer.scores(f"dev: {name}", folder))
 
 
 def table_of(name: str) -> str:

@@ -173,6 +173,10 @@ class EvaluateConfig(Section):
     long_documents: Literal["truncate", "maxp"] = Field(
         "truncate", description="truncate: read the beginning; maxp: score overlapping passages, the best counts"
     )
+    blend: bool = Field(
+        True,
+        description="also tell what a sum of the re-ranker's and the first stage's scores is worth, weighted on dev",
+    )
     queries: int | None = Field(None, ge=1, description="evaluate at most so many queries, a seeded sample")
     seed: int = Field(0, ge=0, description="seed of that sample")
     k1: float = Field(0.9, ge=0, description="BM25 term saturation")

@@ -54,7 +54,7 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     assert (block["pairs"], block["arms"]) == (first["lists"], {"random": [first, second]})
     assert (out / "compare.md").read_text() == f"```\n{found['table']}\n```\n"
     assert json.loads((out / "compare.json").read_text())["table"] == found["table"]
-    assert found["table"].splitlines()[4].split("  ")[0] == "no fine-tuning"
+    assert found["table"].splitlines()[5].split("  ")[0] == "no fine-tuning"
 
     (out / "rerankers" / "random-0-0.001").mkdir()  # of a job that was killed while it removed models
     scores = out / "evaluation"
@@ -107,8 +107,8 @@ def cell(arm: str, seed: int, values: np.ndarray) -> tuple[Cell, dict[str, np.nd
     of = dict.fromkeys(("MRR@3", "MRR@10", "nDCG@10", "Recall@10"), values)
     made = Cell(
         identity="", arm=arm, seed=seed, learning_rate=1e-5, dev_by_rate={}, best_step=1, lists=1, negatives=1,
-        pairs_with_negatives=0.5, scores={}, metrics={metric: float(value.mean()) for metric, value in of.items()},
-        seconds=1.0,
+        pairs_with_negatives=0.5, scores={}, blend=None, blended=None,
+        metrics={metric: float(value.mean()) for metric, value in of.items()}, seconds=1.0,
     )  # fmt: skip
     return made, of
 
