@@ -155,8 +155,15 @@ def test_the_table_is_what_the_stored_scores_say(whole: Whole) -> None:
     evaluation = json.loads((out / "manifest.json").read_text())["evaluation"]
     assert evaluation["split"] == "test"
     names = ["first stage: BM25", "before: warm-started", "after: paper", "after: anchored"]
-    assert list(evaluation["metrics"]) == names
+    blends = {f"{name}, with {weight:g} of BM25": name for name, weight in evaluation["blend"].items()}
+    assert [*blends.values()] == names[1:]
+    assert list(evaluation["metrics"]) == [*names, *blends]
+    assert list(evaluation["against_start"]) == [name for name in [*names, *blends] if name.startswith("after")]
     assert evaluation["table"] in done.stdout
+    for blend, name in blends.items():
+        assert blend in evaluation["table"]
+        if evaluation["blend"][name] == 0:
+            assert evaluation["metrics"][blend] == evaluation["metrics"][name]
     for name in names[1:]:
         stored = pq.read_table(out / "evaluation" / f"{name.replace(': ', '-')}.parquet")
         assert len(stored) == evaluation["queries"] == 4
@@ -177,8 +184,8 @@ def test_a_second_run_from_python_reuses_everything_and_leaves_the_same_bytes(
     said = capsys.readouterr().err
     for name in ("start", "paper", "anchored"):
         assert f"{name}: reused {out / 'rerankers' / name} (same pairs, settings, versions)" in said
-    assert said.count("evaluate │") == 3
-    assert said.count(f": reused {out / 'evaluation'}") == 3
+    assert said.count("evaluate │") == 6, "three re-rankers on test and dev queries"
+    assert said.count(f": reused {out / 'evaluation'}") == 6
 
 
 def test_mining_again_elsewhere_gives_the_same_bytes(whole: Whole, tmp_path: Path) -> None:
@@ -241,7 +248,15 @@ def test_evaluation_reads_as_many_tokens_as_the_training_did(
     assert evaluation["metrics"] == before["metrics"]
     said = capsys.readouterr().err
     assert "train.max_tokens=16 is not used: these were trained with 64" in said
-    assert said.count(": reused") == 3
+    assert said.count(": reused") == 6
+
+
+def test_without_blends_the_dev_queries_are_left_alone(whole: Whole, tmp_path: Path) -> None:
+    data, out, config = again(whole, tmp_path, "evaluate.blend=false")
+    evaluation = hnmine.evaluate(data, out, config)["evaluation"]
+    assert evaluation["blend"] == {}
+    assert ", with " not in evaluation["table"]
+    assert not list((out / "evaluation").glob("dev-*")), "they are of no use any more"
 
 
 def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_model_go(
@@ -249,7 +264,8 @@ def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_mo
 ) -> None:
     data, out, config = again(whole, tmp_path)
     stored = sorted((out / "evaluation").glob("*.parquet"))
-    assert [path.stem for path in stored] == ["after-anchored", "after-paper", "before-warm-started"]
+    of_test = ["after-anchored", "after-paper", "before-warm-started"]
+    assert [path.stem for path in stored] == [*of_test, *(f"dev-{name}" for name in of_test)]
     before = contents(out)
     stored[0].write_bytes(stored[0].read_bytes()[:-9])
     table = pq.read_table(stored[1])
