@@ -1,23 +1,30 @@
-"""A re-ranker's scores blended with the first stage's: z(re-ranker) + weight · z(first stage).
+"""A re-ranker's scores blended with others of the same documents: z(re-ranker) + Σ weight · z(other).
 
-A re-ranker that was tuned on a few hundred pairs is right where the first stage is wrong and the other way round; their
-sum is often better than either (Wang et al., ICTIR 2021, find the same of dense retrievers and BM25). z is what makes
-them comparable: of each query's scores the mean is 0 and the standard deviation 1. The weight is the best on dev of a
-few, 0 among them: what is blended is never worse on dev than what is not.
+A re-ranker that was tuned on a few hundred pairs is right where the first stage or an encoder is wrong, and the other
+way round; their sum is often better than each (Wang et al., ICTIR 2021, find the same of dense retrievers and BM25). z
+is what makes them comparable: of each query's scores the mean is 0 and the standard deviation 1. The weights are chosen
+on dev, beginning with none at all: what is blended is never worse on dev than what is not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from numpy.typing import NDArray
 
 from hnmine.evaluation import Task, means, measure
 from hnmine.first_stage import NO_ROW
 from hnmine.types import Float32, Float64
 
-WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+WEIGHTS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+_METRIC = "MRR@10"
+
+Others = Mapping[str, Float32]
+"""Scores (Q, K) of a task's documents, by the name of what gives them."""
 
 
-def standard(scores_QK: Float32, is_there_QK: np.typing.NDArray[np.bool_]) -> Float64:
+def standard(scores_QK: Float32, is_there_QK: NDArray[np.bool_]) -> Float64:
     """Return each query's scores with mean 0 and standard deviation 1; 0 where all are equal, -inf where is none.
 
     Args:
@@ -33,14 +40,30 @@ def standard(scores_QK: Float32, is_there_QK: np.typing.NDArray[np.bool_]) -> Fl
     return np.where(is_there_QK, unit, -np.inf)
 
 
-def blended(task: Task, scores_QK: Float32, weight: float) -> Float32:
-    """Return the re-ranker's scores and the task's first stage's in one; -inf where there is no document."""
+def blended(task: Task, scores_QK: Float32, others: Others, weights: Mapping[str, float]) -> Float32:
+    """Return the scores with so much of others; -inf where there is no document."""
     is_there = task.doc_rows_QK != NO_ROW
-    first = np.where(is_there, standard(task.first_scores_QK, is_there), 0.0)
-    return (standard(scores_QK, is_there) + weight * first).astype(np.float32)
+    found = standard(scores_QK, is_there)
+    for name, weight in weights.items():
+        found = found + weight * np.where(is_there, standard(others[name], is_there), 0.0)
+    return found.astype(np.float32)
 
 
-def best_weight(dev: Task, scores_QK: Float32, metric: str = "MRR@10") -> float:
-    """Return the weight whose blend has the highest metric on dev, the smallest of equals."""
-    of = {weight: means(measure(dev, blended(dev, scores_QK, weight)))[metric] for weight in WEIGHTS}
-    return max(of, key=lambda weight: of[weight])
+def best_weights(dev: Task, scores_QK: Float32, others: Others) -> dict[str, float]:
+    """Return the weights that MRR@10 on dev chooses; what is not among them has none.
+
+    From no other at all, the weight of one is set that gains most, again and again until nothing gains.
+    """
+    weights: dict[str, float] = {}
+    best = _value(dev, scores_QK, others, weights)
+    while True:
+        steps = [weights | {name: weight} for name in others for weight in WEIGHTS if weights.get(name) != weight]
+        values = [_value(dev, scores_QK, others, step) for step in steps]
+        if not values or max(values) <= best:
+            return weights
+        best = max(values)
+        weights = steps[values.index(best)]
+
+
+def _value(dev: Task, scores_QK: Float32, others: Others, weights: Mapping[str, float]) -> float:
+    return means(measure(dev, blended(dev, scores_QK, others, weights)))[_METRIC]

@@ -25,7 +25,6 @@ import numpy as np
 
 from hnmine import auditing
 from hnmine.bench import Bench
-from hnmine.blend import blended
 from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
@@ -35,9 +34,9 @@ from hnmine.ranking import TESTED, Blend, Scorer, table_of
 from hnmine.runs import Kept, Run, digest, read_kept, versions, write_json
 from hnmine.significance import paired
 from hnmine.splits import Splits
-from hnmine.types import Float32, Float64
+from hnmine.types import Float64
 
-NO_TRAINING = "no fine-tuning"
+FIRST_STAGE, NO_TRAINING = "first stage", "no fine-tuning"
 _START = "compare-start"
 """Of its own: what `train` left, and `evaluate` compares with, began with another if a setting differs."""
 
@@ -57,9 +56,9 @@ class Cell(Kept):
     """The share of the pairs: the yield."""
     metrics: dict[str, float]
     """On the test queries."""
-    blend: float | None
-    """Weight of the first stage beside its scores, the best on dev; None: not asked for."""
-    blended: dict[str, float] | None
+    blend: dict[str, float]
+    """What is added to its scores, with the weights that dev chooses."""
+    blended: dict[str, float]
     """The metrics of that."""
     scores: dict[str, str]
     """sha256 of the file of its scores, by path in OUT."""
@@ -108,15 +107,15 @@ class _Block:
     """None: all."""
     label: str
     """Empty if there is no other."""
-    start: PerQuery
-    start_blended: dict[str, float] | None
+    references: dict[str, tuple[PerQuery, dict[str, float]]]
+    """What nothing was trained for: metrics, and those of the blend."""
     found: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         arms = {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.found.items()}
         model = self.cells.model
-        facts = {"model": model, "pairs": self.pairs or self.cells.pairs, "start": means(self.start)}
-        return facts | {"start_blended": self.start_blended, "arms": arms}
+        facts = {"model": model, "pairs": self.pairs or self.cells.pairs, "arms": arms}
+        return facts | {name: {"metrics": means(of), "blended": mine} for name, (of, mine) in self.references.items()}
 
 
 def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
@@ -126,13 +125,13 @@ def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
         train = config.train.model_copy(update={"model": model})
         own = f"-{slug(Path(model).name)}" if len(models) > 1 else ""
         cells = _Cells(splits, config.model_copy(update={"train": train}), run, own)
-        start, start_blended = cells.start_values()
+        references = cells.references()
         for pairs in sizes:
             if pairs is not None and pairs > cells.pairs:
                 raise DataError(f"compare.sizes asks for {pairs:,} train pairs, there are {cells.pairs:,}")
             of_size = "" if pairs is None else f"{pairs:,} pairs"
             label = ", ".join(filter(None, [of_size, Path(model).name if len(models) > 1 else ""]))
-            blocks.append(_Block(cells=cells, pairs=pairs, label=label, start=start, start_blended=start_blended))
+            blocks.append(_Block(cells=cells, pairs=pairs, label=label, references=references))
     return blocks
 
 
@@ -162,20 +161,16 @@ class _Cells:
         self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
         scoring = config.train.kind, config.train.max_tokens, run
         self._scorer = Scorer(self.test, config, *scoring)
-        self._blend = Blend(splits, config, *scoring) if config.evaluate.blend else None
+        self._blend = Blend(splits, self.test, config, *scoring)
         self._rates: dict[tuple[str, int | None], float] = {}  # of what has a learning rate already
 
-    def start_values(self) -> tuple[PerQuery, dict[str, float] | None]:
-        """Return the test metrics of the re-ranker that all arms begin with, and those of its blend."""
-        scores = self._scorer.scores(f"compare: start{self._own}", self._start)
-        return measure(self.test, scores), self._blended(f"start{self._own}", self._start, scores)[1]
-
-    def _blended(self, own: str, folder: Path, scores_QK: Float32) -> tuple[float | None, dict[str, float] | None]:
-        """Return the weight of the first stage beside a re-ranker, and what both together are worth."""
-        if self._blend is None:
-            return None, None
-        weight = self._blend.weight(f"compare: {own}", folder)
-        return weight, means(measure(self.test, blended(self.test, scores_QK, weight)))
+    def references(self) -> dict[str, tuple[PerQuery, dict[str, float]]]:
+        """Return the test metrics of the first stage and of the re-ranker that all arms begin with, and of blends."""
+        name = f"compare: start{self._own}"
+        scores = {FIRST_STAGE: self.test.first_scores_QK, NO_TRAINING: self._scorer.scores(name, self._start)}
+        folders = {FIRST_STAGE: None, NO_TRAINING: self._start}
+        blends = {row: self._blend.of(name, folders[row], of)[1] for row, of in scores.items()}
+        return {row: (measure(self.test, of), means(blends[row])) for row, of in scores.items()}
 
     def hidden_rates(self, chosen: Mapping[str, Arm]) -> dict[str, float]:
         """Return how often each rule's first negative is a hidden right answer, where the train pairs can tell."""
@@ -207,7 +202,7 @@ class _Cells:
             return None
         recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
         identity = digest([self._bench.identity(self._start, lists, each) for each in recipes.values()])
-        identity = digest([identity, self._scorer.identity, self._blend and self._blend.identity])
+        identity = digest([identity, self._scorer.identity, self._blend.identity])
         known = read_kept(path, Cell, identity)
         values = self._scorer.stored(f"compare: {own}") if known and self._are_whole(known.scores) else None
         fitted = {rate: f"{own}-{rate:g}" for rate in rates}
@@ -217,7 +212,7 @@ class _Cells:
             best = max(records, key=lambda rate: records[rate].dev)
             scores = self._scorer.scores(f"compare: {own}", folders[best])
             values = measure(self.test, scores)
-            weight, metrics_of_blend = self._blended(own, folders[best], scores)
+            weights, of_blend = self._blend.of(f"compare: {own}", folders[best], scores)
             known = Cell(
                 identity=identity,
                 arm=name,
@@ -228,8 +223,8 @@ class _Cells:
                 lists=len(lists),
                 **facts,
                 metrics=means(values),
-                blend=weight,
-                blended=metrics_of_blend,
+                blend=weights,
+                blended=means(of_blend),
                 scores=self._run.sha256_of(table_of(f"compare: {own}")),
                 seconds=round(time.monotonic() - began, 1),
             )
@@ -264,23 +259,24 @@ def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
     parts = [
         f"{len(blocks[0].cells.test):,} test queries, {seeds} seed(s); spread: the highest {TESTED} of an arm's seeds "
         "less the lowest\n"
-        f"blended: {TESTED} of the re-ranker's and the first stage's scores, added with the best weight on dev\n"
+        f"blended: {TESTED} with the scores of first stage and encoders added, by weights that dev chooses\n"
         "hidden: share of first negatives that are right answers nobody had labelled, where that can be measured"
     ]
     if len(blocks) > 1:
         parts.append(_side_by_side(blocks))
     for block in blocks:
         values = _over_seeds(block.found, TESTED)
-        of = {NO_TRAINING: block.start} | {name: {TESTED: values[name]} for name in _ordered(values)}
+        of = {name: of for name, (of, _) in block.references.items()}
+        of |= {name: {TESTED: values[name]} for name in _ordered(values)}
         parts += [block.label] if block.label else []
-        parts.append(_table(block.found, block.start, hidden, block.start_blended))
+        parts.append(_table(block.found, block.references, hidden))
         parts += [by_length] if (by_length := table_by_length(block.cells.test, of)) else []
     return "\n\n".join(parts)
 
 
 def _side_by_side(blocks: Sequence[_Block]) -> str:
     """Return one table of the arms' means, a column a block."""
-    columns = [{NO_TRAINING: float(block.start[TESTED].mean())} for block in blocks]
+    columns = [{name: float(of[TESTED].mean()) for name, (of, _) in block.references.items()} for block in blocks]
     for column, block in zip(columns, blocks, strict=True):
         column |= {name: float(of.mean()) for name, of in _over_seeds(block.found, TESTED).items()}
     names = list(dict.fromkeys(name for column in columns for name in column))
@@ -304,9 +300,8 @@ def _ordered(values: Mapping[str, Float64]) -> list[str]:
 
 def _table(
     found: Mapping[str, list[tuple[Cell, PerQuery]]],
-    start: PerQuery,
+    references: Mapping[str, tuple[PerQuery, dict[str, float]]],
     hidden: Mapping[str, float],
-    start_blended: Mapping[str, float] | None = None,
 ) -> str:
     """Return the table of the arms so far, the best first: means over seeds, and paired tests over the queries.
 
@@ -314,11 +309,13 @@ def _table(
     """
     values = _over_seeds(found, TESTED)
     order = _ordered(values)
-    width = max(len(NO_TRAINING), *map(len, order))
+    start, _ = references[NO_TRAINING]
+    width = max(map(len, [*references, *order]))
     head = "  ".join(f"{metric:>7}" for metric in METRICS)
     lines = [f"{'':<{width}}  {head}  blended  spread  yield  hidden    rate  against start           p  p to first"]
-    of_start = "  ".join(f"{value:>7.3f}" for value in means(start).values())
-    lines.append(f"{NO_TRAINING:<{width}}  {of_start}  {_shown([start_blended]):>7}".rstrip())
+    for name, (of, mine) in references.items():
+        cells_of = "  ".join(f"{value:>7.3f}" for value in means(of).values())
+        lines.append(f"{name:<{width}}  {cells_of}  {mine[TESTED]:>7.3f}")
     for name in order:
         cells = [cell for cell, _ in found[name]]
         of_metric = {metric: [cell.metrics[metric] for cell in cells] for metric in METRICS}
@@ -328,16 +325,11 @@ def _table(
         lines.append(
             f"{name:<{width}}  "
             + "  ".join(f"{np.mean(of):>7.3f}" for of in of_metric.values())
-            + f"  {_shown([cell.blended for cell in cells]):>7}  {np.ptp(of_metric[TESTED]):>6.3f}  {share:>5.0%}  "
+            + f"  {np.mean([cell.blended[TESTED] for cell in cells]):>7.3f}"
+            + f"  {np.ptp(of_metric[TESTED]):>6.3f}  {share:>5.0%}  "
             + (f"{hidden[name]:>6.1%}" if name in hidden else f"{'':>6}")
             + f"  {cells[0].learning_rate:>6.0e}"
             + f"  {to_start.difference:+.3f} ({to_start.low:+.3f} to {to_start.high:+.3f})"
             + f"  {to_start.p:>6.2g}{to_first}"
         )
     return "\n".join(lines)
-
-
-def _shown(blended: Sequence[Mapping[str, float] | None]) -> str:
-    """Return the mean over seeds, if blends were asked for."""
-    values = [of[TESTED] for of in blended if of is not None]
-    return f"{np.mean(values):.3f}" if values else ""

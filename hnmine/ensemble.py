@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hnmine import device as devices
 from hnmine.config import Config, ReduceConfig
 from hnmine.embed import device_for, embed
 from hnmine.encoders import plan
 from hnmine.errors import DataError
-from hnmine.fuse import Fused, Vectors
+from hnmine.evaluation import Task
+from hnmine.first_stage import NO_ROW
+from hnmine.fuse import Fused, Vectors, unit_rows
 from hnmine.place import Place
 from hnmine.precomputed import read_precomputed
 from hnmine.progress import say, track
@@ -93,6 +97,27 @@ def embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple
         vectors.append(done)
         encoded, reused = encoded + done.encoded, reused + done.reused
     return tuple(vectors), encoded, reused
+
+
+def cosines(documents: Texts, tasks: Sequence[Task], config: Config, run: Run) -> list[dict[str, Float32]]:
+    """Return of each task the cosines (Q, K) of its queries with their documents, by encoder; -inf where is none.
+
+    Raises as `encode` does.
+    """
+    text_of = {name: text for task in tasks for name, text in zip(task.queries.ids, task.queries.texts, strict=True)}
+    queries = Texts(ids=tuple(text_of), texts=tuple(text_of.values()))
+    vectors, _, _ = embed_all({"document": documents, "query": queries}, config, run)
+    found: list[dict[str, Float32]] = [{} for _ in tasks]
+    for of, task in zip(found, tasks, strict=True):
+        rows_Q = np.array([queries.row_of[name] for name in task.queries.ids], dtype=np.int64)
+        there_QK = task.doc_rows_QK != NO_ROW
+        rows_U, at_F = np.unique(task.doc_rows_QK[there_QK], return_inverse=True)
+        for encoder, its in zip(config.encoders, vectors, strict=True):
+            docs_UR, queries_QR = unit_rows(its.take("document", rows_U)), unit_rows(its.take("query", rows_Q))
+            cosines_QK = np.full(there_QK.shape, -np.inf, dtype=np.float32)
+            cosines_QK[there_QK] = np.einsum("fr,fr->f", queries_QR[np.nonzero(there_QK)[0]], docs_UR[at_F])
+            of[encoder.name] = cosines_QK
+    return found
 
 
 def _project(basis: Basis | None, fused: Fused, role: Role) -> Float32:

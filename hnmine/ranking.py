@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from hnmine import device as devices
 from hnmine import weights
-from hnmine.blend import best_weight, blended
+from hnmine.blend import best_weights, blended
 from hnmine.config import Config
+from hnmine.ensemble import cosines
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, Task, means, measure, reach, rerank, table, table_by_length
 from hnmine.first_stage import NO_ROW
@@ -33,8 +34,8 @@ TESTED = "MRR@10"
 """What is tested against the start, and orders the changes."""
 _CHANGES = 10  # queries shown of those that gained most, and of those that lost most
 _BLENDED = (
-    "\nWith w of the first stage: its scores times w are added to the re-ranker's, both with mean 0 and standard "
-    "deviation 1 over a query's documents; w is the best on dev."
+    "\nWith w of another: w times its scores are added, both with mean 0 and standard deviation 1 over a query's "
+    "documents; what is added, and the weights, are chosen on dev."
 )
 _BEFORE = "before: "
 _AFTER = "after: "
@@ -53,13 +54,17 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     _refuse_others(rerankers, run)
     task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
     scorer, label = Scorer(task, config, kind, max_tokens, run), _label(config.evaluate.first_stage)
-    blend = Blend(splits, config, kind, max_tokens, run) if config.evaluate.blend else None
+    blend = Blend(splits, task, config, kind, max_tokens, run)
     scores = {f"first stage: {label}": task.first_scores_QK}
     scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
     rows = {name: measure(task, of) for name, of in scores.items()}
-    shares = {name: blend.weight(name, folder) for name, folder in rerankers.items()} if blend else {}
-    for name, weight in shares.items():
-        rows[f"{name}, with {weight:g} of {label}"] = measure(task, blended(task, scores[name], weight))
+    shares: dict[str, dict[str, float]] = {}
+    for name, of in scores.items():
+        shares[name], values = blend.of(name, rerankers.get(name), of)
+        if shares[name]:
+            rows[f"{name}, with {' and '.join(f'{weight:g} of {other}' for other, weight in shares[name].items())}"] = (
+                values
+            )
     before = next(name for name in rows if name.startswith(_BEFORE))
     tests = {
         name: {metric: paired(values[metric], rows[before][metric], config.evaluate.seed) for metric in METRICS}
@@ -133,6 +138,10 @@ def _text(task: Task, title: str, rows: dict[str, PerQuery], tests: dict[str, Pa
         + (_BLENDED if any(", with " in name for name in rows) else "")
         + (f"\n\n{by_length}" if by_length else "")
     )
+
+
+def _listed(weights: Mapping[str, float]) -> str:
+    return " and ".join(f"{weight:g} of {other}" for other, weight in weights.items())
 
 
 def _label(first_stage: str) -> str:
@@ -232,17 +241,41 @@ class Scorer:
 
 
 class Blend:
-    """How much of the first stage is best on the dev queries that also chose the step, for each re-ranker."""
+    """What a re-ranker is worth with the scores of others, by weights that the dev queries choose (`blend`).
 
-    def __init__(self, splits: Splits, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
+    They are those that chose its step too. What there is to blend with depends on `evaluate.blend`.
+    """
+
+    def __init__(self, splits: Splits, test: Task, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
         self._dev = splits.task(splits.dev, config.train.dev_queries, config.train.seed)
+        self._test = test
         self._scorer = Scorer(self._dev, config, kind, max_tokens, run)
-        self.identity = self._scorer.identity
         self.tables = self._scorer.tables
+        self._others: tuple[dict[str, Float32], ...] = ({}, {})
+        if config.evaluate.blend != "none":
+            self._first = _label(config.evaluate.first_stage)
+            self._others = tuple({self._first: task.first_scores_QK} for task in (self._dev, test))
+        if config.evaluate.blend == "encoders":
+            by_task = cosines(splits.collection.documents, (self._dev, test), config, run)
+            self._others = tuple(of | mine for of, mine in zip(self._others, by_task, strict=True))
+        self.identity = digest([self._scorer.identity, [sorted(of) for of in self._others]])
 
-    def weight(self, name: str, folder: Path) -> float:
-        """Return the weight of the first stage beside the re-ranker in this folder."""
-        return best_weight(self._dev, self._scorer.scores(f"dev: {name}", folder))
+    def of(self, name: str, folder: Path | None, scores_QK: Float32) -> tuple[dict[str, float], PerQuery]:
+        """Return the weights of the others and the test metrics of the blend.
+
+        Args:
+            name: of the re-ranker.
+            folder: where it is; None: the first stage itself, which is blended with the encoders.
+            scores_QK: its scores on the test queries.
+        """
+        dev, test = self._others
+        if folder is None:
+            dev = {other: of for other, of in dev.items() if other != self._first}
+        if not dev:
+            return {}, measure(self._test, scores_QK)
+        scores = self._dev.first_scores_QK if folder is None else self._scorer.scores(f"dev: {name}", folder)
+        weights = best_weights(self._dev, scores, dev)
+        return weights, measure(self._test, blended(self._test, scores_QK, test, weights))
 
 
 def table_of(name: str) -> str:

@@ -173,9 +173,10 @@ class EvaluateConfig(Section):
     long_documents: Literal["truncate", "maxp"] = Field(
         "truncate", description="truncate: read the beginning; maxp: score overlapping passages, the best counts"
     )
-    blend: bool = Field(
-        True,
-        description="also tell what a sum of the re-ranker's and the first stage's scores is worth, weighted on dev",
+    blend: Literal["none", "first_stage", "encoders"] = Field(
+        "encoders",
+        description="also tell what a re-ranker is worth with the first stage's scores added, or with each encoder's "
+        "cosine too; the weights are chosen on dev",
     )
     queries: int | None = Field(None, ge=1, description="evaluate at most so many queries, a seeded sample")
     seed: int = Field(0, ge=0, description="seed of that sample")

@@ -24,6 +24,9 @@ def data(tmp_path: Path) -> Path:
     return write_collection(tmp_path / "data")
 
 
+NONE = "no fine-tuning"
+
+
 def config_of(model: Path, *more: str) -> Config:
     settings = [f"train.model={model}", "train.max_tokens=64", "train.dtype=float32", "train.engine=torch"]
     return load(overrides=[LEXICAL, *settings, *more])
@@ -51,14 +54,14 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     assert list(second["dev_by_rate"]) == [f"{first['learning_rate']:g}"], "chosen with the first seed"
     assert first["dev_by_rate"][f"{first['learning_rate']:g}"] == max(first["dev_by_rate"].values())
     assert not list((out / "rerankers").iterdir()), "no model is kept"
-    assert {first["blend"], second["blend"]} <= set(WEIGHTS)
+    assert {weight for one in (first, second) for weight in one["blend"].values()} <= set(WEIGHTS)
     row = next(line for line in found["table"].splitlines() if line.startswith("random  ")).split()
     assert row[5] == f"{(first['blended']['MRR@10'] + second['blended']['MRR@10']) / 2:.3f}"
     (block,) = found["blocks"]
     assert (block["pairs"], block["arms"]) == (first["lists"], {"random": [first, second]})
     assert (out / "compare.md").read_text() == f"```\n{found['table']}\n```\n"
     assert json.loads((out / "compare.json").read_text())["table"] == found["table"]
-    assert found["table"].splitlines()[5].split("  ")[0] == "no fine-tuning"
+    assert found["table"].splitlines()[6].split("  ")[0] == NONE
 
     (out / "rerankers" / "random-0-0.001").mkdir()  # of a job that was killed while it removed models
     scores = out / "evaluation"
@@ -92,15 +95,17 @@ def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path:
     assert list(blocks) == [("one", 2), ("one", 4), ("two", 2), ("two", 4)]
     for (_, pairs), block in blocks.items():
         assert [cell["lists"] for cells in block["arms"].values() for cell in cells] == [pairs, pairs]
-    assert blocks["one", 2]["start"] == blocks["one", 4]["start"] != blocks["two", 2]["start"]
+    assert blocks["one", 2][NONE] == blocks["one", 4][NONE] != blocks["two", 2][NONE]
     names = sorted(path.name for path in (out / "compare").glob("random*"))
     assert names == [f"random-0-{pairs}-{model}.json" for pairs in (2, 4) for model in ("one", "two")]
     text = found["table"].splitlines()
     side = next(at for at, line in enumerate(text) if "2 pairs, one  4 pairs, one  2 pairs, two  4 pairs, two" in line)
-    shown = {" ".join(fields[:-4]): [*map(float, fields[-4:])] for fields in map(str.split, text[side + 1 : side + 4])}
+    shown = {" ".join(fields[:-4]): [*map(float, fields[-4:])] for fields in map(str.split, text[side + 1 : side + 5])}
     of_random = [block["arms"]["random"][0]["metrics"]["MRR@10"] for block in found["blocks"]]
     assert shown["random"] == pytest.approx(of_random, abs=5e-4)
-    assert shown["no fine-tuning"] == pytest.approx([block["start"]["MRR@10"] for block in found["blocks"]], abs=5e-4)
+    assert shown["no fine-tuning"] == pytest.approx(
+        [block[NONE]["metrics"]["MRR@10"] for block in found["blocks"]], abs=5e-4
+    )
     with pytest.raises(DataError, match=r"compare.sizes asks for 5,000 train pairs, there are \d+"):
         hnmine.compare(data, out, config_of(one, *more, "compare.sizes=[5000]"))
     with pytest.raises(ConfigError, match="the last parts of the names must differ"):
@@ -111,8 +116,9 @@ def cell(arm: str, seed: int, values: np.ndarray) -> tuple[Cell, dict[str, np.nd
     of = dict.fromkeys(("MRR@3", "MRR@10", "nDCG@10", "Recall@10"), values)
     made = Cell(
         identity="", arm=arm, seed=seed, learning_rate=1e-5, dev_by_rate={}, best_step=1, lists=1, negatives=1,
-        pairs_with_negatives=0.5, scores={}, blend=None, blended=None,
+        pairs_with_negatives=0.5, scores={}, blend={},
         metrics={metric: float(value.mean()) for metric, value in of.items()}, seconds=1.0,
+        blended={metric: float(value.mean()) for metric, value in of.items()},
     )  # fmt: skip
     return made, of
 
@@ -121,9 +127,10 @@ def test_the_table_has_means_over_seeds_and_tests_over_queries():
     start = np.zeros(50)
     good, better = np.full(50, 0.5), np.full(50, 0.7)
     found = {"good": [cell("good", 0, good), cell("good", 1, good + 0.1)], "better": [cell("better", 0, better)]}
-    lines = ["", "", "", *_table(found, cell("", 0, start)[1], {"good": 0.25}).splitlines()]
-    assert lines[4].split() == ["no", "fine-tuning", "0.000", "0.000", "0.000", "0.000"]
-    assert lines[5].split()[:8] == ["better", "0.700", "0.700", "0.700", "0.700", "0.000", "50%", "1e-05"]
-    assert lines[6].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%", "1e-05"]
-    assert [line.split()[9 - number] for number, line in enumerate(lines[6:4:-1])] == ["+0.550", "+0.700"]
+    references = {name: (cell("", 0, start)[1], {"MRR@10": 0.9}) for name in ("first stage", "no fine-tuning")}
+    lines = ["", "", *_table(found, references, {"good": 0.25}).splitlines()]
+    assert lines[4].split() == ["no", "fine-tuning", "0.000", "0.000", "0.000", "0.000", "0.900"]
+    assert lines[5].split()[:8] == ["better", "0.700", "0.700", "0.700", "0.700", "0.700", "0.000", "50%"]
+    assert lines[6].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%"]
+    assert [line.split()[10 - number] for number, line in enumerate(lines[6:4:-1])] == ["+0.550", "+0.700"]
     assert float(lines[6].split()[-1]) < 0.001, "fifty queries of fifty are worse than with the first"
