@@ -57,7 +57,7 @@ class Cell(Kept):
     metrics: dict[str, float]
     """On the test queries."""
     blend: dict[str, float]
-    """What is added to its scores, with the weights that dev chooses."""
+    """What it is blended with, by weights that dev chooses."""
     blended: dict[str, float]
     """The metrics of that."""
     scores: dict[str, str]
@@ -259,7 +259,7 @@ def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
     parts = [
         f"{len(blocks[0].cells.test):,} test queries, {seeds} seed(s); spread: the highest {TESTED} of an arm's seeds "
         "less the lowest\n"
-        f"blended: {TESTED} with the scores of first stage and encoders added, by weights that dev chooses\n"
+        f"blended: {TESTED} of a sum of the scores, those of the first stage and of the encoders, weighted on dev\n"
         "hidden: share of first negatives that are right answers nobody had labelled, where that can be measured"
     ]
     if len(blocks) > 1:

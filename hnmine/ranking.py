@@ -33,10 +33,9 @@ from hnmine.types import Float32
 TESTED = "MRR@10"
 """What is tested against the start, and orders the changes."""
 _CHANGES = 10  # queries shown of those that gained most, and of those that lost most
-_BLENDED = (
-    "\nWith w of another: w times its scores are added, both with mean 0 and standard deviation 1 over a query's "
-    "documents; what is added, and the weights, are chosen on dev."
-)
+_BLENDED = ", blended"
+RERANKER = "re-ranker"
+"""What a re-ranker is called beside what it is blended with."""
 _BEFORE = "before: "
 _AFTER = "after: "
 
@@ -58,13 +57,11 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     scores = {f"first stage: {label}": task.first_scores_QK}
     scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
     rows = {name: measure(task, of) for name, of in scores.items()}
-    shares: dict[str, dict[str, float]] = {}
+    blends: dict[str, dict[str, float]] = {}
     for name, of in scores.items():
-        shares[name], values = blend.of(name, rerankers.get(name), of)
-        if shares[name]:
-            rows[f"{name}, with {' and '.join(f'{weight:g} of {other}' for other, weight in shares[name].items())}"] = (
-                values
-            )
+        made_of, values = blend.of(name, rerankers.get(name), of)
+        if len(made_of) > 1:
+            blends[name], rows[f"{name}{_BLENDED}"] = made_of, values
     before = next(name for name in rows if name.startswith(_BEFORE))
     tests = {
         name: {metric: paired(values[metric], rows[before][metric], config.evaluate.seed) for metric in METRICS}
@@ -89,9 +86,9 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
         "max_tokens": max_tokens,
         "first_stage_reach": reach(task),
         "metrics": {name: means(values) for name, values in rows.items()},
-        "blend": shares,
+        "blend": blends,
         "against_start": {name: {metric: vars(test) for metric, test in of.items()} for name, of in tests.items()},
-        "table": _text(task, title, rows, {name: of[TESTED] for name, of in tests.items()}),
+        "table": _text(task, title, rows, {name: of[TESTED] for name, of in tests.items()}, blends),
     }
     return found, scorer.inputs, run.sha256_of(*written)
 
@@ -129,19 +126,35 @@ def _read_metrics(path: Path) -> dict[str, dict[str, float]]:
         raise DataError(f"{path} is no file of OUT/evaluation that `hnmine evaluate` writes: {reason}") from None
 
 
-def _text(task: Task, title: str, rows: dict[str, PerQuery], tests: dict[str, Paired]) -> str:
+def _text(
+    task: Task,
+    title: str,
+    rows: dict[str, PerQuery],
+    tests: dict[str, Paired],
+    blends: Mapping[str, Mapping[str, float]],
+) -> str:
     by_length = table_by_length(task, rows)
-    return (
-        table(rows, title, tests)
-        + f"\n\nThe first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others."
-        + "\nIn brackets the 95 % interval and the p-value of a paired randomisation test against the start."
-        + (_BLENDED if any(", with " in name for name in rows) else "")
-        + (f"\n\n{by_length}" if by_length else "")
-    )
+    parts = [
+        table(rows, title, tests),
+        f"The first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others.\n"
+        "In brackets the 95 % interval and the p-value of a paired randomisation test against the start.",
+        _of_blends(blends),
+        by_length,
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
-def _listed(weights: Mapping[str, float]) -> str:
-    return " and ".join(f"{weight:g} of {other}" for other, weight in weights.items())
+def _of_blends(blends: Mapping[str, Mapping[str, float]]) -> str:
+    """Say what the blends are made of; nothing where there are none."""
+    if not blends:
+        return ""
+    lines = ["blended: the sum of several scores, each with mean 0 and standard deviation 1 over a query's documents;"]
+    lines.append("the weights are chosen on dev:")
+    width = max(map(len, blends))
+    for name, of in blends.items():
+        listed = "  ".join(f"{weight:.2f} {other}" for other, weight in of.items())
+        lines.append(f"  {name:<{width}}  {listed}")
+    return "\n".join(lines)
 
 
 def _label(first_stage: str) -> str:
@@ -247,35 +260,34 @@ class Blend:
     """
 
     def __init__(self, splits: Splits, test: Task, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
-        self._dev = splits.task(splits.dev, config.train.dev_queries, config.train.seed)
-        self._test = test
-        self._scorer = Scorer(self._dev, config, kind, max_tokens, run)
+        self._tasks = splits.task(splits.dev, config.train.dev_queries, config.train.seed), test
+        self._scorer = Scorer(self._tasks[0], config, kind, max_tokens, run)
         self.tables = self._scorer.tables
-        self._others: tuple[dict[str, Float32], ...] = ({}, {})
-        if config.evaluate.blend != "none":
-            self._first = _label(config.evaluate.first_stage)
-            self._others = tuple({self._first: task.first_scores_QK} for task in (self._dev, test))
+        self._others: list[dict[str, Float32]] = [{}, {}]
         if config.evaluate.blend == "encoders":
-            by_task = cosines(splits.collection.documents, (self._dev, test), config, run)
-            self._others = tuple(of | mine for of, mine in zip(self._others, by_task, strict=True))
-        self.identity = digest([self._scorer.identity, [sorted(of) for of in self._others]])
+            self._others = cosines(splits.collection.documents, self._tasks, config, run)
+        self._first = None if config.evaluate.blend == "none" else _label(config.evaluate.first_stage)
+        self.identity = digest([self._scorer.identity, self._first, list(self._others[0])])
 
     def of(self, name: str, folder: Path | None, scores_QK: Float32) -> tuple[dict[str, float], PerQuery]:
-        """Return the weights of the others and the test metrics of the blend.
+        """Return the weights of what is blended and the test metrics of the blend.
 
         Args:
             name: of the re-ranker.
             folder: where it is; None: the first stage itself, which is blended with the encoders.
             scores_QK: its scores on the test queries.
         """
-        dev, test = self._others
-        if folder is None:
-            dev = {other: of for other, of in dev.items() if other != self._first}
-        if not dev:
-            return {}, measure(self._test, scores_QK)
-        scores = self._dev.first_scores_QK if folder is None else self._scorer.scores(f"dev: {name}", folder)
-        weights = best_weights(self._dev, scores, dev)
-        return weights, measure(self._test, blended(self._test, scores_QK, test, weights))
+        dev, test = self._tasks
+        if self._first is None:
+            return {}, measure(test, scores_QK)
+        rankings = [
+            {self._first: task.first_scores_QK} | of for task, of in zip(self._tasks, self._others, strict=True)
+        ]
+        if folder is not None:
+            own = self._scorer.scores(f"dev: {name}", folder), scores_QK
+            rankings = [{RERANKER: scores} | of for scores, of in zip(own, rankings, strict=True)]
+        made_of = best_weights(dev, rankings[0])
+        return made_of, measure(test, blended(test, rankings[1], made_of))
 
 
 def table_of(name: str) -> str:

@@ -10,7 +10,6 @@ import pytest
 
 import hnmine
 from hnmine import comparison
-from hnmine.blend import WEIGHTS
 from hnmine.comparison import Cell, _chosen_arms, _table
 from hnmine.config import Config
 from hnmine.errors import ConfigError, DataError
@@ -54,7 +53,7 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     assert list(second["dev_by_rate"]) == [f"{first['learning_rate']:g}"], "chosen with the first seed"
     assert first["dev_by_rate"][f"{first['learning_rate']:g}"] == max(first["dev_by_rate"].values())
     assert not list((out / "rerankers").iterdir()), "no model is kept"
-    assert {weight for one in (first, second) for weight in one["blend"].values()} <= set(WEIGHTS)
+    assert {other for one in (first, second) for other in one["blend"]} <= {"re-ranker", "BM25", "lexical"}
     row = next(line for line in found["table"].splitlines() if line.startswith("random  ")).split()
     assert row[5] == f"{(first['blended']['MRR@10'] + second['blended']['MRR@10']) / 2:.3f}"
     (block,) = found["blocks"]
