@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
 from hnmine.ground import Arm, Ground, known_arms, named_arms, slug
-from hnmine.progress import say, track
+from hnmine.progress import clock, say, track
 from hnmine.ranking import TESTED, Blend, Scorer, table_of
 from hnmine.runs import Kept, Run, digest, read_kept, versions, write_json
 from hnmine.significance import paired
@@ -75,17 +76,21 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
     chosen = _chosen_arms(config)
     blocks = _blocks(splits, config, run)
     hidden = blocks[0].cells.hidden_rates(chosen)
-    text = ""
-    for seed in range(config.compare.seeds):
-        for block in blocks:
-            for name, arm in chosen.items():
-                cell = block.cells.cell(name, arm, config.train.seed + seed, block.pairs)
-                if cell is None:
-                    say("compare", f"{name}: no pair has a negative, so there is nothing to train on; left out")
-                    continue
-                block.found.setdefault(name, []).append(cell)
-                text = _tables([block for block in blocks if block.found], hidden)
-                run.write_text("compare.md", f"```\n{text}\n```\n")
+    order = list(product(range(config.compare.seeds), blocks, chosen))
+    text, took = "", [0.0]
+    for done, (seed, block, name) in enumerate(order, 1):
+        began = time.monotonic()
+        cell = block.cells.cell(name, chosen[name], config.train.seed + seed, block.pairs)
+        if cell is None:
+            say("compare", f"{name}: no pair has a negative, so there is nothing to train on; left out")
+            continue
+        block.found.setdefault(name, []).append(cell)
+        text = _tables([block for block in blocks if block.found], hidden)
+        run.write_text("compare.md", f"```\n{text}\n```\n")
+        took.append(time.monotonic() - began)  # the longest was trained, whatever was found
+        if done < len(order):
+            left = clock(max(took) * (len(order) - done))
+            say("compare", f"{done} of {len(order)} trainings are in {run.out / 'compare.md'}; about {left} left")
     record = {
         "table": text,
         "queries": len(blocks[0].cells.test),

@@ -105,14 +105,14 @@ class Progress:
         """Print the closing line."""
         rate = self.done / max(self.seconds, 1e-9)
         note = f", {self.note}" if self.note else ""
-        text = f"{self.what}: {self.done:,} {self.unit} in {_clock(self.seconds)} ({_figure(rate)} {self.unit}/s{note})"
+        text = f"{self.what}: {self.done:,} {self.unit} in {clock(self.seconds)} ({_figure(rate)} {self.unit}/s{note})"
         if self._live:
             sys.stderr.write("\r\033[K")
         self._say(text)
 
     def _show(self) -> None:
         rate = self.done / max(self.seconds, 1e-9)
-        left = f", {_figure(rate)} {self.unit}/s, {_clock((self.total - self.done) / rate)} left" if rate else ""
+        left = f", {_figure(rate)} {self.unit}/s, {clock((self.total - self.done) / rate)} left" if rate else ""
         share = self.done / self.total if self.total else 1.0
         note = f", {self.note}" if self.note else ""
         text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}){left}{note}"
@@ -135,7 +135,8 @@ def track(step: str, what: str, total: int, unit: str) -> Iterator[Progress]:
     progress.finish()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return a time as people read it."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

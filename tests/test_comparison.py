@@ -46,6 +46,7 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     config = config_of(tiny_model(tmp_path / "start"), *more)
     out = tmp_path / "out"
     found = hnmine.compare(data, out, config)
+    assert f"1 of 2 trainings are in {out / 'compare.md'}; about " in capsys.readouterr().err
     cells = {path.name: json.loads(path.read_text()) for path in (out / "compare").glob("*.json")}
     assert sorted(cells) == ["random-0.json", "random-1.json"]
     first, second = cells["random-0.json"], cells["random-1.json"]

@@ -59,7 +59,7 @@ def test_work_of_no_units_and_minutes_of_work_are_printed(capsys):
     with track("embed", "nothing", 0, "texts"):
         pass
     assert "0 texts in 0.0 s" in capsys.readouterr().err
-    assert [progress._clock(s) for s in (0.04, 12.4, 89, 125)] == ["0.0 s", "12 s", "89 s", "2 min 05 s"]
+    assert [progress.clock(s) for s in (0.04, 12.4, 89, 125)] == ["0.0 s", "12 s", "89 s", "2 min 05 s"]
 
 
 def test_a_terminal_sees_one_line_that_is_rewritten():
