@@ -51,9 +51,7 @@ _QUICK_ARMS = (
     "positives-only",
     "in-batch",
     "random",
-    "bm25",
     "random-of-bm25-s-first-50",
-    "percpos-0.95",
     "two-conditions",
     "two-conditions-then-bm25",
     "percpos-0.95-then-bm25",
@@ -68,7 +66,7 @@ _QUICK = (
     "train.max_tokens=96",
     "train.dev_queries=100",
     "train.evaluations_per_epoch=1",
-    "evaluate.queries=300",
+    "evaluate.queries=200",
 )
 _SPINS = "10000"
 """Turns that a thread of OpenMP waits for others before it sleeps. 30 times fewer than its own default cost nothing
