@@ -125,6 +125,9 @@ class _Block:
 
 def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
     models, sizes = config.compare.models or (config.train.model,), config.compare.sizes or (None,)
+    there = min(len(splits.train), config.train.max_pairs or len(splits.train))
+    if config.compare.sizes and max(config.compare.sizes) > there:
+        raise DataError(f"compare.sizes asks for {max(config.compare.sizes):,} train pairs, there are {there:,}")
     blocks = []
     for model in models:
         train = config.train.model_copy(update={"model": model})
@@ -132,8 +135,6 @@ def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
         cells = _Cells(splits, config.model_copy(update={"train": train}), run, own)
         references = cells.references()
         for pairs in sizes:
-            if pairs is not None and pairs > cells.pairs:
-                raise DataError(f"compare.sizes asks for {pairs:,} train pairs, there are {cells.pairs:,}")
             of_size = "" if pairs is None else f"{pairs:,} pairs"
             label = ", ".join(filter(None, [of_size, Path(model).name if len(models) > 1 else ""]))
             blocks.append(_Block(cells=cells, pairs=pairs, label=label, references=references))
