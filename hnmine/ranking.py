@@ -19,7 +19,7 @@ from hnmine import weights
 from hnmine.blend import best_weights, blended
 from hnmine.config import Config
 from hnmine.ensemble import cosines
-from hnmine.errors import DataError
+from hnmine.errors import DataError, ModelError
 from hnmine.evaluation import METRICS, PerQuery, Task, means, measure, reach, rerank, table, table_by_length
 from hnmine.first_stage import NO_ROW
 from hnmine.progress import say, track
@@ -265,7 +265,10 @@ class Blend:
         self.tables = self._scorer.tables
         self._others: list[dict[str, Float32]] = [{}, {}]
         if config.evaluate.blend == "encoders":
-            self._others = cosines(splits.collection.documents, self._tasks, config, run)
+            try:
+                self._others = cosines(splits.collection.documents, self._tasks, config, run)
+            except (DataError, ModelError) as error:  # vectors made elsewhere may lack these queries
+                raise type(error)(f"{error}; or set evaluate.blend=first_stage, which asks no encoder") from None
         self._first = None if config.evaluate.blend == "none" else _label(config.evaluate.first_stage)
         self.identity = digest([self._scorer.identity, self._first, list(self._others[0])])
 

@@ -12,8 +12,10 @@ import pytest
 from hnmine.config import Config, EncoderConfig
 from hnmine.device import Choice
 from hnmine.embed import Embedded
-from hnmine.ensemble import Ensemble, encode
+from hnmine.ensemble import Ensemble, cosines, encode
 from hnmine.errors import DataError, ModelError
+from hnmine.evaluation import Task
+from hnmine.first_stage import NO_ROW
 from hnmine.fuse import Fused
 from hnmine.reduce import fit, project
 from hnmine.runs import open_run
@@ -124,3 +126,35 @@ def test_a_basis_of_other_weights_or_encoders_is_refused(weights, tmp_path):
         ensemble(tmp_path, (6, 9), weights, basis=path)
     with pytest.raises(DataError, match=r"this run has e9 x 0\.5; e6 x 1"):
         ensemble(tmp_path, (9, 6), (0.5, 1.0), basis=path)
+
+
+def test_cosines_of_tasks_that_share_queries_against_a_plain_loop(tmp_path: Path):
+    vectors = {name: given_vectors(tmp_path / name, width) for name, width in (("one", 3), ("two", 5))}
+    encoders = ", ".join(f"{{name: {name}, precomputed: {tmp_path / name}}}" for name in vectors)
+    config = load(overrides=[f"encoders=[{encoders}]"])
+    rng = np.random.default_rng(0)
+    tasks = []
+    for rows in ([3, 0, 7], [7, 5]):
+        doc_rows = rng.integers(-1, DOCUMENTS, (len(rows), 4))
+        assert (doc_rows >= 0).any()
+        doc_rows[0, 3] = NO_ROW
+        tasks.append(
+            Task(
+                queries=TEXTS["query"].take(rows),
+                doc_rows_QK=doc_rows,
+                first_scores_QK=np.zeros(doc_rows.shape, dtype=np.float32),
+                document_texts={},
+                relevant=(frozenset(),) * len(rows),
+            )
+        )
+    with open_run(tmp_path / "out", config) as run:
+        found = cosines(TEXTS["document"], tasks, config, run)
+    assert [list(of) for of in found] == [["one", "two"]] * 2
+    for task, of in zip(tasks, found, strict=True):
+        for name, both in vectors.items():
+            for at, query in enumerate(task.queries.ids):
+                q = both["query"][TEXTS["query"].row_of[query]]
+                for place, row in enumerate(task.doc_rows_QK[at].tolist()):
+                    d = both["document"][row]
+                    expected = -np.inf if row == NO_ROW else q @ d / np.linalg.norm(q) / np.linalg.norm(d)
+                    assert of[name][at, place] == pytest.approx(expected, abs=1e-6)

@@ -20,6 +20,8 @@ from sentence_transformers import CrossEncoder
 
 import hnmine
 from hnmine import pipeline
+from hnmine.errors import DataError
+from tests.test_precomputed import store_vectors
 from tests.test_reranker import tiny_model
 
 LEXICAL = "encoders=[{name: lexical, lexical: {width: 8}}]"
@@ -255,6 +257,19 @@ def test_without_blends_the_dev_queries_are_left_alone(whole: Whole, tmp_path: P
     assert evaluation["blend"] == {}
     assert "blended" not in evaluation["table"]
     assert not list((out / "evaluation").glob("dev-*")), "they are of no use any more"
+
+
+def test_vectors_made_elsewhere_that_lack_the_test_queries_are_told_with_what_to_do(
+    whole: Whole, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    documents = [json.loads(line)["_id"] for line in (whole[0] / "corpus.jsonl").read_text().splitlines()]
+    store_vectors(given / "documents.parquet", {name: [1.0, float(at)] for at, name in enumerate(documents)})
+    store_vectors(given / "queries.parquet", {"of a train query": [1.0, 0.0]})
+    data, out, config = again(whole, tmp_path, f"encoders=[{{name: given, precomputed: {given}}}]")
+    with pytest.raises(DataError, match=r"or set evaluate\.blend=first_stage, which asks no encoder"):
+        hnmine.evaluate(data, out, config)
 
 
 def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_model_go(
