@@ -38,6 +38,7 @@ from hnmine.splits import Splits
 from hnmine.types import Float64
 
 FIRST_STAGE, NO_TRAINING = "first stage", "no fine-tuning"
+_FEWEST_TRIALS = 30  # hidden right answers that are worth a share
 _START = "compare-start"
 """Of its own: what `train` left, and `evaluate` compares with, began with another if a setting differs."""
 
@@ -183,7 +184,7 @@ class _Cells:
         ground = self._ground
         trials = auditing.hide(ground.pairs, ground.groups_N)
         rates: dict[str, float] = {}
-        for arms_of in _by_space(chosen) if len(trials.pairs) else ():
+        for arms_of in _by_space(chosen) if len(trials.pairs) >= _FEWEST_TRIALS else ():
             rules = {name: arm.rule for name, arm in arms_of.items() if arm.rule is not None}
             space = ground.space(next(iter(arms_of.values())), 0)
             with track("audit", "hidden positives", len(trials.pairs), "pairs") as progress:
