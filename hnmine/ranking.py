@@ -52,9 +52,9 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     rerankers, kind, max_tokens = _rerankers(config.train, run)
     _refuse_others(rerankers, run)
     task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
-    scorer, label = Scorer(task, config, kind, max_tokens, run), _label(config.evaluate.first_stage)
+    scorer = Scorer(task, config, kind, max_tokens, run)
     blend = Blend(splits, task, config, kind, max_tokens, run)
-    scores = {f"first stage: {label}": task.first_scores_QK}
+    scores = {f"first stage: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
     scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
     rows = {name: measure(task, of) for name, of in scores.items()}
     blends: dict[str, dict[str, float]] = {}
@@ -71,7 +71,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     written = scorer.tables + [
         _write_changes(task, name, before, scores, rows, run) for name in tests if name in scores
     ]
-    written += blend.tables if blend else []
+    written += blend.tables
     for pattern in ("before-*.parquet", "after-*.parquet", "dev-*.parquet", "changes-*.md"):
         for path in (run.out / "evaluation").glob(pattern):
             if path.relative_to(run.out).as_posix() not in written:
