@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Chosen:
     """The arm that won, what it trains on, how, and all trials."""
 
     arm: str
+    start: Path
     lists: Lists
     recipe: Recipe
     trials: list[Trial]
@@ -99,7 +101,8 @@ def choose(
     name, rate = left[0]
     lists, recipe, _ = ground.lists(arms[name], bench.recipe.seed)
     say("train", f"auto: {name} at a learning rate of {rate:g} is trained in full")
-    return Chosen(arm=name, lists=lists, recipe=replace(recipe, learning_rate=rate), trials=every)
+    recipe = replace(recipe, learning_rate=rate)
+    return Chosen(arm=name, start=ground.start_of(arms[name]), lists=lists, recipe=recipe, trials=every)
 
 
 class _Trials:
@@ -116,16 +119,17 @@ class _Trials:
 
     def trial(self, name: str, rate: float, at: Int64) -> Trial | None:
         """Train an arm on the pairs at these positions, or return what was found before; None: on nothing."""
-        bench = self._bench
-        lists, recipe, _ = self._ground.lists(self._arms[name], bench.recipe.seed, at)
+        bench, arm = self._bench, self._arms[name]
+        lists, recipe, _ = self._ground.lists(arm, bench.recipe.seed, at)
         if not len(lists):
             return None
         recipe = replace(recipe, learning_rate=rate, evaluations_per_epoch=1)
         own = f"{slug(name)}-{rate:g}-{len(at)}"
-        identity, path = bench.identity(self._ground.start, lists, recipe), self._run.out / "auto" / f"{own}.json"
+        start, path = self._ground.start_of(arm), self._run.out / "auto" / f"{own}.json"
+        identity = bench.identity(start, lists, recipe)
         trial = read_kept(path, Trial, identity)
         if trial is None:
-            record = bench.fit(f"auto-{own}", self._ground.start, lists, recipe)
+            record = bench.fit(f"auto-{own}", start, lists, recipe)
             trial = Trial(
                 identity=identity,
                 arm=name,

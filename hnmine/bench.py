@@ -23,7 +23,7 @@ from hnmine.progress import say, track
 from hnmine.runs import Run, digest, versions, write_json
 from hnmine.splits import Splits
 from hnmine.trackers import tracking
-from hnmine.train_config import TeacherConfig, TrainConfig
+from hnmine.train_config import TAUGHT, TeacherConfig, TrainConfig
 from hnmine.training import train
 
 START = "start"
@@ -62,7 +62,8 @@ class Bench:
         """What is never a negative of a query row: its judged positives, and documents of the same text."""
         device = devices.choose(config.device)
         self.recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind, training=True))
-        self._start_dev: dict[Path, float] = {}  # what the dev queries say of a start, measured once
+        self.start_dev: dict[Path, float] = {}
+        """What the dev queries say of each start that something was trained from; measured once."""
         self._teacher = None if config.teacher is None else _Teacher(config.teacher, device)
         gpus = devices.visible_gpus() if device.kind == "gpu" and config.ray is not False else 0
         self._workers = config.workers or max(1, gpus)
@@ -73,13 +74,13 @@ class Bench:
             rng = np.random.default_rng(config.seed)
             self.pairs = splits.train.take(np.sort(rng.choice(len(splits.train), config.max_pairs, replace=False)))
         splits.first_stage(np.union1d(self.pairs.query_rows_P, splits.dev.query_rows_P))
-        self._dev = splits.task(splits.dev, config.dev_queries, config.seed)
-        fewer = f", fewer than train.dev_queries={config.dev_queries}" if len(self._dev) < config.dev_queries else ""
-        say("train", f"dev: {len(self._dev):,} queries of {splits.dev_name}{fewer}; training on {device}")
-        if len(self._dev) < _FEW_QUERIES:
+        self.dev = splits.task(splits.dev, config.dev_queries, config.seed)
+        fewer = f", fewer than train.dev_queries={config.dev_queries}" if len(self.dev) < config.dev_queries else ""
+        say("train", f"dev: {len(self.dev):,} queries of {splits.dev_name}{fewer}; training on {device}")
+        if len(self.dev) < _FEW_QUERIES:
             say(
                 "train",
-                f"{len(self._dev)} dev queries are too few to tell a better step from a lucky one; judge "
+                f"{len(self.dev)} dev queries are too few to tell a better step from a lucky one; judge "
                 f"{_FEW_QUERIES} at least",
                 level="warning",
             )
@@ -111,7 +112,7 @@ class Bench:
             layers=config.warm_up.layers,
         )
         record, warm = self.fit(name, folder, lists, recipe), self._run.out / "rerankers" / name
-        self._start_dev[warm] = record.dev
+        self.start_dev[warm] = record.dev
         return warm, record
 
     def random(self, per_pair: int) -> list[list[int]]:
@@ -122,7 +123,7 @@ class Bench:
         """Train one re-ranker and return its record, or that of the same trained before."""
         out = self._run.out / "rerankers" / name
         identity = self.identity(start, lists, recipe)
-        settings = self._settings(recipe)
+        settings = self._settings(lists, recipe)
         known = _read_record(name, out)
         if known is not None and known.identity == identity:
             if known.files == _files_of(out):
@@ -130,9 +131,11 @@ class Bench:
                     "train",
                     f"{name}: reused {out} (same pairs, settings, versions); {DEV_METRIC} on dev {known.dev:.3f}",
                 )
+                if "0" in known.dev_by_step:
+                    self.start_dev[start] = known.dev_by_step["0"]
                 return known
             say("train", f"{name}: {out} is not as it was when its training ended, so it is trained again")
-        if self._teacher is not None and recipe.loss == "marginmse":
+        if self._teacher is not None and self._has_to_teach(lists, recipe):
             lists = self._teacher.teach(name, lists, recipe.scale)
         curves = self._run.out / "tensorboard" / name
         with tracking(name, curves, self._config.mlflow, settings) as tracker:
@@ -140,13 +143,13 @@ class Bench:
                 name,
                 start,
                 lists,
-                self._dev,
+                self.dev,
                 recipe,
                 out,
                 workers=self._workers,
                 by_ray=self._by_ray,
                 identity=identity,
-                start_dev=self._start_dev.get(start),
+                start_dev=self.start_dev.get(start),
                 tracker=tracker,
             )
         record = Record(
@@ -163,7 +166,7 @@ class Bench:
         write_json(out / RECORD, record.model_dump())  # last: a folder without it is not trusted
         before = f" (start {trained.dev[0]:.3f})" if 0 in trained.dev else ""
         if 0 in trained.dev:
-            self._start_dev[start] = trained.dev[0]
+            self.start_dev[start] = trained.dev[0]
         say(
             "train",
             f"{name}: kept step {trained.best_step} of {trained.steps}, {DEV_METRIC} on dev {record.dev:.3f}{before}",
@@ -172,13 +175,15 @@ class Bench:
 
     def identity(self, start: Path, lists: Lists, recipe: Recipe) -> str:
         """Return a name for all that decides what a training ends with."""
-        dev = self._dev
+        dev = self.dev
         return digest(
             {
                 "start": weights.folder_sha256(start),
-                "lists": digest([lists.queries, lists.documents, [sorted(texts) for texts in lists.judged]]),
+                "lists": digest(
+                    [lists.queries, lists.documents, [sorted(texts) for texts in lists.judged], *lists.teacher]
+                ),
                 "dev": digest([dev.queries.texts, dev.doc_rows_QK.tolist(), sorted(dev.document_texts.items())]),
-                "recipe": self._settings(recipe),
+                "recipe": self._settings(lists, recipe),
                 "workers": self._workers,
                 "versions": versions(),
             }
@@ -188,16 +193,21 @@ class Bench:
         texts = self.documents.texts
         return (
             f"Data: {len(texts):,} documents (digest {digest(texts)}), {len(self.pairs):,} train pairs, "
-            f"{len(self._dev):,} dev queries."
+            f"{len(self.dev):,} dev queries."
         )
 
-    def _settings(self, recipe: Recipe) -> dict[str, Any]:
-        taught = self._teacher is not None and recipe.loss == "marginmse"
+    def _settings(self, lists: Lists, recipe: Recipe) -> dict[str, Any]:
+        taught = self._teacher is not None and self._has_to_teach(lists, recipe)
         return asdict(recipe) | ({"teacher": self._teacher.facts()} if self._teacher is not None and taught else {})
+
+    @staticmethod
+    def _has_to_teach(lists: Lists, recipe: Recipe) -> bool:
+        """Whether the loss needs a teacher's scores, and the lists have none."""
+        return recipe.loss in TAUGHT and not lists.teacher
 
 
 class _Teacher:
-    """The cross-encoder that marginmse learns from, found before anything is trained and loaded when it is needed."""
+    """The cross-encoder that is learnt from, found before anything is trained and loaded when it is needed."""
 
     def __init__(self, config: TeacherConfig, device: devices.Choice) -> None:
         from hnmine.reranker import cross_encoder

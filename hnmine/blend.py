@@ -55,13 +55,13 @@ def best_weights(dev: Task, rankings: Rankings) -> dict[str, float]:
     """
     own, *_ = rankings
     alone = {own: 1.0}
-    weights = _likeliest(dev, rankings)
+    weights = likeliest(dev, rankings)
     hundredths = np.round(100 * weights / weights.sum()) if weights.sum() else weights
     chosen = {name: float(share) / 100 for name, share in zip(rankings, hundredths, strict=True) if share}
     return chosen if chosen and _value(dev, rankings, chosen) > _value(dev, rankings, alone) else alone
 
 
-def _likeliest(dev: Task, rankings: Rankings) -> Float64:
+def likeliest(dev: Task, rankings: Rankings) -> Float64:
     """Return the weights, none negative, that maximise the mean log-likelihood of right documents less the penalty."""
     from scipy.optimize import minimize
 

@@ -27,6 +27,7 @@ import numpy as np
 from hnmine import auditing
 from hnmine.bench import Bench
 from hnmine.config import Config
+from hnmine.distillation import DISTILLED_START
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
 from hnmine.ground import Arm, Ground, known_arms, named_arms, slug
@@ -162,7 +163,7 @@ class _Cells:
         self.model = config.train.model
         self._bench = Bench(splits, config.train, run)
         self._start, _ = self._bench.start(f"{_START}{own}")
-        self._ground = Ground(self._bench, self._start, splits, config, run)
+        self._ground = Ground(self._bench, self._start, splits, config, run, f"compare-{DISTILLED_START}{own}")
         self.pairs = len(self._bench.pairs)
         self._order = np.random.default_rng(config.train.seed).permutation(self.pairs)
         self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
@@ -208,14 +209,15 @@ class _Cells:
         if not len(lists):
             return None
         recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
-        identity = digest([self._bench.identity(self._start, lists, each) for each in recipes.values()])
+        start = self._ground.start_of(arm)
+        identity = digest([self._bench.identity(start, lists, each) for each in recipes.values()])
         identity = digest([identity, self._scorer.identity, self._blend.identity])
         known = read_kept(path, Cell, identity)
         values = self._scorer.stored(f"compare: {own}") if known and self._are_whole(known.scores) else None
         fitted = {rate: f"{own}-{rate:g}" for rate in rates}
         folders = {rate: self._run.out / "rerankers" / model for rate, model in fitted.items()}
         if known is None or values is None:
-            records = {rate: self._bench.fit(fitted[rate], self._start, lists, each) for rate, each in recipes.items()}
+            records = {rate: self._bench.fit(fitted[rate], start, lists, each) for rate, each in recipes.items()}
             best = max(records, key=lambda rate: records[rate].dev)
             scores = self._scorer.scores(f"compare: {own}", folders[best])
             values = measure(self.test, scores)

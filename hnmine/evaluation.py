@@ -50,10 +50,17 @@ class Task:
     """Positions of the queries with a right document of more than `LONG_WORDS` words and marks."""
 
     @classmethod
-    def of(cls, documents: Texts, queries: Texts, pairs: Pairs, first: dict[int, tuple[Int64, Float32]]) -> Task:
-        """Make the task of the queries that `pairs` judges; `first` gives a query row's documents and scores."""
-        positives = pairs.positives_of()
-        rows = sorted(positives)
+    def of(
+        cls,
+        documents: Texts,
+        queries: Texts,
+        pairs: Pairs,
+        first: dict[int, tuple[Int64, Float32]],
+        rows: Sequence[int],
+    ) -> Task:
+        """Make the task of the queries in these rows; `first` gives a query row's documents and scores."""
+        judged = pairs.positives_of()
+        positives = {row: judged.get(row, []) for row in rows}
         is_long = {doc: _is_long(documents.texts[doc]) for docs in positives.values() for doc in docs}
         doc_rows = np.stack([first[row][0] for row in rows])
         return cls(

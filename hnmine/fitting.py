@@ -325,10 +325,11 @@ def _backward(
         exchange = number == len(groups) or not hasattr(network, "no_sync")
         with nullcontext() if exchange else network.no_sync():
             table, mask, tokens_read = _scores(reranker, network, [rows[i] for i in group])
+            teacher = None if not lists.teacher else torch.zeros_like(table)
             if lists.teacher and chosen:
                 teacher = pad_sequence([torch.tensor(lists.teacher[chosen[i]]) for i in group], batch_first=True)
-                table = table - teacher.to(table.device)
-            loss = loss_of(table, mask).sum() * (share if chosen else 0.0)
+                teacher = teacher.to(table.device)
+            loss = loss_of(table, mask, teacher).sum() * (share if chosen else 0.0)
             torch.autograd.backward(loss)
         total += loss.detach()
         read += tokens_read

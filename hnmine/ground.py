@@ -18,6 +18,7 @@ import numpy as np
 from hnmine import arms
 from hnmine.bench import Bench
 from hnmine.config import Config, ReduceConfig
+from hnmine.distillation import DISTILLED_START, Lessons, distil, lessons
 from hnmine.ensemble import Ensemble, encode
 from hnmine.errors import ConfigError
 from hnmine.first_stage import NO_ROW
@@ -75,6 +76,8 @@ class Arm:
     """Whether as many positives of the other pairs of a step are negatives too."""
     loss: Loss | None = None
     """None: the configured one."""
+    distillation: Literal["first", "alone"] | None = None
+    """Whether there are lessons from first stage and encoders (`distillation`), before all else or instead of it."""
     asked: bool = False
     """Whether it is trained only where it is asked for by name."""
 
@@ -111,6 +114,12 @@ def known_arms(config: Config) -> dict[str, Arm]:
             name = f"two conditions, {encoder.name}"
             name = f"two conditions, encoder {encoder.name}" if name in found else name
             found[name] = Arm(about=what, rule=both, encoder=encoder.name)
+    taught = "Lessons from first stage and encoders together"
+    found["distillation alone"] = Arm(about=f"{taught}, and no judged pair.", distillation="alone")
+    for then in ("random of BM25's first 50", "two conditions, then BM25"):
+        rule = (RULES | MIXTURES)[then]
+        what = f"{taught}, then: {about(rule)}"
+        found[f"distillation, {then}"] = Arm(about=what, rule=rule, distillation="first")
     for variance in (None, 0.99, 0.95, 0.9, 0.8, 0.7):
         what = "X_concat" if variance is None else f"{variance:.0%} of the variance"
         reduce = config.reduce.model_copy(update={"variance": variance, "basis": None})
@@ -150,11 +159,25 @@ def named_arms(config: Config, names: Sequence[str], setting: str = "train.auto.
 class Ground:
     """The pairs of a bench, their spaces and their first stage; the lists that each arm makes of them."""
 
-    def __init__(self, bench: Bench, start: Path, splits: Splits, config: Config, run: Run) -> None:
-        """Encode what the store does not have of the documents and the train queries."""
-        self._bench, self._config, self._run = bench, config, run
+    def __init__(
+        self,
+        bench: Bench,
+        start: Path,
+        splits: Splits,
+        config: Config,
+        run: Run,
+        distilled_start: str = DISTILLED_START,
+    ) -> None:
+        """Encode what the store does not have of the documents and the train queries.
+
+        `distilled_start` is what the start with lessons is kept under.
+        """
+        self._bench, self._splits, self._config, self._run = bench, splits, config, run
         self.start = start
         """The re-ranker that all arms begin with, and the judge of some."""
+        self._distilled_start = distilled_start
+        self._lessons: Lessons | None = None
+        self._distilled: Path | None = None
         pairs = bench.pairs
         rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
         self.pairs = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
@@ -168,6 +191,18 @@ class Ground:
         self.groups_N = groups_of_equal_text(bench.documents)
         self._tuned: Tuned | None = None
         self._denoise: Denoise | None = None
+
+    def start_of(self, arm: Arm) -> Path:
+        """Return the re-ranker that the arm's lists are for: the start, or what lessons made of it."""
+        if arm.distillation != "first":
+            return self.start
+        if self._distilled is None:
+            self._distilled, _ = distil(self._distilled_start, self.start, self._bench, self._taught(), self._run)
+        return self._distilled
+
+    def _taught(self) -> Lessons:
+        self._lessons = self._lessons or lessons(self._bench, self._splits, self._config, self._run)
+        return self._lessons
 
     def space(self, arm: Arm, seed: int) -> Space:
         """Return the space in which the arm's rule looks."""
@@ -201,6 +236,10 @@ class Ground:
 
         Of the pairs only those at the positions `at`; None: all.
         """
+        if arm.distillation == "alone":
+            taught = self._taught()
+            nothing = {"negatives": 0, "pairs_with_negatives": 0.0}
+            return taught.lists, replace(taught.recipe, seed=seed), nothing
         bench, most = self._bench, self._config.compare.negatives
         at = np.arange(len(bench.pairs)) if at is None else at
         in_batch = 0 if not arm.in_batch else most if arm.rule is None else most // 2

@@ -7,13 +7,18 @@ always is for the positive. Every loss is a mean over what a list holds, so long
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Maps (scores_BL, mask_BL) to one loss a list (B,)."""
+
+class Loss(Protocol):
+    """A loss of some name, scaled."""
+
+    def __call__(self, scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None = None) -> Tensor:
+        """Return one loss a list (B,); the losses of `TAUGHT` need the teacher's scores, the others ignore them."""
 
 
 def margin(scores_BL: Tensor, mask_BL: Tensor, width: float) -> Tensor:
@@ -49,12 +54,24 @@ def infonce(scores_BL: Tensor, mask_BL: Tensor) -> Tensor:
     return -functional.log_softmax(scores_BL.masked_fill(~mask_BL, float("-inf")), dim=1)[:, 0]
 
 
-def margin_mse(excess_BL: Tensor, mask_BL: Tensor) -> Tensor:
+def margin_mse(scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor) -> Tensor:
     """Mean over the negatives of ((s(PD) - s(D)) - (t(PD) - t(D)))², t the scores of a teacher (MarginMSE).
 
-    arXiv 2010.02666. Of its scores the loss is told s - t, all that it depends on.
+    arXiv 2010.02666.
     """
-    return _over_negatives(_leads(excess_BL).square(), mask_BL)
+    return _over_negatives(_leads(scores_BL - teacher_BL).square(), mask_BL)
+
+
+def kl(scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the student's softmax over its list from the teacher's; no place is special.
+
+    Knowledge distillation (arXiv 1503.02531) at temperature 1, of whole lists.
+    """
+    student, teacher = (
+        functional.log_softmax(of.masked_fill(~mask_BL, float("-inf")), dim=1).masked_fill(~mask_BL, 0.0)
+        for of in (scores_BL, teacher_BL)
+    )
+    return (teacher.exp() * (teacher - student) * mask_BL).sum(dim=1)
 
 
 def lambda_loss(scores_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -70,24 +87,32 @@ def lambda_loss(scores_BL: Tensor, mask_BL: Tensor) -> Tensor:
     return _over_negatives(weight_BN * functional.softplus(-_leads(scores_BL)), mask_BL)
 
 
-LOSSES: dict[str, Loss] = {
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "infonce": infonce,
     "logistic": logistic,
     "bce": bce,
     "lambda": lambda_loss,
-    "marginmse": margin_mse,
 }
 """The losses that need nothing but scores, by their names in the configuration."""
+
+TAUGHT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"marginmse": margin_mse, "kl": kl}
+"""Those that need a teacher's scores as well, in the units of the student's."""
 
 
 def make(name: str, width: float, scale: float = 1.0) -> Loss:
     """Return the loss of this name; `width` is the margin's, `scale` multiplies the scores for all the others."""
-    if name == "margin":
-        return lambda scores_BL, mask_BL: margin(scores_BL, mask_BL, width)
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}; known: {', '.join(['margin', *LOSSES])}")
-    loss = LOSSES[name]
-    return loss if scale == 1 else lambda scores_BL, mask_BL: loss(scale * scores_BL, mask_BL)
+    if name not in {"margin", *LOSSES, *TAUGHT}:
+        raise ValueError(f"unknown loss {name!r}; known: {', '.join(['margin', *LOSSES, *TAUGHT])}")
+
+    def loss(scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None = None) -> Tensor:
+        if name == "margin":
+            return margin(scores_BL, mask_BL, width)
+        if name in LOSSES:
+            return LOSSES[name](scale * scores_BL, mask_BL)
+        assert teacher_BL is not None, f"{name} learns from a teacher"
+        return TAUGHT[name](scale * scores_BL, mask_BL, scale * teacher_BL)
+
+    return loss
 
 
 def _leads(scores_BL: Tensor) -> Tensor:

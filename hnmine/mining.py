@@ -190,8 +190,8 @@ def searcher(space: Space, config: SearchConfig) -> Iterator[tuple[Search, dict[
 
 
 def dense(collection: Collection, config: Config, run: Run) -> FirstStage:
-    """Return the first stage that ranks documents by their distance in the ensemble's space."""
-    space = encode({"document": collection.documents, "query": collection.queries}, config, run).space
+    """Return the first stage that ranks documents for judged queries by their distance in the ensemble's space."""
+    space = encode({"document": collection.documents, "query": collection.judged}, config, run).space
 
     def first(query_rows: Int64, depth: int) -> tuple[Int64, Float32]:
         with searcher(space, config.search) as (search, _):

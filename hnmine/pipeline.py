@@ -46,7 +46,7 @@ def embed(data: str | Path, out: str | Path, config: Config | None = None) -> di
     config = config or Config()
     with open_run(Path(out), config) as run:
         collection = read_collection(data, config, run)
-        texts: dict[Role, Texts] = {"document": collection.documents, "query": collection.queries}
+        texts: dict[Role, Texts] = {"document": collection.documents, "query": collection.judged}
         with run.timed("embed"):
             _, encoded, reused = embed_all(texts, config, run)
         return {"encoded": encoded, "reused": reused}
@@ -203,11 +203,15 @@ def read_collection(data: str | Path, config: Config, run: Run) -> Collection:
         collection = read_beir(data, config.sources)
         write_quarantine(collection.quarantined, run.out / "quarantine.jsonl")
     splits = ", ".join(f"{name} {len(pairs):,}" for name, pairs in collection.splits.items())
+    judged = len(collection.judged)
+    unjudged = len(collection.queries) - judged
     say(
         "read",
-        f"{len(collection.documents):,} documents, {len(collection.queries):,} queries, pairs: {splits}",
+        f"{len(collection.documents):,} documents, {judged:,} queries, pairs: {splits}"
+        + (f"; {unjudged:,} queries more without a right document" if unjudged else ""),
         documents=len(collection.documents),
-        queries=len(collection.queries),
+        queries=judged,
+        unjudged=unjudged,
         quarantined=len(collection.quarantined),
     )
     reasons = _count(row.reason for row in collection.quarantined)

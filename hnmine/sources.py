@@ -9,7 +9,6 @@ For every file, rows read = rows kept + rows judged not relevant + rows quaranti
 header of a qrels file are no rows. Reasons:
 
     texts    not_utf8  broken_json  not_an_object  missing_id  wrong_type  empty_text  duplicate_id
-             query_without_pairs
     qrels    not_utf8  malformed_row  bad_score  unknown_query  unknown_document  duplicate_pair
 """
 
@@ -53,6 +52,7 @@ class Quarantined:
 class Collection:
     """Documents, queries and judged pairs, and an account of every row of every file that was read.
 
+    Of the queries those that no pair names come last: nobody judged them, and only lessons ask for them.
     `splits` has only those whose file exists; `not_relevant` counts, for each qrels file, the rows with a
     score of 0 or less: no pair, and no error.
     """
@@ -86,9 +86,15 @@ class Collection:
         return {query: set(of_text[text]) for query, text in enumerate(self.queries.texts) if text in of_text}
 
     @property
+    def judged(self) -> Texts:
+        """The queries that pairs name: the first rows of all."""
+        last = max(int(pairs.query_rows_P.max(initial=-1)) for pairs in self.splits.values())
+        return self.queries.take(range(last + 1))
+
+    @property
     def queries_of_equal_text(self) -> int:
-        """Number of queries whose text another query has too."""
-        return sum(count for count in Counter(self.queries.texts).values() if count > 1)
+        """Number of judged queries whose text another has too."""
+        return sum(count for count in Counter(self.judged.texts).values() if count > 1)
 
     def pairs(self, split: str) -> Pairs:
         """Return the pairs of a split.
@@ -112,7 +118,7 @@ def read_beir(folder: str | Path, config: SourcesConfig) -> Collection:
 
     A document is its title and text, or other fields of its row, joined by `config.template` and stripped of white
     space; any other separator, as in `{title}: {text}`, stays where the title is empty. Fields the template does not
-    name are not looked at. Of several rows with one id the first is kept. Queries that no pair names are quarantined.
+    name are not looked at. Of several rows with one id the first is kept.
 
     Raises:
         DataError: the folder or a file is missing, there twice (plain and gzip), or unreadable; none of the
@@ -136,11 +142,11 @@ def read_beir(folder: str | Path, config: SourcesConfig) -> Collection:
         there = ", ".join(path.relative_to(folder).as_posix() for path in paths) or "nothing"
         raise DataError(f"{folder} has no {lacks}; it holds {there}; {expected}")
     _read_texts(documents, config.template)
-    _require(documents, "document: expected one JSON object a line with _id and text")
+    _require(documents, documents.kept, "document: expected one JSON object a line with _id and text")
     _read_texts(queries, "{text}")
     pairs = {split: _read_qrels(file, queries, documents) for split, file in qrels.items()}
-    pairs = _drop_unpaired(queries, pairs)
-    _require(queries, "query: expected one JSON object a line, and qrels that name it", *qrels.values())
+    pairs, judged = _judged_first(queries, pairs)
+    _require(queries, judged, "query: expected one JSON object a line, and qrels that name it", *qrels.values())
     files = (documents, queries, *qrels.values())
     return Collection(
         documents=documents.texts,
@@ -327,22 +333,20 @@ def _parse_judgement(columns: list[str], width: int) -> tuple[str, str, float]:
     raise _BadRowError("bad_score", f"expected a finite number, got {_show(columns[-1])}", columns[0])
 
 
-def _drop_unpaired(queries: _File, splits: dict[str, Pairs]) -> dict[str, Pairs]:
-    """Quarantine the queries that no pair names; return the pairs on the new rows of the others."""
+def _judged_first(queries: _File, splits: dict[str, Pairs]) -> tuple[dict[str, Pairs], int]:
+    """Put the queries that no pair names last; return the pairs on the new rows, and how many are named."""
     paired_Q = np.zeros(len(queries.texts), dtype=bool)
     for pairs in splits.values():
         paired_Q[pairs.query_rows_P] = True
-    detail = f"no usable row with a score above 0 in the splits {', '.join(splits)}"
-    for row in np.flatnonzero(~paired_Q).tolist():
-        queries.reject(queries.lines[row], "query_without_pairs", detail, queries.texts.ids[row])
-    queries.texts, queries.kept = queries.texts.take(np.flatnonzero(paired_Q)), int(paired_Q.sum())
-    queries.quarantined.sort(key=lambda row: row.line)
-    new_Q = np.cumsum(paired_Q, dtype=np.int64) - 1
-    return {s: Pairs(query_rows_P=new_Q[p.query_rows_P], doc_rows_P=p.doc_rows_P) for s, p in splits.items()}
+    order_Q = np.argsort(~paired_Q, kind="stable")
+    queries.texts = queries.texts.take(order_Q.tolist())
+    new_Q = np.argsort(order_Q)
+    moved = {s: Pairs(query_rows_P=new_Q[p.query_rows_P], doc_rows_P=p.doc_rows_P) for s, p in splits.items()}
+    return moved, int(paired_Q.sum())
 
 
-def _require(file: _File, what: str, *others: _File) -> None:
-    if not file.kept:
+def _require(file: _File, usable: int, what: str, *others: _File) -> None:
+    if not usable:
         bad = Counter(f"{row.reason} in {row.file}" for each in (file, *others) for row in each.quarantined)
         got = ", ".join(f"{n} {reason}" for reason, n in bad.most_common(4)) or "none"
         raise DataError(f"{file.path} has no usable {what}; {file.read} rows, quarantined {got}: repair them")

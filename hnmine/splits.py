@@ -84,9 +84,17 @@ class Splits:
         if limit is not None and limit < len(queries):
             queries = np.sort(np.random.default_rng(seed).choice(queries, size=limit, replace=False))
             pairs = pairs.take(np.isin(pairs.query_rows_P, queries))
-        depth = self._config.evaluate.depth
-        first = {row: (docs[:depth], scores[:depth]) for row, (docs, scores) in self.first_stage(queries).items()}
-        return Task.of(self.collection.documents, self.collection.queries, pairs, first)
+        return self._task(queries, pairs)
+
+    def unjudged(self, query_rows: Int64) -> Task:
+        """Return the re-ranking task of these queries, in this order, with nothing known to be right."""
+        return self._task(query_rows, self.train.take(np.zeros(len(self.train), dtype=bool)))
+
+    def _task(self, query_rows: Int64, pairs: Pairs) -> Task:
+        depth, found = self._config.evaluate.depth, self.first_stage(query_rows)
+        rows = query_rows.tolist()
+        first = {row: (found[row][0][:depth], found[row][1][:depth]) for row in rows}
+        return Task.of(self.collection.documents, self.collection.queries, pairs, first, rows)
 
 
 def _hold_out(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:

@@ -29,6 +29,19 @@ class WarmUpConfig(Section):
     )
 
 
+class DistillConfig(Section):
+    """Preset distilled: lessons for the start, to rank as the first stage and the encoders together do."""
+
+    queries: int = Field(
+        1000, ge=1, description="it learns from, a seeded sample without dev and test, those not trained on first"
+    )
+    documents: int = Field(
+        6, ge=2, le=64, description="of a query's first stage that are a lesson: the teacher's first two, and random"
+    )
+    epochs: int = Field(1, ge=1, description="passes over the queries")
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="peak learning rate")
+
+
 class TeacherConfig(Section):
     """A cross-encoder that scores every training list once, before training."""
 
@@ -69,8 +82,10 @@ class AutoConfig(Section):
 
 
 Kind = Literal["cross-encoder", "bi-encoder"]
-TrainPreset = Literal["anchored", "paper", "positives", "auto"]
-Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse"]
+TrainPreset = Literal["anchored", "distilled", "paper", "positives", "auto"]
+Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse", "kl"]
+TAUGHT: tuple[Loss, ...] = ("marginmse", "kl")
+"""Losses that learn from a teacher's scores."""
 
 
 class TrainConfig(Section):
@@ -82,9 +97,10 @@ class TrainConfig(Section):
     presets: tuple[TrainPreset, ...] = Field(
         ("anchored",),
         min_length=1,
-        description="what to train, each from the same start: anchored (these settings), paper (margin on the mined "
-        "negatives alone), positives (bce on the positives alone: what training gains without negatives), auto (the "
-        "best on dev of a few ways to choose negatives)",
+        description="what to train, each from the same start: anchored (these settings), distilled (the same after "
+        "lessons from the encoders, on queries that need no judgement), paper (margin on the mined negatives alone), "
+        "positives (bce on the positives alone: what training gains without negatives), auto (the best on dev of a "
+        "few ways to choose negatives)",
     )
     auto: AutoConfig = AutoConfig()
 
@@ -94,15 +110,16 @@ class TrainConfig(Section):
         return [presets] if isinstance(presets, str) else presets
 
     warm_up: WarmUpConfig = WarmUpConfig()
+    distill: DistillConfig = DistillConfig()
     anchors: AnchorsConfig = AnchorsConfig()
     loss: Loss = Field(
         "infonce",
         description="infonce: softmax over a positive and its negatives; margin: the paper's Eq. 7; logistic: "
         "pairwise; bce: each document by itself; lambda: pairwise, weighted by nDCG; marginmse: the positive's lead "
-        "over each negative as a teacher sees it",
+        "over each negative as a teacher sees it; kl: each document's share of the list as a teacher sees it",
     )
     teacher: TeacherConfig | None = Field(
-        None, description="cross-encoder that loss: marginmse learns from; keys, if not null:"
+        None, description="cross-encoder that loss: marginmse or kl learns from; keys, if not null:"
     )
     margin: float = Field(1.0, gt=0, description="margin of the triplet loss, in units of the score; a cosine's: 0.2")
     scale: float | None = Field(
@@ -137,9 +154,10 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _teacher_is_heard(self) -> TrainConfig:
-        if self.loss == "marginmse" and self.teacher is None:
-            raise ValueError("loss: marginmse learns from a teacher; name a cross-encoder as train.teacher.model")
-        if self.loss != "marginmse" and self.teacher is not None:
+        taught = self.loss in TAUGHT
+        if taught and self.teacher is None:
+            raise ValueError(f"loss: {self.loss} learns from a teacher; name a cross-encoder as train.teacher.model")
+        if not taught and self.teacher is not None:
             raise ValueError(f"teacher would have no effect on loss: {self.loss}; remove it or set loss: marginmse")
         if self.teacher is not None and self.in_batch_negatives:
             raise ValueError(

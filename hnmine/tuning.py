@@ -1,6 +1,7 @@
 """From negatives to re-rankers: the start, one model a preset, and the best of them on dev.
 
     anchored    the configured loss; every pair's mined negatives and its anchors (easier ones) in one list
+    distilled   the same, after lessons from the first stage and the encoders together (`distillation`)
     paper       arXiv 2505.18366 as written: margin loss on the mined negatives alone
     positives   row 2 of its tables: each positive by itself, no negative at all
     auto        what a few trials on dev find best (`auto`)
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from hnmine.auto import choose
 from hnmine.bench import RECORD, START, Bench, Record
 from hnmine.config import Config
+from hnmine.distillation import DISTILLED_START, distil, lessons
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.ground import Ground, named_arms
@@ -49,21 +51,27 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
     presets = _Presets(bench, splits, config, run)
     start, warm_up = bench.start()
     records: dict[TrainPreset, Record] = {}
-    auto: dict[str, Any] = {}
+    others: dict[str, Record] = {START: warm_up} if warm_up else {}
+    told: dict[str, Any] = {}
     for preset in config.presets:
+        begin = start
         if preset == "auto":
             ground = Ground(bench, start, splits, whole, run)
             chosen = choose(bench, ground, named_arms(whole, config.auto.arms), config.auto, run)
-            lists, recipe, auto = chosen.lists, chosen.recipe, {"auto": chosen.facts()}
+            begin, lists, recipe, told["auto"] = chosen.start, chosen.lists, chosen.recipe, chosen.facts()
         else:
             lists, recipe = presets.lists(preset)
-        records[preset] = bench.fit(preset, start, lists, recipe)
+        if preset == "distilled":
+            taught = lessons(bench, splits, whole, run)
+            begin, others[DISTILLED_START] = distil(DISTILLED_START, start, bench, taught, run)
+            told["distilled"] = others[DISTILLED_START].facts() | taught.facts()
+        records[preset] = bench.fit(preset, begin, lists, recipe)
     best = max(records, key=lambda name: records[name].dev)
     _point(link, Path("rerankers") / best)
-    after, (before, *_) = records[best].dev, records[best].dev_by_step.values()
+    after, before = records[best].dev, bench.start_dev[start]
     say("train", f"{link} → rerankers/{best}: {DEV_METRIC} on dev {after:.3f} ({after - before:+.3f})")
     files: dict[str, str] = {}
-    for name, record in (*records.items(), *([(START, warm_up)] if warm_up else [])):
+    for name, record in (records | others).items():
         folder = f"rerankers/{name}"
         files |= run.sha256_of(f"{folder}/{RECORD}") | {f"{folder}/{file}": sha for file, sha in record.files.items()}
     found = {
@@ -74,7 +82,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
         | (warm_up.facts() if warm_up else {}),
         "best": best,
         "presets": {name: record.facts() for name, record in records.items()},
-    } | auto
+    } | told
     return found, files
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.blend import Rankings, _likeliest, best_weights, blended, standard
+from hnmine.blend import Rankings, best_weights, blended, likeliest, standard
 from hnmine.evaluation import Task, means, measure
 from hnmine.first_stage import NO_ROW
 from hnmine.types import Texts
@@ -81,7 +81,7 @@ def likelihood(task: Task, rankings: Rankings, weights: list[float]) -> float:
 def test_no_other_weights_make_the_right_documents_of_dev_likelier(seed: int):
     task, scores = task_of(seed)
     rankings = {"own": scores, "first": task.first_scores_QK, "encoder": task_of(seed, drawn=1)[1]}
-    found = _likeliest(task, rankings)
+    found = likeliest(task, rankings)
     assert (found >= 0).all()
     best = likelihood(task, rankings, found.tolist())
     rng = np.random.default_rng(seed)

@@ -167,7 +167,6 @@ def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
         ("corpus.jsonl", 31, "duplicate_id", "apple-guide"),
         ("corpus.jsonl", 32, "empty_text", "blank"),
         ("corpus.jsonl", 33, "broken_json", None),
-        ("queries.jsonl", 21, "query_without_pairs", "lonely"),
         ("qrels/train.tsv", 14, "unknown_query", "nobody"),
         ("qrels/train.tsv", 15, "unknown_document", "apple-care"),
         ("qrels/train.tsv", 16, "unknown_document", "apple-care"),
@@ -181,12 +180,12 @@ def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
         "duplicate_id": 1,
         "empty_text": 1,
         "broken_json": 1,
-        "query_without_pairs": 1,
         "unknown_query": 1,
     }
     assert (counts["documents"], counts["pairs"]) == (30, 12)
     assert counts["rows_read"]["corpus.jsonl"] == counts["rows_kept"]["corpus.jsonl"] + 3
     assert "quarantined: 2 unknown document, 1 " in errors
+    assert "20 queries, pairs: train 12, dev 4, test 4; 1 queries more without a right document" in errors
     assert str(tmp_path / "out" / "quarantine.jsonl") in errors
 
 

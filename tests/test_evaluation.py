@@ -123,7 +123,7 @@ def test_a_task_has_each_query_once_with_all_its_positives_and_the_texts_it_need
         1: (np.array([4, 2]), np.array([2, 1], np.float32)),
         3: (np.array([1, NO_ROW]), np.array([1, 0], np.float32)),
     }
-    task = Task.of(texts(5, "d"), texts(4, "q"), pairs, first)
+    task = Task.of(texts(5, "d"), texts(4, "q"), pairs, first, sorted(first))
     assert task.queries.ids == ("q1", "q3")
     assert task.relevant == (frozenset({4}), frozenset({0, 2}))
     assert task.doc_rows_QK.tolist() == [[4, 2], [1, NO_ROW]]
@@ -135,7 +135,7 @@ def test_a_query_is_long_if_one_of_its_right_documents_is() -> None:
     documents = Texts(ids=("a", "b", "c"), texts=(long, short, "x"))
     pairs = Pairs(query_rows_P=np.array([0, 1, 2, 2]), doc_rows_P=np.array([0, 1, 1, 0]))
     first = {row: (np.array([0, 1]), np.zeros(2, np.float32)) for row in range(3)}
-    assert Task.of(documents, texts(3, "q"), pairs, first).long == {0, 2}
+    assert Task.of(documents, texts(3, "q"), pairs, first, sorted(first)).long == {0, 2}
 
 
 def test_what_the_first_stage_missed_is_out_of_reach() -> None:

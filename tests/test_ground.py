@@ -53,7 +53,8 @@ def test_arms_that_a_teacher_cannot_score_before_training_are_left_out():
 
 def test_what_each_arm_is_trained_on(standing: tuple[Ground, Bench, Splits, Config]):
     ground, _, splits, config = standing
-    of = {name: ground.lists(arm, 3) for name, arm in known_arms(config).items() if arm.judge != "relabel"}
+    known = {name: arm for name, arm in known_arms(config).items() if arm.distillation != "alone"}
+    of = {name: ground.lists(arm, 3) for name, arm in known.items() if arm.judge != "relabel"}
     texts, positives = splits.collection.documents.texts, splits.collection.positives()
     judged = {splits.collection.queries.texts[query]: {texts[doc] for doc in docs} for query, docs in positives.items()}
     pairs = len(splits.train)
@@ -76,7 +77,8 @@ def test_what_each_arm_is_trained_on(standing: tuple[Ground, Bench, Splits, Conf
     assert of["two conditions"][2]["pairs_with_negatives"] == len(sizes["two conditions"]) / pairs
     assert sizes["two conditions, X_concat"] == sizes["two conditions, 99% of the variance"], "almost the same space"
     some = np.array([0, 3, 7])
-    for name, arm in known_arms(config).items():
+    assert of["distillation, random of BM25's first 50"][0] == of["random of BM25's first 50"][0]
+    for name, arm in known.items():
         part, whole = ground.lists(arm, 3, some)[0], ground.lists(arm, 3)[0]
         wanted = {splits.collection.queries.texts[row] for row in splits.train.query_rows_P[some].tolist()}
         kept = [at for at, query in enumerate(whole.queries) if query in wanted]

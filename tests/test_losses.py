@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from hnmine import losses
 
 Lists = list[list[float]]
+ALL = ["margin", *losses.LOSSES, *losses.TAUGHT]
 
 
 def margin_by_loop(lists: Lists, width: float) -> list[float]:
@@ -75,6 +77,18 @@ def margin_mse_by_loop(lists: Lists, teachers: Lists) -> list[float]:
     return values
 
 
+def kl_by_loop(lists: Lists, teachers: Lists) -> list[float]:
+    """The sum of p log(p / q), p the teacher's shares and q the student's."""
+
+    def shares(scores: list[float]) -> list[float]:
+        return [math.exp(score) / sum(map(math.exp, scores)) for score in scores]
+
+    return [
+        sum(p * math.log(p / q) for p, q in zip(shares(teacher), shares(student), strict=True))
+        for student, teacher in zip(lists, teachers, strict=True)
+    ]
+
+
 def padded(lists: Lists, filler: float) -> tuple[torch.Tensor, torch.Tensor]:
     longest = max(map(len, lists))
     scores_BL = torch.tensor([[*scores, *[filler] * (longest - len(scores))] for scores in lists])
@@ -102,16 +116,18 @@ def test_the_losses_equal_the_plain_loops_whatever_fills_up_a_short_list(
     rng = np.random.default_rng(seed)
     teachers = [rng.normal(0, 3, size=len(scores)).astype(np.float32).tolist() for scores in lists]
     teacher_BL, _ = padded(teachers, filler)
-    ours = losses.make("marginmse", 1.0)(scores_BL - teacher_BL, mask_BL)
+    ours = losses.make("marginmse", 1.0)(scores_BL, mask_BL, teacher_BL)
     np.testing.assert_allclose(ours, margin_mse_by_loop(lists, teachers), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(losses.kl(scores_BL, mask_BL, teacher_BL), kl_by_loop(lists, teachers), atol=1e-4)
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["margin", *losses.LOSSES]), st.sampled_from([1.0, 3.0]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(ALL), st.sampled_from([1.0, 3.0]))
 def test_the_gradients_are_the_slopes(seed: int, name: str, scale: float) -> None:
     scores_BL, mask_BL = padded(ragged(seed, 3), 0.0)
     scores_BL = scores_BL.double().requires_grad_()
-    loss = losses.make(name, 1.5, scale)
+    teacher_BL = torch.randn(scores_BL.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    loss = partial(losses.make(name, 1.5, scale), teacher_BL=teacher_BL)
     loss(scores_BL, mask_BL).sum().backward()
     assert scores_BL.grad is not None
     for at in np.ndindex(*scores_BL.shape):
@@ -121,26 +137,27 @@ def test_the_gradients_are_the_slopes(seed: int, name: str, scale: float) -> Non
         assert float(up - down) / 2e-6 == pytest.approx(float(scores_BL.grad[at]), rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["margin", *losses.LOSSES])
+@pytest.mark.parametrize("name", ALL)
 def test_a_list_without_a_negative_teaches_what_the_positive_alone_can(name: str) -> None:
     for scores_BL, mask_BL in (padded([[0.7]], 0.0), padded([[0.7], [1.0, 2.0]], 0.0)):
-        value = losses.make(name, 1.0)(scores_BL, mask_BL)[0].item()
+        value = losses.make(name, 1.0)(scores_BL, mask_BL, -scores_BL)[0].item()
         assert value == pytest.approx(math.log1p(math.exp(-0.7)) / 2 if name == "bce" else 0.0)
 
 
-def test_a_student_that_leads_as_its_teacher_does_has_nothing_to_learn() -> None:
+@pytest.mark.parametrize("name", losses.TAUGHT)
+def test_a_student_that_leads_as_its_teacher_does_has_nothing_to_learn(name: str) -> None:
     scores_BL, mask_BL = padded(ragged(0, 5), 0.0)
-    scale, teacher_BL = 20.0, 20.0 * scores_BL + 3.0
-    loss = losses.make("marginmse", 1.0, scale)
-    assert loss(scores_BL - teacher_BL / scale, mask_BL).abs().max() < 1e-6
-    assert loss(scores_BL + teacher_BL / scale, mask_BL).min() > 1
+    loss = losses.make(name, 1.0, 20.0)
+    assert loss(scores_BL, mask_BL, scores_BL + 3.0).abs().max() < 1e-3
+    assert loss(scores_BL, mask_BL, -scores_BL).min() > 1
 
 
-@pytest.mark.parametrize("name", ["margin", *losses.LOSSES])
+@pytest.mark.parametrize("name", ALL)
 def test_gradients_are_finite_and_none_reaches_the_filling(name: str) -> None:
     scores_BL, mask_BL = padded([[1.0, 2.0], [0.5, 3.0, -1.0, 4.0], [1e4, -1e4, 1e4]], 0.0)
+    teacher_BL, _ = padded([[2.0, 1.0], [5.0, 3.0, -1.0, 3.0], [-1e4, 1e4, 1e4]], 7.0)
     scores_BL.requires_grad_()
-    losses.make(name, 1.0)(scores_BL, mask_BL).sum().backward()
+    losses.make(name, 1.0)(scores_BL, mask_BL, teacher_BL).sum().backward()
     gradient = scores_BL.grad
     assert gradient is not None
     assert torch.isfinite(gradient).all()
@@ -168,3 +185,5 @@ def test_make_gives_the_loss_of_that_name_and_width() -> None:
     assert torch.equal(losses.make("margin", 2.5)(scores_BL, mask_BL), losses.margin(scores_BL, mask_BL, 2.5))
     with pytest.raises(ValueError, match="unknown loss 'hinge'; known: margin, infonce, logistic, bce, lambda"):
         losses.make("hinge", 1.0)
+    with pytest.raises(AssertionError, match="kl learns from a teacher"):
+        losses.make("kl", 1.0)(scores_BL, mask_BL)

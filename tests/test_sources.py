@@ -199,7 +199,9 @@ def test_queries_of_equal_text_share_what_was_judged_for_one_of_them(texts, judg
         if (positives := {doc for _, other, doc in judged if texts[other] == texts[query]})
     }
     assert collection.positives() == expected
-    assert collection.queries_of_equal_text == sum(texts.count(text) > 1 for text in texts)
+    first = texts[: 1 + max((query for _, query, _ in judged), default=-1)]  # as read, no other is judged
+    assert collection.judged.texts == tuple(first)
+    assert collection.queries_of_equal_text == sum(first.count(text) > 1 for text in first)
 
 
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl"])
@@ -268,7 +270,7 @@ def test_a_usable_document_after_an_unusable_one_with_its_id_is_kept(tmp_path):
     assert _named(collection, "train") == [("q1", "d1"), ("q2", "d2")]
 
 
-def test_a_query_without_pairs_leaves_and_the_pairs_follow_their_queries(tmp_path):
+def test_queries_that_no_pair_names_come_last_and_the_pairs_follow_their_queries(tmp_path):
     queries = [
         '{"_id": "q0", "text": "lonely"}',
         QUERIES[0],
@@ -278,13 +280,9 @@ def test_a_query_without_pairs_leaves_and_the_pairs_follow_their_queries(tmp_pat
     ]
     folder = _write(tmp_path, queries=queries, train=[*QRELS, "q9\td1\t0"], other=["q0\td1\t1"])
     collection = read_beir(folder, CONFIG)
-    assert [(bad.line, bad.reason) for bad in collection.quarantined] == [
-        (1, "query_without_pairs"),
-        (3, "broken_json"),
-        (4, "query_without_pairs"),
-    ]
-    assert "train" in collection.quarantined[0].detail
-    assert collection.queries.ids == ("q1", "q2")
+    assert [(bad.line, bad.reason) for bad in collection.quarantined] == [(3, "broken_json")]
+    assert collection.queries.ids == ("q1", "q2", "q0", "q9")
+    assert collection.judged.ids == ("q1", "q2")
     assert _named(collection, "train") == [("q1", "d1"), ("q2", "d2")]
     assert collection.not_relevant["qrels/train.tsv"] == 1
 
@@ -409,7 +407,8 @@ def test_counts_balance_and_what_is_kept_follows_the_obvious_definition(corpus, 
         expected = [pair for pair, score in first.items() if score > 0]
         assert _named(collection, split) == expected
         named |= {query for query, _ in expected}
-    assert collection.queries.ids == tuple(query for query in asked if query in named)
+    assert collection.judged.ids == tuple(query for query in asked if query in named)
+    assert collection.queries.ids == (*collection.judged.ids, *(query for query in asked if query not in named))
 
 
 # Bad files
@@ -495,7 +494,6 @@ def test_a_corpus_without_a_usable_document_is_an_error_with_the_reasons(tmp_pat
 def test_queries_that_no_pair_names_are_an_error_with_the_reasons_of_the_qrels(tmp_path):
     message = _error(_write(tmp_path, train=[HEADER, "Q1\td1\t1", "Q2\td2\t1"]))
     assert "queries.jsonl has no usable query" in message
-    assert "2 query_without_pairs in queries.jsonl" in message
     assert "2 unknown_query in qrels/train.tsv" in message
 
 

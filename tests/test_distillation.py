@@ -1,0 +1,181 @@
+"""Lessons against a plain loop over scores and vectors: which queries, which documents, what the teacher says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from hnmine.bench import Bench
+from hnmine.config import Config
+from hnmine.distillation import DISTILLED_START, Lessons, distil, lessons
+from hnmine.ensemble import embed_all
+from hnmine.errors import DataError
+from hnmine.fitting import load
+from hnmine.losses import TAUGHT, kl
+from hnmine.runs import Run, open_run
+from hnmine.settings import load as load_config
+from hnmine.sources import read_beir
+from hnmine.splits import Splits
+from hnmine.train_config import TAUGHT as TAUGHT_NAMES
+from hnmine.tuning import tune
+from tests.test_comparison import config_of
+from tests.test_pipeline import write_collection
+from tests.test_reranker import tiny_model
+
+TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
+SETTINGS = ("train.max_pairs=8", "train.distill.queries=14", "train.distill.documents=4", "evaluate.depth=9")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """20 queries: 12 of train, 4 of dev, and 4 that nobody judged; dev is reported too."""
+    return write_collection(tmp_path / "data", ("train", "dev"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with open_run(tmp_path / "out", Config()) as opened:
+        yield opened
+
+
+def right_first(data: Path, file: Path) -> str:
+    """Write a run file, all of a topic for each query and the right one first; return the setting."""
+    collection = read_beir(data, load_config().sources)
+    names = collection.documents.ids
+    lines = []
+    for query, right in ((row, *docs) for row, docs in collection.positives().items()):
+        topic = names[right].split("-")[0]
+        ranked = [right, *(row for row, name in enumerate(names) if name.startswith(topic) and row != right)]
+        lines += [
+            f"{collection.queries.ids[query]} Q0 {names[row]} {rank} {9 - rank} x" for rank, row in enumerate(ranked)
+        ]
+    file.write_text("\n".join(lines) + "\n")
+    return f"evaluate.first_stage={file}"
+
+
+def taught(data: Path, run: Run, model: Path, *more: str) -> tuple[Lessons, Bench, Splits, Config]:
+    config = config_of(model, TWO, *SETTINGS, *more)
+    splits = Splits(read_beir(data, config.sources), config, run)
+    bench = Bench(splits, config.train, run)
+    return lessons(bench, splits, config, run), bench, splits, config
+
+
+def test_lessons_are_on_queries_without_a_judgement_first_and_never_on_dev(data: Path, run: Run, tmp_path: Path):
+    model = tiny_model(tmp_path / "start")
+    found, bench, splits, _ = taught(data, run, model)
+    texts = splits.collection.queries.texts
+    trained = {texts[row] for row in bench.pairs.query_rows_P}
+    dev = {texts[row] for row in splits.dev.query_rows_P}
+    others = set(texts) - trained - dev
+    assert (len(trained), len(dev), len(others)) == (8, 4, 8)
+    assert len(found.lists.queries) == len(set(found.lists.queries)) == 14
+    assert others < set(found.lists.queries) < others | trained
+    fewer, *_ = taught(data, run, model, "train.distill.queries=5")
+    assert set(fewer.lists.queries) < others
+    assert fewer.facts()["queries"] == 5
+
+
+def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, run: Run, tmp_path: Path):
+    found, bench, splits, config = taught(data, run, tiny_model(tmp_path / "start"), "train.scale=2")
+    documents, queries = splits.collection.documents, splits.collection.queries
+    vectors, _, _ = embed_all({"document": documents, "query": queries}, config, run)
+    assert list(found.weights) == ["first stage", "wide", "narrow"]
+    assert found.weights["first stage"] > 0
+    first = splits.first_stage(np.arange(len(queries)))
+    for query, texts, scores in zip(found.lists.queries, found.lists.documents, found.lists.teacher, strict=True):
+        row = queries.texts.index(query)
+        docs = [doc for doc in first[row][0].tolist()[:9] if doc >= 0]
+        values = [np.array(first[row][1][: len(docs)], dtype=float)]
+        for encoder in vectors:
+            q, d = encoder.take("query", np.array([row]))[0], encoder.take("document", np.array(docs))
+            values.append(d @ q / np.linalg.norm(q) / np.linalg.norm(d, axis=1))
+        teacher = sum(
+            weight * (of - of.mean()) / of.std() for weight, of in zip(found.weights.values(), values, strict=True)
+        )
+        said = {documents.texts[doc]: float(score) / 2 for doc, score in zip(docs, teacher, strict=True)}
+        assert len(texts) == len(set(texts)) == min(4, len(docs))
+        np.testing.assert_allclose(scores, [said[text] for text in texts], atol=2e-3)
+        best = sorted(said.values(), reverse=True)
+        np.testing.assert_allclose(scores[:2], best[:2], atol=2e-3)
+    assert found.recipe == replace(bench.recipe, loss="kl", in_batch_negatives=0, learning_rate=5e-5)
+
+
+def test_the_student_comes_nearer_to_its_teacher_and_is_kept_only_if_better_on_dev(
+    data: Path, run: Run, tmp_path: Path
+):
+    start = tiny_model(tmp_path / "start", spread=1, seed=1)
+    how = (
+        right_first(data, tmp_path / "run.trec"),
+        "train.distill.learning_rate=0.006",
+        "train.distill.epochs=12",
+        "train.pairs_per_batch=3",
+    )
+    found, bench, _, _ = taught(data, run, start, *how)
+    folder, record = distil(DISTILLED_START, start, bench, found, run)
+    assert record.dev == max(record.dev_by_step.values()) >= record.dev_by_step["0"]
+    assert record.recipe["loss"] == "kl"
+    assert record.best_step > 0, "it learnt nothing, and the rest of this test would say nothing"
+
+    def divergence(model: Path) -> float:
+        reranker = load("cross-encoder", model, max_tokens=64, device="cpu", dtype="float32", engine="torch")
+        of, lists = [], found.lists
+        for query, texts, teacher in zip(lists.queries, lists.documents, lists.teacher, strict=True):
+            scores = torch.from_numpy(reranker.scores([query] * len(texts), list(texts)))[None]
+            of.append(kl(scores, torch.ones_like(scores, dtype=torch.bool), torch.tensor([teacher])).item())
+        return float(np.mean(of))
+
+    assert divergence(folder) < 0.98 * divergence(start)
+    again, _ = distil(DISTILLED_START, start, bench, found, run)
+    assert again == folder
+    other = replace(found.lists, teacher=tuple(scores[::-1] for scores in found.lists.teacher))
+    assert bench.identity(start, other, found.recipe) != record.identity
+
+
+def test_the_preset_trains_on_the_anchored_lists_from_what_lessons_made_of_the_start(
+    data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
+    run.write_table("negatives.parquet", pa.table(columns))
+    start = tiny_model(tmp_path / "start", spread=1)
+    how = ("train.distill.learning_rate=0.003", "train.learning_rate=0.001", "train.presets=[anchored, distilled]")
+    _, _, splits, config = taught(data, run, start, *how)
+    found, files = tune(splits, config, run)
+    assert {"rerankers/distilled/model.safetensors", f"rerankers/{DISTILLED_START}/model.safetensors"} <= set(files)
+    anchored, distilled = found["presets"]["anchored"], found["presets"]["distilled"]
+    assert anchored["lists"] == distilled["lists"] == 8
+    assert distilled["dev_by_step"]["0"] == found["distilled"]["dev"] >= anchored["dev_by_step"]["0"]
+    assert found["distilled"]["queries"] == 14
+    best = max(anchored["dev"], distilled["dev"])
+    change = best - anchored["dev_by_step"]["0"]
+    assert f"on dev {best:.3f} ({change:+.3f})" in capsys.readouterr().err, "against the start as it was given"
+
+
+def test_with_a_run_file_or_vectors_made_elsewhere_only_train_queries_are_asked_about(
+    data: Path, run: Run, tmp_path: Path
+):
+    first_stage = right_first(data, tmp_path / "run.trec")
+    found, _, splits, _ = taught(data, run, tiny_model(tmp_path / "start"), first_stage)
+    texts = splits.collection.queries.texts
+    assert set(found.lists.queries) == {texts[row] for row in splits.train.query_rows_P}
+    assert found.weights["first stage"] > 0
+    assert found.teacher_dev == 1
+
+
+def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path: Path):
+    collection = read_beir(data, load_config().sources)
+    wrong = [doc for doc in collection.documents.ids if doc.startswith("jacket")]
+    lines = [f"{query} Q0 {doc} {rank} {9 - rank} x" for query in collection.queries.ids for rank, doc in
+             enumerate(wrong, 1)]  # fmt: skip
+    (tmp_path / "run.trec").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="so they have nothing to teach; leave that preset out"):
+        taught(data, run, tiny_model(tmp_path / "start"), f"evaluate.first_stage={tmp_path}/run.trec")
+
+
+def test_the_names_of_what_learns_from_a_teacher_are_those_of_its_losses():
+    assert set(TAUGHT_NAMES) == set(TAUGHT)
