@@ -238,8 +238,7 @@ class Ground:
         """
         if arm.distillation == "alone":
             taught = self._taught()
-            nothing = {"negatives": 0, "pairs_with_negatives": 0.0}
-            return taught.lists, replace(taught.recipe, seed=seed), nothing
+            return taught.lists, taught.recipe, {"negatives": 0, "pairs_with_negatives": 0.0}
         bench, most = self._bench, self._config.compare.negatives
         at = np.arange(len(bench.pairs)) if at is None else at
         in_batch = 0 if not arm.in_batch else most if arm.rule is None else most // 2
