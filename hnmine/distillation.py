@@ -11,6 +11,7 @@ teacher's first two, which it must tell apart, and others at random.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hnmine.lists import Lists
 from hnmine.progress import say
 from hnmine.runs import Run
 from hnmine.splits import Splits
+from hnmine.train_config import DistillConfig
 from hnmine.types import Float32, Int64
 
 DISTILLED_START = "distilled-start"
@@ -48,7 +50,12 @@ class Lessons:
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest tells of them."""
-        return {"queries": len(self.lists), "weights": self.weights, "teacher_dev": self.teacher_dev}
+        return {
+            "lessons": len(self.lists),
+            "queries": len(set(self.lists.queries)),
+            "weights": self.weights,
+            "teacher_dev": self.teacher_dev,
+        }
 
 
 def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
@@ -59,7 +66,7 @@ def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
     """
     settings, dev = config.train.distill, bench.dev
     rows = _query_rows(bench, splits, config)
-    task = splits.unjudged(rows[: settings.queries])
+    task = splits.unjudged(rows[: settings.lessons])
     of_dev, of_task = cosines(bench.documents, (dev, task), config, run)
     rankings = {_FIRST_STAGE: dev.first_scores_QK} | of_dev
     weights = dict(zip(rankings, likeliest(dev, rankings).round(2).tolist(), strict=True))
@@ -70,19 +77,20 @@ def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
         )
     teacher_dev = means(measure(dev, blended(dev, rankings, weights)))[DEV_METRIC]
     scores_QK = blended(task, {_FIRST_STAGE: task.first_scores_QK} | of_task, weights)
-    lists = _lists(task, scores_QK / bench.recipe.scale, settings.documents, config.train.seed)
+    lists = _lists(task, scores_QK / bench.recipe.scale, settings, config.train.seed)
     if not len(lists):
         raise DataError("preset distilled: beside dev and test there is no query with two documents of the first stage")
     listed = ", ".join(f"{weight:.2f} {name}" for name, weight in weights.items())
     say(
         "train",
-        f"distilled: lessons on {len(lists):,} queries; the teacher's {DEV_METRIC} on dev {teacher_dev:.3f} ({listed})",
+        f"distilled: {len(lists):,} lessons on {len(set(lists.queries)):,} queries; the teacher's {DEV_METRIC} on dev "
+        f"{teacher_dev:.3f} ({listed})",
     )
     recipe = replace(
         bench.recipe,
         loss="kl",
         in_batch_negatives=0,
-        epochs=settings.epochs,
+        epochs=1,
         learning_rate=settings.learning_rate,
     )
     return Lessons(lists=lists, recipe=recipe, weights=weights, teacher_dev=teacher_dev)
@@ -110,17 +118,19 @@ def _query_rows(bench: Bench, splits: Splits, config: Config) -> Int64:
     return np.concatenate([rng.permutation(np.array(sorted(part), dtype=np.int64)) for part in parts])
 
 
-def _lists(task: Task, teacher_QK: Float32, most: int, seed: int) -> Lists:
-    """Return of each query up to `most` documents, the teacher's first two and others at random, with its scores."""
+def _lists(task: Task, teacher_QK: Float32, settings: DistillConfig, seed: int) -> Lists:
+    """Return lessons, each a query and some documents with the teacher's scores: its first two and others at random."""
+    order_QK = np.argsort(-teacher_QK, axis=1, kind="stable")
+    found_Q = (task.doc_rows_QK != NO_ROW).sum(axis=1)
+    able = np.flatnonzero(found_Q > 1).tolist()
     rng = np.random.default_rng(seed)
     queries: list[str] = []
     documents: list[tuple[str, ...]] = []
     scores: list[tuple[float, ...]] = []
-    for query, rows_K, of_K in zip(task.queries.texts, task.doc_rows_QK, teacher_QK, strict=True):
-        order = np.argsort(-of_K, kind="stable")[: (rows_K != NO_ROW).sum()]
-        chosen = np.concatenate([order[:_FIRST], rng.permutation(order[_FIRST:])])[:most]
-        if len(chosen) > 1:
-            queries.append(query)
-            documents.append(tuple(task.document_texts[row] for row in rows_K[chosen].tolist()))
-            scores.append(tuple(round(score, 3) for score in of_K[chosen].tolist()))
+    for at in islice(cycle(able), settings.lessons):
+        order = order_QK[at, : found_Q[at]]
+        chosen = np.concatenate([order[:_FIRST], rng.permutation(order[_FIRST:])])[: settings.documents]
+        queries.append(task.queries.texts[at])
+        documents.append(tuple(task.document_texts[row] for row in task.doc_rows_QK[at, chosen].tolist()))
+        scores.append(tuple(round(score, 3) for score in teacher_QK[at, chosen].tolist()))
     return Lists(queries=tuple(queries), documents=tuple(documents), teacher=tuple(scores))

@@ -32,13 +32,15 @@ class WarmUpConfig(Section):
 class DistillConfig(Section):
     """Preset distilled: lessons for the start, to rank as the first stage and the encoders together do."""
 
-    queries: int = Field(
-        1000, ge=1, description="it learns from, a seeded sample without dev and test, those not trained on first"
+    lessons: int = Field(
+        1000,
+        ge=1,
+        description="how many, a query each, none of dev and test; first those that are not trained on; where there "
+        "are fewer, each comes again with other documents",
     )
     documents: int = Field(
-        6, ge=2, le=64, description="of a query's first stage that are a lesson: the teacher's first two, and random"
+        6, ge=2, le=64, description="of a query's first stage in a lesson: the teacher's first two, and random"
     )
-    epochs: int = Field(1, ge=1, description="passes over the queries")
     learning_rate: float = Field(5e-5, gt=0, le=1, description="peak learning rate")
 
 

@@ -77,7 +77,12 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
 
 def test_lessons_are_given_once_and_are_an_arm_and_the_start_of_others(data: Path, tmp_path: Path, capsys):
     arms = "distillation-alone, distillation-random-of-bm25-s-first-50"
-    more = [f"compare.arms=[{arms}]", "compare.seeds=2", "compare.learning_rates=[1e-5, 1e-3]"]
+    more = [
+        f"compare.arms=[{arms}]",
+        "compare.seeds=2",
+        "compare.learning_rates=[1e-5, 1e-3]",
+        "train.distill.lessons=30",
+    ]
     out = tmp_path / "out"
     found = hnmine.compare(data, out, config_of(tiny_model(tmp_path / "start"), *more))
     said = capsys.readouterr().err
@@ -85,7 +90,7 @@ def test_lessons_are_given_once_and_are_an_arm_and_the_start_of_others(data: Pat
     alone, then = found["blocks"][0]["arms"].values()
     assert [cell["learning_rate"] for cell in alone] == [5e-5, 5e-5]
     assert alone[0]["metrics"] == alone[1]["metrics"]
-    assert (alone[0]["negatives"], alone[0]["lists"]) == (0, 12)
+    assert (alone[0]["negatives"], alone[0]["lists"]) == (0, 30)
     assert sorted(then[0]["dev_by_rate"]) == ["0.001", "1e-05"]
     assert max(then[0]["dev_by_rate"].values()) >= alone[0]["dev_by_rate"]["5e-05"]
     assert [folder.name for folder in (out / "rerankers").iterdir()] == ["compare-distilled-start"]

@@ -29,7 +29,7 @@ from tests.test_pipeline import write_collection
 from tests.test_reranker import tiny_model
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
-SETTINGS = ("train.max_pairs=8", "train.distill.queries=14", "train.distill.documents=4", "evaluate.depth=9")
+SETTINGS = ("train.max_pairs=8", "train.distill.lessons=14", "train.distill.documents=4", "evaluate.depth=9")
 
 
 @pytest.fixture
@@ -76,9 +76,14 @@ def test_lessons_are_on_queries_without_a_judgement_first_and_never_on_dev(data:
     assert (len(trained), len(dev), len(others)) == (8, 4, 8)
     assert len(found.lists.queries) == len(set(found.lists.queries)) == 14
     assert others < set(found.lists.queries) < others | trained
-    fewer, *_ = taught(data, run, model, "train.distill.queries=5")
+    fewer, *_ = taught(data, run, model, "train.distill.lessons=5")
     assert set(fewer.lists.queries) < others
     assert fewer.facts()["queries"] == 5
+    more, *_ = taught(data, run, model, "train.distill.lessons=40")
+    assert (more.facts()["lessons"], set(more.lists.queries)) == (40, others | trained)
+    assert more.lists.queries[:16] == more.lists.queries[16:32]
+    assert more.lists.documents[:16] != more.lists.documents[16:32]
+    assert [texts[:2] for texts in more.lists.documents[:16]] == [texts[:2] for texts in more.lists.documents[16:32]]
 
 
 def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, run: Run, tmp_path: Path):
@@ -113,7 +118,7 @@ def test_the_student_comes_nearer_to_its_teacher_and_is_kept_only_if_better_on_d
     how = (
         right_first(data, tmp_path / "run.trec"),
         "train.distill.learning_rate=0.006",
-        "train.distill.epochs=12",
+        "train.distill.lessons=144",
         "train.pairs_per_batch=3",
     )
     found, bench, _, _ = taught(data, run, start, *how)
