@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hnmine.errors import HnmineError, InUseError
 from hnmine.progress import Level, json_lines, tell
 from hnmine.settings import describe, load
+from hnmine.train_config import TrainPreset
 
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
@@ -175,9 +176,10 @@ def _parser() -> argparse.ArgumentParser:
                 "--preset",
                 action="append",
                 default=[],
-                choices=["anchored", "paper", "positives", "auto"],
-                help="what to train: anchored (default); paper, the pure triplet margin; positives, no negatives; "
-                "auto, the best on dev of a few ways to choose negatives; may be repeated",
+                choices=list(get_args(TrainPreset)),
+                help="what to train: anchored (default); distilled, the same after lessons from the encoders; paper, "
+                "the pure triplet margin; positives, no negatives; auto, the best on dev of a few ways to choose "
+                "negatives; may be repeated",
             )
         if step == "compare":
             command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")

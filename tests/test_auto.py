@@ -63,6 +63,22 @@ def test_the_better_half_goes_on_with_twice_the_pairs_and_the_last_is_trained_in
     assert capsys.readouterr().err.count("kept step") == 1
 
 
+def test_an_arm_with_lessons_goes_on_from_what_they_made_of_the_start(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["train.auto.arms=[distillation-random-of-bm25-s-first-50]", "train.distill.lessons=24"]
+    config, out = config_of(tiny_model(tmp_path / "start", spread=1), *more), tmp_path / "out"
+    training = hnmine.run(data, out, config)["training"]
+    said = capsys.readouterr().err
+    assert said.count("distilled-start: kept step") == 1
+    lessons = json.loads((out / "rerankers" / "distilled-start" / "hnmine.json").read_text())
+    assert training["presets"]["auto"]["dev_by_step"]["0"] == lessons["dev"] >= lessons["dev_by_step"]["0"]
+    change = training["presets"]["auto"]["dev"] - lessons["dev_by_step"]["0"]
+    assert f"on dev {training['presets']['auto']['dev']:.3f} ({change:+.3f})" in said, "against the start as given"
+    assert hnmine.run(data, out, config)["training"] | {"seconds": 0} == training | {"seconds": 0}
+    assert "kept step" not in capsys.readouterr().err, "nothing is trained again"
+
+
 def test_an_unknown_arm_is_refused_before_anything_is_mined(data: Path, tmp_path: Path) -> None:
     config = config_of(tiny_model(tmp_path / "start"), "train.auto.arms=[bm52]")
     with pytest.raises(
