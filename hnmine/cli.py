@@ -49,21 +49,22 @@ _STEPS = {
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
 _QUICK_ARMS = (
-    "positives-only",
     "in-batch",
     "random",
     "random-of-bm25-s-first-50",
-    "two-conditions",
+    "the-paper",
     "two-conditions-then-bm25",
     "percpos-0.95-then-bm25",
     "star",
     "adore-star",
+    "distillation-random-of-bm25-s-first-50",
 )
 """Those of them that the settings allow."""
 _QUICK = (
     f"compare.arms=[{', '.join(_QUICK_ARMS)}]",
     "compare.seeds=1",
-    "train.max_pairs=300",
+    "train.max_pairs=200",
+    "train.distill.lessons=400",
     "train.max_tokens=96",
     "train.dev_queries=100",
     "train.evaluations_per_epoch=1",

@@ -36,6 +36,7 @@ _CHANGES = 10  # queries shown of those that gained most, and of those that lost
 _BLENDED = ", blended"
 RERANKER = "re-ranker"
 """What a re-ranker is called beside what it is blended with."""
+_FIRST_STAGE = "first stage"
 _BEFORE = "before: "
 _AFTER = "after: "
 
@@ -54,7 +55,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
     scorer = Scorer(task, config, kind, max_tokens, run)
     blend = Blend(splits, task, config, kind, max_tokens, run)
-    scores = {f"first stage: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
+    scores = {f"{_FIRST_STAGE}: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
     scores |= {name: scorer.scores(name, folder) for name, folder in rerankers.items()}
     rows = {name: measure(task, of) for name, of in scores.items()}
     blends: dict[str, dict[str, float]] = {}
@@ -139,6 +140,7 @@ def _text(
         f"The first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others.\n"
         "In brackets the 95 % interval and the p-value of a paired randomisation test against the start.",
         _of_blends(blends),
+        _advice(rows),
         by_length,
     ]
     return "\n\n".join(filter(None, parts))
@@ -155,6 +157,19 @@ def _of_blends(blends: Mapping[str, Mapping[str, float]]) -> str:
         listed = "  ".join(f"{weight:.2f} {other}" for other, weight in of.items())
         lines.append(f"  {name:<{width}}  {listed}")
     return "\n".join(lines)
+
+
+def _advice(rows: Mapping[str, PerQuery]) -> str:
+    """Say so where first stage and encoders know more than any of these re-rankers, and none was taught by them."""
+    means_of = {name: float(values[TESTED].mean()) for name, values in rows.items()}
+    first = next((name for name in rows if name.startswith(_FIRST_STAGE) and name.endswith(_BLENDED)), None)
+    after = [value for name, value in means_of.items() if name.startswith(_AFTER) and not name.endswith(_BLENDED)]
+    if first is None or f"{_AFTER}distilled" in rows or means_of[first] <= max(after, default=0.0):
+        return ""
+    return (
+        f"First stage and encoders together ({TESTED} {means_of[first]:.3f}) know more than any re-ranker here:\n"
+        "`hnmine train --preset distilled` lets one learn from them, on queries that need no judgement."
+    )
 
 
 def _label(first_stage: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, measure
-from hnmine.ranking import _write_changes, between
+from hnmine.ranking import _advice, _write_changes, between
 from hnmine.runs import open_run
 from hnmine.significance import paired
 from tests.test_evaluation import small
@@ -72,3 +72,27 @@ def test_the_changes_name_what_stood_first_and_where_the_right_document_went(tmp
     assert "**q0**: right document from 1 to 2" in lost
     assert "q2" not in text
     assert "q3" not in text
+
+
+@pytest.mark.parametrize(
+    ("more", "is_given"),
+    [
+        ({}, True),
+        ({"after: paper": 0.7}, False),
+        ({"after: paper, blended": 0.7}, True),
+        ({"after: distilled": 0.4}, False),
+    ],
+)
+def test_a_lesson_is_advised_where_the_encoders_know_more_than_any_re_ranker(
+    more: dict[str, float], is_given: bool
+) -> None:
+    found = {
+        "first stage: BM25": 0.4,
+        "first stage: BM25, blended": 0.6,
+        "before: as given": 0.3,
+        "after: anchored": 0.5,
+    }
+    rows = {name: {"MRR@10": np.full(3, value)} for name, value in (found | more).items()}
+    assert ("(MRR@10 0.600) know more than any re-ranker here" in _advice(rows)) == is_given
+    del rows["first stage: BM25, blended"]
+    assert not _advice(rows)
