@@ -21,10 +21,11 @@ import numpy as np
 from hnmine.bench import Bench
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
-from hnmine.ground import Arm, Ground, slug
+from hnmine.ground import Arm, Ground
 from hnmine.lists import Lists
 from hnmine.progress import say
 from hnmine.runs import Kept, Run, read_kept, write_json
+from hnmine.section import slug
 from hnmine.train_config import AutoConfig
 from hnmine.types import Int64
 

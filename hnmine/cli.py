@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from hnmine.errors import HnmineError, InUseError
 from hnmine.progress import Level, json_lines, tell
+from hnmine.section import slug
 from hnmine.settings import describe, load
 from hnmine.train_config import TrainPreset
 
@@ -144,7 +145,7 @@ class _ListArms(argparse.Action):
     """Print the arms and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any, **__: Any) -> None:
-        from hnmine.ground import known_arms, slug
+        from hnmine.ground import known_arms
 
         arms = known_arms(load(namespace.config, namespace.set or []))
         width = max(map(len, map(slug, arms)))
@@ -281,7 +282,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _quick(options: argparse.Namespace) -> list[str]:
-    from hnmine.ground import known_arms, slug  # imports torch
+    from hnmine.ground import known_arms  # imports torch
 
     known = set(map(slug, known_arms(load(options.config, options.set))))
     return [*_QUICK, f"compare.arms=[{', '.join(name for name in _QUICK_ARMS if name in known)}]"]

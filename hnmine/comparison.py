@@ -30,10 +30,11 @@ from hnmine.config import Config
 from hnmine.distillation import DISTILLED_START
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
-from hnmine.ground import Arm, Ground, known_arms, named_arms, slug
+from hnmine.ground import Arm, Ground, known_arms, named_arms
 from hnmine.progress import clock, say, track
 from hnmine.ranking import TESTED, Blend, Scorer, table_of
 from hnmine.runs import Kept, Run, digest, read_kept, versions, write_json
+from hnmine.section import slug
 from hnmine.significance import paired
 from hnmine.splits import Splits
 from hnmine.types import Float64
@@ -84,7 +85,7 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
         began = time.monotonic()
         cell = block.cells.cell(name, chosen[name], config.train.seed + seed, block.pairs)
         if cell is None:
-            say("compare", f"{name}: no pair has a negative, so there is nothing to train on; left out")
+            say("compare", f"{name}: there is nothing to train on, no pair has a negative or nobody a lesson; left out")
             continue
         block.found.setdefault(name, []).append(cell)
         text = _tables([block for block in blocks if block.found], hidden)

@@ -10,6 +10,7 @@ teacher's first two, which it must tell apart, and others at random.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -34,6 +35,7 @@ from hnmine.types import Float32, Int64
 
 DISTILLED_START = "distilled-start"
 _FIRST_STAGE = "first stage"
+_WORD = re.compile(r"\w+")
 _FIRST = 2  # of the teacher's order, in every list
 
 
@@ -48,42 +50,54 @@ class Lessons:
     teacher_dev: float
     """What the teacher itself has on the dev queries."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """What lessons have made of a start."""
+
+    folder: Path
+    record: Record
+    lessons: Lessons
+
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest tells of them."""
-        return {
-            "lessons": len(self.lists),
-            "queries": len(set(self.lists.queries)),
-            "weights": self.weights,
-            "teacher_dev": self.teacher_dev,
-        }
+        """Return what the manifest tells of it."""
+        told = {"queries": len(set(self.lessons.lists.queries)), "weights": self.lessons.weights}
+        return self.record.facts() | told | {"teacher_dev": self.lessons.teacher_dev}
 
 
 def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
     """Choose the queries, encode what the store lacks of them, and ask the teacher.
 
     Raises:
-        DataError: no dev query has a right document in its first stage, or no query is left to learn from.
+        DataError: the teacher cannot tell the dev queries' right documents from others, there is no query to learn
+            from, or vectors made elsewhere lack some.
     """
     settings, dev = config.train.distill, bench.dev
-    rows = _query_rows(bench, splits, config)
-    task = splits.unjudged(rows[: settings.lessons])
-    of_dev, of_task = cosines(bench.documents, (dev, task), config, run)
+    rows = _with_documents(_query_rows(bench, splits, config), settings.lessons, splits, config.evaluate.depth)
+    if not len(rows):
+        raise DataError(
+            "no lessons: beside dev and test there is no query for which the first stage finds two documents; put "
+            "queries of your search log into queries.jsonl, they need no judgement"
+        )
+    task = splits.unjudged(rows)
+    try:
+        of_dev, of_task = cosines(bench.documents, (dev, task), config, run)
+    except DataError as error:
+        raise DataError(f"no lessons: {error}") from None
     rankings = {_FIRST_STAGE: dev.first_scores_QK} | of_dev
     weights = dict(zip(rankings, likeliest(dev, rankings).round(2).tolist(), strict=True))
     if not any(weights.values()):
         raise DataError(
-            "preset distilled: the first stage and the encoders tell the dev queries' right documents from others no "
-            "better than chance, so they have nothing to teach; leave that preset out"
+            "no lessons: the first stage and the encoders tell the dev queries' right documents from others no better "
+            "than chance, so they have nothing to teach"
         )
     teacher_dev = means(measure(dev, blended(dev, rankings, weights)))[DEV_METRIC]
     scores_QK = blended(task, {_FIRST_STAGE: task.first_scores_QK} | of_task, weights)
     lists = _lists(task, scores_QK / bench.recipe.scale, settings, config.train.seed)
-    if not len(lists):
-        raise DataError("preset distilled: beside dev and test there is no query with two documents of the first stage")
     listed = ", ".join(f"{weight:.2f} {name}" for name, weight in weights.items())
     say(
         "train",
-        f"distilled: {len(lists):,} lessons on {len(set(lists.queries)):,} queries; the teacher's {DEV_METRIC} on dev "
+        f"distillation: {len(lists):,} lessons on {len(rows):,} queries; the teacher's {DEV_METRIC} on dev "
         f"{teacher_dev:.3f} ({listed})",
     )
     recipe = replace(
@@ -96,10 +110,11 @@ def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
     return Lessons(lists=lists, recipe=recipe, weights=weights, teacher_dev=teacher_dev)
 
 
-def distil(name: str, start: Path, bench: Bench, taught: Lessons, run: Run) -> tuple[Path, Record]:
-    """Train a start on lessons, which it keeps only if they made it better on dev; return the folder and the record."""
-    record = bench.fit(name, start, taught.lists, taught.recipe)
-    return run.out / "rerankers" / name, record
+def distil(name: str, start: Path, bench: Bench, taught: Lessons, run: Run) -> Distilled:
+    """Give a start the lessons; what it learnt is kept only if it is better on dev."""
+    record, folder = bench.fit(name, start, taught.lists, taught.recipe), run.out / "rerankers" / name
+    bench.start_dev[folder] = record.dev
+    return Distilled(folder=folder, record=record, lessons=taught)
 
 
 def _query_rows(bench: Bench, splits: Splits, config: Config) -> Int64:
@@ -108,26 +123,46 @@ def _query_rows(bench: Bench, splits: Splits, config: Config) -> Int64:
     Vectors made elsewhere, and any first stage but BM25, may lack queries that nobody judged: then only train's count.
     """
     texts = bench.queries.texts
-    held = {texts[row] for pairs in (splits.dev, splits.test) for row in pairs.query_rows_P.tolist()}
+    held = {_words(texts[row]) for pairs in (splits.dev, splits.test) for row in pairs.query_rows_P.tolist()}
     given = config.evaluate.first_stage != "bm25" or any(encoder.precomputed for encoder in config.encoders)
     rows = np.unique(splits.train.query_rows_P).tolist() if given else range(len(texts))
-    row_of = {text: row for row in reversed(rows) if (text := texts[row]) not in held}
-    trained = {texts[row] for row in bench.pairs.query_rows_P.tolist()}
-    parts = [[row for text, row in row_of.items() if (text in trained) == of_pairs] for of_pairs in (False, True)]
+    if given and (left := len(texts) - len(splits.collection.judged)):
+        say(
+            "train",
+            f"distillation: {left:,} queries without a judgement are not used; a first stage other than bm25 and "
+            "precomputed vectors may lack them",
+        )
+    row_of = {words: row for row in reversed(rows) if (words := _words(texts[row])) not in held}
+    trained = {_words(texts[row]) for row in bench.pairs.query_rows_P.tolist()}
+    parts = [[row for words, row in row_of.items() if (words in trained) == of_pairs] for of_pairs in (False, True)]
     rng = np.random.default_rng(config.train.seed)
     return np.concatenate([rng.permutation(np.array(sorted(part), dtype=np.int64)) for part in parts])
+
+
+def _words(text: str) -> str:
+    """Return what makes two queries the same, whatever their case, marks and spaces."""
+    return " ".join(_WORD.findall(text.casefold()))
+
+
+def _with_documents(rows: Int64, wanted: int, splits: Splits, depth: int) -> Int64:
+    """Return the first so many of these queries for which the first stage finds two documents."""
+    found: list[int] = []
+    while len(found) < wanted and len(rows):
+        part, rows = rows[: wanted - len(found)], rows[wanted - len(found) :]
+        first = splits.first_stage(part)
+        found += [row for row in part.tolist() if (first[row][0][:depth] != NO_ROW).sum() > 1]
+    return np.array(found, dtype=np.int64)
 
 
 def _lists(task: Task, teacher_QK: Float32, settings: DistillConfig, seed: int) -> Lists:
     """Return lessons, each a query and some documents with the teacher's scores: its first two and others at random."""
     order_QK = np.argsort(-teacher_QK, axis=1, kind="stable")
     found_Q = (task.doc_rows_QK != NO_ROW).sum(axis=1)
-    able = np.flatnonzero(found_Q > 1).tolist()
     rng = np.random.default_rng(seed)
     queries: list[str] = []
     documents: list[tuple[str, ...]] = []
     scores: list[tuple[float, ...]] = []
-    for at in islice(cycle(able), settings.lessons):
+    for at in islice(cycle(range(len(task))), settings.lessons):
         order = order_QK[at, : found_Q[at]]
         chosen = np.concatenate([order[:_FIRST], rng.permutation(order[_FIRST:])])[: settings.documents]
         queries.append(task.queries.texts[at])

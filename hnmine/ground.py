@@ -6,7 +6,6 @@ ones; both ask here for an arm's lists.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -18,22 +17,23 @@ import numpy as np
 from hnmine import arms
 from hnmine.bench import Bench
 from hnmine.config import Config, ReduceConfig
-from hnmine.distillation import DISTILLED_START, Lessons, distil, lessons
+from hnmine.distillation import DISTILLED_START, Distilled, Lessons, distil, lessons
 from hnmine.ensemble import Ensemble, encode
-from hnmine.errors import ConfigError
+from hnmine.errors import ConfigError, DataError
 from hnmine.first_stage import NO_ROW
 from hnmine.fitting import Recipe, load
 from hnmine.fuse import unit_rows
 from hnmine.guards import Agreement, Denoise, Guard, Remembered, Scorer, Suspects
 from hnmine.lists import Lists, training_lists
 from hnmine.mining import groups_of_equal_text
-from hnmine.progress import track
+from hnmine.progress import say, track
 from hnmine.rules import GUARDED, MIXTURES, RULES, Rule, about
 from hnmine.runs import Run
+from hnmine.section import slug
 from hnmine.select import Known
 from hnmine.splits import Splits
 from hnmine.star import TrainingSet
-from hnmine.train_config import Loss
+from hnmine.train_config import TAUGHT, Loss
 from hnmine.tuned import Method, Tuned, start_of
 from hnmine.types import Float64, Int64, Pairs, Role, Space, Texts, distance
 
@@ -131,14 +131,9 @@ def known_arms(config: Config) -> dict[str, Arm]:
         expanded=True,
         asked=True,
     )
-    if config.train.loss == "marginmse":  # its teacher scores lists before training, and these grow in it
+    if config.train.loss in TAUGHT:  # its teacher scores lists before training, and these grow in it
         found = {name: arm for name, arm in found.items() if not arm.in_batch}
     return found
-
-
-def slug(name: str) -> str:
-    """Return an arm's name as it is written on a command line and in file names."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
 def named_arms(config: Config, names: Sequence[str], setting: str = "train.auto.arms") -> dict[str, Arm]:
@@ -176,8 +171,10 @@ class Ground:
         self.start = start
         """The re-ranker that all arms begin with, and the judge of some."""
         self._distilled_start = distilled_start
+        self.distilled: Distilled | None = None
+        """What lessons have made of the start, once an arm has asked for it."""
         self._lessons: Lessons | None = None
-        self._distilled: Path | None = None
+        self._asked = False
         pairs = bench.pairs
         rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
         self.pairs = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
@@ -196,12 +193,20 @@ class Ground:
         """Return the re-ranker that the arm's lists are for: the start, or what lessons made of it."""
         if arm.distillation != "first":
             return self.start
-        if self._distilled is None:
-            self._distilled, _ = distil(self._distilled_start, self.start, self._bench, self._taught(), self._run)
-        return self._distilled
+        if self.distilled is None:
+            taught = self._taught()
+            assert taught is not None, "an arm without lists has no start"
+            self.distilled = distil(self._distilled_start, self.start, self._bench, taught, self._run)
+        return self.distilled.folder
 
-    def _taught(self) -> Lessons:
-        self._lessons = self._lessons or lessons(self._bench, self._splits, self._config, self._run)
+    def _taught(self) -> Lessons | None:
+        """Return the lessons; None where there are none, which is said once."""
+        if not self._asked:
+            self._asked = True
+            try:
+                self._lessons = lessons(self._bench, self._splits, self._config, self._run)
+            except DataError as error:
+                say("train", str(error), level="warning")
         return self._lessons
 
     def space(self, arm: Arm, seed: int) -> Space:
@@ -236,9 +241,12 @@ class Ground:
 
         Of the pairs only those at the positions `at`; None: all.
         """
-        if arm.distillation == "alone":
-            taught = self._taught()
-            return taught.lists, taught.recipe, {"negatives": 0, "pairs_with_negatives": 0.0}
+        if arm.distillation is not None:
+            taught, nothing = self._taught(), {"negatives": 0, "pairs_with_negatives": 0.0}
+            if taught is None:
+                return Lists(queries=(), documents=()), self._bench.recipe, nothing
+            if arm.distillation == "alone":
+                return taught.lists, taught.recipe, nothing
         bench, most = self._bench, self._config.compare.negatives
         at = np.arange(len(bench.pairs)) if at is None else at
         in_batch = 0 if not arm.in_batch else most if arm.rule is None else most // 2

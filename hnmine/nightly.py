@@ -106,17 +106,17 @@ class _Nightly:
             say("nightly", "guards or an approximate index: every pair is searched in full")
         select = self._anew if guarded else self._renewed
         try:
-            pinned = self._pinned()
-            mined = mine_into(collection, self._data, pinned, self._run, basis=self._basis, selection=select)
+            whole = self._pinned()
+            mined = mine_into(collection, self._data, whole, self._run, basis=self._basis, selection=select)
         except _EpochEndsError:
-            self._fits = {}
+            self._fits, whole = {}, self._config
             mined = mine_into(collection, self._data, self._config, self._run, basis=self._basis, selection=select)
         self._facts["fits"] = self._fits or self._own_fits(collection.documents)
         pairs, others = len(mined.pairs), self._negatives_changed()
         self._facts["pairs_changed"] += others
         told = f"{others:,} of {pairs:,} pairs have other negatives than the night before"
         say("nightly", told, pairs=pairs, negatives_changed=others)
-        decision, mrr, trained = self._promotion(splits, pairs)
+        decision, mrr, trained = self._promotion(splits, pairs, whole)
         row = Row(
             when=_now(),
             version=self._number,
@@ -264,8 +264,11 @@ class _Nightly:
         last = _lists(self._file("triplets.parquet")) if self._last else {}
         return sum(tonight.get(pair) != last.get(pair) for pair in tonight.keys() | last.keys())
 
-    def _promotion(self, splits: Splits, pairs: int) -> tuple[str, float | None, float | None]:
-        """Train if enough has changed, and deploy what is not worse; return the decision and both MRR@10."""
+    def _promotion(self, splits: Splits, pairs: int, whole: Config) -> tuple[str, float | None, float | None]:
+        """Train if enough has changed, and deploy what is not worse; return the decision and both MRR@10.
+
+        `whole` is the configuration that the night was mined with.
+        """
         settings, before = self._config.nightly, None
         if self._deployed:
             reads = self._facts["reads"]
@@ -275,7 +278,7 @@ class _Nightly:
             if same and (share < settings.train_share or not self._facts["pairs_changed"]):
                 told = f"not trained: {share:.1%} of pairs changed since the last training"
                 return told, float(before.mean()), None
-        train_into(splits, self._data, self._config, self._run)
+        train_into(splits, self._data, whole, self._run)
         self._facts |= {"pairs_changed": 0, "train": self._config.train.model_dump(mode="json")}
         trained = (self._run.out / "reranker").resolve()
         reads = {name: self._run.manifest["training"][name] for name in ("kind", "max_tokens")}

@@ -79,6 +79,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
                 path.unlink()  # of a re-ranker that is not compared any more
     every = len(np.unique(splits.test.query_rows_P))
     queries = f"{len(task):,}" if len(task) == every else f"{len(task):,} of {every:,}"
+    taught = "distilled" in run.manifest["training"]
     title = f"{queries} {splits.test_name} queries, the first {config.evaluate.depth} documents re-ranked"
     found = {
         "split": splits.test_name,
@@ -89,7 +90,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
         "metrics": {name: means(values) for name, values in rows.items()},
         "blend": blends,
         "against_start": {name: {metric: vars(test) for metric, test in of.items()} for name, of in tests.items()},
-        "table": _text(task, title, rows, {name: of[TESTED] for name, of in tests.items()}, blends),
+        "table": _text(task, title, rows, {name: of[TESTED] for name, of in tests.items()}, blends, taught),
     }
     return found, scorer.inputs, run.sha256_of(*written)
 
@@ -133,14 +134,16 @@ def _text(
     rows: dict[str, PerQuery],
     tests: dict[str, Paired],
     blends: Mapping[str, Mapping[str, float]],
+    taught: bool,
 ) -> str:
+    """Return what is printed; `taught`: first stage and encoders have taught one of the re-rankers."""
     by_length = table_by_length(task, rows)
     parts = [
         table(rows, title, tests),
         f"The first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others.\n"
         "In brackets the 95 % interval and the p-value of a paired randomisation test against the start.",
         _of_blends(blends),
-        _advice(rows),
+        "" if taught else _advice(rows),
         by_length,
     ]
     return "\n\n".join(filter(None, parts))
@@ -160,11 +163,11 @@ def _of_blends(blends: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _advice(rows: Mapping[str, PerQuery]) -> str:
-    """Say so where first stage and encoders know more than any of these re-rankers, and none was taught by them."""
+    """Say so where first stage and encoders know more than any of these re-rankers."""
     means_of = {name: float(values[TESTED].mean()) for name, values in rows.items()}
     first = next((name for name in rows if name.startswith(_FIRST_STAGE) and name.endswith(_BLENDED)), None)
-    after = [value for name, value in means_of.items() if name.startswith(_AFTER) and not name.endswith(_BLENDED)]
-    if first is None or f"{_AFTER}distilled" in rows or means_of[first] <= max(after, default=0.0):
+    own = [value for name, value in means_of.items() if name.startswith((_BEFORE, _AFTER)) and _BLENDED not in name]
+    if first is None or means_of[first] <= max(own):
         return ""
     return (
         f"First stage and encoders together ({TESTED} {means_of[first]:.3f}) know more than any re-ranker here:\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,3 +24,8 @@ class Section(BaseModel):
     """Keys that are not known are errors; nothing changes once it is read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def slug(name: str) -> str:
+    """Return a name as it is written on a command line and in file names."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hnmine.section import Device, Dtype, Engine, Section
+from hnmine.section import Device, Dtype, Engine, Section, slug
 
 
 class AnchorsConfig(Section):
@@ -160,7 +160,9 @@ class TrainConfig(Section):
         if taught and self.teacher is None:
             raise ValueError(f"loss: {self.loss} learns from a teacher; name a cross-encoder as train.teacher.model")
         if not taught and self.teacher is not None:
-            raise ValueError(f"teacher would have no effect on loss: {self.loss}; remove it or set loss: marginmse")
+            raise ValueError(
+                f"teacher would have no effect on loss: {self.loss}; remove it or set loss: marginmse or kl"
+            )
         if self.teacher is not None and self.in_batch_negatives:
             raise ValueError(
                 "in_batch_negatives are drawn in training, the teacher scores before it; remove one of them"
@@ -224,8 +226,8 @@ class CompareConfig(Section):
     @classmethod
     def _models_differ(cls, models: tuple[str, ...] | None) -> tuple[str, ...] | None:
         """Files are named after them."""
-        if models and len({Path(model).name.lower() for model in models}) < len(models):
-            raise ValueError(f"the last parts of the names must differ, got {', '.join(models)}")
+        if models and len({slug(Path(model).name) for model in models}) < len(models):
+            raise ValueError(f"letters and digits of the names' last parts must differ, got {', '.join(models)}")
         return models
 
 

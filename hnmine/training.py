@@ -94,7 +94,7 @@ def _work_folder(out: Path, identity: str) -> Path:
     prefix = f".train-{out.name}-"
     work = out.parent / f"{prefix}{identity[:20]}"
     for other in out.parent.glob(f"{prefix}*"):
-        if other != work:
+        if other != work and "-" not in other.name.removeprefix(prefix):  # else it is of a longer name
             shutil.rmtree(other, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     return work

@@ -50,6 +50,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
     bench = Bench(splits, config, run)
     presets = _Presets(bench, splits, config, run)
     start, warm_up = bench.start()
+    taught = lessons(bench, splits, whole, run) if "distilled" in config.presets else None  # may refuse the data
     records: dict[TrainPreset, Record] = {}
     others: dict[str, Record] = {START: warm_up} if warm_up else {}
     told: dict[str, Any] = {}
@@ -59,12 +60,13 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
             ground = Ground(bench, start, splits, whole, run)
             chosen = choose(bench, ground, named_arms(whole, config.auto.arms), config.auto, run)
             begin, lists, recipe, told["auto"] = chosen.start, chosen.lists, chosen.recipe, chosen.facts()
+            distilled = ground.distilled if begin != start else None
         else:
             lists, recipe = presets.lists(preset)
-        if preset == "distilled":
-            taught = lessons(bench, splits, whole, run)
-            begin, others[DISTILLED_START] = distil(DISTILLED_START, start, bench, taught, run)
-            told["distilled"] = others[DISTILLED_START].facts() | taught.facts()
+            distilled = distil(DISTILLED_START, start, bench, taught, run) if taught and preset == "distilled" else None
+        if distilled is not None:
+            begin, others[DISTILLED_START] = distilled.folder, distilled.record
+            told["distilled"] = distilled.facts()
         records[preset] = bench.fit(preset, begin, lists, recipe)
     best = max(records, key=lambda name: records[name].dev)
     _point(link, Path("rerankers") / best)

@@ -96,6 +96,16 @@ def test_lessons_are_given_once_and_are_an_arm_and_the_start_of_others(data: Pat
     assert [folder.name for folder in (out / "rerankers").iterdir()] == ["compare-distilled-start"]
 
 
+def test_an_arm_that_nobody_can_teach_is_left_out_and_the_others_are_compared(data: Path, tmp_path: Path, capsys):
+    arms = "distillation-random-of-bm25-s-first-50, distillation-alone, random"
+    more = [f"compare.arms=[{arms}]", "compare.seeds=1", "evaluate.depth=1", "compare.learning_rates=[1e-3]"]
+    found = hnmine.compare(data, tmp_path / "out", config_of(tiny_model(tmp_path / "start"), *more))
+    said = capsys.readouterr().err
+    assert said.count("no lessons: beside dev and test there is no query") == 1
+    assert said.count("or nobody a lesson; left out") == 2
+    assert list(found["blocks"][0]["arms"]) == ["random"]
+
+
 def test_a_comparison_leaves_what_was_trained_before_as_it_is(data: Path, tmp_path: Path):
     body, out = tiny_model(tmp_path / "body", head=False, spread=1), tmp_path / "out"
     hnmine.run(data, out, config_of(body))
@@ -129,7 +139,7 @@ def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path:
     )
     with pytest.raises(DataError, match=r"compare.sizes asks for 5,000 train pairs, there are \d+"):
         hnmine.compare(data, out, config_of(one, *more, "compare.sizes=[5000]"))
-    with pytest.raises(ConfigError, match="the last parts of the names must differ"):
+    with pytest.raises(ConfigError, match="letters and digits of the names' last parts must differ"):
         load(overrides=["compare.models=[a/reranker, b/reranker]"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -78,12 +79,38 @@ def test_lessons_are_on_queries_without_a_judgement_first_and_never_on_dev(data:
     assert others < set(found.lists.queries) < others | trained
     fewer, *_ = taught(data, run, model, "train.distill.lessons=5")
     assert set(fewer.lists.queries) < others
-    assert fewer.facts()["queries"] == 5
+    assert len(fewer.lists.queries) == 5
     more, *_ = taught(data, run, model, "train.distill.lessons=40")
-    assert (more.facts()["lessons"], set(more.lists.queries)) == (40, others | trained)
+    assert (len(more.lists), set(more.lists.queries)) == (40, others | trained)
     assert more.lists.queries[:16] == more.lists.queries[16:32]
     assert more.lists.documents[:16] != more.lists.documents[16:32]
     assert [texts[:2] for texts in more.lists.documents[:16]] == [texts[:2] for texts in more.lists.documents[16:32]]
+
+
+def test_other_spellings_of_held_queries_and_queries_that_find_nothing_are_no_lessons(
+    data: Path, run: Run, tmp_path: Path
+):
+    rows = [json.loads(line) for line in (data / "queries.jsonl").read_text().splitlines()]
+    more = [{"_id": f"{row['_id']}-again", "text": f" {row['text'].upper()}? "} for row in rows]
+    more += [{"_id": f"none-{number}", "text": f"nothing{number} zzz"} for number in range(50)]
+    with (data / "queries.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in more)
+    found, _, splits, _ = taught(data, run, tiny_model(tmp_path / "start"), "train.distill.lessons=16")
+    texts = splits.collection.queries.texts
+    dev = {texts[row] for row in splits.dev.query_rows_P}
+    asked = {query.strip(" ?").lower() for query in found.lists.queries}
+    assert len(asked) == len(found.lists.queries) == 16
+    assert not asked & dev
+    assert not [query for query in asked if "zzz" in query]
+
+
+def test_without_a_query_to_learn_from_it_is_said(tmp_path: Path, run: Run):
+    data = write_collection(tmp_path / "data")
+    qrels = data / "qrels"
+    (qrels / "test.tsv").write_text((qrels / "train.tsv").read_text())
+    (data / "queries.jsonl").write_text("".join((data / "queries.jsonl").read_text().splitlines(keepends=True)[:16]))
+    with pytest.raises(DataError, match=r"no lessons: beside dev and test there is no query for which .*search log"):
+        taught(data, run, tiny_model(tmp_path / "start"))
 
 
 def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, run: Run, tmp_path: Path):
@@ -122,7 +149,8 @@ def test_the_student_comes_nearer_to_its_teacher_and_is_kept_only_if_better_on_d
         "train.pairs_per_batch=3",
     )
     found, bench, _, _ = taught(data, run, start, *how)
-    folder, record = distil(DISTILLED_START, start, bench, found, run)
+    made = distil(DISTILLED_START, start, bench, found, run)
+    folder, record = made.folder, made.record
     assert record.dev == max(record.dev_by_step.values()) >= record.dev_by_step["0"]
     assert record.recipe["loss"] == "kl"
     assert record.best_step > 0, "it learnt nothing, and the rest of this test would say nothing"
@@ -136,8 +164,8 @@ def test_the_student_comes_nearer_to_its_teacher_and_is_kept_only_if_better_on_d
         return float(np.mean(of))
 
     assert divergence(folder) < 0.98 * divergence(start)
-    again, _ = distil(DISTILLED_START, start, bench, found, run)
-    assert again == folder
+    assert distil(DISTILLED_START, start, bench, found, run) == made
+    assert bench.start_dev[folder] == record.dev
     other = replace(found.lists, teacher=tuple(scores[::-1] for scores in found.lists.teacher))
     assert bench.identity(start, other, found.recipe) != record.identity
 
@@ -178,7 +206,7 @@ def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path:
     lines = [f"{query} Q0 {doc} {rank} {9 - rank} x" for query in collection.queries.ids for rank, doc in
              enumerate(wrong, 1)]  # fmt: skip
     (tmp_path / "run.trec").write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match="so they have nothing to teach; leave that preset out"):
+    with pytest.raises(DataError, match=r"no lessons: .* so they have nothing to teach"):
         taught(data, run, tiny_model(tmp_path / "start"), f"evaluate.first_stage={tmp_path}/run.trec")
 
 

@@ -10,11 +10,13 @@ import pytest
 
 from hnmine.bench import Bench
 from hnmine.config import Config
-from hnmine.ground import Ground, known_arms, slug
+from hnmine.ground import Ground, known_arms
 from hnmine.runs import open_run
+from hnmine.section import slug
 from hnmine.settings import load
 from hnmine.sources import read_beir
 from hnmine.splits import Splits
+from hnmine.train_config import TAUGHT
 from hnmine.types import Space
 from tests.test_comparison import config_of
 from tests.test_pipeline import LEXICAL, write_collection
@@ -44,8 +46,9 @@ def test_every_arm_has_a_name_of_its_own_on_a_command_line_and_a_description():
     assert not [name for name in known_arms(load(overrides=[LEXICAL])) if "lexical" in name]
 
 
-def test_arms_that_a_teacher_cannot_score_before_training_are_left_out():
-    arms = known_arms(load(overrides=["train.loss=marginmse", "train.teacher={model: x}"]))
+@pytest.mark.parametrize("loss", TAUGHT)
+def test_arms_that_a_teacher_cannot_score_before_training_are_left_out(loss: str):
+    arms = known_arms(load(overrides=[f"train.loss={loss}", "train.teacher={model: x}"]))
     assert "in-batch" in known_arms(Config())
     assert "random" in arms
     assert not [name for name, arm in arms.items() if arm.in_batch]

@@ -80,7 +80,7 @@ def test_the_changes_name_what_stood_first_and_where_the_right_document_went(tmp
         ({}, True),
         ({"after: paper": 0.7}, False),
         ({"after: paper, blended": 0.7}, True),
-        ({"after: distilled": 0.4}, False),
+        ({"before: as given": 0.7}, False),
     ],
 )
 def test_a_lesson_is_advised_where_the_encoders_know_more_than_any_re_ranker(
