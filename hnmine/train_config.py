@@ -70,7 +70,7 @@ class AutoConfig(Section):
     arms: tuple[str, ...] = Field(
         (
             "random-of-bm25-s-first-50",
-            "percpos-0.95",
+            "distillation-random-of-bm25-s-first-50",
             "percpos-0.95-then-bm25",
             "two-conditions-then-bm25",
             "two-conditions-guarded-then-bm25",
