@@ -1,11 +1,10 @@
 """Lessons from the ensemble: a re-ranker learns to rank as the first stage and the encoders together do.
 
 What these know is often more than a re-ranker has learnt from a few hundred judged pairs (`benchmarks/LOG.md`), and to
-pass it on takes queries alone, which every search engine has in its log: put them into
-`queries.jsonl`. The teacher is the blend of their scores
-(`blend`), by weights that make the dev queries' right documents likeliest, so that its softmax says how sure it is; the
-student is told the softmax of each list (Hinton et al., arXiv 1503.02531). Of a query's first stage a list has the
-teacher's first two, which it must tell apart, and others at random.
+pass it on takes queries alone, which every search engine has in its log: put them into `queries.jsonl`. The teacher is
+the blend of their scores (`blend`), by weights that make the dev queries' right documents likeliest, so that its
+softmax says how sure it is; the student is told the softmax of each list (Hinton et al., arXiv 1503.02531). Of a
+query's first stage a list has the teacher's first two, which it must tell apart, and others at random.
 """
 
 from __future__ import annotations
