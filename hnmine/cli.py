@@ -75,7 +75,7 @@ _SPINS = "10000"
 """Turns that a thread of OpenMP waits for others before it sleeps. 30 times fewer than its own default cost nothing
 where cores are free, and where another training wants them both do 1.7 times the work."""
 _EXAMPLES = {
-    "run": ["--preset auto", "--preset anchored --preset paper"],
+    "run": ["--preset distilled", "--preset auto", "--preset anchored --preset paper"],
     "embed": ["--set embed.store=s3://bucket/vectors"],
     "mine": ["--set select.negatives=4", "--set 'encoders=[{name: bge, model: BAAI/bge-base-en-v1.5}]'"],
     "train": ["--preset anchored --preset paper", "--set train.model=cross-encoder/ms-marco-MiniLM-L6-v2"],
