@@ -38,7 +38,7 @@ class Trial(Kept):
     pairs: int
     lists: int
     dev: float
-    """The best MRR@10 of its steps; that of the start, if it has one, is not among them."""
+    """The best MRR@10 of its steps, with what lessons made of the start among them, but not the start itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +131,14 @@ class _Trials:
         trial = read_kept(path, Trial, identity)
         if trial is None:
             record = bench.fit(f"auto-{own}", start, lists, recipe)
+            of_arm = arm.distillation == "first"  # lessons are the arm's own, so step 0 is too
             trial = Trial(
                 identity=identity,
                 arm=name,
                 learning_rate=rate,
                 pairs=len(at),
                 lists=len(lists),
-                dev=max(value for step, value in record.dev_by_step.items() if step != "0"),
+                dev=max(value for step, value in record.dev_by_step.items() if of_arm or step != "0"),
             )
             path.parent.mkdir(exist_ok=True)
             write_json(path, trial.model_dump())

@@ -15,6 +15,7 @@ Where there are several tables, `-<pairs>` and `-<model>` follow the seed.
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,9 +81,8 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
     blocks = _blocks(splits, config, run)
     hidden = blocks[0].cells.hidden_rates(chosen)
     order = list(product(range(config.compare.seeds), blocks, chosen))
-    text, took = "", [0.0]
+    text, took = "", []
     for done, (seed, block, name) in enumerate(order, 1):
-        began = time.monotonic()
         cell = block.cells.cell(name, chosen[name], config.train.seed + seed, block.pairs)
         if cell is None:
             say("compare", f"{name}: there is nothing to train on, no pair has a negative or nobody a lesson; left out")
@@ -90,9 +90,9 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
         block.found.setdefault(name, []).append(cell)
         text = _tables([block for block in blocks if block.found], hidden)
         run.write_text("compare.md", f"```\n{text}\n```\n")
-        took.append(time.monotonic() - began)  # the longest was trained, whatever was found
+        took.append(cell[0].seconds)
         if done < len(order):
-            left = clock(max(took) * (len(order) - done))
+            left = clock(statistics.fmean(took) * (len(order) - done))
             say("compare", f"{done} of {len(order)} trainings are in {run.out / 'compare.md'}; about {left} left")
     record = {
         "table": text,

@@ -67,12 +67,14 @@ def test_an_arm_with_lessons_goes_on_from_what_they_made_of_the_start(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["train.auto.arms=[distillation-random-of-bm25-s-first-50]", "train.distill.lessons=24"]
+    more += ["train.auto.learning_rates=[0.5, 1]"]  # so large that they ruin what lessons made
     config, out = config_of(tiny_model(tmp_path / "start", spread=1), *more), tmp_path / "out"
     training = hnmine.run(data, out, config)["training"]
     said = capsys.readouterr().err
     assert said.count("distilled-start: kept step") == 1
     lessons = json.loads((out / "rerankers" / "distilled-start" / "hnmine.json").read_text())
     assert training["presets"]["auto"]["dev_by_step"]["0"] == lessons["dev"] >= lessons["dev_by_step"]["0"]
+    assert min(trial["dev"] for trial in training["auto"]["trials"]) >= lessons["dev"], "the arm has these already"
     change = training["presets"]["auto"]["dev"] - lessons["dev_by_step"]["0"]
     assert f"on dev {training['presets']['auto']['dev']:.3f} ({change:+.3f})" in said, "against the start as given"
     assert hnmine.run(data, out, config)["training"] | {"seconds": 0} == training | {"seconds": 0}
