@@ -3,8 +3,10 @@
 What these know is often more than a re-ranker has learnt from a few hundred judged pairs (`benchmarks/LOG.md`), and to
 pass it on takes queries alone, which every search engine has in its log: put them into `queries.jsonl`. The teacher is
 the blend of their scores (`blend`), by weights that make the dev queries' right documents likeliest, so that its
-softmax says how sure it is; the student is told the softmax of each list (Hinton et al., arXiv 1503.02531). Of a
-query's first stage a list has the teacher's first two, which it must tell apart, and others at random.
+softmax says how sure it is; the student is told the softmax of each list (Hinton et al., arXiv 1503.02531). What the
+student knows that they do not must not be unlearnt: its own scores are in the blend too, where that is better on dev
+(Furlanello et al., arXiv 1805.04770, let a model of the same kind teach). Of a query's first stage a list has the
+teacher's first two, which it must tell apart, and others at random.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hnmine.bench import Bench, Record
-from hnmine.blend import blended, likeliest
+from hnmine.blend import Rankings, blended, likeliest
 from hnmine.config import Config
 from hnmine.ensemble import cosines
 from hnmine.errors import DataError
@@ -27,13 +29,14 @@ from hnmine.first_stage import NO_ROW
 from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.lists import Lists
 from hnmine.progress import say
+from hnmine.ranking import Scorer
 from hnmine.runs import Run
 from hnmine.splits import Splits
 from hnmine.train_config import DistillConfig
 from hnmine.types import Float32, Int64
 
 DISTILLED_START = "distilled-start"
-_FIRST_STAGE = "first stage"
+_FIRST_STAGE, _OWN = "first stage", "the start"
 _WORD = re.compile(r"\w+")
 _FIRST = 2  # of the teacher's order, in every list
 
@@ -64,8 +67,24 @@ class Distilled:
         return self.record.facts() | told | {"teacher_dev": self.lessons.teacher_dev}
 
 
-def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
+def lessons_if_any(start: Path, bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons | None:
+    """Return the `lessons`; None where there are none, which is said."""
+    try:
+        return lessons(start, bench, splits, config, run)
+    except DataError as error:
+        say("train", str(error), level="warning")
+        return None
+
+
+def lessons(start: Path, bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
     """Choose the queries, encode what the store lacks of them, and ask the teacher.
+
+    Args:
+        start: the re-ranker that is to learn, and may have a say.
+        bench: its pairs, dev queries and settings.
+        splits: the queries and their first stage.
+        config: how many lessons, and the encoders.
+        run: where scores are kept.
 
     Raises:
         DataError: the teacher cannot tell the dev queries' right documents from others, there is no query to learn
@@ -84,14 +103,19 @@ def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
     except DataError as error:
         raise DataError(f"no lessons: {error}") from None
     rankings = {_FIRST_STAGE: dev.first_scores_QK} | of_dev
-    weights = dict(zip(rankings, likeliest(dev, rankings).round(2).tolist(), strict=True))
+    of_task = {_FIRST_STAGE: task.first_scores_QK} | of_task
+    weights, teacher_dev = _weighed(dev, rankings)
     if not any(weights.values()):
         raise DataError(
             "no lessons: the first stage and the encoders tell the dev queries' right documents from others no better "
             "than chance, so they have nothing to teach"
         )
-    teacher_dev = means(measure(dev, blended(dev, rankings, weights)))[DEV_METRIC]
-    scores_QK = blended(task, {_FIRST_STAGE: task.first_scores_QK} | of_task, weights)
+    own = _Own(start, config, run)
+    with_own, its_dev = _weighed(dev, rankings | {_OWN: own.scores("dev", dev)})
+    if its_dev > teacher_dev and with_own[_OWN]:
+        weights, teacher_dev = with_own, its_dev
+        of_task = of_task | {_OWN: own.scores("queries", task)}
+    scores_QK = blended(task, of_task, weights)
     lists = _lists(task, scores_QK / bench.recipe.scale, settings, config.train.seed)
     listed = ", ".join(f"{weight:.2f} {name}" for name, weight in weights.items())
     say(
@@ -107,6 +131,24 @@ def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
         learning_rate=settings.learning_rate,
     )
     return Lessons(lists=lists, recipe=recipe, weights=weights, teacher_dev=teacher_dev)
+
+
+class _Own:
+    """What the student itself says, kept in OUT/evaluation/lessons-*.parquet."""
+
+    def __init__(self, start: Path, config: Config, run: Run) -> None:
+        self._start, self._config, self._run = start, config, run
+
+    def scores(self, of: str, task: Task) -> Float32:
+        settings = self._config.train
+        scorer = Scorer(task, self._config, settings.kind, settings.max_tokens, self._run)
+        return scorer.scores(f"lessons: {of}", self._start)
+
+
+def _weighed(dev: Task, rankings: Rankings) -> tuple[dict[str, float], float]:
+    """Return the likeliest weights, and what their blend has on dev."""
+    weights = dict(zip(rankings, likeliest(dev, rankings).round(2).tolist(), strict=True))
+    return weights, means(measure(dev, blended(dev, rankings, weights)))[DEV_METRIC]
 
 
 def distil(name: str, start: Path, bench: Bench, taught: Lessons, run: Run) -> Distilled:

@@ -17,16 +17,16 @@ import numpy as np
 from hnmine import arms
 from hnmine.bench import Bench
 from hnmine.config import Config, ReduceConfig
-from hnmine.distillation import DISTILLED_START, Distilled, Lessons, distil, lessons
+from hnmine.distillation import DISTILLED_START, Distilled, Lessons, distil, lessons_if_any
 from hnmine.ensemble import Ensemble, encode
-from hnmine.errors import ConfigError, DataError
+from hnmine.errors import ConfigError
 from hnmine.first_stage import NO_ROW
 from hnmine.fitting import Recipe, load
 from hnmine.fuse import unit_rows
 from hnmine.guards import Agreement, Denoise, Guard, Remembered, Scorer, Suspects
 from hnmine.lists import Lists, training_lists
 from hnmine.mining import groups_of_equal_text
-from hnmine.progress import say, track
+from hnmine.progress import track
 from hnmine.rules import GUARDED, MIXTURES, RULES, Rule, about
 from hnmine.runs import Run
 from hnmine.section import slug
@@ -200,13 +200,10 @@ class Ground:
         return self.distilled.folder
 
     def _taught(self) -> Lessons | None:
-        """Return the lessons; None where there are none, which is said once."""
+        """Return the lessons, made once; None where there are none."""
         if not self._asked:
             self._asked = True
-            try:
-                self._lessons = lessons(self._bench, self._splits, self._config, self._run)
-            except DataError as error:
-                say("train", str(error), level="warning")
+            self._lessons = lessons_if_any(self.start, self._bench, self._splits, self._config, self._run)
         return self._lessons
 
     def space(self, arm: Arm, seed: int) -> Space:

@@ -1,7 +1,7 @@
 """From negatives to re-rankers: the start, one model a preset, and the best of them on dev.
 
     anchored    the configured loss; every pair's mined negatives and its anchors (easier ones) in one list
-    distilled   the same, after lessons from the first stage and the encoders together (`distillation`)
+    distilled   the same, after lessons from first stage and encoders together (`distillation`), where they can teach
     paper       arXiv 2505.18366 as written: margin loss on the mined negatives alone
     positives   row 2 of its tables: each positive by itself, no negative at all
     auto        what a few trials on dev find best (`auto`)
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from hnmine.auto import choose
 from hnmine.bench import RECORD, START, Bench, Record
 from hnmine.config import Config
-from hnmine.distillation import DISTILLED_START, distil, lessons
+from hnmine.distillation import DISTILLED_START, distil, lessons_if_any
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.ground import Ground, named_arms
@@ -50,7 +50,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
     bench = Bench(splits, config, run)
     presets = _Presets(bench, splits, config, run)
     start, warm_up = bench.start()
-    taught = lessons(bench, splits, whole, run) if "distilled" in config.presets else None  # may refuse the data
+    taught = lessons_if_any(start, bench, splits, whole, run) if "distilled" in config.presets else None
     records: dict[TrainPreset, Record] = {}
     others: dict[str, Record] = {START: warm_up} if warm_up else {}
     told: dict[str, Any] = {}
