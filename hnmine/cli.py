@@ -75,10 +75,10 @@ _SPINS = "10000"
 """Turns that a thread of OpenMP waits for others before it sleeps. 30 times fewer than its own default cost nothing
 where cores are free, and where another training wants them both do 1.7 times the work."""
 _EXAMPLES = {
-    "run": ["--preset distilled", "--preset auto", "--preset anchored --preset paper"],
+    "run": ["--preset auto", "--preset distilled --preset anchored --preset paper"],
     "embed": ["--set embed.store=s3://bucket/vectors"],
     "mine": ["--set select.negatives=4", "--set 'encoders=[{name: bge, model: BAAI/bge-base-en-v1.5}]'"],
-    "train": ["--preset anchored --preset paper", "--set train.model=cross-encoder/ms-marco-MiniLM-L6-v2"],
+    "train": ["--preset distilled --preset paper", "--set train.model=cross-encoder/ms-marco-MiniLM-L6-v2"],
     "evaluate": ["--set evaluate.queries=200", "--set evaluate.first_stage=run.trec"],
     "compare": [
         "--quick",
@@ -179,9 +179,9 @@ def _parser() -> argparse.ArgumentParser:
                 action="append",
                 default=[],
                 choices=list(get_args(TrainPreset)),
-                help="what to train: anchored (default); distilled, the same after lessons from the encoders; paper, "
-                "the pure triplet margin; positives, no negatives; auto, the best on dev of a few ways to choose "
-                "negatives; may be repeated",
+                help="what to train: distilled (default), lists with easier negatives after lessons from the encoders; "
+                "anchored, the same without lessons; paper, the pure triplet margin; positives, no negatives; auto, "
+                "the best on dev of a few ways to choose negatives; may be repeated",
             )
         if step == "compare":
             command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")
@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         "paired",
         help="test two rankings of the same queries against each other",
         description="Paired randomisation test and 95 % interval of every metric, over the queries both files have.",
-        epilog="example:\n  hnmine paired out/evaluation/after-anchored.parquet out/evaluation/after-paper.parquet",
+        epilog="example:\n  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet",
         formatter_class=raw,
         parents=[log],
     )

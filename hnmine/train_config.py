@@ -30,7 +30,7 @@ class WarmUpConfig(Section):
 
 
 class DistillConfig(Section):
-    """Preset distilled: lessons for the start, to rank as the first stage and the encoders together do."""
+    """Lessons for the start, in preset distilled: to rank as the first stage and the encoders together do."""
 
     lessons: int = Field(
         1000,
@@ -84,7 +84,7 @@ class AutoConfig(Section):
 
 
 Kind = Literal["cross-encoder", "bi-encoder"]
-TrainPreset = Literal["anchored", "distilled", "paper", "positives", "auto"]
+TrainPreset = Literal["distilled", "anchored", "paper", "positives", "auto"]
 Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse", "kl"]
 TAUGHT: tuple[Loss, ...] = ("marginmse", "kl")
 """Losses that learn from a teacher's scores."""
@@ -97,12 +97,12 @@ class TrainConfig(Section):
     revision: str | None = Field(None, description="commit of a hub model")
     kind: Kind = Field("cross-encoder", description="bi-encoder: a SentenceTransformer, its score the cosine")
     presets: tuple[TrainPreset, ...] = Field(
-        ("anchored",),
+        ("distilled",),
         min_length=1,
-        description="what to train, each from the same start: anchored (these settings), distilled (the same after "
-        "lessons from the encoders, on queries that need no judgement), paper (margin on the mined negatives alone), "
-        "positives (bce on the positives alone: what training gains without negatives), auto (the best on dev of a "
-        "few ways to choose negatives)",
+        description="what to train, each from the same start: distilled (these settings, after lessons from the "
+        "encoders on queries that need no judgement), anchored (without lessons), paper (margin on the mined negatives "
+        "alone), positives (bce on the positives alone: what training gains without negatives), auto (the best on dev "
+        "of a few ways to choose negatives)",
     )
     auto: AutoConfig = AutoConfig()
 

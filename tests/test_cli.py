@@ -280,7 +280,7 @@ def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_model_that_breaks_only_in_the_workers_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL]
+    arguments = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL, "--preset", "anchored"]
     two = tiny_model(tmp_path / "two", labels=2)
     result = call(capsys, "run", *arguments, "--set", f"train.model={two}")
     assert_one_message(result, f"training of anchored failed: {two} is a classifier with 2 labels; a re-ranker has one")

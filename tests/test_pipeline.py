@@ -460,7 +460,7 @@ def test_sigterm_ends_every_step_and_the_next_start_goes_on_from_there(
     command: list[str], moment: str, again: str, never: str, tmp_path: Path
 ) -> None:
     data, out = write_collection(tmp_path / "data"), tmp_path / "out"
-    long = ["train.epochs=20", "train.patience=null"] if command == ["train"] else ["compare.learning_rates=[0.001]"]
+    long = ["train.presets=anchored", "train.epochs=20"] if command == ["train"] else ["compare.learning_rates=[0.001]"]
     options = settings(tiny_model(tmp_path / "ranker"), *long)
     if command == ["train"]:
         assert hnmine_("mine", "--data", data, "--out", out, *options).returncode == 0

@@ -140,7 +140,7 @@ def test_a_bad_item_of_a_list_is_told_once():
     with pytest.raises(ConfigError) as caught:
         load(overrides=["train.presets=best"])
     assert str(caught.value).splitlines() == [
-        "--set: train.presets.0: Input should be 'anchored', 'distilled', 'paper', 'positives' or 'auto', got 'best'",
+        "--set: train.presets.0: Input should be 'distilled', 'anchored', 'paper', 'positives' or 'auto', got 'best'",
         "  (`hnmine config` lists every key)",
     ]
 
