@@ -2,7 +2,8 @@
 
 Every step is a function of the recipe, the step's number and the weights alone: the order comes from the seed, in-batch
 negatives from seed and step, dropout from seed, step and rank, the learning rate from the step. So a checkpoint is
-weights, AdamW's moments and a number, and a training that was killed goes on to the very end of one that was not.
+weights, AdamW's moments and a number, and a training that was killed goes on to the very end of one that was not; on a
+GPU, where the order of additions is not fixed, but for rounding.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from hnmine.types import Int64
 
 DEV_METRIC = "MRR@10"
 STATE = "training"  # folder beside a checkpoint's model
-_GRAPH_TOKENS = {"cpu": 32_768, "cuda": 131_072}  # in one backward pass; bounds the memory of activations
+_GRAPH_TOKENS = {"cpu": 32_768, "cuda": 131_072}  # most in one backward pass; bounds the memory of activations
+_FEWEST_GRAPH_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +135,8 @@ class Others(Protocol):
     def checkpoint(self) -> AbstractContextManager[Path | None]:
         """Give the last checkpoint's folder, if there is one."""
 
-    def joined(self, network: Any) -> Any:
-        """Return the network with gradients that are the mean over all workers."""
+    def joined(self, network: Any, partly: bool) -> Any:
+        """Return the network with gradients that are the mean over all workers; `partly`: some weights have none."""
 
     def report(self, step: int, dev: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
         """Keep what `write` puts into a folder as the checkpoint of this step; rank 0 alone has it, and `dev`."""
@@ -185,7 +187,9 @@ class Worker:
             )
             if job.recipe.dropout is not None:
                 set_dropout(self._reranker.model, job.recipe.dropout)
-            self._network = others.joined(self._reranker.model)
+            partly = job.recipe.kind == "bi-encoder"  # its transformer's pooler is not asked
+            self._network = others.joined(self._reranker.model, partly)
+            self._graph_tokens = graph_tokens(self._reranker.model, job.recipe.device, job.recipe.dtype)
             self._optimizer = adamw(self._network, job.recipe)
             if checkpoint:
                 self._done, self._dev = _load_state(checkpoint / STATE, self._optimizer)
@@ -212,7 +216,8 @@ class Worker:
             own = range(len(batch))[self._others.rank :: self._others.count]
             share, seed = self._others.count / len(batch), step * self._others.count + self._others.rank
             with seeded(self._recipe.device, (self._recipe.seed << 32) + seed):
-                loss, padding = _backward(self._reranker, self._network, lists, own, loss_of, share)
+                most = self._graph_tokens
+                loss, padding = _backward(self._reranker, self._network, lists, own, loss_of, share, most)
             norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
             if not torch.isfinite(norm):  # the same on every worker
                 raise ModelError(f"the gradient became {norm.item()} at step {step}; lower train.learning_rate")
@@ -263,6 +268,29 @@ def _readable(checkpoint: Path | None) -> Iterator[None]:
         ) from None
 
 
+def graph_tokens(model: torch.nn.Module, device: str, dtype: str, free: int | None = None) -> int:
+    """Return of how many tokens the device holds the activations that a backward pass needs.
+
+    A layer keeps 34 bytes a token and unit of its width in half precision (Korthikanti et al., arXiv 2205.05198, Eq. 1
+    without attention scores, which fused attention does not keep), and some more for norms in float32.
+
+    Args:
+        model: on the device, without gradients and optimizer yet.
+        device: a bound by memory is known for `cuda` alone.
+        dtype: of the activations.
+        free: bytes; None: as the device says.
+    """
+    most = _GRAPH_TOKENS[device]
+    configs = (getattr(module, "config", None) for module in model.modules())
+    config = next((config for config in configs if hasattr(config, "num_hidden_layers")), None)
+    if device == "cpu" or config is None:
+        return most
+    a_token: int = (76 if dtype == "float32" else 38) * config.hidden_size * config.num_hidden_layers
+    to_come = 12 * sum(weights.numel() for weights in model.parameters())  # gradients and AdamW's moments, float32
+    free = torch.cuda.mem_get_info()[0] if free is None else free
+    return min(most, max(_FEWEST_GRAPH_TOKENS, int(0.7 * (free - to_come)) // a_token))
+
+
 def set_dropout(network: torch.nn.Module, rate: float) -> None:
     """Replace the model's own rate."""
     for module in network.modules():
@@ -308,18 +336,19 @@ def _backward(
     chosen: Sequence[int],
     loss_of: losses.Loss,
     share: float,
+    most: int = _GRAPH_TOKENS["cpu"],
 ) -> tuple[Tensor, float]:
     """Add the gradient of these lists' losses times `share`; return the loss, and how much of what was read is padding.
 
     The latter is a share of the tokens, those of a bi-encoder being estimated.
 
-    Lists go together as far as the memory for activations allows; within such a group texts of like length do, so
-    that little is padded. How they are grouped changes nothing but rounding.
+    Lists go together as far as the memory for activations allows, `most` tokens; within such a group texts of like
+    length do, so that little is padded. How they are grouped changes nothing but rounding.
     """
     rows = [reranker.tokenize([lists.queries[i]] * len(lists.documents[i]), lists.documents[i]) for i in chosen]
     rows = rows or [reranker.tokenize(["", ""], ["", ""])]  # fewer lists than workers: only exchange gradients
     tokens = [sum(reranker.length(row) for row in of_list) for of_list in rows]
-    groups = _groups(tokens, _GRAPH_TOKENS[reranker.device])
+    groups = _groups(tokens, most)
     total, read = torch.zeros((), device=reranker.device), 0
     for number, group in enumerate(groups, 1):
         exchange = number == len(groups) or not hasattr(network, "no_sync")

@@ -127,7 +127,7 @@ class _Alone:
         steps = self.steps()
         return nullcontext(steps[max(steps)] if steps else None)
 
-    def joined(self, network: Any) -> Any:
+    def joined(self, network: Any, partly: bool) -> Any:  # noqa: ARG002
         return network
 
     def report(self, step: int, dev: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
@@ -274,11 +274,12 @@ class _Member:
         with found.as_directory() if found else nullcontext() as folder:
             yield None if folder is None else Path(folder)
 
-    def joined(self, network: Any) -> Any:
+    def joined(self, network: Any, partly: bool) -> Any:
         from ray.train.torch import prepare_model
 
         # Each forward pass would exchange buffers, but workers take as many passes as their own texts need.
-        return prepare_model(network, parallel_strategy_kwargs={"broadcast_buffers": False})
+        how = {"broadcast_buffers": False, "find_unused_parameters": partly}
+        return prepare_model(network, parallel_strategy_kwargs=how)
 
     def report(self, step: int, dev: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
         import ray.train

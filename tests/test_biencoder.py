@@ -15,6 +15,7 @@ from hnmine import losses
 from hnmine.biencoder import BiEncoder
 from hnmine.errors import ModelError
 from hnmine.evaluation import means, measure, rerank
+from hnmine.training import Trained, train
 from tests.test_encoders import SENTENCES, tiny_model
 from tests.test_reranker import spoil
 from tests.test_reranker import tiny_model as reranker_model
@@ -87,14 +88,30 @@ def test_what_is_broken_is_a_model_error(tmp_path: Path) -> None:
         load(folder)
 
 
-def test_training_improves_it_and_the_folder_is_a_sentence_transformer(tmp_path: Path) -> None:
-    from hnmine.training import train
-
-    body = reranker_model(tmp_path / "models" / "body", head=False, spread=1)
-    start, out = tmp_path / "models" / "start", tmp_path / "model"
-    SentenceTransformer(modules=[Transformer(str(body)), Pooling(32, "mean")], device="cpu").save(str(start))
+def fit(out: Path, workers: int = 1) -> Trained:
+    """Train a small one, whose transformer has a pooler that mean pooling does not ask."""
+    body, start = out.parent / "models" / "body", out.parent / "models" / "start"
+    if not start.exists():
+        reranker_model(body, head=False, spread=1)
+        SentenceTransformer(modules=[Transformer(str(body)), Pooling(32, "mean")], device="cpu").save(str(start))
     settings = recipe(kind="bi-encoder", scale=20.0, learning_rate=1e-3, epochs=4)
-    outcome = train("model", start, training_lists(33), dev_task(), settings, out, workers=1, by_ray=False)
+    given = training_lists(33)
+    return train(out.name, start, given, dev_task(), settings, out, workers=workers, by_ray=workers > 1)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_train_what_one_trains(tmp_path: Path) -> None:
+    one, two = (fit(tmp_path / str(workers), workers) for workers in (1, 2))
+    assert one.steps == two.steps
+    assert one.dev == pytest.approx(two.dev)
+    begun, alone, together = (load(tmp_path / name).scores(QUERIES, SENTENCES) for name in ("models/start", "1", "2"))
+    assert np.abs(alone - together).max() < np.abs(alone - begun).max() / 1000
+
+
+def test_training_improves_it_and_the_folder_is_a_sentence_transformer(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    outcome = fit(out)
     assert outcome.dev[outcome.best_step] >= outcome.dev[0]
     assert 0 in outcome.dev
     assert outcome.best_step > 0
