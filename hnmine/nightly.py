@@ -236,6 +236,7 @@ class _Nightly:
         with ExitStack() as searching, track("select", "two conditions", len(judged.pairs), "pairs") as progress:
 
             def index(docs_NR: Float32) -> Search:
+                searching.close()  # of the new documents, where all are searched next: a shard holds its GPU
                 part = Space(docs_NR=docs_NR, queries_QR=space.queries_QR)
                 search, facts = searching.enter_context(searcher(part, config.search))
                 record.update(facts)

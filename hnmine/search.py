@@ -23,6 +23,7 @@ GPU_MAX_CANDIDATES = 2048
 """Longest list, and most probes, of FAISS on a GPU."""
 _GPU_SCRATCH_BYTES = 2 * 2**30
 _QUERY_BLOCK = 1024
+_FOUND_BYTES = 12  # a distance and a row
 _SCAN_BYTES = 256 * 2**20
 _DOCUMENTS_PER_LIST = 39  # with fewer, k-means places its centres badly
 _TRAINED_PER_LIST = 64
@@ -32,6 +33,7 @@ def gpus_needed(document_bytes: int) -> int:
     """Return how many GPUs like the first one hold this many bytes beside FAISS's scratch space."""
     import torch
 
+    torch.cuda.empty_cache()  # what encoding left of it is free
     free, _ = torch.cuda.mem_get_info(0)
     return math.ceil(document_bytes / max(1, int(0.9 * free) - _GPU_SCRATCH_BYTES))
 
@@ -66,7 +68,7 @@ class Searcher:
         k = min(k, self.max_candidates)
         rows = np.empty((len(queries_QR), k), dtype=np.int64)
         distances = np.empty((len(queries_QR), k), dtype=np.float32)
-        step = self._query_block()
+        step = self._query_block(k)
         for start in range(0, len(queries_QR), step):
             block = slice(start, start + step)
             similarities, rows[block] = self._index.search(np.ascontiguousarray(queries_QR[block]), k)
@@ -79,7 +81,7 @@ class Searcher:
         reach_Q = self._reach(radius_Q)
         hits = [
             (queries, docs + at.start)
-            for at in _steps(len(self._docs_NR), len(queries_QR))
+            for at in _steps(self._docs_NR.shape, len(queries_QR))
             for queries, docs in [nearer(queries_QR, self._docs_NR[at], reach_Q, self._device)]
         ]
         return np.concatenate([queries for queries, _ in hits]), np.concatenate([docs for _, docs in hits])
@@ -95,7 +97,7 @@ class Searcher:
 
         return index if self._device.kind == "cpu" else faiss.index_cpu_to_gpu(self._resources, 0, index)
 
-    def _query_block(self) -> int:
+    def _query_block(self, _k: int) -> int:
         return _QUERY_BLOCK
 
     def _reach(self, radius_Q: Float64) -> Float64:
@@ -146,7 +148,7 @@ class IvfSearcher(Searcher):
         for asking in np.split(by_list, np.flatnonzero(np.diff(list_F[by_list])) + 1) if len(by_list) else []:
             number, positions = list_F[asking[0]], asking // self._probes
             rows = self._rows_by_list[self._starts[number] : self._starts[number + 1]]
-            for at in _steps(len(rows), len(positions)):
+            for at in _steps((len(rows), self._docs_NR.shape[1]), len(positions)):
                 queries, docs = nearer(queries_QR[positions], self._docs_NR[rows[at]], reach_Q[positions], self._device)
                 hits.append((positions[queries], rows[at][docs]))
         return np.concatenate([queries for queries, _ in hits]), np.concatenate([docs for _, docs in hits])
@@ -164,10 +166,10 @@ class IvfSearcher(Searcher):
         self._coarse = self._placed(centres)
         return index
 
-    def _query_block(self) -> int:
-        """FAISS on a GPU keeps the centre of every probed list for every query of a block."""
+    def _query_block(self, k: int) -> int:
+        """For every query of a block FAISS on a GPU keeps the centre of every probed list, then k found in each."""
         width: int = self._docs_NR.shape[1]
-        return max(1, min(_QUERY_BLOCK, _SCAN_BYTES // (4 * self._probes * width)))
+        return max(1, min(_QUERY_BLOCK, _SCAN_BYTES // (self._probes * max(4 * width, _FOUND_BYTES * k))))
 
 
 def make(docs_NR: Float32, device: Choice, ivf: Ivf | None) -> Searcher:
@@ -217,7 +219,11 @@ def _true_float32() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-def _steps(docs: int, queries: int) -> Iterator[slice]:
-    """Cut documents into slices whose distances to so many queries take at most `_SCAN_BYTES`."""
-    step = max(1, _SCAN_BYTES // (4 * max(1, queries)))
-    return (slice(start, start + step) for start in range(0, docs, step))
+def _steps(docs: tuple[int, int], queries: int) -> Iterator[slice]:
+    """Cut documents of this shape into slices that take at most `_SCAN_BYTES`, their distances to so many queries too.
+
+    A GPU that is full of documents holds a slice of them a second time.
+    """
+    count, width = docs
+    step = max(1, _SCAN_BYTES // (4 * max(queries, width)))
+    return (slice(start, start + step) for start in range(0, count, step))
