@@ -64,7 +64,17 @@ def _missing_for_gpu(needs: str | None) -> str:
             version(needs)
         except PackageNotFoundError:
             return f"{needs} is not installed (pip install 'hnmine[gpu]')"
+    if not torch_uses_gpus():
+        return "torch cannot use the GPU: this is a build for CPUs, or the driver is older than its CUDA"
     return ""
+
+
+@cache
+def torch_uses_gpus() -> bool:
+    """Whether torch is built for GPUs and finds a driver that it can work with."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @cache

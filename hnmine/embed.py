@@ -202,7 +202,8 @@ class EncodeBlock:
 def _encode(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: EmbedConfig) -> Iterator[int]:
     """Encode all blocks, yielding how many texts are done as blocks are finished."""
     by_ray = _worth_ray(plan, config) if config.ray is None else config.ray
-    if not by_ray or len(blocks) == 1:
+    has_device = plan.device != "cuda" or devices.visible_gpus() > 0  # a cluster's head may have none
+    if has_device and (not by_ray or len(blocks) == 1):
         say("embed", f"{plan.name}: in this process{_how(plan)}, {len(blocks)} block(s)")
         work = EncodeBlock(plan, store, None)
         results: Iterator[pa.Table] = (work(block) for block in blocks)
@@ -295,16 +296,14 @@ def _by_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, config: Emb
 
 
 def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
-    """Return how many actors of this encoder the GPUs hold; an actor's GPUs are on one node.
+    """Return how many actors of this encoder the GPUs hold.
 
     Raises:
-        DeviceError: no node has the GPUs of one actor; Ray would wait for it without end.
+        DeviceError: there is no GPU; Ray would wait for one without end.
     """
-    a_gpu = int(1 / plan.gpus)  # actors that share one; 0 if one actor takes several
-    actors = sum(gpus * a_gpu if a_gpu else gpus // int(plan.gpus) for gpus in gpus_by_node)
+    actors = sum(gpus_by_node) * int(1 / plan.gpus)
     if not actors:
-        most = max(gpus_by_node, default=0)
-        raise DeviceError(f"encoder {plan.name}: gpus is {plan.gpus:g}, but no node has more than {most}; lower it")
+        raise DeviceError(f"encoder {plan.name}: no node of the Ray cluster has a GPU; add one, or set device: cpu")
     return actors
 
 
@@ -322,7 +321,7 @@ def cpu_actors(cpus_by_node: list[int], actors: int | None) -> tuple[int, int]:
 
 def device_for(config: EmbedConfig) -> devices.Choice:
     """Choose the device of the encoders; in a submitted job the cluster's GPUs count, not the head's."""
-    if os.environ.get("RAY_ADDRESS") and config.device != "cpu":
+    if os.environ.get("RAY_ADDRESS") and config.device != "cpu" and config.ray is not False:
         start_ray()
         import ray
 

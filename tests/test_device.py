@@ -43,7 +43,15 @@ def test_a_library_that_is_missing_for_the_gpu_is_named(one_gpu):
         device.choose("gpu", needs="no-such-distribution")
 
 
-def test_a_gpu_with_its_library_is_chosen(one_gpu):
+def test_a_gpu_that_torch_cannot_use_is_not_chosen(one_gpu, monkeypatch):
+    monkeypatch.setattr(device, "torch_uses_gpus", lambda: False)
+    assert "torch cannot use the GPU" in str(device.choose("auto"))
+    with pytest.raises(DeviceError, match=r"torch cannot use the GPU.*device: auto"):
+        device.choose("gpu", needs="numpy")
+
+
+def test_a_gpu_with_its_library_is_chosen(one_gpu, monkeypatch):
+    monkeypatch.setattr(device, "torch_uses_gpus", lambda: True)
     assert device.choose("auto", needs="numpy").kind == "gpu"
     assert device.choose("gpu", needs="numpy").torch_name == "cuda"
 

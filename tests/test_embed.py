@@ -157,7 +157,6 @@ def test_a_text_read_with_two_adapters_has_two_vectors(tmp_path):
         (0.3, [2, 1], 9),
         (0.7, [2], 2),
         (0.1, [1], 10),
-        (2, [4, 3, 1, 0], 3),
     ],
 )
 def test_actors_fill_the_gpus_of_every_node(gpus, by_node, expected, tiny):
@@ -181,9 +180,11 @@ def test_actors_fill_the_cores_of_every_node(by_node, actors, expected):
     assert cpu_actors(by_node, actors) == expected
 
 
-def test_an_actor_that_no_node_can_hold_is_refused_and_not_waited_for(tiny):
-    with pytest.raises(DeviceError, match="encoder tiny: gpus is 2, but no node has more than 1"):
-        gpu_actors(replace(tiny, gpus=2.0), [1, 1])
+@pytest.mark.ray
+def test_a_gpu_that_this_machine_lacks_is_looked_for_in_the_cluster_even_for_one_block(tiny, tmp_path):
+    """And is not waited for where there is none."""
+    with pytest.raises(DeviceError, match="encoder tiny: no node of the Ray cluster has a GPU"):
+        run(replace(tiny, device="cuda"), tmp_path, block_texts=10_000)
 
 
 def test_no_queries_are_no_trouble(tiny, tmp_path):
