@@ -91,9 +91,7 @@ class EncoderConfig(Section):
     tokens_per_batch: int | None = Field(
         None, ge=64, description="tokens in one forward pass; null: embed.tokens_per_batch"
     )
-    gpus: float = Field(
-        1.0, gt=0, description="GPUs of one actor: a share up to 1 (0.5: two actors a GPU), or a whole number"
-    )
+    gpus: float = Field(1.0, gt=0, le=1, description="GPU of one actor, or a share of it (0.5: two actors a GPU)")
 
     @model_validator(mode="after")
     def _one_kind(self) -> EncoderConfig:
@@ -107,8 +105,6 @@ class EncoderConfig(Section):
             raise ValueError(f"{', '.join(idle)} would have no effect on a {kinds[0]} encoder; remove it")
         if self.architecture is not None and self.trust_remote_code:
             raise ValueError("architecture replaces the model's own code; remove it or trust_remote_code")
-        if self.gpus > 1 and not self.gpus.is_integer():
-            raise ValueError(f"gpus is {self.gpus:g}; a share is at most 1, more than one GPU a whole number")
         return self
 
     @model_validator(mode="after")

@@ -33,7 +33,7 @@ def test_settings_of_models_are_refused_where_they_would_be_ignored() -> None:
             "encoders.0.max_passages: Input should be great",
         ),
         ("{name: a, model: m, long_documents: maxp}", "encoders.0.long_documents: Input should be 'truncate', 'mean'"),
-        ("{name: a, model: m, gpus: 1.5}", "gpus is 1.5; a share is at most 1, more than one GPU a whole number"),
+        ("{name: a, model: m, gpus: 2}", "encoders.0.gpus: Input should be less than or equal to 1"),
         ("{name: a, model: m, gpus: 0}", "encoders.0.gpus: Input should be greater than 0"),
         ("{name: a, model: m, tokens_per_batch: 1}", "encoders.0.tokens_per_batch: "),
         ("{name: a, model: m, architecture: new}", "encoders.0.architecture: Input should be 'gte'"),
@@ -46,11 +46,6 @@ def test_settings_of_an_encoder_that_cannot_be_meant_are_refused(encoder: str, m
     with pytest.raises(ConfigError) as caught:
         load(overrides=[f"encoders=[{encoder}]"])
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("gpus", [0.25, 1, 2])
-def test_gpus_are_a_share_or_whole(gpus: float) -> None:
-    assert load(overrides=[f"encoders=[{{name: a, model: m, gpus: {gpus}}}]"]).encoders[0].gpus == gpus
 
 
 def test_ivf_settings_without_the_index_are_an_error_and_defaults_are_not():
