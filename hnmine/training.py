@@ -70,7 +70,7 @@ def train(
     assert by_ray or workers == 1
     steps = recipe.steps(len(lists))
     where = f"{workers} worker(s) on" if by_ray else "on"
-    say("train", f"{name}: {len(lists):,} pairs, {steps} step(s), {where} {recipe.device}, {recipe.dtype}")
+    say("train", f"{name}: {len(lists):,} lists, {steps} step(s), {where} {recipe.device}, {recipe.dtype}")
     work = _work_folder(out, identity)
     job = Job(start=start.resolve(), lists=lists, dev=dev, recipe=recipe, start_dev=start_dev)
     place = OfRay(job, work, workers) if by_ray else Here(job, work)
@@ -135,7 +135,7 @@ class _following:
             recipe = self._job.recipe
             total = len(self._job.lists) * recipe.epochs - news.step * recipe.pairs_per_batch
             if self._progress is None and total > 0:
-                self._progress = Progress("train", self._name, total, "pairs", begun=time.time() - news.at)
+                self._progress = Progress("train", self._name, total, "lists", begun=time.time() - news.at)
             return
         if self._tracker is not None:
             self._tracker.scalar(news.metric, news.value, news.step)
