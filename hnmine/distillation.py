@@ -90,7 +90,7 @@ def lessons(start: Path, bench: Bench, splits: Splits, config: Config, run: Run)
         DataError: the teacher cannot tell the dev queries' right documents from others, there is no query to learn
             from, or vectors made elsewhere lack some.
     """
-    settings, dev = config.train.distill, bench.dev
+    settings = config.train.distill
     rows = _with_documents(_query_rows(bench, splits, config), settings.lessons, splits, config.evaluate.depth)
     if not len(rows):
         raise DataError(
@@ -98,24 +98,7 @@ def lessons(start: Path, bench: Bench, splits: Splits, config: Config, run: Run)
             "queries of your search log into queries.jsonl, they need no judgement"
         )
     task = splits.unjudged(rows)
-    try:
-        of_dev, of_task = cosines(bench.documents, (dev, task), config, run)
-    except DataError as error:
-        raise DataError(f"no lessons: {error}") from None
-    rankings = {_FIRST_STAGE: dev.first_scores_QK} | of_dev
-    of_task = {_FIRST_STAGE: task.first_scores_QK} | of_task
-    weights, teacher_dev = _weighed(dev, rankings)
-    if not any(weights.values()):
-        raise DataError(
-            "no lessons: the first stage and the encoders tell the dev queries' right documents from others no better "
-            "than chance, so they have nothing to teach"
-        )
-    own = _Own(start, config, run)
-    with_own, its_dev = _weighed(dev, rankings | {_OWN: own.scores("dev", dev)})
-    if its_dev > teacher_dev and with_own[_OWN]:
-        weights, teacher_dev = with_own, its_dev
-        of_task = of_task | {_OWN: own.scores("queries", task)}
-    scores_QK = blended(task, of_task, weights)
+    weights, teacher_dev, scores_QK = _taught(start, bench, task, config, run)
     lists = _lists(task, scores_QK / bench.recipe.scale, settings, config.train.seed)
     listed = ", ".join(f"{weight:.2f} {name}" for name, weight in weights.items())
     say(
@@ -133,16 +116,31 @@ def lessons(start: Path, bench: Bench, splits: Splits, config: Config, run: Run)
     return Lessons(lists=lists, recipe=recipe, weights=weights, teacher_dev=teacher_dev)
 
 
-class _Own:
-    """What the student itself says, kept in OUT/evaluation/lessons-*.parquet."""
+def _taught(start: Path, bench: Bench, task: Task, config: Config, run: Run) -> tuple[dict[str, float], float, Float32]:
+    """Return the teacher's weights, what it has on dev, and its scores (Q, K) of the task."""
+    dev = bench.dev
+    try:
+        of_dev, of_task = cosines(bench.documents, (dev, task), config, run)
+    except DataError as error:
+        raise DataError(f"no lessons: {error}") from None
+    of_dev, of_task = ({_FIRST_STAGE: its.first_scores_QK} | of for its, of in ((dev, of_dev), (task, of_task)))
+    weights, value = _weighed(dev, of_dev)
+    if not any(weights.values()):
+        raise DataError(
+            "no lessons: the first stage and the encoders tell the dev queries' right documents from others no better "
+            "than chance, so they have nothing to teach"
+        )
+    with_own, its_value = _weighed(dev, of_dev | {_OWN: _own_scores("dev", dev, start, config, run)})
+    if its_value > value and with_own[_OWN]:
+        weights, value = with_own, its_value
+        of_task |= {_OWN: _own_scores("queries", task, start, config, run)}
+    return weights, value, blended(task, of_task, weights)
 
-    def __init__(self, start: Path, config: Config, run: Run) -> None:
-        self._start, self._config, self._run = start, config, run
 
-    def scores(self, of: str, task: Task) -> Float32:
-        settings = self._config.train
-        scorer = Scorer(task, self._config, settings.kind, settings.max_tokens, self._run)
-        return scorer.scores(f"lessons: {of}", self._start)
+def _own_scores(of: str, task: Task, start: Path, config: Config, run: Run) -> Float32:
+    """Return what the student itself says, or has said: it is kept in OUT/evaluation/lessons-<of>.parquet."""
+    scorer = Scorer(task, config, config.train.kind, config.train.max_tokens, run)
+    return scorer.scores(f"lessons: {of}", start)
 
 
 def _weighed(dev: Task, rankings: Rankings) -> tuple[dict[str, float], float]:
