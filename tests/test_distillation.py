@@ -227,14 +227,34 @@ def test_with_a_run_file_or_vectors_made_elsewhere_only_train_queries_are_asked_
     assert found.teacher_dev == 1
 
 
-def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path: Path):
+def knows_nothing(data: Path, file: Path) -> str:
+    """Write a run file of documents that are never right; return the setting."""
     collection = read_beir(data, load_config().sources)
     wrong = [doc for doc in collection.documents.ids if doc.startswith("jacket")]
     lines = [f"{query} Q0 {doc} {rank} {9 - rank} x" for query in collection.queries.ids for rank, doc in
              enumerate(wrong, 1)]  # fmt: skip
-    (tmp_path / "run.trec").write_text("\n".join(lines) + "\n")
+    file.write_text("\n".join(lines) + "\n")
+    return f"evaluate.first_stage={file}"
+
+
+def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path: Path):
+    first_stage = knows_nothing(data, tmp_path / "run.trec")
     with pytest.raises(DataError, match=r"no lessons: .* so they have nothing to teach"):
-        taught(data, run, tiny_model(tmp_path / "start"), f"evaluate.first_stage={tmp_path}/run.trec")
+        taught(data, run, tiny_model(tmp_path / "start"), first_stage)
+
+
+def test_where_nobody_can_teach_the_preset_trains_without_lessons_and_says_so(
+    data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
+    run.write_table("negatives.parquet", pa.table(columns))
+    start, first_stage = tiny_model(tmp_path / "start"), knows_nothing(data, tmp_path / "run.trec")
+    config = config_of(start, TWO, *SETTINGS, first_stage, "train.presets=[distilled, anchored]")
+    found, _ = tune(Splits(read_beir(data, config.sources), config, run), config, run)
+    assert capsys.readouterr().err.count("warning: no lessons: ") == 1
+    assert "distilled" not in found
+    with_lessons, without = (found["presets"][name] for name in ("distilled", "anchored"))
+    assert with_lessons["identity"] == without["identity"]
 
 
 def test_the_names_of_what_learns_from_a_teacher_are_those_of_its_losses():
