@@ -13,7 +13,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class Trial(Kept):
     pairs: int
     lists: int
     dev: float
-    """The best MRR@10 of its steps, with what lessons made of the start among them, but not the start itself."""
+    """The best MRR@10 of its steps; that of the start, if it has one, is not among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,6 @@ class Chosen:
     """The arm that won, what it trains on, how, and all trials."""
 
     arm: str
-    start: Path
     lists: Lists
     recipe: Recipe
     trials: list[Trial]
@@ -103,7 +101,7 @@ def choose(
     lists, recipe, _ = ground.lists(arms[name], bench.recipe.seed)
     say("train", f"auto: {name} at a learning rate of {rate:g} is trained in full")
     recipe = replace(recipe, learning_rate=rate)
-    return Chosen(arm=name, start=ground.start_of(arms[name]), lists=lists, recipe=recipe, trials=every)
+    return Chosen(arm=name, lists=lists, recipe=recipe, trials=every)
 
 
 class _Trials:
@@ -120,25 +118,24 @@ class _Trials:
 
     def trial(self, name: str, rate: float, at: Int64) -> Trial | None:
         """Train an arm on the pairs at these positions, or return what was found before; None: on nothing."""
-        bench, arm = self._bench, self._arms[name]
-        lists, recipe, _ = self._ground.lists(arm, bench.recipe.seed, at)
+        bench, arm, start = self._bench, self._arms[name], self._ground.start
+        lists, recipe, _ = self._ground.lists(arm, bench.recipe.seed, at, len(at) / len(bench.pairs))
         if not len(lists):
             return None
         recipe = replace(recipe, learning_rate=rate, evaluations_per_epoch=1)
         own = f"{slug(name)}-{rate:g}-{len(at)}"
-        start, path = self._ground.start_of(arm), self._run.out / "auto" / f"{own}.json"
+        path = self._run.out / "auto" / f"{own}.json"
         identity = bench.identity(start, lists, recipe)
         trial = read_kept(path, Trial, identity)
         if trial is None:
             record = bench.fit(f"auto-{own}", start, lists, recipe)
-            of_arm = arm.distillation == "first"  # lessons are the arm's own, so step 0 is too
             trial = Trial(
                 identity=identity,
                 arm=name,
                 learning_rate=rate,
                 pairs=len(at),
                 lists=len(lists),
-                dev=max(value for step, value in record.dev_by_step.items() if of_arm or step != "0"),
+                dev=max(value for step, value in record.dev_by_step.items() if step != "0"),
             )
             path.parent.mkdir(exist_ok=True)
             write_json(path, trial.model_dump())

@@ -180,7 +180,13 @@ class Bench:
             {
                 "start": weights.folder_sha256(start),
                 "lists": digest(
-                    [lists.queries, lists.documents, [sorted(texts) for texts in lists.judged], *lists.teacher]
+                    [
+                        lists.queries,
+                        lists.documents,
+                        [sorted(texts) for texts in lists.judged],
+                        *lists.teacher,
+                        *lists.is_lesson,
+                    ]
                 ),
                 "dev": digest([dev.queries.texts, dev.doc_rows_QK.tolist(), sorted(dev.document_texts.items())]),
                 "recipe": self._settings(lists, recipe),
@@ -202,8 +208,8 @@ class Bench:
 
     @staticmethod
     def _has_to_teach(lists: Lists, recipe: Recipe) -> bool:
-        """Whether the loss needs a teacher's scores, and the lists have none."""
-        return recipe.loss in TAUGHT and not lists.teacher
+        """Whether the loss needs a teacher's scores, and lists have none."""
+        return recipe.loss in TAUGHT and bool(lists.untaught)
 
 
 class _Teacher:
@@ -222,19 +228,21 @@ class _Teacher:
         return self._config.model_dump() | {"dtype": self._dtype, "files": sha256}
 
     def teach(self, name: str, lists: Lists, scale: float) -> Lists:
-        """Return the lists with its scores, which a student's reach when multiplied by `scale`."""
+        """Return the lists, those without a teacher with its scores, which a student's are when divided by `scale`."""
         from hnmine.reranker import Reranker
 
         say("train", f"{name}: the teacher is {self._config.model} on {self._device}, {self._dtype}")
         device, most = self._device.torch_name, self._config.max_tokens
         reranker = Reranker(self._folder, max_tokens=most, device=device, dtype=self._dtype, engine=self._config.engine)
-        sizes = [len(documents) for documents in lists.documents]
-        queries = [query for query, size in zip(lists.queries, sizes, strict=True) for _ in range(size)]
-        documents = [text for documents in lists.documents for text in documents]
+        sizes = [len(lists.documents[i]) for i in lists.untaught]
+        queries = [lists.queries[i] for i in lists.untaught for _ in lists.documents[i]]
+        documents = [text for i in lists.untaught for text in lists.documents[i]]
         with track("train", f"{name}: taught", len(documents), "documents") as progress:
             scores = reranker.scores(queries, documents, progress.advance) / scale
-        of_lists = np.split(scores, np.cumsum(sizes)[:-1])
-        return replace(lists, teacher=tuple(tuple(scores.tolist()) for scores in of_lists))
+        teacher = list(lists.teacher or [()] * len(lists))
+        for i, of_list in zip(lists.untaught, np.split(scores, np.cumsum(sizes)[:-1]), strict=True):
+            teacher[i] = tuple(of_list.tolist())
+        return replace(lists, teacher=tuple(teacher))
 
 
 def _read_record(name: str, folder: Path) -> Record | None:

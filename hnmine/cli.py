@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
                 action="append",
                 default=[],
                 choices=list(get_args(TrainPreset)),
-                help="what to train: distilled (default), lists with easier negatives after lessons from the encoders; "
+                help="what to train: distilled (default), lists with easier negatives and lessons from the encoders; "
                 "anchored, the same without lessons; paper, the pure triplet margin; positives, no negatives; auto, "
                 "the best on dev of a few ways to choose negatives; may be repeated",
             )

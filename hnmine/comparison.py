@@ -28,7 +28,6 @@ import numpy as np
 from hnmine import auditing
 from hnmine.bench import Bench
 from hnmine.config import Config
-from hnmine.distillation import DISTILLED_START
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
 from hnmine.ground import Arm, Ground, known_arms, named_arms
@@ -164,8 +163,7 @@ class _Cells:
         self.model = config.train.model
         self._bench = Bench(splits, config.train, run)
         self._start, _ = self._bench.start(f"{_START}{own}")
-        self._distilled_start = f"compare-{DISTILLED_START}{own}"
-        self._ground = Ground(self._bench, self._start, splits, config, run, self._distilled_start)
+        self._ground = Ground(self._bench, self._start, splits, config, run)
         self.pairs = len(self._bench.pairs)
         self._order = np.random.default_rng(config.train.seed).permutation(self.pairs)
         self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
@@ -210,19 +208,17 @@ class _Cells:
         lists, recipe, facts = self._ground.lists(arm, seed, None if pairs is None else np.sort(self._order[:pairs]))
         if not len(lists):
             return None
-        shared = arm.distillation == "alone"  # what it trains is what other arms begin with
-        if shared:
-            rates = (recipe.learning_rate,)
+        if arm.distillation is not None:
+            rates = (recipe.learning_rate,)  # lessons have their own
         recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
-        start = self._ground.start_of(arm)
-        identity = digest([self._bench.identity(start, lists, each) for each in recipes.values()])
+        identity = digest([self._bench.identity(self._start, lists, each) for each in recipes.values()])
         identity = digest([identity, self._scorer.identity, self._blend.identity])
         known = read_kept(path, Cell, identity)
         values = self._scorer.stored(f"compare: {own}") if known and self._are_whole(known.scores) else None
-        fitted = {rate: self._distilled_start if shared else f"{own}-{rate:g}" for rate in rates}
+        fitted = {rate: f"{own}-{rate:g}" for rate in rates}
         folders = {rate: self._run.out / "rerankers" / model for rate, model in fitted.items()}
         if known is None or values is None:
-            records = {rate: self._bench.fit(fitted[rate], start, lists, each) for rate, each in recipes.items()}
+            records = {rate: self._bench.fit(fitted[rate], self._start, lists, each) for rate, each in recipes.items()}
             best = max(records, key=lambda rate: records[rate].dev)
             scores = self._scorer.scores(f"compare: {own}", folders[best])
             values = measure(self.test, scores)
@@ -244,7 +240,7 @@ class _Cells:
             )
             path.parent.mkdir(exist_ok=True)
             write_json(path, known.model_dump())
-        for folder in () if shared else folders.values():
+        for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)  # the models of all arms would fill a disk
         self._rates[name, pairs] = known.learning_rate
         tested = f"{TESTED} {known.metrics[TESTED]:.3f} at a learning rate of {known.learning_rate:g}"

@@ -6,7 +6,8 @@ the blend of their scores (`blend`), by weights that make the dev queries' right
 softmax says how sure it is; the student is told the softmax of each list (Hinton et al., arXiv 1503.02531). What the
 student knows that they do not must not be unlearnt: its own scores are in the blend too, where that is better on dev
 (Furlanello et al., arXiv 1805.04770, let a model of the same kind teach). Of a query's first stage a list has the
-teacher's first two, which it must tell apart, and others at random.
+teacher's first two, which it must tell apart, and others at random. Lessons stand among the judged lists, in one
+training: one after the other, the judged pairs overwrite what the lessons taught.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.bench import Bench, Record
+from hnmine.bench import Bench
 from hnmine.blend import Rankings, blended, likeliest
 from hnmine.config import Config
 from hnmine.ensemble import cosines
 from hnmine.errors import DataError
 from hnmine.evaluation import Task, means, measure
 from hnmine.first_stage import NO_ROW
-from hnmine.fitting import DEV_METRIC, Recipe
+from hnmine.fitting import DEV_METRIC
 from hnmine.lists import Lists
 from hnmine.progress import say
 from hnmine.ranking import Scorer
@@ -35,7 +36,6 @@ from hnmine.splits import Splits
 from hnmine.train_config import DistillConfig
 from hnmine.types import Float32, Int64
 
-DISTILLED_START = "distilled-start"
 _FIRST_STAGE, _OWN = "first stage", "the start"
 _WORD = re.compile(r"\w+")
 _FIRST = 2  # of the teacher's order, in every list
@@ -43,28 +43,18 @@ _FIRST = 2  # of the teacher's order, in every list
 
 @dataclass(frozen=True, kw_only=True)
 class Lessons:
-    """What is learnt, how, and who teaches it."""
+    """What is learnt, and who teaches it."""
 
     lists: Lists
-    recipe: Recipe
     weights: dict[str, float]
     """Of the teacher's blend; softmax of the blend is its guess of what is right."""
     teacher_dev: float
     """What the teacher itself has on the dev queries."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Distilled:
-    """What lessons have made of a start."""
-
-    folder: Path
-    record: Record
-    lessons: Lessons
-
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest tells of it."""
-        told = {"queries": len(set(self.lessons.lists.queries)), "weights": self.lessons.weights}
-        return self.record.facts() | told | {"teacher_dev": self.lessons.teacher_dev}
+        """Return what the manifest tells of them."""
+        told = {"lessons": len(self.lists), "queries": len(set(self.lists.queries)), "weights": self.weights}
+        return told | {"teacher_dev": self.teacher_dev}
 
 
 def lessons_if_any(start: Path, bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons | None:
@@ -106,14 +96,7 @@ def lessons(start: Path, bench: Bench, splits: Splits, config: Config, run: Run)
         f"distillation: {len(lists):,} lessons on {len(rows):,} queries; the teacher's {DEV_METRIC} on dev "
         f"{teacher_dev:.3f} ({listed})",
     )
-    recipe = replace(
-        bench.recipe,
-        loss="kl",
-        in_batch_negatives=0,
-        epochs=1,
-        learning_rate=settings.learning_rate,
-    )
-    return Lessons(lists=lists, recipe=recipe, weights=weights, teacher_dev=teacher_dev)
+    return Lessons(lists=lists, weights=weights, teacher_dev=teacher_dev)
 
 
 def _taught(start: Path, bench: Bench, task: Task, config: Config, run: Run) -> tuple[dict[str, float], float, Float32]:
@@ -147,13 +130,6 @@ def _weighed(dev: Task, rankings: Rankings) -> tuple[dict[str, float], float]:
     """Return the likeliest weights, and what their blend has on dev."""
     weights = dict(zip(rankings, likeliest(dev, rankings).round(2).tolist(), strict=True))
     return weights, means(measure(dev, blended(dev, rankings, weights)))[DEV_METRIC]
-
-
-def distil(name: str, start: Path, bench: Bench, taught: Lessons, run: Run) -> Distilled:
-    """Give a start the lessons; what it learnt is kept only if it is better on dev."""
-    record, folder = bench.fit(name, start, taught.lists, taught.recipe), run.out / "rerankers" / name
-    bench.start_dev[folder] = record.dev
-    return Distilled(folder=folder, record=record, lessons=taught)
 
 
 def _query_rows(bench: Bench, splits: Splits, config: Config) -> Int64:
@@ -207,4 +183,5 @@ def _lists(task: Task, teacher_QK: Float32, settings: DistillConfig, seed: int) 
         queries.append(task.queries.texts[at])
         documents.append(tuple(task.document_texts[row] for row in task.doc_rows_QK[at, chosen].tolist()))
         scores.append(tuple(round(score, 3) for score in teacher_QK[at, chosen].tolist()))
-    return Lists(queries=tuple(queries), documents=tuple(documents), teacher=tuple(scores))
+    given = Lists(queries=tuple(queries), documents=tuple(documents), teacher=tuple(scores))
+    return replace(given, is_lesson=(True,) * len(given))

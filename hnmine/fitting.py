@@ -21,7 +21,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from hnmine import losses
 from hnmine.biencoder import BiEncoder
@@ -354,15 +353,25 @@ def _backward(
         exchange = number == len(groups) or not hasattr(network, "no_sync")
         with nullcontext() if exchange else network.no_sync():
             table, mask, tokens_read = _scores(reranker, network, [rows[i] for i in group])
-            teacher = None if not lists.teacher else torch.zeros_like(table)
-            if lists.teacher and chosen:
-                teacher = pad_sequence([torch.tensor(lists.teacher[chosen[i]]) for i in group], batch_first=True)
-                teacher = teacher.to(table.device)
-            loss = loss_of(table, mask, teacher).sum() * (share if chosen else 0.0)
+            teacher, is_lesson = _teacher(lists, [chosen[i] for i in group] if chosen else [], table)
+            loss = loss_of(table, mask, teacher, is_lesson).sum() * (share if chosen else 0.0)
             torch.autograd.backward(loss)
         total += loss.detach()
         read += tokens_read
     return total, 1 - sum(tokens) / read
+
+
+def _teacher(lists: Lists, chosen: Sequence[int], table: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return the teacher's scores of these lists, shaped as the student's, and which are lessons; None without any."""
+    if not lists.teacher:
+        return None, None
+    teacher = torch.zeros(table.shape)
+    for row, i in enumerate(chosen):
+        teacher[row, : len(lists.teacher[i])] = torch.tensor(lists.teacher[i])
+    is_lesson = torch.zeros(len(table), dtype=torch.bool)
+    if lists.is_lesson:
+        is_lesson[: len(chosen)] = torch.tensor([lists.is_lesson[i] for i in chosen])
+    return teacher.to(table.device), is_lesson.to(table.device)
 
 
 def _groups(sizes: list[int], most: int) -> list[list[int]]:

@@ -17,7 +17,7 @@ import numpy as np
 from hnmine import arms
 from hnmine.bench import Bench
 from hnmine.config import Config, ReduceConfig
-from hnmine.distillation import DISTILLED_START, Distilled, Lessons, distil, lessons_if_any
+from hnmine.distillation import Lessons, lessons_if_any
 from hnmine.ensemble import Ensemble, encode
 from hnmine.errors import ConfigError
 from hnmine.first_stage import NO_ROW
@@ -76,8 +76,8 @@ class Arm:
     """Whether as many positives of the other pairs of a step are negatives too."""
     loss: Loss | None = None
     """None: the configured one."""
-    distillation: Literal["first", "alone"] | None = None
-    """Whether there are lessons from first stage and encoders (`distillation`), before all else or instead of it."""
+    distillation: Literal["beside", "alone"] | None = None
+    """Lessons from first stage and encoders (`distillation`): beside the judged pairs, or instead of them."""
     asked: bool = False
     """Whether it is trained only where it is asked for by name."""
 
@@ -118,8 +118,8 @@ def known_arms(config: Config) -> dict[str, Arm]:
     found["distillation alone"] = Arm(about=f"{taught}, and no judged pair.", distillation="alone")
     for then in ("random of BM25's first 50", "two conditions, then BM25"):
         rule = (RULES | MIXTURES)[then]
-        what = f"{taught}, then: {about(rule)}"
-        found[f"distillation, {then}"] = Arm(about=what, rule=rule, distillation="first")
+        what = f"{taught}, and beside them: {about(rule)}"
+        found[f"distillation, {then}"] = Arm(about=what, rule=rule, distillation="beside")
     for variance in (None, 0.99, 0.95, 0.9, 0.8, 0.7):
         what = "X_concat" if variance is None else f"{variance:.0%} of the variance"
         reduce = config.reduce.model_copy(update={"variance": variance, "basis": None})
@@ -161,18 +161,11 @@ class Ground:
         splits: Splits,
         config: Config,
         run: Run,
-        distilled_start: str = DISTILLED_START,
     ) -> None:
-        """Encode what the store does not have of the documents and the train queries.
-
-        `distilled_start` is what the start with lessons is kept under.
-        """
+        """Encode what the store does not have of the documents and the train queries."""
         self._bench, self._splits, self._config, self._run = bench, splits, config, run
         self.start = start
         """The re-ranker that all arms begin with, and the judge of some."""
-        self._distilled_start = distilled_start
-        self.distilled: Distilled | None = None
-        """What lessons have made of the start, once an arm has asked for it."""
         self._lessons: Lessons | None = None
         self._asked = False
         pairs = bench.pairs
@@ -189,17 +182,7 @@ class Ground:
         self._tuned: Tuned | None = None
         self._denoise: Denoise | None = None
 
-    def start_of(self, arm: Arm) -> Path:
-        """Return the re-ranker that the arm's lists are for: the start, or what lessons made of it."""
-        if arm.distillation != "first":
-            return self.start
-        if self.distilled is None:
-            taught = self._taught()
-            assert taught is not None, "an arm without lists has no start"
-            self.distilled = distil(self._distilled_start, self.start, self._bench, taught, self._run)
-        return self.distilled.folder
-
-    def _taught(self) -> Lessons | None:
+    def lessons(self) -> Lessons | None:
         """Return the lessons, made once; None where there are none."""
         if not self._asked:
             self._asked = True
@@ -233,17 +216,20 @@ class Ground:
         queries = self._bench.queries.take(rows)
         return TrainingSet(documents=self._bench.documents, queries=queries, pairs=self.pairs, known=known)
 
-    def lists(self, arm: Arm, seed: int, at: Int64 | None = None) -> tuple[Lists, Recipe, dict[str, Any]]:
+    def lists(
+        self, arm: Arm, seed: int, at: Int64 | None = None, share: float = 1.0
+    ) -> tuple[Lists, Recipe, dict[str, Any]]:
         """Return what the arm trains on, how, and how many negatives it has chosen of what share of the pairs.
 
-        Of the pairs only those at the positions `at`; None: all.
+        Of the pairs only those at the positions `at`; None: all. Of the lessons, where the arm has any, this share.
         """
+        recipe, taught = replace(self._bench.recipe, seed=seed), None
         if arm.distillation is not None:
-            taught, nothing = self._taught(), {"negatives": 0, "pairs_with_negatives": 0.0}
-            if taught is None:
-                return Lists(queries=(), documents=()), self._bench.recipe, nothing
-            if arm.distillation == "alone":
-                return taught.lists, taught.recipe, nothing
+            recipe = replace(recipe, learning_rate=self._config.train.distill.learning_rate)
+            taught, nothing = self.lessons(), Lists(queries=(), documents=())
+            if taught is None or arm.distillation == "alone":
+                lists = nothing if taught is None else nothing.with_lessons(taught.lists, share)
+                return lists, recipe, {"negatives": 0, "pairs_with_negatives": 0.0}
         bench, most = self._bench, self._config.compare.negatives
         at = np.arange(len(bench.pairs)) if at is None else at
         in_batch = 0 if not arm.in_batch else most if arm.rule is None else most // 2
@@ -265,12 +251,12 @@ class Ground:
             bare=arm.rule is None or in_batch > 0,
             positives=bench.positives if in_batch else None,
         )
-        recipe = replace(bench.recipe, seed=seed, in_batch_negatives=in_batch, loss=arm.loss or bench.recipe.loss)
+        recipe = replace(recipe, in_batch_negatives=in_batch, loss=arm.loss or recipe.loss)
         facts = {
             "negatives": sum(map(len, negatives)),
             "pairs_with_negatives": sum(1 for rows in chosen if rows) / len(chosen),
         }
-        return lists, recipe, facts
+        return lists.with_lessons(taught.lists, share) if taught and len(lists) else lists, recipe, facts
 
     def _choose(self, arm: Arm, rule: Rule, count: int, seed: int, at: Int64) -> list[list[int]]:
         """Return up to `count` document rows of each pair that the rule chooses in the arm's space."""

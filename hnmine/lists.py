@@ -20,16 +20,36 @@ class Lists:
     judged: tuple[frozenset[str], ...] = ()
     """The texts judged positive for each query; where negatives are drawn from the batch."""
     teacher: tuple[tuple[float, ...], ...] = ()
-    """A score for each document, in the units of the student's; where there is a teacher."""
+    """A score for each document, in the units of the student's; none of a list without a teacher."""
+    is_lesson: tuple[bool, ...] = ()
+    """Whether a list says what its teacher thinks, and not which document was judged; empty: none does."""
 
     def __post_init__(self) -> None:
         assert len(self.queries) == len(self.documents)
         assert all(self.documents), "a list begins with its positive"
-        assert len(self.judged) in (0, len(self)), (len(self.judged), len(self))
-        assert not self.teacher or [*map(len, self.teacher)] == [*map(len, self.documents)]
+        for of_lists in (self.judged, self.teacher, self.is_lesson):
+            assert len(of_lists) in (0, len(self)), (len(of_lists), len(self))
+        sizes = zip(self.teacher, self.documents, strict=False)
+        assert all(len(scores) in (0, len(documents)) for scores, documents in sizes)
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    @property
+    def untaught(self) -> list[int]:
+        """The positions of the lists without a teacher."""
+        return [i for i in range(len(self)) if not (self.teacher and self.teacher[i])]
+
+    def with_lessons(self, others: Lists, share: float = 1.0) -> Lists:
+        """Return these and the first of other lists, as many as this share of them, as lessons."""
+        count = round(share * len(others))
+        return Lists(
+            queries=self.queries + others.queries[:count],
+            documents=self.documents + others.documents[:count],
+            judged=self.judged and self.judged + (frozenset(),) * count,
+            teacher=(self.teacher or ((),) * len(self)) + others.teacher[:count],
+            is_lesson=(False,) * len(self) + (True,) * count,
+        )
 
 
 def training_lists(
@@ -72,21 +92,26 @@ def step_lists(lists: Lists, batch: Sequence[int], in_batch: int, seed: Sequence
     """Return the lists of one step, each with up to `in_batch` positives of the others as further negatives.
 
     These are drawn by the seed, and are distinct texts, none in the list already, none judged positive for its query.
+    Lessons neither give nor take any: nobody has judged theirs.
     """
     chosen = Lists(
         queries=tuple(lists.queries[i] for i in batch),
         documents=tuple(lists.documents[i] for i in batch),
         teacher=tuple(lists.teacher[i] for i in batch) if lists.teacher else (),
+        is_lesson=tuple(lists.is_lesson[i] for i in batch) if lists.is_lesson else (),
     )
     if not in_batch:
         return chosen
     assert lists.judged, "in-batch negatives need to know what was judged positive"
     rng = np.random.default_rng(seed)
-    positives = dict.fromkeys(documents[0] for documents in chosen.documents)
+    lessons = chosen.is_lesson or (False,) * len(chosen)
+    first = zip(chosen.documents, lessons, strict=True)
+    positives = dict.fromkeys(documents[0] for documents, is_lesson in first if not is_lesson)
     longer = []
-    for i, documents in zip(batch, chosen.documents, strict=True):
+    for i, documents, is_lesson in zip(batch, chosen.documents, lessons, strict=True):
         pool = [text for text in positives if text not in documents and text not in lists.judged[i]]
-        longer.append((*documents, *(pool[at] for at in rng.permutation(len(pool))[:in_batch])))
+        more = () if is_lesson else (pool[at] for at in rng.permutation(len(pool))[:in_batch])
+        longer.append((*documents, *more))
     return replace(chosen, documents=tuple(longer))
 
 

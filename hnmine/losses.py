@@ -17,8 +17,10 @@ from torch.nn import functional
 class Loss(Protocol):
     """A loss of some name, scaled."""
 
-    def __call__(self, scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None = None) -> Tensor:
-        """Return one loss a list (B,); the losses of `TAUGHT` need the teacher's scores, the others ignore them."""
+    def __call__(
+        self, scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None = None, lesson_B: Tensor | None = None
+    ) -> Tensor:
+        """Return one loss a list (B,); the losses of `TAUGHT` and lessons need the teacher's scores."""
 
 
 def margin(scores_BL: Tensor, mask_BL: Tensor, width: float) -> Tensor:
@@ -100,17 +102,29 @@ TAUGHT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"marginmse": ma
 
 
 def make(name: str, width: float, scale: float = 1.0) -> Loss:
-    """Return the loss of this name; `width` is the margin's, `scale` multiplies the scores for all the others."""
+    """Return the loss of this name; `width` is the margin's, `scale` multiplies the scores for all the others.
+
+    Of lessons it is `kl`, whatever the name.
+    """
     if name not in {"margin", *LOSSES, *TAUGHT}:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(['margin', *LOSSES, *TAUGHT])}")
 
-    def loss(scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None = None) -> Tensor:
+    def judged(scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None) -> Tensor:
         if name == "margin":
             return margin(scores_BL, mask_BL, width)
         if name in LOSSES:
             return LOSSES[name](scale * scores_BL, mask_BL)
         assert teacher_BL is not None, f"{name} learns from a teacher"
         return TAUGHT[name](scale * scores_BL, mask_BL, scale * teacher_BL)
+
+    def loss(
+        scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None = None, lesson_B: Tensor | None = None
+    ) -> Tensor:
+        if lesson_B is None or not lesson_B.any():
+            return judged(scores_BL, mask_BL, teacher_BL)
+        assert teacher_BL is not None, "lessons have a teacher"
+        of_lessons = kl(scale * scores_BL, mask_BL, scale * teacher_BL)
+        return torch.where(lesson_B, of_lessons, judged(scores_BL, mask_BL, teacher_BL))
 
     return loss
 

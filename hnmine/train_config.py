@@ -30,7 +30,7 @@ class WarmUpConfig(Section):
 
 
 class DistillConfig(Section):
-    """Lessons for the start, in preset distilled: to rank as the first stage and the encoders together do."""
+    """Lessons beside the judged pairs, in preset distilled: to rank as first stage and encoders together do."""
 
     lessons: int = Field(
         1000,
@@ -41,7 +41,7 @@ class DistillConfig(Section):
     documents: int = Field(
         6, ge=2, le=64, description="of a query's first stage in a lesson: the teacher's first two, and random"
     )
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="peak learning rate")
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="peak learning rate of a training with lessons")
 
 
 class TeacherConfig(Section):
@@ -99,10 +99,10 @@ class TrainConfig(Section):
     presets: tuple[TrainPreset, ...] = Field(
         ("distilled",),
         min_length=1,
-        description="what to train, each from the same start: distilled (these settings, after lessons from the "
-        "encoders on queries that need no judgement), anchored (without lessons), paper (margin on the mined negatives "
-        "alone), positives (bce on the positives alone: what training gains without negatives), auto (the best on dev "
-        "of a few ways to choose negatives)",
+        description="what to train, each from the same start: distilled (these settings, with lessons from "
+        "the encoders on queries that need no judgement), anchored (without lessons), paper (margin on the mined "
+        "negatives alone), positives (bce on the positives alone: what training gains without negatives), auto (the "
+        "best on dev of a few ways to choose negatives)",
     )
     auto: AutoConfig = AutoConfig()
 

@@ -1,7 +1,7 @@
 """From negatives to re-rankers: the start, one model a preset, and the best of them on dev.
 
     anchored    the configured loss; every pair's mined negatives and its anchors (easier ones) in one list
-    distilled   the same, after lessons from first stage and encoders together (`distillation`), where they can teach
+    distilled   the same, with lessons from first stage and encoders among them (`distillation`), where these can teach
     paper       arXiv 2505.18366 as written: margin loss on the mined negatives alone
     positives   row 2 of its tables: each positive by itself, no negative at all
     auto        what a few trials on dev find best (`auto`)
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from hnmine.auto import choose
 from hnmine.bench import RECORD, START, Bench, Record
 from hnmine.config import Config
-from hnmine.distillation import DISTILLED_START, distil, lessons_if_any
+from hnmine.distillation import lessons_if_any
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.ground import Ground, named_arms
@@ -55,19 +55,19 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
     others: dict[str, Record] = {START: warm_up} if warm_up else {}
     told: dict[str, Any] = {}
     for preset in config.presets:
-        begin = start
         if preset == "auto":
-            ground = Ground(bench, start, splits, whole, run)
-            chosen = choose(bench, ground, named_arms(whole, config.auto.arms), config.auto, run)
-            begin, lists, recipe, told["auto"] = chosen.start, chosen.lists, chosen.recipe, chosen.facts()
-            distilled = ground.distilled if begin != start else None
+            ground, tried = Ground(bench, start, splits, whole, run), named_arms(whole, config.auto.arms)
+            chosen = choose(bench, ground, tried, config.auto, run)
+            lists, recipe, told["auto"] = chosen.lists, chosen.recipe, chosen.facts()
+            if tried[chosen.arm].distillation and (own := ground.lessons()):
+                told["distilled"] = own.facts()
         else:
             lists, recipe = presets.lists(preset)
-            distilled = distil(DISTILLED_START, start, bench, taught, run) if taught and preset == "distilled" else None
-        if distilled is not None:
-            begin, others[DISTILLED_START] = distilled.folder, distilled.record
-            told["distilled"] = distilled.facts()
-        records[preset] = bench.fit(preset, begin, lists, recipe)
+            if preset == "distilled" and taught:
+                lists = lists.with_lessons(taught.lists)
+                recipe = replace(recipe, learning_rate=config.distill.learning_rate)
+                told["distilled"] = taught.facts()
+        records[preset] = bench.fit(preset, start, lists, recipe)
     best = max(records, key=lambda name: records[name].dev)
     _point(link, Path("rerankers") / best)
     after, before = records[best].dev, bench.start_dev[start]

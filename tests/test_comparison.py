@@ -75,25 +75,19 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     assert not list((out / "rerankers").iterdir())
 
 
-def test_lessons_are_given_once_and_are_an_arm_and_the_start_of_others(data: Path, tmp_path: Path, capsys):
-    arms = "distillation-alone, distillation-random-of-bm25-s-first-50"
-    more = [
-        f"compare.arms=[{arms}]",
-        "compare.seeds=2",
-        "compare.learning_rates=[1e-5, 1e-3]",
-        "train.distill.lessons=30",
-    ]
+def test_lessons_are_an_arm_and_stand_beside_the_pairs_of_others(data: Path, tmp_path: Path, capsys):
+    arms = "distillation-alone, distillation-random-of-bm25-s-first-50, random-of-bm25-s-first-50"
+    more = [f"compare.arms=[{arms}]", "compare.seeds=2", "compare.learning_rates=[1e-5, 1e-3]"]
+    more += ["train.distill.lessons=30", "train.distill.learning_rate=2e-4"]
     out = tmp_path / "out"
     found = hnmine.compare(data, out, config_of(tiny_model(tmp_path / "start"), *more))
-    said = capsys.readouterr().err
-    assert said.count("compare-distilled-start: kept step") == 1
-    alone, then = found["blocks"][0]["arms"].values()
-    assert [cell["learning_rate"] for cell in alone] == [5e-5, 5e-5]
-    assert alone[0]["metrics"] == alone[1]["metrics"]
+    assert capsys.readouterr().err.count("30 lessons on ") == 1
+    alone, beside, without = found["blocks"][0]["arms"].values()
+    assert [list(cell["dev_by_rate"]) for cell in alone + beside] == [["0.0002"]] * 4, "lessons have their own"
+    assert sorted(without[0]["dev_by_rate"]) == ["0.001", "1e-05"]
     assert (alone[0]["negatives"], alone[0]["lists"]) == (0, 30)
-    assert sorted(then[0]["dev_by_rate"]) == ["0.001", "1e-05"]
-    assert max(then[0]["dev_by_rate"].values()) >= alone[0]["dev_by_rate"]["5e-05"]
-    assert [folder.name for folder in (out / "rerankers").iterdir()] == ["compare-distilled-start"]
+    assert (beside[0]["negatives"], beside[0]["lists"]) == (without[0]["negatives"], 30 + without[0]["lists"])
+    assert not list((out / "rerankers").iterdir())
 
 
 def test_an_arm_that_nobody_can_teach_is_left_out_and_the_others_are_compared(data: Path, tmp_path: Path, capsys):
@@ -110,7 +104,7 @@ def test_a_comparison_leaves_what_was_trained_before_as_it_is(data: Path, tmp_pa
     body, out = tiny_model(tmp_path / "body", head=False, spread=1), tmp_path / "out"
     hnmine.run(data, out, config_of(body, "train.distill.lessons=16"))
     before = contents(out / "rerankers")
-    assert {path.partition("/")[0] for path in before} == {"start", "distilled-start", "distilled"}
+    assert {path.partition("/")[0] for path in before} == {"start", "distilled"}
     hnmine.compare(data, out, config_of(body, "compare.arms=[random]", "compare.seeds=1", "train.max_pairs=6"))
     after = contents(out / "rerankers")
     assert after.items() > before.items(), "the comparison begins with fewer pairs, so with a start of its own"

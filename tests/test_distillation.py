@@ -14,10 +14,11 @@ import torch
 
 from hnmine.bench import Bench
 from hnmine.config import Config
-from hnmine.distillation import DISTILLED_START, Lessons, distil, lessons
+from hnmine.distillation import Lessons, lessons
 from hnmine.ensemble import embed_all
 from hnmine.errors import DataError
 from hnmine.fitting import load
+from hnmine.lists import Lists
 from hnmine.losses import TAUGHT, kl
 from hnmine.runs import Run, open_run
 from hnmine.settings import load as load_config
@@ -118,7 +119,7 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(
     data: Path, run: Run, tmp_path: Path, seed: int, has_a_say: bool
 ):
     start = tiny_model(tmp_path / "start", spread=1, seed=seed)
-    found, bench, splits, config = taught(data, run, start, "train.scale=2")
+    found, _, splits, config = taught(data, run, start, "train.scale=2")
     documents, queries = splits.collection.documents, splits.collection.queries
     vectors, _, _ = embed_all({"document": documents, "query": queries}, config, run)
     assert list(found.weights) == ["first stage", "wide", "narrow", "the start"][: 4 if has_a_say else 3]
@@ -142,7 +143,7 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(
         np.testing.assert_allclose(scores, [said[text] for text in texts], atol=2e-3)
         best = sorted(said.values(), reverse=True)
         np.testing.assert_allclose(scores[:2], best[:2], atol=2e-3)
-    assert found.recipe == replace(bench.recipe, loss="kl", in_batch_negatives=0, learning_rate=5e-5)
+    assert all(found.lists.is_lesson)
 
 
 def test_the_start_has_a_say_where_that_is_better_on_dev_and_is_asked_once(
@@ -165,21 +166,11 @@ def test_the_start_has_a_say_where_that_is_better_on_dev_and_is_asked_once(
         assert f"{says}14" not in said
 
 
-def test_the_student_comes_nearer_to_its_teacher_and_is_kept_only_if_better_on_dev(
-    data: Path, run: Run, tmp_path: Path
-):
+def test_the_student_comes_nearer_to_its_teacher(data: Path, run: Run, tmp_path: Path):
     start = tiny_model(tmp_path / "start", spread=1, seed=1)
-    how = (
-        right_first(data, tmp_path / "run.trec"),
-        "train.distill.learning_rate=0.006",
-        "train.distill.lessons=144",
-        "train.pairs_per_batch=3",
-    )
+    how = (right_first(data, tmp_path / "run.trec"), "train.distill.lessons=144", "train.pairs_per_batch=3")
     found, bench, _, _ = taught(data, run, start, *how)
-    made = distil(DISTILLED_START, start, bench, found, run)
-    folder, record = made.folder, made.record
-    assert record.dev == max(record.dev_by_step.values()) >= record.dev_by_step["0"]
-    assert record.recipe["loss"] == "kl"
+    record = bench.fit("student", start, found.lists, replace(bench.recipe, learning_rate=0.006))
     assert record.best_step > 0, "it learnt nothing, and the rest of this test would say nothing"
 
     def divergence(model: Path) -> float:
@@ -190,30 +181,43 @@ def test_the_student_comes_nearer_to_its_teacher_and_is_kept_only_if_better_on_d
             of.append(kl(scores, torch.ones_like(scores, dtype=torch.bool), torch.tensor([teacher])).item())
         return float(np.mean(of))
 
-    assert divergence(folder) < 0.98 * divergence(start)
-    assert distil(DISTILLED_START, start, bench, found, run) == made
-    assert bench.start_dev[folder] == record.dev
-    other = replace(found.lists, teacher=tuple(scores[::-1] for scores in found.lists.teacher))
-    assert bench.identity(start, other, found.recipe) != record.identity
+    assert divergence(run.out / "rerankers" / "student") < 0.98 * divergence(start)
+    for other in (
+        replace(found.lists, teacher=tuple(scores[::-1] for scores in found.lists.teacher)),
+        replace(found.lists, is_lesson=()),
+    ):
+        assert bench.identity(start, other, bench.recipe) != bench.identity(start, found.lists, bench.recipe)
 
 
-def test_the_preset_trains_on_the_anchored_lists_from_what_lessons_made_of_the_start(
-    data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("loss", ["infonce", "margin"])
+def test_the_preset_trains_on_the_anchored_lists_with_lessons_among_them(
+    data: Path, run: Run, tmp_path: Path, loss: str
 ):
     columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
     run.write_table("negatives.parquet", pa.table(columns))
-    start = tiny_model(tmp_path / "start", spread=1)
-    how = ("train.distill.learning_rate=0.003", "train.learning_rate=0.001", "train.presets=[anchored, distilled]")
-    _, _, splits, config = taught(data, run, start, *how)
+    how = ("train.distill.learning_rate=0.003", f"train.loss={loss}", "train.presets=[anchored, distilled]")
+    lessons_alone, _, splits, config = taught(data, run, tiny_model(tmp_path / "start", spread=1), *how)
     found, files = tune(splits, config, run)
-    assert {"rerankers/distilled/model.safetensors", f"rerankers/{DISTILLED_START}/model.safetensors"} <= set(files)
+    assert {"rerankers/distilled/model.safetensors", "rerankers/anchored/model.safetensors"} <= set(files)
     anchored, distilled = found["presets"]["anchored"], found["presets"]["distilled"]
-    assert anchored["lists"] == distilled["lists"] == 8
-    assert distilled["dev_by_step"]["0"] == found["distilled"]["dev"] >= anchored["dev_by_step"]["0"]
-    assert found["distilled"]["queries"] == 14
-    best = max(anchored["dev"], distilled["dev"])
-    change = best - anchored["dev_by_step"]["0"]
-    assert f"on dev {best:.3f} ({change:+.3f})" in capsys.readouterr().err, "against the start as it was given"
+    assert (anchored["lists"], distilled["lists"]) == (8, 8 + 14)
+    assert distilled["recipe"] == anchored["recipe"] | {"learning_rate": 0.003}
+    assert distilled["dev_by_step"]["0"] == anchored["dev_by_step"]["0"]
+    assert found["distilled"] == lessons_alone.facts()
+    assert (found["distilled"]["lessons"], found["distilled"]["queries"]) == (14, 14)
+
+
+def test_a_cross_encoder_teaches_the_judged_lists_and_the_ensemble_its_lessons(data: Path, run: Run, tmp_path: Path):
+    teacher = tiny_model(tmp_path / "teacher", seed=1)
+    how = ("train.loss=marginmse", f"train.teacher.model={teacher}", "train.teacher.dtype=float32")
+    found, bench, *_ = taught(data, run, tiny_model(tmp_path / "start"), *how)
+    judged = Lists(queries=("what", "which"), documents=(("A", "B"), ("C", "D", "E")))
+    both = judged.with_lessons(found.lists)
+    assert bench._teacher is not None
+    whole = bench._teacher.teach("student", both, 2.0)
+    assert whole.teacher[2:] == found.lists.teacher
+    assert whole.teacher[:2] == bench._teacher.teach("student", judged, 2.0).teacher
+    assert not whole.untaught
 
 
 def test_with_a_run_file_or_vectors_made_elsewhere_only_train_queries_are_asked_about(

@@ -90,26 +90,33 @@ def by_loop(reranker: Reranker, given: Lists, name: str) -> tuple[float, torch.T
     total = 0.0
     for i, (query, documents) in enumerate(zip(given.queries, given.documents, strict=True)):
         scores = torch.cat([reranker.forward(reranker.tokenize([query], [text])) for text in documents])
-        teacher = torch.tensor(given.teacher[i])[None] if given.teacher else None
-        loss = losses.make(name, 1.0)(scores[None], torch.ones(1, len(scores), dtype=torch.bool), teacher)[0]
+        teacher = torch.tensor(given.teacher[i])[None] if given.teacher and given.teacher[i] else None
+        of = "kl" if given.is_lesson and given.is_lesson[i] else name
+        loss = losses.make(of, 1.0)(scores[None], torch.ones(1, len(scores), dtype=torch.bool), teacher)[0]
         (loss / len(given)).backward()
         total += loss.item() / len(given)
     return total, gradient(reranker)
 
 
-def given_lists(name: str) -> Lists:
-    plain = lists(7)
-    if name not in losses.TAUGHT:
-        return plain
-    rng = np.random.default_rng(1)
-    return replace(plain, teacher=tuple(tuple(rng.normal(0, 1, len(texts)).tolist()) for texts in plain.documents))
+def given_lists(name: str, lessons: int = 0) -> Lists:
+    rng, plain = np.random.default_rng(1), lists(7)
+    taught = replace(plain, teacher=tuple(tuple(rng.normal(0, 1, len(texts)).tolist()) for texts in plain.documents))
+    if not lessons:
+        return taught if name in losses.TAUGHT else plain
+    judged = taught if name in losses.TAUGHT else plain
+    first = replace(judged, **{
+        field: getattr(judged, field)[: 7 - lessons] for field in ("queries", "documents", "teacher")
+    })  # fmt: skip
+    return first.with_lessons(replace(taught, documents=tuple(texts[::-1] for texts in taught.documents)), lessons / 7)
 
 
-@pytest.mark.parametrize("name", ["infonce", "marginmse", "kl"])
+@pytest.mark.parametrize("lessons", [0, 3, 7])
+@pytest.mark.parametrize("name", ["infonce", "margin", "marginmse", "kl"])
 def test_the_gradient_of_a_step_is_that_of_a_plain_loop_and_the_mean_of_its_shares(
-    reranker: Reranker, name: str
+    reranker: Reranker, name: str, lessons: int
 ) -> None:
-    many = given_lists(name)
+    many = given_lists(name, lessons)
+    assert len(many) == 7
     loss, whole = backward(reranker, many, list(range(7)), name, 1 / 7)
     expected, slow = by_loop(reranker, many, name)
     assert loss == pytest.approx(expected, rel=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_arms_that_a_teacher_cannot_score_before_training_are_left_out(loss: str
 
 def test_what_each_arm_is_trained_on(standing: tuple[Ground, Bench, Splits, Config]):
     ground, _, splits, config = standing
-    known = {name: arm for name, arm in known_arms(config).items() if arm.distillation != "alone"}
+    known = {name: arm for name, arm in known_arms(config).items() if arm.distillation is None}
     of = {name: ground.lists(arm, 3) for name, arm in known.items() if arm.judge != "relabel"}
     texts, positives = splits.collection.documents.texts, splits.collection.positives()
     judged = {splits.collection.queries.texts[query]: {texts[doc] for doc in docs} for query, docs in positives.items()}
@@ -80,7 +81,6 @@ def test_what_each_arm_is_trained_on(standing: tuple[Ground, Bench, Splits, Conf
     assert of["two conditions"][2]["pairs_with_negatives"] == len(sizes["two conditions"]) / pairs
     assert sizes["two conditions, X_concat"] == sizes["two conditions, 99% of the variance"], "almost the same space"
     some = np.array([0, 3, 7])
-    assert of["distillation, random of BM25's first 50"][0] == of["random of BM25's first 50"][0]
     for name, arm in known.items():
         part, whole = ground.lists(arm, 3, some)[0], ground.lists(arm, 3)[0]
         wanted = {splits.collection.queries.texts[row] for row in splits.train.query_rows_P[some].tolist()}
@@ -156,3 +156,29 @@ def test_expanded_queries_against_a_plain_loop(standing: tuple[Ground, Bench, Sp
         rows = [row for row in first[:3] if row >= 0]
         vector = plain.queries_QR[query] + sum(plain.docs_NR[row] for row in rows) / max(1, len(rows))
         np.testing.assert_allclose(expanded.queries_QR[query], vector / np.linalg.norm(vector), atol=1e-6)
+
+
+def test_lessons_stand_beside_what_an_arm_is_trained_on_or_alone(standing: tuple[Ground, Bench, Splits, Config]):
+    ground, bench, _, config = standing
+    known, taught = known_arms(config), ground.lessons()
+    assert taught is not None
+    some = np.array([0, 3, 7])
+    for name, arm in known.items():
+        if arm.distillation is None:
+            continue
+        lists, recipe, facts = ground.lists(arm, 3, some, 0.01)
+        assert recipe == replace(bench.recipe, seed=3, learning_rate=config.train.distill.learning_rate)
+        count = round(0.01 * len(taught.lists))
+        own = len(lists) - count
+        assert lists.is_lesson == (False,) * own + (True,) * count
+        assert (lists.queries[own:], lists.documents[own:]) == (
+            taught.lists.queries[:count],
+            taught.lists.documents[:count],
+        )
+        assert (lists.teacher[:own], lists.teacher[own:]) == (((),) * own, taught.lists.teacher[:count])
+        if arm.distillation == "alone":
+            assert (own, facts["negatives"]) == (0, 0)
+        else:
+            alone, _, its = ground.lists(known[name.removeprefix("distillation, ")], 3, some)
+            assert (lists.queries[:own], lists.documents[:own]) == (alone.queries, alone.documents)
+            assert facts == its

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,3 +132,22 @@ def test_the_scores_of_the_teacher_stay_with_their_lists() -> None:
     assert step_lists(lists, [1, 0], 0, (0,)).teacher == ((3.0,), (1.0, 2.0))
     with pytest.raises(AssertionError):
         Lists(queries=("p",), documents=(("A", "B"),), teacher=((1.0,),))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_lessons_come_after_the_judged_lists_and_have_nothing_to_do_with_their_batch(seed: int, share: float) -> None:
+    lists, others = any_lists(seed, 9), any_lists(seed + 1, 7)
+    taught = replace(others, judged=(), teacher=tuple((0.5,) * len(listed) for listed in others.documents))
+    both = lists.with_lessons(taught, share)
+    count = round(7 * share)
+    assert both.is_lesson == (False,) * 9 + (True,) * count
+    assert both.untaught == list(range(9))
+    assert both.teacher[9:] == taught.teacher[:count]
+    batch = np.random.default_rng(seed).permutation(len(both)).tolist()
+    step = step_lists(both, batch, 4, (seed,))
+    judged_alone = step_lists(lists, [i for i in batch if i < 9], 4, (seed,))
+    assert [documents for i, documents in zip(batch, step.documents, strict=True) if i < 9] == [*judged_alone.documents]
+    for i, documents, is_lesson in zip(batch, step.documents, step.is_lesson, strict=True):
+        assert is_lesson == (i >= 9)
+        assert documents == both.documents[i] or not is_lesson

@@ -187,3 +187,15 @@ def test_make_gives_the_loss_of_that_name_and_width() -> None:
         losses.make("hinge", 1.0)
     with pytest.raises(AssertionError, match="kl learns from a teacher"):
         losses.make("kl", 1.0)(scores_BL, mask_BL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_of_lessons_the_loss_is_the_divergence_from_their_teacher_and_of_others_what_it_is_called(name: str) -> None:
+    scores_BL, mask_BL = padded(ragged(2, 6), 0.0)
+    teacher_BL, _ = padded(ragged(2, 6)[::-1], 0.0)
+    teacher_BL = torch.nn.functional.pad(teacher_BL, (0, scores_BL.shape[1] - teacher_BL.shape[1]))
+    lesson_B = torch.tensor([True, False, False, True, False, True])
+    loss = losses.make(name, 1.0, 3.0)
+    ours = loss(scores_BL, mask_BL, teacher_BL, lesson_B)
+    torch.testing.assert_close(ours[lesson_B], losses.kl(3 * scores_BL, mask_BL, 3 * teacher_BL)[lesson_B])
+    torch.testing.assert_close(ours[~lesson_B], loss(scores_BL, mask_BL, teacher_BL)[~lesson_B])
