@@ -223,15 +223,18 @@ class Ground:
 
         Of the pairs only those at the positions `at`; None: all. Of the lessons, where the arm has any, this share.
         """
-        recipe, taught = replace(self._bench.recipe, seed=seed), None
-        if arm.distillation is not None:
-            recipe = replace(recipe, learning_rate=self._config.train.distill.learning_rate)
-            taught, nothing = self.lessons(), Lists(queries=(), documents=())
-            if taught is None or arm.distillation == "alone":
-                lists = nothing if taught is None else nothing.with_lessons(taught.lists, share)
-                return lists, recipe, {"negatives": 0, "pairs_with_negatives": 0.0}
+        lists, recipe, facts = self._of_pairs(arm, seed, np.arange(len(self._bench.pairs)) if at is None else at)
+        if arm.distillation is None:
+            return lists, recipe, facts
+        recipe = replace(recipe, learning_rate=self._config.train.distill.learning_rate)
+        taught, nothing = self.lessons(), Lists(queries=(), documents=())
+        if taught is None or not len(lists):
+            return nothing, recipe, facts
+        own = nothing if arm.distillation == "alone" else lists
+        return own.with_lessons(taught.lists, share), recipe, facts
+
+    def _of_pairs(self, arm: Arm, seed: int, at: Int64) -> tuple[Lists, Recipe, dict[str, Any]]:
         bench, most = self._bench, self._config.compare.negatives
-        at = np.arange(len(bench.pairs)) if at is None else at
         in_batch = 0 if not arm.in_batch else most if arm.rule is None else most // 2
         chosen: list[list[int]] = [[] for _ in at]
         relabelled: list[list[int]] = [[] for _ in at]
@@ -251,12 +254,12 @@ class Ground:
             bare=arm.rule is None or in_batch > 0,
             positives=bench.positives if in_batch else None,
         )
-        recipe = replace(recipe, in_batch_negatives=in_batch, loss=arm.loss or recipe.loss)
+        recipe = replace(bench.recipe, seed=seed, in_batch_negatives=in_batch, loss=arm.loss or bench.recipe.loss)
         facts = {
             "negatives": sum(map(len, negatives)),
             "pairs_with_negatives": sum(1 for rows in chosen if rows) / len(chosen),
         }
-        return lists.with_lessons(taught.lists, share) if taught and len(lists) else lists, recipe, facts
+        return lists, recipe, facts
 
     def _choose(self, arm: Arm, rule: Rule, count: int, seed: int, at: Int64) -> list[list[int]]:
         """Return up to `count` document rows of each pair that the rule chooses in the arm's space."""
