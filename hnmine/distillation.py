@@ -3,11 +3,9 @@
 What these know is often more than a re-ranker has learnt from a few hundred judged pairs (`benchmarks/LOG.md`), and to
 pass it on takes queries alone, which every search engine has in its log: put them into `queries.jsonl`. The teacher is
 the blend of their scores (`blend`), by weights that make the dev queries' right documents likeliest, so that its
-softmax says how sure it is; the student is told the softmax of each list (Hinton et al., arXiv 1503.02531). What the
-student knows that they do not must not be unlearnt: its own scores are in the blend too, where that is better on dev
-(Furlanello et al., arXiv 1805.04770, let a model of the same kind teach). Of a query's first stage a list has the
-teacher's first two, which it must tell apart, and others at random. Lessons stand among the judged lists, in one
-training: one after the other, the judged pairs overwrite what the lessons taught.
+softmax says how sure it is; the student is told the softmax of each list (Hinton et al., arXiv 1503.02531). Of a
+query's first stage a list has the teacher's first two, which it must tell apart, and others at random. Lessons stand
+among the judged lists, in one training: one after the other, the judged pairs overwrite what the lessons taught.
 """
 
 from __future__ import annotations
@@ -15,13 +13,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hnmine.bench import Bench
-from hnmine.blend import Rankings, blended, likeliest
+from hnmine.blend import blended, likeliest
 from hnmine.config import Config
 from hnmine.ensemble import cosines
 from hnmine.errors import DataError
@@ -30,13 +27,12 @@ from hnmine.first_stage import NO_ROW
 from hnmine.fitting import DEV_METRIC
 from hnmine.lists import Lists
 from hnmine.progress import say
-from hnmine.ranking import Scorer
 from hnmine.runs import Run
 from hnmine.splits import Splits
 from hnmine.train_config import DistillConfig
 from hnmine.types import Float32, Int64
 
-_FIRST_STAGE, _OWN = "first stage", "the start"
+_FIRST_STAGE = "first stage"
 _WORD = re.compile(r"\w+")
 _FIRST = 2  # of the teacher's order, in every list
 
@@ -57,24 +53,17 @@ class Lessons:
         return told | {"teacher_dev": self.teacher_dev}
 
 
-def lessons_if_any(start: Path, bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons | None:
+def lessons_if_any(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons | None:
     """Return the `lessons`; None where there are none, which is said."""
     try:
-        return lessons(start, bench, splits, config, run)
+        return lessons(bench, splits, config, run)
     except DataError as error:
         say("train", str(error), level="warning")
         return None
 
 
-def lessons(start: Path, bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
+def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
     """Choose the queries, encode what the store lacks of them, and ask the teacher.
-
-    Args:
-        start: the re-ranker that is to learn, and may have a say.
-        bench: its pairs, dev queries and settings.
-        splits: the queries and their first stage.
-        config: how many lessons, and the encoders.
-        run: where scores are kept.
 
     Raises:
         DataError: the teacher cannot tell the dev queries' right documents from others, there is no query to learn
@@ -88,7 +77,7 @@ def lessons(start: Path, bench: Bench, splits: Splits, config: Config, run: Run)
             "queries of your search log into queries.jsonl, they need no judgement"
         )
     task = splits.unjudged(rows)
-    weights, teacher_dev, scores_QK = _taught(start, bench, task, config, run)
+    weights, teacher_dev, scores_QK = _taught(bench, task, config, run)
     lists = _lists(task, scores_QK / bench.recipe.scale, settings, config.train.seed)
     listed = ", ".join(f"{weight:.2f} {name}" for name, weight in weights.items())
     say(
@@ -99,7 +88,7 @@ def lessons(start: Path, bench: Bench, splits: Splits, config: Config, run: Run)
     return Lessons(lists=lists, weights=weights, teacher_dev=teacher_dev)
 
 
-def _taught(start: Path, bench: Bench, task: Task, config: Config, run: Run) -> tuple[dict[str, float], float, Float32]:
+def _taught(bench: Bench, task: Task, config: Config, run: Run) -> tuple[dict[str, float], float, Float32]:
     """Return the teacher's weights, what it has on dev, and its scores (Q, K) of the task."""
     dev = bench.dev
     try:
@@ -107,29 +96,14 @@ def _taught(start: Path, bench: Bench, task: Task, config: Config, run: Run) -> 
     except DataError as error:
         raise DataError(f"no lessons: {error}") from None
     of_dev, of_task = ({_FIRST_STAGE: its.first_scores_QK} | of for its, of in ((dev, of_dev), (task, of_task)))
-    weights, value = _weighed(dev, of_dev)
+    weights = dict(zip(of_dev, likeliest(dev, of_dev).round(2).tolist(), strict=True))
     if not any(weights.values()):
         raise DataError(
             "no lessons: the first stage and the encoders tell the dev queries' right documents from others no better "
             "than chance, so they have nothing to teach"
         )
-    with_own, its_value = _weighed(dev, of_dev | {_OWN: _own_scores("dev", dev, start, config, run)})
-    if its_value > value and with_own[_OWN]:
-        weights, value = with_own, its_value
-        of_task |= {_OWN: _own_scores("queries", task, start, config, run)}
+    value = means(measure(dev, blended(dev, of_dev, weights)))[DEV_METRIC]
     return weights, value, blended(task, of_task, weights)
-
-
-def _own_scores(of: str, task: Task, start: Path, config: Config, run: Run) -> Float32:
-    """Return what the student itself says, or has said: it is kept in OUT/evaluation/lessons-<of>.parquet."""
-    scorer = Scorer(task, config, config.train.kind, config.train.max_tokens, run)
-    return scorer.scores(f"lessons: {of}", start)
-
-
-def _weighed(dev: Task, rankings: Rankings) -> tuple[dict[str, float], float]:
-    """Return the likeliest weights, and what their blend has on dev."""
-    weights = dict(zip(rankings, likeliest(dev, rankings).round(2).tolist(), strict=True))
-    return weights, means(measure(dev, blended(dev, rankings, weights)))[DEV_METRIC]
 
 
 def _query_rows(bench: Bench, splits: Splits, config: Config) -> Int64:

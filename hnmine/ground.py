@@ -186,7 +186,7 @@ class Ground:
         """Return the lessons, made once; None where there are none."""
         if not self._asked:
             self._asked = True
-            self._lessons = lessons_if_any(self.start, self._bench, self._splits, self._config, self._run)
+            self._lessons = lessons_if_any(self._bench, self._splits, self._config, self._run)
         return self._lessons
 
     def space(self, arm: Arm, seed: int) -> Space:

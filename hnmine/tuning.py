@@ -50,7 +50,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
     bench = Bench(splits, config, run)
     presets = _Presets(bench, splits, config, run)
     start, warm_up = bench.start()
-    taught = lessons_if_any(start, bench, splits, whole, run) if "distilled" in config.presets else None
+    taught = lessons_if_any(bench, splits, whole, run) if "distilled" in config.presets else None
     records: dict[TrainPreset, Record] = {}
     others: dict[str, Record] = {START: warm_up} if warm_up else {}
     told: dict[str, Any] = {}
