@@ -116,10 +116,9 @@ def known_arms(config: Config) -> dict[str, Arm]:
             found[name] = Arm(about=what, rule=both, encoder=encoder.name)
     taught = "Lessons from first stage and encoders together"
     found["distillation alone"] = Arm(about=f"{taught}, and no judged pair.", distillation="alone")
-    for then in ("random of BM25's first 50", "two conditions, then BM25"):
-        rule = (RULES | MIXTURES)[then]
-        what = f"{taught}, and beside them: {about(rule)}"
-        found[f"distillation, {then}"] = Arm(about=what, rule=rule, distillation="beside")
+    for then in ("random of BM25's first 50", "two conditions, then BM25", "mistakes of the start"):
+        arm = found[then]
+        found[f"distillation, {then}"] = replace(arm, about=f"{taught}, and: {arm.about}", distillation="beside")
     for variance in (None, 0.99, 0.95, 0.9, 0.8, 0.7):
         what = "X_concat" if variance is None else f"{variance:.0%} of the variance"
         reduce = config.reduce.model_copy(update={"variance": variance, "basis": None})

@@ -71,7 +71,7 @@ class AutoConfig(Section):
         (
             "random-of-bm25-s-first-50",
             "distillation-random-of-bm25-s-first-50",
-            "percpos-0.95-then-bm25",
+            "mistakes-of-the-start",
             "two-conditions-then-bm25",
             "two-conditions-guarded-then-bm25",
             "the-paper",
