@@ -5,7 +5,7 @@ pass it on takes queries alone, which every search engine has in its log: put th
 the blend of their scores (`blend`), by weights that make the dev queries' right documents likeliest, so that its
 softmax says how sure it is; the student is told the softmax of each list (Hinton et al., arXiv 1503.02531). Of a
 query's first stage a list has the teacher's first two, which it must tell apart, and others at random. Lessons stand
-among the judged lists, in one training: one after the other, the judged pairs overwrite what the lessons taught.
+among the judged lists, in one training, so that neither overwrites what the other taught.
 """
 
 from __future__ import annotations
