@@ -70,10 +70,10 @@ class AutoConfig(Section):
     arms: tuple[str, ...] = Field(
         (
             "random-of-bm25-s-first-50",
-            "distillation-random-of-bm25-s-first-50",
             "mistakes-of-the-start",
+            "distillation-random-of-bm25-s-first-50",
+            "distillation-mistakes-of-the-start",
             "two-conditions-then-bm25",
-            "two-conditions-guarded-then-bm25",
             "the-paper",
         ),
         min_length=1,
