@@ -32,6 +32,9 @@ _WRONG = {"float32": 1e-3, "bfloat16": 0.1}
 """Largest difference to torch that is put up with, as a share of the largest output."""
 # On a CPU the activations of a batch should stay in its caches; a GPU wants to be filled.
 TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
+GRAPH_TOKENS = {"cpu": 32_768, "cuda": 131_072}
+"""Most tokens in one backward pass, for the memory that activations take."""
+_FEWEST_GRAPH_TOKENS = 4096
 MOST_LANES = 8
 """Batches side by side in one process: they share its Python."""
 Item = TypeVar("Item")
@@ -89,6 +92,31 @@ def batches_by_length(lengths: Int64, tokens_per_batch: int) -> list[list[int]]:
     if current:
         batches.append(current)
     return batches
+
+
+def graph_tokens(model: Any, device: str, dtype: str, free: int | None = None) -> int:
+    """Return of how many tokens the device holds the activations that a backward pass needs.
+
+    A layer keeps 34 bytes a token and unit of its width in half precision (Korthikanti et al., arXiv 2205.05198, Eq. 1
+    without attention scores, which fused attention does not keep), and some more for norms in float32.
+
+    Args:
+        model: on the device, without gradients and optimizer yet.
+        device: a bound by memory is known for `cuda` alone.
+        dtype: of the activations.
+        free: bytes; None: as the device says.
+    """
+    import torch
+
+    most = GRAPH_TOKENS[device]
+    configs = (getattr(module, "config", None) for module in model.modules())
+    config = next((config for config in configs if hasattr(config, "num_hidden_layers")), None)
+    if device == "cpu" or config is None:
+        return most
+    a_token: int = (76 if dtype == "float32" else 38) * config.hidden_size * config.num_hidden_layers
+    to_come = 12 * sum(weights.numel() for weights in model.parameters())  # gradients and AdamW's moments, float32
+    free = torch.cuda.mem_get_info()[0] if free is None else free
+    return min(most, max(_FEWEST_GRAPH_TOKENS, int(0.7 * (free - to_come)) // a_token))
 
 
 def own_lanes() -> int:

@@ -26,6 +26,7 @@ from hnmine import losses
 from hnmine.biencoder import BiEncoder
 from hnmine.device import Choice
 from hnmine.dropout import seeded
+from hnmine.engine import GRAPH_TOKENS, graph_tokens
 from hnmine.errors import ModelError
 from hnmine.evaluation import Task, means, measure, rerank
 from hnmine.lists import Lists, step_lists
@@ -35,8 +36,6 @@ from hnmine.types import Int64
 
 DEV_METRIC = "MRR@10"
 STATE = "training"  # folder beside a checkpoint's model
-_GRAPH_TOKENS = {"cpu": 32_768, "cuda": 131_072}  # most in one backward pass; bounds the memory of activations
-_FEWEST_GRAPH_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,29 +266,6 @@ def _readable(checkpoint: Path | None) -> Iterator[None]:
         ) from None
 
 
-def graph_tokens(model: torch.nn.Module, device: str, dtype: str, free: int | None = None) -> int:
-    """Return of how many tokens the device holds the activations that a backward pass needs.
-
-    A layer keeps 34 bytes a token and unit of its width in half precision (Korthikanti et al., arXiv 2205.05198, Eq. 1
-    without attention scores, which fused attention does not keep), and some more for norms in float32.
-
-    Args:
-        model: on the device, without gradients and optimizer yet.
-        device: a bound by memory is known for `cuda` alone.
-        dtype: of the activations.
-        free: bytes; None: as the device says.
-    """
-    most = _GRAPH_TOKENS[device]
-    configs = (getattr(module, "config", None) for module in model.modules())
-    config = next((config for config in configs if hasattr(config, "num_hidden_layers")), None)
-    if device == "cpu" or config is None:
-        return most
-    a_token: int = (76 if dtype == "float32" else 38) * config.hidden_size * config.num_hidden_layers
-    to_come = 12 * sum(weights.numel() for weights in model.parameters())  # gradients and AdamW's moments, float32
-    free = torch.cuda.mem_get_info()[0] if free is None else free
-    return min(most, max(_FEWEST_GRAPH_TOKENS, int(0.7 * (free - to_come)) // a_token))
-
-
 def set_dropout(network: torch.nn.Module, rate: float) -> None:
     """Replace the model's own rate."""
     for module in network.modules():
@@ -335,7 +311,7 @@ def _backward(
     chosen: Sequence[int],
     loss_of: losses.Loss,
     share: float,
-    most: int = _GRAPH_TOKENS["cpu"],
+    most: int = GRAPH_TOKENS["cpu"],
 ) -> tuple[Tensor, float]:
     """Add the gradient of these lists' losses times `share`; return the loss, and how much of what was read is padding.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from hnmine import engine
-from hnmine.engine import OpenVino, choose, side_by_side
+from hnmine.engine import OpenVino, choose, graph_tokens, side_by_side
 from hnmine.errors import ConfigError, ModelError
 from tests.test_encoders import SENTENCES, planned, tiny_model
+from tests.test_reranker import load
+from tests.test_reranker import tiny_model as tiny_reranker
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHAPE |= {"vocab_size": 90, "max_position_embeddings": 96, "pad_token_id": 1}
@@ -187,3 +190,22 @@ def test_an_encoder_gives_the_same_bits_on_one_lane_and_on_three(tmp_path):
     own = planned(tiny_model(tmp_path / "tiny"), engine="openvino", budget=64)
     texts = [f"{sentence} {'a' * i}" for i in range(20) for sentence in SENTENCES]
     assert np.array_equal(own.build(lanes=1).encode(texts), own.build(lanes=3).encode(texts))
+
+
+def test_on_a_gpu_a_backward_pass_holds_what_its_memory_holds(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "bert", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=64, vocab_size=50
+    )
+    with torch.device("meta"):
+        large = AutoModelForSequenceClassification.from_config(config)
+    tiny = load(tiny_reranker(tmp_path / "model"), max_tokens=32).model
+    most = graph_tokens(tiny, "cuda", "bfloat16", free=2**36)
+    assert most == graph_tokens(torch.nn.Linear(2, 2), "cuda", "bfloat16"), "of what is no transformer nothing is known"
+    free = [2**30, 22 * 2**30, 80 * 2**30, 2**40]
+    tokens = [graph_tokens(large, "cuda", "bfloat16", each) for each in free]
+    assert tokens == sorted(tokens)
+    assert 0 < tokens[0] < tokens[1] < tokens[2] < tokens[3] == most
+    held = [34 * 1024 * 24 * each for each in tokens]
+    assert all(0.3 * room < used < room for used, room in zip(held[1:3], free[1:3], strict=True))
+    assert graph_tokens(large, "cuda", "float32", free[2]) == tokens[2] // 2
+    assert graph_tokens(large, "cpu", "bfloat16") < most

@@ -10,10 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hnmine import losses
-from hnmine.fitting import _backward, _passes, graph_tokens, set_dropout
+from hnmine.fitting import _backward, _passes, set_dropout
 from hnmine.lists import Lists, step_lists
 from hnmine.reranker import Reranker
 from tests.test_reranker import load, tiny_model
@@ -42,25 +41,6 @@ def test_texts_of_unlike_length_are_padded_less_than_one_in_twenty_tokens() -> N
     lengths = np.random.default_rng(0).lognormal(4.1, 0.5, 80).astype(np.int64).clip(20, 256)  # as of single sentences
     read = sum(len(part) * int(lengths[part].max()) for part in _passes(lengths, 4096, Reranker.PASS_TOKENS["cpu"]))
     assert 1 - lengths.sum() / read < 0.05
-
-
-def test_on_a_gpu_a_backward_pass_holds_what_its_memory_holds(tmp_path: Path) -> None:
-    config = AutoConfig.for_model(
-        "bert", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=64, vocab_size=50
-    )
-    with torch.device("meta"):
-        large = AutoModelForSequenceClassification.from_config(config)
-    tiny = load(tiny_model(tmp_path / "model"), max_tokens=32).model
-    most = graph_tokens(tiny, "cuda", "bfloat16", free=2**36)
-    assert most == graph_tokens(torch.nn.Linear(2, 2), "cuda", "bfloat16"), "of what is no transformer nothing is known"
-    free = [2**30, 22 * 2**30, 80 * 2**30, 2**40]
-    tokens = [graph_tokens(large, "cuda", "bfloat16", each) for each in free]
-    assert tokens == sorted(tokens)
-    assert 0 < tokens[0] < tokens[1] < tokens[2] < tokens[3] == most
-    held = [34 * 1024 * 24 * each for each in tokens]
-    assert all(0.3 * room < used < room for used, room in zip(held[1:3], free[1:3], strict=True))
-    assert graph_tokens(large, "cuda", "float32", free[2]) == tokens[2] // 2
-    assert graph_tokens(large, "cpu", "bfloat16") < most
 
 
 @pytest.fixture
