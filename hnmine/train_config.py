@@ -128,7 +128,9 @@ class TrainConfig(Section):
         None, gt=0, description="scores are multiplied by it in losses other than margin; null: 1, 20 for a bi-encoder"
     )
     epochs: int = Field(1, ge=1, description="passes over the pairs")
-    learning_rate: float = Field(2e-5, gt=0, le=1, description="peak learning rate")
+    learning_rate: float = Field(
+        2e-5, gt=0, le=1, description="peak learning rate; with lessons theirs, distill.learning_rate"
+    )
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay")
     clip_norm: float = Field(1.0, gt=0, description="largest gradient norm")

@@ -164,7 +164,7 @@ def test_the_student_comes_nearer_to_its_teacher(data: Path, run: Run, tmp_path:
 
 @pytest.mark.parametrize("loss", ["infonce", "margin"])
 def test_the_preset_trains_on_the_anchored_lists_with_lessons_among_them(
-    data: Path, run: Run, tmp_path: Path, loss: str
+    data: Path, run: Run, tmp_path: Path, loss: str, capsys: pytest.CaptureFixture[str]
 ):
     columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
     run.write_table("negatives.parquet", pa.table(columns))
@@ -177,6 +177,8 @@ def test_the_preset_trains_on_the_anchored_lists_with_lessons_among_them(
     assert distilled["recipe"] == anchored["recipe"] | {"learning_rate": 0.003}
     assert distilled["dev_by_step"]["0"] == anchored["dev_by_step"]["0"]
     assert found["distilled"] == lessons_alone.facts()
+    said = "with 14 lessons among them; trained at train.distill.learning_rate=0.003, not train.learning_rate"
+    assert capsys.readouterr().err.count(said) == 1, "a setting that has no effect is told"
     assert (found["distilled"]["lessons"], found["distilled"]["queries"]) == (14, 14)
 
 
