@@ -21,6 +21,7 @@ from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.lists import Lists, random_anchors, training_lists
 from hnmine.progress import say, track
 from hnmine.runs import Run, digest, versions, write_json
+from hnmine.scored import Score, Scored
 from hnmine.splits import Splits
 from hnmine.trackers import tracking
 from hnmine.train_config import TAUGHT, TeacherConfig, TrainConfig
@@ -64,7 +65,7 @@ class Bench:
         self.recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind, training=True))
         self.start_dev: dict[Path, float] = {}
         """What the dev queries say of each start that something was trained from; measured once."""
-        self._teacher = None if config.teacher is None else _Teacher(config.teacher, device)
+        self._teacher = None if config.teacher is None else _Teacher(config.teacher, device, run)
         gpus = devices.visible_gpus() if device.kind == "gpu" and config.ray is not False else 0
         self._workers = config.workers or max(1, gpus)
         cluster = bool(os.environ.get("RAY_ADDRESS"))
@@ -215,30 +216,33 @@ class Bench:
 class _Teacher:
     """The cross-encoder that is learnt from, found before anything is trained and loaded when it is needed."""
 
-    def __init__(self, config: TeacherConfig, device: devices.Choice) -> None:
+    def __init__(self, config: TeacherConfig, device: devices.Choice, run: Run) -> None:
         from hnmine.reranker import cross_encoder
 
         self._config, self._device = config, device
-        self._dtype = devices.choose_dtype(config.dtype, device.kind)
+        dtype = devices.choose_dtype(config.dtype, device.kind)
+        self._how: dict[str, Any] = {"max_tokens": config.max_tokens, "dtype": dtype, "engine": config.engine}
         self._folder = cross_encoder("train.teacher.model", config.model, config.revision)
+        self._scored = Scored("teacher", self._folder, self._loaded, self._how, run)
 
     def facts(self) -> dict[str, Any]:
         """Return all that decides its scores."""
         sha256 = digest(weights.folder_sha256(self._folder))
-        return self._config.model_dump() | {"dtype": self._dtype, "files": sha256}
+        return self._config.model_dump() | {"dtype": self._how["dtype"], "files": sha256}
+
+    def _loaded(self) -> Score:
+        from hnmine.reranker import Reranker
+
+        say("train", f"the teacher is {self._config.model} on {self._device}, {self._how['dtype']}")
+        return Reranker(self._folder, device=self._device.torch_name, **self._how).scores
 
     def teach(self, name: str, lists: Lists, scale: float) -> Lists:
         """Return the lists, those without a teacher with its scores, which a student's are when divided by `scale`."""
-        from hnmine.reranker import Reranker
-
-        say("train", f"{name}: the teacher is {self._config.model} on {self._device}, {self._dtype}")
-        device, most = self._device.torch_name, self._config.max_tokens
-        reranker = Reranker(self._folder, max_tokens=most, device=device, dtype=self._dtype, engine=self._config.engine)
         sizes = [len(lists.documents[i]) for i in lists.untaught]
         queries = [lists.queries[i] for i in lists.untaught for _ in lists.documents[i]]
         documents = [text for i in lists.untaught for text in lists.documents[i]]
         with track("train", f"{name}: taught", len(documents), "documents") as progress:
-            scores = reranker.scores(queries, documents, progress.advance) / scale
+            scores = self._scored.scores(queries, documents, progress.advance) / scale
         teacher = list(lists.teacher or [()] * len(lists))
         for i, of_list in zip(lists.untaught, np.split(scores, np.cumsum(sizes)[:-1]), strict=True):
             teacher[i] = tuple(of_list.tolist())

@@ -89,9 +89,10 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
         block.found.setdefault(name, []).append(cell)
         text = _tables([block for block in blocks if block.found], hidden)
         run.write_text("compare.md", f"```\n{text}\n```\n")
-        took.append(cell[0].seconds)
+        took.append(cell[0].seconds / len(cell[0].dev_by_rate))
         if done < len(order):
-            left = clock(statistics.fmean(took) * (len(order) - done))
+            rates = len(config.compare.learning_rates)  # of the first seed, which chooses one for the others
+            left = clock(statistics.fmean(took) * sum(1 if seed else rates for seed, _, _ in order[done:]))
             say("compare", f"{done} of {len(order)} trainings are in {run.out / 'compare.md'}; about {left} left")
     record = {
         "table": text,

@@ -23,12 +23,13 @@ from hnmine.errors import ConfigError
 from hnmine.first_stage import NO_ROW
 from hnmine.fitting import Recipe, load
 from hnmine.fuse import unit_rows
-from hnmine.guards import Agreement, Denoise, Guard, Remembered, Scorer, Suspects
+from hnmine.guards import Agreement, Denoise, Guard, Scorer, Suspects
 from hnmine.lists import Lists, training_lists
 from hnmine.mining import groups_of_equal_text
 from hnmine.progress import track
 from hnmine.rules import GUARDED, MIXTURES, RULES, Rule, about
 from hnmine.runs import Run
+from hnmine.scored import Score, Scored
 from hnmine.section import slug
 from hnmine.select import Known
 from hnmine.splits import Splits
@@ -299,20 +300,22 @@ class Ground:
         if arm.judge == "agreement":
             return Agreement(spaces=self._single_spaces(), least=len(self._encoders))
         if self._denoise is None:
-            self._denoise = Denoise(scores=Remembered(self._scorer()), margin=0.0, most=None)
+            self._denoise = Denoise(scores=self._by_start(), margin=0.0, most=None)
         return self._denoise
 
-    def _scorer(self) -> Scorer:
+    def _by_start(self) -> Scorer:
         """Return what asks the start."""
-        bench, recipe = self._bench, self._bench.recipe
-        settings: dict[str, Any] = {"max_tokens": recipe.max_tokens, "device": recipe.device, "dtype": recipe.dtype}
-        model = load(recipe.kind, self.start, engine=recipe.engine, **settings)
+        bench, recipe, start = self._bench, self._bench.recipe, self.start
+        how: dict[str, Any] = {"max_tokens": recipe.max_tokens, "dtype": recipe.dtype, "engine": recipe.engine}
+
+        def ask() -> Score:
+            return load(recipe.kind, start, device=recipe.device, **how).scores
+
+        scored = Scored(slug(start.name), start, ask, [recipe.kind, how], self._run)
 
         def score(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
-            queries = [bench.queries.texts[row] for row in query_rows_F.tolist()]
-            documents = [bench.documents.texts[row] for row in doc_rows_F.tolist()]
-            with track("train", "judged by the start", len(queries), "documents") as progress:
-                return model.scores(queries, documents, progress.advance).astype(np.float64)
+            with track("train", "judged by the start", len(query_rows_F), "documents") as progress:
+                return scored.of_rows(bench.queries, query_rows_F, bench.documents, doc_rows_F, progress.advance)
 
         return score
 

@@ -120,23 +120,6 @@ Scorer = Callable[[Int64, Int64], Float64]
 """A cross-encoder over rows: (query rows, document rows) → score of each, the log-odds of being relevant."""
 
 
-class Remembered:
-    """A scorer that asks another, and about each (query, document) only once."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self._ask = scorer
-        self._scores: dict[tuple[int, int], float] = {}
-
-    def __call__(self, query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
-        """Return the score of each."""
-        asked = list(zip(query_rows_F.tolist(), doc_rows_F.tolist(), strict=True))
-        new = [each for each in dict.fromkeys(asked) if each not in self._scores]
-        if new:
-            queries, docs = np.array(new, dtype=np.int64).T
-            self._scores.update(zip(new, self._ask(queries, docs).tolist(), strict=True))
-        return np.array([self._scores[each] for each in asked], dtype=np.float64)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Denoise:
     """Keep what a cross-encoder finds less relevant than the positive, with p the sigmoid of its score.

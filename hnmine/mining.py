@@ -16,9 +16,10 @@ from hnmine.config import Config, DenoiseConfig, GuardsConfig, SearchConfig
 from hnmine.ensemble import ChooseBasis, Ensemble, encode
 from hnmine.errors import DataError
 from hnmine.first_stage import FirstStage
-from hnmine.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin, Remembered
+from hnmine.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RelativeMargin
 from hnmine.progress import Progress, say, track
 from hnmine.runs import Run
+from hnmine.scored import Score, Scored
 from hnmine.search import Ivf, gpus_needed, make, recall
 from hnmine.select import Known, Search, select
 from hnmine.shards import ShardedSearcher
@@ -101,7 +102,7 @@ def mine(
             positives=[positives[query] for query in pairs.query_rows_P.tolist()],
             groups_N=groups_of_equal_text(collection.documents),
         )
-        negatives, index = (selection or from_scratch(config))(ensemble, judged)
+        negatives, index = (selection or from_scratch(config, run))(ensemble, judged)
     mined = Mined(negatives=negatives, pairs=local, queries=queries, ensemble=ensemble, index=index)
     with run.timed("write"):
         run.write_table("negatives.parquet", negatives_table(mined, collection.documents))
@@ -127,13 +128,13 @@ def mine(
     return mined
 
 
-def from_scratch(config: Config) -> Selection:
+def from_scratch(config: Config, run: Run) -> Selection:
     """Return the selection that searches every pair in full."""
 
     def selection(ensemble: Ensemble, judged: Judged) -> tuple[Negatives, dict[str, Any]]:
         known = Known.of(judged.positives, judged.groups_N)
         with searcher(ensemble.space, config.search) as (search, index):
-            return select_negatives(judged.pairs, known, search, ensemble, judged.texts, config), index
+            return select_negatives(judged.pairs, known, search, ensemble, judged.texts, config, run), index
 
     return selection
 
@@ -145,6 +146,7 @@ def select_negatives(
     ensemble: Ensemble,
     texts: dict[Role, Texts],
     config: Config,
+    run: Run,
     what: str = "two conditions",
 ) -> Negatives:
     """Select the hard negatives of `pairs` as configured, with the guards that are on; `what` names the work.
@@ -162,7 +164,7 @@ def select_negatives(
             negatives=config.select.negatives,
             candidates=config.search.candidates,
             guards=_guards(config.guards, ensemble),
-            dear=None if config.guards.denoise is None else _denoise(config.guards.denoise, texts, progress),
+            dear=None if config.guards.denoise is None else _denoise(config.guards.denoise, texts, run, progress),
             done=progress.advance,
         )
 
@@ -234,30 +236,31 @@ def _guards(config: GuardsConfig, ensemble: Ensemble) -> list[Guard]:
     return guards
 
 
-def _denoise(config: DenoiseConfig, texts: dict[Role, Texts], progress: Progress) -> Denoise:
-    """Load the cross-encoder; how much it has scored is shown beside the progress."""
-    from hnmine.reranker import Reranker  # imports torch and transformers, which mining may do without
-
+def _denoise(config: DenoiseConfig, texts: dict[Role, Texts], run: Run, progress: Progress) -> Denoise:
+    """Return the guard that asks the cross-encoder; how much it was asked is shown beside the progress."""
     folder = _cross_encoder(config)
     device = devices.choose(config.device)
     dtype = devices.choose_dtype(config.dtype, device.kind)
-    say("select", f"denoising by {config.model} on {device}, {dtype}")
-    reranker = Reranker(
-        folder, max_tokens=config.max_tokens, device=device.torch_name, dtype=dtype, engine=config.engine
-    )
-    scored = 0
+    how: dict[str, Any] = {"max_tokens": config.max_tokens, "dtype": dtype, "engine": config.engine}
+    asked = 0
+
+    def load() -> Score:
+        from hnmine.reranker import Reranker  # imports torch and transformers, which mining may do without
+
+        say("select", f"denoising by {config.model} on {device}, {dtype}")
+        return Reranker(folder, device=device.torch_name, **how).scores
 
     def tell(count: int) -> None:
-        nonlocal scored
-        scored += count
-        progress.advance(0, f"{scored:,} scored")
+        nonlocal asked
+        asked += count
+        progress.advance(0, f"{asked:,} scored")
+
+    scored = Scored("guards", folder, load, how, run)
 
     def score(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
-        queries = [texts["query"].texts[row] for row in query_rows_F.tolist()]
-        documents = [texts["document"].texts[row] for row in doc_rows_F.tolist()]
-        return reranker.scores(queries, documents, tell).astype(np.float64)
+        return scored.of_rows(texts["query"], query_rows_F, texts["document"], doc_rows_F, tell)
 
-    return Denoise(scores=Remembered(score), margin=config.margin, most=config.most)
+    return Denoise(scores=score, margin=config.margin, most=config.most)
 
 
 def refuse_unusable(config: GuardsConfig) -> None:

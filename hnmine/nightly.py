@@ -228,7 +228,7 @@ class _Nightly:
 
     def _anew(self, ensemble: Ensemble, judged: Judged) -> tuple[Negatives, _Facts]:
         self._searched = len(judged.pairs)
-        return from_scratch(self._config)(ensemble, judged)
+        return from_scratch(self._config, self._run)(ensemble, judged)
 
     def _renewed(self, ensemble: Ensemble, judged: Judged) -> tuple[Negatives, _Facts]:
         space, config = ensemble.space, self._config

@@ -161,7 +161,7 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
         settings, configured = _audited_settings(config)
         with searcher(ensemble.space, config.search) as (search, _):
             for name, its in settings.items():
-                found = select_negatives(trials.pairs, trials.known, search, ensemble, texts, its, name)
+                found = select_negatives(trials.pairs, trials.known, search, ensemble, texts, its, run, name)
                 results[name] = auditing.Audited.of(trials, found.pair_M, found.doc_rows_M)
         record = {
             "queries": len(rows),

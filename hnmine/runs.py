@@ -3,7 +3,7 @@
 OUT/manifest.json        one section a step: what it found, and from which data, settings, versions and files
 OUT/quarantine.jsonl     every bad row, with its reason
 OUT/negatives.parquet    OUT/triplets.parquet    OUT/basis.safetensors
-OUT/store/               vectors
+OUT/store/               vectors; OUT/scored/ what cross-encoders said
 OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
 OUT/evaluation/          scores and metrics a query
 OUT/audit.json           the last audit

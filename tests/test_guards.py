@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hnmine.guards import Denoise, Remembered, Suspects
+from hnmine.guards import Denoise, Suspects
 
 # log-odds of (query, document); document 0 is the positive
 SCORES_QN = np.array([[2.0, 1.9, 0.5, -3.0, 2.0, 2.1], [-1.0, -1.1, 3.0, -6.0, -1.0, 900.0]])
@@ -45,18 +45,3 @@ def test_what_the_cross_encoder_finds_as_relevant_as_the_positive_is_removed(
 def test_scores_that_overflow_are_probabilities_all_the_same() -> None:
     extreme = Denoise(scores=lambda q, d: np.where(d == 0, 5000.0, -5000.0), margin=1.0, most=0.0)
     assert extreme.keep(suspects([(0, 1)])).tolist() == [True]
-
-
-def test_each_query_and_document_is_scored_once() -> None:
-    asked: list[tuple[int, int]] = []
-
-    def scorer(query_rows: np.ndarray, doc_rows: np.ndarray) -> np.ndarray:
-        asked.extend(zip(query_rows.tolist(), doc_rows.tolist(), strict=True))
-        return SCORES_QN[query_rows, doc_rows]
-
-    remembered = Remembered(scorer)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        query_rows, doc_rows = rng.integers(0, 2, size=7), rng.integers(0, 6, size=7)
-        np.testing.assert_array_equal(remembered(query_rows, doc_rows), SCORES_QN[query_rows, doc_rows])
-    assert len(asked) == len(set(asked)) == 12

@@ -263,6 +263,9 @@ def test_denoising_leaves_what_the_cross_encoder_finds_less_relevant(
     assert f"denoising by {model} on cpu (" in said
     assert " scored)" in said
     assert f"denoise {counts['guarded']['denoise']}" in said
+    again = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}", "search.candidates=2")
+    assert again == (found, counts)
+    assert "denoising by" not in capsys.readouterr().err, "every score is known, so the model is not loaded"
 
 
 def test_a_cross_encoder_without_a_head_is_refused_before_anything_is_encoded(noisy: Path, tmp_path: Path) -> None:
