@@ -280,7 +280,7 @@ def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
         of = {name: of for name, (of, _) in block.references.items()}
         of |= {name: {TESTED: values[name]} for name in _ordered(values)}
         parts += [block.label] if block.label else []
-        parts.append(_table(block.found, block.references, hidden))
+        parts.append(arms_table(block.found, block.references, hidden))
         parts += [by_length] if (by_length := table_by_length(block.cells.test, of)) else []
     return "\n\n".join(parts)
 
@@ -309,7 +309,7 @@ def _ordered(values: Mapping[str, Float64]) -> list[str]:
     return sorted(values, key=lambda name: -float(values[name].mean()))
 
 
-def _table(
+def arms_table(
     found: Mapping[str, list[tuple[Cell, PerQuery]]],
     references: Mapping[str, tuple[PerQuery, dict[str, float]]],
     hidden: Mapping[str, float],

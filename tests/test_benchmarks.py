@@ -1,12 +1,18 @@
-"""The comparison of the GPU paths, with the CPU in the GPU's place."""
+"""The comparison of the GPU paths, with the CPU in the GPU's place; the table of several comparisons."""
 
 from __future__ import annotations
 
 import json
 
-from benchmarks import gpu_check
+import pytest
+
+import hnmine
+from benchmarks import gpu_check, tables
 from hnmine import device
 from hnmine.errors import DeviceError
+from tests.test_comparison import config_of
+from tests.test_pipeline import write_collection
+from tests.test_reranker import tiny_model
 
 PATHS = ["PCA", "search: flat", "search: IVF", "scan: torch", "selection", "encoder", "throughput", "training"]
 
@@ -54,3 +60,29 @@ def test_a_wrong_list_disagrees():
     )
     assert gpu_check.compared("search: flat", space, right, right, 1, 1).agrees
     assert not gpu_check.compared("search: flat", space, right, shifted, 1, 1).agrees
+
+
+def test_arms_of_several_comparisons_stand_in_one_table(tmp_path, capsys):
+    data, start = write_collection(tmp_path / "data"), tiny_model(tmp_path / "start")
+    outs = [tmp_path / name for name in ("one", "two", "other")]
+    for out, arms, seeds, more in zip(outs, ("bm25", "bm25,random", "bm25"), (2, 1, 1), ([], [], [8]), strict=True):
+        less = [f"train.max_pairs={pairs}" for pairs in more]
+        hnmine.compare(data, out, config_of(start, f"compare.arms=[{arms}]", f"compare.seeds={seeds}", *less))
+    record = [json.loads((out / "compare.json").read_text(encoding="utf-8"))["table"].splitlines() for out in outs]
+    capsys.readouterr()
+    tables.main([str(outs[0]), str(outs[1])])
+    printed = capsys.readouterr().out.splitlines()
+    assert sorted(row.split("  ")[0] for row in printed[4:]) == [
+        "BM25",
+        "first stage",
+        "no fine-tuning",
+        "random (1 seed)",
+    ]
+    for name, source in (("BM25  ", record[0]), ("first stage", record[0]), ("no fine-tuning", record[1])):
+        of_one, of_all = (next(row for row in rows if row.startswith(name)).split() for rows in (source, printed))
+        assert of_one[:7] == of_all[:7]
+    tables.main([str(outs[1]), str(outs[0]), "--seed", "0"])
+    assert "1 seed(s)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        tables.main([str(outs[0]), str(outs[2])])
+    assert "do not have the same: pairs" in capsys.readouterr().err

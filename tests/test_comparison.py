@@ -10,7 +10,7 @@ import pytest
 
 import hnmine
 from hnmine import comparison
-from hnmine.comparison import Cell, _chosen_arms, _table
+from hnmine.comparison import Cell, _chosen_arms, arms_table
 from hnmine.config import Config
 from hnmine.errors import ConfigError, DataError
 from hnmine.settings import load
@@ -153,7 +153,7 @@ def test_the_table_has_means_over_seeds_and_tests_over_queries():
     good, better = np.full(50, 0.5), np.full(50, 0.7)
     found = {"good": [cell("good", 0, good), cell("good", 1, good + 0.1)], "better": [cell("better", 0, better)]}
     references = {name: (cell("", 0, start)[1], {"MRR@10": 0.9}) for name in ("first stage", "no fine-tuning")}
-    lines = ["", "", *_table(found, references, {"good": 0.25}).splitlines()]
+    lines = ["", "", *arms_table(found, references, {"good": 0.25}).splitlines()]
     assert lines[4].split() == ["no", "fine-tuning", "0.000", "0.000", "0.000", "0.000", "0.900"]
     assert lines[5].split()[:8] == ["better", "0.700", "0.700", "0.700", "0.700", "0.700", "0.000", "50%"]
     assert lines[6].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%"]
