@@ -1,9 +1,9 @@
 """Arms side by side: one start, one budget, every way to choose negatives; what each is worth on the test queries.
 
-An arm says which lists the re-ranker is trained on; all else is the same. Its learning rate is the best on dev of one
-small grid, found with the first seed, so that no arm loses by its step size. With `compare.sizes` and `compare.models`
-there is a table for each number of train pairs and each start: which way is best may depend on both. What is done is
-kept and not done again:
+An arm says which lists the re-ranker is trained on; all else is the same. Its learning rate is the best on dev, found
+with the first seed: of one small grid, and beyond its end as long as dev gains, so that no arm loses by its step size.
+With `compare.sizes` and `compare.models` there is a table for each number of train pairs and each start: which way is
+best may depend on both. What is done is kept and not done again:
 
 OUT/compare/<arm>-<seed>.json               one training: its learning rate, dev and test metrics, yield
 OUT/evaluation/compare-<arm>-<seed>.parquet  its scores and metrics, query by query
@@ -26,11 +26,13 @@ from typing import Any
 import numpy as np
 
 from hnmine import auditing
-from hnmine.bench import Bench
+from hnmine.bench import Bench, Record
 from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
+from hnmine.fitting import Recipe
 from hnmine.ground import Arm, Ground, known_arms, named_arms
+from hnmine.lists import Lists
 from hnmine.progress import clock, say, track
 from hnmine.ranking import TESTED, Blend, Scorer, table_of
 from hnmine.runs import Kept, Run, digest, read_kept, versions, write_json
@@ -209,21 +211,17 @@ class _Cells:
         lists, recipe, facts = self._ground.lists(arm, seed, None if pairs is None else np.sort(self._order[:pairs]))
         if not len(lists):
             return None
-        if arm.distillation is not None:
-            rates = (recipe.learning_rate,)  # lessons have their own
-        recipes = {rate: replace(recipe, learning_rate=rate) for rate in rates}
-        identity = digest([self._bench.identity(self._start, lists, each) for each in recipes.values()])
+        identity = digest([self._bench.identity(self._start, lists, replace(recipe, learning_rate=r)) for r in rates])
         identity = digest([identity, self._scorer.identity, self._blend.identity])
         known = read_kept(path, Cell, identity)
         values = self._scorer.stored(f"compare: {own}") if known and self._are_whole(known.scores) else None
-        fitted = {rate: f"{own}-{rate:g}" for rate in rates}
-        folders = {rate: self._run.out / "rerankers" / model for rate, model in fitted.items()}
         if known is None or values is None:
-            records = {rate: self._bench.fit(fitted[rate], self._start, lists, each) for rate, each in recipes.items()}
+            records = self._at_rates(own, lists, recipe, rates)
             best = max(records, key=lambda rate: records[rate].dev)
-            scores = self._scorer.scores(f"compare: {own}", folders[best])
+            model = self._model(own, best)
+            scores = self._scorer.scores(f"compare: {own}", model)
             values = measure(self.test, scores)
-            weights, of_blend = self._blend.of(f"compare: {own}", folders[best], scores)
+            weights, of_blend = self._blend.of(f"compare: {own}", model, scores)
             known = Cell(
                 identity=identity,
                 arm=name,
@@ -241,13 +239,32 @@ class _Cells:
             )
             path.parent.mkdir(exist_ok=True)
             write_json(path, known.model_dump())
-        for folder in folders.values():
-            shutil.rmtree(folder, ignore_errors=True)  # the models of all arms would fill a disk
+        for rate in known.dev_by_rate:
+            shutil.rmtree(self._model(own, float(rate)), ignore_errors=True)  # all arms' would fill a disk
         self._rates[name, pairs] = known.learning_rate
         tested = f"{TESTED} {known.metrics[TESTED]:.3f} at a learning rate of {known.learning_rate:g}"
         on = "" if pairs is None else f", {pairs:,} pairs"
         say("compare", f"{name}, seed {seed}{on}: {tested}")
         return known, values
+
+    def _at_rates(self, own: str, lists: Lists, recipe: Recipe, rates: Sequence[float]) -> dict[float, Record]:
+        """Train at each learning rate; where the largest of several is the best on dev, at twice that too, and so on.
+
+        So no arm loses by a grid that ends too early for it.
+        """
+
+        def fit(rate: float) -> Record:
+            return self._bench.fit(f"{own}-{rate:g}", self._start, lists, replace(recipe, learning_rate=rate))
+
+        records = {rate: fit(rate) for rate in rates}
+        largest = max(records)
+        while len(records) > 1 and all(records[largest].dev > records[rate].dev for rate in records if rate < largest):
+            largest *= 2
+            records[largest] = fit(largest)
+        return records
+
+    def _model(self, own: str, rate: float) -> Path:
+        return self._run.out / "rerankers" / f"{own}-{rate:g}"
 
     def _are_whole(self, files: Mapping[str, str]) -> bool:
         """Whether these files of the run are as they were."""

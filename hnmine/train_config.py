@@ -215,7 +215,10 @@ class CompareConfig(Section):
     seeds: int = Field(3, ge=1, le=100, description="trainings an arm, from train.seed on")
     negatives: int = Field(4, ge=2, le=64, description="negatives a pair, the same for all arms")
     learning_rates: Rates = Field(
-        (1e-5, 5e-5), min_length=1, description="the best on dev is taken for each arm, found with its first seed"
+        (1e-5, 5e-5),
+        min_length=1,
+        description="the best on dev is taken for each arm, found with its first seed; where that is the largest of "
+        "several, twice as much is tried too, and so on",
     )
     sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None, min_length=1, description="numbers of train pairs, a table each; null: all, or train.max_pairs"
