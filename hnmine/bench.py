@@ -30,6 +30,9 @@ from hnmine.training import train
 START = "start"
 RECORD = "hnmine.json"
 _FEW_QUERIES = 30
+_RATE, _RATE_WIDTH = 1e-4, 384
+"""The learning rate by default, for a model so wide. It was found with MiniLM (`benchmarks/LOG.md`); for others it goes
+down as width goes up, as Adam's best step does (Yang et al., arXiv 2203.03466); that has not been tried here."""
 
 
 class Record(BaseModel):
@@ -62,7 +65,10 @@ class Bench:
         self.positives = _with_copies(splits)
         """What is never a negative of a query row: its judged positives, and documents of the same text."""
         device = devices.choose(config.device)
-        self.recipe = Recipe.of(config, device, devices.choose_dtype(config.dtype, device.kind, training=True))
+        self._folder = weights.resolve(config.model, config.revision)
+        dtype = devices.choose_dtype(config.dtype, device.kind, training=True)
+        rate = config.learning_rate or _RATE * _RATE_WIDTH / weights.width(self._folder)
+        self.recipe = Recipe.of(config, device, dtype, learning_rate=rate)
         self.start_dev: dict[Path, float] = {}
         """What the dev queries say of each start that something was trained from; measured once."""
         self._teacher = None if config.teacher is None else _Teacher(config.teacher, device, run)
@@ -94,9 +100,8 @@ class Bench:
         from hnmine.reranker import has_head
 
         config = self._config
-        folder = weights.resolve(config.model, config.revision)
-        if config.kind == "bi-encoder" or has_head(folder):
-            return folder, None
+        if config.kind == "bi-encoder" or has_head(self._folder):
+            return self._folder, None
         say(
             "train",
             f"{config.model} has no ranking head: warmed up first, on random negatives of the same pairs",
@@ -112,7 +117,7 @@ class Bench:
             evaluations_per_epoch=1,
             layers=config.warm_up.layers,
         )
-        record, warm = self.fit(name, folder, lists, recipe), self._run.out / "rerankers" / name
+        record, warm = self.fit(name, self._folder, lists, recipe), self._run.out / "rerankers" / name
         self.start_dev[warm] = record.dev
         return warm, record
 

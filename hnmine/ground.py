@@ -226,7 +226,6 @@ class Ground:
         lists, recipe, facts = self._of_pairs(arm, seed, np.arange(len(self._bench.pairs)) if at is None else at)
         if arm.distillation is None:
             return lists, recipe, facts
-        recipe = replace(recipe, learning_rate=self._config.train.distill.learning_rate)
         taught, nothing = self.lessons(), Lists(queries=(), documents=())
         if taught is None or not len(lists):
             return nothing, recipe, facts

@@ -41,7 +41,6 @@ class DistillConfig(Section):
     documents: int = Field(
         6, ge=2, le=64, description="of a query's first stage in a lesson: the teacher's first two, and random"
     )
-    learning_rate: float = Field(5e-5, gt=0, le=1, description="peak learning rate of a training with lessons")
 
 
 class TeacherConfig(Section):
@@ -128,8 +127,12 @@ class TrainConfig(Section):
         None, gt=0, description="scores are multiplied by it in losses other than margin; null: 1, 20 for a bi-encoder"
     )
     epochs: int = Field(1, ge=1, description="passes over the pairs")
-    learning_rate: float = Field(
-        2e-5, gt=0, le=1, description="peak learning rate; with lessons theirs, distill.learning_rate"
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="peak learning rate; null: 1e-4 for a model 384 wide, as MiniLM is, and as much less as another is "
+        "wider",
     )
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay")

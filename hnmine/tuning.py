@@ -65,10 +65,8 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
             lists, recipe = presets.lists(preset)
             if preset == "distilled" and taught:
                 lists = lists.with_lessons(taught.lists)
-                recipe = replace(recipe, learning_rate=config.distill.learning_rate)
                 told["distilled"] = taught.facts()
-                rate = f"train.distill.learning_rate={recipe.learning_rate:g}, not train.learning_rate"
-                say("train", f"distilled: with {len(taught.lists):,} lessons among them; trained at {rate}")
+                say("train", f"distilled: with {len(taught.lists):,} lessons among them")
         records[preset] = bench.fit(preset, start, lists, recipe)
     best = max(records, key=lambda name: records[name].dev)
     _point(link, Path("rerankers") / best)

@@ -166,6 +166,19 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path} cannot be read: {error}") from None
 
 
+def width(folder: Path) -> int:
+    """Return how wide a transformer's hidden states are.
+
+    Raises:
+        ModelError: its configuration does not say.
+    """
+    config = read_json(folder / "config.json") or read_json(folder / "0_Transformer" / "config.json")
+    for name in ("hidden_size", "d_model", "dim"):
+        if isinstance(value := config.get(name), int) and value > 0:
+            return value
+    raise ModelError(f"{folder}: config.json does not say how wide the model is; set train.learning_rate")
+
+
 def folder_sha256(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file that can change what the model computes, by relative name."""
     digests = {}

@@ -48,6 +48,15 @@ def test_few_dev_queries_and_fewer_than_asked_for_are_told(
     assert "too few" not in said
 
 
+def test_a_learning_rate_that_is_not_given_goes_down_as_the_model_is_wider(
+    data: Path, run: Run, tmp_path: Path
+) -> None:
+    start = tiny_model(tmp_path / "start")
+    assert bench_of(data, run, f"train.model={start}").recipe.learning_rate == pytest.approx(1e-4 * 384 / 32)
+    assert bench_of(data, run).recipe.learning_rate == pytest.approx(1e-4), "all-MiniLM-L6-v2"
+    assert bench_of(data, run, f"train.model={start}", "train.learning_rate=2e-5").recipe.learning_rate == 2e-5
+
+
 def test_an_identity_follows_start_lists_dev_and_recipe(data: Path, run: Run, tmp_path: Path) -> None:
     splits, config = splits_of(data)
     bench = Bench(splits, config.train, run)

@@ -337,7 +337,7 @@ def test_config_lists_every_key_of_every_section_with_its_default(capsys: Captur
         return set(section.model_fields).union(*map(every_key, sections))
 
     assert every_key(Config) - keys == set()
-    for line in ("  negatives: 1  # ", "  learning_rate: 2.0e-05  # ", "width: 256  # "):
+    for line in ("  negatives: 1  # ", "  learning_rate: 5.0e-05  # ", "width: 256  # "):
         assert line in text
 
 

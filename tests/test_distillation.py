@@ -168,17 +168,16 @@ def test_the_preset_trains_on_the_anchored_lists_with_lessons_among_them(
 ):
     columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
     run.write_table("negatives.parquet", pa.table(columns))
-    how = ("train.distill.learning_rate=0.003", f"train.loss={loss}", "train.presets=[anchored, distilled]")
+    how = ("train.learning_rate=0.003", f"train.loss={loss}", "train.presets=[anchored, distilled]")
     lessons_alone, _, splits, config = taught(data, run, tiny_model(tmp_path / "start", spread=1), *how)
     found, files = tune(splits, config, run)
     assert {"rerankers/distilled/model.safetensors", "rerankers/anchored/model.safetensors"} <= set(files)
     anchored, distilled = found["presets"]["anchored"], found["presets"]["distilled"]
     assert (anchored["lists"], distilled["lists"]) == (8, 8 + 14)
-    assert distilled["recipe"] == anchored["recipe"] | {"learning_rate": 0.003}
+    assert distilled["recipe"] == anchored["recipe"]
     assert distilled["dev_by_step"]["0"] == anchored["dev_by_step"]["0"]
     assert found["distilled"] == lessons_alone.facts()
-    said = "with 14 lessons among them; trained at train.distill.learning_rate=0.003, not train.learning_rate"
-    assert capsys.readouterr().err.count(said) == 1, "a setting that has no effect is told"
+    assert capsys.readouterr().err.count("distilled: with 14 lessons among them") == 1
     assert (found["distilled"]["lessons"], found["distilled"]["queries"]) == (14, 14)
 
 

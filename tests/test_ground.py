@@ -170,7 +170,7 @@ def test_lessons_stand_beside_what_an_arm_is_trained_on_or_alone(standing: tuple
         if arm.distillation is None:
             continue
         lists, recipe, facts = ground.lists(arm, 3, some, 0.01)
-        assert recipe == replace(bench.recipe, seed=3, learning_rate=config.train.distill.learning_rate)
+        assert recipe == replace(bench.recipe, seed=3)
         count = round(0.01 * len(taught.lists))
         own = len(lists) - count
         assert lists.is_lesson == (False,) * own + (True,) * count

@@ -99,6 +99,28 @@ def test_what_is_neither_a_folder_nor_a_name_is_said(tmp_path):
         weights.resolve("two words/and/slashes")
 
 
+@pytest.mark.parametrize(
+    ("where", "config", "width"),
+    [
+        ("config.json", {"hidden_size": 384}, 384),
+        ("config.json", {"dim": 768}, 768),  # DistilBERT
+        ("config.json", {"d_model": 512}, 512),
+        ("0_Transformer/config.json", {"hidden_size": 1024}, 1024),
+    ],
+)
+def test_the_width_stands_in_the_configuration(where: str, config: dict[str, int], width: int, tmp_path: Path):
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    (tmp_path / where).write_text(json.dumps(config))
+    assert weights.width(tmp_path) == width
+
+
+@pytest.mark.parametrize("config", [{}, {"hidden_size": "384"}, {"hidden_size": 0}])
+def test_a_width_that_is_not_told_is_asked_for_as_a_learning_rate(config: dict[str, object], tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"does not say how wide the model is; set train\.learning_rate"):
+        weights.width(tmp_path)
+
+
 def test_the_hash_covers_what_changes_the_output_and_nothing_else(tmp_path):
     folder = model_folder(tmp_path, "model.safetensors", "1_Pooling/config.json", "README.md", "onnx/model.onnx")
     before = weights.folder_sha256(folder)
