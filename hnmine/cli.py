@@ -50,7 +50,6 @@ _STEPS = {
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
 _QUICK_ARMS = (
-    "in-batch",
     "random",
     "random-of-bm25-s-first-50",
     "the-paper",
@@ -64,6 +63,7 @@ _QUICK_ARMS = (
 _QUICK = (
     f"compare.arms=[{', '.join(_QUICK_ARMS)}]",
     "compare.seeds=1",
+    "compare.learning_rates=[5e-5, 2e-4]",
     "train.max_pairs=200",
     "train.distill.lessons=400",
     "train.max_tokens=96",

@@ -78,7 +78,7 @@ class AutoConfig(Section):
         min_length=1,
         description="ways to choose negatives, of those that `hnmine compare --list` names",
     )
-    learning_rates: Rates = Field((1e-5, 5e-5), min_length=1, description="each way is tried with each")
+    learning_rates: Rates = Field((2e-5, 1e-4), min_length=1, description="each way is tried with each")
     pairs: int = Field(128, ge=1, description="pairs of the first round; twice as many in every further one")
 
 
