@@ -131,8 +131,8 @@ class TrainConfig(Section):
         None,
         gt=0,
         le=1,
-        description="peak learning rate; null: 1e-4 for a model 384 wide, as MiniLM is, and as much less as another is "
-        "wider",
+        description="peak learning rate; null: 1e-4 for a model 384 wide, as MiniLM is, as much less as another is "
+        "wider, and a fifth of it in preset paper, which larger steps ruin",
     )
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
     weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay")

@@ -30,6 +30,9 @@ from hnmine.runs import Run
 from hnmine.splits import Splits
 from hnmine.train_config import TrainConfig, TrainPreset
 
+_PAPER_RATE = 0.2
+"""Of the learning rate by default: larger steps on its triplets alone made re-rankers worse (`benchmarks/LOG.md`)."""
+
 
 def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     """Train every preset of the configuration and point OUT/reranker to the best on dev.
@@ -109,7 +112,8 @@ class _Presets:
         if preset == "positives":
             recipe, hard = replace(recipe, loss="bce", in_batch_negatives=0), anchors
         elif preset == "paper":
-            recipe = replace(recipe, loss="margin", in_batch_negatives=0)
+            rate = self._config.learning_rate or recipe.learning_rate * _PAPER_RATE
+            recipe = replace(recipe, loss="margin", in_batch_negatives=0, learning_rate=rate)
         elif settings.source == "random":
             anchors = bench.random(settings.per_pair)
         else:

@@ -64,6 +64,12 @@ def lists_of(data: Path, run: Run, preset: str, *overrides: str) -> dict[tuple[s
     }
 
 
+def test_the_paper_takes_smaller_steps_unless_a_learning_rate_is_given(data: Path, run: Run) -> None:
+    for given, rates in (((), [1e-4, 2e-5]), (("train.learning_rate=5e-5",), [5e-5, 5e-5])):
+        presets = presets_of(*splits_of(data, *given), run)
+        assert [presets.lists(name)[1].learning_rate for name in ("anchored", "paper")] == pytest.approx(rates)
+
+
 def text_of(data: Path, name: str) -> str:
     rows = map(json.loads, (data / "corpus.jsonl").read_text().splitlines())
     return next(f"{row['title']}\n{row['text']}" for row in rows if row["_id"] == name)
