@@ -71,6 +71,13 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
                 told["distilled"] = taught.facts()
                 say("train", f"distilled: with {len(taught.lists):,} lessons among them")
         records[preset] = bench.fit(preset, start, lists, recipe)
+        if not records[preset].best_step:
+            say(
+                "train",
+                f"{preset}: no step beats the start on dev, which stays as it is; try train.learning_rate="
+                f"{recipe.learning_rate / 5:g} instead of {recipe.learning_rate:g}, or --preset auto",
+                level="warning",
+            )
     best = max(records, key=lambda name: records[name].dev)
     _point(link, Path("rerankers") / best)
     after, before = records[best].dev, bench.start_dev[start]

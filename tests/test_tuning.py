@@ -1,4 +1,4 @@
-"""What the presets train on, and what is refused before anything is trained; one training, by a teacher."""
+"""What the presets train on, what is refused before anything is trained, and two trainings."""
 
 from __future__ import annotations
 
@@ -206,3 +206,14 @@ def test_a_folder_where_the_link_belongs_is_refused_before_anything_is_trained(d
     splits, config = splits_of(data)
     with pytest.raises(DataError, match=r"reranker is no link to the best of .*rerankers; move it away or choose"):
         tune(splits, config, run)
+
+
+def test_where_no_step_beats_the_start_a_smaller_one_is_suggested(
+    data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = [f"train.model={tiny_model(tmp_path / 'start')}", "train.max_tokens=64", "train.presets=anchored"]
+    splits, config = splits_of(data, *how, "train.learning_rate=1e-12")
+    found, _ = tune(splits, config, run)
+    assert found["presets"]["anchored"]["best_step"] == 0
+    said = "warning: anchored: no step beats the start on dev, which stays as it is; try train.learning_rate=2e-13"
+    assert capsys.readouterr().err.count(said) == 1
