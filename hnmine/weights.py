@@ -170,11 +170,11 @@ def width(folder: Path) -> int:
     """Return how wide a transformer's hidden states are.
 
     Raises:
-        ModelError: its configuration does not say.
+        ModelError: its configuration cannot be read, or does not say.
     """
     config = read_json(folder / "config.json") or read_json(folder / "0_Transformer" / "config.json")
     for name in ("hidden_size", "d_model", "dim"):
-        if isinstance(value := config.get(name), int) and value > 0:
+        if isinstance(config, dict) and isinstance(value := config.get(name), int) and value > 0:
             return value
     raise ModelError(f"{folder}: config.json does not say how wide the model is; set train.learning_rate")
 

@@ -271,7 +271,7 @@ def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys
     assert_one_message(train("no-such-model"), "there is no folder 'no-such-model'", "give the path")
     broken = tiny_model(tmp_path / "broken")
     (broken / "config.json").write_text("{")
-    assert_one_message(train(broken), "broken has no readable config.json")
+    assert_one_message(train(broken), broken / "config.json", "cannot be read")
     encoder = f"encoders=[{{name: x, model: {tmp_path / 'nowhere'}}}]"
     result = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", encoder)
     assert_one_message(result, f"model folder {tmp_path / 'nowhere'} does not exist")

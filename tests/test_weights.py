@@ -114,8 +114,8 @@ def test_the_width_stands_in_the_configuration(where: str, config: dict[str, int
     assert weights.width(tmp_path) == width
 
 
-@pytest.mark.parametrize("config", [{}, {"hidden_size": "384"}, {"hidden_size": 0}])
-def test_a_width_that_is_not_told_is_asked_for_as_a_learning_rate(config: dict[str, object], tmp_path: Path):
+@pytest.mark.parametrize("config", [{}, {"hidden_size": "384"}, {"hidden_size": 0}, [384]])
+def test_a_width_that_is_not_told_is_asked_for_as_a_learning_rate(config: object, tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"does not say how wide the model is; set train\.learning_rate"):
         weights.width(tmp_path)
