@@ -71,7 +71,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
                 told["distilled"] = taught.facts()
                 say("train", f"distilled: with {len(taught.lists):,} lessons among them")
         records[preset] = bench.fit(preset, start, lists, recipe)
-        if not records[preset].best_step:
+        if not records[preset].best_step and preset != "auto":  # which has tried several learning rates
             say(
                 "train",
                 f"{preset}: no step beats the start on dev, which stays as it is; try train.learning_rate="

@@ -78,12 +78,11 @@ def test_its_claim_is_in_every_listing_from_the_look_to_the_end_also_while_it_is
     place, over = Place.at(root), time.monotonic() + 1.5
     with hold(place, 2.0) as lease:
         seen = []
-        while time.monotonic() < over:
+        while time.monotonic() < over or len(seen) <= 20:  # a busy machine lists more slowly, and not less
             seen.append(claims(place))
             lease._write_claim()
             lease.check()
     assert set(seen) == {1}
-    assert len(seen) > 20
 
 
 def test_of_processes_that_start_at_once_never_two_hold_it_and_each_has_its_turn(start):
