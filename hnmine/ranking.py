@@ -61,8 +61,10 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     blends: dict[str, dict[str, float]] = {}
     for name, of in scores.items():
         made_of, values = blend.of(name, rerankers.get(name), of)
-        if len(made_of) > 1:
-            blends[name], rows[f"{name}{_BLENDED}"] = made_of, values
+        if made_of:
+            blends[name] = made_of
+        if not _is_alone(name, made_of):
+            rows[f"{name}{_BLENDED}"] = values
     before = next(name for name in rows if name.startswith(_BEFORE))
     tests = {
         name: {metric: paired(values[metric], rows[before][metric], config.evaluate.seed) for metric in METRICS}
@@ -153,13 +155,19 @@ def _of_blends(blends: Mapping[str, Mapping[str, float]]) -> str:
     """Say what the blends are made of; nothing where there are none."""
     if not blends:
         return ""
+    nothing = f"nothing: on dev no sum has a higher {TESTED} than this alone"
     lines = ["blended: the sum of several scores, each with mean 0 and standard deviation 1 over a query's documents;"]
     lines.append("the weights are chosen on dev:")
     width = max(map(len, blends))
     for name, of in blends.items():
         listed = "  ".join(f"{weight:.2f} {other}" for other, weight in of.items())
-        lines.append(f"  {name:<{width}}  {listed}")
+        lines.append(f"  {name:<{width}}  {nothing if _is_alone(name, of) else listed}")
     return "\n".join(lines)
+
+
+def _is_alone(name: str, blend: Mapping[str, float]) -> bool:
+    """Whether nothing is added to what has this name."""
+    return blend.keys() <= {name.removeprefix(f"{_FIRST_STAGE}: ") if name.startswith(_FIRST_STAGE) else RERANKER}
 
 
 def _advice(rows: Mapping[str, PerQuery]) -> str:
@@ -297,6 +305,9 @@ class Blend:
             name: of the re-ranker.
             folder: where it is; None: the first stage itself, which is blended with the encoders.
             scores_QK: its scores on the test queries.
+
+        Returns:
+            the weights, all of it on itself where nothing helps it on dev, none where there is nothing to add; metrics.
         """
         dev, test = self._tasks
         if self._first is None:
@@ -307,6 +318,8 @@ class Blend:
         if folder is not None:
             own = self._scorer.scores(f"dev: {name}", folder), scores_QK
             rankings = [{RERANKER: scores} | of for scores, of in zip(own, rankings, strict=True)]
+        if len(rankings[0]) == 1:
+            return {}, measure(test, scores_QK)
         made_of = best_weights(dev, rankings[0])
         return made_of, measure(test, blended(test, rankings[1], made_of))
 

@@ -12,7 +12,7 @@ import pytest
 from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, measure
-from hnmine.ranking import _advice, _write_changes, between
+from hnmine.ranking import _advice, _of_blends, _write_changes, between
 from hnmine.runs import open_run
 from hnmine.significance import paired
 from tests.test_evaluation import small
@@ -96,3 +96,14 @@ def test_a_lesson_is_advised_where_the_encoders_know_more_than_any_re_ranker(
     assert ("(MRR@10 0.600) know more than any re-ranker here" in _advice(rows)) == is_given
     del rows["first stage: BM25, blended"]
     assert not _advice(rows)
+
+
+def test_it_is_said_what_a_blend_is_made_of_and_where_dev_wants_none() -> None:
+    blends = {"first stage: BM25": {"BM25": 0.25, "minilm": 0.75}, "after: paper": {"re-ranker": 1.0}}
+    *_, first, after = _of_blends(blends).splitlines()
+    assert first == "  first stage: BM25  0.25 BM25  0.75 minilm"
+    assert after == "  after: paper       nothing: on dev no sum has a higher MRR@10 than this alone"
+    *_, first, after = _of_blends({"first stage: BM25": {"BM25": 1.0}, "after: paper": {"minilm": 1.0}}).splitlines()
+    assert "nothing" in first
+    assert after == "  after: paper       1.00 minilm"
+    assert not _of_blends({})
