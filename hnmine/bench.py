@@ -17,15 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hnmine import device as devices
 from hnmine import weights
-from hnmine.fitting import DEV_METRIC, Recipe
+from hnmine.fitting import DEV_METRIC, Recipe, load
+from hnmine.guards import Scorer
 from hnmine.lists import Lists, random_anchors, training_lists
 from hnmine.progress import say, track
 from hnmine.runs import Run, digest, versions, write_json
 from hnmine.scored import Score, Scored
+from hnmine.section import slug
 from hnmine.splits import Splits
 from hnmine.trackers import tracking
 from hnmine.train_config import TAUGHT, TeacherConfig, TrainConfig
 from hnmine.training import train
+from hnmine.types import Float64, Int64
 
 START = "start"
 RECORD = "hnmine.json"
@@ -120,6 +123,22 @@ class Bench:
         record, warm = self.fit(name, self._folder, lists, recipe), self._run.out / "rerankers" / name
         self.start_dev[warm] = record.dev
         return warm, record
+
+    def scores_of(self, model: Path) -> Scorer:
+        """Return what asks a re-ranker how relevant documents are, by rows; what it has said is kept."""
+        recipe = self.recipe
+        how: dict[str, Any] = {"max_tokens": recipe.max_tokens, "dtype": recipe.dtype, "engine": recipe.engine}
+
+        def ask() -> Score:
+            return load(recipe.kind, model, device=recipe.device, **how).scores
+
+        scored = Scored(slug(model.name), model, ask, [recipe.kind, how], self._run)
+
+        def scores(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
+            with track("train", f"judged by {model.name}", len(query_rows_F), "documents") as progress:
+                return scored.of_rows(self.queries, query_rows_F, self.documents, doc_rows_F, progress.advance)
+
+        return scores
 
     def random(self, per_pair: int) -> list[list[int]]:
         """Return random documents for every pair, none of them right."""

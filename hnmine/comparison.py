@@ -184,18 +184,21 @@ class _Cells:
         return {row: (measure(self.test, of), means(blends[row])) for row, of in scores.items()}
 
     def hidden_rates(self, chosen: Mapping[str, Arm]) -> dict[str, float]:
-        """Return how often each rule's first negative is a hidden right answer, where the train pairs can tell."""
+        """Return how often each arm's first negative is a hidden right answer, where the train pairs can tell."""
         ground = self._ground
         trials = auditing.hide(ground.pairs, ground.groups_N)
+        if len(trials.pairs) < _FEWEST_TRIALS:
+            return {}
+        # a tuned encoder has seen what is hidden
+        asked = {name: arm for name, arm in chosen.items() if arm.rule is not None and arm.tuned is None}
         rates: dict[str, float] = {}
-        for arms_of in _by_space(chosen) if len(trials.pairs) >= _FEWEST_TRIALS else ():
-            rules = {name: arm.rule for name, arm in arms_of.items() if arm.rule is not None}
-            space = ground.space(next(iter(arms_of.values())), 0)
-            with track("audit", "hidden positives", len(trials.pairs), "pairs") as progress:
-                audited = auditing.audit(
-                    space, trials, seed=0, rules=rules, first_QK=ground.first_QK, done=progress.advance
-                )
-            rates |= {name: found.hidden_rate for name, found in audited.items()}
+        with track("audit", "hidden positives", len(asked) * len(trials.pairs), "pairs") as progress:
+            for name, arm in asked.items():
+                found, _ = ground.negatives(arm, 1, 0, trials.pairs, trials.known)
+                first = [(pair, rows[0]) for pair, rows in enumerate(found) if rows]
+                pair_M, doc_M = np.array(first, dtype=np.int64).reshape(-1, 2).T
+                rates[name] = auditing.Audited.of(trials, pair_M, doc_M).hidden_rate
+                progress.advance(len(trials.pairs))
         return rates
 
     def cell(self, name: str, arm: Arm, seed: int, pairs: int | None) -> tuple[Cell, PerQuery] | None:
@@ -269,16 +272,6 @@ class _Cells:
     def _are_whole(self, files: Mapping[str, str]) -> bool:
         """Whether these files of the run are as they were."""
         return self._run.sha256_of(*files) == files
-
-
-def _by_space(chosen: Mapping[str, Arm]) -> list[dict[str, Arm]]:
-    """Return the arms whose rule alone decides, by the space that it looks in."""
-    found: dict[Any, dict[str, Arm]] = {}
-    for name, arm in chosen.items():
-        if arm.rule is not None and arm.judge is None and arm.tuned is None:  # a tuned encoder has seen what is hidden
-            space = arm.encoder, arm.reduce and arm.reduce.model_dump_json(), arm.expanded
-            found.setdefault(space, {})[name] = arm
-    return list(found.values())
 
 
 def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,22 +22,20 @@ from hnmine.distillation import Lessons, lessons_if_any
 from hnmine.ensemble import Ensemble, encode
 from hnmine.errors import ConfigError
 from hnmine.first_stage import NO_ROW
-from hnmine.fitting import Recipe, load
+from hnmine.fitting import Recipe
 from hnmine.fuse import unit_rows
 from hnmine.guards import Agreement, Denoise, Guard, Scorer, Suspects
-from hnmine.lists import Lists, training_lists
+from hnmine.lists import Lists, mistakes, training_lists
 from hnmine.mining import groups_of_equal_text
-from hnmine.progress import track
 from hnmine.rules import GUARDED, MIXTURES, RULES, Rule, about
 from hnmine.runs import Run
-from hnmine.scored import Score, Scored
 from hnmine.section import slug
 from hnmine.select import Known
 from hnmine.splits import Splits
 from hnmine.star import TrainingSet
 from hnmine.train_config import TAUGHT, Loss
 from hnmine.tuned import Method, Tuned, start_of
-from hnmine.types import Float64, Int64, Pairs, Role, Space, Texts, distance
+from hnmine.types import Int64, Pairs, Role, Space, Texts, distance
 
 _PAPER = "The two conditions, as in arXiv 2505.18366,"
 _TUNED: dict[Method, str] = {
@@ -50,7 +49,7 @@ _JUDGES: dict[str, str] = {"denoise": "denoised", "relabel": "relabelled", "agre
 Judge = Literal["agreement", "denoise", "relabel", "mistakes"]
 _JUDGED = 16  # documents of a pair that a judge is shown, the best first
 _FEEDBACK = 3  # documents that a query is expanded by
-_MISTAKES = 50  # the same, of those that look for what the start confuses
+_MISTAKES = 50  # documents of a pair among which the start's mistakes are looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +169,7 @@ class Ground:
         self._asked = False
         pairs = bench.pairs
         rows, at = np.unique(pairs.query_rows_P, return_inverse=True)
+        self._rows: Int64 = rows
         self.pairs = Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=pairs.doc_rows_P)
         """The bench's, with rows of the space's queries."""
         texts: dict[Role, Texts] = {"document": bench.documents, "query": bench.queries.take(rows.tolist())}
@@ -180,7 +180,6 @@ class Ground:
         self.first_QK: Int64 = np.stack([first[row][0] for row in rows.tolist()])
         self.groups_N = groups_of_equal_text(bench.documents)
         self._tuned: Tuned | None = None
-        self._denoise: Denoise | None = None
 
     def lessons(self) -> Lessons | None:
         """Return the lessons, made once; None where there are none."""
@@ -235,12 +234,9 @@ class Ground:
     def _of_pairs(self, arm: Arm, seed: int, at: Int64) -> tuple[Lists, Recipe, dict[str, Any]]:
         bench, most = self._bench, self._config.compare.negatives
         in_batch = 0 if not arm.in_batch else most if arm.rule is None else most // 2
-        chosen: list[list[int]] = [[] for _ in at]
-        relabelled: list[list[int]] = [[] for _ in at]
-        if arm.rule is not None and arm.judge is None:
-            chosen = self._choose(arm, arm.rule, most - in_batch, seed, at)
-        elif arm.rule is not None:
-            chosen, relabelled = self._judged(arm, most, seed, at)
+        judged = [self._bench.positives[query] for query in bench.pairs.query_rows_P[at].tolist()]
+        known = Known.of(judged, self.groups_N)
+        chosen, relabelled = self.negatives(arm, most - in_batch, seed, self.pairs.take(at), known)
         pairs, negatives = bench.pairs.take(at), [*chosen]
         if any(relabelled):
             pairs, negatives = _with_relabelled(pairs, chosen, relabelled)
@@ -260,72 +256,56 @@ class Ground:
         }
         return lists, recipe, facts
 
-    def _choose(self, arm: Arm, rule: Rule, count: int, seed: int, at: Int64) -> list[list[int]]:
-        """Return up to `count` document rows of each pair that the rule chooses in the arm's space."""
-        pairs = self.pairs.take(at)
-        positives = [self._bench.positives[query] for query in self._bench.pairs.query_rows_P[at].tolist()]
-        known = Known.of(positives, self.groups_N)
-        space, first_QK = self.space(arm, seed), self.first_QK
-        found = arms.choose(space, pairs, known, {"": rule}, count=count, seed=seed, first_QK=first_QK)
-        return [[row for row in rows if row != NO_ROW] for rows in found[""].tolist()]
+    def negatives(
+        self, arm: Arm, count: int, seed: int, pairs: Pairs, known: Known
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Choose up to `count` document rows of each pair, and those that are relabelled as its positives.
 
-    def _judged(self, arm: Arm, most: int, seed: int, at: Int64) -> tuple[list[list[int]], list[list[int]]]:
-        """Return the negatives of each pair, and the documents that are relabelled as its positives."""
-        assert arm.rule is not None
-        near = self._choose(arm, arm.rule, _JUDGED if arm.rest else _MISTAKES, seed, at)
-        flat = [(pair, row) for pair, rows in enumerate(near) for row in rows]
-        pair_F, doc_F = np.array(flat, dtype=np.int64).reshape(-1, 2).T
-        suspects, judge = self._suspects(arm, seed, at, pair_F, doc_F), self._judge(arm)
-        keep_F = judge.keep(suspects)
-        order_F = np.arange(len(flat))
-        if isinstance(judge, Denoise) and arm.rest is None:
-            order_F = np.argsort(-judge.scores(suspects.query_rows_F, doc_F), kind="stable")
-        stays: list[list[int]] = [[] for _ in at]
-        falls: list[list[int]] = [[] for _ in at]
-        for position in order_F.tolist():
-            pair, row = flat[position]
-            (stays if keep_F[position] else falls)[pair].append(row)
-        if arm.rest is None:
-            return [rows[:most] for rows in stays], [[] for _ in at]
+        Args:
+            arm: whose rule and judge choose.
+            count: negatives wanted of a pair.
+            seed: of the rules that draw.
+            pairs: with rows of the space's queries, as `self.pairs`.
+            known: what is excluded, by position in `pairs`; their own positives among it.
+        """
+        nothing: list[list[int]] = [[] for _ in range(len(pairs))]
+        if arm.rule is None:
+            return nothing, nothing
+
+        def choose(rule: Rule, most: int) -> list[list[int]]:
+            space, first_QK = self.space(arm, seed), self.first_QK
+            found = arms.choose(space, pairs, known, {"": rule}, count=most, seed=seed, first_QK=first_QK)
+            return [[row for row in rows if row != NO_ROW] for rows in found[""].tolist()]
+
+        if arm.judge is None:
+            return choose(arm.rule, count), nothing
+        if arm.judge == "mistakes":
+            return mistakes(self._asked_of(pairs), choose(arm.rule, _MISTAKES), self._start_scores, count), nothing
+        stays, falls = self._judged(arm, seed, pairs, choose(arm.rule, _JUDGED))
         right = [rows[:1] if arm.judge == "relabel" else [] for rows in falls]
-        others = self._choose(arm, arm.rest, most + 1, seed, at)
+        assert arm.rest is not None
+        others = choose(arm.rest, count + 1)
         chosen = [
-            [*mined[:1], *(row for row in rest if row not in mined[:1] + relabelled)][:most]
+            [*mined[:1], *(row for row in rest if row not in mined[:1] + relabelled)][:count]
             for mined, relabelled, rest in zip(stays, right, others, strict=True)
         ]
         return chosen, right
 
-    def _judge(self, arm: Arm) -> Guard:
+    def _judged(
+        self, arm: Arm, seed: int, pairs: Pairs, near: list[list[int]]
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """Return of the documents `near` to each pair those that the arm's judge keeps, and the others."""
+        flat = [(pair, row) for pair, rows in enumerate(near) for row in rows]
+        pair_F, doc_F = np.array(flat, dtype=np.int64).reshape(-1, 2).T
+        judge: Guard
         if arm.judge == "agreement":
-            return Agreement(spaces=self._single_spaces(), least=len(self._encoders))
-        if self._denoise is None:
-            self._denoise = Denoise(scores=self._by_start(), margin=0.0, most=None)
-        return self._denoise
-
-    def _by_start(self) -> Scorer:
-        """Return what asks the start."""
-        bench, recipe, start = self._bench, self._bench.recipe, self.start
-        how: dict[str, Any] = {"max_tokens": recipe.max_tokens, "dtype": recipe.dtype, "engine": recipe.engine}
-
-        def ask() -> Score:
-            return load(recipe.kind, start, device=recipe.device, **how).scores
-
-        scored = Scored(slug(start.name), start, ask, [recipe.kind, how], self._run)
-
-        def score(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
-            with track("train", "judged by the start", len(query_rows_F), "documents") as progress:
-                return scored.of_rows(bench.queries, query_rows_F, bench.documents, doc_rows_F, progress.advance)
-
-        return score
-
-    def _suspects(self, arm: Arm, seed: int, at: Int64, pair_F: Int64, doc_F: Int64) -> Suspects:
-        """Return the documents as guards look at them, with the rows that the judge knows queries by."""
-        pairs = self.pairs if arm.judge == "agreement" else self._bench.pairs
-        positive_F = pairs.doc_rows_P[at[pair_F]]
-        space, local_F = self.space(arm, seed), self.pairs.query_rows_P[at[pair_F]]
+            judge, own = Agreement(spaces=self._single_spaces(), least=len(self._encoders)), pairs
+        else:
+            judge, own = Denoise(scores=self._start_scores, margin=0.0, most=None), self._asked_of(pairs)
+        space, local_F, positive_F = self.space(arm, seed), pairs.query_rows_P[pair_F], pairs.doc_rows_P[pair_F]
         queries, docs, positives = space.queries_QR[local_F], space.docs_NR[doc_F], space.docs_NR[positive_F]
-        return Suspects(
-            query_rows_F=pairs.query_rows_P[at[pair_F]],
+        suspects = Suspects(
+            query_rows_F=own.query_rows_P[pair_F],
             positive_rows_F=positive_F,
             doc_rows_F=doc_F,
             d_query_F=distance(queries, docs),
@@ -333,6 +313,19 @@ class Ground:
             radius_F=distance(queries, positives),
             rank_F=np.ones(len(doc_F), dtype=np.int64),  # no judge asks for it
         )
+        stays: list[list[int]] = [[] for _ in near]
+        falls: list[list[int]] = [[] for _ in near]
+        for (pair, row), keeps in zip(flat, judge.keep(suspects).tolist(), strict=True):
+            (stays if keeps else falls)[pair].append(row)
+        return stays, falls
+
+    def _asked_of(self, pairs: Pairs) -> Pairs:
+        """Return the pairs with rows of all queries, by which a cross-encoder knows them."""
+        return replace(pairs, query_rows_P=self._rows[pairs.query_rows_P])
+
+    @cached_property
+    def _start_scores(self) -> Scorer:
+        return self._bench.scores_of(self.start)
 
 
 def _with_relabelled(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hnmine.first_stage import NO_ROW
+from hnmine.guards import Scorer
 from hnmine.types import Int64, Pairs, Texts
 
 
@@ -126,6 +127,23 @@ def random_anchors(
         pool = rng.choice(documents, size=min(documents, per_pair + len(known)), replace=False).tolist()
         drawn.append([row for row in pool if row not in known][:per_pair])
     return drawn
+
+
+def mistakes(pairs: Pairs, candidates: Sequence[Sequence[int]], scores: Scorer, count: int) -> list[list[int]]:
+    """Return of each pair's candidates up to `count` that a re-ranker scores highest, but no higher than the positive.
+
+    What it finds more relevant than the positive may be right and not labelled.
+    """
+    pair_F = np.repeat(np.arange(len(pairs)), [len(rows) for rows in candidates])
+    doc_F = np.array([row for rows in candidates for row in rows], dtype=np.int64)
+    query_B, doc_B = pairs.query_rows_P[pair_F], np.concatenate([doc_F, pairs.doc_rows_P])
+    score_F, score_P = np.split(scores(np.concatenate([query_B, pairs.query_rows_P]), doc_B), [len(doc_F)])
+    chosen: list[list[int]] = [[] for _ in range(len(pairs))]
+    for at in np.argsort(-score_F, kind="stable").tolist():
+        own = chosen[pair_F[at]]
+        if score_F[at] <= score_P[pair_F[at]] and len(own) < count:
+            own.append(int(doc_F[at]))
+    return chosen
 
 
 def first_stage_anchors(

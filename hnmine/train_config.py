@@ -13,9 +13,13 @@ from hnmine.section import Device, Dtype, Engine, Section, slug
 class AnchorsConfig(Section):
     """Easier negatives beside the mined ones."""
 
-    source: Literal["first_stage", "random"] = Field("first_stage", description="where anchors are drawn from")
+    source: Literal["first_stage", "mistakes", "random"] = Field(
+        "first_stage",
+        description="first_stage: drawn from its first documents; mistakes: of these the ones that the re-ranker from "
+        "which training starts scores highest, but no higher than the positive; random: drawn from the corpus",
+    )
     per_pair: int = Field(3, ge=0, le=64, description="anchors a pair; 0: none")
-    depth: int = Field(50, ge=1, description="first_stage: drawn from its first so many documents")
+    depth: int = Field(50, ge=1, description="how many first documents of the first stage that is")
 
 
 class WarmUpConfig(Section):

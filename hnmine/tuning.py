@@ -11,6 +11,7 @@ All begin at the same start; `bench` trains them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from hnmine.distillation import lessons_if_any
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
 from hnmine.ground import Ground, named_arms
-from hnmine.lists import Lists, first_stage_anchors, training_lists
+from hnmine.lists import Lists, first_stage_anchors, mistakes, training_lists
 from hnmine.progress import say
 from hnmine.runs import Run
 from hnmine.splits import Splits
@@ -65,7 +66,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
             if tried[chosen.arm].distillation and (own := ground.lessons()):
                 told["distilled"] = own.facts()
         else:
-            lists, recipe = presets.lists(preset)
+            lists, recipe = presets.lists(preset, start)
             if preset == "distilled" and taught:
                 lists = lists.with_lessons(taught.lists)
                 told["distilled"] = taught.facts()
@@ -109,8 +110,8 @@ class _Presets:
             for (query, positive), rows in _read_negatives(run.out / "negatives.parquet", splits).items()
         }
 
-    def lists(self, preset: TrainPreset) -> tuple[Lists, Recipe]:
-        """Return what a preset trains on, and how."""
+    def lists(self, preset: TrainPreset, start: Path) -> tuple[Lists, Recipe]:
+        """Return what a preset trains on, and how; of the start only its mistakes are asked."""
         bench = self._bench
         keys = zip(bench.pairs.query_rows_P.tolist(), bench.pairs.doc_rows_P.tolist(), strict=True)
         hard = [self._mined.get(key, []) for key in keys]
@@ -126,7 +127,12 @@ class _Presets:
         else:
             first = self._splits.first_stage(bench.pairs.query_rows_P)
             upper = {query: rows[: settings.depth] for query, (rows, _) in first.items()}
-            anchors = first_stage_anchors(bench.pairs, bench.positives, upper, settings.per_pair, self._config.seed)
+            most = settings.per_pair if settings.source == "first_stage" else settings.depth
+            anchors = first_stage_anchors(bench.pairs, bench.positives, upper, most, self._config.seed)
+            if settings.source == "mistakes":
+                texts = bench.documents.texts
+                others = [_of_other_texts(easy, mined, texts) for easy, mined in zip(anchors, hard, strict=True)]
+                anchors = mistakes(bench.pairs, others, bench.scores_of(start), settings.per_pair)
         in_batch = recipe.in_batch_negatives
         lists = training_lists(
             bench.documents,
@@ -158,6 +164,12 @@ class _Presets:
             + (f", {in_batch:,} in-batch negatives a pair" if in_batch else ""),
         )
         return lists, recipe
+
+
+def _of_other_texts(rows: Sequence[int], mined: Sequence[int], texts: Sequence[str]) -> list[int]:
+    """Return the rows whose texts the mined ones do not have, one of each text: copies are one mistake."""
+    row_of = {texts[row]: row for row in rows}
+    return [row for text, row in row_of.items() if text not in {texts[other] for other in mined}]
 
 
 def _read_negatives(path: Path, splits: Splits) -> dict[tuple[int, int], list[int]]:

@@ -144,7 +144,7 @@ def test_judges_against_a_plain_loop(standing: tuple[Ground, Bench, Splits, Conf
         assert all(score[row] <= score[positive] for row in wrong)
         mistaken += len(wrong)
     assert min(agreed, denoised, relabelled, mistaken) > 0
-    monkeypatch.setattr("hnmine.ground.load", None)  # a comparison that goes on knows what the start has scored
+    monkeypatch.setattr("hnmine.bench.load", None)  # a comparison that goes on knows what the start has scored
     later = Ground(bench, ground.start, splits, config, bench._run)
     assert {name: later.lists(arm, 0)[0] for name, arm in arms.items() if arm.judge} == of
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.first_stage import NO_ROW
-from hnmine.lists import Lists, first_stage_anchors, random_anchors, step_lists, training_lists
+from hnmine.lists import Lists, first_stage_anchors, mistakes, random_anchors, step_lists, training_lists
 from hnmine.types import Int64, Pairs, Texts
 
 Positives = dict[int, set[int]]
@@ -151,3 +151,21 @@ def test_lessons_come_after_the_judged_lists_and_have_nothing_to_do_with_their_b
     for i, documents, is_lesson in zip(batch, step.documents, step.is_lesson, strict=True):
         assert is_lesson == (i >= 9)
         assert documents == both.documents[i] or not is_lesson
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5), st.integers(0, 4))
+def test_mistakes_against_a_plain_loop(seed: int, documents: int, queries: int, count: int) -> None:
+    pairs, positives = judged(seed, documents, queries, 8)
+    rng = np.random.default_rng(seed)
+    score = rng.permutation(queries * documents).reshape(queries, documents).astype(float)
+    candidates = [
+        [row for row in rng.permutation(documents).tolist() if row not in positives[query]]
+        for query in pairs.query_rows_P.tolist()
+    ]
+    found = mistakes(pairs, candidates, lambda query_rows, doc_rows: score[query_rows, doc_rows], count)
+    for query, positive, rows, chosen in zip(
+        pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), candidates, found, strict=True
+    ):
+        below = [row for row in rows if score[query, row] <= score[query, positive]]
+        assert chosen == sorted(below, key=lambda row: -score[query, row])[:count]

@@ -46,6 +46,9 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield opened
 
 
+NO_START = Path("not asked")
+
+
 def splits_of(data: Path, *overrides: str) -> tuple[Splits, Config]:
     config = load(overrides=["train.device=cpu", *overrides])
     return Splits(read_beir(data, config.sources), config), config
@@ -55,10 +58,12 @@ def presets_of(splits: Splits, config: Config, run: Run) -> _Presets:
     return _Presets(Bench(splits, config.train, run), splits, config.train, run)
 
 
-def lists_of(data: Path, run: Run, preset: str, *overrides: str) -> dict[tuple[str, str], tuple[str, ...]]:
+def lists_of(
+    data: Path, run: Run, preset: str, *overrides: str, start: Path = NO_START
+) -> dict[tuple[str, str], tuple[str, ...]]:
     """The documents of each list after the positive, by query and positive."""
     splits, config = splits_of(data, *overrides)
-    lists, _ = presets_of(splits, config, run).lists(preset)
+    lists, _ = presets_of(splits, config, run).lists(preset, start)
     return {
         (query, documents[0]): documents[1:] for query, documents in zip(lists.queries, lists.documents, strict=True)
     }
@@ -67,7 +72,9 @@ def lists_of(data: Path, run: Run, preset: str, *overrides: str) -> dict[tuple[s
 def test_the_paper_takes_smaller_steps_unless_a_learning_rate_is_given(data: Path, run: Run) -> None:
     for given, rates in (((), [1e-4, 2e-5]), (("train.learning_rate=5e-5",), [5e-5, 5e-5])):
         presets = presets_of(*splits_of(data, *given), run)
-        assert [presets.lists(name)[1].learning_rate for name in ("anchored", "paper")] == pytest.approx(rates)
+        assert [presets.lists(name, NO_START)[1].learning_rate for name in ("anchored", "paper")] == pytest.approx(
+            rates
+        )
 
 
 def text_of(data: Path, name: str) -> str:
@@ -103,6 +110,30 @@ def test_anchors_are_all_but_positives_their_copies_and_the_positives_of_the_sam
         assert len(expected) > 5
 
 
+def test_mistakes_are_the_first_documents_that_the_start_scores_highest_but_below_the_positive(
+    data: Path, run: Run, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
+    add(data / "corpus.jsonl", *(json.dumps(row | {"_id": f"{row['_id']}-copy"}) for row in rows[:9]))
+    start = tiny_model(tmp_path / "model")
+    asked = "train.anchors.source=mistakes", "train.anchors.per_pair=4", "train.max_tokens=64", "train.dtype=float32"
+    lists = lists_of(data, run, "anchored", *asked, start=start)
+    splits, config = splits_of(data)
+    texts, queries = splits.collection.documents.texts, splits.collection.queries
+    first, found, model = splits.first_stage(splits.train.query_rows_P), 0, load_reranker(start, 64)
+    for query, positive in zip(splits.train.query_rows_P.tolist(), splits.train.doc_rows_P.tolist(), strict=True):
+        mined = [text_of(data, negative) for name, _, negative in MINED if name == queries.ids[query]]
+        upper = {texts[row] for row in first[query][0][: config.train.anchors.depth].tolist() if row != NO_ROW}
+        others = sorted(upper - {texts[positive], *mined})
+        asked_of = [queries.texts[query]] * (1 + len(others))
+        own, *scores = model.scores(asked_of, [texts[positive], *others]).tolist()
+        below = sorted((score, text) for score, text in zip(scores, others, strict=True) if score <= own)
+        expected = [*mined, *(text for _, text in below[:-5:-1])]
+        assert list(lists.get((queries.texts[query], texts[positive]), ())) == expected
+        found += len(below)
+    assert found > 10
+
+
 @pytest.mark.parametrize(
     "judged", ["apple-care\tapple-price\t1", "apple-care\tcopy\t1"], ids=["itself", "a document of its text"]
 )
@@ -117,7 +148,7 @@ def test_what_was_judged_positive_since_it_was_mined_is_trained_on_no_more(data:
 
 def test_positives_are_every_pair_without_a_negative_of_any_kind(data: Path, run: Run) -> None:
     splits, config = splits_of(data, "train.in_batch_negatives=3", "train.loss=margin")
-    lists, recipe = presets_of(splits, config, run).lists("positives")
+    lists, recipe = presets_of(splits, config, run).lists("positives", NO_START)
     texts = splits.collection.documents.texts
     assert lists.documents == tuple((texts[row],) for row in splits.train.doc_rows_P.tolist())
     assert (recipe.loss, recipe.in_batch_negatives) == ("bce", 0)
@@ -127,13 +158,13 @@ def test_with_in_batch_negatives_every_pair_is_trained_on_and_what_was_judged_is
     add(data / "qrels" / "dev.tsv", "apple-care\tapple-story\t1")
     splits, config = splits_of(data, "train.in_batch_negatives=3", "train.anchors.per_pair=0")
     tuning = presets_of(splits, config, run)
-    lists, recipe = tuning.lists("anchored")
+    lists, recipe = tuning.lists("anchored", NO_START)
     assert recipe.in_batch_negatives == 3
     assert len(lists) == len(splits.train)
     assert sum(len(documents) > 1 for documents in lists.documents) == len(MINED)
     of_care = next(at for at, texts in enumerate(lists.documents) if text_of(data, "apple-price") in texts[1:])
     assert lists.judged[of_care] == {text_of(data, "apple-guide"), text_of(data, "apple-story")}
-    paper, recipe = tuning.lists("paper")
+    paper, recipe = tuning.lists("paper", NO_START)
     assert (len(paper), paper.judged, recipe.loss, recipe.in_batch_negatives) == (len(MINED), (), "margin", 0)
 
 
@@ -167,7 +198,7 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
     assert found["presets"]["anchored"]["recipe"]["teacher"]["model"] == str(teacher)
     assert "rerankers/positives/model.safetensors" in files
     bench = Bench(splits, config.train, run)
-    lists, _ = presets_of(splits, config, run).lists("anchored")
+    lists, _ = presets_of(splits, config, run).lists("anchored", start)
     assert f"anchored: taught: {sum(map(len, lists.documents))} documents" in said
     assert said.count("the teacher is") == 1, "positives have none"
     assert bench._teacher is not None
