@@ -10,15 +10,21 @@ import numpy as np
 import pytest
 
 import hnmine
-from hnmine import comparison
+from hnmine import auditing, comparison
 from hnmine.bench import Bench, Record
-from hnmine.comparison import Cell, _chosen_arms, arms_table
+from hnmine.comparison import Cell, _Cells, _chosen_arms, arms_table
 from hnmine.config import Config
 from hnmine.errors import ConfigError, DataError
+from hnmine.first_stage import NO_ROW
 from hnmine.fitting import Recipe
+from hnmine.ground import known_arms
 from hnmine.lists import Lists
+from hnmine.runs import open_run
 from hnmine.settings import load
+from hnmine.sources import read_beir
+from hnmine.splits import Splits
 from tests.test_pipeline import LEXICAL, contents, write_collection
+from tests.test_reranker import load as load_reranker
 from tests.test_reranker import tiny_model
 
 
@@ -28,11 +34,42 @@ def data(tmp_path: Path) -> Path:
 
 
 NONE = "no fine-tuning"
+KINDS = "guide", "price", "story"
 
 
 def config_of(model: Path, *more: str) -> Config:
     settings = [f"train.model={model}", "train.max_tokens=64", "train.dtype=float32", "train.engine=torch"]
     return load(overrides=[LEXICAL, *settings, *more])
+
+
+def test_how_often_arms_take_hidden_right_answers_against_a_plain_loop(data: Path, tmp_path: Path):
+    pairs = (data / "qrels" / "train.tsv").read_text().splitlines()[1:]
+    topics = [pair.split("-")[0] for pair in pairs]
+    more = [f"{pair.split()[0]}\t{topic}-{of}" for pair, topic in zip(pairs, topics, strict=True) for of in KINDS]
+    rows = dict.fromkeys([*(pair.rsplit("\t", 1)[0] for pair in pairs), *more])
+    (data / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{row}\t1\n" for row in rows))
+    config = config_of(tiny_model(tmp_path / "start"))
+    with open_run(tmp_path / "out", config) as run:
+        splits = Splits(read_beir(data, config.sources), config, run)
+        cells = _Cells(splits, config, run)
+        ground, known = cells._ground, known_arms(config)
+        rates = cells.hidden_rates(known)
+    trials = auditing.hide(ground.pairs, ground.groups_N)
+    audited = auditing.audit(ground.space(known["random"], 0), trials, seed=0, first_QK=ground.first_QK)
+    for name, of in audited.items():
+        assert rates[name] == of.hidden_rate, name
+    assert sum(of.hidden_rate > 0 for of in audited.values()) > 5
+    assert not {"positives only", "in-batch", "STAR", "distillation alone"} & set(rates)
+    texts, queries = splits.collection.documents.texts, splits.collection.queries.texts
+    bench, model, hidden = cells._bench, load_reranker(cells._start, 64), []
+    for query, right in bench.pairs.positives_of().items():
+        scores = model.scores([queries[query]] * len(texts), list(texts))
+        first = [row for row in splits.first_stage(np.array([query]))[query][0][:50].tolist() if row != NO_ROW]
+        for own in right:
+            below = [row for row in first if row != own and scores[row] <= scores[own]]
+            hidden += [max(below, key=lambda row: scores[row]) in right] if below else []
+    assert rates["mistakes of the start"] == np.mean(hidden)
+    assert 0 < np.mean(hidden) < 1
 
 
 def test_arms_are_asked_for_by_name_and_an_unknown_one_names_the_known():
