@@ -54,10 +54,10 @@ _QUICK_ARMS = (
     "random-of-bm25-s-first-50",
     "the-paper",
     "two-conditions-then-bm25",
-    "percpos-0.95-then-bm25",
+    "mistakes-of-the-start",
     "star",
     "adore-star",
-    "distillation-random-of-bm25-s-first-50",
+    "distillation-mistakes-of-the-start",
 )
 """Those of them that the settings allow."""
 _QUICK = (
