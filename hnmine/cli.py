@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from hnmine.errors import HnmineError, InUseError
 from hnmine.progress import Level, json_lines, tell
 from hnmine.section import slug
 from hnmine.settings import describe, load
-from hnmine.train_config import TrainPreset
 
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
@@ -178,10 +177,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--preset",
                 action="append",
                 default=[],
-                choices=list(get_args(TrainPreset)),
+                metavar="NAME",
                 help="what to train: distilled (default), lists with easier negatives and lessons from the encoders; "
                 "anchored, the same without lessons; paper, the pure triplet margin; positives, no negatives; auto, "
-                "the best on dev of a few ways to choose negatives; may be repeated",
+                "the best on dev of a few ways to choose negatives; or a way of `hnmine compare --list`; may be "
+                "repeated",
             )
         if step == "compare":
             command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")

@@ -33,7 +33,7 @@ from hnmine.section import slug
 from hnmine.select import Known
 from hnmine.splits import Splits
 from hnmine.star import TrainingSet
-from hnmine.train_config import TAUGHT, Loss
+from hnmine.train_config import PRESETS, TAUGHT, Loss
 from hnmine.tuned import Method, Tuned, start_of
 from hnmine.types import Int64, Pairs, Role, Space, Texts, distance
 
@@ -135,14 +135,29 @@ def known_arms(config: Config) -> dict[str, Arm]:
     return found
 
 
-def named_arms(config: Config, names: Sequence[str], setting: str = "train.auto.arms") -> dict[str, Arm]:
+def preset_arms(config: Config) -> dict[str, Arm]:
+    """Return the arms that `train.presets` names, by the name it has there.
+
+    Raises:
+        ConfigError: one is neither a preset nor an arm, or `train.auto.arms` names one that is not known.
+    """
+    presets = config.train.presets
+    if "auto" in presets:
+        named_arms(config, config.train.auto.arms)
+    asked = [name for name in dict.fromkeys(presets) if name not in PRESETS]
+    return dict(zip(asked, named_arms(config, asked, "train.presets", PRESETS).values(), strict=True)) if asked else {}
+
+
+def named_arms(
+    config: Config, names: Sequence[str], setting: str = "train.auto.arms", others: Sequence[str] = ()
+) -> dict[str, Arm]:
     """Return the arms of these names, written as on a command line or in full.
 
     Raises:
-        ConfigError: one is not known; `setting` is where it was named.
+        ConfigError: one is not known; `setting` is where it was named, `others` may be meant there too.
     """
     known = known_arms(config)
-    name_of = {slug(name): name for name in known}
+    name_of = {other: other for other in others} | {slug(name): name for name in known}
     if unknown := [name for name in names if slug(name) not in name_of]:
         near = [name for word in unknown for name in get_close_matches(slug(word), name_of, n=1)]
         meant = f"; did you mean {', '.join(near)}?" if near else ""

@@ -34,7 +34,7 @@ from hnmine.incremental import IDENTITY, Night, identities, renew
 from hnmine.lease import Lease, hold
 from hnmine.lexical import Fit, fitted
 from hnmine.mining import Judged, from_scratch, searcher
-from hnmine.pipeline import mine_into, read_collection, train_into
+from hnmine.pipeline import mine_into, read_collection, refuse_unknown_presets, train_into
 from hnmine.progress import say, track
 from hnmine.ranking import TESTED, Scorer
 from hnmine.reduce import HELD_OUT_ROWS, Basis, captured
@@ -60,6 +60,7 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
         HnmineError: the data, the configuration, a model, a device or the home is not usable.
     """
     config = config or Config()
+    refuse_unknown_presets(config)
     its = Home.at(home)
     work = config.nightly.work or (its.folder and its.folder / "work")
     if work is None:

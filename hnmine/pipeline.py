@@ -26,6 +26,7 @@ from hnmine.ranking import compare as compare_rerankers
 from hnmine.runs import Run, open_run, versions, write_json
 from hnmine.sources import Collection, read_beir, write_quarantine
 from hnmine.splits import Splits
+from hnmine.train_config import PRESETS
 from hnmine.types import Pairs, Role, Texts
 
 TRIED_GUARDS = {
@@ -73,7 +74,7 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     of these and of the start by MRR@10 on the dev queries.
     """
     config = config or Config()
-    _refuse_unknown_arms(config)
+    refuse_unknown_presets(config)
     with open_run(Path(out), config) as run:
         run.require_mined()
         collection = read_collection(data, config, run)
@@ -94,7 +95,7 @@ def evaluate(data: str | Path, out: str | Path, config: Config | None = None) ->
 def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
     """Mine, fine-tune and evaluate; return the manifest."""
     config = config or Config()
-    _refuse_unknown_arms(config)
+    refuse_unknown_presets(config)
     with open_run(Path(out), config) as opened:
         collection = read_collection(data, config, opened)
         splits = Splits(collection, config, opened)  # may refuse the data, so before the work
@@ -104,11 +105,12 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
         return opened.manifest
 
 
-def _refuse_unknown_arms(config: Config) -> None:
-    if "auto" in config.train.presets:
-        from hnmine.ground import named_arms  # imports torch
+def refuse_unknown_presets(config: Config) -> None:
+    """Raise ConfigError if a preset is not known, or an arm that it tries: before the collection is read."""
+    if set(config.train.presets) - (set(PRESETS) - {"auto"}):
+        from hnmine.ground import preset_arms  # imports torch
 
-        named_arms(config, config.train.auto.arms)
+        preset_arms(config)
 
 
 def compare(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:

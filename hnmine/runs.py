@@ -36,7 +36,8 @@ from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.metrics import SECONDS
 from hnmine.progress import say
-from hnmine.train_config import Kind, TrainPreset
+from hnmine.section import Slug
+from hnmine.train_config import Kind
 
 _VERSIONS = (
     "hnmine",
@@ -105,7 +106,7 @@ class _Training(_Section):
     start: _Start
     kind: Kind
     max_tokens: int
-    presets: dict[TrainPreset, dict[str, Any]]
+    presets: dict[Slug, dict[str, Any]]
 
 
 class _Manifest(BaseModel):

@@ -26,6 +26,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9.]+(-[a-z0-9.]+)*$")]
+"""What `slug` returns; files are named after it."""
+
+
 def slug(name: str) -> str:
     """Return a name as it is written on a command line and in file names."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

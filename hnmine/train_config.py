@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hnmine.section import Device, Dtype, Engine, Section, slug
+from hnmine.section import Device, Dtype, Engine, Section, Slug, slug
 
 
 class AnchorsConfig(Section):
@@ -15,11 +15,13 @@ class AnchorsConfig(Section):
 
     source: Literal["first_stage", "mistakes", "random"] = Field(
         "first_stage",
-        description="first_stage: drawn from its first documents; mistakes: of these the ones that the re-ranker from "
-        "which training starts scores highest, but no higher than the positive; random: drawn from the corpus",
+        description="first_stage: drawn from its first documents; mistakes: those of them that the start, the "
+        "re-ranker before training, scores highest, but no higher than the positive; random: drawn from the corpus",
     )
     per_pair: int = Field(3, ge=0, le=64, description="anchors a pair; 0: none")
-    depth: int = Field(50, ge=1, description="how many first documents of the first stage that is")
+    depth: int = Field(
+        50, ge=1, description="documents of a query's first stage that first_stage and mistakes choose from"
+    )
 
 
 class WarmUpConfig(Section):
@@ -87,7 +89,8 @@ class AutoConfig(Section):
 
 
 Kind = Literal["cross-encoder", "bi-encoder"]
-TrainPreset = Literal["distilled", "anchored", "paper", "positives", "auto"]
+PRESETS = ("distilled", "anchored", "paper", "positives", "auto")
+"""Of `train.presets`; any other is an arm of `ground.known_arms`."""
 Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse", "kl"]
 TAUGHT: tuple[Loss, ...] = ("marginmse", "kl")
 """Losses that learn from a teacher's scores."""
@@ -99,20 +102,21 @@ class TrainConfig(Section):
     model: str = Field("all-MiniLM-L6-v2", description="re-ranker to start from: folder or hub name")
     revision: str | None = Field(None, description="commit of a hub model")
     kind: Kind = Field("cross-encoder", description="bi-encoder: a SentenceTransformer, its score the cosine")
-    presets: tuple[TrainPreset, ...] = Field(
+    presets: tuple[Slug, ...] = Field(
         ("distilled",),
         min_length=1,
         description="what to train, each from the same start: distilled (these settings, with lessons from "
         "the encoders on queries that need no judgement), anchored (without lessons), paper (margin on the mined "
         "negatives alone), positives (bce on the positives alone: what training gains without negatives), auto (the "
-        "best on dev of a few ways to choose negatives)",
+        "best on dev of a few ways to choose negatives), or a way of `hnmine compare --list`",
     )
     auto: AutoConfig = AutoConfig()
 
     @field_validator("presets", mode="before")
     @classmethod
-    def _one_preset(cls, presets: Any) -> Any:
-        return [presets] if isinstance(presets, str) else presets
+    def _slugs(cls, presets: Any) -> Any:
+        listed = [presets] if isinstance(presets, str) else presets
+        return [slug(name) if isinstance(name, str) else name for name in listed] if listed else listed
 
     warm_up: WarmUpConfig = WarmUpConfig()
     distill: DistillConfig = DistillConfig()

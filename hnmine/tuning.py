@@ -5,6 +5,7 @@
     paper       arXiv 2505.18366 as written: margin loss on the mined negatives alone
     positives   row 2 of its tables: each positive by itself, no negative at all
     auto        what a few trials on dev find best (`auto`)
+    others      a way to choose negatives that `hnmine compare` knows (`ground`), trained in full
 
 All begin at the same start; `bench` trains them.
 """
@@ -24,12 +25,11 @@ from hnmine.config import Config
 from hnmine.distillation import lessons_if_any
 from hnmine.errors import DataError
 from hnmine.fitting import DEV_METRIC, Recipe
-from hnmine.ground import Ground, named_arms
+from hnmine.ground import Arm, Ground, named_arms, preset_arms
 from hnmine.lists import Lists, first_stage_anchors, mistakes, training_lists
 from hnmine.progress import say
 from hnmine.runs import Run
 from hnmine.splits import Splits
-from hnmine.train_config import TrainConfig, TrainPreset
 
 _PAPER_RATE = 0.2
 """Of the learning rate by default: larger steps on its triplets alone made re-rankers worse (`benchmarks/LOG.md`)."""
@@ -42,7 +42,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
         what to record, and the sha256 of the models' files by path in OUT.
 
     Raises:
-        ConfigError: train.auto names an arm that is not known.
+        ConfigError: a preset, or an arm of train.auto, is not known.
         DataError: OUT holds no negatives of this data, or a folder stands where the link belongs.
         ModelError: the start cannot be loaded, or training breaks.
     """
@@ -52,25 +52,14 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
             f"{link} is no link to the best of {run.out / 'rerankers'}; move it away or choose another --out"
         )
     bench = Bench(splits, config, run)
-    presets = _Presets(bench, splits, config, run)
+    presets = _Presets(bench, splits, whole, run)
     start, warm_up = bench.start()
-    taught = lessons_if_any(bench, splits, whole, run) if "distilled" in config.presets else None
-    records: dict[TrainPreset, Record] = {}
+    records: dict[str, Record] = {}
     others: dict[str, Record] = {START: warm_up} if warm_up else {}
     told: dict[str, Any] = {}
     for preset in config.presets:
-        if preset == "auto":
-            ground, tried = Ground(bench, start, splits, whole, run), named_arms(whole, config.auto.arms)
-            chosen = choose(bench, ground, tried, config.auto, run)
-            lists, recipe, told["auto"] = chosen.lists, chosen.recipe, chosen.facts()
-            if tried[chosen.arm].distillation and (own := ground.lessons()):
-                told["distilled"] = own.facts()
-        else:
-            lists, recipe = presets.lists(preset, start)
-            if preset == "distilled" and taught:
-                lists = lists.with_lessons(taught.lists)
-                told["distilled"] = taught.facts()
-                say("train", f"distilled: with {len(taught.lists):,} lessons among them")
+        lists, recipe, its = presets.chosen(preset, start)
+        told |= its
         records[preset] = bench.fit(preset, start, lists, recipe)
         if not records[preset].best_step and preset != "auto":  # which has tried several learning rates
             say(
@@ -102,15 +91,53 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
 class _Presets:
     """What each preset trains on."""
 
-    def __init__(self, bench: Bench, splits: Splits, config: TrainConfig, run: Run) -> None:
-        self._bench, self._splits, self._config = bench, splits, config
+    def __init__(self, bench: Bench, splits: Splits, whole: Config, run: Run) -> None:
+        self._bench, self._splits, self._whole, self._run = bench, splits, whole, run
+        self._config, self._arms = whole.train, preset_arms(whole)
+        self._ground: Ground | None = None
         run.require_mined()
         self._mined = {
             (query, positive): [row for row in rows if row not in bench.positives[query]]  # judged since it was mined
             for (query, positive), rows in _read_negatives(run.out / "negatives.parquet", splits).items()
         }
 
-    def lists(self, preset: TrainPreset, start: Path) -> tuple[Lists, Recipe]:
+    def chosen(self, preset: str, start: Path) -> tuple[Lists, Recipe, dict[str, Any]]:
+        """Return what a preset trains on, how, and what the manifest tells of it."""
+        if preset == "distilled":
+            lists, recipe = self.lists(preset, start)
+            taught = lessons_if_any(self._bench, self._splits, self._whole, self._run)
+            if taught is None:
+                return lists, recipe, {}
+            say("train", f"distilled: with {len(taught.lists):,} lessons among them")
+            return lists.with_lessons(taught.lists), recipe, {"distilled": taught.facts()}
+        if preset != "auto" and preset not in self._arms:
+            return *self.lists(preset, start), {}
+        self._ground = ground = self._ground or Ground(self._bench, start, self._splits, self._whole, self._run)
+        if preset == "auto":
+            tried = named_arms(self._whole, self._config.auto.arms)
+            found = choose(self._bench, ground, tried, self._config.auto, self._run)
+            arm, lists, recipe, told = tried[found.arm], found.lists, found.recipe, {"auto": found.facts()}
+        else:
+            arm, told = self._arms[preset], {}
+            lists, recipe = self._of_arm(preset, arm, ground)
+        if arm.distillation and (own := ground.lessons()):
+            told["distilled"] = own.facts()
+        return lists, recipe, told
+
+    def _of_arm(self, name: str, arm: Arm, ground: Ground) -> tuple[Lists, Recipe]:
+        lists, recipe, facts = ground.lists(arm, self._config.seed)
+        if not len(lists):
+            raise DataError(f"preset {name}: no train pair has a negative by it, or there is no lesson for it")
+        if arm.loss == "margin" and self._config.learning_rate is None:
+            recipe = replace(recipe, learning_rate=recipe.learning_rate * _PAPER_RATE)
+        say(
+            "train",
+            f"{name}: {len(lists):,} lists, {facts['negatives']:,} negatives of {facts['pairs_with_negatives']:.0%} of "
+            f"the pairs; {recipe.loss} loss",
+        )
+        return lists, recipe
+
+    def lists(self, preset: str, start: Path) -> tuple[Lists, Recipe]:
         """Return what a preset trains on, and how; of the start only its mistakes are asked."""
         bench = self._bench
         keys = zip(bench.pairs.query_rows_P.tolist(), bench.pairs.doc_rows_P.tolist(), strict=True)

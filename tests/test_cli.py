@@ -78,7 +78,7 @@ def append(file: Path, text: str) -> None:
         (["--set", "encoders=[{name: x, lexical: {wide: 1}}]"], ["wide: unknown key; did you mean 'width'?"]),
         (["--set", "train.learning_rate=.nan"], ["train.learning_rate", "finite number"]),
         (["--set", "select=3"], ["select:", "got 3"]),
-        (["--set", "train.presets=[best]"], ["train.presets", "'paper', 'positives' or 'auto'", "got 'best'"]),
+        (["--set", "train.presets=[3]"], ["train.presets.0: expected a text, got 3"]),
         (["--config", "missing.yaml"], ["config file missing.yaml does not exist"]),
         (["--config", "."], ["config file . cannot be read"]),
     ],
@@ -289,13 +289,24 @@ def test_a_model_that_breaks_only_in_the_workers_is_named(data: Path, tmp_path: 
     assert_one_message(result, "training of anchored failed: the re-ranker gives NaN or infinity for")
 
 
+@pytest.mark.parametrize("command", ["run", "train", "nightly"])
+def test_a_preset_that_is_not_known_is_answered_with_those_that_are(
+    command: str, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    where = ["--home" if command == "nightly" else "--out", tmp_path / "out"]
+    for preset, meant in (("anchor", "anchored"), ("mistake-of-start", "mistakes-of-the-start")):
+        result = call(capsys, command, "--data", data, *where, "--set", f"train.presets={preset}")
+        known = "known are: distilled, anchored, paper, positives, auto, positives-only, "
+        assert_one_message(result, f"train.presets: {preset} is not known; did you mean {meant}?; {known}")
+    assert not (tmp_path / "out").exists(), "refused before anything is done"
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         ([], "the following arguments are required: COMMAND"),
         (["mine"], "the following arguments are required: --data, --out"),
         (["mind"], "invalid choice: 'mind'"),
-        (["run", "--data", "d", "--out", "o", "--preset", "best"], "invalid choice: 'best'"),
         (["mine", "--data", "d", "--out", "o", "--preset", "paper"], "unrecognized arguments: --preset"),
     ],
 )

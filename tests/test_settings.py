@@ -43,6 +43,7 @@ def test_the_file_is_read_and_the_later_override_wins(tmp_path):
         ("embed.ray=false", False),
         ("train.presets=[paper, anchored]", ("paper", "anchored")),
         ("train.presets=paper", ("paper",)),
+        ("train.presets=[Two Conditions, paper]", ("two-conditions", "paper")),
         ("train.anchors.per_pair=7", 7),
         ("sources.template={title}: {text}", "{title}: {text}"),
         ("train.model=a=b", "a=b"),
@@ -138,9 +139,10 @@ def test_a_bad_override_is_an_error_that_names_it(override, message):
 
 def test_a_bad_item_of_a_list_is_told_once():
     with pytest.raises(ConfigError) as caught:
-        load(overrides=["train.presets=best"])
+        load(overrides=["train.presets=[1]"])
     assert str(caught.value).splitlines() == [
-        "--set: train.presets.0: Input should be 'distilled', 'anchored', 'paper', 'positives' or 'auto', got 'best'",
+        "--set: train.presets.0: expected a text, got 1; what YAML would not take for a text needs quotes, in the shell "
+        "--set 'train.presets.0=\"…\"'",
         "  (`hnmine config` lists every key)",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from hnmine.bench import Bench
 from hnmine.config import Config
 from hnmine.errors import DataError, ModelError
 from hnmine.first_stage import NO_ROW
+from hnmine.ground import Ground, known_arms
 from hnmine.runs import Run, open_run
+from hnmine.section import slug
 from hnmine.settings import load
 from hnmine.sources import read_beir
 from hnmine.splits import Splits
 from hnmine.tuning import _Presets, tune
-from tests.test_pipeline import write_collection
+from tests.test_pipeline import LEXICAL, write_collection
 from tests.test_reranker import load as load_reranker
 from tests.test_reranker import tiny_model
 
@@ -55,7 +58,7 @@ def splits_of(data: Path, *overrides: str) -> tuple[Splits, Config]:
 
 
 def presets_of(splits: Splits, config: Config, run: Run) -> _Presets:
-    return _Presets(Bench(splits, config.train, run), splits, config.train, run)
+    return _Presets(Bench(splits, config.train, run), splits, config, run)
 
 
 def lists_of(
@@ -132,6 +135,30 @@ def test_mistakes_are_the_first_documents_that_the_start_scores_highest_but_belo
         assert list(lists.get((queries.texts[query], texts[positive]), ())) == expected
         found += len(below)
     assert found > 10
+
+
+def test_a_preset_may_be_any_way_to_choose_negatives(data: Path, run: Run, tmp_path: Path) -> None:
+    names = "percpos-0.95", "the-paper", "distillation-mistakes-of-the-start"
+    asked = f"train.presets=[{', '.join(names)}]", LEXICAL, "train.max_tokens=64", "train.dtype=float32"
+    splits, config = splits_of(data, *asked)
+    presets, start = presets_of(splits, config, run), tiny_model(tmp_path / "model")
+    arms = known_arms(config)
+    for name in names:
+        arm = next(arm for full, arm in arms.items() if slug(full) == name)
+        lists, recipe, told = presets.chosen(name, start)
+        bench = Bench(splits, config.train, run)
+        ground = Ground(bench, start, splits, config, run)
+        assert lists == ground.lists(arm, config.train.seed)[0]
+        rate = 0.2 if name == "the-paper" else 1.0
+        assert recipe == replace(
+            bench.recipe, loss=arm.loss or "infonce", learning_rate=pytest.approx(rate * bench.recipe.learning_rate)
+        )
+        taught = ground.lessons() if arm.distillation else None
+        assert told == ({"distilled": taught.facts()} if taught else {})
+    assert taught
+    few = splits_of(data, "train.presets=two-conditions", LEXICAL, "train.max_pairs=1", "train.seed=1")
+    with pytest.raises(DataError, match=r"preset two-conditions: no train pair has a negative by it, or there is no l"):
+        presets_of(*few, run).chosen("two-conditions", start)
 
 
 @pytest.mark.parametrize(
