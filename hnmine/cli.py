@@ -77,7 +77,10 @@ _EXAMPLES = {
     "run": ["--preset auto", "--preset distilled --preset anchored --preset paper"],
     "embed": ["--set embed.store=s3://bucket/vectors"],
     "mine": ["--set select.negatives=4", "--set 'encoders=[{name: bge, model: BAAI/bge-base-en-v1.5}]'"],
-    "train": ["--preset distilled --preset paper", "--set train.model=cross-encoder/ms-marco-MiniLM-L6-v2"],
+    "train": [
+        "--preset distilled --preset mistakes-of-the-start",
+        "--set train.model=cross-encoder/ms-marco-MiniLM-L6-v2",
+    ],
     "evaluate": ["--set evaluate.queries=200", "--set evaluate.first_stage=run.trec"],
     "compare": [
         "--quick",
