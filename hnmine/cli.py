@@ -49,12 +49,10 @@ _STEPS = {
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
 _QUICK_ARMS = (
-    "random",
     "random-of-bm25-s-first-50",
     "the-paper",
     "two-conditions-then-bm25",
     "mistakes-of-the-start",
-    "star",
     "adore-star",
     "distillation-mistakes-of-the-start",
 )

@@ -321,7 +321,7 @@ def test_a_quick_comparison_takes_the_arms_that_the_settings_allow() -> None:
     given = argparse.Namespace(config=None, set=[])
     assert set(_QUICK_ARMS) == set(load(overrides=_quick(given)).compare.arms or ())
     words = argparse.Namespace(config=None, set=["encoders=[{name: words, lexical: {}}]"])
-    assert set(_QUICK_ARMS) - set(load(overrides=_quick(words)).compare.arms or ()) == {"star", "adore-star"}
+    assert set(_QUICK_ARMS) - set(load(overrides=_quick(words)).compare.arms or ()) == {"adore-star"}
 
 
 @pytest.mark.parametrize("command", [["--help"], ["mine", "--help"], ["nightly", "--help"], ["config"], ["--version"]])
