@@ -141,8 +141,8 @@ def test_a_bad_item_of_a_list_is_told_once():
     with pytest.raises(ConfigError) as caught:
         load(overrides=["train.presets=[1]"])
     assert str(caught.value).splitlines() == [
-        "--set: train.presets.0: expected a text, got 1; what YAML would not take for a text needs quotes, in the shell "
-        "--set 'train.presets.0=\"…\"'",
+        "--set: train.presets.0: expected a text, got 1; what YAML would not take for a text needs quotes, in the "
+        "shell --set 'train.presets.0=\"…\"'",
         "  (`hnmine config` lists every key)",
     ]
 
