@@ -11,7 +11,7 @@ import pytest
 from hnmine.bench import Bench, Record, _read_record, _write_card
 from hnmine.runs import Run
 from tests.test_reranker import tiny_model
-from tests.test_tuning import add, data, presets_of, run, splits_of
+from tests.test_tuning import NO_START, add, data, presets_of, run, splits_of
 
 __all__ = ["data", "run"]  # fixtures
 
@@ -60,7 +60,7 @@ def test_a_learning_rate_that_is_not_given_goes_down_as_the_model_is_wider(
 def test_an_identity_follows_start_lists_dev_and_recipe(data: Path, run: Run, tmp_path: Path) -> None:
     splits, config = splits_of(data)
     bench = Bench(splits, config.train, run)
-    lists, recipe = presets_of(splits, config, run).lists("anchored")
+    lists, recipe = presets_of(splits, config, run).lists("anchored", NO_START)
     start, other = tiny_model(tmp_path / "start"), tiny_model(tmp_path / "other", seed=1)
     own = bench.identity(start, lists, recipe)
     assert Bench(splits, config.train, run).identity(start, lists, recipe) == own
