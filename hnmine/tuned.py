@@ -4,8 +4,9 @@
     ADORE + STAR  then the query tower alone, against what it finds at every step (`adore`)
     ANCE          both towers, hard negatives found anew after every epoch
 
-Each begins with the first model of the ensemble. A tuned encoder is kept in OUT/encoders/<name>-<seed>, the digest
-of all that decides it beside it, its vectors in the store; so neither is made twice.
+Each begins with the first model of the ensemble, whose vectors are in the store. A tuned encoder is kept in
+OUT/encoders/<name>-<seed>, the digest of all that decides it beside it, its vectors in the store; so neither is made
+twice.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Tuned:
         out = self._run.out / "encoders" / f"{method.lower().replace(' + ', '-')}-{seed}"
         given = self._given
         rows = [given.pairs.query_rows_P.tolist(), given.pairs.doc_rows_P.tolist()]
-        planned = self._plan(self._start, given.documents)
+        planned = self._plan(self._encoder, given.documents)
         identity = digest(
             {
                 "method": method,
@@ -86,7 +87,7 @@ class Tuned:
         docs_NR = self.space("STAR", seed).docs_NR if method == "ADORE + STAR" else None
         if _is_whole(out, identity):
             say("compare", f"{method}, seed {seed}: reused {out}")
-            return self._encoded(out, out) if docs_NR is None else self._with_queries(docs_NR, out)
+            return self._of_tuned(out) if docs_NR is None else self._with_queries(docs_NR, out)
         shutil.rmtree(out, ignore_errors=True)
         if docs_NR is not None:
             star_folder = self._run.out / "encoders" / f"star-{seed}"
@@ -103,12 +104,12 @@ class Tuned:
                     done=lambda count, loss: progress.advance(count, f"loss {loss:.3f}"),
                 )
         else:
-            rounds = _ROUNDS if method == "ANCE" else 1
+            rounds, of_start = _ROUNDS if method == "ANCE" else 1, self._of_start()
             steps = rounds * recipe.epochs * len(given.query_rows())
             with track("compare", f"{method}, seed {seed}", steps, "queries") as progress:
                 space = star(
                     self._start,
-                    self._encoded(self._start, self._start),
+                    of_start,
                     given,
                     recipe,
                     out,
@@ -138,22 +139,34 @@ class Tuned:
     def _search_device(self) -> devices.Choice:
         return devices.choose(self._config.search.device, needs="faiss-gpu")
 
-    def _encoded(self, of_documents: Path, of_queries: Path) -> Space:
-        return self._with_queries(self._encode(of_documents, self._given.documents, "document"), of_queries)
+    def _of_start(self) -> Space:
+        """Return what the ensemble itself makes of the texts, which is in the store."""
+        return Space(
+            docs_NR=self._embedded(self._encoder, self._given.documents, "document"),
+            queries_QR=self._embedded(self._encoder, self._given.queries, "query"),
+        )
 
-    def _with_queries(self, docs_NR: Float32, of_queries: Path) -> Space:
-        return Space(docs_NR=docs_NR, queries_QR=self._encode(of_queries, self._given.queries, "query"))
+    def _of_tuned(self, folder: Path) -> Space:
+        return self._with_queries(self._encode(folder, self._given.documents, "document"), folder)
+
+    def _with_queries(self, docs_NR: Float32, folder: Path) -> Space:
+        return Space(docs_NR=docs_NR, queries_QR=self._encode(folder, self._given.queries, "query"))
 
     def _encode(self, folder: Path, texts: Texts, role: Role) -> Float32:
-        """Return unit vectors by the model in `folder`, through the store and its actors."""
-        planned = self._plan(folder, texts)
+        return self._embedded(self._settings(folder), texts, role)
+
+    def _embedded(self, encoder: EncoderConfig, texts: Texts, role: Role) -> Float32:
+        """Return unit vectors, through the store and its actors."""
+        planned = self._plan(encoder, texts)
         made = embed(planned, {role: texts}, VectorStore(self._store, planned.fingerprint), self._config.embed)
         return unit_rows(made.take(role, np.arange(len(texts))))
 
-    def _plan(self, folder: Path, texts: Texts) -> Plan:
+    def _plan(self, encoder: EncoderConfig, texts: Texts) -> Plan:
+        return plan(encoder, texts, self._store, device_for(self._config.embed), self._config.embed.tokens_per_batch)
+
+    def _settings(self, folder: Path) -> EncoderConfig:
         changes = {"name": folder.name, "model": str(folder), "revision": None, "max_tokens": self._most_tokens()}
-        settings = self._encoder.model_copy(update=changes)
-        return plan(settings, texts, self._store, device_for(self._config.embed), self._config.embed.tokens_per_batch)
+        return self._encoder.model_copy(update=changes)
 
     def _most_tokens(self) -> int:
         own = self._encoder.max_tokens

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from hnmine.config import Config
+from hnmine.ensemble import embed_all
+from hnmine.fuse import unit_rows
 from hnmine.runs import open_run
 from hnmine.settings import load
 from hnmine.tuned import Tuned, start_of
@@ -32,8 +34,14 @@ def test_each_space_is_that_of_its_method_and_is_not_made_twice(
 ) -> None:
     config, given = config_of(tiny_model(tmp_path / "start")), training_set()
     with open_run(tmp_path / "out", config) as run:
+        alone = config.model_copy(update={"encoders": config.encoders[1:]})
+        ensemble = embed_all({"document": given.documents, "query": given.queries}, alone, run)[0][0]
+        capsys.readouterr()
         tuned = Tuned(given, config, run)
-        start = tuned._encoded(tuned._start, tuned._start)
+        start = tuned._of_start()
+        assert capsys.readouterr().err.count(", 0 encoded, width") == 2, "the store has them"
+        rows = np.arange(len(given.documents))
+        np.testing.assert_allclose(start.docs_NR, unit_rows(ensemble.take("document", rows)), atol=1e-5)
         spaces = {method: tuned.space(method, 3) for method in ("ADORE + STAR", "STAR", "ANCE")}
         assert tuned.space("STAR", 3) is spaces["STAR"]
         for space in spaces.values():
