@@ -18,12 +18,15 @@ os.environ |= {
     "HOME": _HOME.name,
     "HF_HUB_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # not 15, or a busy machine starves them
     "TOKENIZERS_PARALLELISM": "false",
     "AWS_ACCESS_KEY_ID": "test",  # for the S3 server below, and in the environment before Ray is
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 os.environ.pop("RAY_ADDRESS", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there: the other test process has the other core
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 
 

@@ -233,6 +233,7 @@ def own_workers() -> list[psutil.Process]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_training(
     start: Path, undisturbed: tuple[Path, Trained], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
