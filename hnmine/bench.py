@@ -26,7 +26,7 @@ from hnmine.scored import Score, Scored
 from hnmine.section import slug
 from hnmine.splits import Splits
 from hnmine.trackers import tracking
-from hnmine.train_config import TAUGHT, TeacherConfig, TrainConfig
+from hnmine.train_config import LOADED_BY, TAUGHT, Kind, TeacherConfig, TrainConfig
 from hnmine.training import train
 from hnmine.types import Float64, Int64
 
@@ -302,13 +302,19 @@ def _with_copies(splits: Splits) -> dict[int, set[int]]:
 
 def _write_card(out: Path, name: str, record: Record, data: str) -> None:
     steps = "\n".join(f"| {step} | {value:.4f} |" for step, value in record.dev_by_step.items())
+    kind: Kind = record.recipe["kind"]
+    loaded = LOADED_BY[kind]
+    asked = {
+        "cross-encoder": "model.predict([('query', 'document')])",
+        "bi-encoder": "model.similarity(model.encode_query('query'), model.encode_document('document'))",
+    }[kind]
     (out / "README.md").write_text(
-        f"---\nlibrary_name: sentence-transformers\npipeline_tag: text-ranking\ntags: [cross-encoder, hnmine]\n---\n"
+        f"---\nlibrary_name: sentence-transformers\npipeline_tag: text-ranking\ntags: [{kind}, hnmine]\n---\n"
         f"# Re-ranker `{name}`, fine-tuned by hnmine\n\n"
         f"{data} Trained on {record.lists:,} lists; step {record.best_step} of {record.steps} was kept.\n\n"
         f"| step | {DEV_METRIC} on dev |\n|---|---|\n{steps}\n\n"
         f"```json\n{json.dumps(record.recipe, indent=1)}\n{json.dumps(versions(), indent=1)}\n```\n\n"
-        "```python\nfrom sentence_transformers import CrossEncoder\nCrossEncoder('path of this folder')"
-        ".predict([('query', 'document')])\n```\n",
+        f"```python\nfrom sentence_transformers import {loaded}\n"
+        f"model = {loaded}('path of this folder')\n{asked}\n```\n",
         encoding="utf-8",
     )

@@ -18,6 +18,7 @@ from hnmine.errors import HnmineError, InUseError
 from hnmine.progress import Level, json_lines, tell
 from hnmine.section import slug
 from hnmine.settings import describe, load
+from hnmine.train_config import LOADED_BY
 
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
@@ -304,7 +305,8 @@ def _report(command: str, out: Path, found: dict[str, Any]) -> str:
     if command in ("run", "evaluate"):
         parts.append(found["evaluation"]["table"])
     if command in ("run", "train"):
-        parts.append(f"Best on dev: {found['training']['best']}. It is {out / 'reranker'}; CrossEncoder loads it.")
+        best, loaded = found["training"]["best"], LOADED_BY[found["training"]["kind"]]
+        parts.append(f"Best on dev: {best}. It is {out / 'reranker'}; {loaded} loads it.")
     return "\n\n".join(parts)
 
 

@@ -89,6 +89,8 @@ class AutoConfig(Section):
 
 
 Kind = Literal["cross-encoder", "bi-encoder"]
+LOADED_BY: dict[Kind, str] = {"cross-encoder": "CrossEncoder", "bi-encoder": "SentenceTransformer"}
+"""The class of sentence-transformers that reads a tuned model."""
 PRESETS = ("distilled", "anchored", "paper", "positives", "auto")
 """Of `train.presets`; any other is an arm of `ground.known_arms`."""
 Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse", "kl"]

@@ -23,7 +23,7 @@ WHOLE = {
     "best_step": 2,
     "dev": 0.5,
     "dev_by_step": {"0": 0, "2": 0.5},
-    "recipe": {"loss": "margin"},
+    "recipe": {"loss": "margin", "kind": "cross-encoder"},
 }
 
 
@@ -106,11 +106,18 @@ def test_a_record_that_is_whole_is_trusted_and_one_that_is_missing_is_nothing_to
     assert capsys.readouterr().err == ""
 
 
-def test_the_card_says_data_settings_metrics_and_versions(data: Path, run: Run, tmp_path: Path) -> None:
-    record = Record.model_validate(WHOLE)
+@pytest.mark.parametrize(
+    ("kind", "loads"),
+    [("cross-encoder", "CrossEncoder('path of this folder')"), ("bi-encoder", "SentenceTransformer('path of")],
+)
+def test_the_card_says_data_settings_metrics_versions_and_how_to_load_it(
+    data: Path, run: Run, tmp_path: Path, kind: str, loads: str
+) -> None:
+    record = Record.model_validate(WHOLE | {"recipe": {"loss": "margin", "kind": kind}})
     _write_card(tmp_path, "paper", record, bench_of(data, run)._about_data())
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     for part in ("Data: 30 documents (digest ", "12 train pairs, 4 dev queries", "step 2 of 2", "| 2 | 0.5000 |"):
         assert part in card
+    assert loads in card
     assert '"loss": "margin"' in card
     assert '"torch": "' in card
