@@ -82,7 +82,7 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
     blocks = _blocks(splits, config, run)
     hidden = blocks[0].cells.hidden_rates(chosen)
     order = list(product(range(config.compare.seeds), blocks, chosen))
-    text, took = "", []
+    text, pace = "", _Pace()
     for done, (seed, block, name) in enumerate(order, 1):
         cell = block.cells.cell(name, chosen[name], config.train.seed + seed, block.pairs)
         if cell is None:
@@ -91,10 +91,9 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
         block.found.setdefault(name, []).append(cell)
         text = _tables([block for block in blocks if block.found], hidden)
         run.write_text("compare.md", f"```\n{text}\n```\n")
-        took.append(cell[0].seconds / len(cell[0].dev_by_rate))
+        pace.add(cell[0], first=not seed)
         if done < len(order):
-            rates = len(config.compare.learning_rates)  # of the first seed, which chooses one for the others
-            left = clock(statistics.fmean(took) * sum(1 if seed else rates for seed, _, _ in order[done:]))
+            left = clock(sum(pace.seconds(its.lists(chosen[arm]), first=not of) for of, its, arm in order[done:]))
             say("compare", f"{done} of {len(order)} trainings are in {run.out / 'compare.md'}; about {left} left")
     record = {
         "table": text,
@@ -106,6 +105,23 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
     }
     write_json(run.out / "compare.json", record)
     return record
+
+
+@dataclass(kw_only=True)
+class _Pace:
+    """How long cells take: by their lists, and by the learning rates that an arm's first seed tries for all seeds."""
+
+    took: float = 0.0
+    lists: int = 0
+    rates: list[int] = field(default_factory=list)
+
+    def add(self, cell: Cell, *, first: bool) -> None:
+        self.took += cell.seconds
+        self.lists += cell.lists * len(cell.dev_by_rate)
+        self.rates += [len(cell.dev_by_rate)] if first else []
+
+    def seconds(self, lists: int, *, first: bool) -> float:
+        return self.took / self.lists * lists * (statistics.fmean(self.rates) if first else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +136,11 @@ class _Block:
     references: dict[str, tuple[PerQuery, dict[str, float]]]
     """What nothing was trained for: metrics, and those of the blend."""
     found: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
+
+    def lists(self, arm: Arm) -> int:
+        """Return about how many lists an arm trains on: one a pair, and lessons."""
+        pairs = 0 if arm.distillation == "alone" else self.pairs or self.cells.pairs
+        return pairs + (self.cells.lessons if arm.distillation else 0)
 
     def facts(self) -> dict[str, Any]:
         arms = {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.found.items()}
@@ -167,7 +188,7 @@ class _Cells:
         self._bench = Bench(splits, config.train, run)
         self._start, _ = self._bench.start(f"{_START}{own}")
         self._ground = Ground(self._bench, self._start, splits, config, run)
-        self.pairs = len(self._bench.pairs)
+        self.pairs, self.lessons = len(self._bench.pairs), config.train.distill.lessons
         self._order = np.random.default_rng(config.train.seed).permutation(self.pairs)
         self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
         scoring = config.train.kind, config.train.max_tokens, run

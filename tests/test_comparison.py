@@ -12,7 +12,7 @@ import pytest
 import hnmine
 from hnmine import auditing, comparison
 from hnmine.bench import Bench, Record
-from hnmine.comparison import Cell, _Cells, _chosen_arms, arms_table
+from hnmine.comparison import Cell, _Cells, _chosen_arms, _Pace, arms_table
 from hnmine.config import Config
 from hnmine.errors import ConfigError, DataError
 from hnmine.first_stage import NO_ROW
@@ -226,3 +226,14 @@ def test_the_table_has_means_over_seeds_and_tests_over_queries():
     assert lines[6].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%"]
     assert [line.split()[10 - number] for number, line in enumerate(lines[6:4:-1])] == ["+0.550", "+0.700"]
     assert float(lines[6].split()[-1]) < 0.001, "fifty queries of fifty are worse than with the first"
+
+
+def test_the_time_that_is_left_follows_lists_and_the_learning_rates_of_first_seeds():
+    pace, made = _Pace(), cell("good", 0, np.zeros(1))[0]
+    pace.add(made.model_copy(update={"lists": 100, "dev_by_rate": {"a": 0.1, "b": 0.2}, "seconds": 40.0}), first=True)
+    assert pace.seconds(500, first=True) == pytest.approx(200)
+    assert pace.seconds(500, first=False) == pytest.approx(100)
+    pace.add(made.model_copy(update={"lists": 200, "dev_by_rate": {"a": 0.1}, "seconds": 20.0}), first=False)
+    assert pace.seconds(400, first=True) == pytest.approx(60 / 400 * 400 * 2), (
+        "others say nothing of how many are tried"
+    )
