@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         shared.append(same)
         if other := [key for key, value in same.items() if value != shared[0][key]]:
             parser.error(f"{out} and {options.outs[0]} do not have the same: {', '.join(other)}")
-        hidden = record["hidden_positives"] | hidden
+        hidden = block["hidden_positives"] | hidden
         for name, cells in block["arms"].items():
             for cell in map(Cell.model_validate, cells):
                 if options.seed in (None, cell.seed) and cell.seed not in found.setdefault(name, {}):

@@ -60,7 +60,7 @@ def adore(
         ModelError: the start cannot be loaded, or the gradient is not finite.
     """
     rows, positives = given.query_rows(), given.pairs.positives_of()
-    tuner = Tuner(start, recipe, recipe.steps(len(rows)))
+    tuner = Tuner(start, recipe, recipe.steps(len(rows)), given.prompts)
     searcher = Searcher(docs_NR, device)
 
     def loss_of(encoder: BiEncoder, batch: list[int]) -> Tensor:

@@ -12,7 +12,7 @@ queries gives the same where something was hidden, but says "0 to 0" of ten choi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,17 +44,20 @@ class Trials:
         return len(np.unique(self.pairs.query_rows_P))
 
 
-def hide(pairs: Pairs, groups_N: Int64) -> Trials:
+def hide(pairs: Pairs, groups_N: Int64, judged: Mapping[int, Collection[int]] | None = None) -> Trials:
     """Make a trial of each pair whose query has a positive of another text, which can be hidden.
 
     Args:
         pairs: judged pairs; of copies of one text, one is taken.
         groups_N: equal text, equal number; copies of PD are never chosen, copies of a hidden one count as it.
+        judged: of each query row all documents that were judged right, where `pairs` are a sample; None: they are all.
     """
     rows = []
     for query, docs in pairs.positives_of().items():
         of_text = {int(groups_N[doc]): doc for doc in reversed(docs)}
-        rows += [(query, doc, tuple(of_text.values())) for doc in sorted(of_text.values()) if len(of_text) > 1]
+        every = docs if judged is None else judged[query]
+        if len({int(groups_N[doc]) for doc in every}) > 1:
+            rows += [(query, doc, tuple(every)) for doc in sorted(of_text.values())]
     return Trials(
         pairs=Pairs(
             query_rows_P=np.array([query for query, _, _ in rows], dtype=np.int64),

@@ -213,7 +213,7 @@ class Bench:
                         *lists.is_lesson,
                     ]
                 ),
-                "dev": digest([dev.queries.texts, dev.doc_rows_QK.tolist(), sorted(dev.document_texts.items())]),
+                "dev": digest([*dev.texts, [sorted(rows) for rows in dev.relevant]]),
                 "recipe": self._settings(lists, recipe),
                 "workers": self._workers,
                 "versions": versions(),

@@ -6,7 +6,7 @@ To training and evaluation it looks like `reranker.Reranker`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,8 +46,17 @@ class BiEncoder:
     PASS_TOKENS: ClassVar = {"cpu": 256, "cuda": 2048}
     """What a forward and backward pass costs beside its documents' tokens, in tokens: each encodes its queries."""
 
-    def __init__(self, folder: Path, *, max_tokens: int, device: str, dtype: str, seed: int = 0) -> None:
-        """Load the model; a text is read up to `max_tokens`, with the model's own prompt for its role.
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_tokens: int,
+        device: str,
+        dtype: str,
+        seed: int = 0,
+        prompts: Mapping[Role, str] | None = None,
+    ) -> None:
+        """Load the model; a text is read up to `max_tokens`, after the prompt of its role; None: the model's own.
 
         Raises:
             ModelError: the folder cannot be loaded.
@@ -57,7 +66,7 @@ class BiEncoder:
 
         logging.disable_progress_bar()
         torch.manual_seed(seed)
-        self._prompts = own_prompts(folder)
+        self._prompts = own_prompts(folder) if prompts is None else prompts
         try:
             self._encoder = SentenceTransformer(str(folder), device=device, local_files_only=True).float()
         except Exception as error:  # what is raised depends on the library that meets the broken file

@@ -148,7 +148,10 @@ class _ListArms(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any, **__: Any) -> None:
         from hnmine.ground import known_arms
 
-        arms = known_arms(load(namespace.config, namespace.set or []))
+        try:
+            arms = known_arms(load(namespace.config, namespace.set or []))
+        except HnmineError as error:
+            parser.error(str(error))
         width = max(map(len, map(slug, arms)))
         for name, arm in arms.items():
             print(f"{slug(name):<{width}}  {arm.about}{' Only if named.' if arm.asked else ''}")  # noqa: T201

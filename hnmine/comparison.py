@@ -31,15 +31,15 @@ from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
 from hnmine.fitting import Recipe
-from hnmine.ground import Arm, Ground, known_arms, named_arms
+from hnmine.ground import Arm, Ground, known_arms, named_arms, refuse_small_batches
 from hnmine.lists import Lists
 from hnmine.progress import clock, say, track
-from hnmine.ranking import TESTED, Blend, Scorer, table_of
+from hnmine.ranking import TESTED, Blend, Scorer
 from hnmine.runs import Kept, Run, digest, read_kept, versions, write_json
 from hnmine.section import slug
 from hnmine.significance import paired
 from hnmine.splits import Splits
-from hnmine.types import Float64
+from hnmine.types import Float32, Float64
 
 FIRST_STAGE, NO_TRAINING = "first stage", "no fine-tuning"
 _FEWEST_TRIALS = 30  # hidden right answers that are worth a share
@@ -79,8 +79,7 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
         DataError: there are fewer train pairs than `compare.sizes` asks for.
     """
     chosen = _chosen_arms(config)
-    blocks = _blocks(splits, config, run)
-    hidden = blocks[0].cells.hidden_rates(chosen)
+    blocks = _blocks(splits, config, chosen, run)
     order = list(product(range(config.compare.seeds), blocks, chosen))
     text, pace = "", _Pace()
     for done, (seed, block, name) in enumerate(order, 1):
@@ -89,16 +88,19 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
             say("compare", f"{name}: there is nothing to train on, no pair has a negative or nobody a lesson; left out")
             continue
         block.found.setdefault(name, []).append(cell)
-        text = _tables([block for block in blocks if block.found], hidden)
+        text = _tables([block for block in blocks if block.found])
         run.write_text("compare.md", f"```\n{text}\n```\n")
         pace.add(cell[0], first=not seed)
         if done < len(order):
             left = clock(sum(pace.seconds(its.lists(chosen[arm]), first=not of) for of, its, arm in order[done:]))
             say("compare", f"{done} of {len(order)} trainings are in {run.out / 'compare.md'}; about {left} left")
+    if not text:
+        raise DataError(
+            f"none of {', '.join(chosen)} has anything to train on; name other arms (`hnmine compare --list`)"
+        )
     record = {
         "table": text,
         "queries": len(blocks[0].cells.test),
-        "hidden_positives": hidden,
         "blocks": [block.facts() for block in blocks],
         "config": config.model_dump(mode="json"),
         "versions": versions(),
@@ -135,6 +137,8 @@ class _Block:
     """Empty if there is no other."""
     references: dict[str, tuple[PerQuery, dict[str, float]]]
     """What nothing was trained for: metrics, and those of the blend."""
+    hidden: Mapping[str, float]
+    """Of each arm the share of hidden right answers, where it can be measured; the start judges some."""
     found: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
 
     def lists(self, arm: Arm) -> int:
@@ -145,11 +149,11 @@ class _Block:
     def facts(self) -> dict[str, Any]:
         arms = {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.found.items()}
         model = self.cells.model
-        facts = {"model": model, "pairs": self.pairs or self.cells.pairs, "arms": arms}
+        facts = {"model": model, "pairs": self.pairs or self.cells.pairs, "hidden_positives": self.hidden, "arms": arms}
         return facts | {name: {"metrics": means(of), "blended": mine} for name, (of, mine) in self.references.items()}
 
 
-def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
+def _blocks(splits: Splits, config: Config, chosen: Mapping[str, Arm], run: Run) -> list[_Block]:
     models, sizes = config.compare.models or (config.train.model,), config.compare.sizes or (None,)
     there = min(len(splits.train), config.train.max_pairs or len(splits.train))
     if config.compare.sizes and max(config.compare.sizes) > there:
@@ -159,11 +163,11 @@ def _blocks(splits: Splits, config: Config, run: Run) -> list[_Block]:
         train = config.train.model_copy(update={"model": model})
         own = f"-{slug(Path(model).name)}" if len(models) > 1 else ""
         cells = _Cells(splits, config.model_copy(update={"train": train}), run, own)
-        references = cells.references()
+        references, hidden = cells.references(), cells.hidden_rates(chosen)
         for pairs in sizes:
             of_size = "" if pairs is None else f"{pairs:,} pairs"
             label = ", ".join(filter(None, [of_size, Path(model).name if len(models) > 1 else ""]))
-            blocks.append(_Block(cells=cells, pairs=pairs, label=label, references=references))
+            blocks.append(_Block(cells=cells, pairs=pairs, label=label, references=references, hidden=hidden))
     return blocks
 
 
@@ -175,7 +179,9 @@ def refuse_unknown(config: Config) -> None:
 def _chosen_arms(config: Config) -> dict[str, Arm]:
     if config.compare.arms is not None:
         return named_arms(config, config.compare.arms, "compare.arms")
-    return {name: arm for name, arm in known_arms(config).items() if not arm.asked}
+    chosen = {name: arm for name, arm in known_arms(config).items() if not arm.asked}
+    refuse_small_batches(config, chosen)
+    return chosen
 
 
 class _Cells:
@@ -184,7 +190,7 @@ class _Cells:
     def __init__(self, splits: Splits, config: Config, run: Run, own: str = "") -> None:
         """Make the start if it has no ranking head; `own` marks what is kept of this one."""
         self._config, self._run, self._own = config, run, own
-        self.model = config.train.model
+        self.model, self.first_stage = config.train.model, config.evaluate.first_stage
         self._bench = Bench(splits, config.train, run)
         self._start, _ = self._bench.start(f"{_START}{own}")
         self._ground = Ground(self._bench, self._start, splits, config, run)
@@ -194,20 +200,22 @@ class _Cells:
         scoring = config.train.kind, config.train.max_tokens, run
         self._scorer = Scorer(self.test, config, *scoring)
         self._blend = Blend(splits, self.test, config, *scoring)
+        self._scorers = [self._scorer] if self._blend.scorer is None else [self._scorer, self._blend.scorer]
         self._rates: dict[tuple[str, int | None], float] = {}  # of what has a learning rate already
 
     def references(self) -> dict[str, tuple[PerQuery, dict[str, float]]]:
         """Return the test metrics of the first stage and of the re-ranker that all arms begin with, and of blends."""
         name = f"compare: start{self._own}"
-        scores = {FIRST_STAGE: self.test.first_scores_QK, NO_TRAINING: self._scorer.scores(name, self._start)}
-        folders = {FIRST_STAGE: None, NO_TRAINING: self._start}
-        blends = {row: self._blend.of(name, folders[row], of)[1] for row, of in scores.items()}
-        return {row: (measure(self.test, of), means(blends[row])) for row, of in scores.items()}
+        scores = {
+            FIRST_STAGE: [self.test.first_scores_QK],
+            NO_TRAINING: [scorer.scores(name, self._start) for scorer in self._scorers],
+        }
+        return {row: (measure(self.test, of[0]), means(self._blend.of(*of)[1])) for row, of in scores.items()}
 
     def hidden_rates(self, chosen: Mapping[str, Arm]) -> dict[str, float]:
         """Return how often each arm's first negative is a hidden right answer, where the train pairs can tell."""
         ground = self._ground
-        trials = auditing.hide(ground.pairs, ground.groups_N)
+        trials = auditing.hide(ground.pairs, ground.groups_N, ground.judged)
         if len(trials.pairs) < _FEWEST_TRIALS:
             return {}
         # a tuned encoder has seen what is hidden
@@ -236,40 +244,40 @@ class _Cells:
         if not len(lists):
             return None
         identity = digest([self._bench.identity(self._start, lists, replace(recipe, learning_rate=r)) for r in rates])
-        identity = digest([identity, self._scorer.identity, self._blend.identity])
-        known = read_kept(path, Cell, identity)
-        values = self._scorer.stored(f"compare: {own}") if known and self._are_whole(known.scores) else None
-        if known is None or values is None:
+        identity = digest([identity, self._scorer.identity])
+        known, asked = read_kept(path, Cell, identity), f"compare: {own}"
+        scores = None if known is None else self._stored(asked, known.scores)
+        if known is None or scores is None:
             records = self._at_rates(own, lists, recipe, rates)
             best = max(records, key=lambda rate: records[rate].dev)
             model = self._model(own, best)
-            scores = self._scorer.scores(f"compare: {own}", model)
-            values = measure(self.test, scores)
-            weights, of_blend = self._blend.of(f"compare: {own}", model, scores)
-            known = Cell(
-                identity=identity,
-                arm=name,
-                seed=seed,
-                learning_rate=best,
-                dev_by_rate={f"{rate:g}": record.dev for rate, record in records.items()},
-                best_step=records[best].best_step,
-                lists=len(lists),
+            scores = [scorer.scores(asked, model) for scorer in self._scorers]
+            trained = {
+                "identity": identity,
+                "arm": name,
+                "seed": seed,
+                "learning_rate": best,
+                "dev_by_rate": {f"{rate:g}": record.dev for rate, record in records.items()},
+                "best_step": records[best].best_step,
+                "lists": len(lists),
                 **facts,
-                metrics=means(values),
-                blend=weights,
-                blended=means(of_blend),
-                scores=self._run.sha256_of(table_of(f"compare: {own}")),
-                seconds=round(time.monotonic() - began, 1),
-            )
-            path.parent.mkdir(exist_ok=True)
-            write_json(path, known.model_dump())
-        for rate in known.dev_by_rate:
+                "seconds": round(time.monotonic() - began, 1),
+            }
+        else:
+            trained = known.model_dump(exclude={"metrics", "blend", "blended", "scores"})
+        values = measure(self.test, scores[0])
+        weights, of_blend = self._blend.of(*scores)
+        files = self._run.sha256_of(*(scorer.table_of(asked) for scorer in self._scorers))
+        cell = Cell(**trained, metrics=means(values), blend=weights, blended=means(of_blend), scores=files)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, cell.model_dump())
+        for rate in cell.dev_by_rate:
             shutil.rmtree(self._model(own, float(rate)), ignore_errors=True)  # all arms' would fill a disk
-        self._rates[name, pairs] = known.learning_rate
-        tested = f"{TESTED} {known.metrics[TESTED]:.3f} at a learning rate of {known.learning_rate:g}"
+        self._rates[name, pairs] = cell.learning_rate
+        tested = f"{TESTED} {cell.metrics[TESTED]:.3f} at a learning rate of {cell.learning_rate:g}"
         on = "" if pairs is None else f", {pairs:,} pairs"
         say("compare", f"{name}, seed {seed}{on}: {tested}")
-        return known, values
+        return cell, values
 
     def _at_rates(self, own: str, lists: Lists, recipe: Recipe, rates: Sequence[float]) -> dict[float, Record]:
         """Train at each learning rate; where the largest of several is the best on dev, at twice that too, and so on.
@@ -290,12 +298,16 @@ class _Cells:
     def _model(self, own: str, rate: float) -> Path:
         return self._run.out / "rerankers" / f"{own}-{rate:g}"
 
-    def _are_whole(self, files: Mapping[str, str]) -> bool:
-        """Whether these files of the run are as they were."""
-        return self._run.sha256_of(*files) == files
+    def _stored(self, asked: str, files: Mapping[str, str]) -> list[Float32] | None:
+        """Return the scores on test and dev that a cell left, if its files are as they were."""
+        wanted = [scorer.table_of(asked) for scorer in self._scorers]
+        if self._run.sha256_of(*wanted) != {path: files.get(path) for path in wanted}:
+            return None
+        found = [scores for scorer in self._scorers if (scores := scorer.stored(asked)) is not None]
+        return found if len(found) == len(wanted) else None
 
 
-def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
+def _tables(blocks: Sequence[_Block]) -> str:
     """Return the table of every block, and before them, if there are several, one of all."""
     seeds = max(len(cells) for block in blocks for cells in block.found.values())
     parts = [
@@ -304,6 +316,8 @@ def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
         f"blended: {TESTED} of a sum of the scores, those of the first stage and of the encoders, weighted on dev\n"
         "hidden: share of first negatives that are right answers nobody had labelled, where that can be measured"
     ]
+    if (first_stage := blocks[0].cells.first_stage) != "bm25":
+        parts[0] += f"\nBM25, in a name, is the first stage, here {first_stage}"
     if len(blocks) > 1:
         parts.append(_side_by_side(blocks))
     for block in blocks:
@@ -311,7 +325,7 @@ def _tables(blocks: Sequence[_Block], hidden: Mapping[str, float]) -> str:
         of = {name: of for name, (of, _) in block.references.items()}
         of |= {name: {TESTED: values[name]} for name in _ordered(values)}
         parts += [block.label] if block.label else []
-        parts.append(arms_table(block.found, block.references, hidden))
+        parts.append(arms_table(block.found, block.references, block.hidden))
         parts += [by_length] if (by_length := table_by_length(block.cells.test, of)) else []
     return "\n\n".join(parts)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -74,6 +74,11 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    @property
+    def texts(self) -> list[Any]:
+        """All that a re-ranker is told."""
+        return [self.queries.texts, self.doc_rows_QK.tolist(), sorted(self.document_texts.items())]
 
     @property
     def documents_to_score(self) -> int:

@@ -6,7 +6,7 @@ ones; both ask here for an arm's lists.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -27,6 +27,7 @@ from hnmine.fuse import unit_rows
 from hnmine.guards import Agreement, Denoise, Guard, Scorer, Suspects
 from hnmine.lists import Lists, mistakes, training_lists
 from hnmine.mining import groups_of_equal_text
+from hnmine.progress import say
 from hnmine.rules import GUARDED, MIXTURES, RULES, Rule, about
 from hnmine.runs import Run
 from hnmine.section import slug
@@ -80,6 +81,10 @@ class Arm:
     """Lessons from first stage and encoders (`distillation`): beside the judged pairs, or instead of them."""
     asked: bool = False
     """Whether it is trained only where it is asked for by name."""
+
+    def of_batch(self, most: int) -> int:
+        """Return how many of so many negatives are positives of the other pairs of a step."""
+        return 0 if not self.in_batch else most if self.rule is None else most // 2
 
 
 def known_arms(config: Config) -> dict[str, Arm]:
@@ -162,7 +167,20 @@ def named_arms(
         near = [name for word in unknown for name in get_close_matches(slug(word), name_of, n=1)]
         meant = f"; did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(f"{setting}: {', '.join(unknown)} is not known{meant}; known are: {', '.join(name_of)}")
-    return {name_of[slug(name)]: known[name_of[slug(name)]] for name in names}
+    found = {name_of[slug(name)]: known[name_of[slug(name)]] for name in names}
+    refuse_small_batches(config, found)
+    return found
+
+
+def refuse_small_batches(config: Config, chosen: Mapping[str, Arm]) -> None:
+    """Raise ConfigError if a step has fewer pairs than an arm takes negatives from."""
+    others = config.train.pairs_per_batch - 1
+    for name, arm in chosen.items():
+        if (wanted := arm.of_batch(config.compare.negatives)) > others:
+            raise ConfigError(
+                f"{name} takes {wanted} negatives from the other pairs of a step, of which train.pairs_per_batch="
+                f"{others + 1} leaves {others}; raise it, or lower compare.negatives={config.compare.negatives}"
+            )
 
 
 class Ground:
@@ -180,6 +198,9 @@ class Ground:
         self._bench, self._splits, self._config, self._run = bench, splits, config, run
         self.start = start
         """The re-ranker that all arms begin with, and the judge of some."""
+        if own := config.train.in_batch_negatives:
+            told = f"train.in_batch_negatives={own} is left out: each way to choose negatives has as many as any other"
+            say("train", told, level="warning")
         self._lessons: Lessons | None = None
         self._asked = False
         pairs = bench.pairs
@@ -194,7 +215,9 @@ class Ground:
         first = splits.first_stage(pairs.query_rows_P)
         self.first_QK: Int64 = np.stack([first[row][0] for row in rows.tolist()])
         self.groups_N = groups_of_equal_text(bench.documents)
-        self._tuned: Tuned | None = None
+        self.judged = {at: bench.positives[row] for at, row in enumerate(rows.tolist())}
+        """What is never a negative of a query of the space."""
+        self._tuned: dict[int, Tuned] = {}
 
     def lessons(self) -> Lessons | None:
         """Return the lessons, made once; None where there are none."""
@@ -203,11 +226,10 @@ class Ground:
             self._lessons = lessons_if_any(self._bench, self._splits, self._config, self._run)
         return self._lessons
 
-    def space(self, arm: Arm, seed: int) -> Space:
-        """Return the space in which the arm's rule looks."""
+    def space(self, arm: Arm, seed: int, pairs: Pairs) -> Space:
+        """Return the space in which the arm's rule looks; if its encoder is tuned, it is on these pairs."""
         if arm.tuned is not None:
-            self._tuned = self._tuned or Tuned(self._training_set(), self._config, self._run)
-            return self._tuned.space(arm.tuned, seed)
+            return self._tuned_on(pairs).space(arm.tuned, seed)
         if arm.encoder is not None:
             return self._single_spaces()[self._encoders.index(arm.encoder)]
         space = self._ensemble.space if arm.reduce is None else self._ensemble.reduced(arm.reduce)
@@ -224,11 +246,14 @@ class Ground:
         self._singles = self._singles or self._ensemble.single_spaces()
         return self._singles
 
-    def _training_set(self) -> TrainingSet:
-        rows = np.unique(self._bench.pairs.query_rows_P).tolist()
-        known = {at: self._bench.positives[row] for at, row in enumerate(rows)}
-        queries = self._bench.queries.take(rows)
-        return TrainingSet(documents=self._bench.documents, queries=queries, pairs=self.pairs, known=known)
+    def _tuned_on(self, pairs: Pairs) -> Tuned:
+        """Return the encoders tuned on these pairs: all, or of those that are fewer the only ones of this number."""
+        if len(pairs) not in self._tuned:
+            queries = self._bench.queries.take(self._rows.tolist())
+            given = TrainingSet(documents=self._bench.documents, queries=queries, pairs=pairs, known=self.judged)
+            own = "" if len(pairs) == len(self.pairs) else f"-{len(pairs)}"
+            self._tuned[len(pairs)] = Tuned(given, self._config, self._run, own)
+        return self._tuned[len(pairs)]
 
     def lists(
         self, arm: Arm, seed: int, at: Int64 | None = None, share: float = 1.0
@@ -248,7 +273,7 @@ class Ground:
 
     def _of_pairs(self, arm: Arm, seed: int, at: Int64) -> tuple[Lists, Recipe, dict[str, Any]]:
         bench, most = self._bench, self._config.compare.negatives
-        in_batch = 0 if not arm.in_batch else most if arm.rule is None else most // 2
+        in_batch = arm.of_batch(most)
         judged = [self._bench.positives[query] for query in bench.pairs.query_rows_P[at].tolist()]
         known = Known.of(judged, self.groups_N)
         chosen, relabelled = self.negatives(arm, most - in_batch, seed, self.pairs.take(at), known)
@@ -288,7 +313,7 @@ class Ground:
             return nothing, nothing
 
         def choose(rule: Rule, most: int) -> list[list[int]]:
-            space, first_QK = self.space(arm, seed), self.first_QK
+            space, first_QK = self.space(arm, seed, pairs), self.first_QK
             found = arms.choose(space, pairs, known, {"": rule}, count=most, seed=seed, first_QK=first_QK)
             return [[row for row in rows if row != NO_ROW] for rows in found[""].tolist()]
 
@@ -298,12 +323,16 @@ class Ground:
             return mistakes(self._asked_of(pairs), choose(arm.rule, _MISTAKES), self._start_scores, count), nothing
         stays, falls = self._judged(arm, seed, pairs, choose(arm.rule, _JUDGED))
         right = [rows[:1] if arm.judge == "relabel" else [] for rows in falls]
+        of_query: dict[int, set[int]] = {}
+        for query, rows in zip(pairs.query_rows_P.tolist(), right, strict=True):
+            of_query.setdefault(query, set()).update(rows)  # what is right for a pair of it is wrong for none
         assert arm.rest is not None
-        others = choose(arm.rest, count + 1)
-        chosen = [
-            [*mined[:1], *(row for row in rest if row not in mined[:1] + relabelled)][:count]
-            for mined, relabelled, rest in zip(stays, right, others, strict=True)
-        ]
+        others = choose(arm.rest, count + 1 + max(map(len, of_query.values()), default=0))
+        chosen = []
+        for query, mined, rest in zip(pairs.query_rows_P.tolist(), stays, others, strict=True):
+            first = [row for row in mined if row not in of_query[query]][:1]
+            rest = [row for row in rest if row not in first and row not in of_query[query]]
+            chosen.append([*first, *rest][:count])
         return chosen, right
 
     def _judged(
@@ -317,7 +346,7 @@ class Ground:
             judge, own = Agreement(spaces=self._single_spaces(), least=len(self._encoders)), pairs
         else:
             judge, own = Denoise(scores=self._start_scores, margin=0.0, most=None), self._asked_of(pairs)
-        space, local_F, positive_F = self.space(arm, seed), pairs.query_rows_P[pair_F], pairs.doc_rows_P[pair_F]
+        space, local_F, positive_F = self.space(arm, seed, pairs), pairs.query_rows_P[pair_F], pairs.doc_rows_P[pair_F]
         queries, docs, positives = space.queries_QR[local_F], space.docs_NR[doc_F], space.docs_NR[positive_F]
         suspects = Suspects(
             query_rows_F=own.query_rows_P[pair_F],

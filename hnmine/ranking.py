@@ -60,7 +60,8 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     rows = {name: measure(task, of) for name, of in scores.items()}
     blends: dict[str, dict[str, float]] = {}
     for name, of in scores.items():
-        made_of, values = blend.of(name, rerankers.get(name), of)
+        asked = blend.scorer if name in rerankers else None
+        made_of, values = blend.of(of, None if asked is None else asked.scores(name, rerankers[name]))
         if made_of:
             blends[name] = made_of
         if not _is_alone(name, made_of):
@@ -74,7 +75,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     written = scorer.tables + [
         _write_changes(task, name, before, scores, rows, run) for name in tests if name in scores
     ]
-    written += blend.tables
+    written += [] if blend.scorer is None else blend.scorer.tables
     for pattern in ("before-*.parquet", "after-*.parquet", "dev-*.parquet", "changes-*.md"):
         for path in (run.out / "evaluation").glob(pattern):
             if path.relative_to(run.out).as_posix() not in written:
@@ -226,14 +227,14 @@ def _refuse_others(rerankers: Mapping[str, Path], run: Run) -> None:
 class Scorer:
     """Scores of re-rankers on one task; those that an earlier run left are taken where nothing has changed."""
 
-    def __init__(self, task: Task, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
-        self._task, self._run, self._kind, self._max_tokens = task, run, kind, max_tokens
+    def __init__(self, task: Task, config: Config, kind: Kind, max_tokens: int, run: Run, prefix: str = "") -> None:
+        """Take the task; `prefix` stands before the names of what is kept."""
+        self._task, self._run, self._kind, self._max_tokens, self._prefix = task, run, kind, max_tokens, prefix
         self._passages = config.evaluate.long_documents == "maxp"
         self._device = devices.choose(config.train.device)
         self._dtype = devices.choose_dtype(config.train.dtype, self._device.kind, training=True)
         self._engine = config.train.engine
-        texts = [task.queries.texts, task.doc_rows_QK.tolist(), sorted(task.document_texts.items())]
-        self.identity = digest([texts, max_tokens, self._passages, self._dtype, self._engine, versions()])
+        self.identity = digest([task.texts, max_tokens, self._passages, self._dtype, self._engine, versions()])
         """Names all that decides the scores but the model."""
         self.inputs: dict[str, str] = {}
         self.tables: list[str] = []
@@ -243,25 +244,44 @@ class Scorer:
         files = weights.folder_sha256(folder)
         if folder.is_relative_to(self._run.out):
             self.inputs |= {(folder / file).relative_to(self._run.out).as_posix(): sha for file, sha in files.items()}
-        path = table_of(name)
+        path = self.table_of(name)
         self.tables.append(path)
         identity = digest([files, self.identity])
-        known = _read_scores(name, self._run.out / path, identity, self._task.doc_rows_QK.shape)
-        if known is not None:
-            return known
-        scores = self._score(name, folder)
-        self._run.write_table(path, _scores_table(self._task, scores, identity))
+        scores = self.stored(name, identity)
+        if scores is None:
+            scores = self._score(name, folder)
+            self._keep(path, scores, identity)
         return scores
 
-    def stored(self, name: str) -> PerQuery | None:
-        """Return the metrics of a re-ranker that was scored before, whatever its model was; None if there are none."""
+    def stored(self, name: str, identity: str | None = None) -> Float32 | None:
+        """Return the scores that are kept of a re-ranker under this identity, None: whatever its model was; if any."""
+        path = self.table_of(name)
+        if not (self._run.out / path).is_file():
+            return None
         try:
-            rows = pq.read_table(self._run.out / table_of(name), columns=["query_id", *METRICS])
-        except (OSError, ValueError, KeyError):
+            rows = pq.read_table(self._run.out / path, columns=["query_id", "document_rows", "scores"])
+            scores = np.array(rows.column("scores").to_pylist(), dtype=np.float32)
+        except (OSError, ValueError, TypeError, KeyError) as error:  # Arrow's errors are children of these
+            reason = str(error).splitlines()[0]
+            say("evaluate", f"{self._prefix}{name}: {path} cannot be read ({reason}), so it is scored again")
             return None
-        if rows.column("query_id").to_pylist() != list(self._task.queries.ids):
+        known = (rows.schema.metadata or {}).get(b"identity", b"").decode()
+        asked = list(self._task.queries.ids), self._task.doc_rows_QK.tolist()
+        found = rows.column("query_id").to_pylist(), rows.column("document_rows").to_pylist()
+        if found != asked or identity not in (None, known):
             return None
-        return {metric: rows.column(metric).to_numpy() for metric in METRICS}
+        if identity is not None:
+            say("evaluate", f"{self._prefix}{name}: reused {self._run.out / path}")
+        self._keep(path, scores, known)
+        return scores
+
+    def table_of(self, name: str) -> str:
+        """Return where the scores of a re-ranker lie, in OUT."""
+        return table_of(f"{self._prefix}{name}")
+
+    def _keep(self, path: str, scores_QK: Float32, identity: str) -> None:
+        """Write scores and metrics: known scores too, for what is judged right may have changed."""
+        self._run.write_table(path, _scores_table(self._task, scores_QK, identity))
 
     def _score(self, name: str, folder: Path) -> Float32:
         from hnmine.fitting import load  # imports torch, which a run whose scores are known does without
@@ -275,7 +295,7 @@ class Scorer:
             device=self._device.torch_name,
             dtype=self._dtype,
         )
-        with track("evaluate", name, self._task.documents_to_score, "pairs") as progress:
+        with track("evaluate", f"{self._prefix}{name}", self._task.documents_to_score, "pairs") as progress:
             return rerank(self._task, reranker, progress.advance)
 
 
@@ -285,38 +305,39 @@ class Blend:
     They are those that chose its step too. What there is to blend with depends on `evaluate.blend`.
     """
 
+    scorer: Scorer | None
+    """Asks a re-ranker about the dev queries; None where nothing is blended."""
+
     def __init__(self, splits: Splits, test: Task, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
         self._tasks = splits.task(splits.dev, config.train.dev_queries, config.train.seed), test
-        self._scorer = Scorer(self._tasks[0], config, kind, max_tokens, run)
-        self.tables = self._scorer.tables
+        blends = config.evaluate.blend != "none"
+        self.scorer = Scorer(self._tasks[0], config, kind, max_tokens, run, "dev: ") if blends else None
+        self._first = _label(config.evaluate.first_stage)
         self._others: list[dict[str, Float32]] = [{}, {}]
         if config.evaluate.blend == "encoders":
             try:
                 self._others = cosines(splits.collection.documents, self._tasks, config, run)
             except (DataError, ModelError) as error:  # vectors made elsewhere may lack these queries
                 raise type(error)(f"{error}; or set evaluate.blend=first_stage, which asks no encoder") from None
-        self._first = None if config.evaluate.blend == "none" else _label(config.evaluate.first_stage)
-        self.identity = digest([self._scorer.identity, self._first, list(self._others[0])])
 
-    def of(self, name: str, folder: Path | None, scores_QK: Float32) -> tuple[dict[str, float], PerQuery]:
+    def of(self, scores_QK: Float32, dev_QK: Float32 | None = None) -> tuple[dict[str, float], PerQuery]:
         """Return the weights of what is blended and the test metrics of the blend.
 
         Args:
-            name: of the re-ranker.
-            folder: where it is; None: the first stage itself, which is blended with the encoders.
-            scores_QK: its scores on the test queries.
+            scores_QK: of a re-ranker on the test queries.
+            dev_QK: its scores on the dev queries; None: it is the first stage, which is blended with the encoders.
 
         Returns:
             the weights, all of it on itself where nothing helps it on dev, none where there is nothing to add; metrics.
         """
         dev, test = self._tasks
-        if self._first is None:
+        if self.scorer is None:
             return {}, measure(test, scores_QK)
         rankings = [
             {self._first: task.first_scores_QK} | of for task, of in zip(self._tasks, self._others, strict=True)
         ]
-        if folder is not None:
-            own = self._scorer.scores(f"dev: {name}", folder), scores_QK
+        if dev_QK is not None:
+            own = dev_QK, scores_QK
             rankings = [{RERANKER: scores} | of for scores, of in zip(own, rankings, strict=True)]
         if len(rankings[0]) == 1:
             return {}, measure(test, scores_QK)
@@ -338,22 +359,6 @@ def _scores_table(task: Task, scores_QK: Float32, identity: str) -> pa.Table:
     }
     rows = pa.table(columns | {metric: values[metric] for metric in METRICS})
     return rows.replace_schema_metadata({"identity": identity})
-
-
-def _read_scores(name: str, path: Path, identity: str, shape: tuple[int, ...]) -> Float32 | None:
-    """Return the scores (Q, K) that were computed before from the same model, texts and settings, if any."""
-    if not path.is_file():
-        return None
-    try:
-        stored = pq.read_table(path, columns=["scores"])
-        if (stored.schema.metadata or {}).get(b"identity") != identity.encode():
-            return None
-        scores = np.array(stored.column("scores").to_pylist(), dtype=np.float32).reshape(shape)
-    except (OSError, ValueError, TypeError, KeyError) as error:  # Arrow's errors are children of these
-        say("evaluate", f"{name}: {path} cannot be read ({str(error).splitlines()[0]}), so it is scored again")
-        return None
-    say("evaluate", f"{name}: reused {path}")
-    return scores
 
 
 def _write_changes(

@@ -58,8 +58,8 @@ _VERSIONS = (
 Step = Literal["mining", "training", "evaluation"]
 _USES: dict[Step, set[str]] = {
     "mining": {"sources", "encoders", "embed", "reduce", "search", "select", "guards"},
-    "training": {"sources", "train", "evaluate"},
-    "evaluation": {"sources", "train", "evaluate"},
+    "training": {"sources", "encoders", "embed", "reduce", "search", "train", "evaluate", "compare"},
+    "evaluation": {"sources", "encoders", "embed", "reduce", "search", "train", "evaluate"},
 }
 """The steps in the order of their work, and the sections of the configuration that each reads."""
 

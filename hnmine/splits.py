@@ -14,7 +14,9 @@ from hnmine.mining import dense
 from hnmine.progress import say
 from hnmine.runs import Run
 from hnmine.sources import Collection
-from hnmine.types import Float32, Int64, Pairs
+from hnmine.types import Float32, Int64, Pairs, Texts
+
+_LEAST_DEPTH = 50  # what ways to choose negatives look at: their names say it
 
 
 class Splits:
@@ -30,7 +32,7 @@ class Splits:
         if sources.dev_split in collection.splits:
             self.dev, self.train = collection.pairs(sources.dev_split), train
         else:
-            self.dev, self.train = _hold_out(train, sources.dev_share, sources.seed)
+            self.dev, self.train = _hold_out(train, collection.queries, sources.dev_share, sources.seed)
             self.dev_name = f"{sources.dev_share:.0%} of {sources.train_split}"
             say(
                 "read",
@@ -62,7 +64,7 @@ class Splits:
         wanted = np.setdiff1d(query_rows, np.array(sorted(self._first), dtype=np.int64))
         if len(wanted):
             self._search = self._search or self._open()
-            depth = max(self._config.evaluate.depth, self._config.train.anchors.depth)
+            depth = max(self._config.evaluate.depth, self._config.train.anchors.depth, _LEAST_DEPTH)
             rows, scores = self._search(wanted, depth)
             self._first |= {int(query): (rows[i], scores[i]) for i, query in enumerate(wanted)}
         return self._first
@@ -97,11 +99,13 @@ class Splits:
         return Task.of(self.collection.documents, self.collection.queries, pairs, first, rows)
 
 
-def _hold_out(pairs: Pairs, share: float, seed: int) -> tuple[Pairs, Pairs]:
-    """Return (held out, rest): a seeded share of the queries with all their pairs."""
-    queries = np.unique(pairs.query_rows_P)
+def _hold_out(pairs: Pairs, texts: Texts, share: float, seed: int) -> tuple[Pairs, Pairs]:
+    """Return (held out, rest): a seeded share of the queries, those of one text together, with all their pairs."""
+    first_of: dict[str, int] = {}
+    question_P = np.array([first_of.setdefault(texts.texts[row], row) for row in pairs.query_rows_P.tolist()])
+    queries = np.unique(question_P)
     if len(queries) < 2:
         raise DataError("one train query only, and no dev split to stop early on; add qrels/dev.tsv or more queries")
     count = min(len(queries) - 1, max(1, round(share * len(queries))))
-    held = np.isin(pairs.query_rows_P, np.random.default_rng(seed).choice(queries, size=count, replace=False))
+    held = np.isin(question_P, np.random.default_rng(seed).choice(queries, size=count, replace=False))
     return pairs.take(held), pairs.take(~held)

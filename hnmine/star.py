@@ -48,6 +48,8 @@ class TrainingSet:
     pairs: Pairs
     known: Mapping[int, set[int]]
     """Of each query row in `pairs` the documents that are never negatives: its positives and their copies."""
+    prompts: Mapping[Role, str] | None = None
+    """What stands before a text of each role; None: the model's own."""
 
     def query_rows(self) -> Int64:
         """Return the rows of the queries with a judged document."""
@@ -57,14 +59,19 @@ class TrainingSet:
 class Tuner:
     """A bi-encoder and its optimizer. As in `fitting`, a step is a function of recipe, number and weights."""
 
-    def __init__(self, start: Path, recipe: Recipe, steps: int) -> None:
-        """Load the model in `start`, to be tuned in so many steps.
+    def __init__(self, start: Path, recipe: Recipe, steps: int, prompts: Mapping[Role, str] | None = None) -> None:
+        """Load the model in `start`, to be tuned in so many steps; `prompts` as in `TrainingSet`.
 
         Raises:
             ModelError: the folder cannot be loaded.
         """
         self._encoder = BiEncoder(
-            start, max_tokens=recipe.max_tokens, device=recipe.device, dtype=recipe.dtype, seed=recipe.seed
+            start,
+            max_tokens=recipe.max_tokens,
+            device=recipe.device,
+            dtype=recipe.dtype,
+            seed=recipe.seed,
+            prompts=prompts,
         )
         if recipe.dropout is not None:
             set_dropout(self._encoder.model, recipe.dropout)
@@ -136,7 +143,7 @@ def star(
     rows, positives = given.query_rows(), given.pairs.positives_of()
     whole = replace(recipe, epochs=recipe.epochs * rounds)
     steps, steps_per_round = whole.steps(len(rows)), recipe.steps(len(rows))
-    tuner, loss_of = Tuner(start, recipe, steps), losses.make(recipe.loss, recipe.margin, recipe.scale)
+    tuner, loss_of = Tuner(start, recipe, steps, given.prompts), losses.make(recipe.loss, recipe.margin, recipe.scale)
     for step, (batch, _) in enumerate(whole.batches(len(rows))):
         if step % steps_per_round == 0:
             if step:

@@ -234,7 +234,10 @@ class CompareConfig(Section):
         "several, twice as much is tried too, and so on",
     )
     sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        None, min_length=1, description="numbers of train pairs, a table each; null: all, or train.max_pairs"
+        None,
+        min_length=1,
+        description="numbers of train pairs, a table each; null: all, or train.max_pairs. A model "
+        "without a ranking head is warmed up on all of them, whatever the number",
     )
     models: tuple[str, ...] | None = Field(
         None, min_length=1, description="re-rankers to start from, a table each; null: train.model"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,10 +39,14 @@ _EPOCHS, _RATE, _QUERIES_PER_STEP, _ROUNDS = 3, 2e-5, 32, 3
 
 
 def start_of(config: Config) -> EncoderConfig | None:
-    """Return the encoder that is tuned: the first that is a model without adapters or code of its own."""
+    """Return the encoder that is tuned: the first that is a model that sentence-transformers loads as its folder is.
+
+    So it has no adapters, no code of its own, and nothing that is laid out anew (`weights.arranged`).
+    """
     for encoder in config.encoders:
-        adapted = encoder.query_adapter or encoder.document_adapter or encoder.trust_remote_code
-        if encoder.model is not None and not adapted:
+        special = encoder.architecture or encoder.dense_head or encoder.trust_remote_code
+        adapted = encoder.query_adapter or encoder.document_adapter
+        if encoder.model is not None and not special and not adapted:
             return encoder
     return None
 
@@ -50,15 +54,18 @@ def start_of(config: Config) -> EncoderConfig | None:
 class Tuned:
     """Tunes encoders and keeps them."""
 
-    def __init__(self, given: TrainingSet, config: Config, run: Run) -> None:
-        """Take what is trained on; `start_of(config)` must not be None."""
+    def __init__(self, given: TrainingSet, config: Config, run: Run, own: str = "") -> None:
+        """Take what is trained on; `start_of(config)` must not be None. `own` marks what is kept of these pairs."""
         start = start_of(config)
         assert start is not None
         assert start.model is not None
-        self._given, self._config, self._run, self._encoder = given, config, run, start
+        self._config, self._run, self._encoder, self._own = config, run, start, own
         self._start = weights.resolve(start.model, start.revision)
         self._device = devices.choose(config.train.device)
         self._store: str | Path = config.embed.store or run.out / "store"
+        self._planned = self._plan(start, given.documents)
+        prompts: dict[Role, str] = {"query": self._planned.query.prompt, "document": self._planned.document.prompt}
+        self._given = replace(given, prompts=prompts)
         self._spaces: dict[tuple[Method, int], Space] = {}
 
     def space(self, method: Method, seed: int) -> Space:
@@ -69,10 +76,10 @@ class Tuned:
 
     def _make(self, method: Method, seed: int) -> Space:
         recipe = self._recipe(method, seed)
-        out = self._run.out / "encoders" / f"{method.lower().replace(' + ', '-')}-{seed}"
+        out = self._folder_of(method, seed)
         given = self._given
         rows = [given.pairs.query_rows_P.tolist(), given.pairs.doc_rows_P.tolist()]
-        planned = self._plan(self._encoder, given.documents)
+        planned = self._planned
         identity = digest(
             {
                 "method": method,
@@ -90,7 +97,7 @@ class Tuned:
             return self._of_tuned(out) if docs_NR is None else self._with_queries(docs_NR, out)
         shutil.rmtree(out, ignore_errors=True)
         if docs_NR is not None:
-            star_folder = self._run.out / "encoders" / f"star-{seed}"
+            star_folder = self._folder_of("STAR", seed)
             steps = recipe.epochs * len(given.query_rows())
             with track("compare", f"{method}, seed {seed}", steps, "queries") as progress:
                 space = adore(
@@ -122,6 +129,9 @@ class Tuned:
         # last, for a folder without it is not trusted; and beside it, for what is in it names its vectors
         write_json(_record_of(out), {"identity": identity, "files": weights.folder_sha256(out)})
         return space
+
+    def _folder_of(self, method: Method, seed: int) -> Path:
+        return self._run.out / "encoders" / f"{method.lower().replace(' + ', '-')}-{seed}{self._own}"
 
     def _recipe(self, method: Method, seed: int) -> Recipe:
         settings = TrainConfig(
@@ -165,13 +175,11 @@ class Tuned:
         return plan(encoder, texts, self._store, device_for(self._config.embed), self._config.embed.tokens_per_batch)
 
     def _settings(self, folder: Path) -> EncoderConfig:
-        changes = {"name": folder.name, "model": str(folder), "revision": None, "max_tokens": self._most_tokens()}
-        return self._encoder.model_copy(update=changes)
-
-    def _most_tokens(self) -> int:
-        own = self._encoder.max_tokens
-        most = self._config.train.max_tokens
-        return most if own is None else min(own, most)
+        own = self._encoder.max_tokens  # None: as many as the folder says, which are those it was tuned with
+        most = None if own is None else min(own, self._config.train.max_tokens)
+        return self._encoder.model_copy(
+            update={"name": folder.name, "model": str(folder), "revision": None, "max_tokens": most}
+        )
 
 
 def _record_of(out: Path) -> Path:

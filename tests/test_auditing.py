@@ -147,6 +147,16 @@ def test_copies_of_one_text_are_one_positive() -> None:
     assert counts(Audited.of(trials, np.array([1, 1]), np.array([0, 3]))) == (2, 1, 2, 1)  # 0 is a copy of 1, hidden
 
 
+def test_of_a_sample_of_the_pairs_what_was_judged_of_the_others_is_hidden_too() -> None:
+    groups, sample = np.arange(5), pairs_of([(0, 0), (1, 3)])
+    assert len(hide(sample, groups).pairs) == 0
+    trials = hide(sample, groups, {0: {0, 1, 2}, 1: {3}})
+    assert trials.pairs.positives_of() == {0: [0]}
+    both = np.zeros(3, dtype=np.int64), np.array([1, 2, 3])
+    assert trials.right.mask(*both).tolist() == [True, True, False]
+    assert trials.known.mask(*both).tolist() == [False, False, False]
+
+
 def test_the_interval_is_that_of_a_bootstrap_over_queries() -> None:
     rng = np.random.default_rng(0)
     rates = rng.beta(0.5, 1.5, size=400)  # queries differ: of some all are hidden, of most none

@@ -64,14 +64,17 @@ def test_an_identity_follows_start_lists_dev_and_recipe(data: Path, run: Run, tm
     start, other = tiny_model(tmp_path / "start"), tiny_model(tmp_path / "other", seed=1)
     own = bench.identity(start, lists, recipe)
     assert Bench(splits, config.train, run).identity(start, lists, recipe) == own
+    otherwise = Bench(splits, config.train, run)
+    otherwise.dev = replace(bench.dev, relevant=(frozenset({0, 1}), *bench.dev.relevant[1:]))
     changed = [
         bench.identity(other, lists, recipe),
         bench.identity(start, replace(lists, queries=lists.queries[::-1]), recipe),
         bench.identity(start, lists, replace(recipe, learning_rate=1e-6)),
         bench_of(data, run, "train.dev_queries=3").identity(start, lists, recipe),
+        otherwise.identity(start, lists, recipe),
         bench_of(data, run, "train.workers=2").identity(start, lists, recipe),
     ]
-    assert len({own, *changed}) == 6
+    assert len({own, *changed}) == 7
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,14 @@ def test_the_score_is_the_cosine_of_the_library_with_the_models_prompts(max_toke
     assert scores.std() > 0.01
 
 
+def test_prompts_that_are_given_stand_instead_of_the_models_own(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    prompts = {"query": "query : ", "document": "passage : "}
+    given = BiEncoder(folder, max_tokens=64, device="cpu", dtype="float32", prompts=prompts)
+    np.testing.assert_allclose(given.scores(QUERIES, SENTENCES), cosines(folder), atol=1e-5)
+    assert not np.allclose(given.scores(QUERIES, SENTENCES), load(folder).scores(QUERIES, SENTENCES), atol=1e-4)
+
+
 def test_in_training_the_scores_are_the_same_and_a_query_is_encoded_once(tmp_path: Path) -> None:
     encoder = load(with_prompts(tiny_model(tmp_path / "model")))
     seen: list[int] = []

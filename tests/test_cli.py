@@ -388,6 +388,13 @@ def test_sigterm_is_heard_while_ray_is_waited_for() -> None:
     assert rest == "terminated; the same command goes on from what is kept\n"
 
 
+def test_settings_that_are_wrong_are_named_before_the_arms_are_listed(capsys):
+    code, out, err = call(capsys, "compare", "--set", "foo.bar=1", "--list")
+    assert (code, out) == (2, "")
+    assert "foo" in err
+    assert "Traceback" not in err
+
+
 def test_the_arms_are_listed_of_the_settings_that_stand_before(capsys):
     encoders = "encoders=[{name: minilm, model: all-MiniLM-L6-v2}, {name: guarded, lexical: {width: 8}}]"
     for more, expected in (([], False), (["--set", encoders], True)):

@@ -55,7 +55,7 @@ def test_how_often_arms_take_hidden_right_answers_against_a_plain_loop(data: Pat
         ground, known = cells._ground, known_arms(config)
         rates = cells.hidden_rates(known)
     trials = auditing.hide(ground.pairs, ground.groups_N)
-    audited = auditing.audit(ground.space(known["random"], 0), trials, seed=0, first_QK=ground.first_QK)
+    audited = auditing.audit(ground.space(known["random"], 0, ground.pairs), trials, seed=0, first_QK=ground.first_QK)
     for name, of in audited.items():
         assert rates[name] == of.hidden_rate, name
     assert sum(of.hidden_rate > 0 for of in audited.values()) > 5
@@ -114,6 +114,58 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
         assert a | {"seconds": 0} == b | {"seconds": 0}
     assert again["table"] == found["table"]
     assert not list((out / "rerankers").iterdir())
+
+
+def test_what_is_judged_or_encoded_otherwise_is_measured_again_and_trained_again_only_for_dev(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    more = ["compare.arms=[bm25]", "compare.seeds=1", "compare.learning_rates=[1e-3]"]
+    start, out = tiny_model(tmp_path / "start"), tmp_path / "out"
+    other = "encoders=[{name: lexical, lexical: {width: 3}}]"
+
+    def found(folder: Path, *also: str) -> tuple[dict, str]:
+        config = config_of(start, *more, *also)
+        (block,) = hnmine.compare(data, folder, config)["blocks"]
+        scores = contents(folder / "evaluation")
+        cell = block["arms"]["BM25"][0] | {"seconds": 0}
+        return {"start": block[NONE], "cell": cell, "scores": scores}, capsys.readouterr().err
+
+    def judge(split: str, *kinds: str) -> None:
+        path = data / "qrels" / f"{split}.tsv"
+        head, *rows = path.read_text().splitlines()
+        queries = dict.fromkeys(row.split()[0] for row in rows)
+        more = [f"{query}\t{query.split('-')[0]}-{kind}\t1" for query in queries for kind in kinds]
+        path.write_text("\n".join([head, *more]) + "\n")
+
+    judge("dev", "story")
+    first, _ = found(out)
+    judge("test", "guide", "price")
+    later, said = found(out)
+    assert "kept step" not in said
+    assert later == found(tmp_path / "fresh test")[0]
+    assert later["cell"]["metrics"] != first["cell"]["metrics"]
+    encoded, said = found(out, other)
+    assert "kept step" not in said, "BM25's negatives ask no encoder"
+    assert encoded == found(tmp_path / "fresh encoder", other)[0]
+    assert encoded["cell"]["blend"] != later["cell"]["blend"]
+    judge("dev", "price")
+    judged, said = found(out)
+    assert said.count("kept step") == 1, "dev chooses the step"
+    assert judged == found(tmp_path / "fresh dev")[0]
+
+
+def test_where_nothing_can_be_trained_on_nothing_is_told_as_a_result(data: Path, tmp_path: Path):
+    config = config_of(tiny_model(tmp_path / "start"), "compare.arms=[distillation-alone]", "evaluate.depth=1")
+    with pytest.raises(DataError, match="none of distillation alone has anything to train on"):
+        hnmine.compare(data, tmp_path / "out", config)
+
+
+def test_a_batch_that_is_too_small_for_an_arm_is_refused():
+    few = ["compare.negatives=8", "train.pairs_per_batch=8"]
+    comparison.refuse_unknown(load(overrides=["compare.arms=[bm25-and-in-batch]", *few]))
+    for arms in ([], ["compare.arms=[in-batch]"]):
+        with pytest.raises(ConfigError, match=r"in-batch takes 8 negatives from the other pairs .* leaves 7"):
+            comparison.refuse_unknown(load(overrides=[*arms, *few]))
 
 
 def test_where_the_largest_learning_rate_is_the_best_twice_as_much_is_tried(

@@ -23,6 +23,7 @@ from tests.test_comparison import config_of
 from tests.test_pipeline import LEXICAL, write_collection
 from tests.test_reranker import load as load_reranker
 from tests.test_reranker import tiny_model
+from tests.test_star import tiny_model as sentence_model
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
 
@@ -100,7 +101,7 @@ def test_judges_against_a_plain_loop(standing: tuple[Ground, Bench, Splits, Conf
     start = load_reranker(ground.start, 64)
     arms = known_arms(config)
     of = {name: ground.lists(arm, 0)[0] for name, arm in arms.items() if arm.judge}
-    spaces, space = ground._single_spaces(), ground.space(arms["two conditions"], 0)
+    spaces, space = ground._single_spaces(), ground.space(arms["two conditions"], 0, ground.pairs)
     agreed = denoised = relabelled = mistaken = 0
     lists_of = {name: dict(zip(lists.queries, lists.documents, strict=False)) for name, lists in of.items()}
     for query, own, positive in zip(
@@ -149,11 +150,61 @@ def test_judges_against_a_plain_loop(standing: tuple[Ground, Bench, Splits, Conf
     assert {name: later.lists(arm, 0)[0] for name, arm in arms.items() if arm.judge} == of
 
 
+def test_what_is_relabelled_for_one_pair_is_a_negative_of_no_other_of_its_query(tmp_path: Path):
+    data = write_collection(tmp_path / "data")
+    rows = (data / "qrels" / "train.tsv").read_text().splitlines()
+    more = [f"{row.split()[0]}\t{row.split('-')[0]}-price\t1" for row in rows[1:]]
+    (data / "qrels" / "train.tsv").write_text("\n".join([*rows, *more]) + "\n")
+    config = config_of(tiny_model(tmp_path / "start"), "compare.negatives=8", TWO)
+    with open_run(tmp_path / "out", config) as run:
+        splits = Splits(read_beir(data, config.sources), config, run)
+        bench = Bench(splits, config.train, run)
+        ground = Ground(bench, bench.start()[0], splits, config, run)
+        lists, _, _ = ground.lists(known_arms(config)["two conditions, relabelled, then BM25"], 0)
+    right: dict[str, set[str]] = {}
+    wrong: dict[str, set[str]] = {}
+    for query, documents in zip(lists.queries, lists.documents, strict=True):
+        right.setdefault(query, set()).add(documents[0])
+        wrong.setdefault(query, set()).update(documents[1:])
+    assert any(len(texts) > 2 for texts in right.values()), "something is relabelled"
+    assert all(wrong.values())
+    assert not [query for query in right if right[query] & wrong[query]]
+
+
+def test_an_encoder_is_tuned_on_the_pairs_that_an_arm_sees(tmp_path: Path):
+    data, body = write_collection(tmp_path / "data"), sentence_model(tmp_path / "body")
+    encoder = f"encoders=[{{name: letters, model: {body}, dtype: float32, engine: torch}}]"
+    config = config_of(tiny_model(tmp_path / "start"), encoder, "embed.ray=false")
+    with open_run(tmp_path / "out", config) as run:
+        splits = Splits(read_beir(data, config.sources), config, run)
+        bench = Bench(splits, config.train, run)
+        ground, arm = Ground(bench, bench.start()[0], splits, config, run), known_arms(config)["STAR"]
+        few = ground.lists(arm, 0, np.arange(4))[0]
+        every = ground.lists(arm, 0)[0]
+        assert (len(few), len(every)) == (4, len(bench.pairs))
+        assert {len(tuned._given.pairs) for tuned in ground._tuned.values()} == {4, len(bench.pairs)}
+        folders = sorted(path.name for path in (run.out / "encoders").iterdir() if path.is_dir())
+        assert folders == ["star-0", "star-0-4"]
+        weights = [(run.out / "encoders" / name / "model.safetensors").read_bytes() for name in folders]
+        assert weights[0] != weights[1]
+
+
+def test_in_batch_negatives_of_the_settings_are_said_to_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write_collection(tmp_path / "data")
+    config = config_of(tiny_model(tmp_path / "start"), "train.in_batch_negatives=2")
+    with open_run(tmp_path / "out", config) as run:
+        splits = Splits(read_beir(data, config.sources), config, run)
+        bench = Bench(splits, config.train, run)
+        ground = Ground(bench, bench.start()[0], splits, config, run)
+        assert "train.in_batch_negatives=2 is left out" in capsys.readouterr().err
+        assert ground.lists(known_arms(config)["random"], 0)[1].in_batch_negatives == 0
+
+
 def test_expanded_queries_against_a_plain_loop(standing: tuple[Ground, Bench, Splits, Config]):
     ground, _, _, config = standing
     arms = known_arms(config)
-    plain = ground.space(arms["two conditions"], 0)
-    expanded = ground.space(arms["two conditions, expanded queries"], 0)
+    plain = ground.space(arms["two conditions"], 0, ground.pairs)
+    expanded = ground.space(arms["two conditions, expanded queries"], 0, ground.pairs)
     assert expanded.docs_NR is plain.docs_NR
     for query, first in enumerate(ground.first_QK.tolist()):
         rows = [row for row in first[:3] if row >= 0]

@@ -55,6 +55,24 @@ def test_without_a_dev_split_whole_queries_are_held_out_by_seed(
     assert "no dev split: 25% of train queries are held out for early stopping" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_queries_of_one_text_are_held_out_together(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_collection(tmp_path / "data", ["train", "test"])
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    with (folder / "queries.jsonl").open("a") as queries, (folder / "qrels" / "train.tsv").open("a") as qrels:
+        for row in rows[:8]:
+            queries.write(json.dumps(row | {"_id": f"again-{row['_id']}"}) + "\n")
+            qrels.write(f"again-{row['_id']}\t{row['_id'].split('-')[0]}-price\t1\n")
+    splits = splits_of(folder, "sources.dev_share=0.25", f"sources.seed={seed}")
+    texts = splits.collection.queries.texts
+    dev, train = ({texts[row] for row in pairs.query_rows_P} for pairs in (splits.dev, splits.train))
+    assert not dev & train
+    assert len(dev) == 3
+    assert "are train queries too" not in capsys.readouterr().err
+
+
 def test_without_a_test_split_the_dev_queries_are_reported_and_it_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,15 +95,18 @@ def test_a_large_share_leaves_a_query_to_train_on(tmp_path: Path) -> None:
     assert len(splits.dev) == 11
 
 
-def test_the_first_stage_is_that_of_each_query_alone_and_deep_enough_for_both_its_uses(tmp_path: Path) -> None:
-    splits = splits_of(write_collection(tmp_path / "data"), "evaluate.depth=2", "train.anchors.depth=7")
+@pytest.mark.parametrize(("anchors", "depth"), [(70, 70), (7, 50)])
+def test_the_first_stage_is_that_of_each_query_alone_and_deep_enough_for_all_its_uses(
+    tmp_path: Path, anchors: int, depth: int
+) -> None:
+    splits = splits_of(write_collection(tmp_path / "data"), "evaluate.depth=2", f"train.anchors.depth={anchors}")
     splits.first_stage(np.array([3, 1]))
     first = splits.first_stage(np.array([1, 5]))
     assert sorted(first) == [1, 3, 5]
     settings = Config().evaluate
     for row, (docs, scores) in first.items():
         query = splits.collection.queries.take([row])
-        expected = Bm25(splits.collection.documents, k1=settings.k1, b=settings.b).first(query, 7)
+        expected = Bm25(splits.collection.documents, k1=settings.k1, b=settings.b).first(query, depth)
         assert docs.tolist() == expected[0][0].tolist()
         assert scores.tolist() == expected[1][0].tolist()
 
@@ -139,8 +160,6 @@ def test_the_ensembles_space_is_a_first_stage(tmp_path: Path) -> None:
             "encoders=[{name: lexical, lexical: {width: 16}}]",
             "evaluate.first_stage=dense",
             "embed.ray=false",
-            "train.anchors.depth=5",
-            "evaluate.depth=5",
         ]
     )
     with open_run(tmp_path / "out", config) as run:
@@ -150,6 +169,6 @@ def test_the_ensembles_space_is_a_first_stage(tmp_path: Path) -> None:
         first = splits.first_stage(np.arange(len(collection.queries)))
     for query, (rows, scores) in first.items():
         similarity = space.docs_NR @ space.queries_QR[query]
-        assert len(rows) == 5
-        assert similarity[rows] == pytest.approx(np.sort(similarity)[::-1][:5], abs=1e-5)
+        assert len(rows) == len(similarity) == 30, "there are fewer documents than the first stage is deep"
+        assert similarity[rows] == pytest.approx(np.sort(similarity)[::-1], abs=1e-5)
         assert scores == pytest.approx(similarity[rows], abs=1e-5)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from hnmine.config import Config
 from hnmine.ensemble import embed_all
@@ -22,10 +23,11 @@ def config_of(folder: Path) -> Config:
     return load(overrides=[f"encoders=[{{name: words, lexical: {{width: 4}}}}, {encoder}]", *more])
 
 
-def test_what_is_tuned_is_the_first_model_that_has_no_adapters_or_code_of_its_own():
+def test_what_is_tuned_is_the_first_model_that_is_loaded_as_it_lies():
+    laid_out = "{name: s, model: s, architecture: gte}, {name: h, model: h, dense_head: 64}"
     adapted = "{name: a, model: x, query_adapter: q}"
     coded = "{name: c, model: y, trust_remote_code: true}"
-    assert start_of(load(overrides=[f"encoders=[{adapted}, {coded}, {{name: z, model: z}}]"])).name == "z"
+    assert start_of(load(overrides=[f"encoders=[{adapted}, {coded}, {laid_out}, {{name: z, model: z}}]"])).name == "z"
     assert start_of(load(overrides=["encoders=[{name: words, lexical: {}}]"])) is None
 
 
@@ -66,6 +68,33 @@ def test_each_space_is_that_of_its_method_and_is_not_made_twice(
         assert " queries in " not in said, "nothing is tuned again"
         (run.out / "encoders" / "star-3.json").write_text("{}")
         assert np.array_equal(Tuned(given, config, run).space("STAR", 3).docs_NR, spaces["STAR"].docs_NR)
+
+
+def test_it_is_tuned_with_the_prompts_and_as_many_tokens_as_it_is_asked_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, start = training_set(), tiny_model(tmp_path / "start")
+    config = load(overrides=[f"encoders=[{{name: a, model: {start}, query_prompt: 'a b c ', engine: torch}}]"])
+    config = config.model_copy(
+        update={"train": config.train.model_copy(update={"max_tokens": 8192, "dtype": "float32"})}
+    )
+    seen: set[str] = set()
+    preprocess = SentenceTransformer.preprocess
+
+    def heard(self: SentenceTransformer, texts: list[str], prompt: str | None = None, **more: object) -> object:
+        seen.update(f"{prompt or ''}{text}" for text in texts)
+        return preprocess(self, texts, prompt=prompt, **more)
+
+    monkeypatch.setattr(SentenceTransformer, "preprocess", heard)
+    with open_run(tmp_path / "out", config) as run:
+        Tuned(given, config, run, "-4").space("ADORE + STAR", 3)
+        assert sorted(path.name for path in (run.out / "encoders").glob("*.json")) == [
+            "adore-star-3-4.json",
+            "star-3-4.json",
+        ]
+    queries = set(given.queries.texts)
+    assert {f"a b c {text}" for text in queries} <= seen
+    assert not queries & seen
 
 
 def test_nothing_stale_is_reused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
