@@ -86,6 +86,26 @@ def test_a_network_that_comes_out_wrong_is_refused():
         OpenVino(body, "last_hidden_state", examples(), "float32", lanes=1)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_near_nothing_are_no_reason_to_refuse_bfloat16_and_wrong_ones_are(seed):
+    torch.manual_seed(seed)
+    body, second = network("bert", head=True), batch(9, seed=seed)
+    torch.nn.init.normal_(body.classifier.weight)
+    with torch.inference_mode():
+        body.classifier.bias -= body(**second)["logits"][0]
+        assert body(**second)["logits"].abs().max() < 1e-5
+    OpenVino(body, "logits", iter([batch(2, 7), second]), "bfloat16", lanes=1)
+    true_forward = body.forward
+
+    def of_other_words(**inputs):
+        other = (inputs["input_ids"] + 7) % 90
+        return true_forward(**inputs | ({"input_ids": other} if torch.jit.is_tracing() else {}))
+
+    body.forward = of_other_words
+    with pytest.raises(ModelError, match="something else than torch of BertForSequenceClassification"):
+        OpenVino(body, "logits", iter([batch(2, 7), second]), "bfloat16", lanes=1)
+
+
 def _twice(outputs):
     outputs["last_hidden_state"] = 2 * outputs["last_hidden_state"]
     return outputs
