@@ -311,8 +311,15 @@ def cpu_actors(cpus_by_node: list[int], actors: int | None) -> tuple[int, int]:
     """Return how many actors the CPUs hold, and how many cores each has; an actor's cores are on one node.
 
     `actors` is how many there shall be, if that is said; where they are more than the cores, they wait for one.
+
+    Raises:
+        DeviceError: there is no CPU; Ray would wait for one without end.
     """
     cpus = [count for count in cpus_by_node if count]
+    if not cpus:
+        raise DeviceError(
+            "no node of the Ray cluster has a CPU for tasks; add one that has (a worker, with an autoscaler)"
+        )
     if actors is not None:
         return actors, max(1, min(MOST_LANES, sum(cpus) // actors, *cpus))
     lanes = max(1, min(MOST_LANES, *cpus))

@@ -201,8 +201,8 @@ def own_prompts(folder: Path) -> dict[Role, str]:
 
 
 def _refuse_too_many_tokens(config: EncoderConfig, folder: Path) -> None:
-    positions = _read_settings(folder / "config.json").get("max_position_embeddings")
-    if config.max_tokens is not None and isinstance(positions, int) and 0 < positions < config.max_tokens:
+    positions = weights.positions(_read_settings(folder / "config.json"))
+    if config.max_tokens is not None and positions is not None and positions < config.max_tokens:
         raise ModelError(
             f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
             f"set max_tokens to {positions} or less"

@@ -99,9 +99,9 @@ class Fused:
 
 
 def unit_rows(rows_nR: Float32) -> Float32:
-    """Return the rows scaled to length 1; a zero row stays zero (its distance to everything is 1)."""
+    """Return the rows scaled to length 1; a zero row stays zero (its distance to everything is 1), NaN stays NaN."""
     norms = np.linalg.norm(rows_nR.astype(np.float64), axis=1, keepdims=True)
-    unit: Float32 = np.divide(rows_nR, norms, out=np.zeros_like(rows_nR), where=norms > 0)
+    unit: Float32 = np.divide(rows_nR, norms, out=np.zeros_like(rows_nR), where=norms != 0)
     return unit
 
 

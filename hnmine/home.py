@@ -70,6 +70,8 @@ class _Pointer(BaseModel):
 
     version: str
     history: list[Row]
+    rejected: list[str] = []
+    """Re-rankers that were rolled back from: no night deploys one again."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +155,25 @@ class Home:
         copy.write_bytes(self._read(self._versions / version, name))
         return copy
 
+    def rejected(self, reranker: Path) -> bool:
+        """Whether the model in this folder was rolled back from."""
+        pointer = self._pointer()
+        return pointer is not None and digest(weights.folder_sha256(reranker)) in pointer.rejected
+
     def point(self, version: str, row: Row, keep: int) -> None:
         """Let a version hold, by one write, and remove all but the last `keep` and what they need."""
-        pointer = _Pointer(version=version, history=[*self.history(), row])
-        self.place.write(_POINTER, pointer.model_dump_json(indent=1).encode())
+        pointer = self._pointer()
+        self._point(version, row, [] if pointer is None else pointer.rejected)
         self._prune(version, keep)
 
-    def rollback(self, to: str | None, when: str, keep: int) -> Row:
+    def _point(self, version: str, row: Row, rejected: list[str]) -> None:
+        pointer = _Pointer(version=version, history=[*self.history(), row], rejected=rejected)
+        self.place.write(_POINTER, pointer.model_dump_json(indent=1).encode())
+
+    def rollback(self, to: str | None, when: str) -> Row:
         """Let an older version hold again: `to`, or the newest before the current one with another re-ranker.
+
+        No version is removed. The re-ranker that goes is not deployed again, unless by another rollback.
 
         Raises:
             DataError: there is no such version.
@@ -179,7 +192,9 @@ class Home:
             )
         target = to or before[-1]
         row = Row(when=when, version=number, decision=f"rolled back to {target}")
-        self.point(target, row, keep)
+        pointer, back = self._pointer(), self._version(target).reranker
+        assert pointer is not None
+        self._point(target, row, sorted({*pointer.rejected, version.reranker} - {back}))
         return row
 
     @property

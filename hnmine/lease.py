@@ -38,6 +38,11 @@ _RENEWALS = 4
 """In one lease."""
 
 
+def _now() -> float:
+    """Return seconds of a clock that runs on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @dataclass(frozen=True)
 class _Claim:
     seconds: float
@@ -61,7 +66,7 @@ class Lease:
         host = re.sub(r"[^A-Za-z0-9.\-]", "-", socket.gethostname())
         name = f"{seconds:g}_{since}_process-{os.getpid()}-on-{host}_{uuid.uuid4().hex}"
         self._claim, self._mark = f"claim_{name}", f"holds_{name}"
-        self._renewed = time.monotonic()
+        self._renewed = _now()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -71,12 +76,14 @@ class Lease:
         Raises:
             InUseError: it could not be renewed in time.
         """
-        silent = time.monotonic() - self._renewed
+        silent = _now() - self._renewed
         if silent > self._seconds / 2:
             raise InUseError(
                 f"{self._folder} could not be renewed for {silent:.0f} s, so another job may have taken it over; "
                 "start again"
             )
+        if self._claim not in self._folder.times():
+            raise InUseError(f"another job has taken {self._folder} over, or someone removed the lock; start again")
 
     def acquire(self) -> None:
         """Take the lock; see `hold`."""
@@ -118,7 +125,7 @@ class Lease:
                 continue  # the store does not answer; `check` tells when that has lasted too long
 
     def _write_claim(self) -> None:
-        began = time.monotonic()
+        began = _now()
         self._folder.touch(self._claim)
         self._renewed = began
 

@@ -74,7 +74,7 @@ def rollback(home: str | Path, to: str | None = None, config: Config | None = No
     config = config or Config()
     its = Home.at(home)
     with hold(its.place, config.nightly.lease):
-        return its.rollback(to, _now(), config.nightly.keep)
+        return its.rollback(to, _now())
 
 
 class _EpochEndsError(Exception):
@@ -112,6 +112,8 @@ class _Nightly:
         except _EpochEndsError:
             self._fits, whole = {}, self._config
             mined = mine_into(collection, self._data, self._config, self._run, basis=self._basis, selection=select)
+        if self._config.evaluate.first_stage == "dense":
+            splits.look_in(self._space_of_tonight(whole, reduced=mined.ensemble.basis is not None))
         self._facts["fits"] = self._fits or self._own_fits(collection.documents)
         pairs, others = len(mined.pairs), self._negatives_changed()
         self._facts["pairs_changed"] += others
@@ -135,6 +137,11 @@ class _Nightly:
         say("nightly", decision, epoch=row.epoch, mrr_at_10=mrr, mrr_at_10_trained=trained)
         self._publish(mined.ensemble.basis is not None, collection.documents, row)
         return row
+
+    def _space_of_tonight(self, whole: Config, *, reduced: bool) -> Config:
+        """Return the configuration by which the texts stand in the space that was mined in."""
+        basis = str(self._run.out / _BASIS) if reduced else None
+        return whole.model_copy(update={"reduce": whole.reduce.model_copy(update={"basis": basis})})
 
     def _compare(self, documents: Texts) -> tuple[int, int, int]:
         """Return how many documents came, have another text, and went, by id; keep which texts are new."""
@@ -212,15 +219,17 @@ class _Nightly:
             return "other encoders"
         if before["reduce"] != made["reduce"]:
             return "other settings of reduce"
-        if basis is None:
-            return None
-        if came > self._config.nightly.refit_share * len(self._keys):
+        fitted = basis is not None or bool(before["fits"])
+        if fitted and came > self._config.nightly.refit_share * len(self._keys):
             return f"{came:,} documents came since the basis was fitted, of {len(self._keys):,}"
-        if not len(self._new):
+        given = any(encoder.precomputed for encoder in self._config.encoders)
+        rows = np.arange(len(self._keys)) if given else self._new  # nobody says what made vectors that are given
+        if basis is None or not len(rows):
             return None
-        sample = np.sort(np.random.default_rng(0).permutation(self._new)[:HELD_OUT_ROWS])
+        sample = np.sort(np.random.default_rng(0).permutation(rows)[:HELD_OUT_ROWS])
         kept = captured(basis, fused.take("document", sample))
-        say("nightly", f"the last basis captures {kept:.1%} of the variance of {len(self._new):,} new documents")
+        which = "" if given else "new "
+        say("nightly", f"the last basis captures {kept:.1%} of the variance of {len(rows):,} {which}documents")
         return (
             f"less than {self._config.nightly.refit_variance:.1%}"
             if kept < self._config.nightly.refit_variance
@@ -290,10 +299,12 @@ class _Nightly:
             return "deployed, the first", None, float(after.mean())
         test = paired(after, before, self._config.evaluate.seed)
         told = f"{TESTED} {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}), p = {test.p:.2g}"
-        better = not_worse(test, settings.promote_margin)
+        refused = self._home.rejected(trained)
+        better = not refused and not_worse(test, settings.promote_margin)
         if better:
             self._deploy(trained, reads)
-        decision = f"deployed: {told}" if better else f"not deployed: {told}"
+        why = "it was rolled back from, " if refused else ""
+        decision = f"deployed: {told}" if better else f"not deployed: {why}{told}"
         return decision, float(before.mean()), float(after.mean())
 
     def _deploy(self, folder: Path, reads: _Facts) -> None:

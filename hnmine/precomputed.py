@@ -26,8 +26,8 @@ class Precomputed:
 
     @property
     def identity(self) -> str:
-        """The encoder's name: what made the vectors is not known here."""
-        return self.name
+        """The encoder's name and width: what made the vectors is not known here."""
+        return f"{self.name} ({self.width} wide)"
 
     @property
     def width(self) -> int:
@@ -90,7 +90,7 @@ def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:
     if missing:
         raise DataError(f"{where}: {len(missing)} of {len(wanted)} vectors are missing, first {missing[0]!r}; add them")
     rows = np.array([row_of[text_id] for text_id in wanted.ids], dtype=np.int64)
-    values = _matrix(where, table.column("vector"), ids)[rows]
+    values = _matrix(where, table.column("vector"), ids, rows)
     not_finite, zero = ~np.isfinite(values).all(axis=1), ~values.any(axis=1)
     for bad, what in ((not_finite, "holds NaN or infinity"), (zero, "is all zero")):
         if bad.any():
@@ -102,21 +102,28 @@ def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:
     return values
 
 
-def _matrix(where: str, column: pa.ChunkedArray, ids: list[str]) -> Float32:
-    array = column.combine_chunks()
-    kind = array.type
+def _matrix(where: str, column: pa.ChunkedArray, ids: list[str], rows: Int64) -> Float32:
+    """Return these rows of the column (n, R); a piece at a time, for all in one may be too long for Arrow's offsets."""
+    kind, place = column.type, np.full(len(column), -1, dtype=np.int64)
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not is_list or not pa.types.is_floating(kind.value_type):
         raise DataError(f"{where}: vector must be a list of floats, is {kind}")
-    if array.null_count:
-        at = int(np.flatnonzero(np.asarray(array.is_null()))[0])
-        raise DataError(f"{where}: {array.null_count} vectors are null, the first of id {ids[at]!r} (row {at + 1})")
-    lengths = np.asarray(pc.list_value_length(array))
+    if column.null_count:
+        at = int(np.flatnonzero(np.asarray(column.is_null()))[0])
+        raise DataError(f"{where}: {column.null_count} vectors are null, the first of id {ids[at]!r} (row {at + 1})")
+    lengths = np.asarray(pc.list_value_length(column))
     odd = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
     if len(odd):
         at = int(odd[0])
         raise DataError(
             f"{where}: widths differ: {int(lengths[0])} in row 1, {int(lengths[at])} in row {at + 1} (id {ids[at]!r})"
         )
-    flat = array.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
-    return np.asarray(flat, dtype=np.float32).reshape(len(array), -1)
+    place[rows] = np.arange(len(rows))
+    values = np.empty((len(rows), int(lengths[0]) if len(lengths) else 0), dtype=np.float32)
+    done = 0
+    for chunk in filter(len, column.chunks):
+        to = place[done : done + len(chunk)]
+        flat = chunk.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+        values[to[to >= 0]] = flat.reshape(len(chunk), -1)[to >= 0]
+        done += len(chunk)
+    return values

@@ -154,10 +154,16 @@ class Run:
             hidden.write_text(text, encoding="utf-8")
 
     def require_mined(self) -> None:
-        """Raise DataError unless something was mined into the run."""
+        """Raise DataError unless something was mined into the run, and is as the manifest says."""
         path = self.out / "negatives.parquet"
         if not path.is_file():
             raise DataError(f"{path} does not exist; run `hnmine mine` with the same --data and --out first")
+        told = self.manifest.get("files", {}).get(path.name)
+        if told is not None and told != sha256(path):
+            raise DataError(
+                f"{path} is not as {self.out / 'manifest.json'} says, perhaps since a later `hnmine mine` was stopped; "
+                "run it again"
+            )
 
     def require_trained(self) -> None:
         """Raise DataError unless a re-ranker was trained in the run."""

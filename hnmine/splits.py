@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,11 @@ class Splits:
                 told = f"{shared:,} queries of {name} are train queries too; its figures flatter"
                 say("read", told, level="warning")
 
+    def look_in(self, config: Config) -> None:
+        """Let a dense first stage look in the space of this configuration; nothing was asked of it so far."""
+        assert not self._first
+        self._config = config
+
     def first_stage(self, query_rows: Int64) -> dict[int, tuple[Int64, Float32]]:
         """Return each query row's first documents and their scores."""
         wanted = np.setdiff1d(query_rows, np.array(sorted(self._first), dtype=np.int64))
@@ -100,12 +106,17 @@ class Splits:
 
 
 def _hold_out(pairs: Pairs, texts: Texts, share: float, seed: int) -> tuple[Pairs, Pairs]:
-    """Return (held out, rest): a seeded share of the queries, those of one text together, with all their pairs."""
-    first_of: dict[str, int] = {}
-    question_P = np.array([first_of.setdefault(texts.texts[row], row) for row in pairs.query_rows_P.tolist()])
-    queries = np.unique(question_P)
-    if len(queries) < 2:
+    """Return (held out, rest): about this share of the queries, those of one text together, with all their pairs.
+
+    A query's text and the seed alone decide, so that what is held out today was not trained on yesterday.
+    """
+    draw_of = {texts.texts[row]: 0.0 for row in pairs.query_rows_P.tolist()}
+    if len(draw_of) < 2:
         raise DataError("one train query only, and no dev split to stop early on; add qrels/dev.tsv or more queries")
-    count = min(len(queries) - 1, max(1, round(share * len(queries))))
-    held = np.isin(question_P, np.random.default_rng(seed).choice(queries, size=count, replace=False))
+    for text in draw_of:
+        hashed = hashlib.sha256(f"{seed} {text}".encode()).digest()
+        draw_of[text] = int.from_bytes(hashed[:8]) / 2**64
+    draws = sorted(draw_of.values())
+    border = min(max(share, draws[1]), draws[-1])  # one at least on either side
+    held = np.array([draw_of[texts.texts[row]] < border for row in pairs.query_rows_P.tolist()])
     return pairs.take(held), pairs.take(~held)

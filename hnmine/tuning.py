@@ -97,7 +97,9 @@ class _Presets:
         self._ground: Ground | None = None
         run.require_mined()
         self._mined = {
-            (query, positive): [row for row in rows if row not in bench.positives[query]]  # judged since it was mined
+            (query, positive): [
+                row for row in rows if row not in bench.positives.get(query, ())
+            ]  # judged since it was mined
             for (query, positive), rows in _read_negatives(run.out / "negatives.parquet", splits).items()
         }
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -177,6 +177,30 @@ def width(folder: Path) -> int:
         if isinstance(config, dict) and isinstance(value := config.get(name), int) and value > 0:
             return value
     raise ModelError(f"{folder}: config.json does not say how wide the model is; set train.learning_rate")
+
+
+_COUNT_FROM_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+"""Families whose first token stands at the position behind the padding's number."""
+
+
+def positions(settings: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a model with this config.json can read; None: it does not say."""
+    most = settings.get("max_position_embeddings")
+    if not isinstance(most, int) or most <= 0:
+        return None
+    if settings.get("model_type") not in _COUNT_FROM_PADDING:
+        return most
+    return most - 1 - int(settings.get("pad_token_id", 1) or 0)
 
 
 def folder_sha256(folder: Path) -> dict[str, str]:

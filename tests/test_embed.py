@@ -180,6 +180,12 @@ def test_actors_fill_the_cores_of_every_node(by_node, actors, expected):
     assert cpu_actors(by_node, actors) == expected
 
 
+@pytest.mark.parametrize("actors", [None, 3])
+def test_a_cluster_without_a_cpu_is_an_error_and_nothing_waits(actors):
+    with pytest.raises(DeviceError, match="no node of the Ray cluster has a CPU"):
+        cpu_actors([0, 0], actors)
+
+
 @pytest.mark.ray
 def test_a_gpu_that_this_machine_lacks_is_looked_for_in_the_cluster_even_for_one_block(tiny, tmp_path):
     """And is not waited for where there is none."""

@@ -45,6 +45,12 @@ def test_a_zero_row_stays_zero():
     assert np.linalg.norm(unit[[0, 2]], axis=1) == pytest.approx(1)
 
 
+def test_what_is_no_number_stays_none():
+    given = rows(2, 3, 4)
+    given[1, 2] = np.nan
+    assert np.isnan(unit_rows(given)).any(axis=1).tolist() == [False, True, False]
+
+
 def test_the_given_rows_are_left_as_they_were():
     given = rows(3, 4, 4)
     before = given.copy()

@@ -89,22 +89,36 @@ def test_rollback_goes_to_the_reranker_before_the_last_one(home, tmp_path):
     for content in ("one", "two", "two"):
         publish(home, tmp_path, content)
     before = home.current()[1].reranker
-    row = home.rollback(None, "2026-01-02 00:00", keep=2)
+    row = home.rollback(None, "2026-01-02 00:00")
     assert row.decision == "rolled back to 0001"
     number, version = home.current()
     assert number == "0001"
     assert version.reranker != before
+    assert (home.place / "versions").folders() == ["0001", "0002", "0003"], "a rollback removes none"
     assert publish(home, tmp_path, "four", keep=2) == "0004"
     with pytest.raises(DataError, match="no version 0009; it keeps 0003, 0004"):
-        home.rollback("0009", "", keep=2)
-    assert home.rollback("0003", "", keep=2).version == "0004"
+        home.rollback("0009", "")
+    assert home.rollback("0003", "").version == "0004"
     with pytest.raises(DataError, match="no version before 0003 with another re-ranker, only 0003, 0004"):
-        home.rollback(None, "", keep=2)
+        home.rollback(None, "")
+
+
+def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, tmp_path):
+    for content in ("one", "two", "three"):
+        publish(home, tmp_path, content)
+    folders = [tmp_path / f"model-000{number}" for number in (1, 2, 3)]
+    assert [home.rejected(folder) for folder in folders] == [False, False, False]
+    home.rollback(None, "")
+    home.rollback(None, "")
+    publish(home, tmp_path, "four")
+    assert [home.rejected(folder) for folder in folders] == [False, True, True]
+    home.rollback("0003", "")
+    assert [home.rejected(folder) for folder in folders] == [False, True, False]
 
 
 def test_a_home_without_a_night_cannot_be_rolled_back(home):
     with pytest.raises(DataError, match="no version yet; run `hnmine nightly` first"):
-        home.rollback(None, "", keep=2)
+        home.rollback(None, "")
 
 
 @pytest.mark.parametrize(

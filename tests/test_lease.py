@@ -127,6 +127,14 @@ def test_between_the_look_and_the_hold_of_one_no_other_comes_in(root, monkeypatc
     assert seen
 
 
+def test_whose_claim_others_have_removed_holds_it_no_more(root):
+    place = Place.at(root)
+    with hold(place, 60) as lease:
+        (place / "lock").remove(lease._claim)
+        with pytest.raises(InUseError, match=r"has taken .* over"):
+            lease.check()
+
+
 def test_it_is_given_back_when_the_block_fails(root):
     place = Place.at(root)
     with pytest.raises(ZeroDivisionError), hold(place):

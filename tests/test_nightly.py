@@ -19,9 +19,12 @@ import hnmine
 from hnmine.home import Home, Row
 from hnmine.incremental import Night
 from hnmine.lease import hold
-from hnmine.nightly import _load, _save, nightly, not_worse
+from hnmine.nightly import _load, _save, nightly, not_worse, rollback
+from hnmine.pipeline import read_collection
 from hnmine.place import Place
+from hnmine.runs import open_run
 from hnmine.significance import Paired
+from hnmine.splits import Splits
 from tests.test_pipeline import hnmine_, write_collection
 from tests.test_reranker import tiny_model
 
@@ -179,6 +182,51 @@ def test_a_lexical_encoder_keeps_its_fit_to_the_end_of_the_epoch(
     assert said.count("epoch 2 begins") == 1
     assert "documents came since the basis was fitted" in said
     assert with_words().night(untrained).epoch == 2
+
+
+def test_without_pca_an_epoch_ends_too_where_an_encoder_is_fitted(
+    nights: Nights, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained = "nightly.train_share=1", "reduce.variance=null", "nightly.refit_share=0.01"
+    words = "encoders=[{name: words, lexical: {width: 8}}]"
+    assert nights.night(*untrained, words).epoch == 1
+    nights.change_documents(edited)
+    assert nights.night(*untrained, words).epoch == 2
+    assert "documents came since the basis was fitted" in capsys.readouterr().err
+    assert nights.night(*untrained).epoch == 3, "other encoders"
+    nights.change_documents(lambda rows: [*rows, newcomer(3), newcomer(4)])
+    assert nights.night(*untrained).epoch == 3, "nothing is fitted"
+
+
+def test_a_dense_first_stage_looks_in_the_space_of_the_night(nights: Nights, tmp_path: Path) -> None:
+    more = "encoders=[{name: words, lexical: {width: 8}}]", "evaluate.first_stage=dense", "nightly.train_share=1"
+    nights.night(*more)
+    nights.change_documents(edited)
+    second = nights.night(*more)
+    assert (second.epoch, second.changed) == (1, 1)
+    (fit,) = (nights.home / "work" / "store" / "lexical").glob("*.safetensors")
+    pinned = f"encoders=[{{name: words, lexical: {{width: 8, fit: {fit.name}}}}}]"
+    basis = f"reduce.basis={nights.home / 'versions' / second.version / 'basis.safetensors'}"
+    store = f"embed.store={nights.home / 'work' / 'store'}"
+    config = hnmine.load_config(overrides=[*nights.settings, *more, pinned, basis, store])
+    with open_run(tmp_path / "out", config) as run:
+        splits = Splits(read_collection(nights.data, config, run), config, run)
+        task = splits.task(splits.test, None, 0)
+    scored = pq.read_table(nights.home / "work" / "evaluation" / "deployed.parquet")
+    assert scored["query_id"].to_pylist() == list(task.queries.ids)
+    assert scored["document_rows"].to_pylist() == task.doc_rows_QK.tolist()
+
+
+def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nights) -> None:
+    first = nights.night()
+    other = "train.seed=1", "train.learning_rate=0.01", "nightly.promote_margin=1"
+    assert nights.night(*other).decision.startswith("deployed: ")
+    deployed = Home.at(nights.home).current()[1].reranker
+    rollback(nights.home)
+    assert Home.at(nights.home).current()[0] == first.version
+    again = nights.night(*other)
+    assert again.decision.startswith("not deployed: it was rolled back from, ")
+    assert Home.at(nights.home).current()[1].reranker != deployed
 
 
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:

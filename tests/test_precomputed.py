@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hnmine.errors import DataError
-from hnmine.precomputed import read_precomputed
+from hnmine.precomputed import _matrix, read_precomputed
 from hnmine.types import Texts
 
 WANTED = {"document": Texts(ids=("d1", "d2"), texts=("x", "y")), "query": Texts(ids=("q1",), texts=("z",))}
@@ -55,6 +55,22 @@ def test_columns_may_stand_in_any_order_among_others_and_in_row_groups(folder):
     table = pa.table({"vector": list(VECTORS.values()), "more": [1, 2, 3], "id": list(VECTORS)})
     pq.write_table(table, folder / "documents.parquet", row_group_size=1)
     assert read_precomputed("mine", folder, WANTED).of_role["document"].tolist() == [[1, 0], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("kind", [FLOATS, pa.list_(pa.float32(), 3)], ids=str)
+def test_pieces_of_a_large_file_are_put_together(kind, tmp_path):
+    values = np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(5000)[:4000]
+    column = pa.chunked_array([pa.array(part.tolist(), kind) for part in np.split(values, [7, 7, 3000])])
+    found = _matrix("here", column, [str(row) for row in range(5000)], order)
+    assert np.array_equal(found, values[order])
+
+
+def test_vectors_of_another_width_are_another_identity(folder):
+    of_two = read_precomputed("mine", folder, WANTED).identity
+    store_vectors(folder / "documents.parquet", {name: [*row, 1.0] for name, row in VECTORS.items()})
+    store_vectors(folder / "queries.parquet", {"q1": [0.0, 2.0, 1.0]})
+    assert read_precomputed("mine", folder, WANTED).identity != of_two
 
 
 def test_integer_ids_are_the_texts_of_their_digits(folder):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hnmine.bench import Bench
@@ -244,6 +245,22 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
     splits, config = splits_of(data, *teaching(other), *more)
     with pytest.raises(RuntimeError, match="anchored is trained again"):
         tune(splits, config, run)
+
+
+def test_negatives_of_a_mining_that_was_stopped_before_its_end_are_refused(data: Path, run: Run) -> None:
+    run.commit("mining", inputs={}, files=run.sha256_of("negatives.parquet"))
+    run.require_mined()
+    path = run.out / "negatives.parquet"
+    run.write_table(path.name, pq.read_table(path).slice(1))
+    splits, config = splits_of(data)
+    with pytest.raises(DataError, match=r"negatives\.parquet is not as .*manifest\.json says.*; run it again"):
+        tune(splits, config, run)
+
+
+def test_a_mined_pair_whose_query_nobody_judges_any_more_is_trained_on_no_more(data: Path, run: Run) -> None:
+    path = data / "qrels" / "train.tsv"
+    path.write_text("".join(row for row in path.read_text().splitlines(keepends=True) if "apple-care" not in row))
+    assert list(lists_of(data, run, "paper").values()) == [(text_of(data, "bread-price"),)]
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "other columns", "no ranks"])

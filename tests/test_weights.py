@@ -114,6 +114,21 @@ def test_the_width_stands_in_the_configuration(where: str, config: dict[str, int
     assert weights.width(tmp_path) == width
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}, 512),
+        ({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 0}, 65),
+        ({"model_type": "t5"}, None),
+        ({"model_type": "x", "max_position_embeddings": -1}, None),
+    ],
+)
+def test_as_many_tokens_are_read_as_there_are_positions(config: dict, expected: int | None):
+    assert weights.positions(config) == expected
+
+
 @pytest.mark.parametrize("config", [{}, {"hidden_size": "384"}, {"hidden_size": 0}, [384]])
 def test_a_width_that_is_not_told_is_asked_for_as_a_learning_rate(config: object, tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(config))
