@@ -263,7 +263,8 @@ class Scorer:
             scores = np.array(rows.column("scores").to_pylist(), dtype=np.float32)
         except (OSError, ValueError, TypeError, KeyError) as error:  # Arrow's errors are children of these
             reason = str(error).splitlines()[0]
-            say("evaluate", f"{self._prefix}{name}: {path} cannot be read ({reason}), so it is scored again")
+            told = f"{self._run.out / path} cannot be read ({reason}), so it is scored again"
+            say("evaluate", f"{self._prefix}{name}: {told}")
             return None
         known = (rows.schema.metadata or {}).get(b"identity", b"").decode()
         asked = list(self._task.queries.ids), self._task.doc_rows_QK.tolist()
