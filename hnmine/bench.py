@@ -31,7 +31,6 @@ from hnmine.training import train
 from hnmine.types import Float64, Int64
 
 START = "start"
-RECORD = "hnmine.json"
 _FEW_QUERIES = 30
 _RATE, _RATE_WIDTH = 1e-4, 384
 """The learning rate by default, for a model so wide. It was found with MiniLM (`benchmarks/LOG.md`); for others it goes
@@ -188,7 +187,7 @@ class Bench:
             recipe=settings,
         )
         _write_card(out, name, record, self._about_data())
-        write_json(out / RECORD, record.model_dump())  # last: a folder without it is not trusted
+        write_json(out / weights.RECORD, record.model_dump())  # last: a folder without it is not trusted
         before = f" (start {trained.dev[0]:.3f})" if 0 in trained.dev else ""
         if 0 in trained.dev:
             self.start_dev[start] = trained.dev[0]
@@ -274,7 +273,7 @@ class _Teacher:
 
 
 def _read_record(name: str, folder: Path) -> Record | None:
-    path = folder / RECORD
+    path = folder / weights.RECORD
     if not path.is_file():
         return None
     try:
@@ -287,7 +286,7 @@ def _read_record(name: str, folder: Path) -> Record | None:
 
 def _files_of(folder: Path) -> dict[str, str]:
     """Return the sha256 of a model's files, without its record."""
-    return {name: value for name, value in weights.folder_sha256(folder).items() if name != RECORD}
+    return {name: value for name, value in weights.folder_sha256(folder).items() if name != weights.RECORD}
 
 
 def _with_copies(splits: Splits) -> dict[int, set[int]]:

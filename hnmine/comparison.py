@@ -31,7 +31,7 @@ from hnmine.config import Config
 from hnmine.errors import DataError
 from hnmine.evaluation import METRICS, PerQuery, means, measure, table_by_length
 from hnmine.fitting import Recipe
-from hnmine.ground import Arm, Ground, known_arms, named_arms, refuse_small_batches
+from hnmine.ground import Arm, Ground, known_arms, named_arms
 from hnmine.lists import Lists
 from hnmine.progress import clock, say, track
 from hnmine.ranking import TESTED, Blend, Scorer
@@ -179,9 +179,9 @@ def refuse_unknown(config: Config) -> None:
 def _chosen_arms(config: Config) -> dict[str, Arm]:
     if config.compare.arms is not None:
         return named_arms(config, config.compare.arms, "compare.arms")
-    chosen = {name: arm for name, arm in known_arms(config).items() if not arm.asked}
-    refuse_small_batches(config, chosen)
-    return chosen
+    others = config.train.pairs_per_batch - 1
+    unasked = {name: arm for name, arm in known_arms(config).items() if not arm.asked}
+    return {name: arm for name, arm in unasked.items() if arm.of_batch(config.compare.negatives) <= others}
 
 
 class _Cells:
@@ -223,7 +223,7 @@ class _Cells:
         rates: dict[str, float] = {}
         with track("audit", "hidden positives", len(asked) * len(trials.pairs), "pairs") as progress:
             for name, arm in asked.items():
-                found, _ = ground.negatives(arm, 1, 0, trials.pairs, trials.known)
+                found, _ = ground.negatives(arm, 1, 0, trials.pairs, trials.known, each_alone=True)
                 first = [(pair, rows[0]) for pair, rows in enumerate(found) if rows]
                 pair_M, doc_M = np.array(first, dtype=np.int64).reshape(-1, 2).T
                 rates[name] = auditing.Audited.of(trials, pair_M, doc_M).hidden_rate
@@ -251,7 +251,7 @@ class _Cells:
             records = self._at_rates(own, lists, recipe, rates)
             best = max(records, key=lambda rate: records[rate].dev)
             model = self._model(own, best)
-            scores = [scorer.scores(asked, model) for scorer in self._scorers]
+            scores, kept = [scorer.scores(asked, model) for scorer in self._scorers], {}
             trained = {
                 "identity": identity,
                 "arm": name,
@@ -265,9 +265,10 @@ class _Cells:
             }
         else:
             trained = known.model_dump(exclude={"metrics", "blend", "blended", "scores"})
+            kept = known.scores  # of dev too, where nothing is blended this time
         values = measure(self.test, scores[0])
         weights, of_blend = self._blend.of(*scores)
-        files = self._run.sha256_of(*(scorer.table_of(asked) for scorer in self._scorers))
+        files = kept | self._run.sha256_of(*(scorer.table_of(asked) for scorer in self._scorers))
         cell = Cell(**trained, metrics=means(values), blend=weights, blended=means(of_blend), scores=files)
         path.parent.mkdir(exist_ok=True)
         write_json(path, cell.model_dump())

@@ -179,7 +179,8 @@ def refuse_small_batches(config: Config, chosen: Mapping[str, Arm]) -> None:
         if (wanted := arm.of_batch(config.compare.negatives)) > others:
             raise ConfigError(
                 f"{name} takes {wanted} negatives from the other pairs of a step, of which train.pairs_per_batch="
-                f"{others + 1} leaves {others}; raise it, or lower compare.negatives={config.compare.negatives}"
+                f"{others + 1} leaves {others}; raise it, lower compare.negatives={config.compare.negatives}, or name "
+                "other arms"
             )
 
 
@@ -217,7 +218,7 @@ class Ground:
         self.groups_N = groups_of_equal_text(bench.documents)
         self.judged = {at: bench.positives[row] for at, row in enumerate(rows.tolist())}
         """What is never a negative of a query of the space."""
-        self._tuned: dict[int, Tuned] = {}
+        self._tuned: tuple[int, Tuned] | None = None
 
     def lessons(self) -> Lessons | None:
         """Return the lessons, made once; None where there are none."""
@@ -248,12 +249,12 @@ class Ground:
 
     def _tuned_on(self, pairs: Pairs) -> Tuned:
         """Return the encoders tuned on these pairs: all, or of those that are fewer the only ones of this number."""
-        if len(pairs) not in self._tuned:
+        if self._tuned is None or self._tuned[0] != len(pairs):
             queries = self._bench.queries.take(self._rows.tolist())
             given = TrainingSet(documents=self._bench.documents, queries=queries, pairs=pairs, known=self.judged)
             own = "" if len(pairs) == len(self.pairs) else f"-{len(pairs)}"
-            self._tuned[len(pairs)] = Tuned(given, self._config, self._run, own)
-        return self._tuned[len(pairs)]
+            self._tuned = len(pairs), Tuned(given, self._config, self._run, own)
+        return self._tuned[1]
 
     def lists(
         self, arm: Arm, seed: int, at: Int64 | None = None, share: float = 1.0
@@ -297,7 +298,7 @@ class Ground:
         return lists, recipe, facts
 
     def negatives(
-        self, arm: Arm, count: int, seed: int, pairs: Pairs, known: Known
+        self, arm: Arm, count: int, seed: int, pairs: Pairs, known: Known, *, each_alone: bool = False
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Choose up to `count` document rows of each pair, and those that are relabelled as its positives.
 
@@ -307,6 +308,7 @@ class Ground:
             seed: of the rules that draw.
             pairs: with rows of the space's queries, as `self.pairs`.
             known: what is excluded, by position in `pairs`; their own positives among it.
+            each_alone: whether a pair knows nothing of what is relabelled for others of its question, as in an audit.
         """
         nothing: list[list[int]] = [[] for _ in range(len(pairs))]
         if arm.rule is None:
@@ -323,15 +325,18 @@ class Ground:
             return mistakes(self._asked_of(pairs), choose(arm.rule, _MISTAKES), self._start_scores, count), nothing
         stays, falls = self._judged(arm, seed, pairs, choose(arm.rule, _JUDGED))
         right = [rows[:1] if arm.judge == "relabel" else [] for rows in falls]
-        of_query: dict[int, set[int]] = {}
-        for query, rows in zip(pairs.query_rows_P.tolist(), right, strict=True):
-            of_query.setdefault(query, set()).update(rows)  # what is right for a pair of it is wrong for none
+        texts = self._bench.queries.texts
+        rows_P = self._asked_of(pairs).query_rows_P.tolist()
+        questions: list[str | int] = [*range(len(pairs))] if each_alone else [texts[row] for row in rows_P]
+        of_question: dict[str | int, set[int]] = {}
+        for question, rows in zip(questions, right, strict=True):
+            of_question.setdefault(question, set()).update(rows)  # what is right for a pair of it is wrong for none
         assert arm.rest is not None
-        others = choose(arm.rest, count + 1 + max(map(len, of_query.values()), default=0))
+        others = choose(arm.rest, count + 1 + max(map(len, of_question.values()), default=0))
         chosen = []
-        for query, mined, rest in zip(pairs.query_rows_P.tolist(), stays, others, strict=True):
-            first = [row for row in mined if row not in of_query[query]][:1]
-            rest = [row for row in rest if row not in first and row not in of_query[query]]
+        for question, mined, rest in zip(questions, stays, others, strict=True):
+            first = [row for row in mined if row not in of_question[question]][:1]
+            rest = [row for row in rest if row not in first and row not in of_question[question]]
             chosen.append([*first, *rest][:count])
         return chosen, right
 

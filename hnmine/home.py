@@ -71,7 +71,7 @@ class _Pointer(BaseModel):
     version: str
     history: list[Row]
     rejected: list[str] = []
-    """Re-rankers that were rolled back from: no night deploys one again."""
+    """Digests of models that were rolled back from: no night deploys one again."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Home:
     def rejected(self, reranker: Path) -> bool:
         """Whether the model in this folder was rolled back from."""
         pointer = self._pointer()
-        return pointer is not None and digest(weights.folder_sha256(reranker)) in pointer.rejected
+        return pointer is not None and _model(weights.folder_sha256(reranker)) in pointer.rejected
 
     def point(self, version: str, row: Row, keep: int) -> None:
         """Let a version hold, by one write, and remove all but the last `keep` and what they need."""
@@ -183,7 +183,10 @@ class Home:
             raise DataError(f"home {self.place} has no version yet; run `hnmine nightly` first")
         number, version = current
         kept = self._kept()
-        before = [each for each in kept if each < number and self._version(each).reranker != version.reranker]
+        pointer, away = self._pointer(), self._model_of(version)
+        assert pointer is not None
+        bad = {*pointer.rejected, away}
+        before = [each for each in kept if each < number and self._model_of(self._version(each)) not in bad]
         if to is not None and to not in kept:
             raise DataError(f"home {self.place} has no version {to}; it keeps {', '.join(kept)}")
         if to is None and not before:
@@ -192,10 +195,11 @@ class Home:
             )
         target = to or before[-1]
         row = Row(when=when, version=number, decision=f"rolled back to {target}")
-        pointer, back = self._pointer(), self._version(target).reranker
-        assert pointer is not None
-        self._point(target, row, sorted({*pointer.rejected, version.reranker} - {back}))
+        self._point(target, row, sorted(bad - {self._model_of(self._version(target))}))
         return row
+
+    def _model_of(self, version: Version) -> str:
+        return _model(json.loads(self._read(self.place / "rerankers" / version.reranker, "files.json")))
 
     @property
     def _versions(self) -> Place:
@@ -233,6 +237,11 @@ class Home:
             raise DataError(f"{place}/{name} is missing; bring it back, or begin anew with another --home")
         content: bytes = raw.to_pybytes()
         return content
+
+
+def _model(files: dict[str, str]) -> str:
+    """Return a digest of a model, whatever its training's record says."""
+    return digest({name: sha for name, sha in files.items() if name != weights.RECORD})
 
 
 def _checked(model: type[_Model], raw: bytes, shown: str) -> _Model:

@@ -76,7 +76,8 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
         _write_changes(task, name, before, scores, rows, run) for name in tests if name in scores
     ]
     written += [] if blend.scorer is None else blend.scorer.tables
-    for pattern in ("before-*.parquet", "after-*.parquet", "dev-*.parquet", "changes-*.md"):
+    own = [*(f"{kind}-*.parquet" for kind in ("before", "after", "dev-before", "dev-after")), "changes-*.md"]
+    for pattern in own:
         for path in (run.out / "evaluation").glob(pattern):
             if path.relative_to(run.out).as_posix() not in written:
                 path.unlink()  # of a re-ranker that is not compared any more

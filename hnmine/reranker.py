@@ -111,7 +111,9 @@ class Reranker:
         except Exception as error:  # the loaders raise a family of errors that differ by cause
             raise ModelError(f"re-ranker {folder} cannot be loaded: {error}") from None
         self.model = model.float().to(device).eval()
-        self.max_tokens = min(max_tokens, weights.positions(self.model.config.to_dict()) or max_tokens)
+        most = getattr(self.model.config, "max_position_embeddings", None)  # some call it otherwise in config.json
+        settings = self.model.config.to_dict() | {"max_position_embeddings": most}
+        self.max_tokens = min(max_tokens, weights.positions(settings) or max_tokens)
         self.device, self._dtype, self._passages = device, dtype, passages
         kind: devices.Kind = "cpu" if device == "cpu" else "gpu"
         self._engine = engines.choose(engine, kind, dtype, model.config.model_type, patched=False)

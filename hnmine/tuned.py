@@ -5,8 +5,8 @@
     ANCE          both towers, hard negatives found anew after every epoch
 
 Each begins with the first model of the ensemble, whose vectors are in the store. A tuned encoder is kept in
-OUT/encoders/<name>-<seed>, the digest of all that decides it beside it, its vectors in the store; so neither is made
-twice.
+OUT/encoders/<name>-<seed> (and `-<pairs>` where they are not all), the digest of all that decides it beside it, its
+vectors in the store; so neither is made twice.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Tuned:
             {
                 "method": method,
                 "start": [planned.fingerprint.digest, planned.document, planned.query],
+                "prompts": given.prompts,
                 "texts": [digest(given.documents.texts), digest(given.queries.texts)],
                 "given": digest([rows, [sorted(given.known[row]) for row in sorted(given.known)]]),
                 "recipe": asdict(recipe),

@@ -19,8 +19,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from hnmine import weights
 from hnmine.auto import choose
-from hnmine.bench import RECORD, START, Bench, Record
+from hnmine.bench import START, Bench, Record
 from hnmine.config import Config
 from hnmine.distillation import lessons_if_any
 from hnmine.errors import DataError
@@ -75,7 +76,9 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
     files: dict[str, str] = {}
     for name, record in (records | others).items():
         folder = f"rerankers/{name}"
-        files |= run.sha256_of(f"{folder}/{RECORD}") | {f"{folder}/{file}": sha for file, sha in record.files.items()}
+        files |= run.sha256_of(f"{folder}/{weights.RECORD}") | {
+            f"{folder}/{file}": sha for file, sha in record.files.items()
+        }
     found = {
         "dev": splits.dev_name,
         "kind": config.kind,

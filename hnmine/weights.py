@@ -179,6 +179,8 @@ def width(folder: Path) -> int:
     raise ModelError(f"{folder}: config.json does not say how wide the model is; set train.learning_rate")
 
 
+RECORD = "hnmine.json"
+"""What a training leaves beside the model that came of it."""
 _COUNT_FROM_PADDING = {
     "camembert",
     "data2vec-text",

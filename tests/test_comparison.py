@@ -151,6 +151,12 @@ def test_what_is_judged_or_encoded_otherwise_is_measured_again_and_trained_again
     judge("dev", "price")
     judged, said = found(out)
     assert said.count("kept step") == 1, "dev chooses the step"
+    found(out, "evaluate.blend=none")
+    hnmine.run(data, out, config_of(start, "train.presets=positives"))
+    capsys.readouterr()
+    back, said = found(out)
+    assert "kept step" not in said, "neither an evaluation nor a blend of nothing takes the scores on dev away"
+    assert {name: back[name] for name in ("start", "cell")} == {name: judged[name] for name in ("start", "cell")}
     assert judged == found(tmp_path / "fresh dev")[0]
 
 
@@ -163,9 +169,10 @@ def test_where_nothing_can_be_trained_on_nothing_is_told_as_a_result(data: Path,
 def test_a_batch_that_is_too_small_for_an_arm_is_refused():
     few = ["compare.negatives=8", "train.pairs_per_batch=8"]
     comparison.refuse_unknown(load(overrides=["compare.arms=[bm25-and-in-batch]", *few]))
-    for arms in ([], ["compare.arms=[in-batch]"]):
-        with pytest.raises(ConfigError, match=r"in-batch takes 8 negatives from the other pairs .* leaves 7"):
-            comparison.refuse_unknown(load(overrides=[*arms, *few]))
+    with pytest.raises(ConfigError, match=r"in-batch takes 8 negatives from the other pairs .* leaves 7"):
+        comparison.refuse_unknown(load(overrides=["compare.arms=[in-batch]", *few]))
+    every, unasked = _chosen_arms(load()), _chosen_arms(load(overrides=few))
+    assert every.keys() - unasked.keys() == {"in-batch"}, "nobody named it"
 
 
 def test_where_the_largest_learning_rate_is_the_best_twice_as_much_is_tried(

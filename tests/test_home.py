@@ -112,8 +112,11 @@ def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, 
     home.rollback(None, "")
     publish(home, tmp_path, "four")
     assert [home.rejected(folder) for folder in folders] == [False, True, True]
+    (folders[1] / "hnmine.json").write_text("of another night")
+    assert home.rejected(folders[1]), "it is the same model"
+    assert home.rollback(None, "").decision == "rolled back to 0001", "and neither of these"
     home.rollback("0003", "")
-    assert [home.rejected(folder) for folder in folders] == [False, True, False]
+    assert [home.rejected(folder) for folder in folders] == [True, True, False]
 
 
 def test_a_home_without_a_night_cannot_be_rolled_back(home):
