@@ -122,9 +122,10 @@ def test_a_basis_of_other_weights_or_encoders_is_refused(weights, tmp_path):
     again = ensemble(tmp_path, (6, 9), (1.0, 0.5), basis=path)
     assert again.basis is not None
     assert np.array_equal(again.basis.components_RC, fitted.components_RC)
-    with pytest.raises(DataError, match=r"was fitted on vectors of e6 x 1; e9 x 0\.5, this run has e6 x .*; e9 x 1"):
+    message = r"was fitted on vectors of e6 \(6 wide\) x 1; e9 \(9 wide\) x 0\.5, this run has e6 .* x .*; e9 .* x 1"
+    with pytest.raises(DataError, match=message):
         ensemble(tmp_path, (6, 9), weights, basis=path)
-    with pytest.raises(DataError, match=r"this run has e9 x 0\.5; e6 x 1"):
+    with pytest.raises(DataError, match=r"this run has e9 .* x 0\.5; e6 .* x 1"):
         ensemble(tmp_path, (9, 6), (0.5, 1.0), basis=path)
 
 

@@ -217,9 +217,9 @@ def test_a_dense_first_stage_looks_in_the_space_of_the_night(nights: Nights, tmp
     assert scored["document_rows"].to_pylist() == task.doc_rows_QK.tolist()
 
 
-def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nights) -> None:
+def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nights, tmp_path: Path) -> None:
     first = nights.night()
-    other = "train.seed=1", "train.learning_rate=0.01", "nightly.promote_margin=1"
+    other = f"train.model={tiny_model(tmp_path / 'other', seed=1, spread=1)}", "nightly.promote_margin=1"
     assert nights.night(*other).decision.startswith("deployed: ")
     deployed = Home.at(nights.home).current()[1].reranker
     rollback(nights.home)
