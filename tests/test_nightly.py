@@ -74,6 +74,7 @@ def nights(tmp_path: Path) -> Nights:
         "train.dtype=float32",
         "train.engine=torch",
         "train.learning_rate=0.003",
+        "train.distill.lessons=16",
         "nightly.refit_share=0.9",
         "nightly.refit_variance=0.1",
     ]
