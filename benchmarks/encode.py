@@ -19,16 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config import Config
-from hnmine.device import Choice
-from hnmine.encoders import Plan, plan
-from hnmine.engine import TOKENS_PER_BATCH, batches_by_length
-from hnmine.fuse import unit_rows
-from hnmine.runs import versions
-from hnmine.sources import read_beir
-from hnmine.transformer import ModelEncoder
+from hnmine.config.root import Config
+from hnmine.corpus.beir import read_beir
+from hnmine.mining.fuse import unit_rows
+from hnmine.models.engine import TOKENS_PER_BATCH, batches_by_length
+from hnmine.models.folder import resolve
+from hnmine.models.plan import Plan, plan
+from hnmine.models.transformer import ModelEncoder
+from hnmine.runs.device import Choice
+from hnmine.runs.folder import versions
 from hnmine.types import Float32, Texts
-from hnmine.weights import resolve
 
 TOKENS = 256
 

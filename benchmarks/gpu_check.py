@@ -31,18 +31,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from hnmine import device as devices
-from hnmine.config import EncoderConfig
-from hnmine.device import Choice
-from hnmine.encoders import plan
+from hnmine.config.root import EncoderConfig
 from hnmine.errors import HnmineError
-from hnmine.fuse import unit_rows
-from hnmine.reduce import Basis, fit
-from hnmine.runs import versions, write_json
-from hnmine.search import Ivf, IvfSearcher, Searcher, error_bound, nearer, nearer_by_torch
-from hnmine.select import Known, select
+from hnmine.mining.conditions import Known, select
+from hnmine.mining.fuse import unit_rows
+from hnmine.mining.pca import Basis, fit
+from hnmine.mining.search import Ivf, IvfSearcher, Searcher, error_bound, nearer, nearer_by_torch
+from hnmine.models.folder import resolve
+from hnmine.models.plan import plan
+from hnmine.runs import device as devices
+from hnmine.runs.device import Choice
+from hnmine.runs.folder import versions, write_json
 from hnmine.types import Candidates, Float32, Pairs, Space, Texts, distance
-from hnmine.weights import resolve
 
 CPU = Choice(kind="cpu", reason="check")
 MINILM = "all-MiniLM-L6-v2"
@@ -275,8 +275,8 @@ def check_training(sizes: Sizes, model: Path, gpu: Choice) -> Line:
     """Compare the gradients of one step, dropout off, and time whole steps."""
     import torch
 
-    from hnmine.losses import infonce
-    from hnmine.reranker import Reranker
+    from hnmine.models.cross_encoder import Reranker
+    from hnmine.training.losses import infonce
 
     documents = texts_of(max(8, sizes.texts // 100), sizes.longest // 4)
 

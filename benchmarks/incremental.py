@@ -12,11 +12,11 @@ import time
 
 import numpy as np
 
-from hnmine.device import Choice
-from hnmine.fuse import unit_rows
-from hnmine.incremental import Night, identities, renew
-from hnmine.search import Searcher
-from hnmine.select import Known, select
+from hnmine.mining.conditions import Known, select
+from hnmine.mining.fuse import unit_rows
+from hnmine.mining.search import Searcher
+from hnmine.nights.incremental import Night, identities, renew
+from hnmine.runs.device import Choice
 from hnmine.types import Pairs, Space
 
 CPU = Choice(kind="cpu", reason="benchmark")

@@ -33,10 +33,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config import SourcesConfig
-from hnmine.runs import versions
-from hnmine.sources import read_beir
-from hnmine.weights import resolve
+from hnmine.config.root import SourcesConfig
+from hnmine.corpus.beir import read_beir
+from hnmine.models.folder import resolve
+from hnmine.runs.folder import versions
 
 MODEL = "all-MiniLM-L6-v2"
 OURS = {"hnmine": [], "Ray Data": ["--set", "embed.ray=true"]}

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.config import SourcesConfig
-from hnmine.runs import versions
-from hnmine.sources import read_beir
+from hnmine.config.root import SourcesConfig
+from hnmine.corpus.beir import read_beir
+from hnmine.runs.folder import versions
 
 SETTINGS = [
     "encoders=[{name: minilm, model: all-MiniLM-L6-v2}]",

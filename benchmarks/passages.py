@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config import Config, SourcesConfig
-from hnmine.device import Choice
-from hnmine.encoders import plan
-from hnmine.fuse import unit_rows
-from hnmine.passages import PassageEncoder, Pooling
-from hnmine.runs import versions
-from hnmine.significance import paired
-from hnmine.sources import read_beir
-from hnmine.store import Reading
-from hnmine.transformer import ModelEncoder
+from hnmine.config.root import Config, SourcesConfig
+from hnmine.corpus.beir import read_beir
+from hnmine.embedding.store import Reading
+from hnmine.mining.fuse import unit_rows
+from hnmine.models.passages import PassageEncoder, Pooling
+from hnmine.models.plan import plan
+from hnmine.models.transformer import ModelEncoder
+from hnmine.ranking.significance import paired
+from hnmine.runs.device import Choice
+from hnmine.runs.folder import versions
 from hnmine.types import Float32, Float64
 
 WAYS: dict[str, tuple[Pooling, int]] = {

@@ -16,11 +16,11 @@ import time
 
 import numpy as np
 
-from hnmine.device import Choice
-from hnmine.fuse import unit_rows
-from hnmine.runs import versions
-from hnmine.search import Searcher
-from hnmine.select import Known, select
+from hnmine.mining.conditions import Known, select
+from hnmine.mining.fuse import unit_rows
+from hnmine.mining.search import Searcher
+from hnmine.runs.device import Choice
+from hnmine.runs.folder import versions
 from hnmine.types import Negatives, Pairs, Space, distance
 
 WIDTH = 256

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.bench import Bench
-from hnmine.config import Config, SourcesConfig
-from hnmine.lists import first_stage_anchors, training_lists
+from hnmine.config.root import Config, SourcesConfig
+from hnmine.config.training import TrainConfig
 from hnmine.pipeline import read_collection
-from hnmine.runs import open_run
-from hnmine.splits import Splits
-from hnmine.train_config import TrainConfig
+from hnmine.ranking.splits import Splits
+from hnmine.runs.folder import open_run
+from hnmine.training.lists import first_stage_anchors, training_lists
+from hnmine.training.trainer import Bench
 
 BODY = "all-MiniLM-L6-v2"
 NEGATIVES, DEPTH = 4, 50

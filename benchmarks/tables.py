@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from hnmine.comparison import FIRST_STAGE, NO_TRAINING, Cell, arms_table
-from hnmine.evaluation import METRICS, PerQuery
-from hnmine.ranking import TESTED, table_of
-from hnmine.section import slug
+from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell, arms_table
+from hnmine.config.base import slug
+from hnmine.ranking.evaluate import TESTED, table_of
+from hnmine.ranking.task import METRICS, PerQuery
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,14 +29,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from hnmine.device import Choice, choose_dtype
-from hnmine.evaluation import Scorer, means, measure, rerank
-from hnmine.runs import versions
-from hnmine.settings import load
-from hnmine.sources import read_beir
-from hnmine.splits import Splits
+from hnmine.config.load import load
+from hnmine.corpus.beir import read_beir
+from hnmine.models.folder import resolve
+from hnmine.ranking.splits import Splits
+from hnmine.ranking.task import Scorer, means, measure, rerank
+from hnmine.runs.device import Choice, choose_dtype
+from hnmine.runs.folder import versions
 from hnmine.types import Float32
-from hnmine.weights import resolve
 
 TOKENS, PAIRS, RATE, WARM_UP = 256, 32, 2e-5, 0.1
 CONTESTANTS = ("ours", "peer", "peer, bfloat16")
@@ -90,7 +90,7 @@ def report(runs: dict[str, list[dict[str, float]]], options: argparse.Namespace)
 
 def start(folder: Path) -> None:
     """Write the model that all begin with."""
-    from hnmine.reranker import Reranker
+    from hnmine.models.cross_encoder import Reranker
 
     Reranker(resolve("all-MiniLM-L6-v2"), max_tokens=TOKENS, device="cpu", dtype="float32", seed=0).save(folder)
 
@@ -125,12 +125,12 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     """Train with hnmine's worker; return the seconds of the steps."""
     import torch
 
-    from hnmine import losses
-    from hnmine.dropout import seeded
-    from hnmine.fitting import Recipe, _backward, adamw
-    from hnmine.lists import Lists
-    from hnmine.reranker import Reranker
-    from hnmine.train_config import TrainConfig
+    from hnmine.config.training import TrainConfig
+    from hnmine.models.cross_encoder import Reranker
+    from hnmine.training import losses
+    from hnmine.training.dropout import seeded
+    from hnmine.training.lists import Lists
+    from hnmine.training.worker import Recipe, _backward, adamw
 
     lists = Lists(
         queries=tuple(row["query"] for row in triplets),
@@ -196,7 +196,7 @@ def peer(begin: Path, trained: Path, triplets: Triplets, bfloat16: bool) -> floa
 
 def our_scorer(trained: Path) -> Scorer:
     """Return hnmine's re-ranker, in the type it would choose."""
-    from hnmine.reranker import Reranker
+    from hnmine.models.cross_encoder import Reranker
 
     return Reranker(trained, max_tokens=TOKENS, device="cpu", dtype=choose_dtype("auto", "cpu", training=True))
 

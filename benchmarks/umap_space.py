@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hnmine.ensemble import encode
+from hnmine.config.load import load
+from hnmine.embedding.ensemble import encode
 from hnmine.pipeline import read_collection
-from hnmine.runs import open_run
-from hnmine.settings import load
+from hnmine.runs.folder import open_run
 from hnmine.types import Float32, Role, Texts
 
 

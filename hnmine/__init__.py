@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "Config": "hnmine.config",
+    "Config": "hnmine.config.root",
     "HnmineError": "hnmine.errors",
     "audit": "hnmine.pipeline",
     "compare": "hnmine.pipeline",
     "evaluate": "hnmine.pipeline",
-    "load_config": "hnmine.settings",
+    "load_config": "hnmine.config.load",
     "mine": "hnmine.pipeline",
     "run": "hnmine.pipeline",
     "train": "hnmine.pipeline",

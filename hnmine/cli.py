@@ -14,11 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hnmine.config.base import slug
+from hnmine.config.load import describe, load
+from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError
-from hnmine.progress import Level, json_lines, tell
-from hnmine.section import slug
-from hnmine.settings import describe, load
-from hnmine.train_config import LOADED_BY
+from hnmine.runs.progress import Level, json_lines, tell
 
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
@@ -146,7 +146,7 @@ class _ListArms(argparse.Action):
     """Print the arms and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any, **__: Any) -> None:
-        from hnmine.ground import known_arms
+        from hnmine.arms.arm import known_arms
 
         try:
             arms = known_arms(load(namespace.config, namespace.set or []))
@@ -248,22 +248,22 @@ def _run(options: argparse.Namespace) -> str:
     if options.command == "config":
         return describe()
     if options.command == "apidocs":
-        from hnmine import apidocs
+        from hnmine.corpus import apidocs
 
         return apidocs.describe(apidocs.write_collection(options.out, documents=options.documents))
     if options.command == "paired":
-        from hnmine.ranking import between
+        from hnmine.ranking.evaluate import between
 
         return between(options.after, options.before)
     if options.command == "history":
-        from hnmine.home import Home, table
+        from hnmine.nights.home import Home, table
 
         home = Home.at(options.home)
         return table(home.history()) if home.current() else f"home {home.place} has no version yet"
     config = load(options.config, _overrides(options))
     if options.command in ("nightly", "rollback"):
-        from hnmine import nightly
-        from hnmine.home import table
+        from hnmine.nights import night as nightly
+        from hnmine.nights.home import table
 
         if options.command == "nightly":
             return table([nightly.nightly(options.data, options.home, config)])
@@ -287,14 +287,14 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _quick(options: argparse.Namespace) -> list[str]:
-    from hnmine.ground import known_arms  # imports torch
+    from hnmine.arms.arm import known_arms  # imports torch
 
     known = set(map(slug, known_arms(load(options.config, options.set))))
     return [*_QUICK, f"compare.arms=[{', '.join(name for name in _QUICK_ARMS if name in known)}]"]
 
 
 def _report(command: str, out: Path, found: dict[str, Any]) -> str:
-    from hnmine.report import examples
+    from hnmine.report.examples import examples
 
     if command == "embed":
         return f"{found['encoded']:,} texts encoded, {found['reused']:,} were in the store"

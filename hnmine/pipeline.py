@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.config import Config, GuardsConfig, SelectConfig
-from hnmine.ensemble import ChooseBasis, embed_all, encode
+from hnmine.config.root import Config, GuardsConfig, SelectConfig
+from hnmine.config.training import PRESETS
+from hnmine.corpus.beir import Collection, read_beir, write_quarantine
+from hnmine.embedding.ensemble import ChooseBasis, embed_all, encode
 from hnmine.errors import DataError
-from hnmine.first_stage import Bm25
-from hnmine.metrics import DROPPED, GUARDED, NEGATIVES, QUARANTINED
-from hnmine.mining import Mined, Selection, groups_of_equal_text, refuse_unusable, searcher, select_negatives
-from hnmine.mining import mine as mine_pairs
-from hnmine.progress import say, track
-from hnmine.ranking import compare as compare_rerankers
-from hnmine.runs import Run, open_run, versions, write_json
-from hnmine.sources import Collection, read_beir, write_quarantine
-from hnmine.splits import Splits
-from hnmine.train_config import PRESETS
+from hnmine.mining.mine import Mined, Selection, groups_of_equal_text, refuse_unusable, searcher, select_negatives
+from hnmine.mining.mine import mine as mine_pairs
+from hnmine.ranking.evaluate import compare as compare_rerankers
+from hnmine.ranking.first_stage import Bm25
+from hnmine.ranking.splits import Splits
+from hnmine.runs.counters import DROPPED, GUARDED, NEGATIVES, QUARANTINED
+from hnmine.runs.folder import Run, open_run, versions, write_json
+from hnmine.runs.progress import say, track
 from hnmine.types import Pairs, Role, Texts
 
 TRIED_GUARDS = {
@@ -108,7 +108,7 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
 def refuse_unknown_presets(config: Config) -> None:
     """Raise ConfigError if a preset is not known, or an arm that it tries: before the collection is read."""
     if set(config.train.presets) - (set(PRESETS) - {"auto"}):
-        from hnmine.ground import preset_arms  # imports torch
+        from hnmine.arms.arm import preset_arms  # imports torch
 
         preset_arms(config)
 
@@ -121,7 +121,7 @@ def compare(data: str | Path, out: str | Path, config: Config | None = None) -> 
     Raises:
         ConfigError: an arm is not known.
     """
-    from hnmine import comparison  # imports torch
+    from hnmine.comparison import cells as comparison  # imports torch
 
     config = config or Config()
     comparison.refuse_unknown(config)
@@ -136,7 +136,7 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
     Of queries with several judged positives all but one are hidden in turn. Beside the rules, the two conditions are
     mined with some guards, and with the configured `guards` and `select.negatives`. Writes OUT/audit.json.
     """
-    from hnmine import auditing
+    from hnmine.comparison import audit as auditing
 
     config = config or Config()
     refuse_unusable(config.guards)
@@ -292,7 +292,7 @@ def mine_into(
 
 def train_into(splits: Splits, data: str | Path, config: Config, run: Run) -> None:
     """Train on what was mined into the run, and record it."""
-    from hnmine.tuning import tune  # imports torch and Ray Train, which mining does without
+    from hnmine.arms.tune import tune  # imports torch and Ray Train, which mining does without
 
     with run.timed("train"):
         inputs = run.sha256_of("negatives.parquet")

@@ -8,11 +8,11 @@ import pytest
 
 import hnmine
 from benchmarks import gpu_check, tables
-from hnmine import device
 from hnmine.errors import DeviceError
-from tests.test_comparison import config_of
+from hnmine.runs import device
+from tests.comparison.test_cells import config_of
+from tests.models.test_cross_encoder import tiny_model
 from tests.test_pipeline import write_collection
-from tests.test_reranker import tiny_model
 
 PATHS = ["PCA", "search: flat", "search: IVF", "scan: torch", "selection", "encoder", "throughput", "training"]
 

@@ -22,10 +22,10 @@ from pydantic import BaseModel
 
 from hnmine import cli
 from hnmine.cli import _QUICK_ARMS, _quick
-from hnmine.config import Config
-from hnmine.settings import load
+from hnmine.config.load import load
+from hnmine.config.root import Config
+from tests.models.test_cross_encoder import spoil, tiny_model
 from tests.test_pipeline import LEXICAL, hnmine_, write_collection
-from tests.test_reranker import spoil, tiny_model
 
 Capture = pytest.CaptureFixture[str]
 Result = tuple[int, str, str]
@@ -366,7 +366,7 @@ def test_sigterm_is_heard_while_ray_is_waited_for() -> None:
     """Ray turns what a signal handler raises into an error of its own, unless it is Ctrl-C."""
     code = (
         "import sys, time\n"
-        "from hnmine import cli, progress, session\n"
+        "from hnmine import cli\nfrom hnmine.runs import progress, ray_session as session\n"
         "def wait(_):\n"
         "    session.start_ray()\n"
         "    import ray\n"

@@ -27,14 +27,14 @@ import yaml
 
 from cluster.kubernetes import submit as submitter
 from hnmine import cli
-from hnmine.lease import hold
-from hnmine.place import Place
-from hnmine.settings import load
-from tests.test_embed import some_texts
+from hnmine.config.load import load
+from hnmine.nights.lease import hold
+from hnmine.runs.places import Place
+from tests.embedding.test_encode import some_texts
+from tests.models.test_cross_encoder import tiny_model
 from tests.test_jobs import REPOSITORY, end, free_ports, wait_for
 from tests.test_jobs import ray as ray_command
 from tests.test_pipeline import contents, settings, write_collection
-from tests.test_reranker import tiny_model
 
 CLUSTER = REPOSITORY / "cluster"
 KUBERNETES = CLUSTER / "kubernetes"

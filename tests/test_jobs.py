@@ -25,12 +25,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
-from hnmine.config import SourcesConfig
-from hnmine.metrics import COUNTERS
-from hnmine.place import Place
-from hnmine.sources import read_beir
+from hnmine.config.root import SourcesConfig
+from hnmine.corpus.beir import read_beir
+from hnmine.runs.counters import COUNTERS
+from hnmine.runs.places import Place
+from tests.models.test_cross_encoder import tiny_model
 from tests.test_pipeline import settings, write_collection
-from tests.test_reranker import tiny_model
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -41,6 +41,8 @@ def test_the_settings_load_nothing_heavy() -> None:
 
 
 def test_the_numerics_and_mining_load_neither_torch_nor_ray() -> None:
-    loaded = loaded_after("import hnmine.mining, hnmine.select, hnmine.search, hnmine.reduce, hnmine.pipeline")
+    loaded = loaded_after(
+        "import hnmine.mining.mine, hnmine.mining.conditions, hnmine.mining.search, hnmine.mining.pca, hnmine.pipeline"
+    )
     assert "pyarrow" in loaded
     assert not loaded & {"torch", "ray", "transformers", "sentence_transformers"}

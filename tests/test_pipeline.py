@@ -21,8 +21,8 @@ from sentence_transformers import CrossEncoder
 import hnmine
 from hnmine import pipeline
 from hnmine.errors import DataError
-from tests.test_precomputed import store_vectors
-from tests.test_reranker import tiny_model
+from tests.embedding.test_precomputed import store_vectors
+from tests.models.test_cross_encoder import tiny_model
 
 LEXICAL = "encoders=[{name: lexical, lexical: {width: 8}}]"
 _TOPICS = ("apple", "bread", "candle", "desk", "eagle", "forest", "garden", "harbour", "island", "jacket")

@@ -1,0 +1,1 @@
+"""Ways to choose what a re-ranker is trained on."""

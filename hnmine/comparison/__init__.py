@@ -1,0 +1,1 @@
+"""Arms side by side, and the audit of hidden positives."""

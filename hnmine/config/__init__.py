@@ -1,0 +1,1 @@
+"""Settings: one model per step, and the reading of them from YAML and --set."""

@@ -1,0 +1,225 @@
+"""The vector store: content-addressed, append-only, and the only checkpoint of encoding.
+
+    STORE/<fingerprint>/encoder.json        what the fingerprint stands for, for people
+    STORE/<fingerprint>/<unique>.parquet    one block: text_key (16 bytes), vector (fixed-size list of float32)
+
+A vector's address is (fingerprint of the encoder, key of the text). STORE is a folder or a prefix in an object store
+(see `place`). Blocks have unique names and are visible only when whole, so any number of writers do no harm. A block
+whose checksum fails is set aside as `<name>.corrupt`; its texts count as missing and are encoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hnmine.runs.places import Place
+from hnmine.runs.progress import say
+from hnmine.types import Float32, Int64
+
+KEY_BYTES = 16
+_GROUP_VALUES = 2**20  # of a row group: 4 MiB; Arrow's lists are addressed by 32 bits
+Keys = NDArray[np.uint64]
+"""Keys of n texts, shape (n, 2)."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All that decides an encoder's output, and the digest that names it."""
+
+    facts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, **facts: Any) -> Fingerprint:
+        """Take the facts as JSON; their order does not matter."""
+        return cls(tuple(sorted((name, json.dumps(fact, sort_keys=True)) for name, fact in facts.items())))
+
+    @property
+    def digest(self) -> str:
+        """20 hexadecimal digits."""
+        return hashlib.sha256(repr(self.facts).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an encoder reads a text: what is put before it, and which of the model's adapters is on."""
+
+    prompt: str = ""
+    adapter: str | None = None
+
+
+PLAIN = Reading()
+
+
+def key_of(text: str, reading: Reading = PLAIN) -> bytes:
+    """Return the key of a text as it is read: 128 bits of BLAKE2b over prompt and text, keyed by the adapter."""
+    adapter = (reading.adapter or "").encode()
+    digest = hashlib.blake2b(reading.prompt.encode(), digest_size=KEY_BYTES, key=adapter)
+    digest.update(b"\0")
+    digest.update(text.encode())
+    return digest.digest()
+
+
+def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
+    """Return the keys of many texts; those of the last few calls are remembered, since encoders read the same."""
+    return _keys_of(tuple(texts), reading)
+
+
+@lru_cache(maxsize=4)
+def _keys_of(texts: tuple[str, ...], reading: Reading) -> Keys:
+    joined = b"".join(key_of(text, reading) for text in texts)
+    return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class VectorStore:
+    """The blocks of one encoder. It travels to actors; each opens the address for itself."""
+
+    root: str | Path
+    """A folder, or an address that pyarrow.fs understands."""
+    fingerprint: Fingerprint
+
+    @property
+    def folder(self) -> Place:
+        """Where this encoder's blocks are."""
+        return Place.at(self.root) / self.fingerprint.digest
+
+    def load(self, keys: Keys) -> tuple[Float32 | None, NDArray[np.bool_]]:
+        """Return the vectors of these keys (n, width) and which of them were found.
+
+        Rows that were not found hold zeros. The array is None if nothing was found. Equal keys are served alike.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        found = np.zeros(len(keys), dtype=bool)
+        vectors: Float32 | None = None
+        for rows, values in self.scan(keys):
+            if vectors is None:
+                vectors = np.zeros((len(keys), values.shape[1]), dtype=np.float32)
+            vectors[rows], found[rows] = values, True
+        return vectors, found
+
+    def scan(self, keys: Keys) -> Iterator[tuple[Int64, Float32]]:
+        """Yield, block by block, the rows of `keys` that the block serves, and their vectors (rows, width).
+
+        A row comes at most once, from the first readable block that has its key; equal keys are all served. At no
+        time more than one block is in memory.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        order = np.argsort(keys[:, 0], kind="stable")
+        ordered = keys[order]
+        left = np.ones(len(keys), dtype=bool)
+        folder = self.folder
+        for name in folder.files(".parquet"):
+            if not left.any():
+                return
+            raw = folder.read(name)
+            if raw is None:  # another reader set it aside
+                continue
+            try:
+                positions, vectors = _served(raw, ordered, left)
+            except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
+                aside = folder.set_aside(name)
+                say("store", f"block {name} is damaged ({error}); set aside as {aside}, its texts are encoded again")
+                continue
+            if len(positions):
+                left[positions] = False
+                yield order[positions], vectors
+
+    def write(self, keys: Keys, vectors: Float32) -> str:
+        """Write one block, visible only when complete; return its name.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        assert len(keys) == len(vectors)
+        assert vectors.dtype == np.float32
+        width = vectors.shape[1]
+        table = pa.table(
+            {
+                "text_key": pa.Array.from_buffers(
+                    pa.binary(KEY_BYTES), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys))]
+                ),
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
+            }
+        )
+        content = pa.BufferOutputStream()
+        pq.write_table(
+            table,
+            content,
+            row_group_size=max(1, _GROUP_VALUES // width),
+            compression="none",
+            use_dictionary=False,
+            write_page_checksum=True,
+        )
+        name = f"{uuid.uuid4().hex}.parquet"
+        self.folder.write(name, content.getvalue())
+        return name
+
+    def describe(self) -> None:
+        """Write `encoder.json` once.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        if "encoder.json" not in self.folder.files():
+            facts = {name: json.loads(fact) for name, fact in self.fingerprint.facts}
+            self.folder.write("encoder.json", json.dumps(facts, indent=1, sort_keys=True).encode())
+
+
+def _served(raw: pa.Buffer, ordered: Keys, left: NDArray[np.bool_]) -> tuple[Int64, Float32]:
+    """Return the positions in `ordered` that are left and that this block serves, and their vectors.
+
+    Whatever is wrong with the bytes is an error, if it would change what is returned.
+    """
+    with pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True) as file:
+        positions, source = _match(ordered, _keys_column(file.read(columns=["text_key"]).column("text_key")))
+        wanted = left[positions]
+        if not wanted.any():
+            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
+        groups = (file.read_row_group(group, columns=["vector"]) for group in range(file.num_row_groups))
+        vectors = np.concatenate([_vectors_column(group.column("vector")) for group in groups])
+        return positions[wanted], vectors[source[wanted]]
+
+
+def _keys_column(column: pa.ChunkedArray) -> Keys:
+    array = column.combine_chunks()
+    if array.type != pa.binary(KEY_BYTES) or array.null_count:
+        raise ValueError(f"text_key is {array.type} with {array.null_count} nulls")
+    raw = np.frombuffer(array.buffers()[1], dtype=np.uint64)
+    start = 2 * array.offset
+    return raw[start : start + 2 * len(array)].reshape(-1, 2)
+
+
+def _vectors_column(column: pa.ChunkedArray) -> Float32:
+    array = column.combine_chunks()
+    if not pa.types.is_fixed_size_list(array.type) or array.type.value_type != pa.float32() or array.null_count:
+        raise ValueError(f"vector is {array.type} with {array.null_count} nulls")
+    values: Float32 = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
+    return values
+
+
+def _match(ordered: Keys, stored: Keys) -> tuple[Int64, Int64]:
+    """Return positions in `ordered` (sorted by the first half) whose key is stored, each once, and where."""
+    half = np.ascontiguousarray(ordered[:, 0])
+    first = np.searchsorted(half, stored[:, 0], side="left")
+    count = np.searchsorted(half, stored[:, 0], side="right") - first
+    source = np.repeat(np.arange(len(stored)), count)
+    at = np.arange(len(source)) + np.repeat(first - np.cumsum(count) + count, count)
+    hit = (ordered[at] == stored[source]).all(axis=1)
+    positions, once = np.unique(at[hit], return_index=True)
+    return positions, source[hit][once]

@@ -1,0 +1,197 @@
+"""PCA of the fused vectors: the smallest width that keeps the wanted variance, then unit rows again (X_PCA).
+
+The basis is fitted on documents, and both documents and queries are projected on it. scikit-learn fits on the CPU,
+cuML on the GPU; the cut at the variance is ours, since cuML takes only a whole number of components. Fitting holds at
+most `fit_rows` fused rows, projection one piece: memory does not grow with documents x fused width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hnmine.errors import DataError
+from hnmine.mining.fuse import Piece, unit_rows
+from hnmine.runs.device import Choice
+from hnmine.types import Float32, Float64, Int64
+
+Rows = Callable[[Int64], Float32]
+"""Gives the fused vectors (n, C) of these rows."""
+
+HELD_OUT_ROWS = 8192
+_PRODUCT_ROWS = 512
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """A PCA projection: x ↦ components · (x - mean)."""
+
+    mean_C: Float64
+    components_RC: Float32
+    explained_variance_C: Float64
+    """The whole spectrum, descending."""
+    fitted_rows: int
+    library: str
+    kept_held_out: float | None = None
+    """Share of the variance of documents outside the sample that the basis explains; None if it was fitted on all."""
+    made_of: tuple[str, ...] = ()
+    """Identities of the encoders whose vectors it was fitted on; see `fuse.Fused.identity`."""
+
+    @property
+    def width(self) -> int:
+        """Dimensions kept, R."""
+        return len(self.components_RC)
+
+    @property
+    def kept(self) -> float:
+        """Share of the fitted rows' variance that the kept components explain."""
+        return float(self.explained_variance_C[: self.width].sum() / self.explained_variance_C.sum())
+
+    def save(self, path: Path) -> None:
+        """Write the basis as safetensors, complete or not at all."""
+        arrays = {"mean": self.mean_C, "components": self.components_RC, "spectrum": self.explained_variance_C}
+        facts = {
+            "fitted_rows": self.fitted_rows,
+            "library": self.library,
+            "kept_held_out": self.kept_held_out,
+            "made_of": self.made_of,
+        }
+        hidden = path.with_name(f".{path.name}.tmp")
+        save_file(arrays, hidden, metadata={"hnmine": json.dumps(facts)})
+        hidden.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Basis:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the file is missing or is no basis.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                facts = json.loads((file.metadata() or {})["hnmine"])
+                facts["made_of"] = tuple(facts["made_of"])
+                mean, components, spectrum = (file.get_tensor(name) for name in ("mean", "components", "spectrum"))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{path} is not a basis.safetensors of an earlier run: {error!r}") from None
+        return cls(mean_C=mean, components_RC=components, explained_variance_C=spectrum, **facts)
+
+
+def fit(rows_of: Rows, rows: int, *, variance: float, fit_rows: int, seed: int, device: Choice) -> Basis:
+    """Fit the basis on all rows, or on a seeded sample of `fit_rows` of them, checked on others.
+
+    Raises:
+        DataError: fewer than two rows, or all vectors are equal.
+    """
+    if rows < 2:
+        raise DataError(f"PCA needs at least 2 documents, got {rows}; or set reduce.variance=null")
+    chosen = np.arange(rows, dtype=np.int64)
+    if rows > fit_rows:
+        chosen = np.sort(np.random.default_rng(seed).choice(rows, size=fit_rows, replace=False))
+    sample = rows_of(chosen)
+    spread = np.ptp(sample, axis=0).max()
+    if spread <= _ROUNDING * np.abs(sample).max():  # relative: the rows have the length of the encoders' weights
+        raise DataError(
+            f"all {len(sample)} document vectors are equal, so nothing tells documents apart; look at the corpus, the "
+            "encoders and sources.template"
+        )
+    mean, components, spectrum, library = (_fit_gpu if device.kind == "gpu" else _fit_cpu)(sample)
+    spectrum = np.maximum(spectrum, 0)
+    width = cut(spectrum, variance)
+    basis = Basis(
+        mean_C=mean,
+        components_RC=np.ascontiguousarray(components[:width], dtype=np.float32),
+        explained_variance_C=spectrum,
+        fitted_rows=len(sample),
+        library=library,
+    )
+    if len(sample) == rows:
+        return basis
+    others = np.setdiff1d(np.arange(rows, dtype=np.int64), chosen)
+    others = np.sort(np.random.default_rng(seed + 1).permutation(others)[:HELD_OUT_ROWS])
+    return replace(basis, kept_held_out=captured(basis, rows_of(others)))
+
+
+def captured(basis: Basis, fused_nC: Float32) -> float:
+    """Return the share of these rows' variance around the basis's mean that the basis explains."""
+    centred = fused_nC - basis.mean_C.astype(np.float32)
+    total = float(np.square(centred, dtype=np.float64).sum())
+    kept = float(np.square(centred @ basis.components_RC.T, dtype=np.float64).sum())
+    return kept / total if total else 1.0
+
+
+def cut(spectrum: Float64, variance: float) -> int:
+    """Return the smallest width whose share of the variance reaches `variance`; at 1.0, the numerical rank."""
+    shares = np.cumsum(spectrum) / spectrum.sum()
+    reached = np.flatnonzero(shares >= variance - 1e-12)
+    rank = int(np.count_nonzero(spectrum > spectrum[0] * len(spectrum) * np.finfo(np.float32).eps))
+    return min(int(reached[0]) + 1 if len(reached) else len(spectrum), max(rank, 1))
+
+
+def project(basis: Basis | None, pieces: Iterable[Piece], rows: int, fused_width: int) -> Float32:
+    """Return the space's rows (rows, R) as unit vectors; without a basis, X_concat's own (rows, C).
+
+    A row's result does not depend on the piece it came in, to the last bit: every product has the same shape.
+    """
+    space = np.zeros((rows, fused_width if basis is None else basis.width), dtype=np.float32)
+    for piece in pieces:
+        if basis is None:
+            space[piece.rows_n, piece.columns] = piece.values
+        else:
+            space[piece.rows_n] += _products(piece.values, basis.components_RC[:, piece.columns])
+    offset = 0 if basis is None else (basis.components_RC @ basis.mean_C).astype(np.float32)
+    for start in range(0, rows, _PRODUCT_ROWS):
+        block = slice(start, start + _PRODUCT_ROWS)
+        space[block] = unit_rows(space[block] - offset)
+    return space
+
+
+def _products(values_nC: Float32, components_RC: Float32) -> Float32:
+    """Return values · componentsᵀ by products of one fixed shape, zeros filling up the last.
+
+    The last bits of a matrix product depend on its shape (the kernels that the library chooses), and with them would
+    the distances: a run that was killed and went on would end otherwise than one that was not.
+    """
+    transposed_CR = np.ascontiguousarray(components_RC.T)
+    products = np.empty((len(values_nC), len(components_RC)), dtype=np.float32)
+    for start in range(0, len(values_nC), _PRODUCT_ROWS):
+        block = values_nC[start : start + _PRODUCT_ROWS]
+        filled = np.zeros((_PRODUCT_ROWS, block.shape[1]), dtype=np.float32)
+        filled[: len(block)] = block
+        products[start : start + len(block)] = (filled @ transposed_CR)[: len(block)]
+    return products
+
+
+def _fit_cpu(sample: Float32) -> tuple[Float64, Float32, Float64, str]:
+    from sklearn.decomposition import PCA
+
+    pca = PCA(svd_solver="covariance_eigh" if sample.shape[0] >= sample.shape[1] else "full").fit(sample)
+    return (
+        pca.mean_.astype(np.float64),
+        pca.components_.astype(np.float32),
+        pca.explained_variance_.astype(np.float64),
+        f"scikit-learn {version('scikit-learn')}",
+    )
+
+
+def _fit_gpu(sample: Float32) -> tuple[Float64, Float32, Float64, str]:
+    import cupy
+    from cuml.decomposition import PCA
+
+    on_device = cupy.asarray(sample, order="F")  # cuML would copy a C-order matrix
+    pca = PCA(n_components=min(sample.shape), svd_solver="full", output_type="numpy").fit(on_device)
+    return (
+        cast(Float64, np.asarray(pca.mean_, dtype=np.float64).reshape(-1)),
+        np.asarray(pca.components_, dtype=np.float32),
+        np.asarray(pca.explained_variance_, dtype=np.float64),
+        f"cuml {version('cuml-cu13')}",
+    )

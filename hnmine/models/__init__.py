@@ -1,0 +1,1 @@
+"""Model folders, and the encoders and cross-encoders that are loaded from them."""

@@ -1,0 +1,139 @@
+"""A bi-encoder as re-ranker: the score of (query, document) is the cosine of their vectors.
+
+The paper tunes bi-encoders on the same triplets (arXiv 2505.18366, Table 4), with the distance d = 1 - cosine (Eq. 8).
+To training and evaluation it looks like `reranker.Reranker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hnmine.errors import ModelError
+from hnmine.models.plan import own_prompts
+from hnmine.types import Float32, Role
+
+_CHARACTERS_PER_TOKEN = 4  # decides batches only, never what is read
+_TEXTS_PER_BATCH = 64
+Row = dict[str, Any]
+
+
+class _Cosine(torch.nn.Module):
+    """Both encodings in one forward pass, as distributed training wants it."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, queries: dict[str, Tensor], documents: dict[str, Tensor], of_document: Tensor) -> Tensor:
+        """Return the cosine of each document with its query."""
+        vectors = [self.encoder(features)["sentence_embedding"].float() for features in (queries, documents)]
+        return functional.cosine_similarity(vectors[0][of_document], vectors[1], dim=1)
+
+
+class BiEncoder:
+    """A loaded SentenceTransformer on one device."""
+
+    TRAIN_TOKENS_PER_PASS: ClassVar = {"cpu": 2048, "cuda": 16_384}
+    """On a CPU the activations of a pass should stay in its caches."""
+    PASS_TOKENS: ClassVar = {"cpu": 256, "cuda": 2048}
+    """What a forward and backward pass costs beside its documents' tokens, in tokens: each encodes its queries."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_tokens: int,
+        device: str,
+        dtype: str,
+        seed: int = 0,
+        prompts: Mapping[Role, str] | None = None,
+    ) -> None:
+        """Load the model; a text is read up to `max_tokens`, after the prompt of its role; None: the model's own.
+
+        Raises:
+            ModelError: the folder cannot be loaded.
+        """
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        torch.manual_seed(seed)
+        self._prompts = own_prompts(folder) if prompts is None else prompts
+        try:
+            self._encoder = SentenceTransformer(str(folder), device=device, local_files_only=True).float()
+        except Exception as error:  # what is raised depends on the library that meets the broken file
+            raise ModelError(f"bi-encoder {folder} cannot be loaded: {error}") from None
+        self._encoder.max_seq_length = min(max_tokens, self._encoder.max_seq_length or max_tokens)
+        self.model = _Cosine(self._encoder).to(device).eval()
+        self.device, self._dtype = device, dtype
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision as configured."""
+        return torch.autocast(self.device, dtype=getattr(torch, self._dtype), enabled=self._dtype != "float32")
+
+    def tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> list[Row]:
+        """Return a row a pair; the texts are tokenised in `forward`, a query that stands in several rows once."""
+        return [{"query": query, "document": text} for query, text in zip(queries, documents, strict=True)]
+
+    def length(self, row: Row) -> int:
+        """Return about how many tokens of the document are read."""
+        most = self._encoder.max_seq_length or 512
+        return int(min(most, 2 + len(row["document"]) // _CHARACTERS_PER_TOKEN))
+
+    def forward(self, rows: Sequence[Row], network: Any = None) -> Tensor:
+        """Return the scores (n,) of the rows; float32."""
+        place = {query: at for at, query in enumerate(dict.fromkeys(row["query"] for row in rows))}
+        queries = self._features(list(place), "query")
+        documents = self._features([row["document"] for row in rows], "document")
+        of_document = torch.tensor([place[row["query"]] for row in rows], device=self.device)
+        with self.autocast():
+            scores: Tensor = (network or self.model)(queries, documents, of_document)
+        return scores
+
+    def _features(self, texts: list[str], role: Role) -> dict[str, Tensor]:
+        features = self._encoder.preprocess(texts, prompt=self._prompts[role] or None)
+        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in features.items()}
+
+    def scores(
+        self,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        done: Callable[[int], None] = lambda _count: None,
+    ) -> Float32:
+        """Return the score of each (query, document), every text encoded once; `done` is told of finished pairs."""
+        self.model.eval()
+        with torch.inference_mode():
+            cosines = (self.vectors(queries, "query") * self.vectors(documents, "document")).sum(dim=1)
+        scores: Float32 = cosines.cpu().numpy()
+        if bad := int((~np.isfinite(scores)).sum()):
+            raise ModelError(f"the bi-encoder gives NaN or infinity for {bad} of {len(scores)} pairs")
+        done(len(scores))
+        return scores
+
+    def vectors(self, texts: Sequence[str], role: Role) -> Tensor:
+        """Return the unit vector of each text (n, R) as training wants it; equal texts are encoded once."""
+        unique = sorted(set(texts), key=lambda text: (-len(text), text))
+        place = {text: at for at, text in enumerate(unique)}
+        parts = []
+        for start in range(0, len(unique), _TEXTS_PER_BATCH):
+            with self.autocast():
+                rows = self._encoder(self._features(unique[start : start + _TEXTS_PER_BATCH], role))
+            parts.append(functional.normalize(rows["sentence_embedding"].float(), dim=1))
+        return torch.cat(parts)[[place[text] for text in texts]]
+
+    def train_mode(self) -> None:
+        """Prepare for training."""
+        self.model.train()
+
+    def save(self, folder: Path) -> None:
+        """Write the model; `SentenceTransformer(folder)` gives these vectors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._encoder.save_pretrained(str(folder), safe_serialization=True)

@@ -1,0 +1,1 @@
+"""First stage, re-ranking task, measures, significance, and the blend of scores."""

@@ -1,0 +1,107 @@
+"""The first stage a re-ranker works behind: BM25 over the corpus by bm25s, or a run file made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hnmine.errors import DataError
+from hnmine.runs.progress import say, track
+from hnmine.types import Float32, Int64, Texts
+
+NO_ROW = -1
+
+FirstStage = Callable[[Int64, int], tuple[Int64, Float32]]
+"""Maps (query rows (Q,), depth) to document rows (Q, depth) and scores, best first; NO_ROW fills up."""
+
+
+class Bm25:
+    """An index of the corpus: Lucene's variant of BM25 with English stop words and no stemming."""
+
+    def __init__(self, documents: Texts, *, k1: float, b: float) -> None:
+        import bm25s
+
+        with track("bm25", "index", len(documents), "documents") as progress:
+            tokens = bm25s.tokenize(list(documents.texts), stopwords="en", show_progress=False)
+            self._index = bm25s.BM25(method="lucene", k1=k1, b=b)
+            self._known = tokens.vocab
+            if self._known:
+                self._index.index(tokens, show_progress=False)
+            progress.advance(len(documents))
+        self._documents = len(documents)
+
+    def first(self, queries: Texts, depth: int) -> tuple[Int64, Float32]:
+        """Return the rows (Q, depth) of the best documents of every query and their scores, best first.
+
+        Documents that share no term with the query are not returned: the tail of such a row is NO_ROW with score 0.
+        Ties break by row.
+        """
+        import bm25s
+
+        depth = min(depth, self._documents)
+        rows_QK = np.full((len(queries), depth), NO_ROW, dtype=np.int64)
+        scores_QK = np.zeros((len(queries), depth), dtype=np.float32)
+        with track("bm25", f"first {depth} documents", len(queries), "queries") as progress:
+            asked = bm25s.tokenize(list(queries.texts), stopwords="en", show_progress=False, return_ids=False)
+            for query, terms in enumerate(asked):
+                if known := [term for term in terms if term in self._known]:
+                    rows = _first(scores_N := self._index.get_scores(known), depth)
+                    rows_QK[query, : len(rows)], scores_QK[query, : len(rows)] = rows, scores_N[rows]
+                progress.advance(1)
+        return rows_QK, scores_QK
+
+
+def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
+    """Read a TREC run file: `query_id Q0 doc_id rank score tag`; documents are ordered by score, then by rank.
+
+    Lines of queries or documents that the collection does not have are ignored, and counted.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not of that form.
+    """
+    lists: dict[int, list[tuple[float, int, int]]] = {}
+    foreign = 0
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"evaluate.first_stage: {path} cannot be read: {error}; bm25 and dense need no file") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            query_id, _, doc_id, rank, score, _ = line.split()
+            entry = (-float(score), int(rank))
+        except ValueError:
+            raise DataError(
+                f"{path}, line {number}: expected `query_id Q0 doc_id rank score tag`, got {line[:80]!r}"
+            ) from None
+        query, doc = queries.row_of.get(query_id), documents.row_of.get(doc_id)
+        if query is None or doc is None:
+            foreign += 1
+        else:
+            lists.setdefault(query, []).append((*entry, doc))
+    ranked = {query: sorted(entries) for query, entries in lists.items()}
+    say("evaluate", f"{path}: {len(ranked):,} queries" + (f", {foreign:,} lines of others ignored" if foreign else ""))
+
+    def first(query_rows: Int64, depth: int) -> tuple[Int64, Float32]:
+        rows_QK = np.full((len(query_rows), depth), NO_ROW, dtype=np.int64)
+        scores_QK = np.zeros((len(query_rows), depth), dtype=np.float32)
+        for at, query in enumerate(query_rows.tolist()):
+            for place, (score, _, doc) in enumerate(ranked.get(query, [])[:depth]):
+                rows_QK[at, place], scores_QK[at, place] = doc, -score
+        if lacking := sum(query not in ranked for query in query_rows.tolist()):
+            say("evaluate", f"{path} has nothing for {lacking:,} of {len(query_rows):,} queries", level="warning")
+        return rows_QK, scores_QK
+
+    return first
+
+
+def _first(scores_N: Float32, depth: int) -> Int64:
+    """Return the rows of the `depth` highest scores above 0, best first; ties break by row, also at the cut."""
+    rows = np.flatnonzero(scores_N > 0)
+    if len(rows) > depth:
+        cut = np.partition(scores_N[rows], -depth)[-depth]
+        rows = rows[scores_N[rows] >= cut]
+    return rows[np.lexsort((rows, -scores_N[rows]))][:depth]

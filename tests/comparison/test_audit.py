@@ -1,0 +1,225 @@
+"""The audit on a space small enough to count by hand, and on random ones against a plain loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hnmine.arms.rules import RULES
+from hnmine.comparison.audit import Audited, Trials, audit, hide, table, verdict
+from hnmine.mining.conditions import select
+from hnmine.mining.fuse import unit_rows
+from hnmine.mining.guards import Margin
+from hnmine.mining.search import Searcher
+from hnmine.ranking.first_stage import NO_ROW
+from hnmine.runs.device import Choice
+from hnmine.types import Pairs, Space, distance
+
+CPU = Choice(kind="cpu", reason="test")
+
+
+def pairs_of(rows: list[tuple[int, int]]) -> Pairs:
+    array = np.array(rows, dtype=np.int64)
+    return Pairs(query_rows_P=array[:, 0].copy(), doc_rows_P=array[:, 1].copy())
+
+
+def counts(audited: Audited) -> tuple[int, int, int, int]:
+    """Pairs, pairs with a negative, negatives, hidden positives among them."""
+    by_query = (audited.offered_Q, audited.selected_Q, audited.chosen_Q, audited.hidden_Q)
+    return tuple(int(count_Q.sum()) for count_Q in by_query)  # type: ignore[return-value]
+
+
+def of_queries(chosen: list[int], hidden: list[int]) -> Audited:
+    """What one finds: of each query so many negatives, of different pairs, so many of them hidden positives."""
+    chosen_Q, hidden_Q = np.array(chosen, dtype=np.int64), np.array(hidden, dtype=np.int64)
+    return Audited(offered_Q=chosen_Q, selected_Q=chosen_Q, chosen_Q=chosen_Q, hidden_Q=hidden_Q)
+
+
+def test_a_hidden_positive_that_is_nearest_is_counted_for_the_other_pair_only() -> None:
+    # by angle from the query: document 0 at 10 degrees, 1 at 20, 2 at 60, 3 at 90; 0 and 1 are both right
+    angles = np.radians([10, 20, 60, 90])
+    docs = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    space = Space(docs_NR=docs, queries_QR=np.array([[1, 0]], np.float32))
+    results = audit(space, hide(pairs_of([(0, 0), (0, 1)]), np.arange(4)), seed=0)
+    # PD = 0: the nearest other is 1, hidden. PD = 1: the nearest other is 0, hidden, and satisfies condition 1 ...
+    assert counts(results["nearest document"]) == (2, 2, 2, 2)
+    assert counts(results["condition 1"]) == (2, 1, 1, 1)
+    # ... but it is as near to PD as to the query (10 degrees both), so condition 2 lets it not pass
+    assert results["two conditions"].negatives in (0, 1)  # decided by rounding of cos 10°, and only by that
+    assert counts(results["just below the positive"]) == (2, 2, 2, 1)
+
+
+def awkward() -> tuple[Space, Pairs, Trials]:
+    """Ten queries, of some only one positive; of some documents a copy, and some copies are judged too."""
+    rng = np.random.default_rng(4)
+    unit = unit_rows(rng.normal(size=(90, 5)).astype(np.float32))
+    unit[70:80] = unit[rng.permutation(70)[:10]]
+    space = Space(docs_NR=unit[:80], queries_QR=unit[80:])
+    _, groups = np.unique(unit[:80], axis=0, return_inverse=True)
+    near = np.argsort(-(unit[80:] @ unit[:80].T), axis=1)[:, :15]
+    judged = pairs_of(
+        [(query, int(doc)) for query in range(10) for doc in rng.permutation(near[query])[: 1 + query % 5]]
+    )
+    return space, judged, hide(judged, groups.reshape(-1).astype(np.int64))
+
+
+def by_plain_loop(space: Space, judged: Pairs, groups: np.ndarray, margin: float, wanted: int) -> tuple[int, ...]:
+    """Hide, mine and count, one document at a time."""
+    offered = selected = chosen = hidden = 0
+    for query, docs in judged.positives_of().items():
+        right = {groups[doc]: doc for doc in sorted(docs, reverse=True)}
+        for text, positive in right.items():
+            if len(right) < 2:
+                continue
+            offered += 1
+            radius = distance(space.queries_QR[[query]], space.docs_NR[[positive]])[0]
+            passed = []
+            for doc in range(80):
+                d_q = distance(space.queries_QR[[query]], space.docs_NR[[doc]])[0]
+                d_p = distance(space.docs_NR[[positive]], space.docs_NR[[doc]])[0]
+                if groups[doc] != text and d_q < radius and d_q < d_p and radius - d_q <= margin:
+                    passed.append((d_q, doc))
+            texts = list(dict.fromkeys(groups[doc] for _, doc in sorted(passed)))[:wanted]
+            selected += bool(texts)
+            chosen += len(texts)
+            hidden += len(set(texts) & set(right))
+    return offered, selected, chosen, hidden
+
+
+def test_the_rules_equal_a_plain_loop() -> None:
+    space, judged, trials = awkward()
+    told: list[int] = []
+    results = audit(space, trials, seed=1, done=told.append)
+    expected = by_plain_loop(space, judged, trials.known.groups_N, 2.0, 1)
+    assert counts(results["two conditions"]) == expected
+    assert 0 < expected[3] < expected[2] < expected[0] == sum(told)
+    assert set(results) == set(RULES)
+
+
+def test_the_first_stage_is_audited_query_by_query() -> None:
+    space, judged, trials = awkward()
+    groups = trials.known.groups_N
+    right = {query: {groups[doc] for doc in docs} for query, docs in judged.positives_of().items()}
+    rng = np.random.default_rng(2)
+    first = np.stack(
+        [rng.permutation([*docs, *range(40)]) for docs in np.argsort(space.queries_QR @ space.docs_NR.T)[:, -9:]]
+    )
+    first[3], first[4, 1:] = NO_ROW, NO_ROW
+    expected = [0, 0, 0, 0]
+    for query, positive in zip(trials.pairs.query_rows_P.tolist(), trials.pairs.doc_rows_P.tolist(), strict=True):
+        others = [groups[doc] for doc in first[query].tolist() if doc != NO_ROW and groups[doc] != groups[positive]]
+        expected[0] += 1
+        expected[1] += len(others) > 0
+        expected[3] += len(others) > 0 and others[0] in right[query]
+    expected[2] = expected[1]
+    results = audit(space, trials, seed=1, first_QK=first, rules={"BM25": RULES["BM25"]})
+    assert counts(results["BM25"]) == tuple(expected)
+    assert 0 < expected[3] < expected[1] < expected[0]
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+@pytest.mark.parametrize("margin", [2.0, 0.1])
+def test_what_is_mined_with_guards_equals_a_plain_loop(margin: float, wanted: int) -> None:
+    space, judged, trials = awkward()
+    found = select(
+        space,
+        trials.pairs,
+        trials.known,
+        Searcher(space.docs_NR, CPU),
+        negatives=wanted,
+        candidates=4,
+        guards=[Margin(most=margin)],
+    )
+    audited = Audited.of(trials, found.pair_M, found.doc_rows_M)
+    assert counts(audited) == by_plain_loop(space, judged, trials.known.groups_N, margin, wanted)
+    assert 0 < audited.hidden_rate < 1
+    assert (audited.negatives > audited.selected_Q.sum()) == (wanted > 1)
+
+
+def test_copies_of_one_text_are_one_positive() -> None:
+    groups = np.array([0, 0, 1, 2])
+    assert len(hide(pairs_of([(0, 0), (0, 1)]), groups).pairs) == 0
+    trials = hide(pairs_of([(3, 0), (1, 2), (0, 1), (0, 2), (0, 0)]), groups)
+    assert trials.pairs.positives_of() == {0: [1, 2]}  # of copies, the one that was judged first
+    copies = np.array([0, 0]), np.array([0, 1])
+    assert trials.known.mask(*copies).tolist() == [True, True]
+    assert trials.known.mask(np.array([0]), np.array([2])).tolist() == [False]
+    assert counts(Audited.of(trials, np.array([1, 1]), np.array([0, 3]))) == (2, 1, 2, 1)  # 0 is a copy of 1, hidden
+
+
+def test_of_a_sample_of_the_pairs_what_was_judged_of_the_others_is_hidden_too() -> None:
+    groups, sample = np.arange(5), pairs_of([(0, 0), (1, 3)])
+    assert len(hide(sample, groups).pairs) == 0
+    trials = hide(sample, groups, {0: {0, 1, 2}, 1: {3}})
+    assert trials.pairs.positives_of() == {0: [0]}
+    both = np.zeros(3, dtype=np.int64), np.array([1, 2, 3])
+    assert trials.right.mask(*both).tolist() == [True, True, False]
+    assert trials.known.mask(*both).tolist() == [False, False, False]
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_queries() -> None:
+    rng = np.random.default_rng(0)
+    rates = rng.beta(0.5, 1.5, size=400)  # queries differ: of some all are hidden, of most none
+    chosen = rng.integers(0, 7, size=400)
+    audited = of_queries(chosen.tolist(), rng.binomial(chosen, rates).tolist())
+    drawn = rng.integers(0, 400, size=(4000, 400))
+    resampled = audited.hidden_Q[drawn].sum(axis=1) / audited.chosen_Q[drawn].sum(axis=1)
+    np.testing.assert_allclose(audited.interval, np.quantile(resampled, [0.025, 0.975]), atol=0.005)
+    low, high = audited.interval
+    naive = 1.96 * np.sqrt(audited.hidden_rate * (1 - audited.hidden_rate) / audited.negatives)
+    assert high - low > 2.5 * naive  # than if the choices were independent: 2 · naive
+
+
+def test_the_interval_of_independent_choices_is_wilsons() -> None:
+    audited = of_queries([1] * 50, [1] * 10 + [0] * 40)
+    assert audited.interval == pytest.approx((0.1124, 0.3304), abs=0.002)  # of 10 in 50, from the literature's formula
+
+
+@pytest.mark.parametrize(
+    ("chosen", "hidden", "expected"),
+    [
+        ([1] * 10, [0] * 10, (0.0, 0.2775)),
+        ([5] * 10, [0] * 10, (0.0, 0.2775)),  # five choices of one query may be one and the same
+        ([5] * 10, [5] * 10, (0.7225, 1.0)),
+        ([4], [1], (0.0146, 0.8821)),  # one query says next to nothing
+        ([0, 0], [0, 0], (0.0, 1.0)),
+        ([4, 4, 4], [2, 2, 1], (0.1933, 0.6805)),  # more alike than chance: no more than the twelve there are
+    ],
+)
+def test_without_variance_a_query_counts_as_one(
+    chosen: list[int], hidden: list[int], expected: tuple[float, float]
+) -> None:
+    assert of_queries(chosen, hidden).interval == pytest.approx(expected, abs=1e-4)
+
+
+def verdict_of(hidden: int, queries: int) -> str:
+    return verdict({"two conditions": of_queries([1] * queries, [1] * hidden + [0] * (queries - hidden))})
+
+
+def test_the_verdict_follows_the_upper_end_of_the_interval() -> None:
+    assert "safe here" in verdict_of(10, 1000)
+    assert "anchors" in verdict_of(80, 1000)
+    assert "anchors" in verdict_of(2, 100), "2 % is not safe if it may be 7 %"
+    assert "dangerous" in verdict_of(300, 1000)
+    assert "dangerous" in verdict_of(5, 10)
+    for hidden, queries in ((0, 10), (1, 8), (8, 100), (0, 1)):
+        assert "too few to tell" in verdict_of(hidden, queries)
+    assert verdict_of(300, 1000).startswith(
+        "Of the two conditions' first negatives, 30.0% (27.2% to 32.9%) are right answers"
+    )
+    assert "there is none" in verdict({"two conditions": of_queries([0], [0])})
+
+
+def test_the_verdict_speaks_of_what_is_configured_too() -> None:
+    results = {"two conditions": of_queries([1] * 900, [1] * 300 + [0] * 600), "mine": of_queries([1] * 900, [0] * 900)}
+    first, second = verdict(results, "mine").splitlines()
+    assert "dangerous" in first
+    assert second == "As configured (mine), 0.0% (0.0% to 0.4%) are right answers that were hidden: safe here."
+
+
+def test_the_table_shows_rate_interval_yield_and_sample() -> None:
+    audited = of_queries([1] * 1000, [1] * 300 + [0] * 700)
+    header, row = table({"two conditions": audited}).splitlines()
+    assert header.split() == ["rule", "hidden", "positives", "95", "%", "interval", "yield", "negatives"]
+    assert row.split() == ["two", "conditions", "30.0%", "27.2%", "-", "32.9%", "100.0%", "1,000"]
+    assert len(header) == len(row)

@@ -1,0 +1,100 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hnmine.config.encoder_presets import LICENCES, PRESETS, preset
+from hnmine.config.load import describe, load
+from hnmine.config.root import Config, EncoderConfig
+from hnmine.errors import ConfigError
+
+ENCODERS = [encoder for encoders in PRESETS.values() for encoder in encoders]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_config_that_yaml_keeps(name: str, tmp_path: Path) -> None:
+    encoders = PRESETS[name]
+    assert encoders
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"encoders": [encoder.model_dump(mode="json") for encoder in encoders]}))
+    assert load(path) == Config(encoders=encoders)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_names_in_a_preset_differ(name: str) -> None:
+    names = [encoder.name for encoder in PRESETS[name]]
+    assert len(set(names)) == len(names)
+
+
+def test_one_name_means_one_encoder() -> None:
+    by_name: dict[str, EncoderConfig] = {}
+    for encoder in ENCODERS:
+        assert by_name.setdefault(encoder.name, encoder) == encoder
+
+
+@pytest.mark.parametrize("encoder", ENCODERS, ids=lambda encoder: encoder.name)
+def test_a_revision_is_a_commit(encoder: EncoderConfig) -> None:
+    assert encoder.revision is None or re.fullmatch(r"[0-9a-f]{40}", encoder.revision)
+
+
+def test_no_commit_serves_two_models() -> None:
+    pins = {(encoder.revision, encoder.model) for encoder in ENCODERS if encoder.revision}
+    assert len(pins) == len({revision for revision, _ in pins})
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"minilm+lexical"}))
+def test_hub_models_are_pinned_and_say_their_prompts(name: str) -> None:
+    for encoder in PRESETS[name]:
+        assert encoder.model is not None
+        assert "/" in encoder.model
+        assert encoder.revision is not None
+        assert encoder.query_prompt is not None
+        assert encoder.document_prompt is not None
+
+
+def test_the_paper_has_six_encoders() -> None:
+    lengths = {encoder.name: encoder.max_tokens for encoder in PRESETS["paper"]}
+    assert lengths == {"stella": 512, "jina-v3": None, "mxbai": 512, "bge-large": 512, "labse": 256, "mpnet": 384}
+    stella, jina = PRESETS["paper"][:2]
+    assert (stella.architecture, stella.dense_head) == ("gte", 8192)
+    assert (jina.query_adapter, jina.document_adapter) == ("retrieval_query", "retrieval_passage")
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_e5_has_both_prompts(size: str) -> None:
+    (encoder,) = preset(f"multilingual-{size}")
+    assert (encoder.query_prompt, encoder.document_prompt) == ("query: ", "passage: ")
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_solon_writes_a_space_before_the_colon(size: str) -> None:
+    (encoder,) = preset(f"fr-{size}")
+    assert (encoder.query_prompt, encoder.document_prompt) == ("query : ", "")
+
+
+def test_the_default_is_not_copied() -> None:
+    assert preset("minilm+lexical") is Config.model_fields["encoders"].default
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset 'papers'; known presets: paper, en-small, .*minilm"):
+        preset("papers")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_named_in_the_configuration(name: str) -> None:
+    assert load(overrides=[f"encoders={name}"]).encoders == PRESETS[name]
+
+
+def test_the_description_of_the_configuration_names_them_all() -> None:
+    (line,) = (line for line in describe().splitlines() if line.startswith("encoders:"))
+    assert all(name in line for name in PRESETS)
+
+
+def test_no_preset_runs_code_of_a_model() -> None:
+    assert not any(encoder.trust_remote_code for encoder in ENCODERS)
+
+
+def test_a_licence_is_of_a_model_that_some_preset_has() -> None:
+    assert set(LICENCES) <= {encoder.model for encoder in ENCODERS}

@@ -1,0 +1,146 @@
+"""Precomputed vectors, with every mistake a file can hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hnmine.embedding.precomputed import _matrix, read_precomputed
+from hnmine.errors import DataError
+from hnmine.types import Texts
+
+WANTED = {"document": Texts(ids=("d1", "d2"), texts=("x", "y")), "query": Texts(ids=("q1",), texts=("z",))}
+VECTORS = {"d1": [1.0, 0.0], "d2": [0.5, 0.5], "extra": [9.0, 9.0]}
+FLOATS = pa.list_(pa.float32())
+
+
+def store_vectors(path: Path, vectors: dict, kind: pa.DataType = FLOATS, ids: pa.DataType | None = None) -> None:
+    pq.write_table(
+        pa.table({"id": pa.array(list(vectors), ids), "vector": pa.array(list(vectors.values()), kind)}), path
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    store_vectors(tmp_path / "documents.parquet", VECTORS)
+    store_vectors(tmp_path / "queries.parquet", {"q1": [0.0, 2.0]})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FLOATS,
+        pa.list_(pa.float64()),
+        pa.list_(pa.float16()),
+        pa.large_list(pa.float32()),
+        pa.list_(pa.float32(), 2),
+        pa.list_(pa.float64(), 2),
+    ],
+    ids=str,
+)
+def test_precomputed_vectors_come_in_the_order_of_the_texts(kind, folder):
+    store_vectors(folder / "documents.parquet", dict(reversed(VECTORS.items())), kind)
+    vectors = read_precomputed("mine", folder, WANTED)
+    assert vectors.of_role["document"].tolist() == [[1, 0], [0.5, 0.5]]
+    assert vectors.of_role["query"].tolist() == [[0, 2]]
+    assert vectors.of_role["document"].dtype == np.float32
+
+
+def test_columns_may_stand_in_any_order_among_others_and_in_row_groups(folder):
+    table = pa.table({"vector": list(VECTORS.values()), "more": [1, 2, 3], "id": list(VECTORS)})
+    pq.write_table(table, folder / "documents.parquet", row_group_size=1)
+    assert read_precomputed("mine", folder, WANTED).of_role["document"].tolist() == [[1, 0], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("kind", [FLOATS, pa.list_(pa.float32(), 3)], ids=str)
+def test_pieces_of_a_large_file_are_put_together(kind, tmp_path):
+    values = np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(5000)[:4000]
+    column = pa.chunked_array([pa.array(part.tolist(), kind) for part in np.split(values, [7, 7, 3000])])
+    found = _matrix("here", column, [str(row) for row in range(5000)], order)
+    assert np.array_equal(found, values[order])
+
+
+def test_vectors_of_another_width_are_another_identity(folder):
+    of_two = read_precomputed("mine", folder, WANTED).identity
+    store_vectors(folder / "documents.parquet", {name: [*row, 1.0] for name, row in VECTORS.items()})
+    store_vectors(folder / "queries.parquet", {"q1": [0.0, 2.0, 1.0]})
+    assert read_precomputed("mine", folder, WANTED).identity != of_two
+
+
+def test_integer_ids_are_the_texts_of_their_digits(folder):
+    store_vectors(folder / "documents.parquet", {7: [1.0, 0.0], 12: [0.0, 1.0]}, ids=pa.int64())
+    wanted = WANTED | {"document": Texts(ids=("12", "7"), texts=("x", "y"))}
+    assert read_precomputed("mine", folder, wanted).of_role["document"].tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_vectors_of_any_finite_length_are_taken(size, folder):
+    store_vectors(folder / "queries.parquet", {"q1": [size, size]})
+    assert read_precomputed("mine", folder, WANTED).of_role["query"] == pytest.approx(np.full((1, 2), size))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "kind", "message"),
+    [
+        ({"d1": [1.0, 0.0]}, FLOATS, r"1 of 2 vectors are missing, first 'd2'"),
+        ({"d1": [1.0, 0.0], "d2": [NAN, 1.0]}, FLOATS, r"'d2' \(row 2\) holds NaN or infinity"),
+        ({"d1": [1.0, -INF], "d2": [1.0, 1.0]}, FLOATS, r"'d1' \(row 1\) holds NaN or infinity"),
+        ({"d1": [1.0, 1e300], "d2": [1.0, 1.0]}, pa.list_(pa.float64()), r"'d1' \(row 1\) holds NaN or infinity"),
+        ({"d1": [1.0, None], "d2": [1.0, 1.0]}, FLOATS, r"'d1' \(row 1\) holds NaN or infinity"),
+        ({"d1": [1.0, 0.0], "d2": [0.0, 0.0]}, FLOATS, r"'d2' \(row 2\) is all zero"),
+        ({"d1": [], "d2": []}, FLOATS, r"'d1' \(row 1\) is all zero"),
+        ({"d1": [1.0, 0.0], "d2": [1.0]}, FLOATS, r"widths differ: 2 in row 1, 1 in row 2 \(id 'd2'\)"),
+        ({"d1": [1.0, 0.0, 3.0], "d2": [1.0] * 3}, FLOATS, r"documents.parquet has .* width 3, queries.parquet .* 2"),
+        ({"d1": [1.0, 0.0], "d2": None}, FLOATS, r"1 vectors are null, the first of id 'd2' \(row 2\)"),
+        ({"d1": [1, 0], "d2": [0, 1]}, pa.list_(pa.int32()), "must be a list of floats, is list<"),
+        ({"d1": "abc", "d2": "d"}, pa.string(), "must be a list of floats, is string"),
+        ({"d1": 1.0, "d2": 2.0}, pa.float32(), "must be a list of floats, is float"),
+    ],
+)
+def test_a_bad_vector_is_a_data_error_that_names_file_and_id(vectors, kind, message, folder):
+    store_vectors(folder / "documents.parquet", vectors, kind)
+    with pytest.raises(DataError, match=message) as caught:
+        read_precomputed("mine", folder, WANTED)
+    assert "encoder mine" in str(caught.value)
+    assert "documents.parquet" in str(caught.value)
+
+
+def test_an_id_that_stands_twice_is_named(folder):
+    pq.write_table(pa.table({"id": ["q1", "q1"], "vector": [[1.0, 0.0]] * 2}), folder / "queries.parquet")
+    with pytest.raises(DataError, match=r"queries.parquet: id 'q1' stands in two rows"):
+        read_precomputed("mine", folder, WANTED)
+
+
+def test_a_row_without_id_is_refused(folder):
+    pq.write_table(pa.table({"id": ["q1", None], "vector": [[1.0, 0.0]] * 2}), folder / "queries.parquet")
+    with pytest.raises(DataError, match=r"queries.parquet: 1 rows have no id"):
+        read_precomputed("mine", folder, WANTED)
+
+
+@pytest.mark.parametrize("column", ["id", "vector"])
+def test_a_missing_column_is_named(column, folder):
+    table = pq.read_table(folder / "queries.parquet").drop_columns([column])
+    pq.write_table(table, folder / "queries.parquet")
+    with pytest.raises(DataError, match=r"queries.parquet .*columns id and vector"):
+        read_precomputed("mine", folder, WANTED)
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "queries.parquet").unlink()
+    with pytest.raises(DataError, match=r"queries.parquet does not exist"):
+        read_precomputed("mine", folder, WANTED)
+
+
+def test_a_file_that_is_not_parquet_is_named(folder):
+    (folder / "documents.parquet").write_text("id,vector\nd1,1", encoding="utf-8")
+    with pytest.raises(DataError, match=r"documents.parquet is not a Parquet file"):
+        read_precomputed("mine", folder, WANTED)

@@ -1,0 +1,105 @@
+"""Unit rows, and X_concat in pieces against X_concat as a whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hnmine.embedding.precomputed import Precomputed
+from hnmine.mining.fuse import Fused, unit_rows
+
+
+def rows(seed: int, count: int, width: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+
+
+def fused(blocks: list[np.ndarray], weights: list[float]) -> Fused:
+    """The blocks as documents; the first row of each as the one query."""
+    encoders = tuple(Precomputed(of_role={"document": block, "query": block[:1]}) for block in blocks)
+    return Fused(encoders=encoders, weights=tuple(weights))
+
+
+def whole(blocks: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    return fused(blocks, weights).take("document", np.arange(len(blocks[0])))
+
+
+def test_unit_rows_have_length_one_and_keep_their_direction():
+    given = rows(0, 20, 7) * np.float32(50)
+    unit = unit_rows(given)
+    assert unit.dtype == np.float32
+    assert np.linalg.norm(unit.astype(np.float64), axis=1) == pytest.approx(1, abs=1e-7)
+    assert unit * np.linalg.norm(given, axis=1, keepdims=True) == pytest.approx(given, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_lengths_beyond_the_square_of_a_float32_are_no_problem(scale):
+    given = rows(1, 5, 4)
+    assert unit_rows(given * np.float32(scale)) == pytest.approx(unit_rows(given), abs=1e-6)
+
+
+def test_a_zero_row_stays_zero():
+    given = rows(2, 3, 4)
+    given[1] = 0
+    unit = unit_rows(given)
+    assert not unit[1].any()
+    assert np.linalg.norm(unit[[0, 2]], axis=1) == pytest.approx(1)
+
+
+def test_what_is_no_number_stays_none():
+    given = rows(2, 3, 4)
+    given[1, 2] = np.nan
+    assert np.isnan(unit_rows(given)).any(axis=1).tolist() == [False, True, False]
+
+
+def test_the_given_rows_are_left_as_they_were():
+    given = rows(3, 4, 4)
+    before = given.copy()
+    unit_rows(given)
+    whole([given], [2.0])
+    assert np.array_equal(given, before)
+
+
+def test_fusing_equals_concatenation_row_by_row():
+    blocks, weights = [rows(4, 6, 3), rows(5, 6, 8), rows(6, 6, 2)], [1.0, 0.5, 3.0]
+    slow = [
+        np.concatenate([w * block[i] / np.linalg.norm(block[i]) for block, w in zip(blocks, weights, strict=True)])
+        for i in range(6)
+    ]
+    found = whole(blocks, weights)
+    assert found.dtype == np.float32
+    assert found.shape == (6, 13)
+    assert found == pytest.approx(np.array(slow), abs=1e-6)
+
+
+def test_rows_come_in_the_order_asked_for_and_of_the_role_asked_for():
+    blocks = [rows(4, 9, 3), rows(5, 9, 8)]
+    both, chosen = fused(blocks, [1.0, 2.0]), np.array([7, 0, 7, 3])
+    assert np.array_equal(both.take("document", chosen), whole(blocks, [1.0, 2.0])[chosen])
+    assert np.array_equal(both.take("query", np.array([0])), whole(blocks, [1.0, 2.0])[:1])
+    assert (both.count("document"), both.count("query"), both.width) == (9, 1, 11)
+
+
+def test_the_pieces_put_together_are_the_whole():
+    blocks, weights = [rows(6, 20_000, 2), rows(7, 20_000, 3)], [1.0, 0.5]
+    together = np.full((20_000, 5), np.nan, dtype=np.float32)
+    pieces = list(fused(blocks, weights).pieces("document"))
+    for piece in pieces:
+        assert np.isnan(together[piece.rows_n, piece.columns]).all()
+        together[piece.rows_n, piece.columns] = piece.values
+    assert np.array_equal(together, whole(blocks, weights))
+    assert max(len(piece.rows_n) for piece in pieces) < 20_000
+
+
+def test_a_weight_counts_with_its_square_in_the_inner_product():
+    a, b = rows(7, 2, 5), rows(8, 2, 9)
+    found = whole([a, b], [2.0, 1.0])
+    cosines = [float(unit_rows(block)[0] @ unit_rows(block)[1]) for block in (a, b)]
+    assert float(found[0] @ found[1]) == pytest.approx(4 * cosines[0] + cosines[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "weights"), [([(3, 2), (4, 2)], [1.0, 1.0]), ([(3, 2)], [1.0, 1.0]), ([(3, 2), (3, 4)], [1.0])]
+)
+def test_encoders_that_do_not_fit_are_refused(shapes, weights):
+    with pytest.raises(ValueError, match="one weight an encoder and equal texts"):
+        fused([np.ones(shape, np.float32) for shape in shapes], weights)

@@ -1,0 +1,365 @@
+"""From a collection to the two files, on a corpus small enough to check by eye."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hnmine import pipeline
+from hnmine.config.load import load
+from hnmine.config.root import Config
+from hnmine.errors import DataError, ModelError
+from hnmine.models.cross_encoder import Reranker
+from tests.models.test_cross_encoder import random_pairs
+from tests.models.test_cross_encoder import tiny_model as tiny_reranker
+from tests.models.test_plan import tiny_model
+
+# three directions of meaning: the product, the place, the deed
+DOCUMENTS = {
+    "mysql-cloud": ("Deploy MySQL in the cloud", [1.0, 1.0, 0.2]),
+    "mysql-premises": ("Deploy MySQL on premises", [1.0, -1.0, 0.2]),
+    "postgres-cloud": ("Deploy Postgres in the cloud", [-1.0, 1.0, 0.2]),
+    "postgres-premises": ("Deploy Postgres on premises", [-1.0, -1.0, 0.2]),
+    "mysql-cloud-again": ("Deploy MySQL in the cloud", [1.0, 1.0, 0.2]),
+    "mysql-cloud-reworded": ("MySQL, deployed in the cloud", [1.0, 1.02, 0.2]),
+    "lunch": ("Lunch is at noon", [0.0, 0.0, -1.0]),
+}
+QUERIES = {
+    # nearer to MySQL on premises and to Postgres in the cloud than to the page that was judged right
+    "where": ("where do I run MySQL?", [1.0, 0.1, 0.2]),
+    # its positive is the nearest of all
+    "lunch-when": ("when is lunch?", [0.1, 0.0, -1.0]),
+    # only copies and rewordings of the positive are nearer
+    "cloud": ("MySQL in the cloud", [1.0, 1.03, 0.2]),
+}
+TRAIN = {"where": ["mysql-cloud"], "lunch-when": ["lunch"], "cloud": ["mysql-cloud"]}
+SETTINGS = ["reduce.variance=null", "embed.ray=false", "embed.device=cpu", "reduce.device=cpu", "search.device=cpu"]
+
+
+def write_collection(folder: Path, documents: dict, queries: dict, train: dict) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        lines = [json.dumps({"_id": key, "title": "", "text": text}) for key, (text, _) in rows.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        name = {"corpus": "documents", "queries": "queries"}[name]
+        vectors = pa.array([vector for _, vector in rows.values()], pa.list_(pa.float32()))
+        pq.write_table(pa.table({"id": list(rows), "vector": vectors}), folder / f"{name}.parquet")
+    lines = [f"{query}\t{doc}\t1" for query, docs in train.items() for doc in docs]
+    (folder / "qrels" / "train.tsv").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def precomputed(folder: Path, *overrides: str) -> Config:
+    return load(overrides=[f"encoders=[{{name: mine, precomputed: '{folder}'}}]", *SETTINGS, *overrides])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_collection(tmp_path / "data", DOCUMENTS, QUERIES, TRAIN)
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return 1 - float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def by_eye(query: str, positive: str) -> list[str]:
+    """The two conditions as the paper writes them, over the vectors of this page."""
+    q, pd = QUERIES[query][1], DOCUMENTS[positive][1]
+    passed = []
+    for row, (name, (text, d)) in enumerate(DOCUMENTS.items()):
+        other = name != positive and text != DOCUMENTS[positive][0]
+        if other and cosine(q, d) < cosine(q, pd) and cosine(q, d) < cosine(pd, d):
+            passed.append((cosine(q, d), row, name))
+    return [name for _, _, name in sorted(passed)]
+
+
+def test_the_mined_negatives_are_those_one_sees(folder, tmp_path):
+    queries = {"premises": ("MySQL on our own machines", [1.0, -0.2, 0.2])}
+    folder = write_collection(tmp_path / "seen", DOCUMENTS, queries, {"premises": ["mysql-cloud"]})
+    pipeline.mine(folder, tmp_path / "out", precomputed(folder))
+    assert pq.read_table(tmp_path / "out" / "negatives.parquet").to_pylist() == [
+        {
+            "query_id": "premises",
+            "positive_id": "mysql-cloud",
+            "negative_id": "mysql-premises",
+            "rank": 1,
+            "d_query_positive": pytest.approx(cosine([1.0, -0.2, 0.2], [1.0, 1.0, 0.2]), abs=1e-6),
+            "d_query_negative": pytest.approx(cosine([1.0, -0.2, 0.2], [1.0, -1.0, 0.2]), abs=1e-6),
+            "d_positive_negative": pytest.approx(cosine([1.0, 1.0, 0.2], [1.0, -1.0, 0.2]), abs=1e-6),
+            "certificate": "found",
+        }
+    ]
+    assert pq.read_table(tmp_path / "out" / "triplets.parquet").to_pylist() == [
+        {
+            "query": "MySQL on our own machines",
+            "positive": "Deploy MySQL in the cloud",
+            "negative": "Deploy MySQL on premises",
+            "query_id": "premises",
+            "positive_id": "mysql-cloud",
+            "negative_id": "mysql-premises",
+        }
+    ]
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_files_and_manifest_agree_with_the_rule_and_with_each_other(wanted, folder, tmp_path):
+    out = tmp_path / "out"
+    manifest = pipeline.mine(folder, out, precomputed(folder, f"select.negatives={wanted}"))
+    negatives, triplets = pq.read_table(out / "negatives.parquet"), pq.read_table(out / "triplets.parquet")
+    expected = [(q, p[0], n) for q, p in TRAIN.items() for n in by_eye(q, p[0])[:wanted]]
+    ids = ["query_id", "positive_id", "negative_id"]
+    assert sorted(tuple(row[name] for name in ids) for row in negatives.to_pylist()) == sorted(expected)
+    assert negatives.select(ids) == triplets.select(ids)
+    for row in triplets.to_pylist():
+        assert row["query"] == QUERIES[row["query_id"]][0]
+        assert row["positive"] == DOCUMENTS[row["positive_id"]][0]
+        assert row["negative"] == DOCUMENTS[row["negative_id"]][0]
+    counts = manifest["mining"]["counts"]
+    assert (counts["documents"], counts["queries"], counts["pairs"]) == (7, 3, 3)
+    assert counts["selected_pairs"] == len({query for query, _, _ in expected})
+    assert counts["selected_pairs"] + sum(counts["dropped"].values()) == counts["pairs"]
+    assert counts["negatives"] == len(expected) == sum(counts["certificates"].values())
+    assert (counts["texts_encoded"], counts["texts_reused"]) == (0, 0)
+    assert manifest["mining"]["space"]["fused_width"] == manifest["mining"]["space"]["width"] == 3
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == json.loads(json.dumps(manifest))
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    assert {"negatives.parquet", "triplets.parquet", "quarantine.jsonl"} <= set(manifest["files"])
+
+
+COLUMNS = {
+    "negatives": {
+        "query_id": pa.string(),
+        "positive_id": pa.string(),
+        "negative_id": pa.string(),
+        "rank": pa.int32(),
+        "d_query_positive": pa.float64(),
+        "d_query_negative": pa.float64(),
+        "d_positive_negative": pa.float64(),
+        "certificate": pa.string(),
+    },
+    "triplets": {
+        "query": pa.large_string(),
+        "positive": pa.large_string(),
+        "negative": pa.large_string(),
+        "query_id": pa.string(),
+        "positive_id": pa.string(),
+        "negative_id": pa.string(),
+    },
+}
+
+
+@pytest.mark.parametrize("train", [TRAIN, {"lunch-when": ["lunch"]}], ids=["some", "none"])
+@pytest.mark.parametrize("name", ["negatives", "triplets"])
+def test_columns_and_types_are_the_same_whether_or_not_anything_is_found(name, train, tmp_path):
+    folder = write_collection(tmp_path / "data", DOCUMENTS, QUERIES, train)
+    manifest = pipeline.mine(folder, tmp_path / "out", precomputed(folder))
+    table = pq.read_table(tmp_path / "out" / f"{name}.parquet")
+    assert {field.name: field.type for field in table.schema} == COLUMNS[name]
+    assert table.column_names == list(COLUMNS[name])
+    assert bool(len(table)) == (train is TRAIN)
+    if train is not TRAIN:
+        assert manifest["mining"]["counts"]["dropped"] == {"positive_is_nearest": 1, "nearer_ones_resemble_positive": 0}
+
+
+def test_the_same_text_under_another_id_is_never_a_negative(tmp_path):
+    documents = {name: DOCUMENTS[name] for name in ("mysql-cloud", "lunch")}
+    documents["copy"] = (DOCUMENTS["mysql-cloud"][0], [1.0, 0.0, 0.0])  # a copy whose vector would pass
+    documents["other"] = ("Another page", [1.0, 0.01, 0.0])
+    queries = {"q": ("query", [1.0, 0.0, 0.1])}
+    folder = write_collection(tmp_path / "data", documents, queries, {"q": ["mysql-cloud"]})
+    pipeline.mine(folder, tmp_path / "out", precomputed(folder, "select.negatives=5"))
+    assert pq.read_table(tmp_path / "out" / "negatives.parquet")["negative_id"].to_pylist() == ["other"]
+
+
+def test_positives_of_another_split_are_never_negatives(tmp_path):
+    documents = {"p": ("p", [1.0, 1.0]), "hidden": ("hidden", [1.0, 0.0]), "n": ("n", [1.0, -0.1])}
+    folder = write_collection(tmp_path / "data", documents, {"q": ("q", [1.0, 0.01])}, {"q": ["p"]})
+    (folder / "qrels" / "test.tsv").write_text("q\thidden\t1", encoding="utf-8")
+    pipeline.mine(folder, tmp_path / "out", precomputed(folder, "select.negatives=5"))
+    assert pq.read_table(tmp_path / "out" / "negatives.parquet")["negative_id"].to_pylist() == ["n"]
+
+
+def test_positives_of_a_query_of_equal_text_are_never_negatives(tmp_path, capsys):
+    documents = {"p": ("p", [1.0, 1.0]), "hidden": ("hidden", [1.0, 0.0]), "n": ("n", [1.0, -0.1])}
+    queries = {name: ("the same question", [1.0, 0.01]) for name in ("q", "again")} | {"other": ("other", [1.0, 0.01])}
+    folder = write_collection(tmp_path / "data", documents, queries, {"q": ["p"], "again": ["hidden"], "other": ["p"]})
+    manifest = pipeline.mine(folder, tmp_path / "out", precomputed(folder, "select.negatives=5"))
+    rows = pq.read_table(tmp_path / "out" / "negatives.parquet").to_pylist()
+    assert [(row["query_id"], row["negative_id"]) for row in rows] == [("q", "n"), ("other", "hidden"), ("other", "n")]
+    assert manifest["mining"]["counts"]["queries_of_equal_text"] == 2
+    assert "2 queries have the text of another: their positives are shared" in capsys.readouterr().err
+
+
+def test_the_basis_of_an_earlier_run_does_not_stay(folder, tmp_path):
+    out = tmp_path / "out"
+    names = [
+        list(pipeline.mine(folder, out, precomputed(folder, f"reduce.variance={v}"))["files"]) for v in ("0.9", "null")
+    ]
+    assert names[0] == ["basis.safetensors", *names[1]]
+    assert not (out / "basis.safetensors").exists()
+
+
+def test_one_document_is_a_clear_error(tmp_path):
+    documents = {"lunch": DOCUMENTS["lunch"]}
+    folder = write_collection(tmp_path / "data", documents, QUERIES, {"lunch-when": ["lunch"]})
+    with pytest.raises(DataError, match=r"corpus has 1 usable document.*at least 2 are needed"):
+        pipeline.mine(folder, tmp_path / "out", precomputed(folder))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Path:
+    """Random texts and vectors: forty documents, some of them copies, twelve queries with two positives each."""
+    rng = np.random.default_rng(7)
+    queries, documents = random_pairs(40, seed=7, letters=40)
+    documents[30:] = documents[20:30]
+    vectors = rng.normal(loc=[1.0, 0.0, 0.0, 0.0], size=(52, 4))
+    corpus = {f"d{row}": (f"d {text}", vectors[row].tolist()) for row, text in enumerate(documents)}
+    asked = {f"q{row}": (f"q {text}", vectors[40 + row].tolist()) for row, text in enumerate(queries[:12])}
+    judged = {f"q{row}": [f"d{doc}" for doc in rng.choice(40, 2, replace=False)] for row in range(12)}
+    return write_collection(tmp_path / "noisy", corpus, asked, judged)
+
+
+def mined_by(folder: Path, out: Path, *overrides: str) -> tuple[list[tuple[str, str, str]], dict]:
+    """The (query, positive, negative) ids, and the counts."""
+    manifest = pipeline.mine(folder, out, precomputed(folder, *overrides))
+    rows = pq.read_table(out / "negatives.parquet").to_pylist()
+    return [(row["query_id"], row["positive_id"], row["negative_id"]) for row in rows], manifest["mining"]["counts"]
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_denoising_leaves_what_the_cross_encoder_finds_less_relevant(
+    wanted: int, noisy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_reranker(tmp_path / "cross-encoder")
+    denoise = [f"guards.denoise.model={model}", "guards.denoise.dtype=float32", "guards.denoise.margin=0.02"]
+    found, counts = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}", "search.candidates=2")
+    every, _ = mined_by(noisy, tmp_path / "every", "select.negatives=40")
+    texts = {
+        row["_id"]: row["text"]
+        for name in ("corpus", "queries")
+        for row in map(json.loads, (noisy / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+    }
+    reranker = Reranker(model, max_tokens=256, device="cpu", dtype="float32")
+
+    def p(query: str, document: str) -> float:
+        return float(1 / (1 + np.exp(-reranker.scores([texts[query]], [texts[document]])[0])))
+
+    kept: dict[tuple[str, str], list[str]] = {}
+    for query, positive, negative in every:
+        if p(query, negative) <= p(query, positive) - 0.02:
+            kept.setdefault((query, positive), []).append(negative)
+    assert found == [(*pair, negative) for pair, negatives in kept.items() for negative in negatives[:wanted]]
+    assert counts["guarded"]["denoise"] > 0
+    assert counts["dropped"]["guards_leave_none"] == len({row[:2] for row in every}) - len(kept) > 0
+    said = capsys.readouterr().err
+    assert f"denoising by {model} on cpu (" in said
+    assert " scored)" in said
+    assert f"denoise {counts['guarded']['denoise']}" in said
+    again = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}", "search.candidates=2")
+    assert again == (found, counts)
+    assert "denoising by" not in capsys.readouterr().err, "every score is known, so the model is not loaded"
+
+
+def test_a_cross_encoder_without_a_head_is_refused_before_anything_is_encoded(noisy: Path, tmp_path: Path) -> None:
+    body = tiny_reranker(tmp_path / "body", head=False)
+    for step in (pipeline.mine, pipeline.audit):
+        with pytest.raises(ModelError, match=r"body has no ranking head, so its scores would be .* OUT/reranker"):
+            step(noisy, tmp_path / "out", precomputed(noisy, f"guards.denoise.model={body}"))
+        with pytest.raises(ModelError, match="nowhere does not exist"):
+            step(noisy, tmp_path / "out", precomputed(noisy, "guards.denoise.model=/nowhere"))
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_of_copies_one_is_mined(tmp_path: Path) -> None:
+    documents = {
+        "p": ("the positive", [1.0, 1.0, 0.0]),
+        "b": ("a copy", [1.0, -0.3, 0.1]),
+        "a": ("a copy", [1.0, -0.2, 0.1]),
+        "c": ("a copy", [1.0, -0.2, 0.1]),
+        "other": ("another", [1.0, -0.4, 0.1]),
+    }
+    folder = write_collection(tmp_path / "data", documents, {"q": ("query", [1.0, 0.1, 0.0])}, {"q": ["p"]})
+    assert mined_by(folder, tmp_path / "out", "select.negatives=9")[0] == [("q", "p", "a"), ("q", "p", "other")]
+
+
+def test_an_ensemble_with_a_lexical_encoder_and_a_pca_is_mined_and_reused(folder, tmp_path):
+    encoders = f"[{{name: mine, precomputed: '{folder}', weight: 2}}, {{name: words, lexical: {{width: 4}}}}]"
+    config = load(overrides=[f"encoders={encoders}", *SETTINGS, "reduce.variance=0.9"])
+    first = pipeline.mine(folder, tmp_path / "out", config)
+    mined = (tmp_path / "out" / "negatives.parquet").read_bytes()
+    assert first["mining"]["space"]["fused_width"] == 7
+    assert first["mining"]["space"]["width"] < 7
+    assert first["mining"]["space"]["variance_kept"] >= 0.9
+    assert (first["mining"]["counts"]["texts_encoded"], first["mining"]["counts"]["texts_reused"]) == (
+        9,
+        0,
+    )  # ten, two of them equal
+    again = pipeline.mine(folder, tmp_path / "out", config)
+    assert (again["mining"]["counts"]["texts_encoded"], again["mining"]["counts"]["texts_reused"]) == (0, 9)
+    assert (tmp_path / "out" / "negatives.parquet").read_bytes() == mined
+
+
+def test_sentence_transformers_trains_on_the_triplets_as_they_stand(folder, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="pip install 'sentence-transformers[train]'")
+    import torch
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import TripletLoss
+
+    pipeline.mine(folder, tmp_path / "out", precomputed(folder, "select.negatives=3"))
+    columns = ["query", "positive", "negative"]
+    triplets = datasets.Dataset.from_parquet(
+        str(tmp_path / "out" / "triplets.parquet"), columns=columns, cache_dir=str(tmp_path / "cache")
+    )
+    assert triplets.column_names == columns
+    assert len(triplets) > 0
+    model = SentenceTransformer(str(tiny_model(tmp_path / "model")), device="cpu", local_files_only=True)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path / "training"),
+        max_steps=1,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+    )
+    SentenceTransformerTrainer(
+        model=model, args=arguments, train_dataset=triplets, loss=TripletLoss(model, triplet_margin=5)
+    ).train()
+    moved = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
+    assert len(moved) > len(before) / 2
+
+
+@pytest.mark.parametrize("shards", [1, pytest.param(2, marks=pytest.mark.ray)])
+def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(shards, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    documents = {f"d{i}": (f"document {i}", rng.normal(size=8).tolist()) for i in range(400)}
+    queries = {f"q{i}": (f"query {i}", rng.normal(size=8).tolist()) for i in range(30)}
+    folder = write_collection(tmp_path / "data", documents, queries, {f"q{i}": [f"d{i}"] for i in range(30)})
+    exact = pipeline.mine(folder, tmp_path / "exact", precomputed(folder))
+    assert exact["mining"]["search"] == {"index": "flat", "device": "cpu", "shards": 1}
+    sets = ["search.index=ivf", f"search.shards={shards}", "search.candidates=20"]
+    few = pipeline.mine(folder, tmp_path / "few", precomputed(folder, *sets, "search.ivf_probes=1"))
+    share = few["mining"]["search"].pop("recall")
+    assert 0 < share < 1
+    made = {"index": "ivf", "device": "cpu", "shards": shards}
+    assert few["mining"]["search"] == made | {"lists": 10 // shards, "probes": 1, "recall_queries": 30}
+    assert set(few["mining"]["counts"]["certificates"]) == {"approximate"}
+    said = f"recall of the approximate lists, 20 long, on 30 queries: {share:.1%}"
+    assert said in capsys.readouterr().err
+    every = pipeline.mine(folder, tmp_path / "every", precomputed(folder, *sets))
+    assert every["mining"]["search"]["recall"] == 1
+    tables = [pq.read_table(tmp_path / name / "negatives.parquet") for name in ("exact", "every", "few")]
+    ours, theirs, fewer = (table.drop_columns("certificate") for table in tables)
+    assert ours == theirs != fewer

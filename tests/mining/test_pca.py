@@ -1,0 +1,198 @@
+"""The basis against scikit-learn in float64, the cut against its definition, the stream against the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hnmine.errors import DataError
+from hnmine.mining.fuse import Piece, unit_rows
+from hnmine.mining.pca import Basis, captured, cut, fit, project
+from hnmine.runs.device import Choice
+
+CPU = Choice(kind="cpu", reason="test")
+
+
+def cloud(rows: int, columns: int, seed: int = 0, decay: float = 0.8) -> np.ndarray:
+    """Unit rows around a common direction, with a falling spectrum: what encoders give."""
+    rng = np.random.default_rng(seed)
+    spread = decay ** np.arange(columns)
+    values = rng.normal(size=(rows, columns)) * spread
+    mixed = values @ np.linalg.qr(rng.normal(size=(columns, columns)))[0] + 0.5
+    return unit_rows(mixed.astype(np.float32))
+
+
+def fitted(fused: np.ndarray, variance: float = 0.95, fit_rows: int = 10**6, seed: int = 0) -> Basis:
+    return fit(lambda rows: fused[rows], len(fused), variance=variance, fit_rows=fit_rows, seed=seed, device=CPU)
+
+
+def projected(basis: Basis | None, fused: np.ndarray) -> np.ndarray:
+    everything = Piece(rows_n=np.arange(len(fused)), columns=slice(0, fused.shape[1]), values=fused)
+    return project(basis, [everything], len(fused), fused.shape[1])
+
+
+def whole_spectrum(fused: np.ndarray):
+    from sklearn.decomposition import PCA
+
+    return PCA(svd_solver="full").fit(fused.astype(np.float64))
+
+
+@pytest.mark.parametrize("variance", [0.01, 0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize(("rows", "columns"), [(400, 30), (20, 50), (30, 30)])
+def test_the_basis_equals_scikit_learn_in_float64(variance, rows, columns):
+    fused = cloud(rows, columns)
+    truth, basis = whole_spectrum(fused), fitted(fused, variance)
+    shares = np.cumsum(truth.explained_variance_ratio_)
+    width = int(np.flatnonzero(shares >= variance)[0]) + 1
+    assert basis.width == width
+    assert basis.kept == pytest.approx(shares[width - 1], abs=1e-5)
+    assert basis.mean_C == pytest.approx(truth.mean_, abs=1e-6)
+    cosines = (basis.components_RC * truth.components_[:width]).sum(axis=1)
+    assert np.abs(cosines) == pytest.approx(1, abs=1e-3)
+    expected = (fused.astype(np.float64) - truth.mean_) @ truth.components_[:width].T * np.sign(cosines)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert projected(basis, fused) == pytest.approx(expected, abs=5e-3)
+
+
+def test_all_of_the_variance_is_the_numerical_rank():
+    for rows, columns, rank in ((400, 30, 30), (20, 50, 19)):
+        basis = fitted(cloud(rows, columns, decay=0.95), 1.0)
+        assert basis.width == rank
+        assert basis.kept == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rows", [200, 25])
+def test_a_rank_deficient_cloud_has_no_more_components_than_rank(rows):
+    rng = np.random.default_rng(2)
+    fused = (rng.normal(size=(rows, 5)) @ rng.normal(size=(5, 40))).astype(np.float32)
+    assert fitted(fused, 1.0).width == 5
+    assert np.isfinite(projected(fitted(fused, 1.0), fused)).all()
+
+
+def test_with_all_the_variance_distances_are_those_of_the_centred_rows():
+    fused = cloud(100, 12, decay=0.95)
+    space = projected(fitted(fused, 1.0), fused)
+    centred = unit_rows(fused - fused.mean(axis=0))
+    assert space @ space.T == pytest.approx(centred @ centred.T, abs=1e-4)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    spectrum=st.lists(st.floats(1e-3, 1), min_size=1, max_size=20).map(lambda s: np.array(sorted(s, reverse=True))),
+    variance=st.floats(1e-6, 1),
+)
+def test_the_width_is_really_the_smallest(spectrum, variance):
+    width = cut(spectrum, variance)
+    assert spectrum[:width].sum() / spectrum.sum() >= variance - 1e-9
+    assert width == 1 or spectrum[: width - 1].sum() / spectrum.sum() < variance
+
+
+def test_a_share_that_is_reached_exactly_needs_no_more():
+    assert cut(np.array([4.0, 3.0, 2.0, 1.0]), 0.7) == 2
+    assert cut(np.array([4.0, 3.0, 2.0, 1.0]), 0.71) == 3
+    assert cut(np.array([1.0, 1e-12, 0.0]), 1.0) == 1
+
+
+@pytest.mark.parametrize("value", [np.array([0.6, 0.8, 0.0]), np.zeros(3), np.array([0.01, 0.0, 0.0])])
+def test_equal_vectors_are_a_data_error(value):
+    fused = np.tile(value.astype(np.float32), (50, 1))
+    with pytest.raises(DataError, match=r"all 50 document vectors are equal"):
+        fitted(fused)
+    with pytest.raises(DataError, match=r"all 50 document vectors are equal"):  # but for rounding
+        fitted(fused * (1 + np.random.default_rng(0).integers(-1, 2, fused.shape) * np.float32(2**-23)))
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1.0, 1e4])
+def test_the_weight_of_a_lone_encoder_changes_nothing(weight):
+    fused = cloud(200, 20)
+    expected = fitted(fused)
+    basis = fitted(fused * np.float32(weight))
+    assert basis.width == expected.width
+    assert projected(basis, fused * np.float32(weight)) == pytest.approx(projected(expected, fused), abs=1e-3)
+
+
+def test_two_different_documents_are_enough():
+    fused = np.eye(2, dtype=np.float32)
+    assert fitted(fused).width == 1
+    assert projected(fitted(fused), fused)[:, 0].tolist() == pytest.approx([1, -1]) or projected(fitted(fused), fused)[
+        :, 0
+    ].tolist() == pytest.approx([-1, 1])
+
+
+def test_one_document_is_a_data_error():
+    with pytest.raises(DataError, match=r"at least 2 documents, got 1.*reduce.variance=null"):
+        fitted(np.ones((1, 3), np.float32))
+
+
+def test_the_sample_is_seeded_and_without_repeats():
+    fused, asked = cloud(500, 10), []
+
+    def rows_of(rows: np.ndarray) -> np.ndarray:
+        asked.append(rows.tolist())
+        return fused[rows]
+
+    def once(seed: int) -> Basis:
+        return fit(rows_of, 500, variance=0.9, fit_rows=100, seed=seed, device=CPU)
+
+    first, again, other = once(1), once(1), once(2)
+    fitted_on, held_out = asked[::2], asked[1::2]
+    assert fitted_on[0] == fitted_on[1] != fitted_on[2]
+    assert len(set(fitted_on[0])) == 100
+    assert not set(fitted_on[0]) & set(held_out[0])
+    assert first.fitted_rows == 100
+    assert np.array_equal(first.components_RC, again.components_RC)
+    assert not np.array_equal(first.components_RC, other.components_RC)
+    assert first.mean_C == pytest.approx(fused[asked[0]].mean(axis=0), abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), encoders=st.lists(st.integers(1, 9), min_size=1, max_size=3))
+def test_the_projection_in_pieces_is_to_the_bit_that_of_the_whole(data, encoders):
+    fused = cloud(700, sum(encoders), seed=data.draw(st.integers(0, 9)))
+    basis = fitted(fused, 0.9)
+    order = np.random.default_rng(data.draw(st.integers(0, 9))).permutation(700)
+    cuts = sorted(data.draw(st.lists(st.integers(0, 700), max_size=5)))
+    ends = np.cumsum(encoders).tolist()
+    columns = [slice(end - width, end) for end, width in zip(ends, encoders, strict=True)]
+
+    def pieces(parts: list[np.ndarray]) -> list[Piece]:
+        return [Piece(rows_n=part, columns=c, values=fused[part][:, c]) for c in columns for part in parts]
+
+    in_order = project(basis, pieces([np.arange(700)]), 700, fused.shape[1])
+    assert np.array_equal(project(basis, pieces(np.split(order, cuts)), 700, fused.shape[1]), in_order)
+    assert in_order == pytest.approx(projected(basis, fused), abs=1e-5)
+    assert np.linalg.norm(in_order, axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_without_a_basis_the_space_is_the_fused_rows_as_unit_vectors():
+    fused = cloud(1030, 8) * np.float32(3)
+    space = projected(None, fused)
+    assert np.array_equal(space, unit_rows(fused))
+    assert space.dtype == np.float32
+
+
+def test_a_saved_basis_is_the_same_basis(tmp_path: Path) -> None:
+    rows = np.random.default_rng(3).normal(size=(60, 7)).astype(np.float32)
+    basis = fit(lambda chosen: rows[chosen], 60, variance=0.8, fit_rows=40, seed=0, device=CPU)
+    basis.save(tmp_path / "basis.safetensors")
+    again = Basis.load(tmp_path / "basis.safetensors")
+    assert (projected(again, rows) == projected(basis, rows)).all()
+    assert again.kept == basis.kept
+    assert (again.fitted_rows, again.kept_held_out, again.library) == (40, basis.kept_held_out, basis.library)
+    (tmp_path / "other").write_bytes(b"no basis")
+    with pytest.raises(DataError, match="not a basis"):
+        Basis.load(tmp_path / "other")
+
+
+def test_a_basis_of_a_sample_is_checked_on_the_other_rows() -> None:
+    rows = np.random.default_rng(5).normal(size=(500, 6)).astype(np.float32)
+    whole = fit(lambda chosen: rows[chosen], 500, variance=0.7, fit_rows=500, seed=0, device=CPU)
+    assert whole.kept_held_out is None
+    assert captured(whole, rows) == pytest.approx(whole.kept, abs=1e-5)
+    sample = fit(lambda chosen: rows[chosen], 500, variance=0.7, fit_rows=12, seed=0, device=CPU)
+    assert sample.kept_held_out is not None
+    assert sample.kept_held_out < sample.kept  # twelve rows explain themselves better than others

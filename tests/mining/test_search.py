@@ -1,0 +1,208 @@
+"""The short list against a full sort, the scan against brute force, the approximate index against the exact one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hnmine.mining import search as search_module
+from hnmine.mining.conditions import select
+from hnmine.mining.fuse import unit_rows
+from hnmine.mining.search import Ivf, IvfSearcher, Searcher, error_bound, nearer, nearer_by_torch, recall
+from hnmine.runs.device import Choice
+from tests.mining.test_conditions import as_rows, awkward
+
+CPU = Choice(kind="cpu", reason="test")
+
+
+def unit(seed: int, count: int, width: int) -> np.ndarray:
+    return unit_rows(np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32))
+
+
+def exact(queries: np.ndarray, docs: np.ndarray) -> np.ndarray:
+    return 1 - queries.astype(np.float64) @ docs.astype(np.float64).T
+
+
+@pytest.mark.parametrize("k", [1, 7, 300])
+@pytest.mark.parametrize("width", [1, 5, 384])
+def test_the_nearest_equal_a_full_sort_up_to_ties(k, width):
+    docs, queries = unit(0, 300, width), unit(1, 30, width)
+    docs[50:60] = docs[40:50]  # exact ties
+    found = Searcher(docs, CPU).nearest(queries, k)
+    distances = exact(queries, docs)
+    expected = np.sort(distances, axis=1)[:, :k]
+    assert found.doc_rows_QK.shape == (30, k)
+    assert np.abs(np.take_along_axis(distances, found.doc_rows_QK, axis=1) - expected).max() <= 2 * error_bound(width)
+    assert np.abs(found.distances_QK - expected).max() <= 2 * error_bound(width)
+    assert (np.diff(found.distances_QK, axis=1) >= 0).all()
+    assert all(len(set(row)) == k for row in found.doc_rows_QK.tolist())
+
+
+def test_more_than_there_is_gives_all_documents():
+    docs, queries = unit(2, 9, 4), unit(3, 5, 4)
+    searcher = Searcher(docs, CPU)
+    assert searcher.max_candidates == 9
+    found = searcher.nearest(queries, 1000)
+    assert all(sorted(row) == list(range(9)) for row in found.doc_rows_QK.tolist())
+
+
+def test_one_document_is_the_nearest_of_all():
+    found = Searcher(unit(4, 1, 4), CPU).nearest(unit(5, 3, 4), 10)
+    assert found.doc_rows_QK.tolist() == [[0], [0], [0]]
+
+
+def test_blocks_of_queries_change_nothing(monkeypatch):
+    docs, queries = unit(6, 200, 8), unit(7, 50, 8)
+    whole = Searcher(docs, CPU).nearest(queries, 10)
+    monkeypatch.setattr(search_module, "_QUERY_BLOCK", 7)
+    parts = Searcher(docs, CPU).nearest(queries, 10)
+    assert np.array_equal(whole.doc_rows_QK, parts.doc_rows_QK)
+
+
+@pytest.mark.parametrize("scan_bytes", [1, 4 * 20 * 33, 2**28])
+def test_within_equals_brute_force(scan_bytes, monkeypatch):
+    monkeypatch.setattr(search_module, "_SCAN_BYTES", scan_bytes)
+    docs, queries = unit(8, 200, 6), unit(9, 20, 6)
+    distances = exact(queries, docs)
+    radius = np.linspace(0, 2, 20)
+    radius[5] = distances[5, 17]  # a document exactly at the radius may or may not be given
+    found_queries, found_docs = Searcher(docs, CPU).within(queries, radius)
+    found = set(zip(found_queries.tolist(), found_docs.tolist(), strict=True))
+    assert len(found) == len(found_queries)
+    nearer = {(int(q), int(d)) for q, d in np.argwhere(distances < radius[:, None])}
+    reach = {(int(q), int(d)) for q, d in np.argwhere(distances < radius[:, None] + 2 * error_bound(6))}
+    assert nearer <= found <= reach
+    assert len(nearer) > 1000
+
+
+def test_nothing_within_a_radius_is_nothing():
+    found_queries, found_docs = Searcher(unit(10, 50, 6), CPU).within(unit(11, 4, 6), np.full(4, -1.0))
+    assert len(found_queries) == len(found_docs) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    docs=st.integers(1, 400),
+    lists=st.one_of(st.none(), st.integers(1, 20)),
+    wanted=st.integers(1, 4),
+    length=st.integers(1, 60),
+)
+def test_with_all_lists_probed_only_the_certificate_differs(seed, docs, lists, wanted, length):
+    space, judged, known = awkward(seed, docs, queries=5, pairs=10, width=5)
+    exact_rows, ivf_rows = (
+        select(space, judged, known, searcher, negatives=wanted, candidates=length)
+        for searcher in (
+            Searcher(space.docs_NR, CPU),
+            IvfSearcher(space.docs_NR, CPU, Ivf(lists=lists, probes=2048, seed=seed % 100)),
+        )
+    )
+    assert [row[:-1] for row in as_rows(ivf_rows)] == [row[:-1] for row in as_rows(exact_rows)]
+    assert ivf_rows.dropped == exact_rows.dropped
+    assert set(ivf_rows.certificate_M) <= {"approximate"}
+
+
+def clustered(seed: int, count: int) -> np.ndarray:
+    centres = unit(99, 12, 16)
+    rng = np.random.default_rng(seed)
+    return unit_rows((centres[rng.integers(0, 12, count)] + 0.2 * rng.normal(size=(count, 16))).astype(np.float32))
+
+
+@pytest.mark.parametrize("scan_bytes", [64, 2**28])
+def test_lists_and_scan_of_an_approximate_index_see_the_same_part_of_the_corpus(scan_bytes, monkeypatch):
+    monkeypatch.setattr(search_module, "_SCAN_BYTES", scan_bytes)
+    docs, queries = clustered(1, 900), clustered(2, 20)
+    searcher = IvfSearcher(docs, CPU, Ivf(lists=20, probes=3))
+    found = searcher.nearest(queries, 900)
+    seen = [set(row[row >= 0].tolist()) for row in found.doc_rows_QK]
+    assert all(0 < len(rows) < 600 for rows in seen)
+    assert (found.distances_QK[found.doc_rows_QK < 0] == np.inf).all()
+    scanned = list(zip(*(part.tolist() for part in searcher.within(queries, np.full(20, 3.0))), strict=True))
+    assert len(scanned) == len(set(scanned))
+    assert [{doc for q, doc in scanned if q == query} for query in range(20)] == seen
+    near = set(zip(*(part.tolist() for part in searcher.within(queries, np.full(20, 0.3))), strict=True))
+    distances = exact(queries, docs)
+    assert near == {(q, doc) for q, doc in scanned if distances[q, doc] < 0.3}
+    assert 0 < len(near) < len(scanned)
+    assert len(searcher.within(queries[:0], np.empty(0))[0]) == 0
+
+
+def test_an_approximate_selection_is_the_same_for_any_first_length_and_never_scans_the_corpus(monkeypatch):
+    space, judged, known = awkward(4, docs=1500, queries=40, pairs=60, width=12)
+    searcher = IvfSearcher(space.docs_NR, CPU, Ivf(lists=30, probes=2))
+    monkeypatch.setattr(Searcher, "within", None)
+    results = [select(space, judged, known, searcher, negatives=3, candidates=length) for length in (1, 16, 1500)]
+    assert as_rows(results[0]) == as_rows(results[1]) == as_rows(results[2])
+    assert results[0].dropped == results[1].dropped
+    assert set(results[0].certificate_M) == {"approximate"}
+    exact_one = select(space, judged, known, IvfSearcher(space.docs_NR, CPU, Ivf(probes=2048)), negatives=3)
+    assert as_rows(results[0]) != as_rows(exact_one)  # two of 30 lists miss something, else this shows nothing
+
+
+@pytest.mark.parametrize("documents", [1, 2, 38, 39, 77, 78, 500])
+def test_few_documents_make_few_lists_and_no_warning(documents, capfd):
+    ivf = Ivf(lists=None if documents < 100 else 400, probes=7)
+    assert ivf.lists_for(documents) == max(1, documents // 39)
+    found = IvfSearcher(unit(1, documents, 5), CPU, ivf).nearest(unit(2, 3, 5), 10)
+    assert found.doc_rows_QK.shape == (3, min(10, documents))
+    output = capfd.readouterr()
+    assert output.out == output.err == ""
+
+
+def test_the_number_of_lists():
+    assert Ivf().lists_for(1_000_000) == 4000
+    assert Ivf(lists=7).lists_for(1_000_000) == 7
+
+
+def test_the_division_is_seeded():
+    docs, queries = unit(1, 800, 8), unit(2, 30, 8)
+    first, again, other = (
+        IvfSearcher(docs, CPU, Ivf(probes=1, seed=seed)).nearest(queries, 5).doc_rows_QK for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_recall_is_the_share_of_the_true_list():
+    docs, queries = unit(1, 1200, 16), unit(2, 50, 16)
+    docs[600:] = docs[:600]  # either of two equals is right
+    found = [IvfSearcher(docs, CPU, Ivf(lists=20, probes=probes)).nearest(queries, 10) for probes in (1, 4, 20)]
+    shares = [recall(lists, docs, queries) for lists in found]
+    assert shares[0] < shares[1] < shares[2] == 1.0
+    last = np.sort(exact(queries, docs), axis=1)[:, 9:10]
+    rows = found[1].doc_rows_QK
+    right = (np.take_along_axis(exact(queries, docs), rows, axis=1) <= last + 1e-6) & (rows >= 0)
+    assert shares[1] == pytest.approx(right.mean())
+
+
+def test_the_scan_by_torch_finds_what_the_scan_by_numpy_finds():
+    docs, queries = unit(1, 300, 24), unit(2, 40, 24)
+    reach = np.linspace(0, 2, 40)
+    by_numpy, by_torch = nearer(queries, docs, reach, CPU), nearer_by_torch(queries, docs, reach, "cpu")
+    assert len(by_numpy[0]) > 1000
+    for ours, theirs in zip(by_numpy, by_torch, strict=True):
+        assert theirs.dtype == np.int64
+        assert np.array_equal(ours, theirs)
+
+
+def test_the_scan_by_torch_computes_in_true_float32_and_leaves_the_setting_as_it_was(monkeypatch):
+    import torch
+
+    seen = []
+    nonzero = torch.nonzero
+
+    def watched(hits: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.backends.cuda.matmul.fp32_precision)
+        return nonzero(hits)
+
+    monkeypatch.setattr(torch, "nonzero", watched)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        nearer_by_torch(unit(1, 5, 4), unit(2, 5, 4), np.ones(5), "cpu")
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["ieee"]

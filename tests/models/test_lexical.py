@@ -1,0 +1,127 @@
+"""The lexical encoder against the library it wraps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnmine.config.root import EncoderConfig, LexicalConfig
+from hnmine.errors import DataError, ModelError
+from hnmine.models.lexical import Fit
+from hnmine.models.plan import Plan, plan
+from tests.models.test_plan import CPU, texts_of
+
+
+def corpus_of(count: int, seed: int = 0) -> list[str]:
+    rng = np.random.default_rng(seed)
+    return [" ".join(f"term{t}" for t in rng.zipf(1.3, 12) if t < 60) + f" doc{row % 9}" for row in range(count)]
+
+
+def lexical(corpus: list[str], store: str | Path, **settings) -> Plan:
+    config = EncoderConfig(name="lexical", lexical=LexicalConfig(**settings))
+    return plan(config, texts_of(corpus), store, CPU, 8192)
+
+
+def test_lexical_equals_tf_idf_and_a_truncated_svd_up_to_sign(tmp_path):
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    corpus, others = corpus_of(24), ["term1 term2 term2", "doc3 unknown", "Term5, TERM7!"]
+    vectorizer = TfidfVectorizer(sublinear_tf=True)
+    svd = TruncatedSVD(n_components=16, algorithm="arpack", random_state=0)
+    svd.fit(vectorizer.fit_transform(corpus))
+    expected = svd.transform(vectorizer.transform(corpus + others))
+    encoded = lexical(corpus, tmp_path, width=16).build().encode(corpus + others)
+    assert encoded.dtype == np.float32
+    assert encoded.shape == expected.shape
+    signs = np.sign((encoded * expected).sum(axis=0))
+    assert encoded * signs == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_lexical_fit_is_reused_and_follows_the_corpus(root, monkeypatch):
+    corpus = corpus_of(24)
+    first = lexical(corpus, root)
+    others = [lexical([*corpus, "one more"], root), lexical(corpus, root, width=3)]
+    assert len({first.fingerprint.digest, *(other.fingerprint.digest for other in others)}) == 3
+    assert len(first.fit.place.files()) == 3
+    monkeypatch.setattr("hnmine.models.lexical._fit", None)
+    assert lexical(corpus[::-1], root) == first  # the order of documents is not the corpus
+    assert len(first.fit.place.files()) == 3
+
+
+def test_the_fit_does_not_depend_on_the_order_of_documents(tmp_path):
+    corpus = corpus_of(24)
+    first, second = lexical(corpus, tmp_path / "1"), lexical(corpus[::-1], tmp_path / "2")
+    assert first.fingerprint == second.fingerprint
+    encoded = [each.build().encode(corpus) for each in (first, second)]
+    assert np.array_equal(*encoded)
+
+
+@pytest.mark.parametrize("how", [lambda raw: raw[:-9], lambda raw: b"", lambda raw: raw[:40] + b"?" + raw[41:]])
+def test_a_damaged_fit_is_said_set_aside_and_made_again(how, root, capsys):
+    corpus = corpus_of(24)
+    first = lexical(corpus, root)
+    expected = first.build().encode(corpus)
+    raw = first.fit.read().to_pybytes()
+    first.fit.place.write(first.fit.name, how(raw))
+    assert lexical(corpus, root) == first
+    said = capsys.readouterr().err
+    assert f"lexical fit {first.fit.name} is damaged" in said
+    assert first.fit.place.files() == [f"{Path(first.fit.name).stem}.corrupt", first.fit.name]
+    assert np.array_equal(first.build().encode(corpus), expected)
+
+
+def test_every_byte_of_a_fit_is_checked(tmp_path, capsys):
+    fit = lexical(corpus_of(6), tmp_path).fit
+    raw = fit.read().to_pybytes()
+    for at in range(0, len(raw), 7):
+        fit.place.write(fit.name, raw[:at] + bytes([raw[at] ^ (1 << at % 8)]) + raw[at + 1 :])
+        assert fit.read() is None, at
+
+
+def test_an_actor_that_finds_its_fit_gone_says_so(root):
+    planned = lexical(corpus_of(24), root)
+    planned.fit.place.set_aside(planned.fit.name)
+    with pytest.raises(ModelError, match=r"lexical fit .*\.safetensors was there and is gone or damaged; run again"):
+        planned.build()
+
+
+def test_fits_that_differ_never_share_vectors(tmp_path):
+    """Two runs at once may fit the same corpus a bit differently, on two machines: each keeps to its own."""
+    corpus = corpus_of(24)
+    first = lexical(corpus, tmp_path)
+    asked = first.fit.name.partition("-")[0]
+    other = Fit.write(tmp_path, asked, ["term1"], np.ones(1, np.float32), np.ones((1, 1), np.float32))
+    again = lexical(corpus, tmp_path)  # one of both, and its vectors go where its bits say
+    assert other != first.fit
+    assert again.fit in (first.fit, other)
+    assert (again.fit == first.fit) == (again.fingerprint == first.fingerprint)
+    assert first.build().encode(["term1"]).shape == (1, 23)
+
+
+def test_a_text_without_a_known_term_is_the_zero_vector(tmp_path):
+    encoded = lexical(corpus_of(24), tmp_path).build().encode(["nothing known here", "", "term1"])
+    assert not encoded[:2].any()
+    assert encoded[2].any()
+
+
+def test_a_width_larger_than_the_corpus_allows_is_cut(tmp_path):
+    assert lexical(corpus_of(6), tmp_path, width=256).build().encode(["term1"]).shape == (1, 5)
+    assert lexical(["only", "only"], tmp_path, width=256).build().encode(["only"]).shape == (1, 1)
+
+
+def test_a_corpus_without_terms_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="finds no terms in the corpus"):
+        lexical(["a", "!", "? b"], tmp_path)
+
+
+def test_a_fit_that_is_configured_is_taken_whatever_the_corpus_and_gives_the_same_vectors(tmp_path):
+    corpus = corpus_of(24)
+    first = lexical(corpus, tmp_path)
+    pinned = lexical(["other words altogether"], tmp_path, fit=first.fit.name)
+    assert (pinned.fit, pinned.fingerprint) == (first.fit, first.fingerprint)
+    (tmp_path / "lexical" / first.fit.name).unlink()
+    with pytest.raises(DataError, match=r"lexical\.fit: .*lexical has no .* that is whole; leave it out to fit anew"):
+        lexical(corpus, tmp_path, fit=first.fit.name)

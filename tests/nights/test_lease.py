@@ -1,0 +1,205 @@
+"""The lock on a folder and on a real S3 server, by real processes: never two, and none forever."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hnmine.errors import InUseError
+from hnmine.nights.lease import Lease, hold
+from hnmine.runs.places import Place
+
+SECONDS = 2.0
+
+HOLD = """
+import sys, time
+from hnmine.errors import InUseError
+from hnmine.nights.lease import hold
+from hnmine.runs.places import Place
+place, seconds, turns, stay = Place.at(sys.argv[1]), *map(float, sys.argv[2:])
+print("ready", flush=True)
+sys.stdin.readline()
+while turns:
+    try:
+        with hold(place, seconds):
+            began = time.monotonic()
+            print("held", began, flush=True)
+            time.sleep(stay)
+            print("span", began, time.monotonic(), flush=True)
+        turns -= 1
+    except InUseError:
+        pass
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(root: str) -> Iterator[Start]:
+    started: list[subprocess.Popen[str]] = []
+
+    def run(turns: int, stay: float, seconds: float = SECONDS) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HOLD, root, str(seconds), str(turns), str(stay)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def wait_until_held(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("held")
+
+
+def claims(place: Place) -> int:
+    return sum(name.startswith("claim_") for name in (place / "lock").files())
+
+
+def test_its_claim_is_in_every_listing_from_the_look_to_the_end_also_while_it_is_renewed(root):
+    place, over = Place.at(root), time.monotonic() + 1.5
+    with hold(place, 2.0) as lease:
+        seen = []
+        while time.monotonic() < over or len(seen) <= 20:  # a busy machine lists more slowly, and not less
+            seen.append(claims(place))
+            lease._write_claim()
+            lease.check()
+    assert set(seen) == {1}
+
+
+def test_of_processes_that_start_at_once_never_two_hold_it_and_each_has_its_turn(start):
+    processes = [start(turns=3, stay=0.1, seconds=20) for _ in range(4)]
+    for process in processes:
+        go(process)
+    spans = []
+    for process in processes:
+        out, _ = process.communicate(timeout=100)
+        assert process.returncode == 0
+        spans += [tuple(map(float, line.split()[1:])) for line in out.splitlines() if line.startswith("span")]
+    assert len(spans) == 12
+    spans.sort()
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_a_second_start_is_told_who_holds_it(root):
+    place = Place.at(root)
+    with hold(place, 60):
+        told = rf"another job holds .*lock: process-{os.getpid()}-on-.*, since \d{{4}}-.* expires 60 s after"
+        with pytest.raises(InUseError, match=told), hold(place, 60):
+            pytest.fail("held twice")
+        assert claims(place) == 1
+    assert (place / "lock").files() == []
+    with hold(place, 60) as again:
+        again.check()
+
+
+def test_between_the_look_and_the_hold_of_one_no_other_comes_in(root, monkeypatch):
+    place, look, seen = Place.at(root), Lease.check, []
+
+    def look_while_another_starts(lease: Lease) -> None:
+        monkeypatch.setattr(Lease, "check", look)
+        with pytest.raises(InUseError, match="several jobs want"), hold(place):
+            pytest.fail("held by two")
+        seen.append(True)
+
+    monkeypatch.setattr("hnmine.nights.lease._TRIES", 2)
+    monkeypatch.setattr(Lease, "check", look_while_another_starts)
+    with hold(place) as lease:
+        lease.check()
+    assert seen
+
+
+def test_whose_claim_others_have_removed_holds_it_no_more(root):
+    place = Place.at(root)
+    with hold(place, 60) as lease:
+        (place / "lock").remove(lease._claim)
+        with pytest.raises(InUseError, match=r"has taken .* over"):
+            lease.check()
+
+
+def test_it_is_given_back_when_the_block_fails(root):
+    place = Place.at(root)
+    with pytest.raises(ZeroDivisionError), hold(place):
+        _ = 1 / 0
+    with hold(place):
+        pass
+
+
+def test_it_is_renewed_as_long_as_its_owner_lives_and_expires_when_it_is_dead(root, start):
+    place, process = Place.at(root), start(turns=1, stay=60)
+    go(process)
+    wait_until_held(process)
+    end = time.monotonic() + 2.5 * SECONDS
+    while time.monotonic() < end:
+        with pytest.raises(InUseError), hold(place, SECONDS):
+            pytest.fail("the owner lives")
+        time.sleep(0.3)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 4 * SECONDS  # S3 tells times in whole seconds
+    while True:
+        try:
+            with hold(place, SECONDS) as mine:
+                mine.check()
+                break
+        except InUseError:
+            assert time.monotonic() < end, "the lock of a dead owner stands"
+            time.sleep(0.1)
+
+
+def test_an_owner_that_slept_too_long_is_told_and_does_not_disturb_its_successor(root):
+    code = """
+import sys
+from hnmine.errors import InUseError
+from hnmine.nights.lease import hold
+from hnmine.runs.places import Place
+with hold(Place.at(sys.argv[1]), float(sys.argv[2])) as lease:
+    print("held", flush=True)
+    sys.stdin.readline()
+    try:
+        lease.check()
+    except InUseError as error:
+        print(error, flush=True)
+"""
+    command = [sys.executable, "-c", code, root, str(SECONDS)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        wait_until_held(process)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2 * SECONDS)
+        place = Place.at(root)
+        with hold(place, 60) as mine:
+            process.send_signal(signal.SIGCONT)
+            out, _ = process.communicate("\n", timeout=30)
+            assert "could not be renewed for" in out
+            assert claims(place) == 1
+            mine.check()
+
+
+def test_a_store_that_does_not_answer_loses_the_lock(tmp_path):
+    home = tmp_path / "home"
+    with hold(Place.at(home), 0.4) as lease:
+        lease.check()
+        (home / "lock").rename(home / "away")
+        (home / "lock").touch()
+        time.sleep(0.5)
+        with pytest.raises(InUseError, match="could not be renewed"):
+            lease.check()
+        (home / "lock").unlink()

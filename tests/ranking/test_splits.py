@@ -1,0 +1,195 @@
+"""Which pairs serve which purpose, and what is held out where a split is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnmine.config.load import load
+from hnmine.config.root import Config
+from hnmine.corpus.beir import read_beir
+from hnmine.embedding.ensemble import encode
+from hnmine.errors import DataError
+from hnmine.ranking.first_stage import NO_ROW, Bm25
+from hnmine.ranking.splits import Splits
+from hnmine.runs.folder import open_run
+from hnmine.types import Pairs
+from tests.test_pipeline import write_collection
+
+
+def splits_of(folder: Path, *overrides: str) -> Splits:
+    config = load(overrides=overrides)
+    return Splits(read_beir(folder, config.sources), config)
+
+
+def as_set(pairs: Pairs) -> set[tuple[int, int]]:
+    return set(zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True))
+
+
+def test_each_split_is_what_its_file_says(tmp_path: Path) -> None:
+    splits = splits_of(write_collection(tmp_path / "data"))
+    assert [len(pairs) for pairs in (splits.train, splits.dev, splits.test)] == [12, 4, 4]
+    assert (splits.dev_name, splits.test_name) == ("dev", "test")
+    assert splits.collection.queries.ids[splits.dev.query_rows_P[0]] == "garden-care"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_a_dev_split_whole_queries_are_held_out_by_seed(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_collection(tmp_path / "data", ["train", "test"])
+    with (folder / "qrels" / "train.tsv").open("a") as qrels:
+        qrels.writelines(f"{topic}-care\t{topic}-price\t1\n" for topic in ("apple", "bread", "candle", "desk"))
+    overrides = ("sources.dev_share=0.25", f"sources.seed={seed}")
+    splits, again = splits_of(folder, *overrides), splits_of(folder, *overrides)
+    everything = as_set(splits.collection.pairs("train"))
+    assert as_set(splits.dev) | as_set(splits.train) == everything
+    assert len(everything) == len(splits.dev) + len(splits.train) == 16
+    assert not set(splits.dev.query_rows_P) & set(splits.train.query_rows_P)
+    assert 1 <= len(np.unique(splits.dev.query_rows_P)) < 12
+    assert as_set(splits.dev) == as_set(again.dev)
+    assert as_set(splits.dev) != as_set(splits_of(folder, overrides[0], f"sources.seed={seed + 10}").dev)
+    assert "no dev split: 25% of train queries are held out for early stopping" in capsys.readouterr().err
+
+
+def test_what_is_held_out_today_was_not_trained_on_yesterday(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "data", ["train", "test"])
+    before = splits_of(folder, "sources.dev_share=0.4")
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    more = [{"_id": f"new-{number}", "text": f"what is new in {number}"} for number in range(200)]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*more, *rows[::-1]]))
+    with (folder / "qrels" / "train.tsv").open("a") as qrels:
+        qrels.writelines(f"{row['_id']}\tapple-story\t1\n" for row in more)
+    after = splits_of(folder, "sources.dev_share=0.4")
+
+    def texts(splits: Splits) -> tuple[set[str], set[str]]:
+        of = splits.collection.queries.texts
+        return {of[row] for row in splits.dev.query_rows_P}, {of[row] for row in splits.train.query_rows_P}
+
+    (dev, train), (later_dev, later_train) = texts(before), texts(after)
+    assert dev <= later_dev
+    assert train <= later_train
+    assert 0.25 < len(later_dev) / len(later_dev | later_train) < 0.55
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_queries_of_one_text_are_held_out_together(
+    tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_collection(tmp_path / "data", ["train", "test"])
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    with (folder / "queries.jsonl").open("a") as queries, (folder / "qrels" / "train.tsv").open("a") as qrels:
+        for row in rows[:8]:
+            queries.write(json.dumps(row | {"_id": f"again-{row['_id']}"}) + "\n")
+            qrels.write(f"again-{row['_id']}\t{row['_id'].split('-')[0]}-price\t1\n")
+    splits = splits_of(folder, "sources.dev_share=0.25", f"sources.seed={seed}")
+    texts = splits.collection.queries.texts
+    dev, train = ({texts[row] for row in pairs.query_rows_P} for pairs in (splits.dev, splits.train))
+    assert not dev & train
+    assert len(dev | train) == 12
+    assert dev
+    assert "are train queries too" not in capsys.readouterr().err
+
+
+def test_without_a_test_split_the_dev_queries_are_reported_and_it_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = splits_of(write_collection(tmp_path / "data", ["train", "dev"]))
+    assert as_set(splits.test) == as_set(splits.dev)
+    assert splits.test_name == "dev"
+    assert "no test split: dev is reported, which also chose the step" in capsys.readouterr().err
+
+
+def test_of_a_single_train_query_nothing_can_be_held_out(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "data", ["train"])
+    (folder / "qrels" / "train.tsv").write_text("apple-care\tapple-guide\t1\napple-care\tapple-price\t1\n")
+    with pytest.raises(DataError, match=r"one train query only, and no dev split .* add qrels/dev\.tsv"):
+        splits_of(folder)
+
+
+def test_a_large_share_leaves_a_query_to_train_on(tmp_path: Path) -> None:
+    splits = splits_of(write_collection(tmp_path / "data", ["train"]), "sources.dev_share=0.99")
+    assert len(splits.train) == 1
+    assert len(splits.dev) == 11
+
+
+@pytest.mark.parametrize(("anchors", "depth"), [(70, 70), (7, 50)])
+def test_the_first_stage_is_that_of_each_query_alone_and_deep_enough_for_all_its_uses(
+    tmp_path: Path, anchors: int, depth: int
+) -> None:
+    splits = splits_of(write_collection(tmp_path / "data"), "evaluate.depth=2", f"train.anchors.depth={anchors}")
+    splits.first_stage(np.array([3, 1]))
+    first = splits.first_stage(np.array([1, 5]))
+    assert sorted(first) == [1, 3, 5]
+    settings = Config().evaluate
+    for row, (docs, scores) in first.items():
+        query = splits.collection.queries.take([row])
+        expected = Bm25(splits.collection.documents, k1=settings.k1, b=settings.b).first(query, depth)
+        assert docs.tolist() == expected[0][0].tolist()
+        assert scores.tolist() == expected[1][0].tolist()
+
+
+def test_a_task_has_the_queries_of_the_pairs_or_a_seeded_sample_of_them(tmp_path: Path) -> None:
+    splits = splits_of(write_collection(tmp_path / "data"), "evaluate.depth=5")
+    whole, one, same = (splits.task(splits.train, limit, 3) for limit in (None, 4, 4))
+    assert whole.doc_rows_QK.shape == (12, 5)
+    assert len(whole) == len(splits.task(splits.train, 12, 3)) == 12
+    assert len(one) == 4
+    assert one.queries.ids == same.queries.ids
+    assert set(one.queries.ids) < set(whole.queries.ids)
+    assert any(splits.task(splits.train, 4, seed).queries.ids != one.queries.ids for seed in range(5))
+    assert (whole.doc_rows_QK[:, 0] != NO_ROW).all()
+
+
+def test_queries_of_another_split_that_ask_the_same_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_collection(tmp_path / "data")
+    splits_of(folder)
+    assert "warning" not in capsys.readouterr().err
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    rows[17]["text"] = rows[18]["text"] = rows[0]["text"]  # two of test, one of train
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits_of(folder)
+    assert "warning: 2 queries of test are train queries too; its figures flatter" in capsys.readouterr().err
+
+
+def test_a_run_file_is_the_first_stage_for_every_split(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data")
+    queries = splits_of(data).collection.queries.ids
+    lines = [
+        f"{query} Q0 {query.split('-')[0]}-{kind} {rank} {-rank} x"
+        for query in queries
+        for rank, kind in enumerate(("price", "guide"), 1)
+    ]
+    (tmp_path / "run").write_text("\n".join(lines))
+    splits = splits_of(data, f"evaluate.first_stage={tmp_path / 'run'}")
+    task = splits.task(splits.test, None, 0)
+    documents = splits.collection.documents.ids
+    for query, rows in zip(task.queries.ids, task.doc_rows_QK.tolist(), strict=True):
+        found = [documents[row] for row in rows if row != NO_ROW]
+        assert found == [f"{query.split('-')[0]}-price", f"{query.split('-')[0]}-guide"]
+
+
+def test_the_ensembles_space_is_a_first_stage(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data")
+    config = load(
+        overrides=[
+            "encoders=[{name: lexical, lexical: {width: 16}}]",
+            "evaluate.first_stage=dense",
+            "embed.ray=false",
+        ]
+    )
+    with open_run(tmp_path / "out", config) as run:
+        splits = Splits(read_beir(data, config.sources), config, run)
+        collection = splits.collection
+        space = encode({"document": collection.documents, "query": collection.queries}, config, run).space
+        first = splits.first_stage(np.arange(len(collection.queries)))
+    for query, (rows, scores) in first.items():
+        similarity = space.docs_NR @ space.queries_QR[query]
+        assert len(rows) == len(similarity) == 30, "there are fewer documents than the first stage is deep"
+        assert similarity[rows] == pytest.approx(np.sort(similarity)[::-1], abs=1e-5)
+        assert scores == pytest.approx(similarity[rows], abs=1e-5)

@@ -1,0 +1,92 @@
+"""Counters outside Ray, and the dashboard that shows them; tests/test_jobs.py scrapes them from a real Ray."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hnmine.runs.counters import COUNTERS
+from tests.test_package import loaded_after
+
+BOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
+
+
+@pytest.fixture(scope="module")
+def board() -> dict:
+    return json.loads(BOARD.read_text())
+
+
+def expressions(board: dict) -> list[str]:
+    return [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+
+
+def test_outside_ray_nothing_is_counted_and_nothing_is_imported() -> None:
+    code = "from hnmine.runs.counters import DROPPED, NEGATIVES; NEGATIVES.add(3); DROPPED.add_each({'a': 1, 'b': 0})"
+    assert not loaded_after(code) & {"ray", "numpy"}
+
+
+@pytest.mark.ray
+def test_a_driver_and_its_actors_count_and_a_label_that_is_not_declared_is_refused() -> None:
+    from hnmine.runs.ray_session import start_ray
+
+    start_ray()
+    import ray
+
+    def count() -> bool:
+        from hnmine.runs import counters as metrics
+
+        metrics.DROPPED.add_each({"positive_is_nearest": 2, "nearer_ones_resemble_positive": 0})
+        return metrics.DROPPED._ray is not None
+
+    assert count()
+    assert ray.get(ray.remote(count).remote())
+    with pytest.raises(ValueError, match="reason"):
+        COUNTERS[3].add(1, guard="margin")
+
+
+def test_names_are_prometheus_names_and_differ() -> None:
+    names = [counter.name for counter in COUNTERS]
+    assert len({*names}) == len(names)
+    for counter in COUNTERS:
+        assert re.fullmatch(r"hnmine_[a-z_]+", counter.name)
+        assert not counter.name.endswith("_total"), "Prometheus adds it"
+        assert counter.about
+
+
+def test_the_dashboard_shows_every_counter_and_no_other_by_labels_it_has(board: dict) -> None:
+    labels = {f"ray_{counter.name}_total": set(counter.labels) for counter in COUNTERS}
+    shown = set()
+    for expression in expressions(board):
+        (name,) = set(re.findall(r"[a-z]+_[a-z_]+(?=\[| offset)", expression))
+        shown.add(name)
+        assert name in labels
+        for by in re.findall(r"by \((\w+)\)", expression):
+            assert by in labels[name]
+        assert expression.count("(") == expression.count(")")
+    assert shown == labels.keys()
+
+
+def test_the_dashboard_has_what_grafana_needs(board: dict) -> None:
+    assert {"uid", "title", "schemaVersion", "panels", "time", "templating"} <= board.keys()
+    assert "id" not in board, "Grafana gives it; with one, an import would replace another dashboard"
+    (variable,) = board["templating"]["list"]
+    assert (variable["type"], variable["query"]) == ("datasource", "prometheus")
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        assert panel["type"] in ("stat", "timeseries", "bargauge")
+        assert panel["title"]
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert place["x"] + place["w"] <= 24
+        assert not cells & taken, f"{panel['title']} lies on another"
+        taken |= cells
+        for each in (panel, *panel["targets"]):
+            assert each["datasource"] == {"type": "prometheus", "uid": f"${{{variable['name']}}}"}
+        for target in panel["targets"]:
+            for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
+                assert f"by ({label})" in target["expr"]

@@ -1,0 +1,239 @@
+"""Lessons against a plain loop over scores and vectors: which queries, which documents, what the teacher says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from hnmine.arms.tune import tune
+from hnmine.config.load import load as load_config
+from hnmine.config.root import Config
+from hnmine.config.training import TAUGHT as TAUGHT_NAMES
+from hnmine.corpus.beir import read_beir
+from hnmine.embedding.ensemble import embed_all
+from hnmine.errors import DataError
+from hnmine.ranking.splits import Splits
+from hnmine.runs.folder import Run, open_run
+from hnmine.training.lessons import Lessons, lessons
+from hnmine.training.lists import Lists
+from hnmine.training.losses import TAUGHT, kl
+from hnmine.training.trainer import Bench
+from hnmine.training.worker import load
+from tests.comparison.test_cells import config_of
+from tests.models.test_cross_encoder import tiny_model
+from tests.test_pipeline import write_collection
+
+TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
+SETTINGS = ("train.max_pairs=8", "train.distill.lessons=14", "train.distill.documents=4", "evaluate.depth=9")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """20 queries: 12 of train, 4 of dev, and 4 that nobody judged; dev is reported too."""
+    return write_collection(tmp_path / "data", ("train", "dev"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with open_run(tmp_path / "out", Config()) as opened:
+        yield opened
+
+
+def right_first(data: Path, file: Path) -> str:
+    """Write a run file, all of a topic for each query and the right one first; return the setting."""
+    collection = read_beir(data, load_config().sources)
+    names = collection.documents.ids
+    lines = []
+    for query, right in ((row, *docs) for row, docs in collection.positives().items()):
+        topic = names[right].split("-")[0]
+        ranked = [right, *(row for row, name in enumerate(names) if name.startswith(topic) and row != right)]
+        lines += [
+            f"{collection.queries.ids[query]} Q0 {names[row]} {rank} {9 - rank} x" for rank, row in enumerate(ranked)
+        ]
+    file.write_text("\n".join(lines) + "\n")
+    return f"evaluate.first_stage={file}"
+
+
+def taught(data: Path, run: Run, model: Path, *more: str) -> tuple[Lessons, Bench, Splits, Config]:
+    config = config_of(model, TWO, *SETTINGS, *more)
+    splits = Splits(read_beir(data, config.sources), config, run)
+    bench = Bench(splits, config.train, run)
+    return lessons(bench, splits, config, run), bench, splits, config
+
+
+def test_lessons_are_on_queries_without_a_judgement_first_and_never_on_dev(data: Path, run: Run, tmp_path: Path):
+    model = tiny_model(tmp_path / "start")
+    found, bench, splits, _ = taught(data, run, model)
+    texts = splits.collection.queries.texts
+    trained = {texts[row] for row in bench.pairs.query_rows_P}
+    dev = {texts[row] for row in splits.dev.query_rows_P}
+    others = set(texts) - trained - dev
+    assert (len(trained), len(dev), len(others)) == (8, 4, 8)
+    assert len(found.lists.queries) == len(set(found.lists.queries)) == 14
+    assert others < set(found.lists.queries) < others | trained
+    fewer, *_ = taught(data, run, model, "train.distill.lessons=5")
+    assert set(fewer.lists.queries) < others
+    assert len(fewer.lists.queries) == 5
+    more, *_ = taught(data, run, model, "train.distill.lessons=40")
+    assert (len(more.lists), set(more.lists.queries)) == (40, others | trained)
+    assert more.lists.queries[:16] == more.lists.queries[16:32]
+    assert more.lists.documents[:16] != more.lists.documents[16:32]
+    assert [texts[:2] for texts in more.lists.documents[:16]] == [texts[:2] for texts in more.lists.documents[16:32]]
+
+
+def test_other_spellings_of_held_queries_and_queries_that_find_nothing_are_no_lessons(
+    data: Path, run: Run, tmp_path: Path
+):
+    rows = [json.loads(line) for line in (data / "queries.jsonl").read_text().splitlines()]
+    more = [{"_id": f"{row['_id']}-again", "text": f" {row['text'].upper()}? "} for row in rows]
+    more += [{"_id": f"none-{number}", "text": f"nothing{number} zzz"} for number in range(50)]
+    with (data / "queries.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in more)
+    found, _, splits, _ = taught(data, run, tiny_model(tmp_path / "start"), "train.distill.lessons=16")
+    texts = splits.collection.queries.texts
+    dev = {texts[row] for row in splits.dev.query_rows_P}
+    asked = {query.strip(" ?").lower() for query in found.lists.queries}
+    assert len(asked) == len(found.lists.queries) == 16
+    assert not asked & dev
+    assert not [query for query in asked if "zzz" in query]
+
+
+def test_without_a_query_to_learn_from_it_is_said(tmp_path: Path, run: Run):
+    data = write_collection(tmp_path / "data")
+    qrels = data / "qrels"
+    (qrels / "test.tsv").write_text((qrels / "train.tsv").read_text())
+    (data / "queries.jsonl").write_text("".join((data / "queries.jsonl").read_text().splitlines(keepends=True)[:16]))
+    with pytest.raises(DataError, match=r"no lessons: beside dev and test there is no query for which .*search log"):
+        taught(data, run, tiny_model(tmp_path / "start"))
+
+
+def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, run: Run, tmp_path: Path):
+    found, _, splits, config = taught(data, run, tiny_model(tmp_path / "start"), "train.scale=2")
+    documents, queries = splits.collection.documents, splits.collection.queries
+    vectors, _, _ = embed_all({"document": documents, "query": queries}, config, run)
+    assert list(found.weights) == ["first stage", "wide", "narrow"]
+    assert found.weights["first stage"] > 0
+    first = splits.first_stage(np.arange(len(queries)))
+    for query, texts, scores in zip(found.lists.queries, found.lists.documents, found.lists.teacher, strict=True):
+        row = queries.texts.index(query)
+        docs = [doc for doc in first[row][0].tolist()[:9] if doc >= 0]
+        values = [np.array(first[row][1][: len(docs)], dtype=float)]
+        for encoder in vectors:
+            q, d = encoder.take("query", np.array([row]))[0], encoder.take("document", np.array(docs))
+            values.append(d @ q / np.linalg.norm(q) / np.linalg.norm(d, axis=1))
+        teacher = sum(
+            weight * (of - of.mean()) / of.std() for weight, of in zip(found.weights.values(), values, strict=True)
+        )
+        said = {documents.texts[doc]: float(score) / 2 for doc, score in zip(docs, teacher, strict=True)}
+        assert len(texts) == len(set(texts)) == min(4, len(docs))
+        np.testing.assert_allclose(scores, [said[text] for text in texts], atol=2e-3)
+        best = sorted(said.values(), reverse=True)
+        np.testing.assert_allclose(scores[:2], best[:2], atol=2e-3)
+    assert all(found.lists.is_lesson)
+
+
+def test_the_student_comes_nearer_to_its_teacher(data: Path, run: Run, tmp_path: Path):
+    start = tiny_model(tmp_path / "start", spread=1, seed=1)
+    how = (right_first(data, tmp_path / "run.trec"), "train.distill.lessons=144", "train.pairs_per_batch=3")
+    found, bench, _, _ = taught(data, run, start, *how)
+    record = bench.fit("student", start, found.lists, replace(bench.recipe, learning_rate=0.006))
+    assert record.best_step > 0, "it learnt nothing, and the rest of this test would say nothing"
+
+    def divergence(model: Path) -> float:
+        reranker = load("cross-encoder", model, max_tokens=64, device="cpu", dtype="float32", engine="torch")
+        of, lists = [], found.lists
+        for query, texts, teacher in zip(lists.queries, lists.documents, lists.teacher, strict=True):
+            scores = torch.from_numpy(reranker.scores([query] * len(texts), list(texts)))[None]
+            of.append(kl(scores, torch.ones_like(scores, dtype=torch.bool), torch.tensor([teacher])).item())
+        return float(np.mean(of))
+
+    assert divergence(run.out / "rerankers" / "student") < 0.98 * divergence(start)
+    for other in (
+        replace(found.lists, teacher=tuple(scores[::-1] for scores in found.lists.teacher)),
+        replace(found.lists, is_lesson=()),
+    ):
+        assert bench.identity(start, other, bench.recipe) != bench.identity(start, found.lists, bench.recipe)
+
+
+@pytest.mark.parametrize("loss", ["infonce", "margin"])
+def test_the_preset_trains_on_the_anchored_lists_with_lessons_among_them(
+    data: Path, run: Run, tmp_path: Path, loss: str, capsys: pytest.CaptureFixture[str]
+):
+    columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
+    run.write_table("negatives.parquet", pa.table(columns))
+    how = ("train.learning_rate=0.003", f"train.loss={loss}", "train.presets=[anchored, distilled]")
+    lessons_alone, _, splits, config = taught(data, run, tiny_model(tmp_path / "start", spread=1), *how)
+    found, files = tune(splits, config, run)
+    assert {"rerankers/distilled/model.safetensors", "rerankers/anchored/model.safetensors"} <= set(files)
+    anchored, distilled = found["presets"]["anchored"], found["presets"]["distilled"]
+    assert (anchored["lists"], distilled["lists"]) == (8, 8 + 14)
+    assert distilled["recipe"] == anchored["recipe"]
+    assert distilled["dev_by_step"]["0"] == anchored["dev_by_step"]["0"]
+    assert found["distilled"] == lessons_alone.facts()
+    assert capsys.readouterr().err.count("distilled: with 14 lessons among them") == 1
+    assert (found["distilled"]["lessons"], found["distilled"]["queries"]) == (14, 14)
+
+
+def test_a_cross_encoder_teaches_the_judged_lists_and_the_ensemble_its_lessons(data: Path, run: Run, tmp_path: Path):
+    teacher = tiny_model(tmp_path / "teacher", seed=1)
+    how = ("train.loss=marginmse", f"train.teacher.model={teacher}", "train.teacher.dtype=float32")
+    found, bench, *_ = taught(data, run, tiny_model(tmp_path / "start"), *how)
+    judged = Lists(queries=("what", "which"), documents=(("A", "B"), ("C", "D", "E")))
+    both = judged.with_lessons(found.lists)
+    assert bench._teacher is not None
+    whole = bench._teacher.teach("student", both, 2.0)
+    assert whole.teacher[2:] == found.lists.teacher
+    assert whole.teacher[:2] == bench._teacher.teach("student", judged, 2.0).teacher
+    assert not whole.untaught
+
+
+def test_with_a_run_file_or_vectors_made_elsewhere_only_train_queries_are_asked_about(
+    data: Path, run: Run, tmp_path: Path
+):
+    first_stage = right_first(data, tmp_path / "run.trec")
+    found, _, splits, _ = taught(data, run, tiny_model(tmp_path / "start"), first_stage)
+    texts = splits.collection.queries.texts
+    assert set(found.lists.queries) == {texts[row] for row in splits.train.query_rows_P}
+    assert found.weights["first stage"] > 0
+    assert found.teacher_dev == 1
+
+
+def knows_nothing(data: Path, file: Path) -> str:
+    """Write a run file of documents that are never right; return the setting."""
+    collection = read_beir(data, load_config().sources)
+    wrong = [doc for doc in collection.documents.ids if doc.startswith("jacket")]
+    lines = [f"{query} Q0 {doc} {rank} {9 - rank} x" for query in collection.queries.ids for rank, doc in
+             enumerate(wrong, 1)]  # fmt: skip
+    file.write_text("\n".join(lines) + "\n")
+    return f"evaluate.first_stage={file}"
+
+
+def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path: Path):
+    first_stage = knows_nothing(data, tmp_path / "run.trec")
+    with pytest.raises(DataError, match=r"no lessons: .* so they have nothing to teach"):
+        taught(data, run, tiny_model(tmp_path / "start"), first_stage)
+
+
+def test_where_nobody_can_teach_the_preset_trains_without_lessons_and_says_so(
+    data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
+    run.write_table("negatives.parquet", pa.table(columns))
+    start, first_stage = tiny_model(tmp_path / "start"), knows_nothing(data, tmp_path / "run.trec")
+    config = config_of(start, TWO, *SETTINGS, first_stage, "train.presets=[distilled, anchored]")
+    found, _ = tune(Splits(read_beir(data, config.sources), config, run), config, run)
+    assert capsys.readouterr().err.count("warning: no lessons: ") == 1
+    assert "distilled" not in found
+    with_lessons, without = (found["presets"][name] for name in ("distilled", "anchored"))
+    assert with_lessons["identity"] == without["identity"]
+
+
+def test_the_names_of_what_learns_from_a_teacher_are_those_of_its_losses():
+    assert set(TAUGHT_NAMES) == set(TAUGHT)

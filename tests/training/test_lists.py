@@ -1,0 +1,171 @@
+"""The training lists: what stands in them, in which order, and what never does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hnmine.ranking.first_stage import NO_ROW
+from hnmine.training.lists import Lists, first_stage_anchors, mistakes, random_anchors, step_lists, training_lists
+from hnmine.types import Int64, Pairs, Texts
+
+Positives = dict[int, set[int]]
+Draw = Callable[[Pairs, Positives, int, int, int], list[list[int]]]
+
+
+def judged(seed: int, documents: int, queries: int, pairs: int) -> tuple[Pairs, Positives]:
+    """Some of the judged pairs; what is known of the queries is more, as from other splits."""
+    rng = np.random.default_rng(seed)
+    rows = np.unique(np.stack([rng.integers(0, queries, pairs), rng.integers(0, documents, pairs)], axis=1), axis=0)
+    chosen = Pairs(query_rows_P=rows[:, 0].copy(), doc_rows_P=rows[:, 1].copy())
+    positives = {query: set(docs) for query, docs in chosen.positives_of().items()}
+    for known in positives.values():
+        known.update(rng.integers(0, documents, 2).tolist())
+    return chosen, positives
+
+
+def first_stage(pairs: Pairs, documents: int, seed: int) -> dict[int, Int64]:
+    """Distinct documents of each query, NO_ROW at the end."""
+    rng = np.random.default_rng(seed)
+    return {
+        query: np.append(rng.permutation(documents)[: rng.integers(1, documents + 1)], [NO_ROW, NO_ROW])
+        for query in np.unique(pairs.query_rows_P).tolist()
+    }
+
+
+def from_the_first_stage(pairs: Pairs, positives: Positives, documents: int, per_pair: int, seed: int) -> list[list]:
+    return first_stage_anchors(pairs, positives, first_stage(pairs, documents, 5), per_pair, seed)
+
+
+@pytest.mark.parametrize("draw", [random_anchors, from_the_first_stage])
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(1, 6), st.integers(0, 8))
+def test_anchors_are_distinct_never_judged_positive_and_as_many_as_there_can_be(
+    draw: Draw, seed: int, documents: int, queries: int, per_pair: int
+) -> None:
+    pairs, positives = judged(seed, documents, queries, 8)
+    first = first_stage(pairs, documents, 5)
+    drawn = draw(pairs, positives, documents, per_pair, seed)
+    assert len(drawn) == len(pairs)
+    for query, anchors in zip(pairs.query_rows_P.tolist(), drawn, strict=True):
+        pool = set(range(documents)) if draw is random_anchors else set(first[query].tolist()) - {NO_ROW}
+        assert set(anchors) <= pool - positives[query]
+        assert len(anchors) == len(set(anchors)) == min(per_pair, len(pool - positives[query]))
+
+
+@pytest.mark.parametrize("draw", [random_anchors, from_the_first_stage])
+def test_anchors_are_drawn_by_the_seed(draw: Draw) -> None:
+    pairs, positives = judged(1, 200, 20, 40)
+    again = [draw(pairs, positives, 200, 3, seed) for seed in (7, 7, 8)]
+    assert again[0] == again[1] != again[2]
+    assert len({row for anchors in again[0] for row in anchors}) > 40, "spread over the corpus"
+
+
+def test_the_positive_is_first_then_mined_then_anchors_each_once() -> None:
+    documents = Texts(ids=tuple("abcdef"), texts=tuple("ABCDEF"))
+    queries = Texts(ids=("p", "q"), texts=("P", "Q"))
+    pairs = Pairs(query_rows_P=np.array([1, 0, 1]), doc_rows_P=np.array([0, 3, 5]))
+    lists = training_lists(documents, queries, pairs, [[4, 1], [], []], [[2, 4, 3], [], [1]])
+    assert lists.queries == ("Q", "Q")
+    assert lists.documents == (("A", "E", "B", "C", "D"), ("F", "B"))
+
+
+def test_no_list_is_made_where_no_pair_has_a_negative() -> None:
+    documents = Texts(ids=("a", "b"), texts=("A", "B"))
+    pairs = Pairs(query_rows_P=np.array([0]), doc_rows_P=np.array([1]))
+    assert len(training_lists(documents, Texts(ids=("q",), texts=("Q",)), pairs, [[]], [[]])) == 0
+
+
+def test_pairs_without_a_negative_are_taken_where_they_are_asked_for_and_what_was_judged_is_told_in_texts() -> None:
+    documents = Texts(ids=tuple("abcd"), texts=("A", "B", "B", "D"))
+    queries = Texts(ids=("p", "q"), texts=("P", "Q"))
+    pairs = Pairs(query_rows_P=np.array([0, 1]), doc_rows_P=np.array([0, 1]))
+    positives = {0: {0}, 1: {1, 2, 3}}
+    lists = training_lists(documents, queries, pairs, [[3], []], [[], []], bare=True, positives=positives)
+    assert lists.documents == (("A", "D"), ("B",))
+    assert lists.judged == (frozenset("A"), frozenset("BD"))
+
+
+def any_lists(seed: int, count: int) -> Lists:
+    """Lists over few texts, so that positives are shared, stand in other lists, and are judged for other queries."""
+    rng = np.random.default_rng(seed)
+    texts = [f"text {i}" for i in range(12)]
+    documents = [tuple(rng.permutation(texts)[: rng.integers(1, 4)].tolist()) for _ in range(count)]
+    judged = [frozenset({listed[0], *rng.choice(texts, rng.integers(0, 4))}) for listed in documents]
+    return Lists(queries=tuple(f"query {i}" for i in range(count)), documents=tuple(documents), judged=tuple(judged))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 6), st.integers(0, 99))
+def test_in_batch_negatives_are_positives_of_the_batch_never_judged_and_as_many_as_there_can_be(
+    seed: int, size: int, in_batch: int, step: int
+) -> None:
+    lists = any_lists(seed, 15)
+    batch = np.random.default_rng(seed).permutation(15)[:size].tolist()
+    taken = step_lists(lists, batch, in_batch, (seed, step))
+    assert taken == step_lists(lists, batch, in_batch, (seed, step))
+    assert taken.queries == tuple(lists.queries[i] for i in batch)
+    for i, documents in zip(batch, taken.documents, strict=True):
+        mined = lists.documents[i]
+        assert documents[: len(mined)] == mined
+        drawn = documents[len(mined) :]
+        pool = {lists.documents[j][0] for j in batch} - set(mined) - lists.judged[i]
+        assert set(drawn) <= pool
+        assert len(drawn) == len(set(drawn)) == min(in_batch, len(pool))
+
+
+def test_in_batch_negatives_differ_from_step_to_step_and_by_the_seed() -> None:
+    names = tuple(f"text {i}" for i in range(40))
+    lists = Lists(queries=names, documents=tuple((n,) for n in names), judged=tuple(frozenset({n}) for n in names))
+    drawn = [step_lists(lists, range(40), 3, seed).documents for seed in ((0, 1), (0, 2), (1, 1))]
+    assert len(set(drawn)) == 3
+    assert len({text for documents in drawn[0] for text in documents[1:]}) > 25, "spread over the batch"
+
+
+def test_the_scores_of_the_teacher_stay_with_their_lists() -> None:
+    lists = Lists(queries=("p", "q"), documents=(("A", "B"), ("C",)), teacher=((1.0, 2.0), (3.0,)))
+    assert step_lists(lists, [1, 0], 0, (0,)).teacher == ((3.0,), (1.0, 2.0))
+    with pytest.raises(AssertionError):
+        Lists(queries=("p",), documents=(("A", "B"),), teacher=((1.0,),))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_lessons_come_after_the_judged_lists_and_have_nothing_to_do_with_their_batch(seed: int, share: float) -> None:
+    lists, others = any_lists(seed, 9), any_lists(seed + 1, 7)
+    taught = replace(others, judged=(), teacher=tuple((0.5,) * len(listed) for listed in others.documents))
+    both = lists.with_lessons(taught, share)
+    count = round(7 * share)
+    assert both.is_lesson == (False,) * 9 + (True,) * count
+    assert both.untaught == list(range(9))
+    assert both.teacher[9:] == taught.teacher[:count]
+    batch = np.random.default_rng(seed).permutation(len(both)).tolist()
+    step = step_lists(both, batch, 4, (seed,))
+    judged_alone = step_lists(lists, [i for i in batch if i < 9], 4, (seed,))
+    assert [documents for i, documents in zip(batch, step.documents, strict=True) if i < 9] == [*judged_alone.documents]
+    for i, documents, is_lesson in zip(batch, step.documents, step.is_lesson, strict=True):
+        assert is_lesson == (i >= 9)
+        assert documents == both.documents[i] or not is_lesson
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5), st.integers(0, 4))
+def test_mistakes_against_a_plain_loop(seed: int, documents: int, queries: int, count: int) -> None:
+    pairs, positives = judged(seed, documents, queries, 8)
+    rng = np.random.default_rng(seed)
+    score = rng.permutation(queries * documents).reshape(queries, documents).astype(float)
+    candidates = [
+        [row for row in rng.permutation(documents).tolist() if row not in positives[query]]
+        for query in pairs.query_rows_P.tolist()
+    ]
+    found = mistakes(pairs, candidates, lambda query_rows, doc_rows: score[query_rows, doc_rows], count)
+    for query, positive, rows, chosen in zip(
+        pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), candidates, found, strict=True
+    ):
+        below = [row for row in rows if score[query, row] <= score[query, positive]]
+        assert chosen == sorted(below, key=lambda row: -score[query, row])[:count]
