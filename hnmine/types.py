@@ -67,8 +67,13 @@ class Pairs:
         """Return the pairs at `keep` (positions or a mask)."""
         return Pairs(query_rows_P=self.query_rows_P[keep], doc_rows_P=self.doc_rows_P[keep])
 
+    def renumbered(self) -> tuple[Int64, Pairs]:
+        """Return the distinct query rows, ascending, and the pairs with positions in these as query rows."""
+        rows_Q, positions_P = np.unique(self.query_rows_P, return_inverse=True)
+        return rows_Q, Pairs(query_rows_P=positions_P.astype(np.int64), doc_rows_P=self.doc_rows_P)
+
     def positives_of(self) -> dict[int, list[int]]:
-        """Document rows judged positive, by query row."""
+        """Return the document rows judged positive, by query row."""
         positives: dict[int, list[int]] = {}
         for query, doc in zip(self.query_rows_P.tolist(), self.doc_rows_P.tolist(), strict=True):
             positives.setdefault(query, []).append(doc)
@@ -84,6 +89,13 @@ def distance(a_nR: Float32 | Float64, b_nR: Float32 | Float64) -> Float64:
     a_nR, b_nR = (np.asarray(rows, dtype=np.float64, order="C") for rows in (a_nR, b_nR))
     similarity: Float64 = np.einsum("...r,...r->...", a_nR, b_nR)
     return 1.0 - similarity
+
+
+def unit_rows(rows_nR: Float32) -> Float32:
+    """Return the rows scaled to length 1; a zero row stays zero (its distance to everything is 1), NaN stays NaN."""
+    norms = np.linalg.norm(rows_nR.astype(np.float64), axis=1, keepdims=True)
+    unit: Float32 = np.divide(rows_nR, norms, out=np.zeros_like(rows_nR), where=norms != 0)
+    return unit
 
 
 @dataclass(frozen=True, kw_only=True)

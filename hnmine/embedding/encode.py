@@ -20,7 +20,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hnmine.config.root import EmbedConfig
-from hnmine.embedding.store import KEY_BYTES, PLAIN, Keys, Reading, VectorStore, keys_of
+from hnmine.corpus.text_keys import KEY_BYTES, PLAIN, Keys, Reading, keys_of
+from hnmine.embedding.store import VectorStore
 from hnmine.errors import DeviceError, HnmineError, ModelError
 from hnmine.models.engine import MOST_LANES
 from hnmine.models.plan import Encoder, Plan

@@ -11,17 +11,18 @@ from hnmine.config.root import Config, ReduceConfig
 from hnmine.embedding.encode import device_for, embed
 from hnmine.embedding.precomputed import read_precomputed
 from hnmine.embedding.store import VectorStore
+from hnmine.embedding.vectors import Vectors
 from hnmine.errors import DataError
-from hnmine.mining.fuse import Fused, Vectors, unit_rows
+from hnmine.mining.fuse import Fused
 from hnmine.mining.pca import Basis, fit, project
 from hnmine.models.plan import plan
 from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.task import Task
 from hnmine.runs import device as devices
+from hnmine.runs.directory import Directory
 from hnmine.runs.folder import Run
-from hnmine.runs.places import Place
 from hnmine.runs.progress import say, track
-from hnmine.types import Float32, Role, Space, Texts
+from hnmine.types import Float32, Role, Space, Texts, unit_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple
     Raises as `encode` does.
     """
     root = config.embed.store or run.out / "store"
-    Place.at(root).create()
+    Directory.at(root).create()
     vectors: list[Vectors] = []
     encoded, reused = 0, 0
     device = device_for(config.embed)

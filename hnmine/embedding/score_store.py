@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hnmine.embedding.store import KEY_BYTES, key_of
+from hnmine.corpus.text_keys import KEY_BYTES, key_of
 from hnmine.models import folder as weights
-from hnmine.runs.folder import Run, digest, versions
+from hnmine.runs.folder import Run, versions
+from hnmine.runs.hashing import digest
 from hnmine.types import Float32, Float64, Int64, Texts
 
 Done = Callable[[int], None]

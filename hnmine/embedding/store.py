@@ -10,76 +10,24 @@ whose checksum fails is set aside as `<name>.corrupt`; its texts count as missin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hnmine.runs.places import Place
+from hnmine.corpus.text_keys import KEY_BYTES, Keys
+from hnmine.models.fingerprint import Fingerprint
+from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64
 
-KEY_BYTES = 16
 _GROUP_VALUES = 2**20  # of a row group: 4 MiB; Arrow's lists are addressed by 32 bits
-Keys = NDArray[np.uint64]
-"""Keys of n texts, shape (n, 2)."""
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """All that decides an encoder's output, and the digest that names it."""
-
-    facts: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def of(cls, **facts: Any) -> Fingerprint:
-        """Take the facts as JSON; their order does not matter."""
-        return cls(tuple(sorted((name, json.dumps(fact, sort_keys=True)) for name, fact in facts.items())))
-
-    @property
-    def digest(self) -> str:
-        """20 hexadecimal digits."""
-        return hashlib.sha256(repr(self.facts).encode()).hexdigest()[:20]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How an encoder reads a text: what is put before it, and which of the model's adapters is on."""
-
-    prompt: str = ""
-    adapter: str | None = None
-
-
-PLAIN = Reading()
-
-
-def key_of(text: str, reading: Reading = PLAIN) -> bytes:
-    """Return the key of a text as it is read: 128 bits of BLAKE2b over prompt and text, keyed by the adapter."""
-    adapter = (reading.adapter or "").encode()
-    digest = hashlib.blake2b(reading.prompt.encode(), digest_size=KEY_BYTES, key=adapter)
-    digest.update(b"\0")
-    digest.update(text.encode())
-    return digest.digest()
-
-
-def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
-    """Return the keys of many texts; those of the last few calls are remembered, since encoders read the same."""
-    return _keys_of(tuple(texts), reading)
-
-
-@lru_cache(maxsize=4)
-def _keys_of(texts: tuple[str, ...], reading: Reading) -> Keys:
-    joined = b"".join(key_of(text, reading) for text in texts)
-    return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -91,9 +39,9 @@ class VectorStore:
     fingerprint: Fingerprint
 
     @property
-    def folder(self) -> Place:
+    def folder(self) -> Directory:
         """Where this encoder's blocks are."""
-        return Place.at(self.root) / self.fingerprint.digest
+        return Directory.at(self.root) / self.fingerprint.digest
 
     def load(self, keys: Keys) -> tuple[Float32 | None, NDArray[np.bool_]]:
         """Return the vectors of these keys (n, width) and which of them were found.

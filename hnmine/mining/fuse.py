@@ -8,32 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from hnmine.types import Float32, Int64, Role
-
-
-class Vectors(Protocol):
-    """One encoder's vectors of all texts, as `fuse` reads them; a row need not be a unit vector."""
-
-    @property
-    def identity(self) -> str:
-        """What made them: the same word, the same encoder."""
-
-    @property
-    def width(self) -> int:
-        """Dimensions."""
-
-    def count(self, role: Role) -> int:
-        """Return the number of texts of this role."""
-
-    def take(self, role: Role, rows: Int64) -> Float32:
-        """Return the vectors of these rows, in their order."""
-
-    def scan(self, role: Role) -> Iterator[tuple[Int64, Float32]]:
-        """Yield all vectors in pieces with their rows, in any order, each row once."""
+from hnmine.embedding.vectors import Vectors
+from hnmine.types import Float32, Int64, Role, unit_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +75,6 @@ class Fused:
         for encoder, weight in zip(self.encoders, self.weights, strict=True):
             yield encoder, weight, slice(start, start + encoder.width)
             start += encoder.width
-
-
-def unit_rows(rows_nR: Float32) -> Float32:
-    """Return the rows scaled to length 1; a zero row stays zero (its distance to everything is 1), NaN stays NaN."""
-    norms = np.linalg.norm(rows_nR.astype(np.float64), axis=1, keepdims=True)
-    unit: Float32 = np.divide(rows_nR, norms, out=np.zeros_like(rows_nR), where=norms != 0)
-    return unit
 
 
 def _weighted(block_nR: Float32, weight: float) -> Float32:

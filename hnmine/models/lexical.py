@@ -19,9 +19,10 @@ import pyarrow as pa
 from safetensors.numpy import load, save
 
 from hnmine.config.root import LexicalConfig
-from hnmine.embedding.store import PLAIN, Fingerprint, Reading, keys_of
+from hnmine.corpus.text_keys import PLAIN, Reading, keys_of
 from hnmine.errors import DataError, ModelError
-from hnmine.runs.places import Place
+from hnmine.models.fingerprint import Fingerprint
+from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Texts
 
@@ -46,9 +47,9 @@ class Fit:
         return fit
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Directory:
         """The folder of all fits."""
-        return Place.at(self.store) / "lexical"
+        return Directory.at(self.store) / "lexical"
 
     @property
     def sha256(self) -> str:
@@ -87,7 +88,7 @@ def fitted(config: LexicalConfig, corpus: Texts, store: str | Path) -> tuple[Fin
         **config.model_dump(exclude={"fit"}),
     }
     asked = Fingerprint.of(**facts).digest
-    names = (Place.at(store) / "lexical").files(_ENDING)
+    names = (Directory.at(store) / "lexical").files(_ENDING)
     earlier = (Fit(store, name) for name in names if name.startswith(f"{asked}-"))
     known = next((fit for fit in earlier if fit.read() is not None), None)
     fit = known or _fit(config, [corpus.texts[row] for row in order], store, asked)

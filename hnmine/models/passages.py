@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hnmine.embedding.store import PLAIN, Reading
+from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
-from hnmine.mining.fuse import unit_rows
-from hnmine.types import Float32
+from hnmine.types import Float32, unit_rows
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

@@ -21,11 +21,12 @@ from typing import Any, Literal, Protocol
 
 from hnmine.config.encoder_presets import LICENCES
 from hnmine.config.root import EncoderConfig
-from hnmine.embedding.store import PLAIN, Fingerprint, Reading
+from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ConfigError, ModelError
 from hnmine.models import engine as engines
 from hnmine.models import folder as weights
 from hnmine.models import lexical, passages, transformer
+from hnmine.models.fingerprint import Fingerprint
 from hnmine.runs import device as devices
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Role, Texts

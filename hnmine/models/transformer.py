@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hnmine.embedding.store import PLAIN, Reading
+from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
 from hnmine.models import engine as engines
 from hnmine.runs.counters import TOKENS

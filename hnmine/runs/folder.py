@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import platform
 import shutil
@@ -36,7 +34,10 @@ from hnmine.config.base import Slug
 from hnmine.config.root import Config
 from hnmine.config.training import Kind
 from hnmine.errors import DataError
+from hnmine.runs.cache import Cache
 from hnmine.runs.counters import SECONDS
+from hnmine.runs.files import whole_file, write_json
+from hnmine.runs.hashing import file_sha256
 from hnmine.runs.progress import say
 
 _VERSIONS = (
@@ -130,6 +131,11 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     """Of what was done since the last commit."""
 
+    @property
+    def cache(self) -> Cache:
+        """Findings of finished work in this folder."""
+        return Cache(self.out)
+
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Add the seconds of the block to a step."""
@@ -143,14 +149,14 @@ class Run:
         """Write a Parquet file, complete or not at all; `name` may have folders in it."""
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _whole(path) as hidden, hidden.open("wb") as sink:
+        with whole_file(path) as hidden, hidden.open("wb") as sink:
             pq.write_table(table, sink, compression="zstd")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, complete or not at all; `name` may have folders in it."""
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _whole(path) as hidden:
+        with whole_file(path) as hidden:
             hidden.write_text(text, encoding="utf-8")
 
     def require_mined(self) -> None:
@@ -159,7 +165,7 @@ class Run:
         if not path.is_file():
             raise DataError(f"{path} does not exist; run `hnmine mine` with the same --data and --out first")
         told = self.manifest.get("files", {}).get(path.name)
-        if told is not None and told != sha256(path):
+        if told is not None and told != file_sha256(path):
             raise DataError(
                 f"{path} is not as {self.out / 'manifest.json'} says, perhaps since a later `hnmine mine` was stopped; "
                 "run it again"
@@ -174,7 +180,7 @@ class Run:
 
     def sha256_of(self, *names: str) -> dict[str, str]:
         """Return the sha256 of those of these files that exist, by path in OUT."""
-        return {name: sha256(self.out / name) for name in names if (self.out / name).is_file()}
+        return {name: file_sha256(self.out / name) for name in names if (self.out / name).is_file()}
 
     def commit(self, step: Step, *, inputs: dict[str, str], files: dict[str, str], **found: Any) -> None:
         """Write the manifest with the section of this step renewed, and without what no longer follows from it.
@@ -255,17 +261,6 @@ def _writing(out: Path) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a hidden path to write; by one rename it becomes `path` if the block succeeds."""
-    hidden = path.with_name(f".{path.name}.tmp")
-    try:
-        yield hidden
-        hidden.replace(path)
-    finally:
-        hidden.unlink(missing_ok=True)
-
-
 def read_manifest(out: Path) -> dict[str, Any]:
     """Return the manifest of a run folder, empty if there is none yet.
 
@@ -283,24 +278,6 @@ def read_manifest(out: Path) -> dict[str, Any]:
         first = error.errors()[0]
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
     raise DataError(f"{path} is not a manifest of this hnmine ({problem}); remove it or choose another --out")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, complete or not at all."""
-    with _whole(path) as hidden:
-        hidden.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest(value: Any) -> str:
-    """Return a short name for a JSON-able value: equal values, equal names."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def versions() -> dict[str, str]:

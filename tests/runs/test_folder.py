@@ -20,7 +20,9 @@ from safetensors.numpy import save_file
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.errors import DataError
-from hnmine.runs.folder import Run, digest, open_run, read_manifest, sha256, versions, write_json
+from hnmine.runs.files import write_json
+from hnmine.runs.folder import Run, open_run, read_manifest, versions
+from hnmine.runs.hashing import digest, file_sha256
 
 TABLE = pa.table({"a": [1, 2]})
 
@@ -87,7 +89,7 @@ def test_a_step_records_its_own_settings_versions_seconds_and_files(tmp_path: Pa
     assert mined["seconds"]["read"] >= 0.01
     assert list(trained["seconds"]) == ["train"]
     assert mined["versions"] == trained["versions"] == versions()
-    assert trained["inputs"] == {"negatives.parquet": sha256(tmp_path / "negatives.parquet")}
+    assert trained["inputs"] == {"negatives.parquet": file_sha256(tmp_path / "negatives.parquet")}
     assert manifest["files"] == trained["inputs"] | {"rerankers/paper/model.safetensors": "w"}
     assert read_manifest(tmp_path) == manifest
 

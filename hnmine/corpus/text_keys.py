@@ -1,0 +1,40 @@
+"""The key of a text as an encoder reads it: what tells two texts apart in stores and in copies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY_BYTES = 16
+Keys = NDArray[np.uint64]
+"""Keys of n texts, shape (n, 2)."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an encoder reads a text: the prompt before it, and the adapter of the model that is on."""
+
+    prompt: str = ""
+    adapter: str | None = None
+
+
+PLAIN = Reading()
+
+
+def key_of(text: str, reading: Reading = PLAIN) -> bytes:
+    """Return the key of a text as it is read: 128 bits of BLAKE2b over prompt and text, keyed by the adapter."""
+    adapter = (reading.adapter or "").encode()
+    digest = hashlib.blake2b(reading.prompt.encode(), digest_size=KEY_BYTES, key=adapter)
+    digest.update(b"\0")
+    digest.update(text.encode())
+    return digest.digest()
+
+
+def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
+    """Return the keys of many texts, in their order."""
+    joined = b"".join(key_of(text, reading) for text in texts)
+    return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)

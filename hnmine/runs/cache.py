@@ -1,0 +1,89 @@
+"""The one cache of a run folder: what a piece of finished work found, under an identity of all that decided it.
+
+    OUT/cache/<name>.json    {"identity": …, "files": {path in OUT: sha256}, "found": {…}}
+
+An entry is believed only if its identity is the one that is asked for and every file it names is as it was recorded.
+Whatever does not match is said, and the work is done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hnmine.runs.files import write_json
+from hnmine.runs.hashing import file_sha256
+from hnmine.runs.progress import say
+
+FoundT = TypeVar("FoundT", bound=BaseModel)
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    identity: str
+    files: dict[str, str]
+    found: dict[str, Any]
+
+
+class Cache:
+    """Findings of finished work, by name and identity."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+
+    def get(self, name: str, identity: str, kind: type[FoundT]) -> FoundT | None:
+        """Return what is kept under this name, if it has this identity and all its files are as they were left.
+
+        Args:
+            name: of the work; it may have slashes in it.
+            identity: a digest of all that decides the result.
+            kind: the model of what was found.
+        """
+        entry = self._read(name)
+        if entry is None or entry.identity != identity:
+            return None
+        changed = [path for path, sha256 in entry.files.items() if self._sha256(path) != sha256]
+        if changed:
+            say("cache", f"{self._out / changed[0]} is not as {name} left it, so the work is done again")
+            return None
+        try:
+            return kind.model_validate_json(json.dumps(entry.found))
+        except ValidationError:
+            return None
+
+    def put(self, name: str, identity: str, found: BaseModel, files: Iterable[Path] = ()) -> None:
+        """Keep what was found; `files` lie in OUT and belong to it. The entry is written last, by one rename."""
+        named = {path.relative_to(self._out).as_posix(): file_sha256(path) for path in sorted(files)}
+        entry = _Entry(identity=identity, files=named, found=found.model_dump(mode="json"))
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, entry.model_dump())
+
+    def files(self, name: str) -> dict[str, str]:
+        """Return the sha256 of an entry's files, by path in OUT; empty if there is no entry."""
+        entry = self._read(name)
+        return {} if entry is None else entry.files
+
+    def drop(self, name: str) -> None:
+        """Forget an entry; its files stay."""
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._out / "cache" / f"{name}.json"
+
+    def _read(self, name: str) -> _Entry | None:
+        try:
+            return _Entry.model_validate_json(self._path(name).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _sha256(self, path: str) -> str | None:
+        try:
+            return file_sha256(self._out / path)
+        except OSError:
+            return None
