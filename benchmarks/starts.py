@@ -23,8 +23,7 @@ import numpy as np
 
 from hnmine.config.root import Config, SourcesConfig
 from hnmine.config.training import TrainConfig
-from hnmine.pipeline import read_collection
-from hnmine.ranking.splits import Splits
+from hnmine.pipeline import read_collection, splits_of
 from hnmine.runs.folder import open_run
 from hnmine.training.lists import first_stage_anchors, training_lists
 from hnmine.training.trainer import Bench
@@ -82,7 +81,7 @@ def tune(data: Path, how: TrainConfig, out: Path, template: str | None = None) -
     """Tune a model on lists of BM25's and put it into `out`; what was tuned before is reused."""
     config = Config(train=how, sources=SourcesConfig(template=template) if template else SourcesConfig())
     with open_run(out.with_name(f"{out.name}-run"), config) as run:
-        splits = Splits(read_collection(data, config, run), config, run)
+        splits = splits_of(read_collection(data, config, run), config, run)
         bench = Bench(splits, config.train, run)
         folder, _ = bench.start()
         first = {row: rows[:DEPTH] for row, (rows, _) in splits.first_stage(bench.pairs.query_rows_P).items()}

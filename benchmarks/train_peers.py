@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 from hnmine.config.load import load
 from hnmine.corpus.beir import read_beir
 from hnmine.models.folder import resolve
+from hnmine.ranking.first_stage import bm25_or_run_file
 from hnmine.ranking.splits import Splits
 from hnmine.ranking.task import Scorer, means, measure, rerank
 from hnmine.runs.device import Choice, choose_dtype
@@ -108,7 +110,9 @@ def contest(options: argparse.Namespace) -> dict[str, float]:
         else peer(begin, trained, triplets, options.contestant != "peer")
     )
     config = load()
-    splits = Splits(read_beir(options.data, config.sources), config)
+    collection = read_beir(options.data, config.sources)
+    bm25 = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
+    splits = Splits(collection, config.sources, config.evaluate, config.sources.seed, bm25)
     task = splits.task(splits.dev, options.queries, 0)
     scorer = our_scorer(trained) if options.contestant == "ours" else peer_scorer(trained, options.contestant != "peer")
     began = time.monotonic()

@@ -19,13 +19,22 @@ from hnmine.config.training import PRESETS
 from hnmine.corpus.beir import Collection, read_beir, write_quarantine
 from hnmine.embedding.ensemble import ChooseBasis, embed_all, encode
 from hnmine.errors import DataError
-from hnmine.mining.mine import Mined, Selection, groups_of_equal_text, refuse_unusable, searcher, select_negatives
-from hnmine.mining.mine import mine as mine_pairs
+from hnmine.mining.mine import (
+    Mined,
+    Selection,
+    dense,
+    groups_of_equal_text,
+    refuse_unusable,
+    searcher,
+    select_negatives,
+)
+from hnmine.mining.whole import mine as mine_pairs
 from hnmine.ranking.evaluate import compare as compare_rerankers
-from hnmine.ranking.first_stage import Bm25
+from hnmine.ranking.first_stage import Bm25, FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits
 from hnmine.runs.counters import DROPPED, GUARDED, NEGATIVES, QUARANTINED
-from hnmine.runs.folder import Run, open_run, versions, write_json
+from hnmine.runs.files import write_json
+from hnmine.runs.folder import Run, open_run, versions
 from hnmine.runs.progress import say, track
 from hnmine.types import Pairs, Role, Texts
 
@@ -78,7 +87,7 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     with open_run(Path(out), config) as run:
         run.require_mined()
         collection = read_collection(data, config, run)
-        train_into(Splits(collection, config, run), data, config, run)
+        train_into(splits_of(collection, config, run), data, config, run)
         return run.manifest
 
 
@@ -88,7 +97,7 @@ def evaluate(data: str | Path, out: str | Path, config: Config | None = None) ->
     with open_run(Path(out), config) as run:
         run.require_trained()
         collection = read_collection(data, config, run)
-        _evaluate(Splits(collection, config, run), data, config, run)
+        _evaluate(splits_of(collection, config, run), data, config, run)
         return run.manifest
 
 
@@ -98,7 +107,7 @@ def run(data: str | Path, out: str | Path, config: Config | None = None) -> dict
     refuse_unknown_presets(config)
     with open_run(Path(out), config) as opened:
         collection = read_collection(data, config, opened)
-        splits = Splits(collection, config, opened)  # may refuse the data, so before the work
+        splits = splits_of(collection, config, opened)  # may refuse the data, so before the work
         mine_into(collection, data, config, opened)
         train_into(splits, data, config, opened)
         _evaluate(splits, data, config, opened)
@@ -127,7 +136,7 @@ def compare(data: str | Path, out: str | Path, config: Config | None = None) -> 
     comparison.refuse_unknown(config)
     with open_run(Path(out), config) as run:
         collection = read_collection(data, config, run)
-        return comparison.compare(Splits(collection, config, run), config, run)
+        return comparison.compare(splits_of(collection, config, run), config, run)
 
 
 def audit(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
@@ -197,6 +206,19 @@ def _audited_settings(config: Config) -> tuple[dict[str, Config], str | None]:
     guarded = ", guarded" if config.guards != GuardsConfig() else ""
     name = f"two conditions{guarded}" + (f", {wanted} a pair" if wanted > 1 else "")
     return tried | {name: config}, name
+
+
+def splits_of(collection: Collection, config: Config, run: Run) -> Splits:
+    """Divide the collection into train, dev and test, with the first stage that is configured."""
+    sources, evaluate = config.sources, config.evaluate
+    return Splits(collection, sources, evaluate, sources.seed, lambda: open_first_stage(collection, config, run))
+
+
+def open_first_stage(collection: Collection, config: Config, run: Run) -> FirstStage:
+    """Open the first stage that is configured: BM25, a run file, or the ensemble's space."""
+    if config.evaluate.first_stage == "dense":
+        return dense(collection, config, run)
+    return bm25_or_run_file(config.evaluate, collection.documents, collection.queries)
 
 
 def read_collection(data: str | Path, config: Config, run: Run) -> Collection:

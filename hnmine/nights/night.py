@@ -25,18 +25,18 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
 from hnmine.config.root import Config, GuardsConfig
+from hnmine.corpus.text_keys import keys_of
 from hnmine.embedding.ensemble import Ensemble
-from hnmine.embedding.store import keys_of
 from hnmine.errors import ConfigError
 from hnmine.mining.conditions import Search
 from hnmine.mining.fuse import Fused
-from hnmine.mining.mine import Judged, from_scratch, searcher
+from hnmine.mining.whole import Judged, from_scratch, searcher
 from hnmine.mining.pca import HELD_OUT_ROWS, Basis, captured
 from hnmine.models.lexical import Fit, fitted
 from hnmine.nights.home import Home, Row
 from hnmine.nights.incremental import IDENTITY, Night, identities, renew
 from hnmine.nights.lease import Lease, hold
-from hnmine.pipeline import mine_into, read_collection, refuse_unknown_presets, train_into
+from hnmine.pipeline import mine_into, open_first_stage, read_collection, refuse_unknown_presets, train_into
 from hnmine.ranking.evaluate import TESTED, Scorer
 from hnmine.ranking.significance import Paired, paired
 from hnmine.ranking.splits import Splits
@@ -99,7 +99,14 @@ class _Nightly:
         """Mine, perhaps train and deploy, and publish."""
         say("nightly", f"night {self._number} of {self._home.place}" + (f", after {self._last}" if self._last else ""))
         collection = read_collection(self._data, self._config, self._run)
-        splits = Splits(collection, self._config, self._run)
+        searched_by, seed = self._config, self._config.sources.seed
+        splits = Splits(
+            collection,
+            self._config.sources,
+            self._config.evaluate,
+            seed,
+            lambda: open_first_stage(collection, searched_by, self._run),
+        )
         self._keys = keys_of(collection.documents.texts)
         added, changed, removed = self._compare(collection.documents)
         guarded = self._config.guards != GuardsConfig() or self._config.search.index != "flat"
@@ -113,7 +120,7 @@ class _Nightly:
             self._fits, whole = {}, self._config
             mined = mine_into(collection, self._data, self._config, self._run, basis=self._basis, selection=select)
         if self._config.evaluate.first_stage == "dense":
-            splits.look_in(self._space_of_tonight(whole, reduced=mined.ensemble.basis is not None))
+            searched_by = self._space_of_tonight(whole, reduced=mined.ensemble.basis is not None)
         self._facts["fits"] = self._fits or self._own_fits(collection.documents)
         pairs, others = len(mined.pairs), self._negatives_changed()
         self._facts["pairs_changed"] += others

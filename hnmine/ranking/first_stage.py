@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hnmine.config.training import EvaluateConfig
 from hnmine.errors import DataError
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Texts
@@ -15,6 +16,18 @@ NO_ROW = -1
 
 FirstStage = Callable[[Int64, int], tuple[Int64, Float32]]
 """Maps (query rows (Q,), depth) to document rows (Q, depth) and scores, best first; NO_ROW fills up."""
+
+
+def bm25_or_run_file(evaluate: EvaluateConfig, documents: Texts, queries: Texts) -> FirstStage:
+    """Index the documents by BM25, or read the run file that `evaluate.first_stage` names.
+
+    Raises:
+        DataError: the file cannot be read; see `read_run`.
+    """
+    if evaluate.first_stage != "bm25":
+        return read_run(Path(evaluate.first_stage), documents, queries)
+    index = Bm25(documents, k1=evaluate.k1, b=evaluate.b)
+    return lambda query_rows, depth: index.first(queries.take(query_rows.tolist()), depth)
 
 
 class Bm25:

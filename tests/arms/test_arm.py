@@ -16,6 +16,7 @@ from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.config.training import TAUGHT
 from hnmine.corpus.beir import read_beir
+from hnmine.pipeline import splits_of
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import open_run
 from hnmine.training.trainer import Bench
@@ -35,7 +36,7 @@ def standing(tmp_path: Path) -> Iterator[tuple[Ground, Bench, Splits, Config]]:
     data = write_collection(tmp_path / "data")
     config = config_of(tiny_model(tmp_path / "start"), "compare.negatives=4", TWO)
     with open_run(tmp_path / "out", config) as run:
-        splits = Splits(read_beir(data, config.sources), config, run)
+        splits = splits_of(read_beir(data, config.sources), config, run)
         bench = Bench(splits, config.train, run)
         yield Ground(bench, bench.start()[0], splits, config, run), bench, splits, config
 
@@ -163,7 +164,7 @@ def test_what_is_relabelled_for_one_pair_is_a_negative_of_no_other_of_its_query(
     (data / "qrels" / "train.tsv").write_text("\n".join([*rows, *more]) + "\n")
     config = config_of(tiny_model(tmp_path / "start"), "compare.negatives=8", TWO)
     with open_run(tmp_path / "out", config) as run:
-        splits = Splits(read_beir(data, config.sources), config, run)
+        splits = splits_of(read_beir(data, config.sources), config, run)
         bench = Bench(splits, config.train, run)
         ground = Ground(bench, bench.start()[0], splits, config, run)
         lists, _, _ = ground.lists(known_arms(config)["two conditions, relabelled, then BM25"], 0)
@@ -182,7 +183,7 @@ def test_an_encoder_is_tuned_on_the_pairs_that_an_arm_sees(tmp_path: Path):
     encoder = f"encoders=[{{name: letters, model: {body}, dtype: float32, engine: torch}}]"
     config = config_of(tiny_model(tmp_path / "start"), encoder, "embed.ray=false")
     with open_run(tmp_path / "out", config) as run:
-        splits = Splits(read_beir(data, config.sources), config, run)
+        splits = splits_of(read_beir(data, config.sources), config, run)
         bench = Bench(splits, config.train, run)
         ground, arm = Ground(bench, bench.start()[0], splits, config, run), known_arms(config)["STAR"]
         few = ground.lists(arm, 0, np.arange(4))[0]
@@ -200,7 +201,7 @@ def test_in_batch_negatives_of_the_settings_are_said_to_be_left_out(tmp_path: Pa
     data = write_collection(tmp_path / "data")
     config = config_of(tiny_model(tmp_path / "start"), "train.in_batch_negatives=2")
     with open_run(tmp_path / "out", config) as run:
-        splits = Splits(read_beir(data, config.sources), config, run)
+        splits = splits_of(read_beir(data, config.sources), config, run)
         bench = Bench(splits, config.train, run)
         ground = Ground(bench, bench.start()[0], splits, config, run)
         assert "train.in_batch_negatives=2 is left out" in capsys.readouterr().err

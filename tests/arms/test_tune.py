@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
 from hnmine.errors import DataError, ModelError
-from hnmine.ranking.first_stage import NO_ROW
+from hnmine.ranking.first_stage import NO_ROW, bm25_or_run_file
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run, open_run
 from hnmine.training.trainer import Bench
@@ -55,7 +56,9 @@ NO_START = Path("not asked")
 
 def splits_of(data: Path, *overrides: str) -> tuple[Splits, Config]:
     config = load(overrides=["train.device=cpu", *overrides])
-    return Splits(read_beir(data, config.sources), config), config
+    collection = read_beir(data, config.sources)
+    first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
+    return Splits(collection, config.sources, config.evaluate, config.sources.seed, first_stage), config
 
 
 def presets_of(splits: Splits, config: Config, run: Run) -> _Presets:

@@ -18,8 +18,8 @@ from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
 from hnmine.errors import ConfigError, DataError
+from hnmine.pipeline import splits_of
 from hnmine.ranking.first_stage import NO_ROW
-from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import open_run
 from hnmine.training.lists import Lists
 from hnmine.training.trainer import Bench, Record
@@ -51,7 +51,7 @@ def test_how_often_arms_take_hidden_right_answers_against_a_plain_loop(data: Pat
     (data / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{row}\t1\n" for row in rows))
     config = config_of(tiny_model(tmp_path / "start"))
     with open_run(tmp_path / "out", config) as run:
-        splits = Splits(read_beir(data, config.sources), config, run)
+        splits = splits_of(read_beir(data, config.sources), config, run)
         cells = _Cells(splits, config, run)
         ground, known = cells._ground, known_arms(config)
         rates = cells.hidden_rates(known)

@@ -14,8 +14,12 @@ import pytest
 from hnmine import pipeline
 from hnmine.config.load import load
 from hnmine.config.root import Config
+from hnmine.corpus.beir import read_beir
+from hnmine.embedding.ensemble import encode
 from hnmine.errors import DataError, ModelError
+from hnmine.mining.mine import dense
 from hnmine.models.cross_encoder import Reranker
+from hnmine.runs.folder import open_run
 from tests.models.test_cross_encoder import random_pairs
 from tests.models.test_cross_encoder import tiny_model as tiny_reranker
 from tests.models.test_plan import tiny_model
@@ -363,3 +367,16 @@ def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(
     tables = [pq.read_table(tmp_path / name / "negatives.parquet") for name in ("exact", "every", "few")]
     ours, theirs, fewer = (table.drop_columns("certificate") for table in tables)
     assert ours == theirs != fewer
+
+
+def test_the_ensembles_space_is_a_first_stage(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data", DOCUMENTS, QUERIES, TRAIN)
+    config = load(overrides=[*SETTINGS, "encoders=[{name: lexical, lexical: {width: 16}}]"])
+    with open_run(tmp_path / "out", config) as run:
+        collection = read_beir(data, config.sources)
+        space = encode({"document": collection.documents, "query": collection.judged}, config, run).space
+        found, scores = dense(collection, config, run)(np.arange(len(QUERIES)), len(DOCUMENTS))
+    for query, rows in enumerate(found):
+        similarity = space.docs_NR @ space.queries_QR[query]
+        assert similarity[rows] == pytest.approx(np.sort(similarity)[::-1], abs=1e-5)
+        assert scores[query] == pytest.approx(similarity[rows], abs=1e-5)

@@ -20,11 +20,10 @@ from hnmine.nights.home import Home, Row
 from hnmine.nights.incremental import Night
 from hnmine.nights.lease import hold
 from hnmine.nights.night import _load, _save, nightly, not_worse, rollback
-from hnmine.pipeline import read_collection
+from hnmine.pipeline import read_collection, splits_of
 from hnmine.ranking.significance import Paired
-from hnmine.ranking.splits import Splits
+from hnmine.runs.directory import Directory
 from hnmine.runs.folder import open_run
-from hnmine.runs.places import Place
 from tests.models.test_cross_encoder import tiny_model
 from tests.test_pipeline import hnmine_, write_collection
 
@@ -140,7 +139,7 @@ def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nig
         process.wait(60)
     assert process.returncode == 143
     assert Home.at(nights.home).current() is None
-    assert (Place.at(nights.home) / "lock").files() == []
+    assert (Directory.at(nights.home) / "lock").files() == []
     nights.night()
     assert [row.version for row in Home.at(nights.home).history()] == ["0001"]
 
@@ -155,7 +154,7 @@ def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     assert second.searched < second.pairs
     assert second.mrr is not None
     assert [row.version for row in Home.at(home).history()] == ["0001", "0002"]
-    assert (Place.at(home) / "lock").files() == []
+    assert (Directory.at(home) / "lock").files() == []
 
 
 def test_a_lexical_encoder_keeps_its_fit_to_the_end_of_the_epoch(
@@ -211,7 +210,7 @@ def test_a_dense_first_stage_looks_in_the_space_of_the_night(nights: Nights, tmp
     store = f"embed.store={nights.home / 'work' / 'store'}"
     config = hnmine.load_config(overrides=[*nights.settings, *more, pinned, basis, store])
     with open_run(tmp_path / "out", config) as run:
-        splits = Splits(read_collection(nights.data, config, run), config, run)
+        splits = splits_of(read_collection(nights.data, config, run), config, run)
         task = splits.task(splits.test, None, 0)
     scored = pq.read_table(nights.home / "work" / "evaluation" / "deployed.parquet")
     assert scored["query_id"].to_pylist() == list(task.queries.ids)
@@ -231,7 +230,7 @@ def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nigh
 
 
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:
-    with hold(Place.at(nights.home), 60):
+    with hold(Directory.at(nights.home), 60):
         started = time.monotonic()
         second = hnmine_("nightly", "--data", nights.data, "--home", nights.home, *nights.options)
         assert second.returncode == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +12,18 @@ import pytest
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
-from hnmine.embedding.ensemble import encode
 from hnmine.errors import DataError
-from hnmine.ranking.first_stage import NO_ROW, Bm25
+from hnmine.ranking.first_stage import NO_ROW, Bm25, FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits
-from hnmine.runs.folder import open_run
 from hnmine.types import Pairs
 from tests.test_pipeline import write_collection
 
 
 def splits_of(folder: Path, *overrides: str) -> Splits:
     config = load(overrides=overrides)
-    return Splits(read_beir(folder, config.sources), config)
+    collection = read_beir(folder, config.sources)
+    first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
+    return Splits(collection, config.sources, config.evaluate, config.sources.seed, first_stage)
 
 
 def as_set(pairs: Pairs) -> set[tuple[int, int]]:
@@ -116,11 +117,11 @@ def test_a_large_share_leaves_a_query_to_train_on(tmp_path: Path) -> None:
     assert len(splits.dev) == 11
 
 
-@pytest.mark.parametrize(("anchors", "depth"), [(70, 70), (7, 50)])
+@pytest.mark.parametrize(("reranked", "depth"), [(70, 70), (7, 50)])
 def test_the_first_stage_is_that_of_each_query_alone_and_deep_enough_for_all_its_uses(
-    tmp_path: Path, anchors: int, depth: int
+    tmp_path: Path, reranked: int, depth: int
 ) -> None:
-    splits = splits_of(write_collection(tmp_path / "data"), "evaluate.depth=2", f"train.anchors.depth={anchors}")
+    splits = splits_of(write_collection(tmp_path / "data"), f"evaluate.depth={reranked}")
     splits.first_stage(np.array([3, 1]))
     first = splits.first_stage(np.array([1, 5]))
     assert sorted(first) == [1, 3, 5]
@@ -174,22 +175,20 @@ def test_a_run_file_is_the_first_stage_for_every_split(tmp_path: Path) -> None:
         assert found == [f"{query.split('-')[0]}-price", f"{query.split('-')[0]}-guide"]
 
 
-def test_the_ensembles_space_is_a_first_stage(tmp_path: Path) -> None:
-    data = write_collection(tmp_path / "data")
-    config = load(
-        overrides=[
-            "encoders=[{name: lexical, lexical: {width: 16}}]",
-            "evaluate.first_stage=dense",
-            "embed.ray=false",
-        ]
-    )
-    with open_run(tmp_path / "out", config) as run:
-        splits = Splits(read_beir(data, config.sources), config, run)
-        collection = splits.collection
-        space = encode({"document": collection.documents, "query": collection.queries}, config, run).space
-        first = splits.first_stage(np.arange(len(collection.queries)))
-    for query, (rows, scores) in first.items():
-        similarity = space.docs_NR @ space.queries_QR[query]
-        assert len(rows) == len(similarity) == 30, "there are fewer documents than the first stage is deep"
-        assert similarity[rows] == pytest.approx(np.sort(similarity)[::-1], abs=1e-5)
-        assert scores == pytest.approx(similarity[rows], abs=1e-5)
+def test_the_first_stage_is_opened_once_and_only_when_it_is_asked(tmp_path: Path) -> None:
+    config = load()
+    collection = read_beir(write_collection(tmp_path / "data"), config.sources)
+    opened: list[bool] = []
+
+    def open_first_stage() -> FirstStage:
+        opened.append(True)
+        return lambda query_rows, depth: (
+            np.zeros((len(query_rows), depth), dtype=np.int64),
+            np.ones((len(query_rows), depth), dtype=np.float32),
+        )
+
+    splits = Splits(collection, config.sources, config.evaluate, 0, open_first_stage)
+    assert not opened
+    assert splits.task(splits.test, None, 0).doc_rows_QK.tolist() == [[0] * config.evaluate.depth] * 4
+    splits.task(splits.dev, None, 0)
+    assert len(opened) == 1

@@ -19,6 +19,7 @@ from hnmine.config.training import TAUGHT as TAUGHT_NAMES
 from hnmine.corpus.beir import read_beir
 from hnmine.embedding.ensemble import embed_all
 from hnmine.errors import DataError
+from hnmine.pipeline import splits_of
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run, open_run
 from hnmine.training.lessons import Lessons, lessons
@@ -63,7 +64,7 @@ def right_first(data: Path, file: Path) -> str:
 
 def taught(data: Path, run: Run, model: Path, *more: str) -> tuple[Lessons, Bench, Splits, Config]:
     config = config_of(model, TWO, *SETTINGS, *more)
-    splits = Splits(read_beir(data, config.sources), config, run)
+    splits = splits_of(read_beir(data, config.sources), config, run)
     bench = Bench(splits, config.train, run)
     return lessons(bench, splits, config, run), bench, splits, config
 
@@ -228,7 +229,7 @@ def test_where_nobody_can_teach_the_preset_trains_without_lessons_and_says_so(
     run.write_table("negatives.parquet", pa.table(columns))
     start, first_stage = tiny_model(tmp_path / "start"), knows_nothing(data, tmp_path / "run.trec")
     config = config_of(start, TWO, *SETTINGS, first_stage, "train.presets=[distilled, anchored]")
-    found, _ = tune(Splits(read_beir(data, config.sources), config, run), config, run)
+    found, _ = tune(splits_of(read_beir(data, config.sources), config, run), config, run)
     assert capsys.readouterr().err.count("warning: no lessons: ") == 1
     assert "distilled" not in found
     with_lessons, without = (found["presets"][name] for name in ("distilled", "anchored"))
