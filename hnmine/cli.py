@@ -18,7 +18,7 @@ from hnmine.config.base import slug
 from hnmine.config.load import describe, load
 from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError
-from hnmine.runs.progress import Level, json_lines, tell
+from hnmine.runs.progress import Level, emit, json_lines
 
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise KeyboardInterrupt
 
     def ended(code: int, message: str, level: Level, line: str) -> int:
-        tell(line, options.command, message, level=level, exit_code=code)
+        emit(line, options.command, message, level=level, exit_code=code)
         return code
 
     if threading.current_thread() is threading.main_thread():
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with json_lines() if options.log == "json" else nullcontext():
         try:
             text = _run(options)
-            tell(text, options.command, text, stream=sys.stdout)
+            emit(text, options.command, text, stream=sys.stdout)
         except HnmineError as error:
             return ended(3 if isinstance(error, InUseError) else 2, str(error), "error", f"error: {error}")
         except KeyboardInterrupt:

@@ -29,7 +29,7 @@ from cluster.kubernetes import submit as submitter
 from hnmine import cli
 from hnmine.config.load import load
 from hnmine.nights.lease import hold
-from hnmine.runs.places import Place
+from hnmine.runs.directory import Directory
 from tests.embedding.test_encode import some_texts
 from tests.models.test_cross_encoder import tiny_model
 from tests.test_jobs import REPOSITORY, end, free_ports, wait_for
@@ -316,7 +316,7 @@ def test_kustomize_brings_the_rayjob_into_both_schedules():
 def test_systemd_takes_the_units_and_knows_the_exit_codes(tmp_path: Path):
     service = unit(SERVICE)["Service"]
     assert cli.main(["nightly", "--data", str(tmp_path / "none"), "--home", str(tmp_path / "home")]) == 2
-    with hold(Place.at(tmp_path / "home")):
+    with hold(Directory.at(tmp_path / "home")):
         running = cli.main(["nightly", "--data", str(tmp_path / "none"), "--home", str(tmp_path / "home")])
     assert service["SuccessExitStatus"].split() == [str(running), "143"] == ["3", "143"]
     assert service["RestartPreventExitStatus"] == "2"

@@ -25,10 +25,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
-from hnmine.config.root import SourcesConfig
+from hnmine.config.corpus import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.runs.counters import COUNTERS
-from hnmine.runs.places import Place
+from hnmine.runs.directory import Directory
 from tests.models.test_cross_encoder import tiny_model
 from tests.test_pipeline import settings, write_collection
 
@@ -297,4 +297,4 @@ def test_a_job_that_is_stopped_says_so_and_leaves_the_home_free(tmp_path: Path, 
     assert "step 0:" in log
     head.job("stop", name)
     assert "terminated; the same command goes on from what is kept" in head.job("logs", name).stdout
-    assert (Place.at(home) / "lock").files() == []
+    assert (Directory.at(home) / "lock").files() == []

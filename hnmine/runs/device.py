@@ -1,4 +1,4 @@
-"""Which device and which number type a step uses, and why; the choice is always said, never silent."""
+"""The device and the number type of a step, and the reason for them, which the step says."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Choice:
 
     @property
     def torch_name(self) -> str:
-        """The name torch knows the device by."""
+        """What torch calls the device."""
         return "cuda" if self.kind == "gpu" else "cpu"
 
     def __str__(self) -> str:
@@ -40,11 +40,11 @@ def visible_gpus() -> int:
     return min(present, len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
 
 
-def choose(setting: str, needs: str | None = None) -> Choice:
-    """Turn `auto`, `cpu` or `gpu` into a device; `needs` names a distribution the GPU path imports.
+def choose_device(setting: str, needs: str | None = None) -> Choice:
+    """Turn `auto`, `cpu` or `gpu` into a device; `needs` names a distribution that work on the GPU imports.
 
     Raises:
-        DeviceError: `gpu` was asked for and the GPU or the library is missing.
+        DeviceError: `gpu` was asked for, and the GPU or the library is missing.
     """
     if setting == "cpu":
         return Choice(kind="cpu", reason="as configured")
@@ -57,6 +57,7 @@ def choose(setting: str, needs: str | None = None) -> Choice:
 
 
 def _missing_for_gpu(needs: str | None) -> str:
+    """Return why the GPU cannot be used; empty if it can."""
     if visible_gpus() == 0:
         return "no GPU is visible"
     if needs is not None:
@@ -71,7 +72,7 @@ def _missing_for_gpu(needs: str | None) -> str:
 
 @cache
 def torch_uses_gpus() -> bool:
-    """Whether torch is built for GPUs and finds a driver that it can work with."""
+    """Whether torch is built for GPUs and finds a driver that fits."""
     import torch
 
     return torch.cuda.is_available()
@@ -88,9 +89,9 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def choose_dtype(setting: str, device: Kind, *, training: bool = False) -> str:
-    """Turn `auto` into the fastest number type the device computes in hardware.
+    """Turn `auto` into the fastest number type that the device computes in hardware.
 
-    Training keeps to bfloat16, whose range is that of float32: small gradients would vanish in float16.
+    Training uses bfloat16, which has the range of float32: small gradients would vanish in float16.
     """
     if setting != "auto":
         return setting

@@ -1,4 +1,4 @@
-"""What a run says: lines on standard error, a live one on a terminal, or JSON objects for a log collector."""
+"""The messages of a run: lines on standard error, a live one on a terminal, or JSON objects for a log collector."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
-_LIVE_SECONDS = 0.2
-_LOG_SECONDS = 10.0
+LIVE_SECONDS = 0.2
+"""Between two updates of the live line."""
+LOG_SECONDS = 10.0
+"""Between two lines of a log about the same work."""
 _as_json = False
 
 Level = Literal["info", "warning", "error"]
@@ -21,66 +23,66 @@ Field = str | float | None | Mapping[str, int]
 
 
 def say(step: str, message: str, *, level: Level = "info", **fields: Field) -> None:
-    """Print one line of news about a step; `fields` are what a program wants to read of it, so only JSON has them."""
-    told = f"warning: {message}" if level == "warning" else message
-    tell(f"{step:>10} │ {told}", step, message, level=level, stream=sys.stderr, **fields)
+    """Print one line about a step; only JSON objects have the `fields`, which are for programs."""
+    text = f"warning: {message}" if level == "warning" else message
+    emit(f"{step:>10} │ {text}", step, message, level=level, **fields)
 
 
-def tell(
+def emit(
     line: str, step: str, message: str, *, level: Level = "info", stream: TextIO | None = None, **fields: Field
 ) -> None:
-    """Print `line` as it is, or the object of what follows; on standard error, if no other stream is given."""
-    text = _object(level, step, message, fields) if _as_json else line
+    """Print `line` as it is, or in JSON mode an object of the other arguments; on standard error by default."""
+    text = _json_object(level, step, message, fields) if _as_json else line
     print(text, file=stream or sys.stderr, flush=True)
 
 
 def is_json() -> bool:
-    """Whether objects are printed."""
+    """Whether JSON objects are printed in place of lines."""
     return _as_json
 
 
 @contextmanager
 def json_lines() -> Iterator[None]:
-    """Print one JSON object a line while the block runs; what other libraries log or warn of becomes one too.
+    """Print one JSON object a line while the block runs, also for logs and warnings of other libraries.
 
-    Keys: `time` (UTC, ISO 8601), `level`, `step` (for others' lines the logger's name), `message`, and figures. An
-    error that nobody has foreseen is an object as well, with its `traceback`, and ends the program with exit code 1.
+    Keys: `time` (UTC, ISO 8601), `level`, `step` (for other libraries the logger's name), `message`, and figures. An
+    unforeseen error is an object as well, with its `traceback`, and ends the program with exit code 1.
     """
     global _as_json
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonFormatter())
     root = logging.getLogger()
-    before, root.handlers = root.handlers, [handler]
+    earlier, root.handlers = root.handlers, [handler]
     logging.captureWarnings(True)
     _as_json = True
     try:
         yield
     except Exception as error:
-        tell("", "hnmine", repr(error), level="error", traceback=traceback.format_exc())
+        emit("", "hnmine", repr(error), level="error", traceback=traceback.format_exc())
         sys.exit(1)
     finally:
         _as_json = False
         logging.captureWarnings(False)
-        root.handlers = before
+        root.handlers = earlier
 
 
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object of a line that another library logs."""
-        return _object(record.levelname.lower(), record.name, super().format(record).strip(), {})
+        """Return the JSON object of a log record of another library."""
+        return _json_object(record.levelname.lower(), record.name, super().format(record).strip(), {})
 
 
-def _object(level: str, step: str, message: str, fields: dict[str, Field]) -> str:
+def _json_object(level: str, step: str, message: str, fields: dict[str, Field]) -> str:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return json.dumps({"time": now, "level": level, "step": step, "message": message} | fields, ensure_ascii=False)
 
 
 class Progress:
-    """Counts work done and says how far it is; made by `track`."""
+    """Counts finished units of one task and prints how far it is. Made by `track`."""
 
-    def __init__(self, step: str, what: str, total: int, unit: str, *, begun: float = 0.0) -> None:
-        """Begin the clock, or say that it began so many seconds ago."""
-        self.step, self.what, self.total, self.unit = step, what, total, unit
+    def __init__(self, step: str, task: str, total: int, unit: str, *, begun: float = 0.0) -> None:
+        """Start the clock; `begun` says how many seconds ago the work began."""
+        self.step, self.task, self.total, self.unit = step, task, total, unit
         self.done = 0
         self.note = ""
         self._start = self._end = time.monotonic() - begun
@@ -88,60 +90,62 @@ class Progress:
         self._last = self._start if not self._live else 0.0
 
     def advance(self, amount: int, note: str = "") -> None:
-        """Add finished units, and optionally a short note to show beside them."""
+        """Add finished units, and optionally a short note that is shown beside them."""
         self.done += amount
         self.note = note or self.note
         now = self._end = time.monotonic()
-        if now - self._last >= (_LIVE_SECONDS if self._live else _LOG_SECONDS) and self.done < self.total:
+        if now - self._last >= (LIVE_SECONDS if self._live else LOG_SECONDS) and self.done < self.total:
             self._last = now
             self._show()
 
     @property
     def seconds(self) -> float:
-        """Seconds from the start to the last unit that was finished."""
+        """Seconds from the start to the last finished unit."""
         return self._end - self._start
 
     def finish(self) -> None:
         """Print the closing line."""
-        rate = self.done / max(self.seconds, 1e-9)
-        note = f", {self.note}" if self.note else ""
-        text = f"{self.what}: {self.done:,} {self.unit} in {clock(self.seconds)} ({_figure(rate)} {self.unit}/s{note})"
+        done = f"{self.task}: {self.done:,} {self.unit} in {clock(self.seconds)}"
         if self._live:
             sys.stderr.write("\r\033[K")
-        self._say(text)
+        self._say(f"{done} ({self._rate} {self.unit}/s{self._shown_note})")
 
     def _show(self) -> None:
-        rate = self.done / max(self.seconds, 1e-9)
-        left = f", {_figure(rate)} {self.unit}/s, {clock((self.total - self.done) / rate)} left" if rate else ""
-        share = self.done / self.total if self.total else 1.0
-        note = f", {self.note}" if self.note else ""
-        text = f"{self.what}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}){left}{note}"
+        seconds_left = (self.total - self.done) * self.seconds / self.done if self.done else 0.0
+        left = f", {self._rate} {self.unit}/s, {clock(seconds_left)} left" if self.done else ""
+        done = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
+        text = f"{self.task}: {done}{left}{self._shown_note}"
         if self._live:
             sys.stderr.write(f"\r\033[K{self.step:>10} │ {text}")
             sys.stderr.flush()
         else:
             self._say(text)
 
+    @property
+    def _rate(self) -> str:
+        rate = self.done / max(self.seconds, 1e-9)
+        return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+    @property
+    def _shown_note(self) -> str:
+        return f", {self.note}" if self.note else ""
+
     def _say(self, text: str) -> None:
         seconds = round(self.seconds, 3)
-        say(self.step, text, what=self.what, done=self.done, total=self.total, unit=self.unit, seconds=seconds)
+        say(self.step, text, what=self.task, done=self.done, total=self.total, unit=self.unit, seconds=seconds)
 
 
 @contextmanager
-def track(step: str, what: str, total: int, unit: str) -> Iterator[Progress]:
-    """Follow `total` units of work; the closing line is printed only if all went well."""
-    progress = Progress(step, what, total, unit)
+def track(step: str, task: str, total: int, unit: str) -> Iterator[Progress]:
+    """Follow `total` units of work; the closing line is printed only if the block succeeds."""
+    progress = Progress(step, task, total, unit)
     yield progress
     progress.finish()
 
 
 def clock(seconds: float) -> str:
-    """Return a time as people read it."""
+    """Return a duration for people: 3.2 s, 40 s, 2 min 05 s."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
-
-
-def _figure(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -1,4 +1,4 @@
-"""A Ray to work on: the cluster this job runs in, or a private local one that leaves no trace."""
+"""The Ray session: the cluster that this job runs in, or a private local one that leaves no trace."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ _OBJECT_STORE_BYTES = 512 * 2**20
 def start_ray() -> None:
     """Connect to the Ray of RAY_ADDRESS (as in a submitted job), else start a local one; once per process.
 
-    The local one listens on 127.0.0.1 only, asks for a token made for this process, has no dashboard, and ends
-    with the process.
+    The local one listens on 127.0.0.1 only, asks for a token made for this process, has no dashboard, and ends with
+    the process.
     """
     submitted = bool(os.environ.get("RAY_ADDRESS"))
+    # Connect, or start a local session.
     if not submitted:
         _prepare_local_environment()
     import ray
 
     if ray.is_initialized():
         return
-    with _own_sigterm():
+    with _sigterm_handler_kept():
         if submitted:
-            ray.init(logging_level=logging.ERROR, log_to_driver=not is_json())  # actors' lines are no objects
+            ray.init(logging_level=logging.ERROR, log_to_driver=not is_json())  # lines of actors are no JSON objects
         else:
-            with _hushed():
+            with _stderr_held_back():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -42,71 +43,66 @@ def start_ray() -> None:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-    total = ray.cluster_resources()
-    where = f"connected to {os.environ['RAY_ADDRESS']}" if submitted else "local session"
-    say(
-        "ray",
-        f"{where}: {total.get('CPU', 0):.0f} CPUs, {total.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} node(s)",
-        cpus=total.get("CPU", 0),
-        gpus=total.get("GPU", 0),
-        nodes=len(ray.nodes()),
-    )
+    # Say which resources there are.
+    resources, nodes = ray.cluster_resources(), len(ray.nodes())
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    session = f"connected to {os.environ['RAY_ADDRESS']}" if submitted else "local session"
+    say("ray", f"{session}: {cpus:.0f} CPUs, {gpus:.0f} GPUs, {nodes} node(s)", cpus=cpus, gpus=gpus, nodes=nodes)
 
 
 def in_ray() -> bool:
-    """Whether this process is part of a Ray: an actor, or a driver that has one; a submitted job connects for it."""
+    """Whether this process is an actor or a connected driver; a submitted job connects to find out."""
     if os.environ.get("RAY_ADDRESS"):
         start_ray()
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the program's own handler of SIGTERM, where it has one; Ray puts its own, which aborts, in its place."""
-    own = signal.getsignal(signal.SIGTERM)
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Restore the program's handler of SIGTERM, which Ray replaces by one that aborts."""
+    handler = signal.getsignal(signal.SIGTERM)
     yield
-    if callable(own) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, own)
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Hold back what native code writes to standard error; it is shown only if the block fails."""
+def _stderr_held_back() -> Iterator[None]:
+    """Hold back what native code writes to standard error; show it only if the block fails."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
+            held_back.seek(0)
+            os.write(stderr, held_back.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _prepare_local_environment() -> None:
-    """Fix where a local Ray listens and how it authenticates.
+    """Fix where a local Ray listens and how it authenticates, in variables that Ray reads at its first import.
 
-    Ray reads this once, when it is first imported. Unset, its default depends on its
-    version and on what earlier starts left in the home folder.
+    Without them its defaults depend on its version and on files that earlier starts left in the home folder.
     """
     if "ray" in sys.modules:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # keeps Linux on 127.0.0.1 as well; `_node_ip_address` does not, Ray turns it into an address others can reach
+    # This keeps Linux on 127.0.0.1 too; `_node_ip_address` does not: Ray makes it an address that others can reach.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its error lines on healthy runs alarm for nothing
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it logs errors on healthy runs
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def quiet_ray_data() -> None:
-    """Silence Ray Data's own progress bars and per-plan log lines; ours replace them."""
+    """Silence the progress bars and log lines of Ray Data; `progress` replaces them."""
     import ray
 
     context = ray.data.DataContext.get_current()

@@ -35,14 +35,26 @@ def test_a_driver_and_its_actors_count_and_a_label_that_is_not_declared_is_refus
     start_ray()
     import ray
 
-    def count() -> bool:
-        from hnmine.runs import counters as metrics
+    def count() -> list[tuple[float, dict[str, str]]]:
+        from unittest import mock
 
-        metrics.DROPPED.add_each({"positive_is_nearest": 2, "nearer_ones_resemble_positive": 0})
-        return metrics.DROPPED._ray is not None
+        from ray.util import metrics
 
-    assert count()
-    assert ray.get(ray.remote(count).remote())
+        from hnmine.runs.counters import Counter
+
+        counted = []
+
+        class Recorded(metrics.Counter):
+            def inc(self, value: float = 1.0, tags: dict[str, str] | None = None) -> None:
+                super().inc(value, tags)
+                counted.append((value, tags))
+
+        with mock.patch.object(metrics, "Counter", Recorded):
+            Counter("hnmine_tried", "What this test counts", "reason").add_each({"near": 2, "never": 0})
+        return counted
+
+    assert count() == [(2, {"reason": "near"})]
+    assert ray.get(ray.remote(count).remote()) == [(2, {"reason": "near"})]
     with pytest.raises(ValueError, match="reason"):
         COUNTERS[3].add(1, guard="margin")
 
@@ -53,7 +65,7 @@ def test_names_are_prometheus_names_and_differ() -> None:
     for counter in COUNTERS:
         assert re.fullmatch(r"hnmine_[a-z_]+", counter.name)
         assert not counter.name.endswith("_total"), "Prometheus adds it"
-        assert counter.about
+        assert counter.description
 
 
 def test_the_dashboard_shows_every_counter_and_no_other_by_labels_it_has(board: dict) -> None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hnmine.runs import progress
-from hnmine.runs.progress import json_lines, say, tell, track
+from hnmine.runs.progress import emit, json_lines, say, track
 
 
 def test_a_line_of_news_goes_to_standard_error_under_its_step(capsys):
@@ -34,7 +34,7 @@ def test_short_work_in_a_log_is_one_closing_line_with_count_and_note(capsys):
 
 
 def test_long_work_in_a_log_says_how_far_it_is(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     with track("embed", "minilm", 4, "texts") as work:
         work.advance(1)
         work.advance(3)
@@ -94,12 +94,12 @@ def test_json_lines_have_time_level_step_message_and_figures(capsys):
     with json_lines():
         say("embed", "two\nlines of größe", encoded=3, dropped={"a": 1}, kept=None)
         say("read", "odd", level="warning")
-        tell("a table", "mine", "a table", stream=sys.stdout)
+        emit("a table", "mine", "a table", stream=sys.stdout)
     say("embed", "text again", encoded=3)
     captured = capsys.readouterr()
     first, second, *rest = captured.err.splitlines()
-    told = json.loads(first)
-    assert told | {"time": ""} == {
+    parsed = json.loads(first)
+    assert parsed | {"time": ""} == {
         "time": "",
         "level": "info",
         "step": "embed",
@@ -108,8 +108,8 @@ def test_json_lines_have_time_level_step_message_and_figures(capsys):
         "dropped": {"a": 1},
         "kept": None,
     }
-    assert told["time"].endswith("Z")
-    assert abs(datetime.fromisoformat(told["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert parsed["time"].endswith("Z")
+    assert abs(datetime.fromisoformat(parsed["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
     assert (json.loads(second)["level"], json.loads(second)["message"]) == ("warning", "odd")
     assert rest == ["     embed │ text again"]
     assert json.loads(captured.out)["message"] == "a table"
@@ -121,7 +121,7 @@ def test_a_warning_says_so_in_text(capsys):
 
 
 def test_json_progress_has_figures(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     with json_lines(), track("embed", "minilm", 4, "texts") as work:
         work.advance(1)
         work.advance(3)

@@ -1,0 +1,176 @@
+"""A directory of files on this machine or in an object store, through one interface.
+
+A file is visible only when it is whole. On this machine it is written under a hidden name and renamed. In an object
+store it appears when its upload is closed, and the upload is opened only when all its bytes are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from hnmine.errors import ConfigError, DataError
+
+_REMOTE_REMEDY = "check that the bucket exists, its region, the credentials in the environment, and the network"
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory; file names are relative to it and hold no slash."""
+
+    filesystem: pafs.FileSystem
+    path: str
+    address: str
+    """What messages call it: the address without its query, which may be long."""
+    role: str = "vector store"
+    setting: str = "embed.store"
+    """Where users choose the address."""
+
+    @classmethod
+    def at(cls, address: str | Path, role: str = "vector store", setting: str = "embed.store") -> Directory:
+        """Open a folder, or an address that pyarrow understands (s3://, gs://, file:///); nothing is created.
+
+        Raises:
+            ConfigError: the address cannot be understood.
+            DataError: the object store does not answer.
+        """
+        if "://" not in str(address):
+            return cls(pafs.LocalFileSystem(), os.path.abspath(address), str(address), role, setting)
+        filesystem, path = _open(str(address), role, setting)
+        return cls(filesystem, path.rstrip("/"), _without_query(str(address)), role, setting)
+
+    def __truediv__(self, name: str) -> Directory:
+        return replace(self, path=f"{self.path}/{name}", address=f"{self.address}/{name}")
+
+    def __str__(self) -> str:
+        return self.address
+
+    @property
+    def local(self) -> Path | None:
+        """The path on this machine; None in an object store."""
+        return Path(self.path) if isinstance(self.filesystem, pafs.LocalFileSystem) else None
+
+    def create(self) -> None:
+        """Make the directory if it is missing; a problem that would stop a write shows here already.
+
+        Raises:
+            DataError: it cannot be made.
+        """
+        with self._explained("used"):
+            if self.filesystem.get_file_info(self.path).type != pafs.FileType.Directory:
+                self.filesystem.create_dir(self.path)
+
+    def files(self, ending: str = "") -> list[str]:
+        """Return the sorted names of the files with this ending; none if the directory does not exist."""
+        return sorted(name for name in self.times() if name.endswith(ending))
+
+    def times(self) -> dict[str, float]:
+        """Return each file's last write by name, in seconds of the clock of the machine that keeps the files."""
+        entries = self._entries()
+        return {entry.base_name: entry.mtime_ns / 1e9 for entry in entries if entry.type == pafs.FileType.File}
+
+    def folders(self) -> list[str]:
+        """Return the sorted names of the folders; none if the directory does not exist."""
+        return sorted(entry.base_name for entry in self._entries() if entry.type == pafs.FileType.Directory)
+
+    def _entries(self) -> list[pafs.FileInfo]:
+        with self._explained("listed"):
+            try:
+                entries: list[pafs.FileInfo] = self.filesystem.get_file_info(pafs.FileSelector(self.path))
+            except FileNotFoundError:  # allow_not_found fails if the folder is made during the call
+                return []
+        return entries
+
+    def read(self, name: str) -> pa.Buffer | None:
+        """Return the bytes of a file, or None if there is no such file."""
+        with self._explained("read"):
+            try:
+                with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
+                    return stream.read_buffer()
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes | pa.Buffer) -> None:
+        """Write a file, whole or not at all; a file of that name is replaced."""
+        path = f"{self.path}/{name}"
+        target = f"{self.path}/.{name}.{uuid.uuid4().hex}.tmp" if self.local else path
+        if self.local:
+            self.create()
+        with self._explained("written"):
+            try:
+                with self.filesystem.open_output_stream(target) as stream:
+                    stream.write(content)
+                if self.local:
+                    self.filesystem.move(target, path)
+            except BaseException:  # closing the stream left a file with part of the bytes
+                with contextlib.suppress(OSError):
+                    self.filesystem.delete_file(target)
+                raise
+
+    def touch(self, name: str) -> None:
+        """Make a small file, or renew its time; from then on every listing has its name, also during a renewal.
+
+        `write` does not promise that: it renames, and a listing at that moment may see neither name.
+        """
+        self.create()
+        with self._explained("written"), self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
+            stream.write(b".")
+
+    def remove(self, name: str) -> None:
+        """Remove a file; it may be gone already."""
+        with self._explained("cleared"), contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self.path}/{name}")
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder with its content; it may be gone already."""
+        with self._explained("cleared"), contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_dir(f"{self.path}/{name}")
+
+    def set_aside(self, name: str) -> str:
+        """Rename a damaged file to `<stem>.corrupt`, so that nobody reads it again; return the new name."""
+        aside = f"{name.rpartition('.')[0]}.corrupt"
+        with self._explained("mended"):
+            try:
+                self.filesystem.move(f"{self.path}/{name}", f"{self.path}/{aside}")
+            except OSError:
+                if name in self.files():  # otherwise another reader has renamed it first
+                    raise
+        return aside
+
+    @contextlib.contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        """Turn errors of the file system into a DataError that names the directory and the remedy."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            remedy = f"choose another {self.setting}, or mend this folder" if self.local else _REMOTE_REMEDY
+            raise DataError(f"{self.role} {self.address} cannot be {action}: {error}; {remedy}") from None
+
+
+@functools.cache
+def _open(address: str, role: str, setting: str) -> tuple[pafs.FileSystem, str]:
+    """Open an address once per process: the region of a bucket may be a question to the network."""
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(address)
+    except pa.ArrowException as error:
+        raise ConfigError(
+            f"{setting}: {_without_query(address)} cannot be understood: {error}; expected a folder, "
+            "s3://bucket/prefix, gs://bucket/prefix or another address of pyarrow.fs"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{role} {_without_query(address)} cannot be opened: {error}; {_REMOTE_REMEDY}") from None
+    if not path.strip("/"):
+        raise ConfigError(f"{setting}: {address} names no bucket; expected for instance s3://bucket/prefix")
+    return filesystem, path
+
+
+def _without_query(address: str) -> str:
+    return address.partition("?")[0].rstrip("/")
