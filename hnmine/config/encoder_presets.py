@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from hnmine.config.root import Config, EncoderConfig
+from hnmine.config.models import EncoderConfig
+from hnmine.config.root import Config
 from hnmine.errors import ConfigError
 
 _SEARCH_QUERY = "Represent this sentence for searching relevant passages: "  # of bge v1.5 and mxbai alike
@@ -27,7 +28,7 @@ LICENCES: Final = {"jinaai/jina-embeddings-v3-hf": "CC BY-NC 4.0: for non-commer
 def _encoder(
     name: str,
     model: str,
-    revision: str,
+    commit: str,
     query: str = "",
     document: str = "",
     max_tokens: int | None = 512,
@@ -35,8 +36,7 @@ def _encoder(
 ) -> EncoderConfig:
     return EncoderConfig(
         name=name,
-        model=model,
-        revision=revision,
+        model=f"{model}@{commit}",
         query_prompt=query,
         document_prompt=document,
         max_tokens=max_tokens,
@@ -44,20 +44,20 @@ def _encoder(
     )
 
 
-def _bge(size: str, revision: str) -> EncoderConfig:
-    return _encoder(f"bge-{size}", f"BAAI/bge-{size}-en-v1.5", revision, query=_SEARCH_QUERY)
+def _bge(size: str, commit: str) -> EncoderConfig:
+    return _encoder(f"bge-{size}", f"BAAI/bge-{size}-en-v1.5", commit, query=_SEARCH_QUERY)
 
 
-def _gte_zh(size: str, revision: str) -> EncoderConfig:
-    return _encoder(f"gte-{size}-zh", f"thenlper/gte-{size}-zh", revision)
+def _gte_zh(size: str, commit: str) -> EncoderConfig:
+    return _encoder(f"gte-{size}-zh", f"thenlper/gte-{size}-zh", commit)
 
 
-def _solon(size: str, revision: str) -> EncoderConfig:
-    return _encoder(f"solon-{size}", f"OrdalieTech/Solon-embeddings-{size}-0.1", revision, query="query : ")
+def _solon(size: str, commit: str) -> EncoderConfig:
+    return _encoder(f"solon-{size}", f"OrdalieTech/Solon-embeddings-{size}-0.1", commit, query="query : ")
 
 
-def _e5(size: str, revision: str) -> EncoderConfig:
-    return _encoder(f"e5-{size}", f"intfloat/multilingual-e5-{size}", revision, query="query: ", document="passage: ")
+def _e5(size: str, commit: str) -> EncoderConfig:
+    return _encoder(f"e5-{size}", f"intfloat/multilingual-e5-{size}", commit, query="query: ", document="passage: ")
 
 
 _BGE_LARGE = _bge("large", "d4aa6901d3a41ba39fb536a557fa166f842b0e09")
@@ -69,7 +69,6 @@ PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
             "NovaSearch/stella_en_400M_v5",
             "ffeb2b7ee715c226d4ffe5e4619f7dbb48624c20",
             query="Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: ",
-            architecture="gte",
             dense_head=8192,
         ),
         # The maker's own conversion of jinaai/jina-embeddings-v3: needs no remote code, which fails in transformers 5.

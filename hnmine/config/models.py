@@ -1,0 +1,59 @@
+"""Settings of the encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hnmine.config.base import Dtype, Section
+
+_ADAPTER = r"^[A-Za-z0-9_\-]{1,64}$"  # valid as the name of a folder, of a torch module and in a BLAKE2b key
+
+
+class LexicalConfig(Section):
+    """TF-IDF followed by a truncated SVD, both fitted on the corpus."""
+
+    width: int = Field(256, ge=1, le=4096, description="dimensions kept by the truncated SVD")
+
+
+class EncoderConfig(Section):
+    """One encoder of the ensemble: exactly one of `model`, `precomputed` and `lexical`."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$", description="short name, used in logs and reports")
+    model: str | None = Field(
+        None, description="what SentenceTransformer loads: a folder, or a hub name, pinned as name@commit"
+    )
+    precomputed: Path | None = Field(
+        None, description="folder with documents.parquet and queries.parquet, columns id and vector"
+    )
+    lexical: LexicalConfig | None = Field(None, description="{}: TF-IDF and truncated SVD fitted on the corpus")
+    query_prompt: str | None = Field(None, description="put before every query; null: the model's own")
+    document_prompt: str | None = Field(None, description="put before every document; null: the model's own")
+    max_tokens: int | None = Field(None, ge=8, le=32_768, description="tokens read of a text; null: the model's own")
+    long_documents: Literal["truncate", "mean"] = Field(
+        "truncate",
+        description="truncate: read the first max_tokens; mean: encode overlapping passages of max_tokens, the "
+        "document's vector is the mean of theirs",
+    )
+    dense_head: int | None = Field(None, ge=1, le=65_536, description="width: take the head in <n>_Dense_<width>")
+    query_adapter: str | None = Field(
+        None, pattern=_ADAPTER, description="folder of the LoRA adapter, inside the model's, that is on for queries"
+    )
+    document_adapter: str | None = Field(None, pattern=_ADAPTER, description="the same for documents")
+    dtype: Dtype = "auto"
+    weight: float = Field(1.0, ge=1e-3, le=1e3, description="weight of this encoder in the fused vector")
+    gpus: float = Field(1.0, gt=0, le=1, description="GPU of one actor, or a share of it (0.5: two actors a GPU)")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> EncoderConfig:
+        kinds = [kind for kind in ("model", "precomputed", "lexical") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"needs exactly one of model, precomputed, lexical; got {kinds or 'none'}")
+        fields = type(self).model_fields
+        for_all = ("name", "weight", *kinds)
+        idle = [key for key in fields if key not in for_all and getattr(self, key) != fields[key].default]
+        if self.model is None and idle:
+            raise ValueError(f"{', '.join(idle)} would have no effect on a {kinds[0]} encoder; remove it")
+        return self
