@@ -10,9 +10,9 @@ import hnmine
 from benchmarks import gpu_check, tables
 from hnmine.errors import DeviceError
 from hnmine.runs import device
-from tests.comparison.test_cells import config_of
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_pipeline import write_collection
+from tests.builders.collections import write_collection
+from tests.builders.models import tiny_cross_encoder
+from tests.builders.settings import quick_config
 
 PATHS = ["PCA", "search: flat", "search: IVF", "scan: torch", "selection", "encoder", "throughput", "training"]
 
@@ -63,11 +63,11 @@ def test_a_wrong_list_disagrees():
 
 
 def test_arms_of_several_comparisons_stand_in_one_table(tmp_path, capsys):
-    data, start = write_collection(tmp_path / "data"), tiny_model(tmp_path / "start")
+    data, start = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "start")
     outs = [tmp_path / name for name in ("one", "two", "other")]
     for out, arms, seeds, more in zip(outs, ("bm25", "bm25,random", "bm25"), (2, 1, 1), ([], [], [8]), strict=True):
         less = [f"train.max_pairs={pairs}" for pairs in more]
-        hnmine.compare(data, out, config_of(start, f"compare.arms=[{arms}]", f"compare.seeds={seeds}", *less))
+        hnmine.compare(data, out, quick_config(start, f"compare.arms=[{arms}]", f"compare.seeds={seeds}", *less))
     record = [json.loads((out / "compare.json").read_text(encoding="utf-8"))["table"].splitlines() for out in outs]
     capsys.readouterr()
     tables.main([str(outs[0]), str(outs[1])])

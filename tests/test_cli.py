@@ -24,8 +24,10 @@ from hnmine import cli
 from hnmine.cli import _QUICK_ARMS, _quick
 from hnmine.config.load import load
 from hnmine.config.root import Config
-from tests.models.test_cross_encoder import spoil, tiny_model
-from tests.test_pipeline import LEXICAL, hnmine_, write_collection
+from tests.builders.collections import write_collection
+from tests.builders.commands import run_hnmine
+from tests.builders.models import spoil_weights, tiny_cross_encoder
+from tests.builders.settings import LEXICAL_ENCODER
 
 Capture = pytest.CaptureFixture[str]
 Result = tuple[int, str, str]
@@ -91,8 +93,8 @@ def test_a_setting_that_is_wrong_is_named_with_its_remedy(
 
 
 def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(data: Path, tmp_path: Path) -> None:
-    asked = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL, "--set", "reduce.device=gpu"]
-    done = hnmine_("mine", *asked, CUDA_VISIBLE_DEVICES="")
+    asked = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER, "--set", "reduce.device=gpu"]
+    done = run_hnmine("mine", *asked, CUDA_VISIBLE_DEVICES="")
     result = (done.returncode, done.stdout, done.stderr)
     assert_one_message(result, "device: gpu was asked for, but no GPU is visible; or set device: auto")
 
@@ -151,7 +153,9 @@ def test_data_that_cannot_be_used_is_named_with_what_was_expected(
     spoil_data: Callable[[Path], None], parts: list[str], data: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     spoil_data(data)
-    assert_one_message(call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL), *parts)
+    assert_one_message(
+        call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER), *parts
+    )
     assert not (tmp_path / "out" / "negatives.parquet").exists()
 
 
@@ -161,7 +165,7 @@ def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
     append(data / "corpus.jsonl", '{"_id": "apple-guide", "text": "again"}\n{"_id": "blank", "text": " "}\n{"_id": \n')
     append(data / "queries.jsonl", '{"_id": "lonely", "text": "nobody judged this"}\n')
     append(data / "qrels" / "train.tsv", "nobody\tapple-guide\t1\napple-care\tnothing\t1\napple-care\tblank\t1\n")
-    code, _, errors = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
+    code, _, errors = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER)
     assert code == 0, errors
     expected = {
         ("corpus.jsonl", 31, "duplicate_id", "apple-guide"),
@@ -225,14 +229,14 @@ def test_precomputed_vectors_that_hold_nan_or_differ_in_width_are_named(
 @pytest.mark.parametrize("out", ["file", "file/below"])
 def test_an_out_that_cannot_be_written_is_named(out: str, data: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "file").write_text("")
-    result = call(capsys, "mine", "--data", data, "--out", tmp_path / out, "--set", LEXICAL)
+    result = call(capsys, "mine", "--data", data, "--out", tmp_path / out, "--set", LEXICAL_ENCODER)
     assert_one_message(result, f"--out {tmp_path / out} cannot be written")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_out_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
-    result = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
+    result = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER)
     assert_one_message(result, f"--out {tmp_path / 'out'} cannot be written")
 
 
@@ -245,7 +249,7 @@ def test_a_folder_where_a_file_belongs_is_named(
 ) -> None:
     append(data / "qrels" / "train.tsv", "apple-care\tapple-story\t1\n")
     (tmp_path / "out" / name).mkdir(parents=True)
-    result = call(capsys, command, "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
+    result = call(capsys, command, "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER)
     assert_one_message(result, tmp_path / "out" / name, "Is a directory", "choose another --out")
 
 
@@ -256,20 +260,22 @@ def test_a_manifest_that_is_not_ours_is_named_with_what_to_do(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_bytes(content.encode("latin-1"))
-    result = call(capsys, command, "--data", data, "--out", tmp_path / "out", "--set", LEXICAL)
+    result = call(capsys, command, "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER)
     assert_one_message(result, "manifest.json is not a manifest of this hnmine", "remove it or choose another --out")
 
 
 def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
     def train(model: object) -> Result:
         model_setting = f"train.model={model}"
-        return call(capsys, "run", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL, "--set", model_setting)
+        return call(
+            capsys, "run", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER, "--set", model_setting
+        )
 
     assert_one_message(train(tmp_path / "nowhere"), f"model folder {tmp_path / 'nowhere'} does not exist")
     (tmp_path / "empty").mkdir()
     assert_one_message(train(tmp_path / "empty"), f"{tmp_path / 'empty'} holds no *.safetensors")
     assert_one_message(train("no-such-model"), "there is no folder 'no-such-model'", "give the path")
-    broken = tiny_model(tmp_path / "broken")
+    broken = tiny_cross_encoder(tmp_path / "broken")
     (broken / "config.json").write_text("{")
     assert_one_message(train(broken), broken / "config.json", "cannot be read")
     encoder = f"encoders=[{{name: x, model: {tmp_path / 'nowhere'}}}]"
@@ -280,11 +286,11 @@ def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_model_that_breaks_only_in_the_workers_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
-    arguments = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL, "--preset", "anchored"]
-    two = tiny_model(tmp_path / "two", labels=2)
+    arguments = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER, "--preset", "anchored"]
+    two = tiny_cross_encoder(tmp_path / "two", labels=2)
     result = call(capsys, "run", *arguments, "--set", f"train.model={two}")
     assert_one_message(result, f"training of anchored failed: {two} is a classifier with 2 labels; a re-ranker has one")
-    nan = spoil(tiny_model(tmp_path / "nan"))
+    nan = spoil_weights(tiny_cross_encoder(tmp_path / "nan"))
     result = call(capsys, "run", *arguments, "--set", f"train.model={nan}")
     assert_one_message(result, "training of anchored failed: the re-ranker gives NaN or infinity for")
 

@@ -30,11 +30,12 @@ from hnmine import cli
 from hnmine.config.load import load
 from hnmine.nights.lease import hold
 from hnmine.runs.directory import Directory
-from tests.embedding.test_encode import some_texts
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_jobs import REPOSITORY, end, free_ports, wait_for
-from tests.test_jobs import ray as ray_command
-from tests.test_pipeline import contents, settings, write_collection
+from tests.builders.collections import write_collection
+from tests.builders.commands import REPOSITORY, end_process_tree, free_ports, ray_command, wait_until_it_answers
+from tests.builders.folders import result_hashes
+from tests.builders.models import tiny_cross_encoder
+from tests.builders.settings import quick_options
+from tests.builders.texts import random_texts
 
 CLUSTER = REPOSITORY / "cluster"
 KUBERNETES = CLUSTER / "kubernetes"
@@ -499,12 +500,12 @@ class Nodes:
             )
         self._processes[name] = process
         if head:
-            wait_for(process, f"http://127.0.0.1:{self._dashboard}/api/jobs/", self._token, log)
+            wait_until_it_answers(process, f"http://127.0.0.1:{self._dashboard}/api/jobs/", self._token, log)
         self.wait_for(lambda: bool(set(self.alive()) - known))
 
     def kill(self, name: str) -> None:
         """End a node as a machine that loses its power: raylet and workers at once, by SIGKILL."""
-        end(self._processes.pop(name))
+        end_process_tree(self._processes.pop(name))
 
     def close(self) -> None:
         for name in reversed(list(self._processes)):
@@ -556,19 +557,19 @@ def done(job: subprocess.Popen[str]) -> str:
 @pytest.mark.timeout(900)
 def test_two_nodes_share_a_run_and_one_that_is_killed_changes_nothing_of_it(tmp_path: Path, nodes: Nodes):
     data = write_collection(tmp_path / "data")
-    more = some_texts(2400, "more", 60)
+    more = random_texts(2400, "more", 60)
     with (data / "corpus.jsonl").open("a") as corpus:
         corpus.writelines(
             json.dumps({"_id": name, "title": "", "text": text}) + "\n"
             for name, text in zip(more.ids, more.texts, strict=True)
         )
     two = ["embed.actors=2", "embed.block_texts=8", "train.workers=2", "evaluate.depth=10", "train.dropout=0"]
-    start = tiny_model(tmp_path / "start", spread=1)
+    start = tiny_cross_encoder(tmp_path / "start", spread=1)
     nodes.start("head", "--num-cpus=1")
     nodes.start("second", "--num-cpus=1")
 
     def run(out: Path) -> subprocess.Popen[str]:
-        step = ["-m", "hnmine.cli", "run", "--data", str(data), "--out", str(out), *settings(start, *two)]
+        step = ["-m", "hnmine.cli", "run", "--data", str(data), "--out", str(out), *quick_options(start, *two)]
         return nodes.submit(sys.executable, *step)
 
     def workers(kind: str, what: str, state: str) -> set[str]:
@@ -594,7 +595,7 @@ def test_two_nodes_share_a_run_and_one_that_is_killed_changes_nothing_of_it(tmp_
     assert "actors were lost" in done(job)
     assert both != set(nodes.alive())
     undisturbed, killed = (
-        {name: sha for name, sha in contents(tmp_path / each).items() if not name.startswith("store/")}
+        {name: sha for name, sha in result_hashes(tmp_path / each).items() if not name.startswith("store/")}
         for each in ("undisturbed", "killed")
     )
     assert killed == undisturbed

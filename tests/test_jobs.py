@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,49 +25,12 @@ from hnmine.config.corpus import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.runs.counters import COUNTERS
 from hnmine.runs.directory import Directory
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_pipeline import settings, write_collection
-
-REPOSITORY = Path(__file__).parents[1]
+from tests.builders.collections import write_collection
+from tests.builders.commands import REPOSITORY, end_process_tree, free_ports, ray_command, wait_until_it_answers
+from tests.builders.models import tiny_cross_encoder
+from tests.builders.settings import quick_options
 
 pytestmark = pytest.mark.ray
-
-
-def free_ports(count: int) -> list[int]:
-    """Ask the system for ports nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def ray(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "ray.scripts.scripts", *arguments]
-
-
-def wait_for(process: subprocess.Popen[bytes], address: str, token: str, log: Path) -> None:
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
-    for _ in range(300):
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    pytest.fail(f"nothing at {address}:\n{log.read_text()}")
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End the processes of this Ray and no other: `ray stop` would end every Ray of the user."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    os.killpg(process.pid, signal.SIGKILL)
-    for each in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait(20)
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive, f"still there: {alive}"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +59,7 @@ class Head:
 
     def job(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Call `ray job` in the checkout."""
-        command = ray("job", arguments[0], "--address", self.address, *arguments[1:])
+        command = ray_command("job", arguments[0], "--address", self.address, *arguments[1:])
         return subprocess.run(
             command, env=self.environment | environment, cwd=self.checkout, capture_output=True, text=True, timeout=300
         )
@@ -138,7 +97,7 @@ def head(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    start = ray("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}")
+    start = ray_command("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}")
     start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={ray_files}"]
     start += [f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"]
     start += [f"--metrics-export-port={metrics}"]
@@ -148,11 +107,11 @@ def head(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
         process = subprocess.Popen(start, env=environment, stdout=stream, stderr=stream, start_new_session=True)
     try:
         its = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", environment, checkout)
-        wait_for(process, f"{its.address}/api/jobs/", token, log)
-        wait_for(process, its.metrics, token, log)  # the node's agent, which also starts jobs, comes later
+        wait_until_it_answers(process, f"{its.address}/api/jobs/", token, log)
+        wait_until_it_answers(process, its.metrics, token, log)  # the node's agent, which also starts jobs, comes later
         yield its
     finally:
-        end(process)
+        end_process_tree(process)
         shutil.rmtree(ray_files, ignore_errors=True)
 
 
@@ -179,7 +138,7 @@ def test_a_submitted_job_mines_with_the_uploaded_code_and_its_counters_are_those
     with (tmp_path / "data" / "corpus.jsonl").open("a") as corpus:
         corpus.write("{broken\n")
     if encoder == "model":
-        kind = f"model: {tiny_model(tmp_path / 'encoder', head=False)}, dtype: float32, engine: torch"
+        kind = f"model: {tiny_cross_encoder(tmp_path / 'encoder', head=False)}, dtype: float32, engine: torch"
     else:
         kind = "lexical: {width: 8}"
     look = "import hnmine, os; print('FOUND', hnmine.__file__, sorted(os.listdir('.')))"
@@ -259,7 +218,7 @@ def test_a_submission_without_the_token_is_refused_and_nothing_runs(
 def test_every_entry_point_runs_as_a_job(tmp_path: Path, head: Head) -> None:
     data, out, whole = write_collection(tmp_path / "data"), tmp_path / "out", tmp_path / "whole"
     quick = ["compare.arms=[two-conditions]", "compare.seeds=1", "compare.learning_rates=[0.001]"]
-    options = settings(tiny_model(tmp_path / "ranker"), *quick)
+    options = quick_options(tiny_cross_encoder(tmp_path / "ranker"), *quick)
 
     def run(name: str, *more: object) -> str:
         done = head.run(name, "--data", data, *more, *options)
@@ -282,7 +241,7 @@ def test_every_entry_point_runs_as_a_job(tmp_path: Path, head: Head) -> None:
 @pytest.mark.slow
 def test_a_job_that_is_stopped_says_so_and_leaves_the_home_free(tmp_path: Path, head: Head) -> None:
     data, home = write_collection(tmp_path / "data"), tmp_path / "home"
-    options = settings(tiny_model(tmp_path / "ranker"), "train.epochs=5000")
+    options = quick_options(tiny_cross_encoder(tmp_path / "ranker"), "train.epochs=5000")
     entry = [sys.executable, "jobs/nightly.py", "--data", str(data), "--home", str(home), *options]
     name = f"night-{secrets.token_hex(4)}"
     submitted = head.job(

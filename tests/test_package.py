@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 import hnmine
+from tests.builders.commands import modules_loaded_by
 
 HEAVY = ("torch", "ray", "transformers", "sentence_transformers", "sklearn", "pyarrow", "faiss", "cuml", "bm25s")
-
-
-def loaded_after(code: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded after `code`."""
-    report = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_everything_the_package_names_can_be_had_and_nothing_else() -> None:
@@ -31,17 +21,17 @@ def test_everything_the_package_names_can_be_had_and_nothing_else() -> None:
 
 
 def test_the_package_itself_loads_nothing_heavy_and_runs_nothing() -> None:
-    loaded = loaded_after("import hnmine")
+    loaded = modules_loaded_by("import hnmine")
     assert "hnmine" in loaded
     assert not loaded & {*HEAVY, "numpy", "pydantic", "yaml"}
 
 
 def test_the_settings_load_nothing_heavy() -> None:
-    assert not loaded_after("import hnmine; hnmine.load_config(); hnmine.HnmineError") & {*HEAVY, "numpy"}
+    assert not modules_loaded_by("import hnmine; hnmine.load_config(); hnmine.HnmineError") & {*HEAVY, "numpy"}
 
 
 def test_the_numerics_and_mining_load_neither_torch_nor_ray() -> None:
-    loaded = loaded_after(
+    loaded = modules_loaded_by(
         "import hnmine.mining.mine, hnmine.mining.conditions, hnmine.mining.search, hnmine.mining.pca, hnmine.pipeline"
     )
     assert "pyarrow" in loaded

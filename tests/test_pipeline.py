@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,63 +20,12 @@ from sentence_transformers import CrossEncoder
 import hnmine
 from hnmine import pipeline
 from hnmine.errors import DataError
-from tests.embedding.test_precomputed import store_vectors
-from tests.models.test_cross_encoder import tiny_model
-
-LEXICAL = "encoders=[{name: lexical, lexical: {width: 8}}]"
-_TOPICS = ("apple", "bread", "candle", "desk", "eagle", "forest", "garden", "harbour", "island", "jacket")
-_SPLITS = {"train": slice(0, 12), "dev": slice(12, 16), "test": slice(16, 20)}
-
-
-def write_collection(folder: Path, splits: Iterable[str] = ("train", "dev", "test")) -> Path:
-    """Of ten topics a guide, a price and a story: 30 documents; two queries a topic: 20, whose words lead astray."""
-    documents, queries = [], []
-    for topic, other in zip(_TOPICS, (*_TOPICS[1:], _TOPICS[0]), strict=True):
-        guide = f"Wash it gently, keep it dry, and look after the {topic} and the {other} in winter."
-        documents.append({"_id": f"{topic}-guide", "title": f"Caring for the {topic}", "text": guide})
-        price = f"What the {topic} costs in spring, and what the {other} costs."
-        documents.append({"_id": f"{topic}-price", "title": f"Price of the {topic}", "text": price})
-        story = f"Long ago a {topic} was lost near the {other}, and found."
-        documents.append({"_id": f"{topic}-story", "title": f"Story of the {topic}", "text": story})
-        queries.append((f"{topic}-care", f"what the {topic} in winter costs to keep", f"{topic}-guide"))
-        queries.append((f"{topic}-lost", f"price of {topic} lost long ago", f"{topic}-story"))
-    (folder / "qrels").mkdir(parents=True)
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in documents))
-    (folder / "queries.jsonl").write_text(
-        "".join(json.dumps({"_id": name, "text": text}) + "\n" for name, text, _ in queries)
-    )
-    for split in splits:
-        rows = "".join(f"{name}\t{positive}\t1\n" for name, _, positive in queries[_SPLITS[split]])
-        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\n" + rows)
-    return folder
-
-
-def hnmine_(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-    """Call the installed command line in a process of its own."""
-    command = [sys.executable, "-m", "hnmine.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | more)
-
-
-def settings(model: Path, *more: str) -> list[str]:
-    """Settings that make a run of seconds."""
-    overrides = [
-        LEXICAL,
-        f"train.model={model}",
-        "train.max_tokens=64",
-        "train.dtype=float32",
-        "train.engine=torch",
-        *more,
-    ]
-    return [part for override in overrides for part in ("--set", override)]
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """The sha256 of every file of a run that is a result; the manifest and the record of a model tell times."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.is_symlink() and path.suffix in (".parquet", ".safetensors", ".jsonl")
-    }
+from tests.builders.collections import TOPICS, write_collection
+from tests.builders.commands import run_hnmine
+from tests.builders.folders import result_hashes
+from tests.builders.models import tiny_cross_encoder
+from tests.builders.settings import LEXICAL_ENCODER, quick_options
+from tests.builders.vectors import write_vectors
 
 
 def half_written(folder: Path) -> list[str]:
@@ -93,10 +41,10 @@ Whole = tuple[Path, Path, list[str], subprocess.CompletedProcess[str]]
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """`hnmine run` from a model without a head, with both presets."""
     folder = tmp_path_factory.mktemp("whole")
-    body = tiny_model(folder / "body", head=False, spread=1)
+    body = tiny_cross_encoder(folder / "body", head=False, spread=1)
     data, out = write_collection(folder / "data"), folder / "out"
-    options = settings(body, "train.learning_rate=0.003", "train.warm_up.learning_rate=0.003")
-    done = hnmine_("run", "--data", data, "--out", out, *options, "--preset", "paper", "--preset", "anchored")
+    options = quick_options(body, "train.learning_rate=0.003", "train.warm_up.learning_rate=0.003")
+    done = run_hnmine("run", "--data", data, "--out", out, *options, "--preset", "paper", "--preset", "anchored")
     assert done.returncode == 0, done.stderr
     return data, out, options, done
 
@@ -105,7 +53,7 @@ def test_a_run_mines_what_one_can_see_to_be_hard(whole: Whole) -> None:
     _, out, _, done = whole
     rows = pq.read_table(out / "negatives.parquet").to_pylist()
     negatives = {row["query_id"]: row["negative_id"] for row in rows}
-    prices = {f"{topic}-care": f"{topic}-price" for topic in _TOPICS[:6]}
+    prices = {f"{topic}-care": f"{topic}-price" for topic in TOPICS[:6]}
     assert prices.items() <= negatives.items(), "`in winter costs to keep` has the words of the price"
     for row in rows:
         assert row["d_query_negative"] < min(row["d_query_positive"], row["d_positive_negative"])
@@ -176,10 +124,10 @@ def test_a_second_run_from_python_reuses_everything_and_leaves_the_same_bytes(
     whole: Whole, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, out, options, _ = whole
-    before = contents(out)
+    before = result_hashes(out)
     overrides = [*options[1::2], "train.presets=[paper, anchored]"]
     manifest = hnmine.run(data, out, hnmine.load_config(overrides=overrides))
-    assert contents(out) == before
+    assert result_hashes(out) == before
     assert manifest["mining"]["counts"]["texts_encoded"] == 0
     assert manifest["mining"]["counts"]["texts_reused"] == 42
     said = capsys.readouterr().err
@@ -266,8 +214,8 @@ def test_vectors_made_elsewhere_that_lack_the_test_queries_are_told_with_what_to
     given = tmp_path / "given"
     given.mkdir()
     documents = [json.loads(line)["_id"] for line in (whole[0] / "corpus.jsonl").read_text().splitlines()]
-    store_vectors(given / "documents.parquet", {name: [1.0, float(at)] for at, name in enumerate(documents)})
-    store_vectors(given / "queries.parquet", {"of a train query": [1.0, 0.0]})
+    write_vectors(given / "documents.parquet", {name: [1.0, float(at)] for at, name in enumerate(documents)})
+    write_vectors(given / "queries.parquet", {"of a train query": [1.0, 0.0]})
     data, out, config = again(whole, tmp_path, f"encoders=[{{name: given, precomputed: {given}}}]")
     with pytest.raises(DataError, match=r"or set evaluate\.blend=first_stage, which asks no encoder"):
         hnmine.evaluate(data, out, config)
@@ -280,7 +228,7 @@ def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_mo
     stored = sorted((out / "evaluation").glob("*.parquet"))
     of_test = ["after-anchored", "after-paper", "before-warm-started"]
     assert [path.stem for path in stored] == [*of_test, *(f"dev-{name}" for name in of_test)]
-    before = contents(out)
+    before = result_hashes(out)
     stored[0].write_bytes(stored[0].read_bytes()[:-9])
     table = pq.read_table(stored[1])
     pq.write_table(table.drop_columns("scores"), stored[1])
@@ -289,7 +237,7 @@ def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_mo
     (out / "evaluation" / "before-as-given.parquet").write_text("of an earlier start")
     (out / "evaluation" / "mine.txt").write_text("not hnmine's")
     hnmine.evaluate(data, out, config)
-    assert contents(out) == before
+    assert result_hashes(out) == before
     said = capsys.readouterr().err
     for path in stored[:2]:
         assert f"{path} cannot be read (" in said
@@ -301,12 +249,12 @@ def test_models_that_are_not_as_training_left_them_are_trained_again(
     whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, out, config = again(whole, tmp_path)
-    before = contents(out)
+    before = result_hashes(out)
     (out / "rerankers" / "paper" / "hnmine.json").write_text('{"identity": 5}')
     weights = out / "rerankers" / "anchored" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     manifest = hnmine.train(data, out, config)
-    assert contents(out) == before
+    assert result_hashes(out) == before
     assert list(manifest) == ["mining", "training", "evaluation", "files"], "the same models: they were evaluated"
     said = capsys.readouterr().err
     assert f"start: reused {out / 'rerankers' / 'start'}" in said
@@ -327,7 +275,7 @@ def test_a_run_that_cannot_be_trained_is_refused_before_it_mines(tmp_path: Path)
     data = write_collection(tmp_path / "data", ["train"])
     (data / "qrels" / "train.tsv").write_text("apple-care\tapple-guide\t1\n")
     with pytest.raises(hnmine.HnmineError, match="one train query only"):
-        hnmine.run(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL]))
+        hnmine.run(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER]))
     assert not (tmp_path / "out" / "negatives.parquet").exists()
 
 
@@ -337,15 +285,15 @@ def test_data_that_changed_after_mining_is_refused_by_train(whole: Whole, tmp_pa
     changed = shutil.copytree(data, tmp_path / "data")
     corpus = (data / "corpus.jsonl").read_text().replace("apple-price", "apple-cost")
     (changed / "corpus.jsonl").write_text(corpus)
-    done = hnmine_("train", "--data", changed, "--out", tmp_path / "out", *options)
+    done = run_hnmine("train", "--data", changed, "--out", tmp_path / "out", *options)
     assert done.returncode == 2
     assert "negatives.parquet names 'apple-price', which --data does not have; mine again from this data" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_train_without_mine_and_evaluate_without_train_say_what_to_run_first(tmp_path: Path) -> None:
-    data, ranker = write_collection(tmp_path / "data"), tiny_model(tmp_path / "ranker")
-    config = hnmine.load_config(overrides=settings(ranker)[1::2])
+    data, ranker = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "ranker")
+    config = hnmine.load_config(overrides=quick_options(ranker)[1::2])
     with pytest.raises(hnmine.HnmineError, match=r"negatives\.parquet does not exist; run `hnmine mine` with the same"):
         hnmine.train(data, tmp_path / "out", config)
     with pytest.raises(hnmine.HnmineError, match=r"holds no trained re-ranker; run `hnmine train` with the same"):
@@ -353,7 +301,7 @@ def test_train_without_mine_and_evaluate_without_train_say_what_to_run_first(tmp
 
 
 def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
-    data, ranker = write_collection(tmp_path / "data"), tiny_model(tmp_path / "ranker")
+    data, ranker = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "ranker")
     for file in (data / "qrels").iterdir():  # the guide's and the story's own words: nothing is nearer
         file.write_text("")
     rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
@@ -364,7 +312,7 @@ def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
         qrels = "".join(f"q{i}\t{rows[i]['_id']}\t1\n" for i in chosen)
         (data / "qrels" / f"{split}.tsv").write_text(qrels)
     (data / "qrels" / "test.tsv").unlink()
-    config = hnmine.load_config(overrides=[*settings(ranker)[1::2], "train.presets=[paper]"])
+    config = hnmine.load_config(overrides=[*quick_options(ranker)[1::2], "train.presets=[paper]"])
     manifest = hnmine.mine(data, tmp_path / "out", config)
     assert manifest["mining"]["counts"]["dropped"] == {"positive_is_nearest": 4, "nearer_ones_resemble_positive": 0}
     with pytest.raises(hnmine.HnmineError, match=r"preset paper: none of 4 train pairs has a negative.*anchored"):
@@ -373,7 +321,7 @@ def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
 
 def test_embed_fills_the_store_and_does_nothing_else(tmp_path: Path) -> None:
     data, out = write_collection(tmp_path / "data"), tmp_path / "out"
-    config = hnmine.load_config(overrides=[LEXICAL, "embed.ray=false"])
+    config = hnmine.load_config(overrides=[LEXICAL_ENCODER, "embed.ray=false"])
     assert pipeline.embed(data, out, config) == {"encoded": 50, "reused": 0}
     assert sorted(path.name for path in out.iterdir()) == [".lock", "quarantine.jsonl", "store"]
     assert pipeline.embed(data, out, config) == {"encoded": 0, "reused": 50}
@@ -383,7 +331,7 @@ def test_embed_fills_the_store_and_does_nothing_else(tmp_path: Path) -> None:
 
 def test_every_line_of_a_json_log_is_an_object_that_tells_what_the_manifest_does(tmp_path: Path) -> None:
     data, out = write_collection(tmp_path / "data"), tmp_path / "out"
-    done = hnmine_("mine", "--data", data, "--out", out, "--set", LEXICAL, "--log", "json")
+    done = run_hnmine("mine", "--data", data, "--out", out, "--set", LEXICAL_ENCODER, "--log", "json")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     counts = json.loads((out / "manifest.json").read_text())["mining"]["counts"]
@@ -398,7 +346,7 @@ def test_every_line_of_a_json_log_is_an_object_that_tells_what_the_manifest_does
     assert result["step"] == "mine"
     assert "positive" in result["message"]
 
-    done = hnmine_("mine", "--data", tmp_path / "nowhere", "--out", out, "--log", "json")
+    done = run_hnmine("mine", "--data", tmp_path / "nowhere", "--out", out, "--log", "json")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     mistake = json.loads(line)
@@ -416,8 +364,8 @@ def test_every_line_of_a_json_log_is_an_object_that_tells_what_the_manifest_does
 def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
     tmp_path: Path, sent: signal.Signals, code: int, word: str
 ) -> None:
-    data, ranker = write_collection(tmp_path / "data"), tiny_model(tmp_path / "ranker")
-    options = settings(ranker, "train.epochs=5000")
+    data, ranker = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "ranker")
+    options = quick_options(ranker, "train.epochs=5000")
     command = [sys.executable, "-m", "hnmine.cli", "run", "--data", str(data), "--out", str(tmp_path / "out"), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -426,7 +374,7 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
             said += line
             if "step 0:" in line:
                 break
-        refused = hnmine_("mine", "--data", data, "--out", tmp_path / "out", *options)
+        refused = run_hnmine("mine", "--data", data, "--out", tmp_path / "out", *options)
         process.send_signal(sent)
         rest = process.stderr.read()
         assert process.wait(60) == code, said + rest
@@ -462,9 +410,9 @@ def test_sigterm_ends_every_step_and_the_next_start_goes_on_from_there(
 ) -> None:
     data, out = write_collection(tmp_path / "data"), tmp_path / "out"
     long = ["train.presets=anchored", "train.epochs=20"] if command == ["train"] else ["compare.learning_rates=[0.001]"]
-    options = settings(tiny_model(tmp_path / "ranker"), *long)
+    options = quick_options(tiny_cross_encoder(tmp_path / "ranker"), *long)
     if command == ["train"]:
-        assert hnmine_("mine", "--data", data, "--out", out, *options).returncode == 0
+        assert run_hnmine("mine", "--data", data, "--out", out, *options).returncode == 0
     line = [*command, "--data", str(data), "--out", str(out), *options]
     with subprocess.Popen([sys.executable, "-m", "hnmine.cli", *line], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -480,7 +428,7 @@ def test_sigterm_ends_every_step_and_the_next_start_goes_on_from_there(
     assert said.splitlines()[-1] == "terminated; the same command goes on from what is kept"
     assert "Traceback" not in said
     assert half_written(out) == []
-    done = hnmine_(*line)
+    done = run_hnmine(*line)
     assert done.returncode == 0, done.stderr
     assert again in done.stderr
     assert never not in done.stderr
@@ -497,9 +445,9 @@ def several_answers(folder: Path) -> Path:
 
 def test_the_audit_measures_the_rules_some_guards_and_what_is_configured(tmp_path: Path) -> None:
     data = several_answers(tmp_path / "data")
-    plain = hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL, "embed.ray=false"]))
+    plain = hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "embed.ray=false"]))
     assert "two conditions, guarded" not in plain["rules"]
-    guards = [LEXICAL, "embed.ray=false", "guards.margin=0.05", "select.negatives=3"]
+    guards = [LEXICAL_ENCODER, "embed.ray=false", "guards.margin=0.05", "select.negatives=3"]
     guarded = hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=guards))
     name = "two conditions, guarded, 3 a pair"
     assert {key: value for key, value in guarded["rules"].items() if key != name} == plain["rules"]
@@ -517,7 +465,7 @@ def test_the_audit_measures_the_rules_some_guards_and_what_is_configured(tmp_pat
 def test_guards_that_remove_nothing_are_audited_as_the_rule_itself(tmp_path: Path) -> None:
     data = several_answers(tmp_path / "data")
     rules = hnmine.audit(
-        data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL, "embed.ray=false", "guards.margin=2"])
+        data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "embed.ray=false", "guards.margin=2"])
     )["rules"]
     assert rules["two conditions, guarded"] == rules["two conditions"]
     assert rules["two conditions"]["negatives"] > 0
@@ -526,4 +474,4 @@ def test_guards_that_remove_nothing_are_audited_as_the_rule_itself(tmp_path: Pat
 def test_an_audit_without_a_second_answer_says_what_to_judge(tmp_path: Path) -> None:
     data = write_collection(tmp_path / "data")
     with pytest.raises(hnmine.HnmineError, match=r"no query of train has two judged positives.*judge a second"):
-        hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL, "embed.ray=false"]))
+        hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "embed.ray=false"]))

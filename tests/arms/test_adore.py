@@ -14,18 +14,17 @@ from hypothesis import strategies as st
 
 from hnmine.arms.adore import adore, lambda_loss, live_lists
 from hnmine.types import Float32, Role, Space, Texts
-from tests.arms.test_star import (
-    CPU,
-    Heard,
-    encode,
-    mrr,
-    one_positive_each,
-    recipe,
-    same,
-    space_of,
-    tiny_model,
-    training_set,
+from tests.builders.devices import CPU
+from tests.builders.encoder_training import (
+    LossRecorder,
+    encode_texts,
+    encoded_space,
+    encoder_recipe,
+    letter_training_set,
+    single_positive_training_set,
+    train_mrr,
 )
+from tests.builders.models import same_weights, tiny_letter_encoder
 
 
 def slow_loss(scores_N: torch.Tensor, depth: int, positives: list[int], known: set[int]) -> torch.Tensor:
@@ -64,20 +63,20 @@ def test_the_loss_and_its_gradient_are_those_of_a_double_loop(
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("models") / "start")
+    return tiny_letter_encoder(tmp_path_factory.mktemp("models") / "start")
 
 
 @pytest.mark.parametrize("depth", [3, 20])
 def test_a_step_looks_at_what_the_queries_find_now(depth: int, start: Path, tmp_path: Path) -> None:
     """All queries in one step, two steps: the second by the weights that the first left."""
-    given, heard = one_positive_each(), Heard()
-    first, docs_NR = tmp_path / "first", space_of(start, given).docs_NR
-    options = {"encode": encode, "device": CPU, "depth": depth}
-    once = recipe(epochs=1, pairs_per_batch=100)
+    given, heard = single_positive_training_set(), LossRecorder()
+    first, docs_NR = tmp_path / "first", encoded_space(start, given).docs_NR
+    options = {"encode": encode_texts, "device": CPU, "depth": depth}
+    once = encoder_recipe(epochs=1, pairs_per_batch=100)
     adore(start, docs_NR, given, once, first, done=heard, **options)
     adore(first, docs_NR, given, once, tmp_path / "second", done=heard, **options)
     for loss, folder in zip(heard.losses, (start, first), strict=True):
-        scores_QN = torch.tensor(20 * encode(folder, given.queries, "query") @ docs_NR.T)
+        scores_QN = torch.tensor(20 * encode_texts(folder, given.queries, "query") @ docs_NR.T)
         by_query = [
             slow_loss(scores_QN[query], depth, docs, given.known[query])
             for query, docs in given.pairs.positives_of().items()
@@ -87,36 +86,38 @@ def test_a_step_looks_at_what_the_queries_find_now(depth: int, start: Path, tmp_
 
 
 def test_documents_stay_and_the_query_encoder_learns(start: Path, tmp_path: Path) -> None:
-    given, heard, roles = training_set(), Heard(), []
-    before = space_of(start, given)
+    given, heard, roles = letter_training_set(), LossRecorder(), []
+    before = encoded_space(start, given)
     bytes_before = before.docs_NR.tobytes()
 
     def noted(folder: Path, texts: Texts, role: Role) -> Float32:
         roles.append(role)
-        return encode(folder, texts, role)
+        return encode_texts(folder, texts, role)
 
-    after = adore(start, before.docs_NR, given, recipe(), tmp_path / "out", encode=noted, device=CPU, done=heard)
+    after = adore(
+        start, before.docs_NR, given, encoder_recipe(), tmp_path / "out", encode=noted, device=CPU, done=heard
+    )
     assert roles == ["query"]
     assert after.docs_NR is before.docs_NR
     assert after.docs_NR.tobytes() == bytes_before
-    assert not same(start, tmp_path / "out")
+    assert not same_weights(start, tmp_path / "out")
     assert np.mean(heard.losses[-5:]) < 0.9 * np.mean(heard.losses[:5])
-    assert mrr(after, given) > mrr(before, given) + 0.3
-    queries = encode(tmp_path / "out", given.queries, "query")
+    assert train_mrr(after, given) > train_mrr(before, given) + 0.3
+    queries = encode_texts(tmp_path / "out", given.queries, "query")
     np.testing.assert_array_equal(after.queries_QR, queries)
-    stale = Space(docs_NR=encode(tmp_path / "out", given.documents, "document"), queries_QR=queries)
+    stale = Space(docs_NR=encode_texts(tmp_path / "out", given.documents, "document"), queries_QR=queries)
     assert not np.allclose(stale.docs_NR, after.docs_NR, atol=1e-2)  # so the frozen vectors are what was learnt against
 
 
 def test_the_same_seed_gives_the_same_weights(start: Path, tmp_path: Path) -> None:
-    given = training_set()
-    docs_NR = space_of(start, given).docs_NR
+    given = letter_training_set()
+    docs_NR = encoded_space(start, given).docs_NR
     for noise, (name, seed) in enumerate([("one", 0), ("two", 0), ("other", 1)]):
         torch.manual_seed(noise)
-        settings = recipe(seed=seed, epochs=2, dropout=0.1)
-        adore(start, docs_NR, given, settings, tmp_path / name, encode=encode, device=CPU)
-    assert same(tmp_path / "one", tmp_path / "two")
-    assert not same(tmp_path / "one", tmp_path / "other")
+        settings = encoder_recipe(seed=seed, epochs=2, dropout=0.1)
+        adore(start, docs_NR, given, settings, tmp_path / name, encode=encode_texts, device=CPU)
+    assert same_weights(tmp_path / "one", tmp_path / "two")
+    assert not same_weights(tmp_path / "one", tmp_path / "other")
 
 
 def test_where_nothing_right_is_found_the_right_documents_join_the_list() -> None:

@@ -21,11 +21,9 @@ from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import open_run
 from hnmine.training.trainer import Bench
 from hnmine.types import Space
-from tests.arms.test_star import tiny_model as sentence_model
-from tests.comparison.test_cells import config_of
-from tests.models.test_cross_encoder import load as load_reranker
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_pipeline import LEXICAL, write_collection
+from tests.builders.collections import write_collection
+from tests.builders.models import load_cross_encoder, tiny_cross_encoder, tiny_letter_encoder
+from tests.builders.settings import LEXICAL_ENCODER, quick_config
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
 
@@ -34,7 +32,7 @@ TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {wi
 def standing(tmp_path: Path) -> Iterator[tuple[Ground, Bench, Splits, Config]]:
     """A ground with two encoders, none of which can be tuned."""
     data = write_collection(tmp_path / "data")
-    config = config_of(tiny_model(tmp_path / "start"), "compare.negatives=4", TWO)
+    config = quick_config(tiny_cross_encoder(tmp_path / "start"), "compare.negatives=4", TWO)
     with open_run(tmp_path / "out", config) as run:
         splits = splits_of(read_beir(data, config.sources), config, run)
         bench = Bench(splits, config.train, run)
@@ -47,7 +45,7 @@ def test_every_arm_has_a_name_of_its_own_on_a_command_line_and_a_description():
     assert all(arm.about for arm in arms.values())
     assert {"positives-only", "in-batch", "two-conditions", "percpos-0.95", "bm25", "random"} <= set(map(slug, arms))
     assert {"two conditions, minilm", "two conditions, lexical", "two conditions, agreed, then BM25"} <= set(arms)
-    assert not [name for name in known_arms(load(overrides=[LEXICAL])) if "lexical" in name]
+    assert not [name for name in known_arms(load(overrides=[LEXICAL_ENCODER])) if "lexical" in name]
 
 
 @pytest.mark.parametrize("loss", TAUGHT)
@@ -100,7 +98,7 @@ def conditions(space: Space, query: int, positive: int, doc: int) -> bool:
 def test_judges_against_a_plain_loop(standing: tuple[Ground, Bench, Splits, Config], monkeypatch: pytest.MonkeyPatch):
     ground, bench, splits, config = standing
     texts, queries = splits.collection.documents.texts, splits.collection.queries.texts
-    start = load_reranker(ground.start, 64)
+    start = load_cross_encoder(ground.start, 64)
     arms = known_arms(config)
     of = {name: ground.lists(arm, 0)[0] for name, arm in arms.items() if arm.judge}
     spaces, space = ground._single_spaces(), ground.space(arms["two conditions"], 0, ground.pairs)
@@ -162,7 +160,7 @@ def test_what_is_relabelled_for_one_pair_is_a_negative_of_no_other_of_its_query(
     (data / "queries.jsonl").write_text((data / "queries.jsonl").read_text() + again)
     more = [f"again-{row.split()[0]}\t{row.split('-')[0]}-price\t1" for row in rows[1:]]
     (data / "qrels" / "train.tsv").write_text("\n".join([*rows, *more]) + "\n")
-    config = config_of(tiny_model(tmp_path / "start"), "compare.negatives=8", TWO)
+    config = quick_config(tiny_cross_encoder(tmp_path / "start"), "compare.negatives=8", TWO)
     with open_run(tmp_path / "out", config) as run:
         splits = splits_of(read_beir(data, config.sources), config, run)
         bench = Bench(splits, config.train, run)
@@ -179,9 +177,9 @@ def test_what_is_relabelled_for_one_pair_is_a_negative_of_no_other_of_its_query(
 
 
 def test_an_encoder_is_tuned_on_the_pairs_that_an_arm_sees(tmp_path: Path):
-    data, body = write_collection(tmp_path / "data"), sentence_model(tmp_path / "body")
+    data, body = write_collection(tmp_path / "data"), tiny_letter_encoder(tmp_path / "body")
     encoder = f"encoders=[{{name: letters, model: {body}, dtype: float32, engine: torch}}]"
-    config = config_of(tiny_model(tmp_path / "start"), encoder, "embed.ray=false")
+    config = quick_config(tiny_cross_encoder(tmp_path / "start"), encoder, "embed.ray=false")
     with open_run(tmp_path / "out", config) as run:
         splits = splits_of(read_beir(data, config.sources), config, run)
         bench = Bench(splits, config.train, run)
@@ -199,7 +197,7 @@ def test_an_encoder_is_tuned_on_the_pairs_that_an_arm_sees(tmp_path: Path):
 
 def test_in_batch_negatives_of_the_settings_are_said_to_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     data = write_collection(tmp_path / "data")
-    config = config_of(tiny_model(tmp_path / "start"), "train.in_batch_negatives=2")
+    config = quick_config(tiny_cross_encoder(tmp_path / "start"), "train.in_batch_negatives=2")
     with open_run(tmp_path / "out", config) as run:
         splits = splits_of(read_beir(data, config.sources), config, run)
         bench = Bench(splits, config.train, run)

@@ -10,8 +10,9 @@ import pytest
 import hnmine
 from hnmine.config.load import load
 from hnmine.errors import ConfigError
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_pipeline import LEXICAL, write_collection
+from tests.builders.collections import write_collection
+from tests.builders.models import tiny_cross_encoder
+from tests.builders.settings import LEXICAL_ENCODER
 
 ARMS = ["random", "bm25", "two-conditions-then-bm25"]
 RATES = [1e-4, 3e-3]
@@ -25,13 +26,13 @@ def data(tmp_path: Path) -> Path:
 def config_of(model: Path, *more: str):
     settings = [f"train.model={model}", "train.max_tokens=64", "train.dtype=float32", "train.engine=torch"]
     auto = [f"train.auto.arms=[{', '.join(ARMS)}]", f"train.auto.learning_rates={RATES}", "train.auto.pairs=2"]
-    return load(overrides=[LEXICAL, *settings, *auto, "train.presets=[auto]", *more])
+    return load(overrides=[LEXICAL_ENCODER, *settings, *auto, "train.presets=[auto]", *more])
 
 
 def test_the_better_half_goes_on_with_twice_the_pairs_and_the_last_is_trained_in_full(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, out = config_of(tiny_model(tmp_path / "start")), tmp_path / "out"
+    config, out = config_of(tiny_cross_encoder(tmp_path / "start")), tmp_path / "out"
     training = hnmine.run(data, out, config)["training"]
     trials, all_pairs = training["auto"]["trials"], training["presets"]["auto"]["lists"]
     rounds: dict[int, list[dict]] = {}
@@ -67,7 +68,7 @@ def test_an_arm_with_lessons_has_as_large_a_share_of_them_in_a_trial_as_of_the_p
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["train.auto.arms=[distillation-random-of-bm25-s-first-50]", "train.distill.lessons=24"]
-    config, out = config_of(tiny_model(tmp_path / "start", spread=1), *more), tmp_path / "out"
+    config, out = config_of(tiny_cross_encoder(tmp_path / "start", spread=1), *more), tmp_path / "out"
     training = hnmine.run(data, out, config)["training"]
     assert [(trial["pairs"], trial["lists"]) for trial in training["auto"]["trials"]] == [(2, 2 + 24 * 2 / 12)] * 2
     assert training["presets"]["auto"]["lists"] == 12 + 24
@@ -78,7 +79,7 @@ def test_an_arm_with_lessons_has_as_large_a_share_of_them_in_a_trial_as_of_the_p
 
 
 def test_an_unknown_arm_is_refused_before_anything_is_mined(data: Path, tmp_path: Path) -> None:
-    config = config_of(tiny_model(tmp_path / "start"), "train.auto.arms=[bm52]")
+    config = config_of(tiny_cross_encoder(tmp_path / "start"), "train.auto.arms=[bm52]")
     with pytest.raises(
         ConfigError, match=r"train\.auto\.arms: bm52 is not known; did you mean bm25\?; known are: positives-only, "
     ):

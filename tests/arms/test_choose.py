@@ -13,14 +13,12 @@ from hnmine.arms import choose as arms
 from hnmine.arms.choose import choose, clusters
 from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, View
 from hnmine.mining.conditions import Known, select
-from hnmine.mining.fuse import unit_rows
 from hnmine.mining.search import Searcher
 from hnmine.ranking.first_stage import NO_ROW
-from hnmine.runs.device import Choice
-from hnmine.types import Pairs, Space, distance
+from hnmine.types import Pairs, Space, distance, unit_rows
+from tests.builders.devices import CPU
 
 ALL = RULES | GUARDED | MIXTURES
-CPU = Choice(kind="cpu", reason="test")
 
 
 def awkward(seed: int, docs: int = 60, queries: int = 6, pairs: int = 14) -> tuple[Space, Pairs, Known, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from hnmine.arms.arm import Ground, known_arms
-from hnmine.arms.tune import _Presets, tune
+from hnmine.arms.tune import tune
 from hnmine.config.base import slug
-from hnmine.config.load import load
-from hnmine.config.root import Config
-from hnmine.corpus.beir import read_beir
 from hnmine.errors import DataError, ModelError
-from hnmine.ranking.first_stage import NO_ROW, bm25_or_run_file
-from hnmine.ranking.splits import Splits
-from hnmine.runs.folder import Run, open_run
+from hnmine.ranking.first_stage import NO_ROW
+from hnmine.runs.folder import Run
 from hnmine.training.trainer import Bench
-from tests.models.test_cross_encoder import load as load_reranker
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_pipeline import LEXICAL, write_collection
-
-MINED = [("apple-care", "apple-guide", "apple-price"), ("bread-care", "bread-guide", "bread-price")]
-
-
-def add(file: Path, *rows: str) -> None:
-    file.write_text(file.read_text() + "".join(f"{row}\n" for row in rows))
+from tests.builders.collections import append_lines, write_collection
+from tests.builders.models import load_cross_encoder, tiny_cross_encoder
+from tests.builders.presets import MINED, NO_START, presets_of, run_with_negatives, splits_and_config
+from tests.builders.settings import LEXICAL_ENCODER
 
 
 @pytest.fixture
@@ -43,33 +33,15 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     """A run folder with two mined negatives."""
-    columns = list(zip(*MINED, strict=True))
-    names = ("query_id", "positive_id", "negative_id")
-    with open_run(tmp_path / "out", Config()) as opened:
-        table = pa.table({name: list(column) for name, column in zip(names, columns, strict=True)} | {"rank": [1, 1]})
-        opened.write_table("negatives.parquet", table)
+    with run_with_negatives(tmp_path / "out") as opened:
         yield opened
-
-
-NO_START = Path("not asked")
-
-
-def splits_of(data: Path, *overrides: str) -> tuple[Splits, Config]:
-    config = load(overrides=["train.device=cpu", *overrides])
-    collection = read_beir(data, config.sources)
-    first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
-    return Splits(collection, config.sources, config.evaluate, config.sources.seed, first_stage), config
-
-
-def presets_of(splits: Splits, config: Config, run: Run) -> _Presets:
-    return _Presets(Bench(splits, config.train, run), splits, config, run)
 
 
 def lists_of(
     data: Path, run: Run, preset: str, *overrides: str, start: Path = NO_START
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """The documents of each list after the positive, by query and positive."""
-    splits, config = splits_of(data, *overrides)
+    splits, config = splits_and_config(data, *overrides)
     lists, _ = presets_of(splits, config, run).lists(preset, start)
     return {
         (query, documents[0]): documents[1:] for query, documents in zip(lists.queries, lists.documents, strict=True)
@@ -78,7 +50,7 @@ def lists_of(
 
 def test_the_paper_takes_smaller_steps_unless_a_learning_rate_is_given(data: Path, run: Run) -> None:
     for given, rates in (((), [1e-4, 2e-5]), (("train.learning_rate=5e-5",), [5e-5, 5e-5])):
-        presets = presets_of(*splits_of(data, *given), run)
+        presets = presets_of(*splits_and_config(data, *given), run)
         assert [presets.lists(name, NO_START)[1].learning_rate for name in ("anchored", "paper")] == pytest.approx(
             rates
         )
@@ -95,13 +67,13 @@ def test_anchors_are_all_but_positives_their_copies_and_the_positives_of_the_sam
     data: Path, run: Run, source: str, twin: bool
 ) -> None:
     rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
-    add(data / "corpus.jsonl", *(json.dumps(row | {"_id": f"{row['_id']}-copy"}) for row in rows[:9]))
+    append_lines(data / "corpus.jsonl", *(json.dumps(row | {"_id": f"{row['_id']}-copy"}) for row in rows[:9]))
     if twin:
         question = json.loads((data / "queries.jsonl").read_text().splitlines()[0])
-        add(data / "queries.jsonl", json.dumps(question | {"_id": "twin"}))
-        add(data / "qrels" / "test.tsv", "twin\tapple-story\t1")
+        append_lines(data / "queries.jsonl", json.dumps(question | {"_id": "twin"}))
+        append_lines(data / "qrels" / "test.tsv", "twin\tapple-story\t1")
     lists = lists_of(data, run, "anchored", f"train.anchors.source={source}", "train.anchors.per_pair=64")
-    splits, config = splits_of(data)
+    splits, config = splits_and_config(data)
     texts, queries = splits.collection.documents.texts, splits.collection.queries
     for query, positive in zip(splits.train.query_rows_P.tolist(), splits.train.doc_rows_P.tolist(), strict=True):
         never = {texts[positive]} | (
@@ -121,13 +93,13 @@ def test_mistakes_are_the_first_documents_that_the_start_scores_highest_but_belo
     data: Path, run: Run, tmp_path: Path
 ) -> None:
     rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
-    add(data / "corpus.jsonl", *(json.dumps(row | {"_id": f"{row['_id']}-copy"}) for row in rows[:9]))
-    start = tiny_model(tmp_path / "model")
+    append_lines(data / "corpus.jsonl", *(json.dumps(row | {"_id": f"{row['_id']}-copy"}) for row in rows[:9]))
+    start = tiny_cross_encoder(tmp_path / "model")
     asked = "train.anchors.source=mistakes", "train.anchors.per_pair=4", "train.max_tokens=64", "train.dtype=float32"
     lists = lists_of(data, run, "anchored", *asked, start=start)
-    splits, config = splits_of(data)
+    splits, config = splits_and_config(data)
     texts, queries = splits.collection.documents.texts, splits.collection.queries
-    first, found, model = splits.first_stage(splits.train.query_rows_P), 0, load_reranker(start, 64)
+    first, found, model = splits.first_stage(splits.train.query_rows_P), 0, load_cross_encoder(start, 64)
     for query, positive in zip(splits.train.query_rows_P.tolist(), splits.train.doc_rows_P.tolist(), strict=True):
         mined = [text_of(data, negative) for name, _, negative in MINED if name == queries.ids[query]]
         upper = {texts[row] for row in first[query][0][: config.train.anchors.depth].tolist() if row != NO_ROW}
@@ -143,9 +115,9 @@ def test_mistakes_are_the_first_documents_that_the_start_scores_highest_but_belo
 
 def test_a_preset_may_be_any_way_to_choose_negatives(data: Path, run: Run, tmp_path: Path) -> None:
     names = "percpos-0.95", "the-paper", "distillation-mistakes-of-the-start"
-    asked = f"train.presets=[{', '.join(names)}]", LEXICAL, "train.max_tokens=64", "train.dtype=float32"
-    splits, config = splits_of(data, *asked)
-    presets, start = presets_of(splits, config, run), tiny_model(tmp_path / "model")
+    asked = f"train.presets=[{', '.join(names)}]", LEXICAL_ENCODER, "train.max_tokens=64", "train.dtype=float32"
+    splits, config = splits_and_config(data, *asked)
+    presets, start = presets_of(splits, config, run), tiny_cross_encoder(tmp_path / "model")
     arms = known_arms(config)
     for name in names:
         arm = next(arm for full, arm in arms.items() if slug(full) == name)
@@ -160,7 +132,7 @@ def test_a_preset_may_be_any_way_to_choose_negatives(data: Path, run: Run, tmp_p
         taught = ground.lessons() if arm.distillation else None
         assert told == ({"distilled": taught.facts()} if taught else {})
     assert taught
-    few = splits_of(data, "train.presets=two-conditions", LEXICAL, "train.max_pairs=1", "train.seed=1")
+    few = splits_and_config(data, "train.presets=two-conditions", LEXICAL_ENCODER, "train.max_pairs=1", "train.seed=1")
     with pytest.raises(DataError, match=r"preset two-conditions: no train pair has a negative by it, or there is no l"):
         presets_of(*few, run).chosen("two-conditions", start)
 
@@ -170,15 +142,15 @@ def test_a_preset_may_be_any_way_to_choose_negatives(data: Path, run: Run, tmp_p
 )
 def test_what_was_judged_positive_since_it_was_mined_is_trained_on_no_more(data: Path, run: Run, judged: str) -> None:
     price = next(row for row in (data / "corpus.jsonl").read_text().splitlines() if "apple-price" in row)
-    add(data / "corpus.jsonl", price.replace("apple-price", "copy"))
+    append_lines(data / "corpus.jsonl", price.replace("apple-price", "copy"))
     both = lists_of(data, run, "paper")
     assert list(both.values()) == [(text_of(data, negative),) for _, _, negative in MINED]
-    add(data / "qrels" / "dev.tsv", judged)
+    append_lines(data / "qrels" / "dev.tsv", judged)
     assert list(lists_of(data, run, "paper").values()) == [(text_of(data, "bread-price"),)]
 
 
 def test_positives_are_every_pair_without_a_negative_of_any_kind(data: Path, run: Run) -> None:
-    splits, config = splits_of(data, "train.in_batch_negatives=3", "train.loss=margin")
+    splits, config = splits_and_config(data, "train.in_batch_negatives=3", "train.loss=margin")
     lists, recipe = presets_of(splits, config, run).lists("positives", NO_START)
     texts = splits.collection.documents.texts
     assert lists.documents == tuple((texts[row],) for row in splits.train.doc_rows_P.tolist())
@@ -186,8 +158,8 @@ def test_positives_are_every_pair_without_a_negative_of_any_kind(data: Path, run
 
 
 def test_with_in_batch_negatives_every_pair_is_trained_on_and_what_was_judged_is_known(data: Path, run: Run) -> None:
-    add(data / "qrels" / "dev.tsv", "apple-care\tapple-story\t1")
-    splits, config = splits_of(data, "train.in_batch_negatives=3", "train.anchors.per_pair=0")
+    append_lines(data / "qrels" / "dev.tsv", "apple-care\tapple-story\t1")
+    splits, config = splits_and_config(data, "train.in_batch_negatives=3", "train.anchors.per_pair=0")
     tuning = presets_of(splits, config, run)
     lists, recipe = tuning.lists("anchored", NO_START)
     assert recipe.in_batch_negatives == 3
@@ -204,7 +176,7 @@ def teaching(model: Path) -> list[str]:
 
 
 def test_a_teacher_without_a_head_is_refused_before_anything_is_trained(data: Path, run: Run, tmp_path: Path) -> None:
-    splits, config = splits_of(data, *teaching(tiny_model(tmp_path / "body", head=False)))
+    splits, config = splits_and_config(data, *teaching(tiny_cross_encoder(tmp_path / "body", head=False)))
     with pytest.raises(ModelError, match=r"train\.teacher\.model: .*body has no ranking head, so its scores would be"):
         tune(splits, config, run)
 
@@ -212,8 +184,8 @@ def test_a_teacher_without_a_head_is_refused_before_anything_is_trained(data: Pa
 def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reused(
     data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher, other = tiny_model(tmp_path / "teacher", seed=1), tiny_model(tmp_path / "other", seed=2)
-    start = tiny_model(tmp_path / "start")
+    teacher, other = tiny_cross_encoder(tmp_path / "teacher", seed=1), tiny_cross_encoder(tmp_path / "other", seed=2)
+    start = tiny_cross_encoder(tmp_path / "start")
     more = [
         f"train.model={start}",
         "train.max_tokens=32",
@@ -221,7 +193,7 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
         "train.engine=torch",
         "train.presets=[anchored, positives]",
     ]
-    splits, config = splits_of(data, *teaching(teacher), *more)
+    splits, config = splits_and_config(data, *teaching(teacher), *more)
     found, files = tune(splits, config, run)
     said = capsys.readouterr().err
     assert sorted(found["presets"]) == ["anchored", "positives"]
@@ -235,7 +207,7 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
     assert bench._teacher is not None
     taught = bench._teacher.teach("anchored", lists, 2.0)
     for query, documents, scores in zip(lists.queries, lists.documents, taught.teacher, strict=True):
-        alone = load_reranker(teacher, 256).scores([query] * len(documents), documents)
+        alone = load_cross_encoder(teacher, 256).scores([query] * len(documents), documents)
         np.testing.assert_allclose(np.array(scores) * 2, alone, atol=1e-5)
     capsys.readouterr()
     assert tune(splits, config, run) == (found, files)
@@ -245,7 +217,7 @@ def test_a_teacher_scores_every_list_once_and_not_again_where_its_pupil_is_reuse
         raise RuntimeError(f"{name} is trained again")
 
     monkeypatch.setattr("hnmine.training.trainer.train", trained_again)
-    splits, config = splits_of(data, *teaching(other), *more)
+    splits, config = splits_and_config(data, *teaching(other), *more)
     with pytest.raises(RuntimeError, match="anchored is trained again"):
         tune(splits, config, run)
 
@@ -255,7 +227,7 @@ def test_negatives_of_a_mining_that_was_stopped_before_its_end_are_refused(data:
     run.require_mined()
     path = run.out / "negatives.parquet"
     run.write_table(path.name, pq.read_table(path).slice(1))
-    splits, config = splits_of(data)
+    splits, config = splits_and_config(data)
     with pytest.raises(DataError, match=r"negatives\.parquet is not as .*manifest\.json says.*; run it again"):
         tune(splits, config, run)
 
@@ -274,14 +246,14 @@ def test_negatives_that_cannot_be_read_are_an_error_that_says_to_mine_again(data
     else:
         ids = {name: ["a", "b"] for name in ("query_id", "positive_id", "negative_id")}
         run.write_table(path.name, pa.table(ids if spoil == "other columns" else ids | {"rank": [1, None]}))
-    splits, config = splits_of(data)
+    splits, config = splits_and_config(data)
     with pytest.raises(DataError, match=r"negatives\.parquet cannot be read \(.+\); run `hnmine mine` again"):
         tune(splits, config, run)
 
 
 def test_a_folder_where_the_link_belongs_is_refused_before_anything_is_trained(data: Path, run: Run) -> None:
     (run.out / "reranker").mkdir()
-    splits, config = splits_of(data)
+    splits, config = splits_and_config(data)
     with pytest.raises(DataError, match=r"reranker is no link to the best of .*rerankers; move it away or choose"):
         tune(splits, config, run)
 
@@ -289,8 +261,8 @@ def test_a_folder_where_the_link_belongs_is_refused_before_anything_is_trained(d
 def test_where_no_step_beats_the_start_a_smaller_one_is_suggested(
     data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how = [f"train.model={tiny_model(tmp_path / 'start')}", "train.max_tokens=64", "train.presets=anchored"]
-    splits, config = splits_of(data, *how, "train.learning_rate=1e-12")
+    how = [f"train.model={tiny_cross_encoder(tmp_path / 'start')}", "train.max_tokens=64", "train.presets=anchored"]
+    splits, config = splits_and_config(data, *how, "train.learning_rate=1e-12")
     found, _ = tune(splits, config, run)
     assert found["presets"]["anchored"]["best_step"] == 0
     said = "warning: anchored: no step beats the start on dev, which stays as it is; try train.learning_rate=2e-13"

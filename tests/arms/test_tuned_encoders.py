@@ -12,9 +12,10 @@ from hnmine.arms.tuned_encoders import Tuned, start_of
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import embed_all
-from hnmine.mining.fuse import unit_rows
 from hnmine.runs.folder import open_run
-from tests.arms.test_star import tiny_model, training_set
+from hnmine.types import unit_rows
+from tests.builders.encoder_training import letter_training_set
+from tests.builders.models import tiny_letter_encoder
 
 
 def config_of(folder: Path) -> Config:
@@ -34,7 +35,7 @@ def test_what_is_tuned_is_the_first_model_that_is_loaded_as_it_lies():
 def test_each_space_is_that_of_its_method_and_is_not_made_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, given = config_of(tiny_model(tmp_path / "start")), training_set()
+    config, given = config_of(tiny_letter_encoder(tmp_path / "start")), letter_training_set()
     with open_run(tmp_path / "out", config) as run:
         alone = config.model_copy(update={"encoders": config.encoders[1:]})
         ensemble = embed_all({"document": given.documents, "query": given.queries}, alone, run)[0][0]
@@ -73,7 +74,7 @@ def test_each_space_is_that_of_its_method_and_is_not_made_twice(
 def test_it_is_tuned_with_the_prompts_and_as_many_tokens_as_it_is_asked_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, start = training_set(), tiny_model(tmp_path / "start")
+    given, start = letter_training_set(), tiny_letter_encoder(tmp_path / "start")
     config = load(overrides=[f"encoders=[{{name: a, model: {start}, query_prompt: 'a b c ', engine: torch}}]"])
     config = config.model_copy(
         update={"train": config.train.model_copy(update={"max_tokens": 8192, "dtype": "float32"})}
@@ -98,7 +99,7 @@ def test_it_is_tuned_with_the_prompts_and_as_many_tokens_as_it_is_asked_with(
 
 
 def test_nothing_stale_is_reused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given, config = training_set(), config_of(tiny_model(tmp_path / "start"))
+    given, config = letter_training_set(), config_of(tiny_letter_encoder(tmp_path / "start"))
     prompted = config.model_copy(
         update={"encoders": tuple(each.model_copy(update={"query_prompt": "a b c "}) for each in config.encoders[1:])}
     )

@@ -8,14 +8,11 @@ import pytest
 from hnmine.arms.rules import RULES
 from hnmine.comparison.audit import Audited, Trials, audit, hide, table, verdict
 from hnmine.mining.conditions import select
-from hnmine.mining.fuse import unit_rows
 from hnmine.mining.guards import Margin
 from hnmine.mining.search import Searcher
 from hnmine.ranking.first_stage import NO_ROW
-from hnmine.runs.device import Choice
-from hnmine.types import Pairs, Space, distance
-
-CPU = Choice(kind="cpu", reason="test")
+from hnmine.types import Pairs, Space, distance, unit_rows
+from tests.builders.devices import CPU
 
 
 def pairs_of(rows: list[tuple[int, int]]) -> Pairs:

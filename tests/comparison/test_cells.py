@@ -15,7 +15,6 @@ from hnmine.comparison import audit as auditing
 from hnmine.comparison import cells as comparison
 from hnmine.comparison.cells import Cell, _Cells, _chosen_arms, _Pace, arms_table
 from hnmine.config.load import load
-from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
 from hnmine.errors import ConfigError, DataError
 from hnmine.pipeline import splits_of
@@ -24,9 +23,10 @@ from hnmine.runs.folder import open_run
 from hnmine.training.lists import Lists
 from hnmine.training.trainer import Bench, Record
 from hnmine.training.worker import Recipe
-from tests.models.test_cross_encoder import load as load_reranker
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_pipeline import LEXICAL, contents, write_collection
+from tests.builders.collections import write_collection
+from tests.builders.folders import result_hashes
+from tests.builders.models import load_cross_encoder, tiny_cross_encoder
+from tests.builders.settings import quick_config
 
 
 @pytest.fixture
@@ -38,18 +38,13 @@ NONE = "no fine-tuning"
 KINDS = "guide", "price", "story"
 
 
-def config_of(model: Path, *more: str) -> Config:
-    settings = [f"train.model={model}", "train.max_tokens=64", "train.dtype=float32", "train.engine=torch"]
-    return load(overrides=[LEXICAL, *settings, *more])
-
-
 def test_how_often_arms_take_hidden_right_answers_against_a_plain_loop(data: Path, tmp_path: Path):
     pairs = (data / "qrels" / "train.tsv").read_text().splitlines()[1:]
     topics = [pair.split("-")[0] for pair in pairs]
     more = [f"{pair.split()[0]}\t{topic}-{of}" for pair, topic in zip(pairs, topics, strict=True) for of in KINDS]
     rows = dict.fromkeys([*(pair.rsplit("\t", 1)[0] for pair in pairs), *more])
     (data / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(f"{row}\t1\n" for row in rows))
-    config = config_of(tiny_model(tmp_path / "start"))
+    config = quick_config(tiny_cross_encoder(tmp_path / "start"))
     with open_run(tmp_path / "out", config) as run:
         splits = splits_of(read_beir(data, config.sources), config, run)
         cells = _Cells(splits, config, run)
@@ -62,7 +57,7 @@ def test_how_often_arms_take_hidden_right_answers_against_a_plain_loop(data: Pat
     assert sum(of.hidden_rate > 0 for of in audited.values()) > 5
     assert not {"positives only", "in-batch", "STAR", "distillation alone"} & set(rates)
     texts, queries = splits.collection.documents.texts, splits.collection.queries.texts
-    bench, model, hidden = cells._bench, load_reranker(cells._start, 64), []
+    bench, model, hidden = cells._bench, load_cross_encoder(cells._start, 64), []
     for query, right in bench.pairs.positives_of().items():
         scores = model.scores([queries[query]] * len(texts), list(texts))
         first = [row for row in splits.first_stage(np.array([query]))[query][0][:50].tolist() if row != NO_ROW]
@@ -85,7 +80,7 @@ def test_arms_are_asked_for_by_name_and_an_unknown_one_names_the_known():
 
 def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, capsys):
     more = ["compare.arms=[random]", "compare.seeds=2", "compare.learning_rates=[1e-5, 1e-3]"]
-    config = config_of(tiny_model(tmp_path / "start"), *more)
+    config = quick_config(tiny_cross_encoder(tmp_path / "start"), *more)
     out = tmp_path / "out"
     found = hnmine.compare(data, out, config)
     assert f"1 of 2 trainings are in {out / 'compare.md'}; about " in capsys.readouterr().err
@@ -121,13 +116,13 @@ def test_what_is_judged_or_encoded_otherwise_is_measured_again_and_trained_again
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     more = ["compare.arms=[bm25]", "compare.seeds=1", "compare.learning_rates=[1e-3]"]
-    start, out = tiny_model(tmp_path / "start"), tmp_path / "out"
+    start, out = tiny_cross_encoder(tmp_path / "start"), tmp_path / "out"
     other = "encoders=[{name: lexical, lexical: {width: 3}}]"
 
     def found(folder: Path, *also: str) -> tuple[dict, str]:
-        config = config_of(start, *more, *also)
+        config = quick_config(start, *more, *also)
         (block,) = hnmine.compare(data, folder, config)["blocks"]
-        scores = contents(folder / "evaluation")
+        scores = result_hashes(folder / "evaluation")
         cell = block["arms"]["BM25"][0] | {"seconds": 0}
         return {"start": block[NONE], "cell": cell, "scores": scores}, capsys.readouterr().err
 
@@ -153,7 +148,7 @@ def test_what_is_judged_or_encoded_otherwise_is_measured_again_and_trained_again
     judged, said = found(out)
     assert said.count("kept step") == 1, "dev chooses the step"
     found(out, "evaluate.blend=none")
-    hnmine.run(data, out, config_of(start, "train.presets=positives"))
+    hnmine.run(data, out, quick_config(start, "train.presets=positives"))
     capsys.readouterr()
     back, said = found(out)
     assert "kept step" not in said, "neither an evaluation nor a blend of nothing takes the scores on dev away"
@@ -162,7 +157,9 @@ def test_what_is_judged_or_encoded_otherwise_is_measured_again_and_trained_again
 
 
 def test_where_nothing_can_be_trained_on_nothing_is_told_as_a_result(data: Path, tmp_path: Path):
-    config = config_of(tiny_model(tmp_path / "start"), "compare.arms=[distillation-alone]", "evaluate.depth=1")
+    config = quick_config(
+        tiny_cross_encoder(tmp_path / "start"), "compare.arms=[distillation-alone]", "evaluate.depth=1"
+    )
     with pytest.raises(DataError, match="none of distillation alone has anything to train on"):
         hnmine.compare(data, tmp_path / "out", config)
 
@@ -187,11 +184,11 @@ def test_where_the_largest_learning_rate_is_the_best_twice_as_much_is_tried(
         return record.model_copy(update={"dev": 1 / (1 + abs(math.log2(recipe.learning_rate / peak)))})
 
     monkeypatch.setattr(Bench, "fit", with_a_peak)
-    start, tried = tiny_model(tmp_path / "start"), {}
+    start, tried = tiny_cross_encoder(tmp_path / "start"), {}
     for rates in ([1e-4], [1e-4, 5e-5], [1e-4, 8e-4], [3e-3, 1e-3]):
         more = ["compare.arms=[random]", "compare.seeds=1", f"compare.learning_rates={rates}"]
         out = tmp_path / f"out{len(tried)}"
-        found = hnmine.compare(data, out, config_of(start, *more))
+        found = hnmine.compare(data, out, quick_config(start, *more))
         (cell,) = found["blocks"][0]["arms"]["random"]
         tried[str(rates)] = sorted(map(float, cell["dev_by_rate"])), cell["learning_rate"]
         assert not list((out / "rerankers").iterdir())
@@ -208,7 +205,7 @@ def test_lessons_are_an_arm_and_stand_beside_the_pairs_of_others(data: Path, tmp
     more = [f"compare.arms=[{arms}]", "compare.seeds=2", "compare.learning_rates=[1e-5, 1e-3]"]
     more += ["train.distill.lessons=30"]
     out = tmp_path / "out"
-    found = hnmine.compare(data, out, config_of(tiny_model(tmp_path / "start"), *more))
+    found = hnmine.compare(data, out, quick_config(tiny_cross_encoder(tmp_path / "start"), *more))
     assert capsys.readouterr().err.count("30 lessons on ") == 1
     alone, beside, without = found["blocks"][0]["arms"].values()
     assert all({"1e-05", "0.001"} <= set(cells[0]["dev_by_rate"]) for cells in (alone, beside, without))
@@ -220,7 +217,7 @@ def test_lessons_are_an_arm_and_stand_beside_the_pairs_of_others(data: Path, tmp
 def test_an_arm_that_nobody_can_teach_is_left_out_and_the_others_are_compared(data: Path, tmp_path: Path, capsys):
     arms = "distillation-random-of-bm25-s-first-50, distillation-alone, random"
     more = [f"compare.arms=[{arms}]", "compare.seeds=1", "evaluate.depth=1", "compare.learning_rates=[1e-3]"]
-    found = hnmine.compare(data, tmp_path / "out", config_of(tiny_model(tmp_path / "start"), *more))
+    found = hnmine.compare(data, tmp_path / "out", quick_config(tiny_cross_encoder(tmp_path / "start"), *more))
     said = capsys.readouterr().err
     assert said.count("no lessons: beside dev and test there is no query") == 1
     assert said.count("or nobody a lesson; left out") == 2
@@ -228,21 +225,21 @@ def test_an_arm_that_nobody_can_teach_is_left_out_and_the_others_are_compared(da
 
 
 def test_a_comparison_leaves_what_was_trained_before_as_it_is(data: Path, tmp_path: Path):
-    body, out = tiny_model(tmp_path / "body", head=False, spread=1), tmp_path / "out"
-    hnmine.run(data, out, config_of(body, "train.distill.lessons=16"))
-    before = contents(out / "rerankers")
+    body, out = tiny_cross_encoder(tmp_path / "body", head=False, spread=1), tmp_path / "out"
+    hnmine.run(data, out, quick_config(body, "train.distill.lessons=16"))
+    before = result_hashes(out / "rerankers")
     assert {path.partition("/")[0] for path in before} == {"start", "distilled"}
-    hnmine.compare(data, out, config_of(body, "compare.arms=[random]", "compare.seeds=1", "train.max_pairs=6"))
-    after = contents(out / "rerankers")
+    hnmine.compare(data, out, quick_config(body, "compare.arms=[random]", "compare.seeds=1", "train.max_pairs=6"))
+    after = result_hashes(out / "rerankers")
     assert after.items() > before.items(), "the comparison begins with fewer pairs, so with a start of its own"
 
 
 def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path: Path):
-    one, two = tiny_model(tmp_path / "one"), tiny_model(tmp_path / "two", seed=1)
+    one, two = tiny_cross_encoder(tmp_path / "one"), tiny_cross_encoder(tmp_path / "two", seed=1)
     more = ["compare.arms=[random, bm25]", "compare.seeds=1", "compare.learning_rates=[1e-4]"]
     more += ["compare.sizes=[2, 4]", f"compare.models=[{one}, {two}]", "train.evaluations_per_epoch=1"]
     out = tmp_path / "out"
-    found = hnmine.compare(data, out, config_of(one, *more))
+    found = hnmine.compare(data, out, quick_config(one, *more))
     blocks = {(Path(block["model"]).name, block["pairs"]): block for block in found["blocks"]}
     assert list(blocks) == [("one", 2), ("one", 4), ("two", 2), ("two", 4)]
     for (_, pairs), block in blocks.items():
@@ -259,7 +256,7 @@ def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path:
         [block[NONE]["metrics"]["MRR@10"] for block in found["blocks"]], abs=5e-4
     )
     with pytest.raises(DataError, match=r"compare.sizes asks for 5,000 train pairs, there are \d+"):
-        hnmine.compare(data, out, config_of(one, *more, "compare.sizes=[5000]"))
+        hnmine.compare(data, out, quick_config(one, *more, "compare.sizes=[5000]"))
     with pytest.raises(ConfigError, match="letters and digits of the names' last parts must differ"):
         load(overrides=["compare.models=[a/reranker, b/reranker]"])
 

@@ -18,34 +18,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hnmine.config.root import EmbedConfig, EncoderConfig, LexicalConfig
+from hnmine.config.mining import EmbedConfig
+from hnmine.config.models import EncoderConfig, LexicalConfig
+from hnmine.corpus.text_keys import PLAIN, Reading, keys_of
 from hnmine.embedding.encode import Embedded, EncodeBlock, _worth_ray, cpu_actors, embed, gpu_actors
-from hnmine.embedding.store import PLAIN, Fingerprint, Reading, VectorStore, keys_of
+from hnmine.embedding.store import VectorStore
 from hnmine.errors import DeviceError, ModelError
+from hnmine.models.fingerprint import Fingerprint
 from hnmine.models.lexical import Fit
 from hnmine.models.plan import Plan, plan
-from hnmine.runs.device import Choice
 from hnmine.runs.ray_session import start_ray
 from hnmine.types import Texts
-from tests.models.test_plan import planned, tiny_jina, tiny_model
+from tests.builders.devices import CPU
+from tests.builders.models import encoder_plan, tiny_jina_encoder, tiny_word_encoder
+from tests.builders.texts import random_texts
 
-CPU = Choice(kind="cpu", reason="test")
 QUERY = Reading("query : ")
 WORDS = ["deploy", "mysql", "postgres", "in", "the", "cloud", "on", "premises", "query", "passage", "doc"]
 
 
-def some_texts(count: int, name: str, longest: int = 20) -> Texts:
-    rng = np.random.default_rng(len(name) + count)
-    texts = [f"{' '.join(rng.choice(WORDS, rng.integers(1, longest)))} {name} {row}" for row in range(count)]
-    return Texts(ids=tuple(f"{name}{row}" for row in range(count)), texts=tuple(texts))
-
-
-TEXTS = {"document": some_texts(60, "a"), "query": some_texts(20, "b")}
+TEXTS = {"document": random_texts(60, "a"), "query": random_texts(20, "b")}
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Plan:
-    folder = tiny_model(tmp_path_factory.mktemp("embed") / "model")
+    folder = tiny_word_encoder(tmp_path_factory.mktemp("embed") / "model")
     return Plan(name="tiny", folder=folder, fingerprint=Fingerprint.of(kind="tiny"), query=QUERY)
 
 
@@ -138,7 +135,9 @@ def test_equal_texts_are_encoded_once_and_another_prompt_makes_another_text(tiny
 
 
 def test_a_text_read_with_two_adapters_has_two_vectors(tmp_path):
-    plan = planned(tiny_jina(tmp_path / "model"), query_adapter="retrieval_query", document_adapter="retrieval_passage")
+    plan = encoder_plan(
+        tiny_jina_encoder(tmp_path / "model"), query_adapter="retrieval_query", document_adapter="retrieval_passage"
+    )
     done = run(plan, tmp_path / "store", {"document": TEXTS["query"], "query": TEXTS["query"]})
     assert done.encoded == 2 * len(TEXTS["query"])
     encoder = plan.build()
@@ -323,7 +322,7 @@ def own_actors() -> list[Any]:
 
 @pytest.mark.ray
 def test_an_actor_that_is_killed_in_the_middle_is_replaced_and_nothing_is_lost(lexical, tmp_path):
-    texts = {"document": some_texts(3000, "many", 60), "query": TEXTS["query"]}
+    texts = {"document": random_texts(3000, "many", 60), "query": TEXTS["query"]}
     expected = run(lexical, tmp_path / "alone", texts, block_texts=8)
     root, killed, over = tmp_path / "killed", [], threading.Event()
 

@@ -10,20 +10,24 @@ import numpy as np
 import pytest
 
 from hnmine.config.load import load
-from hnmine.config.root import Config, EncoderConfig
+from hnmine.config.models import EncoderConfig
+from hnmine.config.root import Config
+from hnmine.corpus.text_keys import keys_of
 from hnmine.embedding.encode import Embedded
 from hnmine.embedding.ensemble import Ensemble, cosines, encode
-from hnmine.embedding.store import Fingerprint, VectorStore, keys_of
+from hnmine.embedding.store import VectorStore
 from hnmine.errors import DataError, ModelError
 from hnmine.mining.fuse import Fused
 from hnmine.mining.pca import fit, project
+from hnmine.models.fingerprint import Fingerprint
 from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.task import Task
 from hnmine.runs.device import Choice
 from hnmine.runs.folder import open_run
 from hnmine.types import Texts
-from tests.embedding.test_precomputed import store_vectors
-from tests.models.test_plan import texts_of, tiny_model
+from tests.builders.models import tiny_word_encoder
+from tests.builders.texts import as_texts
+from tests.builders.vectors import write_vectors
 
 DOCUMENTS, QUERIES = 300, 40
 TEXTS = {
@@ -38,7 +42,7 @@ def given_vectors(folder: Path, width: int) -> dict[str, np.ndarray]:
     vectors = {role: rng.normal(size=(len(texts), width)).astype(np.float32) for role, texts in TEXTS.items()}
     folder.mkdir()
     for role, name in (("document", "documents.parquet"), ("query", "queries.parquet")):
-        store_vectors(folder / name, dict(zip(TEXTS[role].ids, vectors[role].tolist(), strict=True)))
+        write_vectors(folder / name, dict(zip(TEXTS[role].ids, vectors[role].tolist(), strict=True)))
     return vectors
 
 
@@ -101,11 +105,11 @@ def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp
 
 
 def test_every_encoder_is_planned_before_the_first_encodes(tmp_path):
-    model = tiny_model(tmp_path / "model")
+    model = tiny_word_encoder(tmp_path / "model")
     second = f"{{name: b, model: {model}, dtype: float32, query_adapter: none}}"
     encoders = f"encoders=[{{name: a, model: {model}, dtype: float32}}, {second}]"
     config = load(overrides=[encoders, "embed.ray=false", "embed.device=cpu"])
-    texts = {"document": texts_of(["cloud", "mysql"]), "query": texts_of(["deploy"])}
+    texts = {"document": as_texts(["cloud", "mysql"]), "query": as_texts(["deploy"])}
     with open_run(tmp_path / "out", config) as run, pytest.raises(ModelError, match="has no adapter none"):
         encode(texts, config, run)
     assert not list(tmp_path.rglob("*.parquet"))

@@ -12,22 +12,16 @@ import pytest
 from hnmine.embedding.precomputed import _matrix, read_precomputed
 from hnmine.errors import DataError
 from hnmine.types import Texts
+from tests.builders.vectors import FLOATS, write_vectors
 
 WANTED = {"document": Texts(ids=("d1", "d2"), texts=("x", "y")), "query": Texts(ids=("q1",), texts=("z",))}
 VECTORS = {"d1": [1.0, 0.0], "d2": [0.5, 0.5], "extra": [9.0, 9.0]}
-FLOATS = pa.list_(pa.float32())
-
-
-def store_vectors(path: Path, vectors: dict, kind: pa.DataType = FLOATS, ids: pa.DataType | None = None) -> None:
-    pq.write_table(
-        pa.table({"id": pa.array(list(vectors), ids), "vector": pa.array(list(vectors.values()), kind)}), path
-    )
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    store_vectors(tmp_path / "documents.parquet", VECTORS)
-    store_vectors(tmp_path / "queries.parquet", {"q1": [0.0, 2.0]})
+    write_vectors(tmp_path / "documents.parquet", VECTORS)
+    write_vectors(tmp_path / "queries.parquet", {"q1": [0.0, 2.0]})
     return tmp_path
 
 
@@ -44,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     ids=str,
 )
 def test_precomputed_vectors_come_in_the_order_of_the_texts(kind, folder):
-    store_vectors(folder / "documents.parquet", dict(reversed(VECTORS.items())), kind)
+    write_vectors(folder / "documents.parquet", dict(reversed(VECTORS.items())), kind)
     vectors = read_precomputed("mine", folder, WANTED)
     assert vectors.of_role["document"].tolist() == [[1, 0], [0.5, 0.5]]
     assert vectors.of_role["query"].tolist() == [[0, 2]]
@@ -68,20 +62,20 @@ def test_pieces_of_a_large_file_are_put_together(kind, tmp_path):
 
 def test_vectors_of_another_width_are_another_identity(folder):
     of_two = read_precomputed("mine", folder, WANTED).identity
-    store_vectors(folder / "documents.parquet", {name: [*row, 1.0] for name, row in VECTORS.items()})
-    store_vectors(folder / "queries.parquet", {"q1": [0.0, 2.0, 1.0]})
+    write_vectors(folder / "documents.parquet", {name: [*row, 1.0] for name, row in VECTORS.items()})
+    write_vectors(folder / "queries.parquet", {"q1": [0.0, 2.0, 1.0]})
     assert read_precomputed("mine", folder, WANTED).identity != of_two
 
 
 def test_integer_ids_are_the_texts_of_their_digits(folder):
-    store_vectors(folder / "documents.parquet", {7: [1.0, 0.0], 12: [0.0, 1.0]}, ids=pa.int64())
+    write_vectors(folder / "documents.parquet", {7: [1.0, 0.0], 12: [0.0, 1.0]}, ids=pa.int64())
     wanted = WANTED | {"document": Texts(ids=("12", "7"), texts=("x", "y"))}
     assert read_precomputed("mine", folder, wanted).of_role["document"].tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_vectors_of_any_finite_length_are_taken(size, folder):
-    store_vectors(folder / "queries.parquet", {"q1": [size, size]})
+    write_vectors(folder / "queries.parquet", {"q1": [size, size]})
     assert read_precomputed("mine", folder, WANTED).of_role["query"] == pytest.approx(np.full((1, 2), size))
 
 
@@ -107,7 +101,7 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 def test_a_bad_vector_is_a_data_error_that_names_file_and_id(vectors, kind, message, folder):
-    store_vectors(folder / "documents.parquet", vectors, kind)
+    write_vectors(folder / "documents.parquet", vectors, kind)
     with pytest.raises(DataError, match=message) as caught:
         read_precomputed("mine", folder, WANTED)
     assert "encoder mine" in str(caught.value)

@@ -26,9 +26,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.embedding.store import Fingerprint, Reading, VectorStore, key_of, keys_of
+from hnmine.corpus.text_keys import Reading, key_of, keys_of
+from hnmine.embedding.store import VectorStore
 from hnmine.errors import DataError
-from hnmine.runs.places import Place
+from hnmine.models.fingerprint import Fingerprint
+from hnmine.runs.directory import Directory
+from tests.builders.collections import write_collection
+from tests.builders.settings import LEXICAL_ENCODER
 
 WIDTH = 3
 FINGERPRINT = Fingerprint.of(kind="test")
@@ -235,10 +239,10 @@ def test_an_unfinished_block_is_ignored_and_left_alone(store):
 def test_a_store_that_does_not_answer_is_no_reason_to_set_a_block_aside(local, monkeypatch, capsys):
     name = write(local, ["a"])
 
-    def refuse(self: Place, name: str) -> bytes:
+    def refuse(self: Directory, name: str) -> bytes:
         raise DataError("the network is down")
 
-    monkeypatch.setattr(Place, "read", refuse)
+    monkeypatch.setattr(Directory, "read", refuse)
     with pytest.raises(DataError, match="network is down"):
         local.load(keys_of(["a"]))
     assert names(local, "") == [name]
@@ -448,13 +452,9 @@ def test_any_history_of_an_object_store_equals_a_dictionary(s3, capsys):
 
 def test_a_run_on_an_object_store_that_is_interrupted_goes_on_and_ends_cleanly(s3, tmp_path):
     """pyarrow ends its S3 library when the interpreter ends; that must neither hang nor change the exit code."""
-    from tests.test_pipeline import (  # slow to import, and the writers above import this module
-        LEXICAL,
-        write_collection,
-    )
 
     data, address = write_collection(tmp_path / "data"), s3("bucket/whole")
-    settings = [LEXICAL, f"embed.store={address}", "embed.block_texts=1", "embed.ray=false"]
+    settings = [LEXICAL_ENCODER, f"embed.store={address}", "embed.block_texts=1", "embed.ray=false"]
     command = [sys.executable, "-m", "hnmine.cli", "mine", "--data", str(data), "--out", str(tmp_path / "out")]
     command += [part for setting in settings for part in ("--set", setting)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -475,6 +475,6 @@ def test_a_run_on_an_object_store_that_is_interrupted_goes_on_and_ends_cleanly(s
 
 
 def blocks_below(address: str) -> int:
-    root = Place.at(address)
+    root = Directory.at(address)
     infos = root.filesystem.get_file_info(pafs.FileSelector(root.path, recursive=True, allow_not_found=True))
     return sum(info.path.endswith(".parquet") for info in infos)

@@ -19,13 +19,12 @@ from hnmine.mining.conditions import (
     Known,
     select,
 )
-from hnmine.mining.fuse import unit_rows
 from hnmine.mining.guards import Agreement, Denoise, Margin, NearDuplicate, RankWindow, RelativeMargin
 from hnmine.mining.search import Searcher, error_bound
 from hnmine.runs.device import Choice
-from hnmine.types import Candidates, Negatives, Pairs, Space, distance
-
-CPU = Choice(kind="cpu", reason="test")
+from hnmine.types import Candidates, Pairs, Space, distance, unit_rows
+from tests.builders.devices import CPU
+from tests.builders.vectors import awkward_space, negatives_as_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,42 +88,6 @@ def by_double_loop(
     return rows, dropped, guarded
 
 
-def as_rows(negatives: Negatives) -> list[tuple]:
-    return list(
-        zip(
-            negatives.pair_M.tolist(),
-            negatives.doc_rows_M.tolist(),
-            negatives.rank_M.tolist(),
-            negatives.d_query_positive_M.tolist(),
-            negatives.d_query_negative_M.tolist(),
-            negatives.d_positive_negative_M.tolist(),
-            negatives.certificate_M.tolist(),
-            strict=True,
-        )
-    )
-
-
-def awkward(seed: int, docs: int, queries: int, pairs: int, width: int) -> tuple[Space, Pairs, Known]:
-    """Vectors on a coarse grid (many exact ties), copied documents, queries equal to documents, several positives."""
-    rng = np.random.default_rng(seed)
-    grid = rng.integers(-2, 3, size=(docs + queries, width)).astype(np.float32)
-    grid[rng.random(len(grid)) < 0.5] += rng.normal(size=width).astype(np.float32)
-    grid[rng.random(len(grid)) < 0.05] = 0  # a text without any known term
-    copies = rng.random(docs) < 0.2
-    grid[:docs][copies] = grid[rng.integers(0, docs, size=int(copies.sum()))]
-    same = rng.random(queries) < 0.2
-    grid[docs:][same] = grid[rng.integers(0, docs, size=int(same.sum()))]
-    unit = unit_rows(grid)
-    space = Space(docs_NR=unit[:docs], queries_QR=unit[docs:])
-    judged = np.unique(np.stack([rng.integers(0, queries, pairs), rng.integers(0, docs, pairs)], axis=1), axis=0)
-    rows = rng.permutation(judged).astype(np.int64)
-    chosen = Pairs(query_rows_P=rows[:, 0].copy(), doc_rows_P=rows[:, 1].copy())
-    groups = np.where(rng.random(docs) < 0.2, rng.integers(0, docs, docs), np.arange(docs)).astype(np.int64)
-    positives = chosen.positives_of()
-    known = Known.of([positives[query] for query in chosen.query_rows_P.tolist()], groups)
-    return space, chosen, known
-
-
 class Backwards:
     """An index that gives the last of documents at one distance, where FAISS gives the first."""
 
@@ -163,10 +126,10 @@ def test_select_equals_the_double_loop(
     wanted: int,
     length: int,
 ) -> None:
-    space, judged, known = awkward(seed, docs, queries, pairs, width)
+    space, judged, known = awkward_space(seed, docs, queries, pairs, width)
     fast = select(space, judged, known, index(space.docs_NR, CPU), negatives=wanted, candidates=length)
     rows, dropped, _ = by_double_loop(space, judged, known, wanted)
-    assert as_rows(fast) == rows
+    assert negatives_as_rows(fast) == rows
     assert fast.dropped == dropped
     everything = np.arange(docs)
     for pair, (q, pd) in enumerate(zip(judged.query_rows_P.tolist(), judged.doc_rows_P.tolist(), strict=True)):
@@ -199,7 +162,7 @@ def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
     relative: float,
     duplicate: float,
 ) -> None:
-    space, judged, known = awkward(seed, docs, queries=4, pairs=8, width=4)
+    space, judged, known = awkward_space(seed, docs, queries=4, pairs=8, width=4)
     fast = select(
         space,
         judged,
@@ -226,7 +189,7 @@ def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
             "near_duplicate": lambda one: one.d_p >= duplicate,
         },
     )
-    assert as_rows(fast) == rows
+    assert negatives_as_rows(fast) == rows
     assert fast.dropped == dropped
     assert fast.guarded == guarded
 
@@ -260,7 +223,7 @@ class CrossEncoder:
 def test_denoising_equals_asking_the_cross_encoder_about_every_document(
     seed: int, docs: int, wanted: int, length: int, margin: float | None, most: float | None, near: float
 ) -> None:
-    space, judged, known = awkward(seed, docs, queries=4, pairs=8, width=4)
+    space, judged, known = awkward_space(seed, docs, queries=4, pairs=8, width=4)
     scorer = CrossEncoder(seed, 4, docs)
     fast = select(
         space,
@@ -280,13 +243,13 @@ def test_denoising_equals_asking_the_cross_encoder_about_every_document(
     rows, dropped, guarded = by_double_loop(
         space, judged, known, wanted, {"margin": lambda one: one.radius - one.d_q <= near, "denoise": denoised}
     )
-    assert as_rows(fast) == rows
+    assert negatives_as_rows(fast) == rows
     assert fast.dropped == dropped
     assert fast.guarded == guarded
 
 
 def test_the_cross_encoder_is_asked_in_few_calls_and_about_little_more_than_is_needed() -> None:
-    space, judged, known = awkward(9, docs=1500, queries=60, pairs=200, width=6)
+    space, judged, known = awkward_space(9, docs=1500, queries=60, pairs=200, width=6)
     scorer = CrossEncoder(9, 60, 1500)
     searcher = Searcher(space.docs_NR, CPU)
     dear = Denoise(scores=scorer, margin=0.0, most=None)
@@ -315,8 +278,8 @@ def test_of_copies_of_one_text_only_the_nearest_is_a_negative() -> None:
 
 
 def test_agreement_asks_every_encoder_for_both_conditions() -> None:
-    space, judged, known = awkward(5, docs=200, queries=20, pairs=40, width=5)
-    other, _, _ = awkward(6, docs=200, queries=20, pairs=40, width=3)
+    space, judged, known = awkward_space(5, docs=200, queries=20, pairs=40, width=5)
+    other, _, _ = awkward_space(6, docs=200, queries=20, pairs=40, width=3)
     searcher = Searcher(space.docs_NR, CPU)
     for least in (1, 2):
         guard = Agreement(spaces=[space, other], least=least)
@@ -342,14 +305,14 @@ def test_agreement_asks_every_encoder_for_both_conditions() -> None:
 def test_the_result_depends_neither_on_the_list_nor_on_the_block(
     length: int, flat: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    space, judged, known = awkward(3, docs=1500, queries=40, pairs=60, width=6)
+    space, judged, known = awkward_space(3, docs=1500, queries=40, pairs=60, width=6)
     searcher = Searcher(space.docs_NR, CPU)
     expected = select(space, judged, known, searcher, negatives=3, candidates=64)
     monkeypatch.setattr(select_module, "_JUDGED_NUMBERS", flat * space.width)
     monkeypatch.setattr(select_module, "_LISTED_CELLS", flat)
     monkeypatch.setattr(select_module, "_SCANNED_CELLS", flat * 1500)
     again = select(space, judged, known, searcher, negatives=3, candidates=length)
-    assert as_rows(again) == as_rows(expected)
+    assert negatives_as_rows(again) == negatives_as_rows(expected)
     assert again.dropped == expected.dropped
     assert len(expected) > 20
 
@@ -369,7 +332,7 @@ def test_a_pair_that_no_list_certifies_is_found_by_the_full_scan() -> None:
 
 
 def test_no_negative_is_a_judged_positive_nor_its_copy() -> None:
-    space, judged, known = awkward(11, docs=300, queries=30, pairs=120, width=5)
+    space, judged, known = awkward_space(11, docs=300, queries=30, pairs=120, width=5)
     result = select(space, judged, known, Searcher(space.docs_NR, CPU), negatives=10)
     assert not known.mask(result.pair_M, result.doc_rows_M).any()
     positives = {(q, known.groups_N[d]) for q, docs in judged.positives_of().items() for d in docs}

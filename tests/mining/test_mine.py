@@ -20,9 +20,8 @@ from hnmine.errors import DataError, ModelError
 from hnmine.mining.mine import dense
 from hnmine.models.cross_encoder import Reranker
 from hnmine.runs.folder import open_run
-from tests.models.test_cross_encoder import random_pairs
-from tests.models.test_cross_encoder import tiny_model as tiny_reranker
-from tests.models.test_plan import tiny_model
+from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
+from tests.builders.texts import random_text_pairs
 
 # three directions of meaning: the product, the place, the deed
 DOCUMENTS = {
@@ -222,7 +221,7 @@ def test_one_document_is_a_clear_error(tmp_path):
 def noisy(tmp_path: Path) -> Path:
     """Random texts and vectors: forty documents, some of them copies, twelve queries with two positives each."""
     rng = np.random.default_rng(7)
-    queries, documents = random_pairs(40, seed=7, letters=40)
+    queries, documents = random_text_pairs(40, seed=7, letters=40)
     documents[30:] = documents[20:30]
     vectors = rng.normal(loc=[1.0, 0.0, 0.0, 0.0], size=(52, 4))
     corpus = {f"d{row}": (f"d {text}", vectors[row].tolist()) for row, text in enumerate(documents)}
@@ -242,7 +241,7 @@ def mined_by(folder: Path, out: Path, *overrides: str) -> tuple[list[tuple[str, 
 def test_denoising_leaves_what_the_cross_encoder_finds_less_relevant(
     wanted: int, noisy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = tiny_reranker(tmp_path / "cross-encoder")
+    model = tiny_cross_encoder(tmp_path / "cross-encoder")
     denoise = [f"guards.denoise.model={model}", "guards.denoise.dtype=float32", "guards.denoise.margin=0.02"]
     found, counts = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}", "search.candidates=2")
     every, _ = mined_by(noisy, tmp_path / "every", "select.negatives=40")
@@ -273,7 +272,7 @@ def test_denoising_leaves_what_the_cross_encoder_finds_less_relevant(
 
 
 def test_a_cross_encoder_without_a_head_is_refused_before_anything_is_encoded(noisy: Path, tmp_path: Path) -> None:
-    body = tiny_reranker(tmp_path / "body", head=False)
+    body = tiny_cross_encoder(tmp_path / "body", head=False)
     for step in (pipeline.mine, pipeline.audit):
         with pytest.raises(ModelError, match=r"body has no ranking head, so its scores would be .* OUT/reranker"):
             step(noisy, tmp_path / "out", precomputed(noisy, f"guards.denoise.model={body}"))
@@ -328,7 +327,7 @@ def test_sentence_transformers_trains_on_the_triplets_as_they_stand(folder, tmp_
     )
     assert triplets.column_names == columns
     assert len(triplets) > 0
-    model = SentenceTransformer(str(tiny_model(tmp_path / "model")), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(tiny_word_encoder(tmp_path / "model")), device="cpu", local_files_only=True)
     before = {name: value.clone() for name, value in model.named_parameters()}
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(tmp_path / "training"),

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.errors import DataError
-from hnmine.mining.fuse import Piece, unit_rows
+from hnmine.mining.fuse import Piece
 from hnmine.mining.pca import Basis, captured, cut, fit, project
-from hnmine.runs.device import Choice
-
-CPU = Choice(kind="cpu", reason="test")
+from hnmine.types import unit_rows
+from tests.builders.devices import CPU
 
 
 def cloud(rows: int, columns: int, seed: int = 0, decay: float = 0.8) -> np.ndarray:

@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 
 from hnmine.mining import search as search_module
 from hnmine.mining.conditions import select
-from hnmine.mining.fuse import unit_rows
 from hnmine.mining.search import Ivf, IvfSearcher, Searcher, error_bound, nearer, nearer_by_torch, recall
-from hnmine.runs.device import Choice
-from tests.mining.test_conditions import as_rows, awkward
-
-CPU = Choice(kind="cpu", reason="test")
+from hnmine.types import unit_rows
+from tests.builders.devices import CPU
+from tests.builders.vectors import awkward_space, negatives_as_rows
 
 
 def unit(seed: int, count: int, width: int) -> np.ndarray:
@@ -91,7 +89,7 @@ def test_nothing_within_a_radius_is_nothing():
     length=st.integers(1, 60),
 )
 def test_with_all_lists_probed_only_the_certificate_differs(seed, docs, lists, wanted, length):
-    space, judged, known = awkward(seed, docs, queries=5, pairs=10, width=5)
+    space, judged, known = awkward_space(seed, docs, queries=5, pairs=10, width=5)
     exact_rows, ivf_rows = (
         select(space, judged, known, searcher, negatives=wanted, candidates=length)
         for searcher in (
@@ -99,7 +97,7 @@ def test_with_all_lists_probed_only_the_certificate_differs(seed, docs, lists, w
             IvfSearcher(space.docs_NR, CPU, Ivf(lists=lists, probes=2048, seed=seed % 100)),
         )
     )
-    assert [row[:-1] for row in as_rows(ivf_rows)] == [row[:-1] for row in as_rows(exact_rows)]
+    assert [row[:-1] for row in negatives_as_rows(ivf_rows)] == [row[:-1] for row in negatives_as_rows(exact_rows)]
     assert ivf_rows.dropped == exact_rows.dropped
     assert set(ivf_rows.certificate_M) <= {"approximate"}
 
@@ -130,15 +128,17 @@ def test_lists_and_scan_of_an_approximate_index_see_the_same_part_of_the_corpus(
 
 
 def test_an_approximate_selection_is_the_same_for_any_first_length_and_never_scans_the_corpus(monkeypatch):
-    space, judged, known = awkward(4, docs=1500, queries=40, pairs=60, width=12)
+    space, judged, known = awkward_space(4, docs=1500, queries=40, pairs=60, width=12)
     searcher = IvfSearcher(space.docs_NR, CPU, Ivf(lists=30, probes=2))
     monkeypatch.setattr(Searcher, "within", None)
     results = [select(space, judged, known, searcher, negatives=3, candidates=length) for length in (1, 16, 1500)]
-    assert as_rows(results[0]) == as_rows(results[1]) == as_rows(results[2])
+    assert negatives_as_rows(results[0]) == negatives_as_rows(results[1]) == negatives_as_rows(results[2])
     assert results[0].dropped == results[1].dropped
     assert set(results[0].certificate_M) == {"approximate"}
     exact_one = select(space, judged, known, IvfSearcher(space.docs_NR, CPU, Ivf(probes=2048)), negatives=3)
-    assert as_rows(results[0]) != as_rows(exact_one)  # two of 30 lists miss something, else this shows nothing
+    assert negatives_as_rows(results[0]) != negatives_as_rows(
+        exact_one
+    )  # two of 30 lists miss something, else this shows nothing
 
 
 @pytest.mark.parametrize("documents", [1, 2, 38, 39, 77, 78, 500])

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from hnmine.errors import DeviceError
 from hnmine.mining.conditions import select
-from hnmine.mining.fuse import unit_rows
 from hnmine.mining.mine import shards as shards_module
 from hnmine.mining.search import Ivf, IvfSearcher, Searcher
 from hnmine.mining.shards import ShardedSearcher
 from hnmine.runs.device import Choice
-from tests.mining.test_conditions import as_rows, awkward
+from hnmine.types import unit_rows
+from tests.builders.devices import CPU
+from tests.builders.vectors import awkward_space, negatives_as_rows
 
-CPU = Choice(kind="cpu", reason="test")
 SHARDS = (1, 2, 5)
-SPACE, JUDGED, KNOWN = awkward(8, docs=600, queries=40, pairs=80, width=6)
+SPACE, JUDGED, KNOWN = awkward_space(8, docs=600, queries=40, pairs=80, width=6)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_negatives_depend_neither_on_shards_nor_on_blocks_nor_on_the_first_l
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards_module, "_SENT_BYTES", sent)
         many = select(SPACE, JUDGED, KNOWN, sharded[shards], negatives=wanted, candidates=length)
-    assert as_rows(many) == as_rows(one)
+    assert negatives_as_rows(many) == negatives_as_rows(one)
     assert many.dropped == one.dropped
     assert len(one) > 10
 

@@ -15,11 +15,10 @@ from hnmine.errors import ModelError
 from hnmine.models.bi_encoder import BiEncoder
 from hnmine.ranking.task import means, measure, rerank
 from hnmine.training.fit import Trained, losses, train
-from tests.models.test_cross_encoder import spoil
-from tests.models.test_cross_encoder import tiny_model as reranker_model
-from tests.models.test_plan import SENTENCES, tiny_model
-from tests.training.test_fit import dev_task, leftovers, recipe
-from tests.training.test_fit import lists as training_lists
+from tests.builders.folders import hidden_files
+from tests.builders.models import spoil_weights, tiny_cross_encoder, tiny_word_encoder
+from tests.builders.texts import SENTENCES
+from tests.builders.training import quick_recipe, yes_no_dev_task, yes_no_lists
 
 QUERIES = ["deploy mysql", "in the cloud", "deploy mysql", "a", "premises", "b c", "deploy mysql"]
 
@@ -44,7 +43,7 @@ def cosines(folder: Path, max_tokens: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize("max_tokens", [64, 12])
 def test_the_score_is_the_cosine_of_the_library_with_the_models_prompts(max_tokens: int, tmp_path: Path) -> None:
-    folder, told = with_prompts(tiny_model(tmp_path / "model")), []
+    folder, told = with_prompts(tiny_word_encoder(tmp_path / "model")), []
     scores = load(folder, max_tokens).scores(QUERIES, SENTENCES, told.append)
     np.testing.assert_allclose(scores, cosines(folder, max_tokens), atol=1e-5)
     assert sum(told) == len(QUERIES)
@@ -52,7 +51,7 @@ def test_the_score_is_the_cosine_of_the_library_with_the_models_prompts(max_toke
 
 
 def test_prompts_that_are_given_stand_instead_of_the_models_own(tmp_path: Path) -> None:
-    folder = tiny_model(tmp_path / "model")
+    folder = tiny_word_encoder(tmp_path / "model")
     prompts = {"query": "query : ", "document": "passage : "}
     given = BiEncoder(folder, max_tokens=64, device="cpu", dtype="float32", prompts=prompts)
     np.testing.assert_allclose(given.scores(QUERIES, SENTENCES), cosines(folder), atol=1e-5)
@@ -60,7 +59,7 @@ def test_prompts_that_are_given_stand_instead_of_the_models_own(tmp_path: Path) 
 
 
 def test_in_training_the_scores_are_the_same_and_a_query_is_encoded_once(tmp_path: Path) -> None:
-    encoder = load(with_prompts(tiny_model(tmp_path / "model")))
+    encoder = load(with_prompts(tiny_word_encoder(tmp_path / "model")))
     seen: list[int] = []
     handle = encoder.model.encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0]["input_ids"])))
     rows = encoder.tokenize(QUERIES, SENTENCES)
@@ -73,7 +72,7 @@ def test_in_training_the_scores_are_the_same_and_a_query_is_encoded_once(tmp_pat
 
 def test_the_triplet_loss_is_that_of_the_paper(tmp_path: Path) -> None:
     """Eq. 7 with Eq. 8: max(0, d(Q,PD) - d(Q,D) + margin), d = 1 - cosine."""
-    folder = with_prompts(tiny_model(tmp_path / "model"))
+    folder = with_prompts(tiny_word_encoder(tmp_path / "model"))
     positive, negative = cosines(folder)[0], cosines(folder)[2]
     scores = torch.tensor([[positive, negative]])
     loss = losses.make("margin", 0.2)(scores, torch.ones(1, 2, dtype=torch.bool))
@@ -87,9 +86,9 @@ def test_scores_are_multiplied_before_every_loss_but_the_margin() -> None:
 
 
 def test_what_is_broken_is_a_model_error(tmp_path: Path) -> None:
-    folder = tiny_model(tmp_path / "model")
+    folder = tiny_word_encoder(tmp_path / "model")
     with pytest.raises(ModelError, match="gives NaN or infinity for 7 of 7 pairs"):
-        load(spoil(folder)).scores(QUERIES, SENTENCES)
+        load(spoil_weights(folder)).scores(QUERIES, SENTENCES)
     (folder / "model.safetensors").write_bytes(b"garbage")
     with pytest.raises(ModelError, match=r"bi-encoder .*model cannot be loaded"):
         load(folder)
@@ -99,11 +98,11 @@ def fit(out: Path, workers: int = 1) -> Trained:
     """Train a small one, whose transformer has a pooler that mean pooling does not ask."""
     body, start = out.parent / "models" / "body", out.parent / "models" / "start"
     if not start.exists():
-        reranker_model(body, head=False, spread=1)
+        tiny_cross_encoder(body, head=False, spread=1)
         SentenceTransformer(modules=[Transformer(str(body)), Pooling(32, "mean")], device="cpu").save(str(start))
-    settings = recipe(kind="bi-encoder", scale=20.0, learning_rate=1e-3, epochs=4)
-    given = training_lists(33)
-    return train(out.name, start, given, dev_task(), settings, out, workers=workers, by_ray=workers > 1)
+    settings = quick_recipe(kind="bi-encoder", scale=20.0, learning_rate=1e-3, epochs=4)
+    given = yes_no_lists(33)
+    return train(out.name, start, given, yes_no_dev_task(), settings, out, workers=workers, by_ray=workers > 1)
 
 
 @pytest.mark.ray
@@ -122,7 +121,7 @@ def test_training_improves_it_and_the_folder_is_a_sentence_transformer(tmp_path:
     assert outcome.dev[outcome.best_step] >= outcome.dev[0]
     assert 0 in outcome.dev
     assert outcome.best_step > 0
-    kept = means(measure(dev_task(), rerank(dev_task(), load(out, max_tokens=32))))["MRR@10"]
+    kept = means(measure(yes_no_dev_task(), rerank(yes_no_dev_task(), load(out, max_tokens=32))))["MRR@10"]
     assert kept == pytest.approx(outcome.dev[outcome.best_step])
     assert SentenceTransformer(str(out), device="cpu").encode(["yes"]).shape == (1, 32)
-    assert leftovers(tmp_path) == []
+    assert hidden_files(tmp_path) == []

@@ -9,71 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from hnmine.errors import ModelError
 from hnmine.models import folder as weights
 from hnmine.models.cross_encoder import Reranker, has_head
-
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
-
-
-def tiny_model(folder: Path, *, head: bool = True, labels: int = 1, seed: int = 0, spread: float = 4) -> Path:
-    """Save a random BERT of two layers that reads letters: a re-ranker, or a body without a head.
-
-    With `spread` its weights are larger: far from linear, its scores differ more, and it learns less well.
-    """
-    folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(_VOCABULARY))
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(_VOCABULARY),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        num_labels=labels,
-    )
-    torch.manual_seed(seed)
-    model = BertForSequenceClassification(config) if head else BertModel(config)
-    for weight in model.parameters():
-        weight.data *= spread
-    model.save_pretrained(folder)
-    return folder
-
-
-def spoil(folder: Path) -> Path:
-    """Make the weights NaN."""
-    tensors = load_file(folder / "model.safetensors")
-    save_file(
-        {name: torch.full_like(tensor, float("nan")) for name, tensor in tensors.items()},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
-    return folder
-
-
-def load(folder: Path, max_tokens: int = 128, seed: int = 0) -> Reranker:
-    return Reranker(folder, max_tokens=max_tokens, device="cpu", dtype="float32", seed=seed)
-
-
-def random_pairs(count: int, seed: int = 0, letters: int = 150) -> tuple[list[str], list[str]]:
-    """Queries of some words and documents of none to `letters` letters; some longer than is read."""
-    rng = np.random.default_rng(seed)
-
-    def text(longest: int) -> str:
-        return "".join(rng.choice(list(_LETTERS + "   "), size=int(rng.integers(0, longest))))
-
-    return [text(20) for _ in range(count)], [text(letters) for _ in range(count)]
+from tests.builders.models import load_cross_encoder, spoil_weights, tiny_cross_encoder
+from tests.builders.texts import LETTERS, random_text_pairs
 
 
 def test_a_saved_model_scores_in_cross_encoder_as_it_does_here(tmp_path: Path) -> None:
-    reranker = load(tiny_model(tmp_path / "given"), max_tokens=64)
-    queries, documents = random_pairs(300)
+    reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "given"), max_tokens=64)
+    queries, documents = random_text_pairs(300)
     scores = reranker.scores(queries, documents)
     reranker.save(tmp_path / "saved")
     theirs = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(
@@ -81,24 +28,26 @@ def test_a_saved_model_scores_in_cross_encoder_as_it_does_here(tmp_path: Path) -
     )
     np.testing.assert_allclose(scores, theirs, atol=1e-5)
     assert scores.std() > 0.01
-    np.testing.assert_array_equal(load(tmp_path / "saved", max_tokens=64).scores(queries, documents), scores)
+    np.testing.assert_array_equal(
+        load_cross_encoder(tmp_path / "saved", max_tokens=64).scores(queries, documents), scores
+    )
 
 
 def test_a_body_gets_a_head_by_its_seed_and_the_saved_model_has_it(tmp_path: Path) -> None:
-    body = tiny_model(tmp_path / "body", head=False)
-    queries, documents = random_pairs(20)
-    first, again, other = (load(body, seed=seed) for seed in (1, 1, 2))
+    body = tiny_cross_encoder(tmp_path / "body", head=False)
+    queries, documents = random_text_pairs(20)
+    first, again, other = (load_cross_encoder(body, seed=seed) for seed in (1, 1, 2))
     scores = first.scores(queries, documents)
     np.testing.assert_array_equal(scores, again.scores(queries, documents))
     assert np.abs(scores - other.scores(queries, documents)).max() > 1e-3
     first.save(tmp_path / "saved")
     assert not has_head(body)
     assert has_head(tmp_path / "saved")
-    np.testing.assert_array_equal(load(tmp_path / "saved", seed=9).scores(queries, documents), scores)
+    np.testing.assert_array_equal(load_cross_encoder(tmp_path / "saved", seed=9).scores(queries, documents), scores)
 
 
 def test_a_body_may_be_cut_to_its_first_layers_which_are_kept_as_they_are(tmp_path: Path) -> None:
-    body = tiny_model(tmp_path / "body", head=False)
+    body = tiny_cross_encoder(tmp_path / "body", head=False)
     settings = {"max_tokens": 64, "device": "cpu", "dtype": "float32"}
     whole, cut = Reranker(body, **settings), Reranker(body, layers=1, **settings)
     assert (len(whole.model.bert.encoder.layer), len(cut.model.bert.encoder.layer)) == (2, 1)
@@ -112,7 +61,7 @@ def test_a_body_may_be_cut_to_its_first_layers_which_are_kept_as_they_are(tmp_pa
 
 
 def test_minilm_gets_a_head_and_its_saved_scores_are_those_of_cross_encoder(tmp_path: Path) -> None:
-    reranker = load(weights.resolve("all-MiniLM-L6-v2"), max_tokens=64)
+    reranker = load_cross_encoder(weights.resolve("all-MiniLM-L6-v2"), max_tokens=64)
     queries = ["how to cut an array", "what is a socket", "draw a line"] * 4
     documents = ["Slice the array with a colon. " * repeats for repeats in range(12)]
     reranker.save(tmp_path / "saved")
@@ -123,8 +72,8 @@ def test_minilm_gets_a_head_and_its_saved_scores_are_those_of_cross_encoder(tmp_
 
 
 def test_a_score_does_not_depend_on_order_or_company(tmp_path: Path) -> None:
-    reranker = load(tiny_model(tmp_path / "model"))
-    queries, documents = random_pairs(1100, letters=60)  # more than are tokenised at a time
+    reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"))
+    queries, documents = random_text_pairs(1100, letters=60)  # more than are tokenised at a time
     scores = reranker.scores(queries, documents)
     order = np.random.default_rng(1).permutation(1100)
     shuffled = reranker.scores([queries[i] for i in order], [documents[i] for i in order])
@@ -135,13 +84,13 @@ def test_a_score_does_not_depend_on_order_or_company(tmp_path: Path) -> None:
 
 def test_every_finished_pair_is_told(tmp_path: Path) -> None:
     told: list[int] = []
-    load(tiny_model(tmp_path / "model")).scores(*random_pairs(1100, letters=60), told.append)
+    load_cross_encoder(tiny_cross_encoder(tmp_path / "model")).scores(*random_text_pairs(1100, letters=60), told.append)
     assert sum(told) == 1100
     assert len(told) > 5
 
 
 def test_a_document_of_a_whole_book_takes_no_longer_than_a_page_and_scores_the_same(tmp_path: Path) -> None:
-    reranker = load(tiny_model(tmp_path / "model"), max_tokens=64)
+    reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=64)
     page = "so it was " * 100
     reranker.scores(["was it"], [page])  # compiled, if it is
     start = time.monotonic()
@@ -151,67 +100,67 @@ def test_a_document_of_a_whole_book_takes_no_longer_than_a_page_and_scores_the_s
 
 
 def test_a_document_that_begins_with_blanks_is_read_on_until_its_words(tmp_path: Path) -> None:
-    reranker = load(tiny_model(tmp_path / "model"), max_tokens=64)
+    reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=64)
     plain, blank = reranker.scores(["query"] * 2, ["words at last", " " * 50_000 + "words at last"])
     assert plain == blank
 
 
 def test_a_long_query_leaves_the_pair_within_what_the_model_reads(tmp_path: Path) -> None:
-    reranker = load(tiny_model(tmp_path / "model"), max_tokens=500)
+    reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=500)
     assert reranker.max_tokens == 128
     rows = reranker.tokenize(["q" * 30 + " w" * 400], ["d " * 400])
     assert len(rows[0]["input_ids"]) == 128
 
 
 def test_has_head_tells_a_re_ranker_from_a_body(tmp_path: Path) -> None:
-    assert has_head(tiny_model(tmp_path / "ranker"))
-    assert not has_head(tiny_model(tmp_path / "body", head=False))
+    assert has_head(tiny_cross_encoder(tmp_path / "ranker"))
+    assert not has_head(tiny_cross_encoder(tmp_path / "body", head=False))
 
 
 @pytest.mark.parametrize("labels", [2, 3])
 def test_a_classifier_of_several_labels_is_refused(tmp_path: Path, labels: int) -> None:
-    model = tiny_model(tmp_path / "model", labels=labels)
+    model = tiny_cross_encoder(tmp_path / "model", labels=labels)
     with pytest.raises(ModelError, match=f"is a classifier with {labels} labels; a re-ranker has one"):
-        load(model)
+        load_cross_encoder(model)
 
 
 @pytest.mark.parametrize("content", ["{broken", "", "[1]", None])
 def test_an_unusable_config_is_a_clear_error(tmp_path: Path, content: str | None) -> None:
-    model = tiny_model(tmp_path / "model")
+    model = tiny_cross_encoder(tmp_path / "model")
     (model / "config.json").unlink()
     if content is not None:
         (model / "config.json").write_text(content)
-    for attempt in (load, has_head):
+    for attempt in (load_cross_encoder, has_head):
         with pytest.raises(ModelError, match=r"config\.json.* give a Hugging Face model folder"):
             attempt(model)
 
 
 @pytest.mark.parametrize("changes", [{"model_type": "nonsense"}, {"hidden_size": 64}, {"num_hidden_layers": "two"}])
 def test_a_config_that_does_not_fit_is_a_model_error(tmp_path: Path, changes: dict[str, object]) -> None:
-    model = tiny_model(tmp_path / "model")
+    model = tiny_cross_encoder(tmp_path / "model")
     config = json.loads((model / "config.json").read_text()) | changes
     (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="cannot be loaded"):
-        load(model)
+        load_cross_encoder(model)
 
 
 def test_damaged_weights_are_a_model_error(tmp_path: Path) -> None:
-    model = tiny_model(tmp_path / "model")
+    model = tiny_cross_encoder(tmp_path / "model")
     whole = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="cannot be loaded"):
-        load(model)
+        load_cross_encoder(model)
 
 
 def test_weights_of_nan_are_a_model_error_not_a_ranking(tmp_path: Path) -> None:
-    reranker = load(spoil(tiny_model(tmp_path / "model")))
+    reranker = load_cross_encoder(spoil_weights(tiny_cross_encoder(tmp_path / "model")))
     with pytest.raises(ModelError, match="gives NaN or infinity for 2 of 2 pairs"):
         reranker.scores(["a", "b"], ["c", "d"])
 
 
 def test_scores_never_feel_the_dropout_of_training(tmp_path: Path) -> None:
-    reranker = load(tiny_model(tmp_path / "model"))
-    queries, documents = random_pairs(10)
+    reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"))
+    queries, documents = random_text_pairs(10)
     before = reranker.scores(queries, documents)
     reranker.train_mode()
     assert reranker.model.training
@@ -243,9 +192,9 @@ def maxp_by_hand(reranker: Reranker, query: str, document: str) -> float:
 
 def test_passages_are_scored_one_by_one_and_the_best_counts(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    folder = tiny_model(tmp_path / "model")
+    folder = tiny_cross_encoder(tmp_path / "model")
     reranker = Reranker(folder, max_tokens=32, device="cpu", dtype="float32", passages=True)
-    words = ["".join(rng.choice(list(_LETTERS), size=rng.integers(1, 4))) for _ in range(400)]
+    words = ["".join(rng.choice(list(LETTERS), size=rng.integers(1, 4))) for _ in range(400)]
     documents = [" ".join(rng.choice(words, size=size)) for size in (0, 1, 5, 12, 13, 20, 60, 200)]
     queries = [" ".join(rng.choice(words, size=size)) for size in (1, 2, 3, 1, 2, 3, 1, 2)]
     told: list[int] = []
@@ -259,6 +208,8 @@ def test_passages_are_scored_one_by_one_and_the_best_counts(tmp_path: Path) -> N
 
 
 def test_beside_a_query_of_any_length_there_is_room_for_a_passage(tmp_path: Path) -> None:
-    reranker = Reranker(tiny_model(tmp_path / "model"), max_tokens=32, device="cpu", dtype="float32", passages=True)
+    reranker = Reranker(
+        tiny_cross_encoder(tmp_path / "model"), max_tokens=32, device="cpu", dtype="float32", passages=True
+    )
     long, cut = "a b c d " * 50, " ".join(("a b c d " * 50).split()[:16])
     assert reranker.scores([long], ["e f g " * 30]) == pytest.approx(reranker.scores([cut], ["e f g " * 30]), abs=1e-5)

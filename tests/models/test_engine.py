@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hnmine.models.engine import OpenVino, choose, graph_tokens, side_by_side
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from hnmine.errors import ConfigError, ModelError
 from hnmine.models import engine
-from hnmine.models.engine import OpenVino, choose, graph_tokens, side_by_side
-from tests.models.test_cross_encoder import load
-from tests.models.test_cross_encoder import tiny_model as tiny_reranker
-from tests.models.test_plan import SENTENCES, planned, tiny_model
+from tests.builders.models import encoder_plan, load_cross_encoder, tiny_cross_encoder, tiny_word_encoder
+from tests.builders.texts import SENTENCES
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHAPE |= {"vocab_size": 90, "max_position_embeddings": 96, "pad_token_id": 1}
@@ -198,8 +197,8 @@ def test_side_by_side_runs_at_once_with_a_core_each_and_passes_errors_on():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_encoder_gives_by_either_engine_the_same_vectors_under_another_fingerprint(tmp_path, dtype):
-    folder = tiny_model(tmp_path / "tiny")
-    by_torch, by_openvino = (planned(folder, dtype=dtype, engine=name) for name in ("torch", "openvino"))
+    folder = tiny_word_encoder(tmp_path / "tiny")
+    by_torch, by_openvino = (encoder_plan(folder, dtype=dtype, engine=name) for name in ("torch", "openvino"))
     assert by_torch.fingerprint != by_openvino.fingerprint
     a, b = (each.build(lanes=2).encode(SENTENCES) for each in (by_torch, by_openvino))
     cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -207,7 +206,7 @@ def test_an_encoder_gives_by_either_engine_the_same_vectors_under_another_finger
 
 
 def test_an_encoder_gives_the_same_bits_on_one_lane_and_on_three(tmp_path):
-    own = planned(tiny_model(tmp_path / "tiny"), engine="openvino", budget=64)
+    own = encoder_plan(tiny_word_encoder(tmp_path / "tiny"), engine="openvino", budget=64)
     texts = [f"{sentence} {'a' * i}" for i in range(20) for sentence in SENTENCES]
     assert np.array_equal(own.build(lanes=1).encode(texts), own.build(lanes=3).encode(texts))
 
@@ -218,7 +217,7 @@ def test_on_a_gpu_a_backward_pass_holds_what_its_memory_holds(tmp_path: Path) ->
     )
     with torch.device("meta"):
         large = AutoModelForSequenceClassification.from_config(config)
-    tiny = load(tiny_reranker(tmp_path / "model"), max_tokens=32).model
+    tiny = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=32).model
     most = graph_tokens(tiny, "cuda", "bfloat16", free=2**36)
     assert most == graph_tokens(torch.nn.Linear(2, 2), "cuda", "bfloat16"), "of what is no transformer nothing is known"
     free = [2**30, 22 * 2**30, 80 * 2**30, 2**40]

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnmine.config.root import EncoderConfig, LexicalConfig
+from hnmine.config.models import EncoderConfig, LexicalConfig
 from hnmine.errors import DataError, ModelError
 from hnmine.models.lexical import Fit
 from hnmine.models.plan import Plan, plan
-from tests.models.test_plan import CPU, texts_of
+from tests.builders.devices import CPU
+from tests.builders.texts import as_texts
 
 
 def corpus_of(count: int, seed: int = 0) -> list[str]:
@@ -21,7 +22,7 @@ def corpus_of(count: int, seed: int = 0) -> list[str]:
 
 def lexical(corpus: list[str], store: str | Path, **settings) -> Plan:
     config = EncoderConfig(name="lexical", lexical=LexicalConfig(**settings))
-    return plan(config, texts_of(corpus), store, CPU, 8192)
+    return plan(config, as_texts(corpus), store, CPU, 8192)
 
 
 def test_lexical_equals_tf_idf_and_a_truncated_svd_up_to_sign(tmp_path):

@@ -12,15 +12,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hnmine.config.root import EmbedConfig
+from hnmine.config.mining import EmbedConfig
+from hnmine.corpus.text_keys import Reading
 from hnmine.embedding.encode import embed
-from hnmine.embedding.store import Reading, VectorStore
+from hnmine.embedding.store import VectorStore
 from hnmine.errors import ModelError
-from hnmine.mining.fuse import unit_rows
 from hnmine.models.folder import resolve
 from hnmine.models.passages import PassageEncoder
 from hnmine.models.plan import Plan
-from tests.models.test_plan import planned, reference, texts_of, tiny_model
+from hnmine.types import unit_rows
+from tests.builders.models import encoder_plan, load_sentence_transformer, tiny_word_encoder
+from tests.builders.texts import as_texts
 
 LIMIT = 32
 PROMPTS = ["", "passage : "]
@@ -58,7 +60,7 @@ def minilm() -> Path:
 @pytest.fixture(scope="module")
 def truncating(minilm):
     """MiniLM as an encoder that truncates."""
-    return planned(minilm, max_tokens=LIMIT).build()
+    return encoder_plan(minilm, max_tokens=LIMIT).build()
 
 
 def around(encoder, pooling: str, most: int = 1000) -> PassageEncoder:
@@ -79,7 +81,7 @@ def reads(model, text: str, prompt: str) -> Iterator[np.ndarray]:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_document_is_the_mean_or_maximum_of_what_the_model_reads_in_turn(minilm, truncating, prompt):
-    model = reference(minilm)
+    model = load_sentence_transformer(minilm)
     model.max_seq_length = LIMIT
     vectors = [list(reads(model, text, prompt)) for text in DOCUMENTS]
     assert [len(own) for own in vectors[:2]] == [1, 1]
@@ -128,7 +130,7 @@ def trained(model: str) -> object:
 @pytest.fixture(scope="module", params=["wordpiece", "bpe", "unigram"])
 def tokenizer(request):
     return (
-        reference(request.getfixturevalue("minilm")).tokenizer
+        load_sentence_transformer(request.getfixturevalue("minilm")).tokenizer
         if request.param == "wordpiece"
         else trained(request.param)
     )
@@ -173,7 +175,7 @@ def test_passages_cover_a_text_in_order_and_are_what_the_model_reads(tokenizer, 
 
 def test_the_next_passage_repeats_an_eighth(minilm):
     text = "the " * 200
-    spans = cutter(reference(minilm).tokenizer).cut([text])[0]
+    spans = cutter(load_sentence_transformer(minilm).tokenizer).cut([text])[0]
     room, step = LIMIT - 2, LIMIT - 2 - LIMIT // 8
     expected = [(4 * k * step, 4 * (k * step + room) - 1) for k in range(len(spans) - 1)]
     assert spans == [*expected, (4 * (len(spans) - 1) * step, len(text))]
@@ -181,7 +183,7 @@ def test_the_next_passage_repeats_an_eighth(minilm):
 
 
 def test_many_texts_are_cut_as_each_alone(minilm, monkeypatch):
-    own = cutter(reference(minilm).tokenizer)
+    own = cutter(load_sentence_transformer(minilm).tokenizer)
     alone = [own.cut([text])[0] for text in DOCUMENTS]
     monkeypatch.setattr("hnmine.models.passages._CHARACTERS_AT_ONCE", 2 * 8 * LIMIT)
     assert own.cut(DOCUMENTS) == alone
@@ -200,12 +202,12 @@ def test_what_lies_behind_the_most_passages_is_not_read(truncating):
 
 
 def pooled(folder: Path, pooling: str, **settings) -> Plan:
-    return planned(folder, long_documents=pooling, **({"max_tokens": LIMIT} | settings))
+    return encoder_plan(folder, long_documents=pooling, **({"max_tokens": LIMIT} | settings))
 
 
 def test_the_fingerprint_follows_the_pooling_and_its_bound_and_truncating_keeps_its_own(tmp_path, capfd):
-    folder = tiny_model(tmp_path / "model")
-    plans = [planned(folder), pooled(folder, "truncate"), pooled(folder, "mean"), pooled(folder, "max")]
+    folder = tiny_word_encoder(tmp_path / "model")
+    plans = [encoder_plan(folder), pooled(folder, "truncate"), pooled(folder, "mean"), pooled(folder, "max")]
     plans.append(pooled(folder, "mean", max_passages=4))
     assert len({own.fingerprint.digest for own in plans}) == len(plans)
     facts = {"dtype", "engine", "files", "kind", "max_tokens", "sentence_transformers"}
@@ -215,9 +217,9 @@ def test_the_fingerprint_follows_the_pooling_and_its_bound_and_truncating_keeps_
 
 
 def test_nothing_that_was_encoded_otherwise_is_reused(tmp_path):
-    folder = tiny_model(tmp_path / "model")
+    folder = tiny_word_encoder(tmp_path / "model")
     words = " ".join(np.random.default_rng(0).choice(["deploy", "mysql", "the", "cloud", "a", "b"], 100))
-    texts = {"document": texts_of([words, "a b c", "the cloud"]), "query": texts_of(["deploy mysql", "a b c"])}
+    texts = {"document": as_texts([words, "a b c", "the cloud"]), "query": as_texts(["deploy mysql", "a b c"])}
 
     def run(pooling: str) -> tuple[int, np.ndarray]:
         own = pooled(folder, pooling)
@@ -248,7 +250,7 @@ def static_model(folder: Path) -> Path:
 
 def test_a_model_without_a_limit_of_tokens_is_refused(tmp_path):
     folder = static_model(tmp_path / "static")
-    assert planned(folder).build().encode(["a b"]).shape == (1, 8)
+    assert encoder_plan(folder).build().encode(["a b"]).shape == (1, 8)
     with pytest.raises(ModelError, match=r"this one has no limit; set max_tokens or, for a static model"):
         pooled(folder, "mean", max_tokens=None).build()
     with pytest.raises(ModelError, match="encoder tiny: a static model reads texts to their end; remove max_tokens"):
@@ -271,10 +273,10 @@ def test_a_prompt_that_leaves_no_room_is_refused(truncating):
 
 
 def test_a_models_own_prompt_stands_before_every_passage(tmp_path):
-    folder = tiny_model(tmp_path / "model")
+    folder = tiny_word_encoder(tmp_path / "model")
     path = folder / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": {"document": "doc : "}}))
-    own, model = pooled(folder, "mean"), reference(folder)
+    own, model = pooled(folder, "mean"), load_sentence_transformer(folder)
     assert own.reading("document") == Reading("doc : ")
     text = "deploy mysql in the cloud a b c " * 12
     expected = np.mean(list(reads(model, text, "doc : ")), axis=0)

@@ -9,71 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hnmine.models.engine import batches_by_length
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.config.encoder_presets import PRESETS
-from hnmine.config.root import EncoderConfig
-from hnmine.embedding.store import Reading
+from hnmine.config.models import EncoderConfig
+from hnmine.corpus.text_keys import Reading
 from hnmine.errors import ConfigError, ModelError
-from hnmine.models.engine import batches_by_length
-from hnmine.models.plan import Plan, plan
-from hnmine.runs.device import Choice
-from hnmine.types import Texts
-
-CPU = Choice(kind="cpu", reason="test")
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "query",
-    "passage",
-    "doc",
-    ":",
-    "deploy",
-    "mysql",
-    "postgres",
-    "in",
-    "the",
-    "cloud",
-    "on",
-    "premises",
-    "a",
-    "b",
-    "c",
-]
-POSITIONS = 64
-SENTENCES = [
-    "deploy MySQL in the cloud",
-    "",
-    "MySQL on premises",
-    "the cloud " * 40,
-    "a",
-    "Postgres in the cloud, and unknown words: Kubernetes!",
-    "a b c " * 7,
-]
-
-
-def tiny_model(folder: Path, seed: int = 0) -> Path:
-    """Save a random BERT of two layers that SentenceTransformer can load."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    base = folder.with_name(f"{folder.name}-base")
-    base.mkdir(parents=True)
-    (base / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    torch.manual_seed(seed)
-    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(WORDS), max_position_embeddings=POSITIONS, **shape)).save_pretrained(base)
-    BertTokenizerFast(str(base / "vocab.txt")).save_pretrained(base)
-    modules = [Transformer(str(base), max_seq_length=32), Pooling(32, "mean")]
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
-    shutil.rmtree(base)
-    return folder
+from hnmine.models.plan import plan
+from tests.builders.devices import CPU
+from tests.builders.models import (
+    ADAPTERS,
+    WORD_POSITIONS,
+    WORD_VOCABULARY,
+    encoder_plan,
+    load_sentence_transformer,
+    tiny_jina_encoder,
+    tiny_word_encoder,
+)
+from tests.builders.texts import SENTENCES, as_texts
 
 
 def declare(folder: Path, prompts: dict[str, str], default: str | None = None) -> None:
@@ -82,29 +37,14 @@ def declare(folder: Path, prompts: dict[str, str], default: str | None = None) -
     path.write_text(json.dumps(settings | {"prompts": prompts, "default_prompt_name": default}), encoding="utf-8")
 
 
-def texts_of(texts: list[str]) -> Texts:
-    return Texts(ids=tuple(f"t{row}" for row in range(len(texts))), texts=tuple(texts))
-
-
-def planned(folder: Path, budget: int = 8192, **settings) -> Plan:
-    config = EncoderConfig(name="tiny", model=str(folder), **({"dtype": "float32"} | settings))
-    return plan(config, texts_of([]), folder, CPU, budget)
-
-
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    return tiny_word_encoder(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture
 def tiny(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "model"))
-
-
-def reference(folder: Path):
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
 
 # Models
@@ -116,20 +56,20 @@ def minilm() -> tuple[Path, np.ndarray]:
     from hnmine.models.folder import resolve
 
     folder = resolve("all-MiniLM-L6-v2")
-    return folder, reference(folder).encode(SENTENCES)
+    return folder, load_sentence_transformer(folder).encode(SENTENCES)
 
 
 @pytest.mark.parametrize("budget", [64, 300, 8192])
 def test_minilm_in_float32_equals_sentence_transformers_whatever_the_batches(minilm, budget):
     folder, expected = minilm
-    encoded = planned(folder, budget).build().encode(SENTENCES)
+    encoded = encoder_plan(folder, budget).build().encode(SENTENCES)
     assert encoded.dtype == np.float32
     assert np.abs(encoded - expected).max() < 1e-5
 
 
 def test_minilm_in_bfloat16_keeps_the_direction(minilm):
     folder, expected = minilm
-    encoded = planned(folder, dtype="bfloat16").build().encode(SENTENCES)
+    encoded = encoder_plan(folder, dtype="bfloat16").build().encode(SENTENCES)
     assert encoded.dtype == np.float32
     assert np.abs(encoded - expected).max() > 1e-5  # it did compute in another type
     cosines = (encoded * expected).sum(axis=1) / np.linalg.norm(encoded, axis=1) / np.linalg.norm(expected, axis=1)
@@ -137,11 +77,11 @@ def test_minilm_in_bfloat16_keeps_the_direction(minilm):
 
 
 def test_the_order_of_texts_is_the_order_of_rows(tiny):
-    encoder = planned(tiny, budget=64).build()
+    encoder = encoder_plan(tiny, budget=64).build()
     order = np.random.default_rng(0).permutation(len(SENTENCES))
     straight, shuffled = encoder.encode(SENTENCES), encoder.encode([SENTENCES[i] for i in order])
     assert shuffled == pytest.approx(straight[order], abs=1e-6)
-    assert np.abs(straight - reference(tiny).encode(SENTENCES)).max() < 1e-5
+    assert np.abs(straight - load_sentence_transformer(tiny).encode(SENTENCES)).max() < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -157,7 +97,7 @@ def test_the_order_of_texts_is_the_order_of_rows(tiny):
 )
 def test_a_models_own_prompts_are_those_of_encode_query_and_encode_document(prompts, default, tiny):
     declare(tiny, prompts, default)
-    own, model = planned(tiny), reference(tiny)
+    own, model = encoder_plan(tiny), load_sentence_transformer(tiny)
     encoder = own.build()
     for role, expected in (("query", model.encode_query(SENTENCES)), ("document", model.encode_document(SENTENCES))):
         assert np.abs(encoder.encode(SENTENCES, own.reading(role)) - expected).max() < 1e-5, role
@@ -165,50 +105,50 @@ def test_a_models_own_prompts_are_those_of_encode_query_and_encode_document(prom
 
 def test_a_prompt_for_passages_is_taken_for_documents(tiny):
     declare(tiny, {"query": "query : ", "passage": "passage : "})
-    own = planned(tiny)
+    own = encoder_plan(tiny)
     assert own.reading("document") == Reading("passage : ")
-    expected = reference(tiny).encode(SENTENCES, prompt_name="passage")
+    expected = load_sentence_transformer(tiny).encode(SENTENCES, prompt_name="passage")
     assert np.abs(own.build().encode(SENTENCES, own.reading("document")) - expected).max() < 1e-5
 
 
 def test_configured_prompts_win_and_the_empty_one_means_none(tiny):
     declare(tiny, {"query": "query : ", "document": "doc : "}, default="query")
-    mine = planned(tiny, query_prompt="", document_prompt="passage : ")
-    encoder, model = mine.build(), reference(tiny)
+    mine = encoder_plan(tiny, query_prompt="", document_prompt="passage : ")
+    encoder, model = mine.build(), load_sentence_transformer(tiny)
     plain, passage = model.encode(SENTENCES, prompt=""), model.encode([f"passage : {text}" for text in SENTENCES])
     assert np.abs(encoder.encode(SENTENCES, mine.reading("query")) - plain).max() < 1e-5
     assert np.abs(model.encode(SENTENCES) - plain).max() > 1e-3  # the default prompt would show
     declare(tiny, {})
-    passage = reference(tiny).encode([f"passage : {text}" for text in SENTENCES])
+    passage = load_sentence_transformer(tiny).encode([f"passage : {text}" for text in SENTENCES])
     assert np.abs(encoder.encode(SENTENCES, mine.reading("document")) - passage).max() < 1e-5
 
 
 def test_no_more_than_max_tokens_are_read(tiny):
     short, long = "a b c " * 2, "a b c " * 2 + "deploy mysql"
-    encoder = planned(tiny, max_tokens=8).build()  # [CLS] six words [SEP]
+    encoder = encoder_plan(tiny, max_tokens=8).build()  # [CLS] six words [SEP]
     first, second = encoder.encode([short, long])
     assert first == pytest.approx(second, abs=1e-6)
-    first, second = planned(tiny).build().encode([short, long])
+    first, second = encoder_plan(tiny).build().encode([short, long])
     assert np.abs(first - second).max() > 1e-3
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused_before_encoding(tiny):
-    assert planned(tiny, max_tokens=POSITIONS).build().encode(["a b c " * 50]).shape == (1, 32)
-    with pytest.raises(ModelError, match=rf"max_tokens is 65, but .* has {POSITIONS} positions"):
-        planned(tiny, max_tokens=POSITIONS + 1)
+    assert encoder_plan(tiny, max_tokens=WORD_POSITIONS).build().encode(["a b c " * 50]).shape == (1, 32)
+    with pytest.raises(ModelError, match=rf"max_tokens is 65, but .* has {WORD_POSITIONS} positions"):
+        encoder_plan(tiny, max_tokens=WORD_POSITIONS + 1)
 
 
 def test_the_fingerprint_follows_the_weights_and_settings_and_not_the_name(tiny, tmp_path):
-    first = planned(tiny).fingerprint
+    first = encoder_plan(tiny).fingerprint
     moved = shutil.copytree(tiny, tmp_path / "elsewhere")
     (moved / "README.md").write_text("about the model", encoding="utf-8")
-    assert planned(moved).fingerprint == first
-    assert planned(moved, query_prompt="query : ").fingerprint == first  # prompts are in the texts' keys
-    others = [planned(tiny, dtype="bfloat16"), planned(tiny, max_tokens=16)]
+    assert encoder_plan(moved).fingerprint == first
+    assert encoder_plan(moved, query_prompt="query : ").fingerprint == first  # prompts are in the texts' keys
+    others = [encoder_plan(tiny, dtype="bfloat16"), encoder_plan(tiny, max_tokens=16)]
     raw = bytearray((tiny / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (tiny / "model.safetensors").write_bytes(raw)
-    others.append(planned(tiny))
+    others.append(encoder_plan(tiny))
     assert len({first.digest, *(other.fingerprint.digest for other in others)}) == 4
 
 
@@ -216,7 +156,7 @@ def test_the_fingerprint_follows_the_weights_and_settings_and_not_the_name(tiny,
 def test_a_broken_model_folder_is_a_model_error_that_names_it(file, tiny):
     (tiny / file).write_bytes(b"garbage")
     with pytest.raises(ModelError, match=str(tiny)):
-        planned(tiny).build()
+        encoder_plan(tiny).build()
 
 
 # GTE's remote code as transformers' own class, and the heads of stella
@@ -239,7 +179,7 @@ def stella(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("gte") / "stella"
     (folder / "1_Pooling").mkdir(parents=True)
-    shapes = {"embeddings.word_embeddings.weight": (len(WORDS), WIDTH)}
+    shapes = {"embeddings.word_embeddings.weight": (len(WORD_VOCABULARY), WIDTH)}
     shapes |= {"embeddings.token_type_embeddings.weight": (2, WIDTH)}
     norms = ["embeddings.LayerNorm"]
     for i in range(LAYERS):
@@ -261,7 +201,7 @@ def stella(tmp_path_factory) -> Path:
         "layer_norm_type": "layer_norm",
         "logn_attention_clip1": False,
         "logn_attention_scale": False,
-        "max_position_embeddings": POSITIONS,
+        "max_position_embeddings": WORD_POSITIONS,
         "num_attention_heads": HEADS,
         "num_hidden_layers": LAYERS,
         "pack_qkv": True,
@@ -272,7 +212,7 @@ def stella(tmp_path_factory) -> Path:
         "type_vocab_size": 2,
         "unpad_inputs": False,
         "use_memory_efficient_attention": False,
-        "vocab_size": len(WORDS),
+        "vocab_size": len(WORD_VOCABULARY),
     }
     types = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense_16": "Dense"}
     modules = [
@@ -291,7 +231,7 @@ def stella(tmp_path_factory) -> Path:
         settings |= {f"2_Dense_{width}/config.json": dense}
     for name, content in settings.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
-    (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(WORD_VOCABULARY), encoding="utf-8")
     BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
 
@@ -344,7 +284,7 @@ def slow_gte(folder: Path, text: str, head: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("dense_head", "width"), [(None, 16), (16, 16), (80, 80)])
 def test_gte_in_its_native_class_equals_its_slow_definition(dense_head, width, stella):
-    encoded = planned(stella, architecture="gte", dense_head=dense_head).build().encode(SENTENCES)
+    encoded = encoder_plan(stella, architecture="gte", dense_head=dense_head).build().encode(SENTENCES)
     expected = np.stack([slow_gte(stella, text, width) for text in SENTENCES])
     assert encoded.shape == (len(SENTENCES), width)
     assert np.abs(encoded - expected).max() < 1e-5
@@ -360,7 +300,7 @@ def test_the_native_rotary_frequencies_are_those_of_stella(stella, tmp_path):
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     from transformers import AutoConfig, AutoModel
 
-    with planned(folder, architecture="gte").arranged() as arranged, torch.device("meta"):
+    with encoder_plan(folder, architecture="gte").arranged() as arranged, torch.device("meta"):
         native = AutoConfig.from_pretrained(arranged, local_files_only=True)
     frequencies = AutoModel.from_config(native).rotary_emb.inv_freq
     original = 1.0 / (160_000 * 2) ** (torch.arange(0, 64, 2).float() / 64) / 2 ** (2 / 64)
@@ -370,47 +310,15 @@ def test_the_native_rotary_frequencies_are_those_of_stella(stella, tmp_path):
 
 def test_without_an_architecture_a_model_of_remote_code_is_refused(stella):
     with pytest.raises(ModelError, match=str(stella)):
-        planned(stella).build()
+        encoder_plan(stella).build()
 
 
 # Adapters, as in jina-embeddings-v3-hf
 
-ADAPTERS = ("retrieval_query", "retrieval_passage", "separation")
-
-
-def tiny_jina(folder: Path) -> Path:
-    """Save a random model with the layout of jina-embeddings-v3-hf: no modules.json, a LoRA adapter a folder."""
-    pytest.importorskip("peft", reason="pip install 'hnmine[adapters]'")
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import BertTokenizerFast, JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
-
-    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
-    torch.manual_seed(0)
-    config = JinaEmbeddingsV3Config(vocab_size=len(WORDS), max_position_embeddings=POSITIONS, pad_token_id=0, **shape)
-    JinaEmbeddingsV3Model(config).save_pretrained(folder)
-    (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder)
-    targets = [
-        "word_embeddings",
-        "token_type_embeddings",
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "fc1",
-        "fc2",
-        "dense",
-    ]
-    lora = LoraConfig(r=2, lora_alpha=3, target_modules=targets, init_lora_weights=False)
-    for name in ADAPTERS:
-        get_peft_model(JinaEmbeddingsV3Model.from_pretrained(folder), lora).save_pretrained(folder / name)
-    return folder
-
 
 @pytest.fixture(scope="module")
 def jina(tmp_path_factory) -> Path:
-    return tiny_jina(tmp_path_factory.mktemp("jina") / "model")
+    return tiny_jina_encoder(tmp_path_factory.mktemp("jina") / "model")
 
 
 def merged(folder: Path, adapter: str, to: Path) -> Path:
@@ -435,9 +343,11 @@ def merged(folder: Path, adapter: str, to: Path) -> Path:
 @pytest.mark.parametrize("order", [("query", "document", "query"), ("document", "query", "document")])
 def test_a_role_reads_with_its_adapter_whatever_was_read_before(order, jina, tmp_path):
     roles = {"query": "retrieval_query", "document": "retrieval_passage"}
-    mine = planned(jina, query_adapter=roles["query"], document_adapter=roles["document"], query_prompt="query : ")
+    mine = encoder_plan(jina, query_adapter=roles["query"], document_adapter=roles["document"], query_prompt="query : ")
     expected = {
-        role: reference(merged(jina, adapter, tmp_path / role)).encode(SENTENCES, prompt=mine.reading(role).prompt)
+        role: load_sentence_transformer(merged(jina, adapter, tmp_path / role)).encode(
+            SENTENCES, prompt=mine.reading(role).prompt
+        )
         for role, adapter in roles.items()
     }
     encoder = mine.build()
@@ -448,8 +358,8 @@ def test_a_role_reads_with_its_adapter_whatever_was_read_before(order, jina, tmp
 
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_a_role_without_an_adapter_reads_with_the_bare_model(role, jina):
-    mine = planned(jina, **{f"{role}_adapter": "separation"})
-    encoder, bare = mine.build(), reference(jina).encode(SENTENCES)
+    mine = encoder_plan(jina, **{f"{role}_adapter": "separation"})
+    encoder, bare = mine.build(), load_sentence_transformer(jina).encode(SENTENCES)
     other = "document" if role == "query" else "query"
     for turn in (other, role, other):
         difference = np.abs(encoder.encode(SENTENCES, mine.reading(turn)) - bare).max()
@@ -458,7 +368,7 @@ def test_a_role_without_an_adapter_reads_with_the_bare_model(role, jina):
 
 def test_adapters_compute_in_the_models_number_type(jina):
     roles = {"query_adapter": "retrieval_query", "document_adapter": "retrieval_query"}
-    exact, rough = planned(jina, **roles), planned(jina, dtype="bfloat16", **roles)
+    exact, rough = encoder_plan(jina, **roles), encoder_plan(jina, dtype="bfloat16", **roles)
     encoded, expected = rough.build().encode(SENTENCES, rough.query), exact.build().encode(SENTENCES, exact.query)
     assert np.abs(encoded - expected).max() > 1e-5
     cosines = (encoded * expected).sum(axis=1) / np.linalg.norm(encoded, axis=1) / np.linalg.norm(expected, axis=1)
@@ -472,16 +382,16 @@ def test_an_adapter_of_another_model_is_refused(jina, tmp_path):
     file = folder / "separation" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({name.replace("q_proj", "query"): value for name, value in tensors.items()}, file)
-    mine = planned(folder, query_adapter="separation", document_adapter="retrieval_query")
+    mine = encoder_plan(folder, query_adapter="separation", document_adapter="retrieval_query")
     with pytest.raises(ModelError, match="adapter separation is of another model"):
         mine.build()
 
 
 def test_what_is_missing_is_told_when_planning(stella, jina):
     with pytest.raises(ModelError, match=r"has no head 2_Dense_32 .* it has 2_Dense_16, 2_Dense_80"):
-        planned(stella, architecture="gte", dense_head=32)
+        encoder_plan(stella, architecture="gte", dense_head=32)
     with pytest.raises(ModelError, match=r"has no adapter retrieval .* it has retrieval_passage, retrieval_query, sep"):
-        planned(jina, document_adapter="retrieval")
+        encoder_plan(jina, document_adapter="retrieval")
 
 
 # Code of a model's own
@@ -503,27 +413,27 @@ def coded(tiny: Path) -> Path:
 
 
 def test_a_models_own_code_runs_only_if_it_is_trusted(coded):
-    plain = planned(coded).build().encode(SENTENCES)
-    trusted = planned(coded, trust_remote_code=True)
+    plain = encoder_plan(coded).build().encode(SENTENCES)
+    trusted = encoder_plan(coded, trust_remote_code=True)
     assert trusted.build().encode(SENTENCES) == pytest.approx(-plain, abs=1e-6)
     before = trusted.fingerprint
-    assert before != planned(coded).fingerprint
+    assert before != encoder_plan(coded).fingerprint
     (coded / "turned.py").write_text("# other code\n", encoding="utf-8")
-    assert planned(coded, trust_remote_code=True).fingerprint != before
+    assert encoder_plan(coded, trust_remote_code=True).fingerprint != before
 
 
 @pytest.mark.parametrize("revision", [None, "main", "v1.0", "ABCDEF" * 6 + "0123", "a" * 39])
 def test_code_of_a_hub_model_wants_its_commit(revision):
     config = EncoderConfig(name="a", model="owner/model", revision=revision, trust_remote_code=True)
     with pytest.raises(ConfigError, match=r"encoder a: trust_remote_code .*\(40 hexadecimal digits\)"):
-        plan(config, texts_of([]), Path(), CPU, 8192)
+        plan(config, as_texts([]), Path(), CPU, 8192)
 
 
 def test_code_of_another_repository_is_refused_before_it_is_loaded(coded):
     settings = (coded / "config.json").read_text(encoding="utf-8")
     (coded / "config.json").write_text(settings.replace("turned.", "owner/code--turned."), encoding="utf-8")
     with pytest.raises(ModelError, match=r"owner/code--turned\.TurnedModel"):
-        planned(coded, trust_remote_code=True)
+        encoder_plan(coded, trust_remote_code=True)
 
 
 # What a plan says of itself
@@ -531,25 +441,25 @@ def test_code_of_another_repository_is_refused_before_it_is_loaded(coded):
 
 def test_the_fingerprint_follows_architecture_head_and_adapters(stella, jina):
     plans = [
-        planned(stella),
-        planned(stella, architecture="gte"),
-        planned(stella, dense_head=80),
-        planned(stella, architecture="gte", dense_head=16),
-        planned(stella, architecture="gte", dense_head=80),
-        planned(jina),
-        planned(jina, query_adapter="retrieval_query"),
-        planned(jina, query_adapter="separation"),
-        planned(jina, query_adapter="retrieval_query", document_adapter="retrieval_passage"),
-        planned(jina, trust_remote_code=True),
+        encoder_plan(stella),
+        encoder_plan(stella, architecture="gte"),
+        encoder_plan(stella, dense_head=80),
+        encoder_plan(stella, architecture="gte", dense_head=16),
+        encoder_plan(stella, architecture="gte", dense_head=80),
+        encoder_plan(jina),
+        encoder_plan(jina, query_adapter="retrieval_query"),
+        encoder_plan(jina, query_adapter="separation"),
+        encoder_plan(jina, query_adapter="retrieval_query", document_adapter="retrieval_passage"),
+        encoder_plan(jina, trust_remote_code=True),
     ]
     assert len({own.fingerprint.digest for own in plans}) == len(plans)
-    swapped = planned(jina, query_adapter="retrieval_passage", document_adapter="retrieval_query")
+    swapped = encoder_plan(jina, query_adapter="retrieval_passage", document_adapter="retrieval_query")
     assert swapped.fingerprint == plans[8].fingerprint  # which role reads with which is in the texts' keys
     assert swapped.query == plans[8].document
 
 
 def test_batch_size_and_share_of_a_gpu_are_the_encoders_own_and_change_no_vector(tiny):
-    usual, own = planned(tiny, 4096), planned(tiny, 4096, tokens_per_batch=64, gpus=0.5)
+    usual, own = encoder_plan(tiny, 4096), encoder_plan(tiny, 4096, tokens_per_batch=64, gpus=0.5)
     assert (usual.tokens_per_batch, usual.gpus) == (4096, 1.0)
     assert (own.tokens_per_batch, own.gpus) == (64, 0.5)
     assert usual.fingerprint == own.fingerprint
@@ -558,7 +468,7 @@ def test_batch_size_and_share_of_a_gpu_are_the_encoders_own_and_change_no_vector
 
 def test_a_licence_that_forbids_is_said(capfd):
     with pytest.raises(ModelError, match="as a hub name it is not in the cache"):
-        plan(PRESETS["paper"][1], texts_of([]), Path(), CPU, 8192)
+        plan(PRESETS["paper"][1], as_texts([]), Path(), CPU, 8192)
     assert "jinaai/jina-embeddings-v3-hf is under CC BY-NC 4.0" in capfd.readouterr().err
 
 

@@ -9,15 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.embedding.store import keys_of
+from hnmine.corpus.text_keys import keys_of
 from hnmine.mining.conditions import Known, select
-from hnmine.mining.fuse import unit_rows
 from hnmine.mining.search import Searcher
 from hnmine.nights.incremental import Night, Work, identities, renew
-from hnmine.runs.device import Choice
-from hnmine.types import Negatives, Pairs, Space
+from hnmine.types import Negatives, Pairs, Space, unit_rows
+from tests.builders.devices import CPU
 
-CPU = Choice(kind="cpu", reason="test")
 WIDTH = 3
 
 

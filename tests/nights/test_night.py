@@ -24,8 +24,9 @@ from hnmine.pipeline import read_collection, splits_of
 from hnmine.ranking.significance import Paired
 from hnmine.runs.directory import Directory
 from hnmine.runs.folder import open_run
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_pipeline import hnmine_, write_collection
+from tests.builders.collections import write_collection
+from tests.builders.commands import run_hnmine
+from tests.builders.models import tiny_cross_encoder
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Nights:
 
 @pytest.fixture
 def nights(tmp_path: Path) -> Nights:
-    encoder = tiny_model(tmp_path / "encoder", head=False)
-    start = tiny_model(tmp_path / "start", spread=1)
+    encoder = tiny_cross_encoder(tmp_path / "encoder", head=False)
+    start = tiny_cross_encoder(tmp_path / "start", spread=1)
     settings = [
         f"encoders=[{{name: tiny, model: {encoder}, dtype: float32}}]",
         "embed.ray=false",
@@ -219,7 +220,7 @@ def test_a_dense_first_stage_looks_in_the_space_of_the_night(nights: Nights, tmp
 
 def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nights, tmp_path: Path) -> None:
     first = nights.night()
-    other = f"train.model={tiny_model(tmp_path / 'other', seed=1, spread=1)}", "nightly.promote_margin=1"
+    other = f"train.model={tiny_cross_encoder(tmp_path / 'other', seed=1, spread=1)}", "nightly.promote_margin=1"
     assert nights.night(*other).decision.startswith("deployed: ")
     deployed = Home.at(nights.home).current()[1].reranker
     rollback(nights.home)
@@ -232,17 +233,17 @@ def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nigh
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:
     with hold(Directory.at(nights.home), 60):
         started = time.monotonic()
-        second = hnmine_("nightly", "--data", nights.data, "--home", nights.home, *nights.options)
+        second = run_hnmine("nightly", "--data", nights.data, "--home", nights.home, *nights.options)
         assert second.returncode == 3
         assert "error: another job holds" in second.stderr
         assert "Traceback" not in second.stderr
         assert time.monotonic() - started < 60
-        assert hnmine_("rollback", "--home", nights.home).returncode == 3
+        assert run_hnmine("rollback", "--home", nights.home).returncode == 3
     assert Home.at(nights.home).history() == []
 
 
 def test_an_object_store_needs_a_folder_to_work_in(nights: Nights, s3) -> None:
-    done = hnmine_("nightly", "--data", nights.data, "--home", s3("bucket/home"), *nights.options)
+    done = run_hnmine("nightly", "--data", nights.data, "--home", s3("bucket/home"), *nights.options)
     assert done.returncode == 2
     assert "nightly.work=DIR" in done.stderr
 

@@ -15,7 +15,7 @@ from hnmine.ranking.evaluate import _advice, _of_blends, _write_changes, between
 from hnmine.ranking.significance import paired
 from hnmine.ranking.task import METRICS, measure
 from hnmine.runs.folder import open_run
-from tests.ranking.test_task import small
+from tests.builders.ranking import task_of_rows
 
 
 def ranking(path: Path, ids: list[str], values: np.ndarray) -> Path:
@@ -56,7 +56,7 @@ def test_files_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
 
 
 def test_the_changes_name_what_stood_first_and_where_the_right_document_went(tmp_path: Path) -> None:
-    task = small([[0, 1], [2, 3], [4, 5], [6, 7]], [{0}, {3}, {4}, {99}])
+    task = task_of_rows([[0, 1], [2, 3], [4, 5], [6, 7]], [{0}, {3}, {4}, {99}])
     before = np.array([[2, 1], [2, 1], [2, 1], [2, 1]], np.float32)
     after = np.array([[1, 2], [1, 2], [3, 1], [1, 2]], np.float32)
     scores = {"before: as given": before, "after: paper": after}

@@ -16,7 +16,7 @@ from hnmine.errors import DataError
 from hnmine.ranking.first_stage import NO_ROW, Bm25, FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits
 from hnmine.types import Pairs
-from tests.test_pipeline import write_collection
+from tests.builders.collections import write_collection
 
 
 def splits_of(folder: Path, *overrides: str) -> Splits:

@@ -13,11 +13,8 @@ from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.significance import Paired
 from hnmine.ranking.task import METRICS, Task, means, measure, reach, rerank, table, table_by_length
 from hnmine.types import Float32, Pairs, Texts
-
-
-def texts(count: int, prefix: str) -> Texts:
-    names = tuple(f"{prefix}{i}" for i in range(count))
-    return Texts(ids=names, texts=names)
+from tests.builders.ranking import task_of_rows
+from tests.builders.texts import numbered_texts
 
 
 def random_task(seed: int, queries: int = 40, depth: int = 15, documents: int = 60) -> tuple[Task, Float32]:
@@ -29,7 +26,7 @@ def random_task(seed: int, queries: int = 40, depth: int = 15, documents: int = 
     relevant = [frozenset(rng.permutation(documents)[: rng.integers(1, 15)].tolist()) for _ in range(queries)]
     scores = rng.permutation(queries * depth).reshape(queries, depth).astype(np.float32) - 300
     task = Task(
-        queries=texts(queries, "q"),
+        queries=numbered_texts(queries, "q"),
         doc_rows_QK=doc_rows,
         first_scores_QK=scores,
         document_texts={row: f"d{row}" for row in range(documents)},
@@ -70,19 +67,8 @@ def test_the_metrics_equal_their_definitions(seed: int) -> None:
     assert means(values) == {name: pytest.approx(value.mean()) for name, value in values.items()}
 
 
-def small(doc_rows: list[list[int]], relevant: list[set[int]]) -> Task:
-    rows = np.array(doc_rows, dtype=np.int64)
-    return Task(
-        queries=texts(len(rows), "q"),
-        doc_rows_QK=rows,
-        first_scores_QK=np.zeros(rows.shape, np.float32),
-        document_texts={int(row): f"d{row}" for row in np.unique(rows) if row != NO_ROW},
-        relevant=tuple(map(frozenset, relevant)),
-    )
-
-
 def test_a_query_whose_positive_the_first_stage_missed_counts_nothing_but_counts() -> None:
-    task = small([[1, 2], [1, 2], [NO_ROW, NO_ROW]], [{1}, {7}, {3}])
+    task = task_of_rows([[1, 2], [1, 2], [NO_ROW, NO_ROW]], [{1}, {7}, {3}])
     values = measure(task, np.array([[2, 1], [2, 1], [0, 0]], np.float32))
     assert values["MRR@10"].tolist() == [1, 0, 0]
     assert means(values)["MRR@10"] == pytest.approx(1 / 3)
@@ -90,7 +76,7 @@ def test_a_query_whose_positive_the_first_stage_missed_counts_nothing_but_counts
 
 
 def test_what_fills_up_a_list_is_no_document_whatever_its_score() -> None:
-    task = small([[4, NO_ROW, NO_ROW]], [{4}])
+    task = task_of_rows([[4, NO_ROW, NO_ROW]], [{4}])
     assert measure(task, np.array([[-5, 9, 9]], np.float32))["MRR@3"].tolist() == [1]
     assert task.documents_to_score == 1
 
@@ -108,7 +94,7 @@ class Counting:
 
 
 def test_every_document_of_the_first_stage_is_scored_once_and_put_in_its_place() -> None:
-    task = small([[5, 2, NO_ROW], [NO_ROW, NO_ROW, NO_ROW], [7, 5, 3]], [{2}, {2}, {3}])
+    task = task_of_rows([[5, 2, NO_ROW], [NO_ROW, NO_ROW, NO_ROW], [7, 5, 3]], [{2}, {2}, {3}])
     scorer, told = Counting(), []
     scores = rerank(task, scorer, told.append)
     hole = -np.inf
@@ -123,7 +109,7 @@ def test_a_task_has_each_query_once_with_all_its_positives_and_the_texts_it_need
         1: (np.array([4, 2]), np.array([2, 1], np.float32)),
         3: (np.array([1, NO_ROW]), np.array([1, 0], np.float32)),
     }
-    task = Task.of(texts(5, "d"), texts(4, "q"), pairs, first, sorted(first))
+    task = Task.of(numbered_texts(5, "d"), numbered_texts(4, "q"), pairs, first, sorted(first))
     assert task.queries.ids == ("q1", "q3")
     assert task.relevant == (frozenset({4}), frozenset({0, 2}))
     assert task.doc_rows_QK.tolist() == [[4, 2], [1, NO_ROW]]
@@ -135,11 +121,11 @@ def test_a_query_is_long_if_one_of_its_right_documents_is() -> None:
     documents = Texts(ids=("a", "b", "c"), texts=(long, short, "x"))
     pairs = Pairs(query_rows_P=np.array([0, 1, 2, 2]), doc_rows_P=np.array([0, 1, 1, 0]))
     first = {row: (np.array([0, 1]), np.zeros(2, np.float32)) for row in range(3)}
-    assert Task.of(documents, texts(3, "q"), pairs, first, sorted(first)).long == {0, 2}
+    assert Task.of(documents, numbered_texts(3, "q"), pairs, first, sorted(first)).long == {0, 2}
 
 
 def test_what_the_first_stage_missed_is_out_of_reach() -> None:
-    assert reach(small([[1, 2], [3, NO_ROW]], [{1, 9}, {4, 5}])) == 0.25
+    assert reach(task_of_rows([[1, 2], [3, NO_ROW]], [{1, 9}, {4, 5}])) == 0.25
 
 
 def row_of(*values: float) -> dict[str, np.ndarray]:
@@ -159,7 +145,7 @@ def test_the_table_shows_each_ranking_and_what_tuning_changed() -> None:
 
 
 def test_long_and_short_stand_apart_only_where_there_are_both() -> None:
-    task = small([[1], [1], [1], [1]], [{1}, {1}, {1}, {1}])
+    task = task_of_rows([[1], [1], [1], [1]], [{1}, {1}, {1}, {1}])
     rows = {"before": row_of(0.1, 0.2, 0.3, 0.8), "after": row_of(0, 0, 1, 1)}
     apart = replace(task, long=frozenset({0, 2}))
     assert table_by_length(task, rows, fewest=1) == table_by_length(apart, rows) == ""

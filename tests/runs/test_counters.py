@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hnmine.runs.counters import COUNTERS
-from tests.test_package import loaded_after
+from tests.builders.commands import modules_loaded_by
 
 BOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
 
@@ -25,7 +25,7 @@ def expressions(board: dict) -> list[str]:
 
 def test_outside_ray_nothing_is_counted_and_nothing_is_imported() -> None:
     code = "from hnmine.runs.counters import DROPPED, NEGATIVES; NEGATIVES.add(3); DROPPED.add_each({'a': 1, 'b': 0})"
-    assert not loaded_after(code) & {"ray", "numpy"}
+    assert not modules_loaded_by(code) & {"ray", "numpy"}
 
 
 @pytest.mark.ray

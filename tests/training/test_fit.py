@@ -18,85 +18,32 @@ import psutil
 import pytest
 from sentence_transformers import CrossEncoder
 
-from hnmine.config.training import TrainConfig
 from hnmine.errors import ModelError
-from hnmine.ranking.task import Task, means, measure, rerank
-from hnmine.runs.device import Choice
+from hnmine.ranking.task import means, measure, rerank
 from hnmine.training.backends import Here
-from hnmine.training.fit import Trained, train
+from hnmine.training.fit import Trained
 from hnmine.training.lists import Lists
-from hnmine.training.worker import STATE, Job, Recipe
-from hnmine.types import Texts
-from tests.models.test_cross_encoder import load, spoil, tiny_model
-
-_RECIPE = Recipe.of(
-    TrainConfig(
-        epochs=3,
-        learning_rate=3e-3,
-        dropout=0.0,
-        pairs_per_batch=8,
-        max_tokens=32,
-        evaluations_per_epoch=1,
-        engine="torch",  # nothing to be gained on a model this small
-    ),
-    Choice(kind="cpu", reason="test"),
-    "float32",
-)
-
-
-def recipe(**changes: object) -> Recipe:
-    return Recipe(**({name: getattr(_RECIPE, name) for name in Recipe.__dataclass_fields__} | changes))
-
-
-def lists(count: int, *, reversed_labels: bool = False) -> Lists:
-    """Relevant is what begins with `yes`; lists have one to three negatives."""
-    rng = np.random.default_rng(0)
-    good, bad = ("no", "yes") if reversed_labels else ("yes", "no")
-    names = ["".join(rng.choice(list("abcdef"), size=4)) for _ in range(count)]
-    documents = tuple(
-        (f"{good} {name}", *(f"{bad} {name}{'x' * i}" for i in range(rng.integers(1, 4)))) for name in names
-    )
-    return Lists(queries=tuple(names), documents=documents)
-
-
-def dev_task() -> Task:
-    """The same rule on other names: of eight documents two begin with `yes`, one of these is right."""
-    names = ("abc", "fed", "cab", "bad", "deaf", "face")
-    texts = [f"{'yes' if i % 4 == 0 else 'no'} {'xyzw'[i % 4] * 2}" for i in range(8)]
-    return Task(
-        queries=Texts(ids=names, texts=names),
-        doc_rows_QK=np.tile(np.arange(8), (len(names), 1)),
-        first_scores_QK=np.zeros((len(names), 8), np.float32),
-        document_texts=dict(enumerate(texts)),
-        relevant=tuple(frozenset({0, 4}) for _ in names),
-    )
+from hnmine.training.worker import STATE, Job
+from tests.builders.folders import hidden_files
+from tests.builders.models import load_cross_encoder, spoil_weights, tiny_cross_encoder
+from tests.builders.training import LONG_TRAINING, quick_recipe, train_quickly, yes_no_dev_task, yes_no_lists
 
 
 def dev_metric(model: Path) -> float:
-    return means(measure(dev_task(), rerank(dev_task(), load(model, max_tokens=32))))["MRR@10"]
-
-
-def fit(
-    start: Path, out: Path, given: Lists, workers: int = 1, by_ray: bool = False, identity: str = "", **changes: object
-) -> Trained:
-    by_ray = by_ray or workers > 1
-    settings = {"workers": workers, "by_ray": by_ray, "identity": identity}
-    return train(out.name, start, given, dev_task(), recipe(**changes), out, **settings)
+    return means(measure(yes_no_dev_task(), rerank(yes_no_dev_task(), load_cross_encoder(model, max_tokens=32))))[
+        "MRR@10"
+    ]
 
 
 def sha256(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A re-ranker that prefers the wrong documents."""
     folder = tmp_path_factory.mktemp("models")
-    starts = (tiny_model(folder / str(seed), seed=seed, spread=1) for seed in range(100))
+    starts = (tiny_cross_encoder(folder / str(seed), seed=seed, spread=1) for seed in range(100))
     return next(model for model in starts if dev_metric(model) < 0.4)
 
 
@@ -104,7 +51,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
     """One worker, 33 lists in batches of 8: the last batch holds one list."""
     out = tmp_path_factory.mktemp("trained") / "model"
-    return out, fit(start, out, lists(33))
+    return out, train_quickly(start, out, yes_no_lists(33))
 
 
 def test_training_improves_the_dev_queries_and_what_it_says_of_them_holds(
@@ -126,10 +73,10 @@ def test_the_outcome_is_a_model_folder_of_cross_encoder_and_nothing_is_left_besi
     out, _ = trained
     pairs = [("abc", "yes xx"), ("abc", "no xx")]
     theirs = CrossEncoder(str(out), device="cpu").predict(pairs, show_progress_bar=False)
-    ours = load(out, max_tokens=32).scores(*map(list, zip(*pairs, strict=True)))
+    ours = load_cross_encoder(out, max_tokens=32).scores(*map(list, zip(*pairs, strict=True)))
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
     assert theirs[0] > theirs[1]
-    assert leftovers(out.parent) == []
+    assert hidden_files(out.parent) == []
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit_and_replaces_what_is_there(
@@ -138,7 +85,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit_and_replaces_what_is_th
     out, outcome = trained
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "stale.txt").write_text("from an earlier run")
-    assert fit(start, tmp_path / "again", lists(33)) == outcome
+    assert train_quickly(start, tmp_path / "again", yes_no_lists(33)) == outcome
     assert sha256(tmp_path / "again") == sha256(out)
     assert not (tmp_path / "again" / "stale.txt").exists()
 
@@ -149,9 +96,11 @@ def test_two_workers_train_the_model_that_one_trains(
     start: Path, trained: tuple[Path, Trained], tmp_path: Path
 ) -> None:
     out, outcome = trained
-    assert fit(start, tmp_path / "two", lists(33), workers=2) == outcome
+    assert train_quickly(start, tmp_path / "two", yes_no_lists(33), workers=2) == outcome
     texts = [f"{word} {name}" for word in ("yes", "no") for name in ("abc", "face", "xy")]
-    scores = [load(model, max_tokens=32).scores(["abc"] * 6, texts) for model in (start, out, tmp_path / "two")]
+    scores = [
+        load_cross_encoder(model, max_tokens=32).scores(["abc"] * 6, texts) for model in (start, out, tmp_path / "two")
+    ]
     begun, alone, together = (each - each.mean() for each in scores)  # the loss sees differences only
     assert np.abs(alone - together).max() < np.abs(alone - begun).max() / 1000
 
@@ -161,7 +110,7 @@ def test_two_workers_train_the_model_that_one_trains(
 def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_passes_as_their_own_texts_need(
     start: Path, tmp_path: Path
 ) -> None:
-    short = lists(33)
+    short = yes_no_lists(33)
     documents = tuple(
         (texts[0], *(f"{text} {'abcdef' * 4 * (i % 11 == 0)}" for text in texts[1:]))
         for i, texts in enumerate(short.documents)
@@ -169,19 +118,21 @@ def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_pas
     judged = tuple(frozenset(texts[:1]) for texts in documents)
     given = Lists(queries=short.queries, documents=documents, judged=judged)
     alone, together = (
-        fit(start, tmp_path / str(workers), given, workers=workers, in_batch_negatives=3, epochs=1)
+        train_quickly(start, tmp_path / str(workers), given, workers=workers, in_batch_negatives=3, epochs=1)
         for workers in (1, 2)
     )
     assert alone == together
     texts = [f"{word} {name}" for word in ("yes", "no") for name in ("abc", "face", "xy")]
     models = [start, tmp_path / "1", tmp_path / "2"]
-    begun, one, two = (scores - scores.mean() for scores in (load(m, 32).scores(["abc"] * 6, texts) for m in models))
+    begun, one, two = (
+        scores - scores.mean() for scores in (load_cross_encoder(m, 32).scores(["abc"] * 6, texts) for m in models)
+    )
     assert np.abs(one - two).max() < np.abs(one - begun).max() / 1000
 
 
 def test_the_start_is_kept_where_training_only_harms(trained: tuple[Path, Trained], tmp_path: Path) -> None:
     good, _ = trained
-    outcome = fit(good, tmp_path / "worse", lists(16, reversed_labels=True), loss="margin")
+    outcome = train_quickly(good, tmp_path / "worse", yes_no_lists(16, reversed_labels=True), loss="margin")
     assert min(outcome.dev.values()) < outcome.dev[0], "it was harmed on the way"
     assert outcome.best_step == 0
     assert sha256(tmp_path / "worse") == sha256(good)
@@ -189,20 +140,17 @@ def test_the_start_is_kept_where_training_only_harms(trained: tuple[Path, Traine
 
 
 def test_a_loss_of_nan_is_one_clear_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    body = spoil(tiny_model(tmp_path / "models" / "body", head=False))
+    body = spoil_weights(tiny_cross_encoder(tmp_path / "models" / "body", head=False))
     with pytest.raises(ModelError) as caught:
-        fit(body, tmp_path / "out" / "model", lists(8), learning_rate=1e-5)
+        train_quickly(body, tmp_path / "out" / "model", yes_no_lists(8), learning_rate=1e-5)
     assert str(caught.value) == "training of model failed: the gradient became nan at step 1; lower train.learning_rate"
     assert list((tmp_path / "out").iterdir()) == []
-
-
-LONG = {"epochs": 30, "dropout": 0.1, "learning_rate": 3e-4, "evaluations_per_epoch": 1}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
     out = tmp_path_factory.mktemp("undisturbed") / "model"
-    return out, fit(start, out, lists(60), **LONG)
+    return out, train_quickly(start, out, yes_no_lists(60), **LONG_TRAINING)
 
 
 def after_checkpoints(out: Path, count: int, act: Callable[[], None]) -> threading.Thread:
@@ -246,13 +194,13 @@ def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_train
             killed.append(worker.pid)
 
     thread = after_checkpoints(tmp_path / "again", 4, kill)
-    again = fit(start, tmp_path / "again", lists(60), by_ray=True, **LONG)
+    again = train_quickly(start, tmp_path / "again", yes_no_lists(60), by_ray=True, **LONG_TRAINING)
     thread.join()
     assert len(killed) == 1
     assert "goes on from the checkpoint of step" in capfd.readouterr().err
     assert again == outcome
     assert sha256(tmp_path / "again") == sha256(out)
-    assert leftovers(tmp_path) == []
+    assert hidden_files(tmp_path) == []
 
 
 def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
@@ -260,8 +208,8 @@ def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
 ) -> None:
     out, outcome = undisturbed
     code = (
-        "import sys; from pathlib import Path; from tests.training.test_fit import LONG, fit, lists; "
-        "fit(Path(sys.argv[1]), Path(sys.argv[2]), lists(60), identity='same', **LONG)"
+        "import sys; from pathlib import Path; from tests.builders.training import *; "
+        "train_quickly(Path(sys.argv[1]), Path(sys.argv[2]), yes_no_lists(60), identity='same', **LONG_TRAINING)"
     )
     job = subprocess.Popen(
         [sys.executable, "-c", code, str(start), str(tmp_path / "again")],
@@ -271,12 +219,12 @@ def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
     after_checkpoints(tmp_path / "again", 4, lambda: os.killpg(job.pid, signal.SIGKILL)).join()
     assert job.wait() == -signal.SIGKILL
     assert not (tmp_path / "again").exists()
-    assert len(leftovers(tmp_path)) == 1
-    again = fit(start, tmp_path / "again", lists(60), identity="same", **LONG)
+    assert len(hidden_files(tmp_path)) == 1
+    again = train_quickly(start, tmp_path / "again", yes_no_lists(60), identity="same", **LONG_TRAINING)
     assert "goes on from the checkpoint of step" in capfd.readouterr().err
     assert again == outcome
     assert sha256(tmp_path / "again") == sha256(out)
-    assert leftovers(tmp_path) == []
+    assert hidden_files(tmp_path) == []
 
 
 @pytest.mark.parametrize("harm", ["cut", "unfinished", "empty"])
@@ -286,7 +234,7 @@ def test_a_checkpoint_that_is_broken_is_said_and_the_next_call_begins_anew(
     out, outcome = trained
     work = tmp_path / ".train-model-same"
     work.mkdir()
-    job = Job(start=start, lists=lists(33), dev=dev_task(), recipe=recipe(epochs=1), start_dev=None)
+    job = Job(start=start, lists=yes_no_lists(33), dev=yes_no_dev_task(), recipe=quick_recipe(epochs=1), start_dev=None)
     state = Here(job, work).fit()[5] / STATE
     if harm == "cut":
         (state / "adamw.safetensors").write_bytes((state / "adamw.safetensors").read_bytes()[:-50])
@@ -295,21 +243,23 @@ def test_a_checkpoint_that_is_broken_is_said_and_the_next_call_begins_anew(
     else:
         (work / "checkpoint-7").mkdir()
     with pytest.raises(ModelError, match=r"training of model failed: checkpoint .* cannot be read \(.*from the start$"):
-        fit(start, tmp_path / "model", lists(33), identity="same")
-    assert fit(start, tmp_path / "model", lists(33), identity="same") == outcome
+        train_quickly(start, tmp_path / "model", yes_no_lists(33), identity="same")
+    assert train_quickly(start, tmp_path / "model", yes_no_lists(33), identity="same") == outcome
     assert sha256(tmp_path / "model") == sha256(out)
 
 
 def test_what_a_killed_job_had_half_copied_does_not_stay(start: Path, tmp_path: Path) -> None:
     (tmp_path / ".model.tmp").mkdir()
     (tmp_path / ".model.tmp" / "model.safetensors").write_text("half")
-    fit(start, tmp_path / "model", lists(8), epochs=1)
-    assert leftovers(tmp_path) == []
+    train_quickly(start, tmp_path / "model", yes_no_lists(8), epochs=1)
+    assert hidden_files(tmp_path) == []
     assert dev_metric(tmp_path / "model") >= 0
 
 
 def test_patience_ends_a_training_that_no_longer_improves(start: Path, tmp_path: Path) -> None:
-    outcome = fit(start, tmp_path / "model", lists(33), **{**LONG, "learning_rate": 3e-3, "patience": 2})
+    outcome = train_quickly(
+        start, tmp_path / "model", yes_no_lists(33), **{**LONG_TRAINING, "learning_rate": 3e-3, "patience": 2}
+    )
     looks = sorted(outcome.dev)
     assert looks[-1] < outcome.steps
     assert len(looks) - 1 - looks.index(outcome.best_step) == 2

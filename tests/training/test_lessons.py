@@ -27,9 +27,9 @@ from hnmine.training.lists import Lists
 from hnmine.training.losses import TAUGHT, kl
 from hnmine.training.trainer import Bench
 from hnmine.training.worker import load
-from tests.comparison.test_cells import config_of
-from tests.models.test_cross_encoder import tiny_model
-from tests.test_pipeline import write_collection
+from tests.builders.collections import write_collection
+from tests.builders.models import tiny_cross_encoder
+from tests.builders.settings import quick_config
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
 SETTINGS = ("train.max_pairs=8", "train.distill.lessons=14", "train.distill.documents=4", "evaluate.depth=9")
@@ -63,14 +63,14 @@ def right_first(data: Path, file: Path) -> str:
 
 
 def taught(data: Path, run: Run, model: Path, *more: str) -> tuple[Lessons, Bench, Splits, Config]:
-    config = config_of(model, TWO, *SETTINGS, *more)
+    config = quick_config(model, TWO, *SETTINGS, *more)
     splits = splits_of(read_beir(data, config.sources), config, run)
     bench = Bench(splits, config.train, run)
     return lessons(bench, splits, config, run), bench, splits, config
 
 
 def test_lessons_are_on_queries_without_a_judgement_first_and_never_on_dev(data: Path, run: Run, tmp_path: Path):
-    model = tiny_model(tmp_path / "start")
+    model = tiny_cross_encoder(tmp_path / "start")
     found, bench, splits, _ = taught(data, run, model)
     texts = splits.collection.queries.texts
     trained = {texts[row] for row in bench.pairs.query_rows_P}
@@ -97,7 +97,7 @@ def test_other_spellings_of_held_queries_and_queries_that_find_nothing_are_no_le
     more += [{"_id": f"none-{number}", "text": f"nothing{number} zzz"} for number in range(50)]
     with (data / "queries.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in more)
-    found, _, splits, _ = taught(data, run, tiny_model(tmp_path / "start"), "train.distill.lessons=16")
+    found, _, splits, _ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), "train.distill.lessons=16")
     texts = splits.collection.queries.texts
     dev = {texts[row] for row in splits.dev.query_rows_P}
     asked = {query.strip(" ?").lower() for query in found.lists.queries}
@@ -112,11 +112,11 @@ def test_without_a_query_to_learn_from_it_is_said(tmp_path: Path, run: Run):
     (qrels / "test.tsv").write_text((qrels / "train.tsv").read_text())
     (data / "queries.jsonl").write_text("".join((data / "queries.jsonl").read_text().splitlines(keepends=True)[:16]))
     with pytest.raises(DataError, match=r"no lessons: beside dev and test there is no query for which .*search log"):
-        taught(data, run, tiny_model(tmp_path / "start"))
+        taught(data, run, tiny_cross_encoder(tmp_path / "start"))
 
 
 def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, run: Run, tmp_path: Path):
-    found, _, splits, config = taught(data, run, tiny_model(tmp_path / "start"), "train.scale=2")
+    found, _, splits, config = taught(data, run, tiny_cross_encoder(tmp_path / "start"), "train.scale=2")
     documents, queries = splits.collection.documents, splits.collection.queries
     vectors, _, _ = embed_all({"document": documents, "query": queries}, config, run)
     assert list(found.weights) == ["first stage", "wide", "narrow"]
@@ -141,7 +141,7 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, r
 
 
 def test_the_student_comes_nearer_to_its_teacher(data: Path, run: Run, tmp_path: Path):
-    start = tiny_model(tmp_path / "start", spread=1, seed=1)
+    start = tiny_cross_encoder(tmp_path / "start", spread=1, seed=1)
     how = (right_first(data, tmp_path / "run.trec"), "train.distill.lessons=144", "train.pairs_per_batch=3")
     found, bench, _, _ = taught(data, run, start, *how)
     record = bench.fit("student", start, found.lists, replace(bench.recipe, learning_rate=0.006))
@@ -170,7 +170,7 @@ def test_the_preset_trains_on_the_anchored_lists_with_lessons_among_them(
     columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
     run.write_table("negatives.parquet", pa.table(columns))
     how = ("train.learning_rate=0.003", f"train.loss={loss}", "train.presets=[anchored, distilled]")
-    lessons_alone, _, splits, config = taught(data, run, tiny_model(tmp_path / "start", spread=1), *how)
+    lessons_alone, _, splits, config = taught(data, run, tiny_cross_encoder(tmp_path / "start", spread=1), *how)
     found, files = tune(splits, config, run)
     assert {"rerankers/distilled/model.safetensors", "rerankers/anchored/model.safetensors"} <= set(files)
     anchored, distilled = found["presets"]["anchored"], found["presets"]["distilled"]
@@ -183,9 +183,9 @@ def test_the_preset_trains_on_the_anchored_lists_with_lessons_among_them(
 
 
 def test_a_cross_encoder_teaches_the_judged_lists_and_the_ensemble_its_lessons(data: Path, run: Run, tmp_path: Path):
-    teacher = tiny_model(tmp_path / "teacher", seed=1)
+    teacher = tiny_cross_encoder(tmp_path / "teacher", seed=1)
     how = ("train.loss=marginmse", f"train.teacher.model={teacher}", "train.teacher.dtype=float32")
-    found, bench, *_ = taught(data, run, tiny_model(tmp_path / "start"), *how)
+    found, bench, *_ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), *how)
     judged = Lists(queries=("what", "which"), documents=(("A", "B"), ("C", "D", "E")))
     both = judged.with_lessons(found.lists)
     assert bench._teacher is not None
@@ -199,7 +199,7 @@ def test_with_a_run_file_or_vectors_made_elsewhere_only_train_queries_are_asked_
     data: Path, run: Run, tmp_path: Path
 ):
     first_stage = right_first(data, tmp_path / "run.trec")
-    found, _, splits, _ = taught(data, run, tiny_model(tmp_path / "start"), first_stage)
+    found, _, splits, _ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), first_stage)
     texts = splits.collection.queries.texts
     assert set(found.lists.queries) == {texts[row] for row in splits.train.query_rows_P}
     assert found.weights["first stage"] > 0
@@ -219,7 +219,7 @@ def knows_nothing(data: Path, file: Path) -> str:
 def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path: Path):
     first_stage = knows_nothing(data, tmp_path / "run.trec")
     with pytest.raises(DataError, match=r"no lessons: .* so they have nothing to teach"):
-        taught(data, run, tiny_model(tmp_path / "start"), first_stage)
+        taught(data, run, tiny_cross_encoder(tmp_path / "start"), first_stage)
 
 
 def test_where_nobody_can_teach_the_preset_trains_without_lessons_and_says_so(
@@ -227,8 +227,8 @@ def test_where_nobody_can_teach_the_preset_trains_without_lessons_and_says_so(
 ):
     columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
     run.write_table("negatives.parquet", pa.table(columns))
-    start, first_stage = tiny_model(tmp_path / "start"), knows_nothing(data, tmp_path / "run.trec")
-    config = config_of(start, TWO, *SETTINGS, first_stage, "train.presets=[distilled, anchored]")
+    start, first_stage = tiny_cross_encoder(tmp_path / "start"), knows_nothing(data, tmp_path / "run.trec")
+    config = quick_config(start, TWO, *SETTINGS, first_stage, "train.presets=[distilled, anchored]")
     found, _ = tune(splits_of(read_beir(data, config.sources), config, run), config, run)
     assert capsys.readouterr().err.count("warning: no lessons: ") == 1
     assert "distilled" not in found

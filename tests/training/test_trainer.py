@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,21 @@ import pytest
 
 from hnmine.runs.folder import Run
 from hnmine.training.trainer import Bench, Record, _read_record, _write_card
-from tests.arms.test_tune import NO_START, add, data, presets_of, run, splits_of
-from tests.models.test_cross_encoder import tiny_model
+from tests.builders.collections import append_lines, write_collection
+from tests.builders.models import tiny_cross_encoder
+from tests.builders.presets import NO_START, presets_of, run_with_negatives, splits_and_config
 
-__all__ = ["data", "run"]  # fixtures
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_collection(tmp_path / "data")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with run_with_negatives(tmp_path / "out") as opened:
+        yield opened
+
 
 WHOLE = {
     "identity": "a",
@@ -28,7 +40,7 @@ WHOLE = {
 
 
 def bench_of(data: Path, run: Run, *overrides: str) -> Bench:
-    splits, config = splits_of(data, *overrides)
+    splits, config = splits_and_config(data, *overrides)
     return Bench(splits, config.train, run)
 
 
@@ -40,8 +52,8 @@ def test_few_dev_queries_and_fewer_than_asked_for_are_told(
     assert "dev: 4 queries of dev; training on cpu" in said
     assert "warning: 4 dev queries are too few to tell a better step from a lucky one; judge 30 at least" in said
     queries = [json.dumps({"_id": f"more-{i}", "text": f"story of {i}"}) for i in range(26)]
-    add(data / "queries.jsonl", *queries)
-    add(data / "qrels" / "dev.tsv", *(f"more-{i}\tapple-story\t1" for i in range(26)))
+    append_lines(data / "queries.jsonl", *queries)
+    append_lines(data / "qrels" / "dev.tsv", *(f"more-{i}\tapple-story\t1" for i in range(26)))
     bench_of(data, run, "train.dev_queries=31")
     said = capsys.readouterr().err
     assert "dev: 30 queries of dev, fewer than train.dev_queries=31; training on cpu" in said
@@ -51,17 +63,17 @@ def test_few_dev_queries_and_fewer_than_asked_for_are_told(
 def test_a_learning_rate_that_is_not_given_goes_down_as_the_model_is_wider(
     data: Path, run: Run, tmp_path: Path
 ) -> None:
-    start = tiny_model(tmp_path / "start")
+    start = tiny_cross_encoder(tmp_path / "start")
     assert bench_of(data, run, f"train.model={start}").recipe.learning_rate == pytest.approx(1e-4 * 384 / 32)
     assert bench_of(data, run).recipe.learning_rate == pytest.approx(1e-4), "all-MiniLM-L6-v2"
     assert bench_of(data, run, f"train.model={start}", "train.learning_rate=2e-5").recipe.learning_rate == 2e-5
 
 
 def test_an_identity_follows_start_lists_dev_and_recipe(data: Path, run: Run, tmp_path: Path) -> None:
-    splits, config = splits_of(data)
+    splits, config = splits_and_config(data)
     bench = Bench(splits, config.train, run)
     lists, recipe = presets_of(splits, config, run).lists("anchored", NO_START)
-    start, other = tiny_model(tmp_path / "start"), tiny_model(tmp_path / "other", seed=1)
+    start, other = tiny_cross_encoder(tmp_path / "start"), tiny_cross_encoder(tmp_path / "other", seed=1)
     own = bench.identity(start, lists, recipe)
     assert Bench(splits, config.train, run).identity(start, lists, recipe) == own
     otherwise = Bench(splits, config.train, run)

@@ -15,8 +15,8 @@ from hnmine.models.cross_encoder import Reranker
 from hnmine.training import losses
 from hnmine.training.lists import Lists, step_lists
 from hnmine.training.worker import _backward, _passes, set_dropout
-from tests.models.test_cross_encoder import load, tiny_model
-from tests.training.test_fit import lists
+from tests.builders.models import load_cross_encoder, tiny_cross_encoder
+from tests.builders.training import yes_no_lists
 
 
 def least_by_trying_all(lengths: list[int], most: int, cost: int) -> int:
@@ -45,7 +45,7 @@ def test_texts_of_unlike_length_are_padded_less_than_one_in_twenty_tokens() -> N
 
 @pytest.fixture
 def reranker(tmp_path: Path) -> Reranker:
-    model = load(tiny_model(tmp_path / "model"), max_tokens=32)
+    model = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=32)
     set_dropout(model.model, 0.0)
     model.train_mode()
     return model
@@ -79,7 +79,7 @@ def by_loop(reranker: Reranker, given: Lists, name: str) -> tuple[float, torch.T
 
 
 def given_lists(name: str, lessons: int = 0) -> Lists:
-    rng, plain = np.random.default_rng(1), lists(7)
+    rng, plain = np.random.default_rng(1), yes_no_lists(7)
     taught = replace(plain, teacher=tuple(tuple(rng.normal(0, 1, len(texts)).tolist()) for texts in plain.documents))
     if not lessons:
         return taught if name in losses.TAUGHT else plain
@@ -106,7 +106,7 @@ def test_the_gradient_of_a_step_is_that_of_a_plain_loop_and_the_mean_of_its_shar
 
 
 def test_a_student_that_is_its_own_teacher_has_loss_0(reranker: Reranker) -> None:
-    plain = lists(5)
+    plain = yes_no_lists(5)
     reranker.model.eval()
     scores = [reranker.scores([q] * len(d), d).tolist() for q, d in zip(plain.queries, plain.documents, strict=True)]
     reranker.train_mode()

@@ -1,0 +1,1 @@
+"""Collections, models, vectors and settings that several test modules build; no test imports from another test."""

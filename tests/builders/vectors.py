@@ -1,0 +1,58 @@
+"""Vectors: files of precomputed ones, and spaces made to be awkward for the selection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hnmine.mining.conditions import Known
+from hnmine.types import Negatives, Pairs, Space, unit_rows
+
+FLOATS = pa.list_(pa.float32())
+
+
+def write_vectors(path: Path, vectors: dict, kind: pa.DataType = FLOATS, ids: pa.DataType | None = None) -> None:
+    """Write a file of precomputed vectors, by id."""
+    pq.write_table(
+        pa.table({"id": pa.array(list(vectors), ids), "vector": pa.array(list(vectors.values()), kind)}), path
+    )
+
+
+def awkward_space(seed: int, docs: int, queries: int, pairs: int, width: int) -> tuple[Space, Pairs, Known]:
+    """Vectors on a coarse grid (many exact ties), copied documents, queries equal to documents, several positives."""
+    rng = np.random.default_rng(seed)
+    grid = rng.integers(-2, 3, size=(docs + queries, width)).astype(np.float32)
+    grid[rng.random(len(grid)) < 0.5] += rng.normal(size=width).astype(np.float32)
+    grid[rng.random(len(grid)) < 0.05] = 0  # a text without any known term
+    copies = rng.random(docs) < 0.2
+    grid[:docs][copies] = grid[rng.integers(0, docs, size=int(copies.sum()))]
+    same = rng.random(queries) < 0.2
+    grid[docs:][same] = grid[rng.integers(0, docs, size=int(same.sum()))]
+    unit = unit_rows(grid)
+    space = Space(docs_NR=unit[:docs], queries_QR=unit[docs:])
+    judged = np.unique(np.stack([rng.integers(0, queries, pairs), rng.integers(0, docs, pairs)], axis=1), axis=0)
+    rows = rng.permutation(judged).astype(np.int64)
+    chosen = Pairs(query_rows_P=rows[:, 0].copy(), doc_rows_P=rows[:, 1].copy())
+    groups = np.where(rng.random(docs) < 0.2, rng.integers(0, docs, docs), np.arange(docs)).astype(np.int64)
+    positives = chosen.positives_of()
+    known = Known.of([positives[query] for query in chosen.query_rows_P.tolist()], groups)
+    return space, chosen, known
+
+
+def negatives_as_rows(negatives: Negatives) -> list[tuple]:
+    """Return pair, document, rank, the three distances and the certificate of each negative."""
+    return list(
+        zip(
+            negatives.pair_M.tolist(),
+            negatives.doc_rows_M.tolist(),
+            negatives.rank_M.tolist(),
+            negatives.d_query_positive_M.tolist(),
+            negatives.d_query_negative_M.tolist(),
+            negatives.d_positive_negative_M.tolist(),
+            negatives.certificate_M.tolist(),
+            strict=True,
+        )
+    )
