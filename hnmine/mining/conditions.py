@@ -5,10 +5,10 @@ D is a hard negative of (Q, PD) iff (arXiv 2505.18366, section 3.3)
     d(Q, D) < d(Q, PD)      D is nearer to the query than the positive, and      (condition 1)
     d(Q, D) < d(PD, D)      nearer to the query than to the positive,            (condition 2)
 
-and D is no judged positive of Q nor equal in text to one. Of documents of one text only the nearest stands; every
-guard that is on must keep it. Of what remains, the nearest to Q come first; `<` is strict and ties break by row. All
-distances are `distance` below: float64 sums over the float32 rows of one space, so the result does not depend on how
-the candidates were found.
+and D is no judged positive of Q nor equal in text to one. Of documents of one text only the nearest stands. Every guard
+that is on must keep D. Of what remains, the nearest to Q come first; `<` is strict and ties break by row. All distances
+are `types.distance`: float64 sums over the float32 rows of one space, so the result does not depend on how the
+candidates were found.
 
 Why a short list suffices: candidates are taken in ascending d(Q, D), as far as nothing outside the list can be nearer.
 A pair is *certified*
@@ -16,19 +16,19 @@ A pair is *certified*
     radius      it has fewer, and nothing outside the list can be nearer than the positive (condition 1)
     exhausted   it has fewer, and every other document of the corpus is nearer than the positive and was examined
 What a list cannot certify is searched again with a longer one, and at last by a full scan. The certificate is a
-property of the pair, not of the path: any first length gives the same rows and the same words. An index that looks
-into part of the corpus is taken at its word, the part for the whole, and every row it leads to says `approximate`.
+property of the pair, not of the path: any first length gives the same rows and the same words. An index that looks into
+part of the corpus is trusted as if that part were the whole, and every row it leads to says `approximate`.
 
-A *dear* guard (a cross-encoder) is asked last, in rounds, each over all pairs at once: only about the documents that
-come first among those still waiting, and only while their pair lacks negatives. What it is not asked about lies behind
-the last negative of its pair, where no answer could change the result or a count.
+An *expensive* guard (a cross-encoder) is asked last, in rounds, each over all pairs at once: only about the documents
+that come first among those still waiting, and only while their pair lacks negatives. What it is not asked about lies
+behind the last negative of its pair, where no answer could change the result or a count.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -42,11 +42,10 @@ POSITIVE_IS_NEAREST = "positive_is_nearest"
 NEARER_ONES_RESEMBLE_POSITIVE = "nearer_ones_resemble_positive"
 GUARDS_LEAVE_NONE = "guards_leave_none"
 
+FIRST_LENGTH = 64
+"""Length of the first short list of a query."""
 _LONGER = 8  # factor from one list to the next
-_LISTS = 2  # tries with a list before the full scan
-_JUDGED_NUMBERS = 2**23  # float64 numbers in one gathered matrix; bounds memory
-_LISTED_CELLS = 2**20  # (pair, candidate) cells that are settled at once
-_SCANNED_CELLS = 2**24  # (query, document) cells that one full scan may return
+_LISTS = 2  # lists tried before the full scan
 
 
 class Search(Protocol):
@@ -54,7 +53,7 @@ class Search(Protocol):
 
     max_candidates: int
     approximate: bool
-    """Whether documents may be missed: those of its answers are all that is examined."""
+    """Whether documents may be missed: only those that it returns are examined."""
 
     def nearest(self, queries_QR: Float32, k: int) -> Candidates:
         """Return the k nearest documents of each query, by approximate distance."""
@@ -65,18 +64,19 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the texts: which documents are never negatives of a pair, and which are copies of each other."""
+    """Which documents are never negatives of a pair, and which documents are copies of each other."""
 
     codes: Int64
+    """Sorted numbers of the (pair, text) that are judged positive."""
     groups_N: Int64
 
     @classmethod
     def of(cls, positives: Sequence[Collection[int]], groups_N: Int64) -> Known:
         """Take the judged positives of each pair's query, and a group number per document: equal text, equal number."""
-        pair = np.repeat(np.arange(len(positives)), np.array([len(docs) for docs in positives], dtype=np.int64))
-        docs = np.array([doc for docs in positives for doc in docs], dtype=np.int64)
+        pair_F = np.repeat(np.arange(len(positives)), np.array([len(docs) for docs in positives], dtype=np.int64))
+        doc_rows_F = np.array([doc for docs in positives for doc in docs], dtype=np.int64)
         known = cls(np.empty(0, dtype=np.int64), groups_N)
-        return cls(np.unique(known._codes_of(pair, docs)), groups_N)
+        return cls(np.unique(known._codes_of(pair_F, doc_rows_F)), groups_N)
 
     def mask(self, pair_F: Int64, doc_rows_F: Int64) -> NDArray[np.bool_]:
         """Return for each (pair, document) whether its text is a judged positive's."""
@@ -93,6 +93,18 @@ class Known:
         return pair_F * (int(self.groups_N.max(initial=0)) + 1) + self.groups_N[doc_rows_F]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds on what is in memory at a time. They change the time, never the result."""
+
+    gathered_numbers: int = 2**23
+    """float64 numbers in one matrix of gathered vectors."""
+    listed_cells: int = 2**20
+    """(pair, candidate) cells that are settled at once."""
+    scanned_cells: int = 2**24
+    """(query, document) cells that one full scan may return."""
+
+
 def select(
     space: Space,
     pairs: Pairs,
@@ -100,10 +112,11 @@ def select(
     search: Search,
     *,
     negatives: int = 1,
-    candidates: int = 64,
+    candidates: int = FIRST_LENGTH,
     guards: Sequence[Guard] = (),
-    dear: Guard | None = None,
+    expensive: Guard | None = None,
     done: Callable[[int], None] = lambda _pairs: None,
+    limits: Limits = Limits(),
 ) -> Negatives:
     """Return up to `negatives` hard negatives of every pair; see the module for the rule and its certificates.
 
@@ -115,231 +128,252 @@ def select(
         negatives: wanted of each pair, at least 1.
         candidates: first length of the short list; changes the time, never the result.
         guards: further tests, applied in order to what satisfies both conditions.
-        dear: a test that costs much: applied last, and only to what may be chosen.
+        expensive: a test that costs much: applied last, and only to what may be chosen.
         done: is told how many pairs were certified since the last call.
+        limits: bounds on memory.
     """
-    return _Selection(space, pairs, known, negatives, guards, dear, done).run(search, candidates)
+    selection = _Selection(space, pairs, known, search, negatives, guards, expensive, done, limits)
+    open_p = np.arange(len(pairs), dtype=np.int64)
+    for length in [candidates * _LONGER**turn for turn in range(_LISTS)]:
+        if len(open_p):
+            open_p = selection.settle_by_lists(open_p, length)
+    selection.settle_by_scans(open_p)
+    return selection.collect()
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """Documents that are nearer to a query than its positive, as flat arrays: one row a (pair, document)."""
+
+    pair_F: Int64
+    doc_rows_F: Int64
+    d_query_F: Float64
+    d_positive_F: Float64
+    is_positive_F: NDArray[np.bool_]
+    """Whether the text is a judged positive's."""
+
+    def __len__(self) -> int:
+        return len(self.pair_F)
+
+    def keep(self, rows: NDArray[np.bool_] | Int64) -> _Examined:
+        return _Examined(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def nearest_first(self) -> _Examined:
+        """Return the rows sorted by (pair, distance to the query, document row)."""
+        return self.keep(np.lexsort((self.doc_rows_F, self.d_query_F, self.pair_F)))
+
+    @classmethod
+    def concatenate(cls, parts: list[_Examined]) -> _Examined:
+        if not parts:
+            no_rows, no_distances = np.empty(0, dtype=np.int64), np.empty(0)
+            return cls(no_rows, no_rows, no_distances, no_distances, np.empty(0, dtype=bool))
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 class _Selection:
-    """The state of one selection: what was found for the pairs certified so far."""
+    """The state of one selection: what was found for the pairs that are certified so far.
+
+    Letters of shapes here: P all pairs, p the pairs that are settled together, F rows of (pair, document).
+    """
 
     def __init__(
         self,
         space: Space,
         pairs: Pairs,
         known: Known,
+        search: Search,
         negatives: int,
         guards: Sequence[Guard],
-        dear: Guard | None,
+        expensive: Guard | None,
         done: Callable[[int], None],
+        limits: Limits,
     ) -> None:
-        self._guards = [*guards, *([dear] if dear else [])]
-        self._cheap, self._done = len(guards), done
-        self._space, self._pairs, self._known, self._wanted = space, pairs, known, negatives
+        self._space, self._pairs, self._known, self._search = space, pairs, known, search
+        self._wanted, self._done, self._limits = negatives, done, limits
+        self._cheap, self._expensive = list(guards), expensive
+        self._guards = [*guards, expensive] if expensive else self._cheap
         self._error = error_bound(space.width)
-        self._flat = max(1, _JUDGED_NUMBERS // space.width)
-        self._radius_P = np.concatenate(
-            [
-                distance(space.queries_QR[pairs.query_rows_P[at]], space.docs_NR[pairs.doc_rows_P[at]])
-                for at in _slices(len(pairs), self._flat)
-            ]
-            or [np.empty(0)]
-        )
-        self._why_P = np.full(len(pairs), "", dtype=object)
+        self._gathered_rows = max(1, limits.gathered_numbers // space.width)
+        self._radius_P = np.empty(len(pairs))  # d(Q, PD)
+        for part in _slices(len(pairs), self._gathered_rows):
+            queries_pR, positives_pR = (
+                space.queries_QR[pairs.query_rows_P[part]],
+                space.docs_NR[pairs.doc_rows_P[part]],
+            )
+            self._radius_P[part] = distance(queries_pR, positives_pR)
+        self._certificate_P = np.full(len(pairs), "", dtype=object)
         self._nearer_P = np.full(len(pairs), -1, dtype=np.int64)
-        self._rows: list[_Judged] = []
+        self._chosen: list[_Examined] = []
         self._dropped = {POSITIVE_IS_NEAREST: 0, NEARER_ONES_RESEMBLE_POSITIVE: 0}
         if self._guards:
             self._dropped[GUARDS_LEAVE_NONE] = 0
         self._guarded = {guard.name: 0 for guard in self._guards}
 
-    def run(self, search: Search, candidates: int) -> Negatives:
-        """Certify all pairs: short lists first, then longer ones, then full scans."""
-        self._approximate = search.approximate
-        open_pairs = np.arange(len(self._pairs), dtype=np.int64)
-        length = candidates
-        for _ in range(_LISTS):
-            if not len(open_pairs):
-                break
-            open_pairs = self._by_list(search, open_pairs, length)
-            length *= _LONGER
-        for at in _slices(len(open_pairs), max(1, _SCANNED_CELLS // len(self._space.docs_NR))):
-            self._by_scan(search, open_pairs[at])
-        return self._collect()
-
-    def _by_list(self, search: Search, pair_p: Int64, length: int) -> Int64:
-        """Judge pairs by the short lists of their queries; return the pairs that these do not certify."""
-        query_rows, at = np.unique(self._pairs.query_rows_P[pair_p], return_inverse=True)
-        found = search.nearest(self._space.queries_QR[query_rows], length)
-        rest = []
+    def settle_by_lists(self, pair_p: Int64, length: int) -> Int64:
+        """Examine the short lists of the pairs' queries; return the pairs that these do not certify."""
+        query_rows, list_p = np.unique(self._pairs.query_rows_P[pair_p], return_inverse=True)
+        found = self._search.nearest(self._space.queries_QR[query_rows], length)
         k = found.doc_rows_QK.shape[1]
-        whole = k >= len(self._space.docs_NR)
-        for part in _slices(len(pair_p), max(1, _LISTED_CELLS // k)):
-            chosen, lists = pair_p[part], at[part]
-            # what is farther than the positive beyond doubt need not be judged
-            near = found.distances_QK[lists] < (self._radius_P[chosen] + self._error)[:, None]
-            position, column = np.nonzero(near)
-            judged = self._judge(chosen[position], found.doc_rows_QK[lists[position], column])
-            outside = np.full(len(chosen), np.inf) if whole else found.distances_QK[lists, -1] - self._error
-            rest.append(chosen[~self._settle(chosen, judged, outside)])
-        return np.concatenate(rest)
+        is_whole_corpus = k >= len(self._space.docs_NR)
+        still_open = []
+        for part in _slices(len(pair_p), max(1, self._limits.listed_cells // k)):
+            pairs_here, lists_here = pair_p[part], list_p[part]
+            # Examine what is not farther than the positive beyond doubt.
+            reach_p = self._radius_P[pairs_here] + self._error
+            position_F, column_F = np.nonzero(found.distances_QK[lists_here] < reach_p[:, None])
+            examined = self._examine(pairs_here[position_F], found.doc_rows_QK[lists_here[position_F], column_F])
+            # Settle by what the last distance of a list says of all documents outside it.
+            nothing = np.full(len(pairs_here), np.inf)
+            outside_p = nothing if is_whole_corpus else found.distances_QK[lists_here, -1] - self._error
+            still_open.append(pairs_here[~self._settle(pairs_here, examined, outside_p)])
+        return np.concatenate(still_open)
 
-    def _by_scan(self, search: Search, pair_p: Int64) -> None:
-        """Judge pairs by every document that can be nearer than the positive; certifies them all."""
-        position, docs = search.within(self._space.queries_QR[self._pairs.query_rows_P[pair_p]], self._radius_P[pair_p])
-        assert self._settle(pair_p, self._judge(pair_p[position], docs), np.full(len(pair_p), np.inf)).all()
+    def settle_by_scans(self, pair_p: Int64) -> None:
+        """Examine every document that can be nearer than the positive; this certifies all the pairs."""
+        for part in _slices(len(pair_p), max(1, self._limits.scanned_cells // len(self._space.docs_NR))):
+            pairs_here = pair_p[part]
+            queries_pR = self._space.queries_QR[self._pairs.query_rows_P[pairs_here]]
+            position_F, doc_rows_F = self._search.within(queries_pR, self._radius_P[pairs_here])
+            examined = self._examine(pairs_here[position_F], doc_rows_F)
+            certified_p = self._settle(pairs_here, examined, np.full(len(pairs_here), np.inf))
+            assert certified_p.all()
 
-    def _judge(self, pair_F: Int64, docs_F: Int64) -> _Judged:
-        """Keep the documents nearer than their pair's positive, with all that decides over them."""
-        parts = [self._judge_slice(pair_F[at], docs_F[at]) for at in _slices(len(docs_F), self._flat)]
-        return _Judged.concatenate(parts)
-
-    def _judge_slice(self, pair_F: Int64, docs_F: Int64) -> _Judged:
-        query_rows, positives = self._pairs.query_rows_P[pair_F], self._pairs.doc_rows_P[pair_F]
-        d_query = distance(self._space.queries_QR[query_rows], self._space.docs_NR[docs_F])
-        nearer = d_query < self._radius_P[pair_F]
-        pair_F, docs_F, d_query = pair_F[nearer], docs_F[nearer], d_query[nearer]
-        d_positive = distance(self._space.docs_NR[positives[nearer]], self._space.docs_NR[docs_F])
-        return _Judged(pair_F, docs_F, d_query, d_positive, self._known.mask(pair_F, docs_F))
-
-    def _settle(self, pair_p: Int64, judged: _Judged, outside_p: Float64) -> NDArray[np.bool_]:
-        """Keep the rows of the pairs that are certified, given a lower bound on what lies outside; return which."""
-        judged = judged.nearest_first()
-        slot = np.searchsorted(pair_p, judged.pair)  # pair_p is ascending
-        in_order = judged.d_query < outside_p[slot]  # of the others, something outside may be nearer
-        nearer, slot = judged.keep(in_order), slot[in_order]
-        passed, guarded_by = self._test(nearer, slot)
-        chosen = passed & (_count_in_run(slot, passed) <= self._wanted)
-        count = np.bincount(slot[chosen], minlength=len(pair_p))
-        last = np.full(len(pair_p), -1, dtype=np.int64)  # position of the last chosen row
-        np.maximum.at(last, slot[chosen], np.flatnonzero(chosen))
-        full = count == self._wanted
-        certified: NDArray[np.bool_] = full | (self._radius_P[pair_p] <= outside_p)
-        all_nearer = np.bincount(slot, minlength=len(pair_p)) == len(self._space.docs_NR) - 1
-        why = np.where(full, "found", np.where(all_nearer, "exhausted", "radius"))
-        self._why_P[pair_p[certified]] = "approximate" if self._approximate else why[certified]
-        self._rows.append(nearer.keep(chosen & certified[slot]))
-        unlabelled = np.flatnonzero(certified[slot] & ~nearer.known)
-        slots, first = np.unique(slot[unlabelled], return_index=True)
-        self._nearer_P[pair_p[slots]] = nearer.docs[unlabelled[first]]
-        self._account(pair_p, nearer, slot, guarded_by, certified, full, count, last)
-        self._done(int(certified.sum()))
-        return certified
-
-    def _test(self, nearer: _Judged, slot: Int64) -> tuple[NDArray[np.bool_], Int64]:
-        """Apply all but condition 1; return what passed, and the number of the guard that removed a row, or -1.
-
-        What the dear guard was not asked about has not passed.
-        """
-        passed = ~nearer.known & (nearer.d_query < nearer.d_positive)
-        passed[passed] = self._known.first_of_text(nearer.pair[passed], nearer.docs[passed])
-        guarded_by = np.full(len(nearer.pair), -1, dtype=np.int64)
-        rank = _count_in_run(slot, ~nearer.known)
-
-        def ask(number: int, rows: Int64) -> None:
-            passed[rows] = self._guards[number].keep(self._suspects(nearer.keep(rows), rank[rows]))
-            guarded_by[rows[~passed[rows]]] = number
-
-        for number in range(self._cheap):
-            ask(number, np.flatnonzero(passed))
-        if self._cheap < len(self._guards):
-            waiting = passed.copy()
-            passed[:] = False
-            for turn in itertools.count(1):  # more in each, so that few rounds do, and little is asked in vain
-                missing = self._wanted - np.bincount(slot[passed], minlength=slot.max(initial=0) + 1)
-                rows = np.flatnonzero(waiting & (_count_in_run(slot, waiting) <= turn * missing[slot]))
-                if not len(rows):
-                    break
-                ask(self._cheap, rows)
-                waiting[rows] = False
-        return passed, guarded_by
-
-    def _suspects(self, rows: _Judged, rank_F: Int64) -> Suspects:
-        return Suspects(
-            query_rows_F=self._pairs.query_rows_P[rows.pair],
-            positive_rows_F=self._pairs.doc_rows_P[rows.pair],
-            doc_rows_F=rows.docs,
-            d_query_F=rows.d_query,
-            d_positive_F=rows.d_positive,
-            radius_F=self._radius_P[rows.pair],
-            rank_F=rank_F,
-        )
-
-    def _account(
-        self,
-        pair_p: Int64,
-        nearer: _Judged,
-        slot: Int64,
-        guarded_by: Int64,
-        certified: NDArray[np.bool_],
-        full: NDArray[np.bool_],
-        count: Int64,
-        last: Int64,
-    ) -> None:
-        """Count what was dropped, for the certified pairs; of a guard, what came before the last chosen row."""
-        end = np.where(full, last, len(nearer.pair))
-        counted = certified[slot] & (np.arange(len(slot)) < end[slot])
-        for number, guard in enumerate(self._guards):
-            self._guarded[guard.name] += int((counted & (guarded_by == number)).sum())
-        empty = certified & (count == 0)
-        unlabelled = self._nearer_P[pair_p] >= 0
-        guarded = np.bincount(slot[guarded_by >= 0], minlength=len(empty)) > 0
-        self._dropped[POSITIVE_IS_NEAREST] += int((empty & ~unlabelled).sum())
-        self._dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((empty & unlabelled & ~guarded).sum())
-        if self._guards:
-            self._dropped[GUARDS_LEAVE_NONE] += int((empty & guarded).sum())
-
-    def _collect(self) -> Negatives:
-        rows = _Judged.concatenate(self._rows)
-        rows = rows.nearest_first()
+    def collect(self) -> Negatives:
+        """Return the negatives of all pairs; call this when every pair is certified."""
+        rows = _Examined.concatenate(self._chosen).nearest_first()
         return Negatives(
-            pair_M=rows.pair,
-            doc_rows_M=rows.docs,
-            rank_M=_count_in_run(rows.pair, np.ones(len(rows.pair), dtype=bool)),
-            d_query_positive_M=self._radius_P[rows.pair],
-            d_query_negative_M=rows.d_query,
-            d_positive_negative_M=rows.d_positive,
-            certificate_M=self._why_P[rows.pair],
+            pair_M=rows.pair_F,
+            doc_rows_M=rows.doc_rows_F,
+            rank_M=_running_count(rows.pair_F, np.ones(len(rows), dtype=bool)),
+            d_query_positive_M=self._radius_P[rows.pair_F],
+            d_query_negative_M=rows.d_query_F,
+            d_positive_negative_M=rows.d_positive_F,
+            certificate_M=self._certificate_P[rows.pair_F],
             nearer_P=self._nearer_P,
             pairs=len(self._pairs),
             dropped=self._dropped,
             guarded=self._guarded,
         )
 
+    def _examine(self, pair_F: Int64, doc_rows_F: Int64) -> _Examined:
+        """Keep the documents nearer than their pair's positive (condition 1), with all that decides over them."""
+        space, parts = self._space, []
+        for part in _slices(len(doc_rows_F), self._gathered_rows):
+            pair, docs = pair_F[part], doc_rows_F[part]
+            d_query = distance(space.queries_QR[self._pairs.query_rows_P[pair]], space.docs_NR[docs])
+            is_nearer = d_query < self._radius_P[pair]
+            pair, docs, d_query = pair[is_nearer], docs[is_nearer], d_query[is_nearer]
+            d_positive = distance(space.docs_NR[self._pairs.doc_rows_P[pair]], space.docs_NR[docs])
+            parts.append(_Examined(pair, docs, d_query, d_positive, self._known.mask(pair, docs)))
+        return _Examined.concatenate(parts)
 
-@dataclass(frozen=True)
-class _Judged:
-    """Documents judged for pairs, as flat arrays: one row a (pair, document)."""
+    def _settle(self, pair_p: Int64, examined: _Examined, outside_p: Float64) -> NDArray[np.bool_]:
+        """Record the pairs that are certified; return which are.
 
-    pair: Int64
-    docs: Int64
-    d_query: Float64
-    d_positive: Float64
-    known: NDArray[np.bool_]
+        Args:
+            pair_p: the pairs, ascending.
+            examined: of each pair, every document nearer than its positive that is not outside.
+            outside_p: a lower bound on the distance of all other documents to the query.
+        """
+        # Take the documents that are nearer than everything outside.
+        examined = examined.nearest_first()
+        slot_F = np.searchsorted(pair_p, examined.pair_F)
+        in_order_F = examined.d_query_F < outside_p[slot_F]
+        nearer, slot_F = examined.keep(in_order_F), slot_F[in_order_F]
 
-    def keep(self, which: NDArray[np.bool_] | Int64) -> _Judged:
-        return _Judged(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+        # Choose the first of each pair that pass all tests.
+        passed_F, removed_by_F = self._test(nearer, slot_F)
+        passed_so_far_F = _running_count(slot_F, passed_F)
+        chosen_F = passed_F & (passed_so_far_F <= self._wanted)
+        count_p = np.bincount(slot_F[chosen_F], minlength=len(pair_p))
 
-    def nearest_first(self) -> _Judged:
-        """Return the rows sorted by (pair, distance to the query, document row)."""
-        return self.keep(np.lexsort((self.docs, self.d_query, self.pair)))
+        # Certify the pairs that are complete, or whose positive is nearer than everything outside.
+        complete_p = count_p == self._wanted
+        certified_p: NDArray[np.bool_] = complete_p | (self._radius_P[pair_p] <= outside_p)
+        all_nearer_p = np.bincount(slot_F, minlength=len(pair_p)) == len(self._space.docs_NR) - 1
+        certificate_p = np.where(complete_p, "found", np.where(all_nearer_p, "exhausted", "radius"))
+        self._certificate_P[pair_p[certified_p]] = (
+            "approximate" if self._search.approximate else certificate_p[certified_p]
+        )
 
-    @classmethod
-    def concatenate(cls, parts: list[_Judged]) -> _Judged:
-        if not parts:
-            none = np.empty(0, dtype=np.int64)
-            return cls(none, none, np.empty(0), np.empty(0), np.empty(0, dtype=bool))
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+        # Record what was chosen for them, and their nearest document that is no known positive.
+        certified_F = certified_p[slot_F]
+        self._chosen.append(nearer.keep(chosen_F & certified_F))
+        unlabelled = np.flatnonzero(certified_F & ~nearer.is_positive_F)
+        slots, first = np.unique(slot_F[unlabelled], return_index=True)
+        self._nearer_P[pair_p[slots]] = nearer.doc_rows_F[unlabelled[first]]
+
+        # Count what the guards removed before a pair was complete, and the pairs without negatives.
+        for number, guard in enumerate(self._guards):
+            removed_F = (removed_by_F == number) & (passed_so_far_F < self._wanted)
+            self._guarded[guard.name] += int((certified_F & removed_F).sum())
+        was_guarded_p = np.bincount(slot_F[removed_by_F >= 0], minlength=len(pair_p)) > 0
+        self._count_dropped(pair_p, certified_p & (count_p == 0), was_guarded_p)
+        self._done(int(certified_p.sum()))
+        return certified_p
+
+    def _count_dropped(self, pair_p: Int64, is_empty_p: NDArray[np.bool_], was_guarded_p: NDArray[np.bool_]) -> None:
+        """Count pairs without negatives by reason."""
+        has_nearer_p = self._nearer_P[pair_p] >= 0
+        self._dropped[POSITIVE_IS_NEAREST] += int((is_empty_p & ~has_nearer_p).sum())
+        self._dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((is_empty_p & has_nearer_p & ~was_guarded_p).sum())
+        if self._guards:
+            self._dropped[GUARDS_LEAVE_NONE] += int((is_empty_p & was_guarded_p).sum())
+
+    def _test(self, nearer: _Examined, slot_F: Int64) -> tuple[NDArray[np.bool_], Int64]:
+        """Apply all tests but condition 1, in order.
+
+        Returns:
+            passed (F): what the expensive guard was not asked about has not passed.
+            removed_by (F): the number of the guard that removed a row, or -1.
+        """
+        # Apply condition 2, remove the known positives, and keep one document of each text.
+        passed_F = ~nearer.is_positive_F & (nearer.d_query_F < nearer.d_positive_F)
+        passed_F[passed_F] = self._known.first_of_text(nearer.pair_F[passed_F], nearer.doc_rows_F[passed_F])
+
+        # Ask the guards one after the other.
+        removed_by_F = np.full(len(nearer), -1, dtype=np.int64)
+        rank_F = _running_count(slot_F, ~nearer.is_positive_F)
+
+        def ask(guard: Guard, number: int, rows: Int64) -> None:
+            passed_F[rows] = guard.keep(self._suspects(nearer.keep(rows), rank_F[rows]))
+            removed_by_F[rows[~passed_F[rows]]] = number
+
+        for number, guard in enumerate(self._cheap):
+            ask(guard, number, np.flatnonzero(passed_F))
+
+        # Ask the expensive guard about the first that wait, more in each round: few rounds, little asked in vain.
+        if self._expensive is not None:
+            waiting_F = passed_F.copy()
+            passed_F[:] = False
+            for turn in itertools.count(1):
+                missing_p = self._wanted - np.bincount(slot_F[passed_F], minlength=slot_F.max(initial=0) + 1)
+                rows = np.flatnonzero(waiting_F & (_running_count(slot_F, waiting_F) <= turn * missing_p[slot_F]))
+                if not len(rows):
+                    break
+                ask(self._expensive, len(self._cheap), rows)
+                waiting_F[rows] = False
+        return passed_F, removed_by_F
+
+    def _suspects(self, rows: _Examined, rank_F: Int64) -> Suspects:
+        return Suspects(
+            query_rows_F=self._pairs.query_rows_P[rows.pair_F],
+            positive_rows_F=self._pairs.doc_rows_P[rows.pair_F],
+            doc_rows_F=rows.doc_rows_F,
+            d_query_F=rows.d_query_F,
+            d_positive_F=rows.d_positive_F,
+            radius_F=self._radius_P[rows.pair_F],
+            rank_F=rank_F,
+        )
 
 
-def _count_in_run(sorted_n: Int64, counts_n: NDArray[np.bool_]) -> Int64:
+def _running_count(sorted_n: Int64, counts_n: NDArray[np.bool_]) -> Int64:
     """Return, for each element, how many up to and with it count within its run of equal values."""
-    total = np.cumsum(counts_n)
+    total_n = np.cumsum(counts_n)
     starts = np.flatnonzero(np.r_[True, sorted_n[1:] != sorted_n[:-1]]) if len(sorted_n) else sorted_n
     lengths = np.diff(np.r_[starts, len(sorted_n)])
-    return total - np.repeat(total[starts] - counts_n[starts], lengths)
+    return total_n - np.repeat(total_n[starts] - counts_n[starts], lengths)
 
 
-def _slices(count: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+def _slices(count: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))

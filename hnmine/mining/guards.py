@@ -1,11 +1,11 @@
 """Guards against false negatives: further tests on documents that satisfy the two conditions, off by default.
 
-Condition 1 keeps what is nearer to the query than the judged positive, which is where unlabelled right answers live
-(NV-Retriever, arXiv 2407.15831, and RocketQA, arXiv 2010.08191, clear that very region). Each guard removes the more
-suspicious of them; every removal is counted under the guard's name.
+Condition 1 keeps what is nearer to the query than the judged positive, where unlabelled right answers live
+(NV-Retriever, arXiv 2407.15831, and RocketQA, arXiv 2010.08191, clear that region). Each guard removes the more
+suspicious of these documents; every removal is counted under the guard's name.
 
-All but one look at distances that are known already. `Denoise` asks a cross-encoder, which is dear: `select` asks it
-only about what may be chosen.
+All but one look at distances that are known already. `Denoise` asks a cross-encoder, which is expensive: `select` asks
+it only about what may be chosen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Suspects:
     radius_F: Float64
     """d(Q, PD)."""
     rank_F: Int64
-    """Place among all documents that are not known positives, nearest to the query first, from 1."""
+    """Rank among all documents that are not known positives; 1 is the nearest to the query."""
 
 
 class Guard(Protocol):
@@ -40,7 +40,7 @@ class Guard(Protocol):
 
     @property
     def name(self) -> str:
-        """The word its removals are counted under."""
+        """Names the guard where its removals are counted."""
 
     def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
         """Return which rows stay."""
@@ -73,19 +73,6 @@ class Margin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelativeMargin:
-    """Keep s(Q,D) <= s(Q,PD) + `most` · |s(Q,PD)|, with s = 1 - d."""
-
-    most: float
-    name: str = "relative_margin"
-
-    def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
-        """Return which rows stay."""
-        positive = 1 - suspects.radius_F
-        return 1 - suspects.d_query_F <= positive + self.most * np.abs(positive)
-
-
-@dataclass(frozen=True, kw_only=True)
 class NearDuplicate:
     """Keep d(PD,D) >= `least`: what is almost the positive answers what it answers."""
 
@@ -99,7 +86,7 @@ class NearDuplicate:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Keep what satisfies both conditions in the own spaces of at least `least` of the encoders."""
+    """Keep what satisfies both conditions in the spaces of at least `least` single encoders."""
 
     spaces: Sequence[Space]
     least: int
@@ -116,18 +103,18 @@ class Agreement:
         return votes >= self.least
 
 
-Scorer = Callable[[Int64, Int64], Float64]
-"""A cross-encoder over rows: (query rows, document rows) → score of each, the log-odds of being relevant."""
+RowScores = Callable[[Int64, Int64], Float64]
+"""A cross-encoder over rows: (query rows (F), document rows (F)) → scores (F), the log-odds of being relevant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Denoise:
-    """Keep what a cross-encoder finds less relevant than the positive, with p the sigmoid of its score.
+    """Keep p(Q,D) <= p(Q,PD) - `margin` and p(Q,D) <= `most` (RocketQA: 0.1), p being the sigmoid of the score.
 
-    p(Q,D) <= p(Q,PD) - `margin`, and p(Q,D) <= `most` (RocketQA's is 0.1); None: not asked.
+    A limit that is None does not apply.
     """
 
-    scores: Scorer
+    scores: RowScores
     margin: float | None
     most: float | None
     name: str = "denoise"
@@ -135,7 +122,7 @@ class Denoise:
     def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
         """Return which rows stay."""
         queries = np.concatenate([suspects.query_rows_F, suspects.query_rows_F])
-        docs = np.concatenate([suspects.doc_rows_F, suspects.positive_rows_F])  # in one call: the batches are fuller
+        docs = np.concatenate([suspects.doc_rows_F, suspects.positive_rows_F])  # one call fills batches better
         document, positive = np.split(_sigmoid(self.scores(queries, docs)), 2)
         stays = np.ones(len(document), dtype=bool)
         if self.margin is not None:

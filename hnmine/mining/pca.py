@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hnmine.errors import DataError
-from hnmine.mining.fuse import Piece, unit_rows
+from hnmine.mining.fuse import Piece
 from hnmine.runs.device import Choice
-from hnmine.types import Float32, Float64, Int64
+from hnmine.types import Float32, Float64, Int64, unit_rows
 
 Rows = Callable[[Int64], Float32]
 """Gives the fused vectors (n, C) of these rows."""

@@ -107,16 +107,14 @@ class Searcher:
 
 @dataclass(frozen=True, kw_only=True)
 class Ivf:
-    """How documents are divided: `lists` parts (None: about 4·√N) by seeded k-means, of which a query sees `probes`."""
+    """How documents are divided: about 4·√N lists by seeded k-means, of which `probes` are searched for a query."""
 
-    lists: int | None = None
     probes: int = 32
     seed: int = 0
 
     def lists_for(self, documents: int) -> int:
-        """Return the number of lists for so many documents: fewer than wanted where k-means would have too few."""
-        wanted = round(4 * math.sqrt(documents)) if self.lists is None else self.lists
-        return max(1, min(wanted, documents // _DOCUMENTS_PER_LIST))
+        """Return the number of lists for so many documents: fewer than 4·√N where k-means would have too few."""
+        return max(1, min(round(4 * math.sqrt(documents)), documents // _DOCUMENTS_PER_LIST))
 
 
 class IvfSearcher(Searcher):
