@@ -20,13 +20,13 @@ from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, about
 from hnmine.arms.star import TrainingSet
 from hnmine.arms.tuned_encoders import Method, Tuned, start_of
 from hnmine.config.base import slug
-from hnmine.config.root import Config, ReduceConfig
+from hnmine.config.mining import ReduceConfig
+from hnmine.config.root import Config
 from hnmine.config.training import PRESETS, TAUGHT, Loss
-from hnmine.embedding.ensemble import Ensemble, encode
+from hnmine.mining.legacy_ensemble import Ensemble, encode
 from hnmine.errors import ConfigError
 from hnmine.mining.conditions import Known
-from hnmine.mining.fuse import unit_rows
-from hnmine.mining.guards import Agreement, Denoise, Guard, Scorer, Suspects
+from hnmine.mining.guards import Agreement, Denoise, Guard, RowScores, Suspects
 from hnmine.mining.mine import groups_of_equal_text
 from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.splits import Splits
@@ -36,7 +36,7 @@ from hnmine.training.lessons import Lessons, lessons_if_any
 from hnmine.training.lists import Lists, mistakes, training_lists
 from hnmine.training.trainer import Bench
 from hnmine.training.worker import Recipe
-from hnmine.types import Int64, Pairs, Role, Space, Texts, distance
+from hnmine.types import Int64, Pairs, Role, Space, Texts, distance, unit_rows
 
 _PAPER = "The two conditions, as in arXiv 2505.18366,"
 _TUNED: dict[Method, str] = {
@@ -144,17 +144,14 @@ def preset_arms(config: Config) -> dict[str, Arm]:
     """Return the arms that `train.presets` names, by the name it has there.
 
     Raises:
-        ConfigError: one is neither a preset nor an arm, or `train.auto.arms` names one that is not known.
+        ConfigError: one is neither a preset nor an arm.
     """
-    presets = config.train.presets
-    if "auto" in presets:
-        named_arms(config, config.train.auto.arms)
-    asked = [name for name in dict.fromkeys(presets) if name not in PRESETS]
+    asked = [name for name in dict.fromkeys(config.train.presets) if name not in PRESETS]
     return dict(zip(asked, named_arms(config, asked, "train.presets", PRESETS).values(), strict=True)) if asked else {}
 
 
 def named_arms(
-    config: Config, names: Sequence[str], setting: str = "train.auto.arms", others: Sequence[str] = ()
+    config: Config, names: Sequence[str], setting: str, others: Sequence[str] = ()
 ) -> dict[str, Arm]:
     """Return the arms of these names, written as on a command line or in full.
 
@@ -199,9 +196,6 @@ class Ground:
         self._bench, self._splits, self._config, self._run = bench, splits, config, run
         self.start = start
         """The re-ranker that all arms begin with, and the judge of some."""
-        if own := config.train.in_batch_negatives:
-            told = f"train.in_batch_negatives={own} is left out: each way to choose negatives has as many as any other"
-            say("train", told, level="warning")
         self._lessons: Lessons | None = None
         self._asked = False
         pairs = bench.pairs
@@ -373,7 +367,7 @@ class Ground:
         return replace(pairs, query_rows_P=self._rows[pairs.query_rows_P])
 
     @cached_property
-    def _start_scores(self) -> Scorer:
+    def _start_scores(self) -> RowScores:
         return self._bench.scores_of(self.start)
 
 

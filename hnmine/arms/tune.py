@@ -4,7 +4,6 @@
     distilled   the same, with lessons from first stage and encoders among them (`distillation`), where these can teach
     paper       arXiv 2505.18366 as written: margin loss on the mined negatives alone
     positives   row 2 of its tables: each positive by itself, no negative at all
-    auto        what a few trials on dev find best (`auto`)
     others      a way to choose negatives that `hnmine compare` knows (`ground`), trained in full
 
 All begin at the same start; `bench` trains them.
@@ -12,15 +11,13 @@ All begin at the same start; `bench` trains them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from hnmine.arms.arm import Arm, Ground, named_arms, preset_arms
-from hnmine.arms.auto import choose
+from hnmine.arms.arm import Arm, Ground, preset_arms
 from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.models import folder as weights
@@ -28,10 +25,11 @@ from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run
 from hnmine.runs.progress import say
 from hnmine.training.lessons import lessons_if_any
-from hnmine.training.lists import Lists, first_stage_anchors, mistakes, training_lists
+from hnmine.training.lists import Lists, first_stage_anchors, training_lists
 from hnmine.training.trainer import START, Bench, Record
 from hnmine.training.worker import DEV_METRIC, Recipe
 
+_ANCHORS_DEPTH = 50  # documents of a query's first stage that anchors are drawn from
 _PAPER_RATE = 0.2
 """Of the learning rate by default: larger steps on its triplets alone made re-rankers worse (`benchmarks/LOG.md`)."""
 
@@ -43,7 +41,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
         what to record, and the sha256 of the models' files by path in OUT.
 
     Raises:
-        ConfigError: a preset, or an arm of train.auto, is not known.
+        ConfigError: a preset is not known.
         DataError: OUT holds no negatives of this data, or a folder stands where the link belongs.
         ModelError: the start cannot be loaded, or training breaks.
     """
@@ -52,7 +50,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
         raise DataError(
             f"{link} is no link to the best of {run.out / 'rerankers'}; move it away or choose another --out"
         )
-    bench = Bench(splits, config, run)
+    bench = Bench(splits, whole, run)
     presets = _Presets(bench, splits, whole, run)
     start, warm_up = bench.start()
     records: dict[str, Record] = {}
@@ -62,11 +60,11 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
         lists, recipe, its = presets.chosen(preset, start)
         told |= its
         records[preset] = bench.fit(preset, start, lists, recipe)
-        if not records[preset].best_step and preset != "auto":  # which has tried several learning rates
+        if not records[preset].best_step:
             say(
                 "train",
                 f"{preset}: no step beats the start on dev, which stays as it is; try train.learning_rate="
-                f"{recipe.learning_rate / 5:g} instead of {recipe.learning_rate:g}, or --preset auto",
+                f"{recipe.learning_rate / 5:g} instead of {recipe.learning_rate:g}",
                 level="warning",
             )
     best = max(records, key=lambda name: records[name].dev)
@@ -83,7 +81,7 @@ def tune(splits: Splits, whole: Config, run: Run) -> tuple[dict[str, Any], dict[
         "dev": splits.dev_name,
         "kind": config.kind,
         "max_tokens": config.max_tokens,
-        "start": {"model": config.model, "revision": config.revision, "warmed_up": warm_up is not None}
+        "start": {"model": config.model, "warmed_up": warm_up is not None}
         | (warm_up.facts() if warm_up else {}),
         "best": best,
         "presets": {name: record.facts() for name, record in records.items()},
@@ -115,22 +113,18 @@ class _Presets:
                 return lists, recipe, {}
             say("train", f"distilled: with {len(taught.lists):,} lessons among them")
             return lists.with_lessons(taught.lists), recipe, {"distilled": taught.facts()}
-        if preset != "auto" and preset not in self._arms:
+        if preset not in self._arms:
             return *self.lists(preset, start), {}
         self._ground = ground = self._ground or Ground(self._bench, start, self._splits, self._whole, self._run)
-        if preset == "auto":
-            tried = named_arms(self._whole, self._config.auto.arms)
-            found = choose(self._bench, ground, tried, self._config.auto, self._run)
-            arm, lists, recipe, told = tried[found.arm], found.lists, found.recipe, {"auto": found.facts()}
-        else:
-            arm, told = self._arms[preset], {}
-            lists, recipe = self._of_arm(preset, arm, ground)
+        arm = self._arms[preset]
+        told: dict[str, Any] = {}
+        lists, recipe = self._of_arm(preset, arm, ground)
         if arm.distillation and (own := ground.lessons()):
             told["distilled"] = own.facts()
         return lists, recipe, told
 
     def _of_arm(self, name: str, arm: Arm, ground: Ground) -> tuple[Lists, Recipe]:
-        lists, recipe, facts = ground.lists(arm, self._config.seed)
+        lists, recipe, facts = ground.lists(arm, self._whole.seed)
         if not len(lists):
             raise DataError(f"preset {name}: no train pair has a negative by it, or there is no lesson for it")
         if arm.loss == "margin" and self._config.learning_rate is None:
@@ -148,23 +142,16 @@ class _Presets:
         keys = zip(bench.pairs.query_rows_P.tolist(), bench.pairs.doc_rows_P.tolist(), strict=True)
         hard = [self._mined.get(key, []) for key in keys]
         anchors: list[list[int]] = [[] for _ in hard]
-        settings, recipe = self._config.anchors, bench.recipe
+        per_pair, recipe = self._config.anchors, bench.recipe
         if preset == "positives":
             recipe, hard = replace(recipe, loss="bce", in_batch_negatives=0), anchors
         elif preset == "paper":
             rate = self._config.learning_rate or recipe.learning_rate * _PAPER_RATE
             recipe = replace(recipe, loss="margin", in_batch_negatives=0, learning_rate=rate)
-        elif settings.source == "random":
-            anchors = bench.random(settings.per_pair)
         else:
             first = self._splits.first_stage(bench.pairs.query_rows_P)
-            upper = {query: rows[: settings.depth] for query, (rows, _) in first.items()}
-            most = settings.per_pair if settings.source == "first_stage" else settings.depth
-            anchors = first_stage_anchors(bench.pairs, bench.positives, upper, most, self._config.seed)
-            if settings.source == "mistakes":
-                texts = bench.documents.texts
-                others = [_of_other_texts(easy, mined, texts) for easy, mined in zip(anchors, hard, strict=True)]
-                anchors = mistakes(bench.pairs, others, bench.scores_of(start), settings.per_pair)
+            upper = {query: rows[:_ANCHORS_DEPTH] for query, (rows, _) in first.items()}
+            anchors = first_stage_anchors(bench.pairs, bench.positives, upper, per_pair, self._whole.seed)
         in_batch = recipe.in_batch_negatives
         lists = training_lists(
             bench.documents,
@@ -178,7 +165,7 @@ class _Presets:
         if not len(lists):
             raise DataError(
                 f"preset {preset}: none of {len(bench.pairs)} train pairs has a negative, so there is nothing to train "
-                "on; use --preset anchored with train.anchors.per_pair of 1 or more, or see `dropped` in manifest.json"
+                "on; use --preset anchored with train.anchors of 1 or more, or see `dropped` in manifest.json"
             )
         if preset == "positives":
             say("train", "positives: without negatives all it can learn is that everything is right", level="warning")
@@ -196,12 +183,6 @@ class _Presets:
             + (f", {in_batch:,} in-batch negatives a pair" if in_batch else ""),
         )
         return lists, recipe
-
-
-def _of_other_texts(rows: Sequence[int], mined: Sequence[int], texts: Sequence[str]) -> list[int]:
-    """Return the rows whose texts the mined ones do not have, one of each text: copies are one mistake."""
-    row_of = {texts[row]: row for row in rows}
-    return [row for text, row in row_of.items() if text not in {texts[other] for other in mined}]
 
 
 def _read_negatives(path: Path, splits: Splits) -> dict[tuple[int, int], list[int]]:

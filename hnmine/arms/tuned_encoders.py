@@ -21,18 +21,20 @@ import numpy as np
 
 from hnmine.arms.adore import adore
 from hnmine.arms.star import TrainingSet, star
-from hnmine.config.root import Config, EncoderConfig
+from hnmine.config.models import EncoderConfig
+from hnmine.config.root import Config
 from hnmine.config.training import TrainConfig
 from hnmine.embedding.encode import device_for, embed
 from hnmine.embedding.store import VectorStore
-from hnmine.mining.fuse import unit_rows
 from hnmine.models import folder as weights
 from hnmine.models.plan import Plan, plan
 from hnmine.runs import device as devices
-from hnmine.runs.folder import Run, digest, versions, write_json
+from hnmine.runs.files import write_json
+from hnmine.runs.folder import Run, versions
+from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track
 from hnmine.training.worker import Recipe
-from hnmine.types import Float32, Role, Space, Texts
+from hnmine.types import Float32, Role, Space, Texts, unit_rows
 
 Method = Literal["STAR", "ADORE + STAR", "ANCE"]
 _EPOCHS, _RATE, _QUERIES_PER_STEP, _ROUNDS = 3, 2e-5, 32, 3
@@ -44,9 +46,8 @@ def start_of(config: Config) -> EncoderConfig | None:
     So it has no adapters, no code of its own, and nothing that is laid out anew (`weights.arranged`).
     """
     for encoder in config.encoders:
-        special = encoder.architecture or encoder.dense_head or encoder.trust_remote_code
-        adapted = encoder.query_adapter or encoder.document_adapter
-        if encoder.model is not None and not special and not adapted:
+        arranged = encoder.dense_head or encoder.query_adapter or encoder.document_adapter
+        if encoder.model is not None and not arranged:
             return encoder
     return None
 
@@ -60,8 +61,8 @@ class Tuned:
         assert start is not None
         assert start.model is not None
         self._config, self._run, self._encoder, self._own = config, run, start, own
-        self._start = weights.resolve(start.model, start.revision)
-        self._device = devices.choose(config.train.device)
+        self._start = weights.resolve(start.model)
+        self._device = devices.choose_device(config.device)
         self._store: str | Path = config.embed.store or run.out / "store"
         self._planned = self._plan(start, given.documents)
         prompts: dict[Role, str] = {"query": self._planned.query.prompt, "document": self._planned.document.prompt}
@@ -142,13 +143,12 @@ class Tuned:
             learning_rate=_RATE,
             pairs_per_batch=_QUERIES_PER_STEP,
             max_tokens=self._config.train.max_tokens,
-            seed=seed,
         )
         dtype = devices.choose_dtype(self._config.train.dtype, self._device.kind, training=True)
-        return Recipe.of(settings, self._device, dtype)
+        return Recipe.of(settings, self._device, dtype, seed=seed)
 
     def _search_device(self) -> devices.Choice:
-        return devices.choose(self._config.search.device, needs="faiss-gpu")
+        return devices.choose_device(self._config.device, needs="faiss-gpu")
 
     def _of_start(self) -> Space:
         """Return what the ensemble itself makes of the texts, which is in the store."""
@@ -179,7 +179,7 @@ class Tuned:
         own = self._encoder.max_tokens  # None: as many as the folder says, which are those it was tuned with
         most = None if own is None else min(own, self._config.train.max_tokens)
         return self._encoder.model_copy(
-            update={"name": folder.name, "model": str(folder), "revision": None, "max_tokens": most}
+            update={"name": folder.name, "model": str(folder), "max_tokens": most}
         )
 
 

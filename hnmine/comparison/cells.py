@@ -34,7 +34,9 @@ from hnmine.ranking.evaluate import TESTED, Blend, Scorer
 from hnmine.ranking.significance import paired
 from hnmine.ranking.splits import Splits
 from hnmine.ranking.task import METRICS, PerQuery, means, measure, table_by_length
-from hnmine.runs.folder import Kept, Run, digest, read_kept, versions, write_json
+from hnmine.runs.files import write_json
+from hnmine.runs.folder import Kept, Run, read_kept, versions
+from hnmine.runs.hashing import digest
 from hnmine.runs.progress import clock, say, track
 from hnmine.training.lists import Lists
 from hnmine.training.trainer import Bench, Record
@@ -83,7 +85,7 @@ def compare(splits: Splits, config: Config, run: Run) -> dict[str, Any]:
     order = list(product(range(config.compare.seeds), blocks, chosen))
     text, pace = "", _Pace()
     for done, (seed, block, name) in enumerate(order, 1):
-        cell = block.cells.cell(name, chosen[name], config.train.seed + seed, block.pairs)
+        cell = block.cells.cell(name, chosen[name], config.seed + seed, block.pairs)
         if cell is None:
             say("compare", f"{name}: there is nothing to train on, no pair has a negative or nobody a lesson; left out")
             continue
@@ -191,12 +193,12 @@ class _Cells:
         """Make the start if it has no ranking head; `own` marks what is kept of this one."""
         self._config, self._run, self._own = config, run, own
         self.model, self.first_stage = config.train.model, config.evaluate.first_stage
-        self._bench = Bench(splits, config.train, run)
+        self._bench = Bench(splits, config, run)
         self._start, _ = self._bench.start(f"{_START}{own}")
         self._ground = Ground(self._bench, self._start, splits, config, run)
-        self.pairs, self.lessons = len(self._bench.pairs), config.train.distill.lessons
-        self._order = np.random.default_rng(config.train.seed).permutation(self.pairs)
-        self.test = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
+        self.pairs, self.lessons = len(self._bench.pairs), config.train.lessons
+        self._order = np.random.default_rng(config.seed).permutation(self.pairs)
+        self.test = splits.task(splits.test, config.evaluate.queries, config.seed)
         scoring = config.train.kind, config.train.max_tokens, run
         self._scorer = Scorer(self.test, config, *scoring)
         self._blend = Blend(splits, self.test, config, *scoring)
@@ -233,7 +235,7 @@ class _Cells:
     def cell(self, name: str, arm: Arm, seed: int, pairs: int | None) -> tuple[Cell, PerQuery] | None:
         """Train the arm with this seed and measure it, or return what was measured before; None: on nothing.
 
-        Of the pairs so many, drawn by `train.seed`, the fewer among the more; None: all.
+        Of the pairs so many, drawn by `seed`, the fewer among the more; None: all.
         """
         began = time.monotonic()
         own = f"{slug(name)}-{seed}{self._own if pairs is None else f'-{pairs}{self._own}'}"

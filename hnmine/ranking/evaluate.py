@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from hnmine.config.root import Config
 from hnmine.config.training import Kind, TrainConfig
-from hnmine.embedding.ensemble import cosines
+from hnmine.mining.legacy_ensemble import cosines
 from hnmine.errors import DataError, ModelError
 from hnmine.models import folder as weights
 from hnmine.ranking.blend import best_weights, blended
@@ -26,7 +26,8 @@ from hnmine.ranking.splits import Splits
 from hnmine.ranking.task import METRICS, PerQuery, Task, means, measure, reach, rerank, table, table_by_length
 from hnmine.report.examples import shortened
 from hnmine.runs import device as devices
-from hnmine.runs.folder import Run, digest, versions
+from hnmine.runs.folder import Run, versions
+from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32
 
@@ -52,7 +53,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
     """
     rerankers, kind, max_tokens = _rerankers(config.train, run)
     _refuse_others(rerankers, run)
-    task = splits.task(splits.test, config.evaluate.queries, config.evaluate.seed)
+    task = splits.task(splits.test, config.evaluate.queries, config.seed)
     scorer = Scorer(task, config, kind, max_tokens, run)
     blend = Blend(splits, task, config, kind, max_tokens, run)
     scores = {f"{_FIRST_STAGE}: {_label(config.evaluate.first_stage)}": task.first_scores_QK}
@@ -68,7 +69,7 @@ def compare(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], d
             rows[f"{name}{_BLENDED}"] = values
     before = next(name for name in rows if name.startswith(_BEFORE))
     tests = {
-        name: {metric: paired(values[metric], rows[before][metric], config.evaluate.seed) for metric in METRICS}
+        name: {metric: paired(values[metric], rows[before][metric], config.seed) for metric in METRICS}
         for name, values in rows.items()
         if name.startswith(_AFTER)
     }
@@ -203,7 +204,7 @@ def _rerankers(config: TrainConfig, run: Run) -> tuple[dict[str, Path], Kind, in
     before = (
         {f"{_BEFORE}warm-started": folder / START}
         if start["warmed_up"]
-        else {f"{_BEFORE}as given": weights.resolve(start["model"], start["revision"])}
+        else {f"{_BEFORE}as given": weights.resolve(start["model"])}
     )
     return (
         before | {f"{_AFTER}{preset}": folder / preset for preset in training["presets"]},
@@ -232,9 +233,9 @@ class Scorer:
         """Take the task; `prefix` stands before the names of what is kept."""
         self._task, self._run, self._kind, self._max_tokens, self._prefix = task, run, kind, max_tokens, prefix
         self._passages = config.evaluate.long_documents == "maxp"
-        self._device = devices.choose(config.train.device)
+        self._device = devices.choose_device(config.device)
         self._dtype = devices.choose_dtype(config.train.dtype, self._device.kind, training=True)
-        self._engine = config.train.engine
+        self._engine = config.engine
         self.identity = digest([task.texts, max_tokens, self._passages, self._dtype, self._engine, versions()])
         """Names all that decides the scores but the model."""
         self.inputs: dict[str, str] = {}
@@ -311,7 +312,7 @@ class Blend:
     """Asks a re-ranker about the dev queries; None where nothing is blended."""
 
     def __init__(self, splits: Splits, test: Task, config: Config, kind: Kind, max_tokens: int, run: Run) -> None:
-        self._tasks = splits.task(splits.dev, config.train.dev_queries, config.train.seed), test
+        self._tasks = splits.task(splits.dev, config.train.dev_queries, config.seed), test
         blends = config.evaluate.blend != "none"
         self.scorer = Scorer(self._tasks[0], config, kind, max_tokens, run, "dev: ") if blends else None
         self._first = _label(config.evaluate.first_stage)

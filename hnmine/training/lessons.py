@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from hnmine.config.root import Config
-from hnmine.config.training import DistillConfig
-from hnmine.embedding.ensemble import cosines
+from hnmine.mining.legacy_ensemble import cosines
 from hnmine.errors import DataError
 from hnmine.ranking.blend import blended, likeliest
 from hnmine.ranking.first_stage import NO_ROW
@@ -34,6 +33,7 @@ from hnmine.types import Float32, Int64
 
 _FIRST_STAGE = "first stage"
 _WORD = re.compile(r"\w+")
+_DOCUMENTS = 6  # in a lesson
 _FIRST = 2  # of the teacher's order, in every list
 
 
@@ -69,8 +69,8 @@ def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
         DataError: the teacher cannot tell the dev queries' right documents from others, there is no query to learn
             from, or vectors made elsewhere lack some.
     """
-    settings = config.train.distill
-    rows = _with_documents(_query_rows(bench, splits, config), settings.lessons, splits, config.evaluate.depth)
+    wanted = config.train.lessons
+    rows = _with_documents(_query_rows(bench, splits, config), wanted, splits, config.evaluate.depth)
     if not len(rows):
         raise DataError(
             "no lessons: beside dev and test there is no query for which the first stage finds two documents; put "
@@ -78,7 +78,7 @@ def lessons(bench: Bench, splits: Splits, config: Config, run: Run) -> Lessons:
         )
     task = splits.unjudged(rows)
     weights, teacher_dev, scores_QK = _taught(bench, task, config, run)
-    lists = _lists(task, scores_QK / bench.recipe.scale, settings, config.train.seed)
+    lists = _lists(task, scores_QK / bench.recipe.scale, wanted, config.seed)
     listed = ", ".join(f"{weight:.2f} {name}" for name, weight in weights.items())
     say(
         "train",
@@ -124,7 +124,7 @@ def _query_rows(bench: Bench, splits: Splits, config: Config) -> Int64:
     row_of = {words: row for row in reversed(rows) if (words := _words(texts[row])) not in held}
     trained = {_words(texts[row]) for row in bench.pairs.query_rows_P.tolist()}
     parts = [[row for words, row in row_of.items() if (words in trained) == of_pairs] for of_pairs in (False, True)]
-    rng = np.random.default_rng(config.train.seed)
+    rng = np.random.default_rng(config.seed)
     return np.concatenate([rng.permutation(np.array(sorted(part), dtype=np.int64)) for part in parts])
 
 
@@ -143,7 +143,7 @@ def _with_documents(rows: Int64, wanted: int, splits: Splits, depth: int) -> Int
     return np.array(found, dtype=np.int64)
 
 
-def _lists(task: Task, teacher_QK: Float32, settings: DistillConfig, seed: int) -> Lists:
+def _lists(task: Task, teacher_QK: Float32, lessons: int, seed: int) -> Lists:
     """Return lessons, each a query and some documents with the teacher's scores: its first two and others at random."""
     order_QK = np.argsort(-teacher_QK, axis=1, kind="stable")
     found_Q = (task.doc_rows_QK != NO_ROW).sum(axis=1)
@@ -151,9 +151,9 @@ def _lists(task: Task, teacher_QK: Float32, settings: DistillConfig, seed: int) 
     queries: list[str] = []
     documents: list[tuple[str, ...]] = []
     scores: list[tuple[float, ...]] = []
-    for at in islice(cycle(range(len(task))), settings.lessons):
+    for at in islice(cycle(range(len(task))), lessons):
         order = order_QK[at, : found_Q[at]]
-        chosen = np.concatenate([order[:_FIRST], rng.permutation(order[_FIRST:])])[: settings.documents]
+        chosen = np.concatenate([order[:_FIRST], rng.permutation(order[_FIRST:])])[: _DOCUMENTS]
         queries.append(task.queries.texts[at])
         documents.append(tuple(task.document_texts[row] for row in task.doc_rows_QK[at, chosen].tolist()))
         scores.append(tuple(round(score, 3) for score in teacher_QK[at, chosen].tolist()))

@@ -16,13 +16,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hnmine.config.base import slug
-from hnmine.config.training import LOADED_BY, TAUGHT, Kind, TeacherConfig, TrainConfig
+from hnmine.config.root import Config
+from hnmine.config.training import LOADED_BY, TAUGHT, Kind
 from hnmine.embedding.score_store import Score, Scored
-from hnmine.mining.guards import Scorer
+from hnmine.mining.guards import RowScores
 from hnmine.models import folder as weights
 from hnmine.ranking.splits import Splits
 from hnmine.runs import device as devices
-from hnmine.runs.folder import Run, digest, versions, write_json
+from hnmine.runs.files import write_json
+from hnmine.runs.folder import Run, versions
+from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track
 from hnmine.training.fit import train
 from hnmine.training.lists import Lists, random_anchors, training_lists
@@ -32,6 +35,9 @@ from hnmine.types import Float64, Int64
 
 START = "start"
 _FEW_QUERIES = 30
+_WARM_UP_NEGATIVES, _WARM_UP_RATE = 3, 5e-5
+"""Random negatives a pair, and the learning rate, of the one epoch that gives a model a ranking head."""
+_TEACHER_TOKENS = 256  # of query and document together
 _RATE, _RATE_WIDTH = 1e-4, 384
 """The learning rate by default, for a model so wide. It was found with MiniLM (`benchmarks/LOG.md`); for others it goes
 down as width goes up, as Adam's best step does (Yang et al., arXiv 2203.03466); that has not been tried here."""
@@ -61,29 +67,30 @@ class Record(BaseModel):
 class Bench:
     """The pairs that are trained on, the dev queries and the settings; the start, and trainings from it."""
 
-    def __init__(self, splits: Splits, config: TrainConfig, run: Run) -> None:
-        self._splits, self._config, self._run = splits, config, run
+    def __init__(self, splits: Splits, whole: Config, run: Run) -> None:
+        config = whole.train
+        self._splits, self._config, self._seed, self._run = splits, config, whole.seed, run
         self.documents, self.queries = splits.collection.documents, splits.collection.queries
         self.positives = _with_copies(splits)
         """What is never a negative of a query row: its judged positives, and documents of the same text."""
-        device = devices.choose(config.device)
-        self._folder = weights.resolve(config.model, config.revision)
+        device = devices.choose_device(whole.device)
+        self._folder = weights.resolve(config.model)
         dtype = devices.choose_dtype(config.dtype, device.kind, training=True)
-        rate = config.learning_rate or _RATE * _RATE_WIDTH / weights.width(self._folder)
-        self.recipe = Recipe.of(config, device, dtype, learning_rate=rate)
+        rate = config.learning_rate or _RATE * _RATE_WIDTH / weights.hidden_size(self._folder)
+        self.recipe = Recipe.of(config, device, dtype, seed=whole.seed, engine=whole.engine, learning_rate=rate)
         self.start_dev: dict[Path, float] = {}
         """What the dev queries say of each start that something was trained from; measured once."""
-        self._teacher = None if config.teacher is None else _Teacher(config.teacher, device, run)
-        gpus = devices.visible_gpus() if device.kind == "gpu" and config.ray is not False else 0
+        self._teacher = None if config.teacher is None else _Teacher(config.teacher, device, whole.engine, run)
+        gpus = devices.visible_gpus() if device.kind == "gpu" and whole.ray is not False else 0
         self._workers = config.workers or max(1, gpus)
         cluster = bool(os.environ.get("RAY_ADDRESS"))
-        self._by_ray = cluster or self._workers > 1 if config.ray is None else config.ray
+        self._by_ray = cluster or self._workers > 1 if whole.ray is None else whole.ray
         self.pairs = splits.train
         if config.max_pairs is not None and config.max_pairs < len(splits.train):
-            rng = np.random.default_rng(config.seed)
+            rng = np.random.default_rng(whole.seed)
             self.pairs = splits.train.take(np.sort(rng.choice(len(splits.train), config.max_pairs, replace=False)))
         splits.first_stage(np.union1d(self.pairs.query_rows_P, splits.dev.query_rows_P))
-        self.dev = splits.task(splits.dev, config.dev_queries, config.seed)
+        self.dev = splits.task(splits.dev, config.dev_queries, whole.seed)
         fewer = f", fewer than train.dev_queries={config.dev_queries}" if len(self.dev) < config.dev_queries else ""
         say("train", f"dev: {len(self.dev):,} queries of {splits.dev_name}{fewer}; training on {device}")
         if len(self.dev) < _FEW_QUERIES:
@@ -109,21 +116,20 @@ class Bench:
             f"{config.model} has no ranking head: warmed up first, on random negatives of the same pairs",
         )
         nothing: list[list[int]] = [[] for _ in range(len(self.pairs))]
-        lists = training_lists(self.documents, self.queries, self.pairs, nothing, self.random(config.warm_up.negatives))
+        lists = training_lists(self.documents, self.queries, self.pairs, nothing, self.random(_WARM_UP_NEGATIVES))
         recipe = replace(
             self.recipe,
             loss="infonce",
             in_batch_negatives=0,
-            learning_rate=config.warm_up.learning_rate,
-            epochs=config.warm_up.epochs,
+            learning_rate=_WARM_UP_RATE,
+            epochs=1,
             evaluations_per_epoch=1,
-            layers=config.warm_up.layers,
         )
         record, warm = self.fit(name, self._folder, lists, recipe), self._run.out / "rerankers" / name
         self.start_dev[warm] = record.dev
         return warm, record
 
-    def scores_of(self, model: Path) -> Scorer:
+    def scores_of(self, model: Path) -> RowScores:
         """Return what asks a re-ranker how relevant documents are, by rows; what it has said is kept."""
         recipe = self.recipe
         how: dict[str, Any] = {"max_tokens": recipe.max_tokens, "dtype": recipe.dtype, "engine": recipe.engine}
@@ -141,7 +147,7 @@ class Bench:
 
     def random(self, per_pair: int) -> list[list[int]]:
         """Return random documents for every pair, none of them right."""
-        return random_anchors(self.pairs, self.positives, len(self.documents), per_pair, self._config.seed)
+        return random_anchors(self.pairs, self.positives, len(self.documents), per_pair, self._seed)
 
     def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe) -> Record:
         """Train one re-ranker and return its record, or that of the same trained before."""
@@ -239,24 +245,24 @@ class Bench:
 class _Teacher:
     """The cross-encoder that is learnt from, found before anything is trained and loaded when it is needed."""
 
-    def __init__(self, config: TeacherConfig, device: devices.Choice, run: Run) -> None:
+    def __init__(self, model: str, device: devices.Choice, engine: str, run: Run) -> None:
         from hnmine.models.cross_encoder import cross_encoder
 
-        self._config, self._device = config, device
-        dtype = devices.choose_dtype(config.dtype, device.kind)
-        self._how: dict[str, Any] = {"max_tokens": config.max_tokens, "dtype": dtype, "engine": config.engine}
-        self._folder = cross_encoder("train.teacher.model", config.model, config.revision)
+        self._model, self._device = model, device
+        dtype = devices.choose_dtype("auto", device.kind)
+        self._how: dict[str, Any] = {"max_tokens": _TEACHER_TOKENS, "dtype": dtype, "engine": engine}
+        self._folder = cross_encoder("train.teacher", model)
         self._scored = Scored("teacher", self._folder, self._loaded, self._how, run)
 
     def facts(self) -> dict[str, Any]:
         """Return all that decides its scores."""
         sha256 = digest(weights.folder_sha256(self._folder))
-        return self._config.model_dump() | {"dtype": self._how["dtype"], "files": sha256}
+        return {"model": self._model, **self._how, "files": sha256}
 
     def _loaded(self) -> Score:
         from hnmine.models.cross_encoder import Reranker
 
-        say("train", f"the teacher is {self._config.model} on {self._device}, {self._how['dtype']}")
+        say("train", f"the teacher is {self._model} on {self._device}, {self._how['dtype']}")
         return Reranker(self._folder, device=self._device.torch_name, **self._how).scores
 
     def teach(self, name: str, lists: Lists, scale: float) -> Lists:

@@ -26,7 +26,7 @@ from hnmine.config.training import Kind, Loss, TrainConfig
 from hnmine.errors import ModelError
 from hnmine.models.bi_encoder import BiEncoder
 from hnmine.models.cross_encoder import Reranker, has_head
-from hnmine.models.engine import GRAPH_TOKENS, graph_tokens
+from hnmine.models.batches import TOKENS_PER_BACKWARD, tokens_per_backward
 from hnmine.ranking.task import Task, means, measure, rerank
 from hnmine.runs.device import Choice
 from hnmine.training import losses
@@ -35,6 +35,12 @@ from hnmine.training.lists import Lists, step_lists
 from hnmine.types import Int64
 
 DEV_METRIC = "MRR@10"
+WARMUP_SHARE = 0.1
+"""Share of the steps with a rising learning rate."""
+WEIGHT_DECAY = 0.01
+"""Of AdamW."""
+CLIP_NORM = 1.0
+"""Largest norm of the gradient; a larger one is scaled down to it."""
 STATE = "training"  # folder beside a checkpoint's model
 
 
@@ -65,11 +71,22 @@ class Recipe:
     """Of a body that gets a ranking head the first so many layers; None: all."""
 
     @classmethod
-    def of(cls, config: TrainConfig, device: Choice, dtype: str, **changes: Any) -> Recipe:
+    def of(
+        cls, config: TrainConfig, device: Choice, dtype: str, *, seed: int = 0, engine: str = "auto", **changes: Any
+    ) -> Recipe:
         """Take the settings of the same name; `changes` replace some."""
-        own = {name: getattr(config, name) for name in cls.__dataclass_fields__ if hasattr(config, name)}
-        own["scale"] = config.scale or (20.0 if config.kind == "bi-encoder" else 1.0)
-        return cls(**(own | {"device": device.torch_name, "dtype": dtype} | changes))
+        settings = {name: getattr(config, name) for name in cls.__dataclass_fields__ if hasattr(config, name)}
+        constants = {
+            "scale": 20.0 if config.kind == "bi-encoder" else 1.0,
+            "warmup_share": WARMUP_SHARE,
+            "weight_decay": WEIGHT_DECAY,
+            "clip_norm": CLIP_NORM,
+            "dropout": 0.0,
+            "in_batch_negatives": 0,
+            "patience": None,
+        }
+        resolved = {"device": device.torch_name, "dtype": dtype, "seed": seed, "engine": engine}
+        return cls(**(settings | constants | resolved | changes))
 
     def steps(self, lists: int) -> int:
         """Return the number of steps over so many lists."""
@@ -187,7 +204,7 @@ class Worker:
                 set_dropout(self._reranker.model, job.recipe.dropout)
             partly = job.recipe.kind == "bi-encoder"  # its transformer's pooler is not asked
             self._network = others.joined(self._reranker.model, partly)
-            self._graph_tokens = graph_tokens(self._reranker.model, job.recipe.device, job.recipe.dtype)
+            self._graph_tokens = tokens_per_backward(self._reranker.model, job.recipe.device, job.recipe.dtype)
             self._optimizer = adamw(self._network, job.recipe)
             if checkpoint:
                 self._done, self._dev = _load_state(checkpoint / STATE, self._optimizer)
@@ -311,7 +328,7 @@ def _backward(
     chosen: Sequence[int],
     loss_of: losses.Loss,
     share: float,
-    most: int = GRAPH_TOKENS["cpu"],
+    most: int = TOKENS_PER_BACKWARD["cpu"],
 ) -> tuple[Tensor, float]:
     """Add the gradient of these lists' losses times `share`; return the loss, and how much of what was read is padding.
 
