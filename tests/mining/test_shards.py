@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hnmine.errors import DeviceError
+from hnmine.mining import shards as shards_module
 from hnmine.mining.conditions import select
-from hnmine.mining.mine import shards as shards_module
 from hnmine.mining.search import Ivf, IvfSearcher, Searcher
 from hnmine.mining.shards import ShardedSearcher
 from hnmine.runs.device import Choice

@@ -14,7 +14,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from hnmine.errors import ModelError
 from hnmine.models.bi_encoder import BiEncoder
 from hnmine.ranking.task import means, measure, rerank
-from hnmine.training.fit import Trained, losses, train
+from hnmine.training import losses
+from hnmine.training.fit import Trained, train
 from tests.builders.folders import hidden_files
 from tests.builders.models import spoil_weights, tiny_cross_encoder, tiny_word_encoder
 from tests.builders.texts import SENTENCES
