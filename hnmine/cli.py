@@ -256,18 +256,18 @@ def _run(options: argparse.Namespace) -> str:
 
         return between(options.after, options.before)
     if options.command == "history":
-        from hnmine.nights.home import Home, table
+        from hnmine.nights.home import Home, history_table
 
         home = Home.at(options.home)
-        return table(home.history()) if home.current() else f"home {home.place} has no version yet"
+        return history_table(home.history()) if home.current() else f"home {home.directory} has no version yet"
     config = load(options.config, _overrides(options))
     if options.command in ("nightly", "rollback"):
         from hnmine.nights import night as nightly
-        from hnmine.nights.home import table
+        from hnmine.nights.home import history_table
 
         if options.command == "nightly":
-            return table([nightly.nightly(options.data, options.home, config)])
-        return table([nightly.rollback(options.home, options.to, config)])
+            return history_table([nightly.nightly(options.data, options.home, config)])
+        return history_table([nightly.rollback(options.home, options.to, config)])
     from hnmine import pipeline
 
     step = {name: getattr(pipeline, name) for name in _STEPS}[options.command]

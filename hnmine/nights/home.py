@@ -1,37 +1,38 @@
-"""What the nights leave: versions, re-rankers, and one pointer that says which of them hold; a folder or a bucket.
+"""The home of the nights: versions, re-rankers, and one pointer that says which of them hold.
 
-    HOME/current.json           the pointer, and the history: replaced as a whole, so readers see one night or the next
-    HOME/versions/<number>/     what a night mined and what the next one compares with; `version.json` is its last file
-    HOME/rerankers/<digest>/    models, named by their content; several versions may have the same
+    HOME/current.json           the pointer and the history, replaced together by one write
+    HOME/versions/<number>/     the files of a night; `version.json` is written last
+    HOME/rerankers/<digest>/    models, named by the digest of their files; several versions may share one
     HOME/lock/                  see `lease`
-    HOME/work                   the run folder of the nights (of a home that is a folder)
+    HOME/work/                  the run folder of the nights, if HOME is a folder
 
-A version that the pointer does not name is a night that was broken off, or an older one kept for `rollback`.
+A version that the history does not name is a night that was broken off. The older ones are kept for `rollback`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hnmine.errors import DataError
-from hnmine.models import folder as weights
-from hnmine.runs.folder import digest
-from hnmine.runs.places import Place
+from hnmine.models.folder import folder_sha256
+from hnmine.runs.directory import Directory
+from hnmine.runs.hashing import digest
+from hnmine.runs.tables import text_table
 
 _POINTER = "current.json"
 _VERSION = "version.json"
-_Model = TypeVar("_Model", bound=BaseModel)
+_FILES = "files.json"
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
 class Row(BaseModel):
-    """One line of the history: a night, or a rollback."""
+    """One row of the history: a night, or a rollback."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -43,42 +44,73 @@ class Row(BaseModel):
     removed: int = 0
     pairs: int = 0
     searched: int = 0
-    """Pairs that were searched in full."""
+    """Pairs that were searched."""
     negatives_changed: int = 0
-    """Pairs whose negatives are others than the night before."""
+    """Pairs with other negatives than the night before."""
     epoch: int = 1
     """How many bases there were."""
     mrr: float | None = None
-    """MRR@10 of the re-ranker that was deployed at the night's beginning, on that night's held-out queries."""
+    """MRR@10 of the re-ranker that was deployed when the night began, on the held-out queries of that night."""
     mrr_trained: float | None = None
     decision: str
 
 
+class PinnedFit(BaseModel):
+    """A fit of a lexical encoder, in the store under the name `fit`, and the settings that it was made by."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    fit: str
+    settings: dict[str, Any]
+
+
+class Facts(BaseModel):
+    """What a night must know of the nights before it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    epoch: int = 0
+    fused: list[str] = []
+    """Identities of the encoders whose vectors the basis was fitted on."""
+    reduce: dict[str, Any] = {}
+    """Settings that the basis was fitted by."""
+    fits: dict[str, PinnedFit] = {}
+    """Lexical encoders as they were fitted when the epoch began, by encoder name."""
+    came: int = 0
+    """Documents with a new text since the epoch began."""
+    pairs_changed: int = 0
+    """Pairs with other negatives since the last training, summed over the nights."""
+    train: dict[str, Any] = {}
+    """Settings of the last training."""
+    reads: dict[str, Any] = {}
+    """How the deployed re-ranker reads texts: `kind` and `max_tokens`."""
+
+
 class Version(BaseModel):
-    """What a version says of itself."""
+    """The content of version.json."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     files: list[str]
     reranker: str
     """Name in HOME/rerankers."""
-    facts: dict[str, Any]
+    facts: Facts
 
 
 class _Pointer(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    version: str
-    history: list[Row]
+    version: str = ""
+    history: list[Row] = []
     rejected: list[str] = []
-    """Digests of models that were rolled back from: no night deploys one again."""
+    """Identities of models that were rolled back from: no night deploys one again."""
 
 
 @dataclass(frozen=True)
 class Home:
     """The home of a series of nights."""
 
-    place: Place
+    directory: Directory
 
     @classmethod
     def at(cls, address: str | Path) -> Home:
@@ -88,192 +120,172 @@ class Home:
             ConfigError: the address cannot be understood.
             DataError: the object store does not answer.
         """
-        return cls(Place.at(address, "home", "--home"))
-
-    @property
-    def folder(self) -> Path | None:
-        """The home as a folder of this machine, if it is one."""
-        return Path(self.place.path) if isinstance(self.place.filesystem, pafs.LocalFileSystem) else None
+        return cls(Directory.at(address, "home", "--home"))
 
     def current(self) -> tuple[str, Version] | None:
-        """Return the version that holds, and its number; None before the first night.
+        """Return the number of the version that holds, and the version; None before the first night.
 
         Raises:
-            DataError: the home is not as a night leaves it.
+            DataError: a file of the home is missing or damaged.
         """
-        pointer = self._pointer()
-        return None if pointer is None else (pointer.version, self._version(pointer.version))
+        number = self._pointer().version
+        return (number, self._version(number)) if number else None
 
     def history(self) -> list[Row]:
         """Return all nights and rollbacks, oldest first."""
-        pointer = self._pointer()
-        return [] if pointer is None else pointer.history
+        return self._pointer().history
 
     def next_number(self) -> str:
         """Return the number of the next version."""
         return f"{1 + max((int(row.version) for row in self.history()), default=0):04d}"
 
-    def write(self, version: str, files: dict[str, Path], reranker: str, facts: dict[str, Any]) -> None:
-        """Write a version, which nobody sees until `point`; what a night broken off left under its number goes."""
+    def file(self, version: str, name: str, work: Path) -> Path:
+        """Return a file of a version; if the home is in an object store, a copy below `work`."""
+        directory = self._versions / version
+        if directory.local is not None:
+            return directory.local / name
+        return _download(directory, [name], work / "last" / version) / name
+
+    def write(self, version: str, files: dict[str, Path], reranker: str, facts: Facts) -> None:
+        """Write a version, which nobody sees before `point`; what a broken night left under its number is removed."""
         self._versions.remove_folder(version)
         for name, path in files.items():
-            (self._versions / version).write(name, _bytes(path))
-        own = Version(files=sorted(files), reranker=reranker, facts=facts)
-        (self._versions / version).write(_VERSION, own.model_dump_json(indent=1).encode())
-
-    def add_reranker(self, folder: Path) -> str:
-        """Keep a model folder; return its name."""
-        files = weights.folder_sha256(folder)
-        name = digest(files)
-        if name not in (self.place / "rerankers").folders() or not self._whole(name):
-            for file in files:
-                above, _, last = f"{name}/{file}".rpartition("/")
-                (self.place / "rerankers" / above).write(last, _bytes(folder / file))
-            (self.place / "rerankers" / name).write("files.json", json.dumps(files, indent=1).encode())
-        return name
-
-    def reranker(self, name: str, work: Path) -> Path:
-        """Return the folder of a model; of a home in an object store, its copy below `work`."""
-        if self.folder is not None:
-            return self.folder / "rerankers" / name
-        copy = work / "deployed" / name
-        listed = self._read(self.place / "rerankers" / name, "files.json")
-        files: dict[str, str] = json.loads(listed)
-        if not copy.is_dir() or weights.folder_sha256(copy) != files:
-            for file in files:
-                above, _, last = f"{name}/{file}".rpartition("/")
-                (copy / file).parent.mkdir(parents=True, exist_ok=True)
-                (copy / file).write_bytes(self._read(self.place / "rerankers" / above, last))
-        return copy
-
-    def file(self, version: str, name: str, work: Path) -> Path:
-        """Return a file of a version; of a home in an object store, its copy below `work`."""
-        if self.folder is not None:
-            return self.folder / "versions" / version / name
-        copy = work / "last" / version / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(self._read(self._versions / version, name))
-        return copy
-
-    def rejected(self, reranker: Path) -> bool:
-        """Whether the model in this folder was rolled back from."""
-        pointer = self._pointer()
-        return pointer is not None and _model(weights.folder_sha256(reranker)) in pointer.rejected
+            (self._versions / version).write(name, path.read_bytes())
+        content = Version(files=sorted(files), reranker=reranker, facts=facts).model_dump_json(indent=1)
+        (self._versions / version).write(_VERSION, content.encode())
 
     def point(self, version: str, row: Row, keep: int) -> None:
-        """Let a version hold, by one write, and remove all but the last `keep` and what they need."""
-        pointer = self._pointer()
-        self._point(version, row, [] if pointer is None else pointer.rejected)
-        self._prune(version, keep)
-
-    def _point(self, version: str, row: Row, rejected: list[str]) -> None:
-        pointer = _Pointer(version=version, history=[*self.history(), row], rejected=rejected)
-        self.place.write(_POINTER, pointer.model_dump_json(indent=1).encode())
+        """Let a version hold, by one write; then remove all but the last `keep` versions and their re-rankers."""
+        self._write_pointer(version, row, self._pointer().rejected)
+        published = self._published()
+        stay = {version, *published[-keep:]}
+        for number in set(published) - stay:
+            self._versions.remove_folder(number)
+        needed = {self._version(number).reranker for number in stay}
+        for name in set(self._rerankers.folders()) - needed:
+            self._rerankers.remove_folder(name)
 
     def rollback(self, to: str | None, when: str) -> Row:
         """Let an older version hold again: `to`, or the newest before the current one with another re-ranker.
 
-        No version is removed. The re-ranker that goes is not deployed again, unless by another rollback.
+        No version is removed. No night deploys the current re-ranker again; another rollback can.
 
         Raises:
             DataError: there is no such version.
         """
+        # Find out what is there.
         current = self.current()
         if current is None:
-            raise DataError(f"home {self.place} has no version yet; run `hnmine nightly` first")
-        number, version = current
-        kept = self._kept()
-        pointer, away = self._pointer(), self._model_of(version)
-        assert pointer is not None
-        bad = {*pointer.rejected, away}
-        before = [each for each in kept if each < number and self._model_of(self._version(each)) not in bad]
-        if to is not None and to not in kept:
-            raise DataError(f"home {self.place} has no version {to}; it keeps {', '.join(kept)}")
-        if to is None and not before:
+            raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
+        number, published = current[0], self._published()
+        identities = {each: digest(self._files(self._version(each).reranker)) for each in {*published, number}}
+        rejected = {*self._pointer().rejected, identities[number]}
+
+        # Choose the version.
+        earlier = [each for each in published if each < number and identities[each] not in rejected]
+        listed = ", ".join(published)
+        if to is not None and to not in published:
+            raise DataError(f"home {self.directory} has no version {to}; it keeps {listed}")
+        if to is None and not earlier:
             raise DataError(
-                f"home {self.place} keeps no version before {number} with another re-ranker, only {', '.join(kept)}"
+                f"home {self.directory} keeps no version before {number} with another re-ranker, only {listed}"
             )
-        target = to or before[-1]
+        target = to or earlier[-1]
+
+        # Point to it.
         row = Row(when=when, version=number, decision=f"rolled back to {target}")
-        self._point(target, row, sorted(bad - {self._model_of(self._version(target))}))
+        self._write_pointer(target, row, sorted(rejected - {identities[target]}))
         return row
 
-    def _model_of(self, version: Version) -> str:
-        return _model(json.loads(self._read(self.place / "rerankers" / version.reranker, "files.json")))
+    def add_reranker(self, folder: Path) -> str:
+        """Keep the model in a folder; return its name."""
+        files = folder_sha256(folder)
+        name = digest(files)
+        if _FILES not in (self._rerankers / name).files():
+            for file in files:
+                (self._rerankers / name).write(file, (folder / file).read_bytes())
+            (self._rerankers / name).write(_FILES, json.dumps(files, indent=1).encode())
+        return name
+
+    def reranker(self, name: str, work: Path) -> Path:
+        """Return the folder of a model; if the home is in an object store, a copy below `work`."""
+        directory, copy = self._rerankers / name, work / "deployed" / name
+        if directory.local is not None:
+            return directory.local
+        files = self._files(name)
+        if not copy.is_dir() or folder_sha256(copy) != files:
+            _download(directory, files, copy)
+        return copy
+
+    def is_rejected(self, folder: Path) -> bool:
+        """Whether the model in this folder was rolled back from."""
+        return digest(folder_sha256(folder)) in self._pointer().rejected
 
     @property
-    def _versions(self) -> Place:
-        return self.place / "versions"
+    def _versions(self) -> Directory:
+        return self.directory / "versions"
 
-    def _kept(self) -> list[str]:
-        """Return the versions that are whole and were published."""
+    @property
+    def _rerankers(self) -> Directory:
+        return self.directory / "rerankers"
+
+    def _published(self) -> list[str]:
+        """Return the numbers of the versions in the history that are kept, oldest first."""
         published = {row.version for row in self.history()}
-        return [each for each in self._versions.folders() if each in published]
+        return [number for number in self._versions.folders() if number in published]
 
-    def _prune(self, current: str, keep: int) -> None:
-        kept = self._kept()
-        stay = {current, *kept[-keep:]}
-        for version in kept:
-            if version not in stay:
-                self._versions.remove_folder(version)
-        needed = {self._version(version).reranker for version in stay}
-        for name in (self.place / "rerankers").folders():
-            if name not in needed:
-                (self.place / "rerankers").remove_folder(name)
+    def _pointer(self) -> _Pointer:
+        raw = self.directory.read(_POINTER)
+        return _Pointer() if raw is None else _validated(_Pointer, raw.to_pybytes(), self.directory, _POINTER)
 
-    def _whole(self, reranker: str) -> bool:
-        return "files.json" in (self.place / "rerankers" / reranker).files()
-
-    def _pointer(self) -> _Pointer | None:
-        raw = self.place.read(_POINTER)
-        return None if raw is None else _checked(_Pointer, raw.to_pybytes(), f"{self.place}/{_POINTER}")
+    def _write_pointer(self, version: str, row: Row, rejected: list[str]) -> None:
+        pointer = _Pointer(version=version, history=[*self.history(), row], rejected=rejected)
+        self.directory.write(_POINTER, pointer.model_dump_json(indent=1).encode())
 
     def _version(self, number: str) -> Version:
-        return _checked(Version, self._read(self._versions / number, _VERSION), f"{self._versions / number}/{_VERSION}")
+        directory = self._versions / number
+        return _validated(Version, _read(directory, _VERSION), directory, _VERSION)
 
-    def _read(self, place: Place, name: str) -> bytes:
-        raw = place.read(name)
-        if raw is None:
-            raise DataError(f"{place}/{name} is missing; bring it back, or begin anew with another --home")
-        content: bytes = raw.to_pybytes()
-        return content
-
-
-def _model(files: dict[str, str]) -> str:
-    """Return a digest of a model, whatever its training's record says."""
-    return digest({name: sha for name, sha in files.items() if name != weights.RECORD})
+    def _files(self, reranker: str) -> dict[str, str]:
+        """Return the sha256 of a model's files, without the training's record that earlier releases put beside them."""
+        files: dict[str, str] = json.loads(_read(self._rerankers / reranker, _FILES))
+        files.pop("hnmine.json", None)
+        return files
 
 
-def _checked(model: type[_Model], raw: bytes, shown: str) -> _Model:
+def history_table(rows: Sequence[Row]) -> str:
+    """Return the history for people, one line a night."""
+    headers = ["night", "version", "added", "changed", "removed", "pairs", "negatives changed", "epoch"]
+    cells = []
+    for row in rows:
+        counts = (row.added, row.changed, row.removed, row.pairs, row.negatives_changed, row.epoch)
+        figures = ["-" if value is None else f"{value:.3f}" for value in (row.mrr, row.mrr_trained)]
+        cells.append([row.when, row.version, *(f"{count:,}" for count in counts), *figures, row.decision])
+    return text_table(cells, [*headers, "MRR@10", "trained", "decision"], left=(0, 10))
+
+
+def _validated(model: type[_ModelT], raw: bytes, directory: Directory, name: str) -> _ModelT:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors()[0]
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-    raise DataError(f"{shown} is not what a night leaves ({problem}); bring it back, or begin anew with another --home")
-
-
-def _bytes(path: Path) -> pa.Buffer:
-    if not path.stat().st_size:
-        return pa.py_buffer(b"")
-    with pa.memory_map(str(path)) as mapped:
-        return mapped.read_buffer()
-
-
-def table(rows: list[Row]) -> str:
-    """Return the history for people, one line a night."""
-    heads = ["night", "version", "added", "changed", "removed", "pairs", "negatives changed", "epoch", "MRR@10"]
-    lines = [[*heads, "trained", "decision"]]
-    for row in rows:
-        counts = (row.added, row.changed, row.removed, row.pairs, row.negatives_changed, row.epoch)
-        figures = ["-" if value is None else f"{value:.3f}" for value in (row.mrr, row.mrr_trained)]
-        lines.append([row.when, row.version, *(f"{count:,}" for count in counts), *figures, row.decision])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = {0, len(heads) + 1}
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if at in left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
+    raise DataError(
+        f"{directory}/{name} is not what a night leaves ({problem}); bring it back, or begin anew with another --home"
     )
+
+
+def _read(directory: Directory, name: str) -> bytes:
+    raw = directory.read(name)
+    if raw is None:
+        raise DataError(f"{directory}/{name} is missing; bring it back, or begin anew with another --home")
+    content: bytes = raw.to_pybytes()
+    return content
+
+
+def _download(directory: Directory, files: Iterable[str], folder: Path) -> Path:
+    """Copy files into a folder of this machine; return it."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(_read(directory, file))
+    return folder

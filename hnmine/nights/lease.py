@@ -1,20 +1,19 @@
-"""One job at a time, also across machines: a lock with an owner and a lease, on a folder or an object store.
+"""A lock with a lease, also between machines: one job at a time works on a directory.
 
-    PLACE/lock/claim_<seconds>_<since>_<owner>_<unique>    who wants or holds the lock, and how long it stands unrenewed
-    PLACE/lock/holds_<the same>                            that it is held; only for what others are told
+    DIRECTORY/lock/claim_<seconds>_<since>_<owner>_<unique>    a job wants or holds the lock; seconds: its lease
+    DIRECTORY/lock/holds_<the same>                            the job holds it; serves only the message to others
 
-Object stores can neither create a file only if it is absent nor rename one (not through pyarrow.fs), so the lock asks
-for less: that a file which was written before a listing began, and is not removed meanwhile, is in it, as on a folder,
-S3, GCS and Azure. Whoever wants the lock writes a claim of its own, *then* lists. Of two, the one that wrote last sees
-the other, whose claim keeps its name and its place until it is given up; who sees another claim withdraws, and ends if
-the lock is held already; if both only wanted it, each tries again after a random while. So never two hold it, and no
-clock and no waiting time is relied on for that. Nothing is ever read but the listing.
+An object store can neither create a file only if it is absent nor rename one (not through pyarrow.fs). The lock relies
+on less, which folders, S3, GCS and Azure all keep: a listing contains every file that was written before it began and
+is not removed during it. A job writes its own claim, *then* lists. Of two jobs, the one that wrote last sees the claim
+of the other, which keeps its name until it is given up. A job that sees another claim withdraws its own. If the lock
+is held, the job ends; if both only wanted it, each tries again after a random pause. So two jobs never hold it, and no
+clock and no waiting time matters for that. Nothing but the listing is ever read.
 
-A dead owner's claim stands until it is older than its lease, and both ages are the store's own: that of a claim just
-written is subtracted. No machine's clock matters. The holder renews it four times a lease. One that could not for half
-a lease (it was stopped, the network was away) takes the lock for lost, and says so at its next `check`. What is
-relied on is that no single write takes longer than the other half: a job that was asleep for so long *within* the one
-write after its `check` would not be noticed.
+The claim of a dead job expires after its lease. Its age is measured by the store's clock: the time of the claim that
+was just written, minus its own. A holder renews its claim four times a lease. A holder that could not renew for half
+a lease (it was stopped, the network was away) treats the lock as lost, and its next `check` says so. The other half
+is the time that a single write may take: a job that sleeps longer *within* the write after its `check` goes unnoticed.
 """
 
 from __future__ import annotations
@@ -31,20 +30,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hnmine.errors import HnmineError, InUseError
-from hnmine.runs.places import Place
+from hnmine.runs.directory import Directory
 
-_TRIES = 8
-_RENEWALS = 4
-"""In one lease."""
+TRIES = 8
+"""How often a job claims a lock that others claim at the same time."""
+_RENEWALS = 4  # in one lease
 
 
 def _now() -> float:
-    """Return seconds of a clock that runs on while the machine sleeps, where there is one."""
+    """Return seconds of a clock that also runs while the machine sleeps, where there is one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 @dataclass(frozen=True)
 class _Claim:
+    """Another job's claim; its age is in seconds since it was written or renewed."""
+
     seconds: float
     since: str
     owner: str
@@ -52,29 +53,29 @@ class _Claim:
     held: bool
 
     @classmethod
-    def of(cls, name: str, age: float, *, held: bool) -> _Claim:
+    def parse(cls, name: str, age: float, *, held: bool) -> _Claim:
         _, seconds, since, owner, _ = name.split("_")
         return cls(float(seconds), since, owner, age, held)
 
 
 class Lease:
-    """The lock as its holder has it. Made by `hold`."""
+    """A lock that this process holds. Made by `hold`."""
 
-    def __init__(self, place: Place, seconds: float) -> None:
-        self._folder, self._seconds = place / "lock", seconds
+    def __init__(self, directory: Directory, seconds: float) -> None:
+        self._folder, self._seconds = directory / "lock", seconds
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         host = re.sub(r"[^A-Za-z0-9.\-]", "-", socket.gethostname())
         name = f"{seconds:g}_{since}_process-{os.getpid()}-on-{host}_{uuid.uuid4().hex}"
-        self._claim, self._mark = f"claim_{name}", f"holds_{name}"
+        self.claim, self._mark = f"claim_{name}", f"holds_{name}"
         self._renewed = _now()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Make sure that the lock is still ours; called before everything that others would see.
+        """Make sure that this process still holds the lock; called before every write that others see.
 
         Raises:
-            InUseError: it could not be renewed in time.
+            InUseError: the claim was not renewed in time, or is gone.
         """
         silent = _now() - self._renewed
         if silent > self._seconds / 2:
@@ -82,20 +83,20 @@ class Lease:
                 f"{self._folder} could not be renewed for {silent:.0f} s, so another job may have taken it over; "
                 "start again"
             )
-        if self._claim not in self._folder.times():
+        if self.claim not in self._folder.times():
             raise InUseError(f"another job has taken {self._folder} over, or someone removed the lock; start again")
 
     def acquire(self) -> None:
         """Take the lock; see `hold`."""
-        for turn in range(_TRIES):
-            self._write_claim()
-            others = self._others()
+        for attempt in range(TRIES):
+            self.renew()
+            others = self._other_claims()
             if not others:
-                self.check()  # asleep since the claim was written, it may have been taken for dead
+                self.check()  # others may have removed the claim if this process slept since it wrote it
                 self._folder.touch(self._mark)
                 self._thread.start()
                 return
-            self._folder.remove(self._claim)
+            self._folder.remove(self.claim)
             holder = next((claim for claim in others if claim.held), None)
             if holder is not None:
                 raise InUseError(
@@ -103,7 +104,7 @@ class Lease:
                     f"{holder.age:.0f} s ago; wait until it is done. If it is dead, its lock expires "
                     f"{holder.seconds:g} s after its last word"
                 )
-            time.sleep(random.uniform(0, 0.1 * 2**turn))
+            time.sleep(random.uniform(0, 0.1 * 2**attempt))
         raise InUseError(f"several jobs want {self._folder} at once; start one of them again")
 
     def release(self) -> None:
@@ -111,55 +112,56 @@ class Lease:
         self._done.set()
         if self._thread.ident is not None:
             self._thread.join()
-        for name in (self._mark, self._claim):
+        for name in (self._mark, self.claim):
             self._folder.remove(name)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Write the claim anew, which begins another lease."""
+        began = _now()
+        self._folder.touch(self.claim)
+        self._renewed = began
+
+    def _keep_renewing(self) -> None:
         while not self._done.wait(self._seconds / _RENEWALS):
             try:
                 self.check()
-                self._write_claim()
+                self.renew()
             except InUseError:
-                return  # a claim that was given up must not come back
+                return  # a claim that is lost must not come back
             except HnmineError:
-                continue  # the store does not answer; `check` tells when that has lasted too long
+                continue  # the store does not answer; `check` raises when that has lasted too long
 
-    def _write_claim(self) -> None:
-        began = _now()
-        self._folder.touch(self._claim)
-        self._renewed = began
-
-    def _others(self) -> list[_Claim]:
-        """Return the claims of others that stand; what has expired is removed."""
+    def _other_claims(self) -> list[_Claim]:
+        """Return the valid claims of other jobs; remove the expired ones."""
         times = self._folder.times()
-        now = times.get(self._claim, 0.0)  # gone: others took it for dead, and `check` will say so
-        standing = []
+        now = times.get(self.claim, 0.0)  # 0 if others have removed the claim, which `check` will find
+        claims = []
         for name, written in times.items():
-            if not name.startswith("claim_") or name == self._claim:
+            if not name.startswith("claim_") or name == self.claim:
                 continue
             mark = name.replace("claim_", "holds_", 1)
-            claim = _Claim.of(name, max(0.0, now - written), held=mark in times)
+            claim = _Claim.parse(name, max(0.0, now - written), held=mark in times)
             if claim.age > claim.seconds:
                 self._folder.remove(name)
                 self._folder.remove(mark)
             else:
-                standing.append(claim)
-        return standing
+                claims.append(claim)
+        return claims
 
 
 @contextmanager
-def hold(place: Place, seconds: float = 60.0) -> Iterator[Lease]:
-    """Hold the lock of a place for the block; give it back at the end, whatever the end is.
+def hold(directory: Directory, seconds: float = 60.0) -> Iterator[Lease]:
+    """Hold the lock of a directory for the block; give it back at the end, also after an error.
 
     Args:
-        place: what is locked.
-        seconds: how long the lock of a dead owner stands.
+        directory: the home that is locked.
+        seconds: the lease, after which the lock of a dead job expires.
 
     Raises:
         InUseError: another job holds it.
-        DataError: the place cannot be used.
+        DataError: the directory cannot be used.
     """
-    lease = Lease(place, seconds)
+    lease = Lease(directory, seconds)
     try:
         lease.acquire()
         yield lease

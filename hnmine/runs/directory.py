@@ -24,7 +24,7 @@ _REMOTE_REMEDY = "check that the bucket exists, its region, the credentials in t
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory; file names are relative to it and hold no slash."""
+    """A directory. Names are relative to it."""
 
     filesystem: pafs.FileSystem
     path: str
@@ -99,7 +99,11 @@ class Directory:
                 return None
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
-        """Write a file, whole or not at all; a file of that name is replaced."""
+        """Write a file, whole or not at all; a file of that name is replaced, and missing folders are made."""
+        above, _, last = name.rpartition("/")
+        if above:
+            (self / above).write(last, content)
+            return
         path = f"{self.path}/{name}"
         target = f"{self.path}/.{name}.{uuid.uuid4().hex}.tmp" if self.local else path
         if self.local:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hnmine.errors import DataError
-from hnmine.nights.home import Home, Row, table
-from hnmine.runs.places import Place
+from hnmine.nights.home import Facts, Home, Row, history_table
+from hnmine.runs.directory import Directory
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def publish(home: Home, tmp_path: Path, content: str, keep: int = 10) -> str:
     folder = model(tmp_path / f"model-{number}", content)
     file = tmp_path / f"file-{number}"
     file.write_text(f"of {number}")
-    home.write(number, {"a.txt": file}, home.add_reranker(folder), {"epoch": 1})
+    home.write(number, {"a.txt": file}, home.add_reranker(folder), Facts(epoch=1))
     home.point(number, Row(when="2026-01-01 00:00", version=number, decision="deployed"), keep)
     return number
 
@@ -48,11 +48,11 @@ def test_a_version_holds_when_the_pointer_names_it_and_not_before(home, tmp_path
     publish(home, tmp_path, "one")
     file = tmp_path / "broken-off"
     file.write_text("half a night")
-    home.write(home.next_number(), {"other.txt": file, "a.txt": file}, "0", {})
+    home.write(home.next_number(), {"other.txt": file, "a.txt": file}, "0", Facts())
     number, version = home.current()
-    assert (number, version.files, version.facts) == ("0001", ["a.txt"], {"epoch": 1})
+    assert (number, version.files, version.facts) == ("0001", ["a.txt"], Facts(epoch=1))
     assert publish(home, tmp_path, "two") == "0002"
-    assert (home.place / "versions" / "0002").files() == ["a.txt", "version.json"]
+    assert (home.directory / "versions" / "0002").files() == ["a.txt", "version.json"]
     assert home.file("0002", "a.txt", tmp_path / "work").read_text() == "of 0002"
     assert home.file("0001", "a.txt", tmp_path / "work").read_text() == "of 0001"
     assert [row.version for row in home.history()] == ["0001", "0002"]
@@ -61,7 +61,7 @@ def test_a_version_holds_when_the_pointer_names_it_and_not_before(home, tmp_path
 def test_a_reranker_comes_back_as_it_was_and_equal_ones_are_kept_once(home, tmp_path):
     publish(home, tmp_path, "one")
     publish(home, tmp_path, "one")
-    (name,) = (home.place / "rerankers").folders()
+    (name,) = (home.directory / "rerankers").folders()
     for _ in range(2):
         folder = home.reranker(name, tmp_path / "work")
         assert (folder / "config.json").read_text() == "one"
@@ -71,8 +71,8 @@ def test_a_reranker_comes_back_as_it_was_and_equal_ones_are_kept_once(home, tmp_
 def test_a_reranker_half_written_is_written_again(home, tmp_path):
     folder = model(tmp_path / "model", "one")
     name = home.add_reranker(folder)
-    (home.place / "rerankers" / name).remove("files.json")
-    (home.place / "rerankers" / name).write("config.json", b"half")
+    (home.directory / "rerankers" / name).remove("files.json")
+    (home.directory / "rerankers" / name).write("config.json", b"half")
     assert home.add_reranker(folder) == name
     assert (home.reranker(name, tmp_path / "work") / "config.json").read_text() == "one"
 
@@ -80,8 +80,8 @@ def test_a_reranker_half_written_is_written_again(home, tmp_path):
 def test_the_last_versions_are_kept_with_what_they_need(home, tmp_path):
     for content in ("one", "two", "two", "three"):
         publish(home, tmp_path, content, keep=2)
-    assert (home.place / "versions").folders() == ["0003", "0004"]
-    assert len((home.place / "rerankers").folders()) == 2
+    assert (home.directory / "versions").folders() == ["0003", "0004"]
+    assert len((home.directory / "rerankers").folders()) == 2
     assert len(home.history()) == 4
 
 
@@ -94,7 +94,7 @@ def test_rollback_goes_to_the_reranker_before_the_last_one(home, tmp_path):
     number, version = home.current()
     assert number == "0001"
     assert version.reranker != before
-    assert (home.place / "versions").folders() == ["0001", "0002", "0003"], "a rollback removes none"
+    assert (home.directory / "versions").folders() == ["0001", "0002", "0003"], "a rollback removes none"
     assert publish(home, tmp_path, "four", keep=2) == "0004"
     with pytest.raises(DataError, match="no version 0009; it keeps 0003, 0004"):
         home.rollback("0009", "")
@@ -107,16 +107,27 @@ def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, 
     for content in ("one", "two", "three"):
         publish(home, tmp_path, content)
     folders = [tmp_path / f"model-000{number}" for number in (1, 2, 3)]
-    assert [home.rejected(folder) for folder in folders] == [False, False, False]
+    assert [home.is_rejected(folder) for folder in folders] == [False, False, False]
     home.rollback(None, "")
     home.rollback(None, "")
     publish(home, tmp_path, "four")
-    assert [home.rejected(folder) for folder in folders] == [False, True, True]
-    (folders[1] / "hnmine.json").write_text("of another night")
-    assert home.rejected(folders[1]), "it is the same model"
+    assert [home.is_rejected(folder) for folder in folders] == [False, True, True]
     assert home.rollback(None, "").decision == "rolled back to 0001", "and neither of these"
     home.rollback("0003", "")
-    assert [home.rejected(folder) for folder in folders] == [True, True, False]
+    assert [home.is_rejected(folder) for folder in folders] == [True, True, False]
+
+
+def test_the_training_record_in_a_model_of_an_earlier_release_is_no_part_of_the_model(home, tmp_path):
+    publish(home, tmp_path, "one")
+    folder = model(tmp_path / "earlier", "two")
+    (folder / "hnmine.json").write_text('{"lists": 7}')
+    home.write("0002", {}, home.add_reranker(folder), Facts(epoch=1))
+    home.point("0002", Row(when="2026-01-02 00:00", version="0002", decision="deployed"), 10)
+    home.rollback(None, "2026-01-03 00:00")
+    (folder / "hnmine.json").unlink()
+    assert home.is_rejected(folder)
+    earlier = home.reranker(home.current()[1].reranker, tmp_path / "work")
+    assert not home.is_rejected(earlier)
 
 
 def test_a_home_without_a_night_cannot_be_rolled_back(home):
@@ -131,8 +142,8 @@ def test_a_home_without_a_night_cannot_be_rolled_back(home):
         (b'{"version": "0001", "history": []}', "version.json is miss"),
     ],
 )
-def test_a_damaged_home_is_told(tmp_path, content, message):
-    Place.at(tmp_path).write("current.json", content)
+def test_the_error_of_a_damaged_home_names_the_file(tmp_path, content, message):
+    Directory.at(tmp_path).write("current.json", content)
     with pytest.raises(DataError, match=message):
         Home.at(tmp_path).current()
 
@@ -151,7 +162,7 @@ def test_the_history_is_a_table():
         mrr=0.5,
         decision="no",
     )
-    lines = table([first, second]).splitlines()
+    lines = history_table([first, second]).splitlines()
     assert lines[0].split()[:5] == ["night", "version", "added", "changed", "removed"]
     assert lines[1].split() == [
         *("2026-01-01", "02:00", "0001", "12,000", "0", "0", "7", "0", "1", "-", "0.500"),

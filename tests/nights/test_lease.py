@@ -14,7 +14,7 @@ import pytest
 
 from hnmine.errors import InUseError
 from hnmine.nights.lease import Lease, hold
-from hnmine.runs.places import Place
+from hnmine.runs.directory import Directory
 
 SECONDS = 2.0
 
@@ -22,13 +22,13 @@ HOLD = """
 import sys, time
 from hnmine.errors import InUseError
 from hnmine.nights.lease import hold
-from hnmine.runs.places import Place
-place, seconds, turns, stay = Place.at(sys.argv[1]), *map(float, sys.argv[2:])
+from hnmine.runs.directory import Directory
+directory, seconds, turns, stay = Directory.at(sys.argv[1]), *map(float, sys.argv[2:])
 print("ready", flush=True)
 sys.stdin.readline()
 while turns:
     try:
-        with hold(place, seconds):
+        with hold(directory, seconds):
             began = time.monotonic()
             print("held", began, flush=True)
             time.sleep(stay)
@@ -70,17 +70,17 @@ def wait_until_held(process: subprocess.Popen[str]) -> None:
     assert process.stdout.readline().startswith("held")
 
 
-def claims(place: Place) -> int:
-    return sum(name.startswith("claim_") for name in (place / "lock").files())
+def claims(directory: Directory) -> int:
+    return sum(name.startswith("claim_") for name in (directory / "lock").files())
 
 
 def test_its_claim_is_in_every_listing_from_the_look_to_the_end_also_while_it_is_renewed(root):
-    place, over = Place.at(root), time.monotonic() + 1.5
-    with hold(place, 2.0) as lease:
+    directory, over = Directory.at(root), time.monotonic() + 1.5
+    with hold(directory, 2.0) as lease:
         seen = []
         while time.monotonic() < over or len(seen) <= 20:  # a busy machine lists more slowly, and not less
-            seen.append(claims(place))
-            lease._write_claim()
+            seen.append(claims(directory))
+            lease.renew()
             lease.check()
     assert set(seen) == {1}
 
@@ -100,56 +100,56 @@ def test_of_processes_that_start_at_once_never_two_hold_it_and_each_has_its_turn
 
 
 def test_a_second_start_is_told_who_holds_it(root):
-    place = Place.at(root)
-    with hold(place, 60):
+    directory = Directory.at(root)
+    with hold(directory, 60):
         told = rf"another job holds .*lock: process-{os.getpid()}-on-.*, since \d{{4}}-.* expires 60 s after"
-        with pytest.raises(InUseError, match=told), hold(place, 60):
+        with pytest.raises(InUseError, match=told), hold(directory, 60):
             pytest.fail("held twice")
-        assert claims(place) == 1
-    assert (place / "lock").files() == []
-    with hold(place, 60) as again:
+        assert claims(directory) == 1
+    assert (directory / "lock").files() == []
+    with hold(directory, 60) as again:
         again.check()
 
 
 def test_between_the_look_and_the_hold_of_one_no_other_comes_in(root, monkeypatch):
-    place, look, seen = Place.at(root), Lease.check, []
+    directory, look, seen = Directory.at(root), Lease.check, []
 
     def look_while_another_starts(lease: Lease) -> None:
         monkeypatch.setattr(Lease, "check", look)
-        with pytest.raises(InUseError, match="several jobs want"), hold(place):
+        with pytest.raises(InUseError, match="several jobs want"), hold(directory):
             pytest.fail("held by two")
         seen.append(True)
 
-    monkeypatch.setattr("hnmine.nights.lease._TRIES", 2)
+    monkeypatch.setattr("hnmine.nights.lease.TRIES", 2)
     monkeypatch.setattr(Lease, "check", look_while_another_starts)
-    with hold(place) as lease:
+    with hold(directory) as lease:
         lease.check()
     assert seen
 
 
 def test_whose_claim_others_have_removed_holds_it_no_more(root):
-    place = Place.at(root)
-    with hold(place, 60) as lease:
-        (place / "lock").remove(lease._claim)
+    directory = Directory.at(root)
+    with hold(directory, 60) as lease:
+        (directory / "lock").remove(lease.claim)
         with pytest.raises(InUseError, match=r"has taken .* over"):
             lease.check()
 
 
 def test_it_is_given_back_when_the_block_fails(root):
-    place = Place.at(root)
-    with pytest.raises(ZeroDivisionError), hold(place):
+    directory = Directory.at(root)
+    with pytest.raises(ZeroDivisionError), hold(directory):
         _ = 1 / 0
-    with hold(place):
+    with hold(directory):
         pass
 
 
 def test_it_is_renewed_as_long_as_its_owner_lives_and_expires_when_it_is_dead(root, start):
-    place, process = Place.at(root), start(turns=1, stay=60)
+    directory, process = Directory.at(root), start(turns=1, stay=60)
     go(process)
     wait_until_held(process)
     end = time.monotonic() + 2.5 * SECONDS
     while time.monotonic() < end:
-        with pytest.raises(InUseError), hold(place, SECONDS):
+        with pytest.raises(InUseError), hold(directory, SECONDS):
             pytest.fail("the owner lives")
         time.sleep(0.3)
     process.kill()
@@ -157,7 +157,7 @@ def test_it_is_renewed_as_long_as_its_owner_lives_and_expires_when_it_is_dead(ro
     end = time.monotonic() + 4 * SECONDS  # S3 tells times in whole seconds
     while True:
         try:
-            with hold(place, SECONDS) as mine:
+            with hold(directory, SECONDS) as mine:
                 mine.check()
                 break
         except InUseError:
@@ -170,8 +170,8 @@ def test_an_owner_that_slept_too_long_is_told_and_does_not_disturb_its_successor
 import sys
 from hnmine.errors import InUseError
 from hnmine.nights.lease import hold
-from hnmine.runs.places import Place
-with hold(Place.at(sys.argv[1]), float(sys.argv[2])) as lease:
+from hnmine.runs.directory import Directory
+with hold(Directory.at(sys.argv[1]), float(sys.argv[2])) as lease:
     print("held", flush=True)
     sys.stdin.readline()
     try:
@@ -184,18 +184,18 @@ with hold(Place.at(sys.argv[1]), float(sys.argv[2])) as lease:
         wait_until_held(process)
         process.send_signal(signal.SIGSTOP)
         time.sleep(2 * SECONDS)
-        place = Place.at(root)
-        with hold(place, 60) as mine:
+        directory = Directory.at(root)
+        with hold(directory, 60) as mine:
             process.send_signal(signal.SIGCONT)
             out, _ = process.communicate("\n", timeout=30)
             assert "could not be renewed for" in out
-            assert claims(place) == 1
+            assert claims(directory) == 1
             mine.check()
 
 
 def test_a_store_that_does_not_answer_loses_the_lock(tmp_path):
     home = tmp_path / "home"
-    with hold(Place.at(home), 0.4) as lease:
+    with hold(Directory.at(home), 0.4) as lease:
         lease.check()
         (home / "lock").rename(home / "away")
         (home / "lock").touch()
