@@ -1,165 +1,164 @@
-"""The ensemble: every encoder's vectors of the texts, and the one space that is made of them."""
+"""The encoders of a run: each is planned once, its weights are hashed once, and its store is opened once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.root import Config, ReduceConfig
-from hnmine.embedding.encode import device_for, embed
-from hnmine.embedding.precomputed import read_precomputed
+from hnmine.config.mining import EmbedConfig
+from hnmine.config.models import EncoderConfig
+from hnmine.corpus.text_keys import Keys, keys_of
+from hnmine.embedding.encode import encode_missing
+from hnmine.embedding.pool import device_of_encoders
+from hnmine.embedding.precomputed import Precomputed, read_vectors
 from hnmine.embedding.store import VectorStore
-from hnmine.embedding.vectors import Vectors
-from hnmine.errors import DataError
-from hnmine.mining.fuse import Fused
-from hnmine.mining.pca import Basis, fit, project
-from hnmine.models.plan import plan
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.ranking.task import Task
-from hnmine.runs import device as devices
+from hnmine.embedding.vectors import StoredVectors, Vectors
+from hnmine.models.plan import Plan, plan
 from hnmine.runs.directory import Directory
-from hnmine.runs.folder import Run
-from hnmine.runs.progress import say, track
-from hnmine.types import Float32, Role, Space, Texts, unit_rows
+from hnmine.runs.progress import say
+from hnmine.types import Float32, Int64, Role, Texts, unit_rows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class _Planned:
+    """An encoder that is computed here: its plan, its store, and the keys of the documents as it reads them."""
+
+    plan: Plan
+    store: VectorStore
+    document_keys: Keys
+
+
 class Ensemble:
-    """What the encoders say of the texts, one by one and together."""
+    """Several encoders of one corpus; queries may come in portions.
 
-    fused: Fused
-    space: Space
-    basis: Basis | None
-    encoded: int
-    reused: int
-
-    def single_spaces(self) -> list[Space]:
-        """Return each encoder's own space, not reduced; unlike the fused one, whole in memory."""
-        return [
-            Space(docs_NR=_project(None, alone, "document"), queries_QR=_project(None, alone, "query"))
-            for alone in (Fused(encoders=(encoder,), weights=(1.0,)) for encoder in self.fused.encoders)
-        ]
-
-    def reduced(self, config: ReduceConfig) -> Space:
-        """Return the fused space, reduced otherwise."""
-        basis = _basis(self.fused, config)
-        return Space(docs_NR=_project(basis, self.fused, "document"), queries_QR=_project(basis, self.fused, "query"))
-
-
-ChooseBasis = Callable[[Fused], Basis | None]
-"""Chooses the basis of these vectors; None: one is fitted, or none used, as configured."""
-
-
-def encode(texts: dict[Role, Texts], config: Config, run: Run, basis: ChooseBasis | None = None) -> Ensemble:
-    """Embed the texts with every encoder, fuse, and reduce, on the basis that `basis` chooses or the configured one.
-
-    Raises:
-        ConfigError: embed.store cannot be understood.
-        DataError: precomputed vectors or a given basis do not fit, or the store cannot be used.
-        ModelError: an encoder cannot be loaded or computes nonsense.
-        DeviceError: a GPU was asked for and is not there.
+    The documents are looked for in the store, and those it lacks are encoded, with the first queries that are asked
+    for. After that only queries are.
     """
-    with run.timed("embed"):
-        vectors, encoded, reused = embed_all(texts, config, run)
-    with run.timed("reduce"):
-        fused = Fused(encoders=vectors, weights=tuple(encoder.weight for encoder in config.encoders))
-        its = (basis and basis(fused)) or _basis(fused, config.reduce)
-        space = Space(docs_NR=_project(its, fused, "document"), queries_QR=_project(its, fused, "query"))
-    return Ensemble(fused=fused, space=space, basis=its, encoded=encoded, reused=reused)
 
+    def __init__(
+        self,
+        encoders: Sequence[EncoderConfig],
+        documents: Texts,
+        *,
+        store: str | Path,
+        embed: EmbedConfig,
+        device: str = "auto",
+        engine: str = "auto",
+        ray: bool | None = None,
+        seed: int = 0,
+        fits: Mapping[str, str] | None = None,
+    ) -> None:
+        """Plan all encoders, so that what is missing is said at once and not after hours of encoding.
 
-def embed_all(texts: dict[Role, Texts], config: Config, run: Run) -> tuple[tuple[Vectors, ...], int, int]:
-    """Return every encoder's vectors, all in the store now, and how many texts were encoded and reused.
+        Args:
+            encoders: at least one.
+            documents: the corpus; lexical encoders are fitted on it.
+            store: a folder or an address that pyarrow.fs understands.
+            embed: how texts become vectors.
+            device: auto, cpu or gpu.
+            engine: auto, torch or openvino; what computes on a CPU.
+            ray: whether Ray's actors encode; None: where they bring more than one process has.
+            seed: of the lexical encoders' SVD.
+            fits: names of the fits that lexical encoders keep, by encoder; the others are fitted anew.
 
-    Raises as `encode` does.
-    """
-    root = config.embed.store or run.out / "store"
-    Directory.at(root).create()
-    vectors: list[Vectors] = []
-    encoded, reused = 0, 0
-    device = device_for(config.embed)
-    if models := [encoder.name for encoder in config.encoders if encoder.model is not None]:
-        say("embed", f"models are loaded: {', '.join(models)}")
-    plans = {  # all before the first encodes: what is missing is told at once, not after hours
-        encoder.name: plan(encoder, texts["document"], root, device, config.embed.tokens_per_batch)
-        for encoder in config.encoders
-        if encoder.precomputed is None
-    }
-    for encoder in config.encoders:
-        if encoder.precomputed is not None:
-            given = read_precomputed(encoder.name, encoder.precomputed, texts)
-            say("embed", f"{encoder.name}: precomputed, width {given.width}")
-            vectors.append(given)
-            continue
-        planned = plans[encoder.name]
-        done = embed(planned, texts, VectorStore(root, planned.fingerprint), config.embed)
-        vectors.append(done)
-        encoded, reused = encoded + done.encoded, reused + done.reused
-    return tuple(vectors), encoded, reused
+        Raises:
+            ConfigError: the address of the store cannot be understood.
+            DataError: precomputed vectors do not fit, the corpus has no terms, or the store cannot be used.
+            ModelError: a model is missing or unsafe.
+            DeviceError: a GPU was asked for and is not there.
+        """
+        self.documents = documents
+        self.names = tuple(encoder.name for encoder in encoders)
+        self.weights = tuple(encoder.weight for encoder in encoders)
+        self.encoded = self.reused = 0
+        """Distinct texts that were encoded, and that the store had, over all encoders and calls."""
+        self.fits: dict[str, str] = {}
+        """Names of the lexical encoders' fits, by encoder."""
+        self._embed, self._ray = embed, ray
+        self._members: list[_Planned | Path] = []
+        self._given: dict[str, Float32] = {}  # precomputed vectors of the documents, by encoder
+        self._width: dict[str, int] = {}  # of an encoder whose documents are all in the store
+        # Make the store, and say what is loaded
+        Directory.at(store).create()
+        if models := [encoder.name for encoder in encoders if encoder.model is not None]:
+            say("embed", f"models are loaded: {', '.join(models)}")
+        # Plan each encoder
+        choice = device_of_encoders(device, ray)
+        for encoder in encoders:
+            if encoder.precomputed is not None:
+                self._members.append(encoder.precomputed)
+                continue
+            kept = (fits or {}).get(encoder.name)
+            planned = plan(
+                encoder, documents, store, choice, embed.tokens_per_batch, engine=engine, seed=seed, fit=kept
+            )
+            if planned.fit is not None:
+                self.fits[encoder.name] = planned.fit.name
+            keys = keys_of(documents.texts, planned.reading("document"))
+            self._members.append(_Planned(planned, VectorStore(store, planned.fingerprint), keys))
 
+    def vectors(self, queries: Texts) -> tuple[Vectors, ...]:
+        """Return every encoder's vectors of the documents and of these queries; encode those that the store lacks.
 
-def cosines(documents: Texts, tasks: Sequence[Task], config: Config, run: Run) -> list[dict[str, Float32]]:
-    """Return of each task the cosines (Q, K) of its queries with their documents, by encoder; -inf where is none.
+        Raises:
+            DataError: precomputed vectors lack a text, or the store cannot be used.
+            ModelError: an encoder cannot be loaded or computes nonsense.
+        """
+        found: list[Vectors] = []
+        for name, member in zip(self.names, self._members, strict=True):
+            if isinstance(member, _Planned):
+                found.append(self._stored(name, member, queries))
+            else:
+                found.append(self._precomputed(name, member, queries))
+        return tuple(found)
 
-    Raises as `encode` does.
-    """
-    text_of = {name: text for task in tasks for name, text in zip(task.queries.ids, task.queries.texts, strict=True)}
-    queries = Texts(ids=tuple(text_of), texts=tuple(text_of.values()))
-    vectors, _, _ = embed_all({"document": documents, "query": queries}, config, run)
-    found: list[dict[str, Float32]] = [{} for _ in tasks]
-    for of, task in zip(found, tasks, strict=True):
-        rows_Q = np.array([queries.row_of[name] for name in task.queries.ids], dtype=np.int64)
-        there_QK = task.doc_rows_QK != NO_ROW
-        rows_U, at_F = np.unique(task.doc_rows_QK[there_QK], return_inverse=True)
-        for encoder, its in zip(config.encoders, vectors, strict=True):
-            docs_UR, queries_QR = unit_rows(its.take("document", rows_U)), unit_rows(its.take("query", rows_Q))
-            cosines_QK = np.full(there_QK.shape, -np.inf, dtype=np.float32)
-            cosines_QK[there_QK] = np.einsum("fr,fr->f", queries_QR[np.nonzero(there_QK)[0]], docs_UR[at_F])
-            of[encoder.name] = cosines_QK
-    return found
+    def cosines(self, queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
+        """Return the cosines (Q, K) of queries with some documents, by encoder; -inf where the row is negative.
 
+        Args:
+            queries: Q texts.
+            doc_rows_QK: rows of documents; -1 where there is none.
 
-def _project(basis: Basis | None, fused: Fused, role: Role) -> Float32:
-    return project(basis, fused.pieces(role), fused.count(role), fused.width)
+        Raises: as `vectors` does.
+        """
+        there_QK = doc_rows_QK >= 0
+        query_F = np.nonzero(there_QK)[0]
+        rows_U, position_F = np.unique(doc_rows_QK[there_QK], return_inverse=True)
+        cosines: dict[str, Float32] = {}
+        for name, vectors in zip(self.names, self.vectors(queries), strict=True):
+            docs_UR = unit_rows(vectors.take("document", rows_U))
+            queries_QR = unit_rows(vectors.take("query", np.arange(len(queries))))
+            cosines_QK = np.full(doc_rows_QK.shape, -np.inf, dtype=np.float32)
+            cosines_QK[there_QK] = np.einsum("fr,fr->f", queries_QR[query_F], docs_UR[position_F])
+            cosines[name] = cosines_QK
+        return cosines
 
-
-def _basis(fused: Fused, config: ReduceConfig) -> Basis | None:
-    """Return the basis that was given, or one fitted here, or none."""
-    if config.basis is None:
-        return None if config.variance is None else _fit(fused, config)
-    basis = Basis.load(config.basis)
-    if basis.made_of != fused.identity:
-        raise DataError(
-            f"{config.basis} was fitted on vectors of {'; '.join(basis.made_of)}, this run has "
-            f"{'; '.join(fused.identity)}; use the same encoders, prompts, types and weights, or reduce.basis=null"
+    def _stored(self, name: str, member: _Planned, queries: Texts) -> StoredVectors:
+        keys: dict[Role, Keys] = {
+            "document": member.document_keys,
+            "query": keys_of(queries.texts, member.plan.reading("query")),
+        }
+        # Look for the documents once; of later calls only the queries may be missing
+        texts: dict[Role, Texts] = {"document": self.documents, "query": queries}
+        if name in self._width:
+            texts.pop("document")
+        if len(queries) or "document" in texts:
+            result = encode_missing(member.plan, texts, keys, member.store, actors=self._embed.actors, ray=self._ray)
+            self.encoded, self.reused = self.encoded + result.encoded, self.reused + result.reused
+            self._width[name] = result.width
+        return StoredVectors(
+            name=name,
+            store=member.store,
+            keys=keys,
+            width=self._width[name],
+            reading=member.plan.reading("document"),
         )
-    say("reduce", f"basis of {config.basis}: width {fused.width} → {basis.width}")
-    return basis
 
-
-def _fit(fused: Fused, config: ReduceConfig) -> Basis:
-    """Fit the basis, and where it was fitted on a sample, say what it keeps of documents it has not seen."""
-    assert config.variance is not None
-    device = devices.choose(config.device, needs="cuml-cu13")
-    documents = fused.count("document")
-    with track("reduce", f"PCA of width {fused.width} on {device}", documents, "documents") as progress:
-        basis = fit(
-            lambda rows: fused.take("document", rows),
-            documents,
-            variance=config.variance,
-            fit_rows=config.fit_rows,
-            seed=config.seed,
-            device=device,
-        )
-        progress.advance(documents)
-    say(
-        "reduce",
-        f"width {fused.width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} "
-        "documents" + (f", {basis.kept_held_out:.1%} of others" if basis.kept_held_out is not None else ""),
-        fused_width=fused.width,
-        width=basis.width,
-        variance_kept=basis.kept,
-    )
-    return replace(basis, made_of=fused.identity)
+    def _precomputed(self, name: str, folder: Path, queries: Texts) -> Precomputed:
+        if name not in self._given:
+            self._given[name] = read_vectors(name, folder, "document", self.documents)
+            say("embed", f"{name}: precomputed, width {self._given[name].shape[1]}")
+        return Precomputed.checked(name, self._given[name], read_vectors(name, folder, "query", queries))

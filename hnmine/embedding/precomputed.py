@@ -19,10 +19,25 @@ _SCAN_ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Precomputed:
-    """Vectors in memory; a `fuse.Vectors`."""
+    """Vectors in memory; they are read as `vectors.Vectors`."""
 
-    of_role: dict[Role, Float32]
-    name: str = "precomputed"
+    name: str
+    docs_NR: Float32
+    queries_QR: Float32
+
+    @classmethod
+    def checked(cls, name: str, docs_NR: Float32, queries_QR: Float32) -> Precomputed:
+        """Return the vectors of documents and queries.
+
+        Raises:
+            DataError: their widths differ.
+        """
+        if len(docs_NR) and len(queries_QR) and docs_NR.shape[1] != queries_QR.shape[1]:
+            raise DataError(
+                f"encoder {name}: documents.parquet has vectors of width {docs_NR.shape[1]}, queries.parquet of width "
+                f"{queries_QR.shape[1]}; both must come from the same model"
+            )
+        return cls(name=name, docs_NR=docs_NR, queries_QR=queries_QR)
 
     @property
     def identity(self) -> str:
@@ -32,41 +47,42 @@ class Precomputed:
     @property
     def width(self) -> int:
         """Dimensions."""
-        return int(self.of_role["document"].shape[1])
+        return int(self.docs_NR.shape[1])
 
     def count(self, role: Role) -> int:
         """Return the number of texts of this role."""
-        return len(self.of_role[role])
+        return len(self._rows(role))
 
     def take(self, role: Role, rows: Int64) -> Float32:
         """Return the vectors of these rows."""
-        return self.of_role[role][rows]
+        return self._rows(role)[rows]
 
     def scan(self, role: Role) -> Iterator[tuple[Int64, Float32]]:
         """Yield all vectors in pieces with their rows."""
         for start in range(0, self.count(role), _SCAN_ROWS):
-            values = self.of_role[role][start : start + _SCAN_ROWS]
+            values = self._rows(role)[start : start + _SCAN_ROWS]
             yield np.arange(start, start + len(values), dtype=np.int64), values
 
+    def _rows(self, role: Role) -> Float32:
+        return self.docs_NR if role == "document" else self.queries_QR
 
-def read_precomputed(name: str, folder: Path, texts: dict[Role, Texts]) -> Precomputed:
-    """Read vectors made elsewhere: `documents.parquet` and `queries.parquet`, columns `id` and `vector`.
+
+def read_vectors(name: str, folder: Path, role: Role, texts: Texts) -> Float32:
+    """Read vectors made elsewhere: `documents.parquet` or `queries.parquet`, columns `id` and `vector`.
 
     Vectors of ids that the collection does not have are ignored.
 
+    Args:
+        name: of the encoder, in messages.
+        folder: holds both files.
+        role: which of them is read.
+        texts: whose vectors are returned, in their order.
+
     Raises:
-        DataError: a file, a column or a vector is missing; ids repeat; a vector is not finite or all zero; widths
-            differ.
+        DataError: a file, a column or a vector is missing; ids repeat; a vector is not finite or all zero.
     """
-    files: dict[Role, Path] = {"document": folder / "documents.parquet", "query": folder / "queries.parquet"}
-    vectors = {role: _read_vectors(name, files[role], wanted) for role, wanted in texts.items()}
-    widths = {role: array.shape[1] for role, array in vectors.items() if len(array)}
-    if len(set(widths.values())) > 1:
-        raise DataError(
-            f"encoder {name}: documents.parquet has vectors of width {widths['document']}, queries.parquet of width "
-            f"{widths['query']}; both must come from the same model"
-        )
-    return Precomputed(of_role=vectors, name=name)
+    file = "documents.parquet" if role == "document" else "queries.parquet"
+    return _read_vectors(name, folder / file, texts)
 
 
 def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:

@@ -1,104 +1,87 @@
-"""Scores of a cross-encoder, which are dear: each (query, document) is scored once, and its score stays in the run.
+"""Scores of a cross-encoder: each (query, document) is scored once, and its score stays in the run.
 
-Guards that denoise, arms that look for what the start mistakes, and the teacher of a loss ask here. So a collection
-that changes a little every night, or a comparison that goes on where it was stopped, asks about what is new alone. And
-as a score's last bits depend on what was computed beside it, what was decided by it once is decided the same again.
+Guards that denoise, arms that look for the start's mistakes, and the teacher of a loss ask here. So a collection that
+changes a little every night, or a comparison that goes on where it was stopped, scores what is new alone. The last
+bits of a score depend on the texts that were computed beside it; a kept score decides the same way again.
 
-OUT/scored/<name>/<unique>.parquet    key of query and document (16 bytes), score; under a digest of what decides scores
+Scores are kept as vectors of width 1, in a `VectorStore` of their own (OUT/scored) under all that decides them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from hnmine.corpus.text_keys import KEY_BYTES, key_of
-from hnmine.models import folder as weights
-from hnmine.runs.folder import Run, versions
-from hnmine.runs.hashing import digest
+from hnmine.corpus.text_keys import KEY_BYTES, Keys, key_of
+from hnmine.embedding.store import VectorStore
+from hnmine.models.fingerprint import Fingerprint
+from hnmine.models.folder import folder_sha256
+from hnmine.runs.folder import versions
 from hnmine.types import Float32, Float64, Int64, Texts
 
 Done = Callable[[int], None]
+"""Hears how many pairs have been finished since it heard last."""
 Score = Callable[[Sequence[str], Sequence[str], Done], Float32]
-"""(queries, their documents, what is told how many were finished since last) → scores."""
+"""Maps queries and documents of the same length n to scores (n,)."""
 
-_PART = 4096  # scores in a file, which a crash may cost
-_PARTS = 16  # files that are left as they are
+BLOCK_SCORES = 4096
+"""Scores in a block: what a crash may cost."""
 
 
-class Scored:
-    """What one model has scored, and the model for what it has not."""
+class ScoreStore:
+    """The scores that one model has given, and the model for those it has not."""
 
-    def __init__(self, name: str, folder: Path, load: Callable[[], Score], how: Any, run: Run) -> None:
-        """Read what an earlier run left; of another model, or of settings that have changed, it is removed.
+    def __init__(
+        self, root: Path, model: Path, how: Any, load: Callable[[], Score], *, block_scores: int = BLOCK_SCORES
+    ) -> None:
+        """Open the scores of a model; those of another model, or made in another way, are not seen.
 
         Args:
-            name: of the folder of scores; each model that a run asks has its own.
-            folder: of the model.
-            load: loads it, which is not done where nothing is left to score.
-            how: JSON-able, what else decides the scores: tokens, number format, engine.
-            run: where scores are kept.
+            root: the folder of all scores.
+            model: the folder of the model.
+            how: JSON-able; what else decides the scores: tokens, number format, engine.
+            load: loads the model; called once, and only if something is left to score.
+            block_scores: scores in a block.
         """
-        self._load, self._run, self._folder = load, run, f"scored/{name}"
-        self._identity = digest([weights.folder_sha256(folder), how, versions()])
+        fingerprint = Fingerprint.of(kind="scores", files=folder_sha256(model), how=how, versions=versions())
+        self._store = VectorStore(root, fingerprint)
+        self._load, self._block_scores = load, block_scores
         self._score: Score | None = None
-        self._known: dict[bytes, float] = {}
-        self._read()
 
     def scores(self, queries: Sequence[str], documents: Sequence[str], done: Done = lambda _count: None) -> Float32:
-        """Return the score of each (query, document); `done` is told how many are known since it was told last."""
-        keys = [_key(query, document) for query, document in zip(queries, documents, strict=True)]
-        at_of = {key: at for at, key in enumerate(keys) if key not in self._known}
-        done(len(keys) - len(at_of))
-        new = list(at_of)
-        for start in range(0, len(new), _PART):
-            part = new[start : start + _PART]
+        """Return the score of each (query, document), float32 (n,)."""
+        # Take what is known
+        keys = _keys_of_pairs(queries, documents)
+        distinct, first, position = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        known, found = self._store.load(distinct)
+        scores = np.zeros(len(distinct), dtype=np.float32) if known is None else known[:, 0]
+        missing = np.sort(first[~found])
+        done(len(keys) - len(missing))
+        # Score the rest, block by block, in the order in which it was asked for
+        for start in range(0, len(missing), self._block_scores):
+            rows = missing[start : start + self._block_scores]
             self._score = self._score or self._load()
-            got = self._score([queries[at_of[key]] for key in part], [documents[at_of[key]] for key in part], done)
-            self._known.update(zip(part, got.tolist(), strict=True))
-            self._write(part)
-        return np.array([self._known[key] for key in keys], dtype=np.float32)
+            given = self._score([queries[row] for row in rows], [documents[row] for row in rows], done)
+            self._store.describe()
+            self._store.write(keys[rows], given.reshape(-1, 1))
+            scores[position.reshape(-1)[rows]] = given
+        return scores[position.reshape(-1)]
 
-    def of_rows(self, queries: Texts, query_rows_F: Int64, documents: Texts, doc_rows_F: Int64, done: Done) -> Float64:
-        """Return the same by rows, as guards ask."""
+    def scores_of_rows(
+        self, queries: Texts, query_rows_F: Int64, documents: Texts, doc_rows_F: Int64, done: Done
+    ) -> Float64:
+        """Return the scores of texts by their rows, float64 (F,)."""
         asked = [queries.texts[row] for row in query_rows_F.tolist()]
         return self.scores(asked, [documents.texts[row] for row in doc_rows_F.tolist()], done).astype(np.float64)
 
-    def _read(self) -> None:
-        paths = sorted((self._run.out / self._folder).glob("*.parquet"))
-        usable = [path for path in paths if _read_part(path, self._identity, self._known)]
-        if len(usable) > _PARTS:
-            self._write(list(self._known))
-            usable = []
-        for path in set(paths) - set(usable):
-            path.unlink()
 
-    def _write(self, keys: list[bytes]) -> None:
-        scores = pa.array([self._known[key] for key in keys], pa.float32())
-        table = pa.table({"key": pa.array(keys, pa.binary(KEY_BYTES)), "score": scores})
-        name = f"{self._folder}/{uuid.uuid4().hex}.parquet"
-        self._run.write_table(name, table.replace_schema_metadata({"identity": self._identity}))
-
-
-def _key(query: str, document: str) -> bytes:
-    return hashlib.blake2b(key_of(query) + document.encode(), digest_size=KEY_BYTES).digest()
-
-
-def _read_part(path: Path, identity: str, known: dict[bytes, float]) -> bool:
-    """Add to what is known, if the file is whole and of the same model."""
-    try:
-        table = pq.read_table(path, columns=["key", "score"])
-        found = dict(zip(table.column("key").to_pylist(), table.column("score").to_pylist(), strict=True))
-    except (OSError, ValueError, TypeError, KeyError):  # Arrow's errors are children of these
-        return False
-    if (table.schema.metadata or {}).get(b"identity") != identity.encode():
-        return False
-    known.update(found)
-    return True
+def _keys_of_pairs(queries: Sequence[str], documents: Sequence[str]) -> Keys:
+    joined = b"".join(
+        hashlib.blake2b(key_of(query) + document.encode(), digest_size=KEY_BYTES).digest()
+        for query, document in zip(queries, documents, strict=True)
+    )
+    return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)

@@ -4,8 +4,8 @@
     STORE/<fingerprint>/<unique>.parquet    one block: text_key (16 bytes), vector (fixed-size list of float32)
 
 A vector's address is (fingerprint of the encoder, key of the text). STORE is a folder or a prefix in an object store
-(see `place`). Blocks have unique names and are visible only when whole, so any number of writers do no harm. A block
-whose checksum fails is set aside as `<name>.corrupt`; its texts count as missing and are encoded again.
+(see `runs.directory`). Blocks have unique names and are visible only when whole, so any number of writers do no harm.
+A block whose checksum fails is set aside as `<name>.corrupt`; its texts count as missing and are encoded again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,20 +28,50 @@ from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64
 
 _GROUP_VALUES = 2**20  # of a row group: 4 MiB; Arrow's lists are addressed by 32 bits
+_NO_VECTORS: Float32 = np.empty((0, 0), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """What is remembered of a block that was read: the keys it holds, and how wide its vectors are."""
+
+    keys: Keys
+    width: int
 
 
 @dataclass(frozen=True)
 class VectorStore:
-    """The blocks of one encoder. It travels to actors; each opens the address for itself."""
+    """The blocks of one encoder.
+
+    The keys of a block are remembered, so a block is opened once, and read again only for vectors that are asked for.
+    The memory does not travel to actors; each opens the address for itself.
+    """
 
     root: str | Path
     """A folder, or an address that pyarrow.fs understands."""
     fingerprint: Fingerprint
+    _blocks: dict[str, _Block] = field(default_factory=dict, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[VectorStore], tuple[str | Path, Fingerprint]]:
+        return VectorStore, (self.root, self.fingerprint)
 
     @property
     def folder(self) -> Directory:
         """Where this encoder's blocks are."""
         return Directory.at(self.root) / self.fingerprint.digest
+
+    def contains(self, keys: Keys) -> tuple[NDArray[np.bool_], int]:
+        """Return which keys have a vector, and the width of the vectors (0 if no key has one).
+
+        Blocks that were not seen before are read as a whole, checksums included.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        found, width = np.zeros(len(keys), dtype=bool), 0
+        for rows, block, _ in self._served(keys, with_vectors=False):
+            found[rows], width = True, block.width
+        return found, width
 
     def load(self, keys: Keys) -> tuple[Float32 | None, NDArray[np.bool_]]:
         """Return the vectors of these keys (n, width) and which of them were found.
@@ -68,6 +98,11 @@ class VectorStore:
         Raises:
             DataError: the store cannot be read.
         """
+        for rows, _, vectors in self._served(keys, with_vectors=True):
+            yield rows, vectors
+
+    def _served(self, keys: Keys, *, with_vectors: bool) -> Iterator[tuple[Int64, _Block, Float32]]:
+        """Yield of each block that serves some keys their rows, the block, and the vectors if these are wanted."""
         order = np.argsort(keys[:, 0], kind="stable")
         ordered = keys[order]
         left = np.ones(len(keys), dtype=bool)
@@ -75,18 +110,27 @@ class VectorStore:
         for name in folder.files(".parquet"):
             if not left.any():
                 return
-            raw = folder.read(name)
-            if raw is None:  # another reader set it aside
-                continue
-            try:
-                positions, vectors = _served(raw, ordered, left)
-            except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
-                aside = folder.set_aside(name)
-                say("store", f"block {name} is damaged ({error}); set aside as {aside}, its texts are encoded again")
-                continue
-            if len(positions):
+            block, vectors = self._blocks.get(name), _NO_VECTORS
+            # Read a block that was never read, and one that serves a key whose vector is wanted
+            if block is None or (with_vectors and left[_match(ordered, block.keys)[0]].any()):
+                raw = folder.read(name)
+                if raw is None:  # another reader has set it aside
+                    self._blocks.pop(name, None)
+                    continue
+                try:
+                    block, vectors = _read_block(raw)
+                except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
+                    self._blocks.pop(name, None)
+                    aside = folder.set_aside(name)
+                    say("store", f"block {name} is damaged ({error}); it is now {aside}, its texts are encoded again")
+                    continue
+                self._blocks[name] = block
+            # Serve the keys that no block before it has served
+            positions, source = _match(ordered, block.keys)
+            wanted = left[positions]
+            if wanted.any():
                 left[positions] = False
-                yield order[positions], vectors
+                yield order[positions[wanted]], block, vectors[source[wanted]] if with_vectors else vectors
 
     def write(self, keys: Keys, vectors: Float32) -> str:
         """Write one block, visible only when complete; return its name.
@@ -129,19 +173,15 @@ class VectorStore:
             self.folder.write("encoder.json", json.dumps(facts, indent=1, sort_keys=True).encode())
 
 
-def _served(raw: pa.Buffer, ordered: Keys, left: NDArray[np.bool_]) -> tuple[Int64, Float32]:
-    """Return the positions in `ordered` that are left and that this block serves, and their vectors.
-
-    Whatever is wrong with the bytes is an error, if it would change what is returned.
-    """
+def _read_block(raw: pa.Buffer) -> tuple[_Block, Float32]:
+    """Return a block's keys and vectors; whatever is wrong with the bytes is an error."""
     with pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True) as file:
-        positions, source = _match(ordered, _keys_column(file.read(columns=["text_key"]).column("text_key")))
-        wanted = left[positions]
-        if not wanted.any():
-            return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
+        keys = _keys_column(file.read(columns=["text_key"]).column("text_key"))
         groups = (file.read_row_group(group, columns=["vector"]) for group in range(file.num_row_groups))
         vectors = np.concatenate([_vectors_column(group.column("vector")) for group in groups])
-        return positions[wanted], vectors[source[wanted]]
+    if len(keys) != len(vectors):
+        raise ValueError(f"{len(keys)} keys, {len(vectors)} vectors")
+    return _Block(keys.copy(), vectors.shape[1]), vectors
 
 
 def _keys_column(column: pa.ChunkedArray) -> Keys:
