@@ -21,7 +21,7 @@ from hnmine.corpus.text_keys import keys_of
 from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search, select
 from hnmine.mining.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RowScores
-from hnmine.mining.search import Ivf, gpus_needed, make, recall
+from hnmine.mining.search import Ivf, gpus_needed, make_searcher, recall
 from hnmine.mining.shards import ShardedSearcher
 from hnmine.runs.device import Choice
 from hnmine.runs.progress import say
@@ -92,7 +92,7 @@ def open_search(
 
     # Build the index, measure what an approximate one misses, and free the actors at the end.
     sharded = ShardedSearcher(space.docs_NR, device, shards, ivf) if shards > 1 else None
-    search: Search = sharded or make(space.docs_NR, device, ivf)
+    search: Search = sharded or make_searcher(space.docs_NR, device, ivf)
     try:
         if ivf is not None:
             facts |= _measured_recall(search, ivf, space, shards)

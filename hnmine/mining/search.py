@@ -1,15 +1,15 @@
-"""The short list of every query by FAISS, on the CPU or one GPU: `Searcher` is exact, `IvfSearcher` looks into a part.
+"""The short list of every query by FAISS, on the CPU or one GPU: `Searcher` is exact, `IvfSearcher` searches a part.
 
-The distances here come from float32 matrix products, so they are *approximate* to within `error_bound`; `select`
-recomputes in float64 what it decides on, and uses the bound to know what a list may have missed. The bound asks for
-true float32 on the GPU too. FAISS multiplies in it (default math of cuBLAS, no float16 storage); of torch, which may be
-told to round to TF32 (11 bits), it is asked for here. Equal distances may come in any order.
+The distances here come from float32 matrix products, so they are *approximate* to within `error_bound`. `select`
+recomputes in float64 what it decides on, and the bound tells it what a list may have missed. The bound holds for true
+float32 only. FAISS computes in true float32 on the GPU (default math of cuBLAS, no float16 storage); torch may be set
+to round to TF32 (11 bits), so the scan turns that off. Equal distances may come in any order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,29 +20,28 @@ from hnmine.runs.device import Choice
 from hnmine.types import Candidates, Float32, Float64, Int64
 
 GPU_MAX_CANDIDATES = 2048
-"""Longest list, and most probes, of FAISS on a GPU."""
+"""The longest list, and the largest number of probes, of FAISS on a GPU."""
+CANDIDATE_BYTES = 12
+"""Size of a candidate: a distance and a row."""
 _GPU_SCRATCH_BYTES = 2 * 2**30
-_QUERY_BLOCK = 1024
-_FOUND_BYTES = 12  # a distance and a row
-_SCAN_BYTES = 256 * 2**20
 _DOCUMENTS_PER_LIST = 39  # with fewer, k-means places its centres badly
 _TRAINED_PER_LIST = 64
 
 
 def gpus_needed(document_bytes: int) -> int:
-    """Return how many GPUs like the first one hold this many bytes beside FAISS's scratch space."""
+    """Return how many GPUs like the first hold this many bytes beside FAISS's scratch space."""
     import torch
 
-    torch.cuda.empty_cache()  # what encoding left of it is free
+    torch.cuda.empty_cache()  # encoding has left memory reserved that is free
     free, _ = torch.cuda.mem_get_info(0)
     return math.ceil(document_bytes / max(1, int(0.9 * free) - _GPU_SCRATCH_BYTES))
 
 
 def error_bound(width: int) -> float:
-    """Largest error of a float32 cosine distance between unit rows of this width, whatever the order of addition.
+    """Return the largest error of a float32 cosine distance of unit rows of this width, in any order of addition.
 
-    For a sum of n products of two vectors of length 1 the error is at most n·u/(1 - n·u), u = 2⁻²⁴ (Higham,
-    Accuracy and Stability of Numerical Algorithms, eq. 3.5); doubled for rows that are unit only to rounding.
+    The error of a sum of n products of two vectors of length 1 is at most n·u/(1 - n·u), u = 2⁻²⁴ (Higham, Accuracy and
+    Stability of Numerical Algorithms, eq. 3.5). The bound is twice that, since rows have length 1 only to rounding.
     """
     return 2 * (width + 2) * 2.0**-24
 
@@ -51,6 +50,10 @@ class Searcher:
     """A flat FAISS index over the documents of a space."""
 
     approximate = False
+    query_block = 1024
+    """Queries that are searched at a time, at most."""
+    scan_bytes = 256 * 2**20
+    """Memory that one step of a scan may take."""
 
     def __init__(self, docs_NR: Float32, device: Choice) -> None:
         self._docs_NR, self._device = docs_NR, device
@@ -60,7 +63,7 @@ class Searcher:
 
             self._resources = faiss.StandardGpuResources()
             self.max_candidates = min(self.max_candidates, GPU_MAX_CANDIDATES)
-        self._index = self._placed(self._empty())
+        self._index = self._on_device(self._empty_index())
         self._index.add(docs_NR)
 
     def nearest(self, queries_QR: Float32, k: int) -> Candidates:
@@ -68,7 +71,7 @@ class Searcher:
         k = min(k, self.max_candidates)
         rows = np.empty((len(queries_QR), k), dtype=np.int64)
         distances = np.empty((len(queries_QR), k), dtype=np.float32)
-        step = self._query_block(k)
+        step = self._queries_at_once(k)
         for start in range(0, len(queries_QR), step):
             block = slice(start, start + step)
             similarities, rows[block] = self._index.search(np.ascontiguousarray(queries_QR[block]), k)
@@ -79,30 +82,37 @@ class Searcher:
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return every (query position, document row) that can be nearer than the query's radius: a full scan."""
         reach_Q = self._reach(radius_Q)
-        hits = [
-            (queries, docs + at.start)
-            for at in _steps(self._docs_NR.shape, len(queries_QR))
-            for queries, docs in [nearer(queries_QR, self._docs_NR[at], reach_Q, self._device)]
-        ]
-        return np.concatenate([queries for queries, _ in hits]), np.concatenate([docs for _, docs in hits])
+        hits = []
+        for part in self._parts(len(self._docs_NR), len(queries_QR)):
+            positions_F, rows_F = nearer(queries_QR, self._docs_NR[part], reach_Q, self._device)
+            hits.append((positions_F, rows_F + part.start))
+        return joined(hits)
 
-    def _empty(self) -> Any:
+    def _empty_index(self) -> Any:
         import faiss
 
         return faiss.IndexFlatIP(self._docs_NR.shape[1])
 
-    def _placed(self, index: Any) -> Any:
-        """Move an index that was made on the CPU to the device."""
+    def _on_device(self, index: Any) -> Any:
+        """Move an index from the CPU to the device."""
         import faiss
 
         return index if self._device.kind == "cpu" else faiss.index_cpu_to_gpu(self._resources, 0, index)
 
-    def _query_block(self, _k: int) -> int:
-        return _QUERY_BLOCK
+    def _queries_at_once(self, _k: int) -> int:
+        return self.query_block
 
     def _reach(self, radius_Q: Float64) -> Float64:
         reach_Q: Float64 = radius_Q + error_bound(self._docs_NR.shape[1])
         return reach_Q
+
+    def _parts(self, documents: int, queries: int) -> Iterator[slice]:
+        """Cut so many documents into slices; a slice and its distances to the queries take `scan_bytes` each at most.
+
+        A GPU that is full of documents holds a slice of them a second time.
+        """
+        step = max(1, self.scan_bytes // (4 * max(queries, self._docs_NR.shape[1])))
+        return (slice(start, start + step) for start in range(0, documents, step))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +128,10 @@ class Ivf:
 
 
 class IvfSearcher(Searcher):
-    """An inverted file: only the lists nearest to a query are searched, so documents in others are missed.
+    """An inverted file: only the lists nearest to a query are searched, so documents in other lists are missed.
 
-    A list that runs out before k documents ends in rows -1 at infinite distance. `within` scans the same lists,
-    never the whole corpus.
+    A short list that ends before k documents is filled with rows -1 at infinite distance. `within` scans the same lists
+    of the inverted file, never the whole corpus.
     """
 
     approximate = True
@@ -132,51 +142,56 @@ class IvfSearcher(Searcher):
         self._seed = ivf.seed
         super().__init__(docs_NR, device)
         if device.kind == "gpu":
-            self._index.reclaimMemory()  # lists grow by doubling there
+            self._index.reclaimMemory()  # the lists have grown by doubling
         list_N = self._coarse.search(docs_NR, 1)[1][:, 0]
         self._rows_by_list = np.argsort(list_N, kind="stable")
         self._starts = np.searchsorted(list_N[self._rows_by_list], np.arange(self._lists + 1))
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return the (query position, document row) in the probed lists that can be nearer than the query's radius."""
+        # Sort the probes (query, list) by list: each list is scanned once, for all queries that probe it.
         reach_Q = self._reach(radius_Q)
         list_F = self._coarse.search(np.ascontiguousarray(queries_QR), self._probes)[1].reshape(-1)
         by_list = np.argsort(list_F, kind="stable")
-        hits = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
-        for asking in np.split(by_list, np.flatnonzero(np.diff(list_F[by_list])) + 1) if len(by_list) else []:
-            number, positions = list_F[asking[0]], asking // self._probes
-            rows = self._rows_by_list[self._starts[number] : self._starts[number + 1]]
-            for at in _steps((len(rows), self._docs_NR.shape[1]), len(positions)):
-                queries, docs = nearer(queries_QR[positions], self._docs_NR[rows[at]], reach_Q[positions], self._device)
-                hits.append((positions[queries], rows[at][docs]))
-        return np.concatenate([queries for queries, _ in hits]), np.concatenate([docs for _, docs in hits])
+        probes_of_lists = np.split(by_list, np.flatnonzero(np.diff(list_F[by_list])) + 1) if len(by_list) else []
 
-    def _empty(self) -> Any:
+        # Scan each probed list.
+        hits = []
+        for probes in probes_of_lists:
+            number, positions = list_F[probes[0]], probes // self._probes
+            rows = self._rows_by_list[self._starts[number] : self._starts[number + 1]]
+            for part in self._parts(len(rows), len(positions)):
+                docs = self._docs_NR[rows[part]]
+                found_queries, found_docs = nearer(queries_QR[positions], docs, reach_Q[positions], self._device)
+                hits.append((positions[found_queries], rows[part][found_docs]))
+        return joined(hits)
+
+    def _empty_index(self) -> Any:
         import faiss
 
         width = self._docs_NR.shape[1]
         centres = faiss.IndexFlatIP(width)
         index = faiss.IndexIVFFlat(centres, width, self._lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed, index.cp.max_points_per_centroid = self._seed, _TRAINED_PER_LIST
-        index.cp.min_points_per_centroid = 1  # FAISS would only warn; `lists_for` sees to it
+        index.cp.min_points_per_centroid = 1  # FAISS only warns of fewer; `lists_for` avoids them
         index.nprobe = self._probes
         index.train(self._docs_NR)
-        self._coarse = self._placed(centres)
+        self._coarse = self._on_device(centres)
         return index
 
-    def _query_block(self, k: int) -> int:
-        """For every query of a block FAISS on a GPU keeps the centre of every probed list, then k found in each."""
-        width: int = self._docs_NR.shape[1]
-        return max(1, min(_QUERY_BLOCK, _SCAN_BYTES // (self._probes * max(4 * width, _FOUND_BYTES * k))))
+    def _queries_at_once(self, k: int) -> int:
+        """FAISS on a GPU keeps of every query the centre of every probed list, then the k found in each list."""
+        query_bytes: int = self._probes * max(4 * self._docs_NR.shape[1], CANDIDATE_BYTES * k)
+        return max(1, min(self.query_block, self.scan_bytes // query_bytes))
 
 
-def make(docs_NR: Float32, device: Choice, ivf: Ivf | None) -> Searcher:
-    """Return the approximate index if `ivf` says how to make it, else the exact one."""
+def make_searcher(docs_NR: Float32, device: Choice, ivf: Ivf | None) -> Searcher:
+    """Return the approximate index with the lists of `ivf`, or without it the exact one."""
     return Searcher(docs_NR, device) if ivf is None else IvfSearcher(docs_NR, device, ivf)
 
 
 def recall(found: Candidates, docs_NR: Float32, queries_QR: Float32) -> float:
-    """Return the share of the true nearest documents that the lists hold; of equally near ones any is right."""
+    """Return the share of the true nearest documents that the lists hold; any of several equally near ones counts."""
     import faiss
 
     k = found.doc_rows_QK.shape[1]
@@ -195,7 +210,7 @@ def nearer(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, device: Choi
 
 
 def nearer_by_torch(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, device: str) -> tuple[Int64, Int64]:
-    """Do the same with torch on the device of this name; only what is found comes back from it."""
+    """Return the same as `nearer`, computed by torch on the device of this name."""
     import torch
 
     with _true_float32(), torch.inference_mode():
@@ -206,7 +221,7 @@ def nearer_by_torch(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, dev
 
 @contextmanager
 def _true_float32() -> Iterator[None]:
-    """Keep torch's matrix products in float32 where the program or the environment allows TF32."""
+    """Keep torch's matrix products in float32 even where the program or the environment allows TF32."""
     import torch
 
     matmul: Any = torch.backends.cuda.matmul
@@ -217,11 +232,8 @@ def _true_float32() -> Iterator[None]:
         matmul.fp32_precision = before
 
 
-def _steps(docs: tuple[int, int], queries: int) -> Iterator[slice]:
-    """Cut documents of this shape into slices that take at most `_SCAN_BYTES`, their distances to so many queries too.
-
-    A GPU that is full of documents holds a slice of them a second time.
-    """
-    count, width = docs
-    step = max(1, _SCAN_BYTES // (4 * max(queries, width)))
-    return (slice(start, start + step) for start in range(0, count, step))
+def joined(hits: Sequence[tuple[Int64, Int64]]) -> tuple[Int64, Int64]:
+    """Return the (query positions, document rows) of all parts of a scan together."""
+    nothing = np.empty(0, dtype=np.int64)
+    positions, rows = zip((nothing, nothing), *hits, strict=True)
+    return np.concatenate(positions), np.concatenate(rows)

@@ -1,9 +1,9 @@
 """The same search over slices of the documents, one Ray actor each, for corpora that do not fit one device.
 
-Each shard answers with its own nearest; the nearest of all are the smallest of these. `select` recomputes every
-distance that decides, so the negatives are the same for one shard or many. Documents, queries and answers travel in
-pieces, and a shard copies its slice, so the corpus need not fit Ray's object store. A shard that dies is made anew
-from the documents, which stay in this process, and asked once more.
+Each shard answers with the nearest of its slice, and the nearest of these are the nearest of all. `select` recomputes
+every distance that decides, so the negatives are the same for one shard or many. Documents, queries and answers travel
+in pieces, and a shard copies its slice, so the corpus need not fit Ray's object store. A shard that dies is started
+again from the documents, which stay in this process, and asked once more.
 """
 
 from __future__ import annotations
@@ -14,21 +14,29 @@ from typing import Any
 import numpy as np
 
 from hnmine.errors import DeviceError
-from hnmine.mining.search import GPU_MAX_CANDIDATES, Ivf, make
+from hnmine.mining.search import CANDIDATE_BYTES, GPU_MAX_CANDIDATES, Ivf, joined, make_searcher
 from hnmine.runs.device import Choice
 from hnmine.runs.progress import say
 from hnmine.runs.ray_session import start_ray
 from hnmine.types import Candidates, Float32, Float64, Int64
 
-_SENT_BYTES = 64 * 2**20  # in the object store at a time
-_CANDIDATE_BYTES = 12
+SENT_BYTES = 64 * 2**20
+"""Size of what is in the object store at a time."""
 
 
 class ShardedSearcher:
-    """A `select.Search` whose documents lie in `shards` actors; close it to free them."""
+    """A `conditions.Search` over documents that lie in `shards` actors; close it to free them."""
 
-    def __init__(self, docs_NR: Float32, device: Choice, shards: int, ivf: Ivf | None = None) -> None:
-        """Hand each actor its slice; with `ivf`, each makes an approximate index of it.
+    def __init__(
+        self,
+        docs_NR: Float32,
+        device: Choice,
+        shards: int,
+        ivf: Ivf | None = None,
+        *,
+        sent_bytes: int = SENT_BYTES,
+    ) -> None:
+        """Start the actors and send each its slice; with `ivf`, each makes an approximate index of it.
 
         Raises:
             DeviceError: the Ray cluster has fewer GPUs than shards were asked for on GPUs, or a shard died.
@@ -39,17 +47,17 @@ class ShardedSearcher:
         shards = min(shards, len(docs_NR))
         bounds = np.linspace(0, len(docs_NR), shards + 1).astype(int).tolist()
         self._docs_NR, self._device, self._ivf = docs_NR, device, ivf
-        self._bounds = list(itertools.pairwise(bounds))
+        self._slices = list(itertools.pairwise(bounds))
+        self.sent_bytes = sent_bytes
         self.approximate = ivf is not None
         self.max_candidates = len(docs_NR) if device.kind == "cpu" else min(len(docs_NR), GPU_MAX_CANDIDATES)
-        self._shards = [self._started(at) for at in range(shards)]
-        loading = [self._loaded(at) for at in range(shards)]
-        for at, reference in enumerate(loading):
+        self.actors = [self._start(number) for number in range(shards)]
+        for number, loaded in enumerate([self._load(number) for number in range(shards)]):
             try:
-                ray.get(reference)
+                ray.get(loaded)
             except ray.exceptions.RayActorError as error:
                 self.close()
-                raise self._died(at, error) from None
+                raise self._death(number, error) from None
         say("select", f"{len(docs_NR):,} documents in {shards} shards")
 
     def nearest(self, queries_QR: Float32, k: int) -> Candidates:
@@ -57,7 +65,7 @@ class ShardedSearcher:
         k = min(k, self.max_candidates)
         rows = np.empty((len(queries_QR), k), dtype=np.int64)
         distances = np.empty((len(queries_QR), k), dtype=np.float32)
-        step = max(1, _SENT_BYTES // (4 * queries_QR.shape[1] + _CANDIDATE_BYTES * k * len(self._shards)))
+        step = max(1, self.sent_bytes // (4 * queries_QR.shape[1] + CANDIDATE_BYTES * k * len(self.actors)))
         for start in range(0, len(queries_QR), step):
             block = slice(start, start + step)
             parts: list[Candidates] = self._ask("nearest", queries_QR[block], k)
@@ -70,87 +78,93 @@ class ShardedSearcher:
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return every (query position, document row) that can be nearer than the query's radius."""
-        parts = self._ask("within", queries_QR, radius_Q)
-        return np.concatenate([queries for queries, _ in parts]), np.concatenate([docs for _, docs in parts])
+        return joined(self._ask("within", queries_QR, radius_Q))
 
     def close(self) -> None:
         """End the actors."""
         import ray
 
-        for shard in self._shards:
-            ray.kill(shard)
+        for actor in self.actors:
+            ray.kill(actor)
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
-        """Ask all shards at once; one that died is made anew and asked once more."""
+        """Ask all shards at once and return their answers."""
         import ray
 
         sent = [ray.put(argument) for argument in arguments]
-        asked = [getattr(shard, method).remote(*sent) for shard in self._shards]
-        return [self._answer(at, reference, method, sent) for at, reference in enumerate(asked)]
+        answers = [getattr(actor, method).remote(*sent) for actor in self.actors]
+        return [self._answer(number, answer, method, sent) for number, answer in enumerate(answers)]
 
-    def _answer(self, at: int, reference: Any, method: str, sent: list[Any]) -> Any:
+    def _answer(self, number: int, answer: Any, method: str, sent: list[Any]) -> Any:
+        """Wait for a shard's answer; start the shard again if it died, and ask once more."""
         import ray
 
         try:
-            return ray.get(reference)
+            return ray.get(answer)
         except ray.exceptions.RayActorError:
-            say("select", f"search shard {at + 1} of {len(self._shards)} died; it is made anew")
-        ray.kill(self._shards[at])  # one that cannot be reached may still live
+            say("select", f"search shard {number + 1} of {len(self.actors)} died; it is started again")
+        ray.kill(self.actors[number])  # one that cannot be reached may still live
         try:
-            self._shards[at] = self._started(at)
-            ray.get(self._loaded(at))
-            return ray.get(getattr(self._shards[at], method).remote(*sent))
+            self.actors[number] = self._start(number)
+            ray.get(self._load(number))
+            return ray.get(getattr(self.actors[number], method).remote(*sent))
         except ray.exceptions.RayActorError as error:
-            raise self._died(at, error) from None
+            raise self._death(number, error) from None
 
-    def _started(self, at: int) -> Any:
+    def _start(self, number: int) -> Any:
+        """Start the actor of a shard, without documents."""
         import ray
 
         if self._device.kind == "gpu":
             gpus = int(ray.cluster_resources().get("GPU", 0))
-            if gpus < len(self._bounds):
+            if gpus < len(self._slices):
                 raise DeviceError(
-                    f"search needs {len(self._bounds)} GPUs, one a shard, and the Ray cluster has {gpus}; add nodes"
+                    f"search needs {len(self._slices)} GPUs, one a shard, and the Ray cluster has {gpus}; add nodes"
                 )
-        low, high = self._bounds[at]
+        low, high = self._slices[number]
         resources = {"num_gpus": 1} if self._device.kind == "gpu" else {"num_cpus": 0}
-        return ray.remote(**resources)(_Shard).remote(low, high - low, self._docs_NR.shape[1])
+        return ray.remote(**resources)(Shard).remote(low, high - low, self._docs_NR.shape[1])
 
-    def _loaded(self, at: int) -> Any:
-        """Send a shard its documents, piece by piece; return the reference to its index being made."""
+    def _load(self, number: int) -> Any:
+        """Send a shard its documents piece by piece; return the reference to its index, which it builds then."""
         import ray
 
-        shard, (low, high) = self._shards[at], self._bounds[at]
-        step = max(1, _SENT_BYTES // (4 * self._docs_NR.shape[1]))
+        actor, (low, high) = self.actors[number], self._slices[number]
+        step = max(1, self.sent_bytes // (4 * self._docs_NR.shape[1]))
         for start in range(low, high, step):
             piece = self._docs_NR[start : min(start + step, high)]
-            ray.wait([shard.fill.remote(start - low, ray.put(piece))])
-        return shard.build.remote(self._device, self._ivf)
+            ray.wait([actor.fill.remote(start - low, ray.put(piece))])
+        return actor.build.remote(self._device, self._ivf)
 
-    def _died(self, at: int, error: Exception) -> DeviceError:
+    def _death(self, number: int, error: Exception) -> DeviceError:
         cause = str(error).strip().splitlines() or [""]
         return DeviceError(
-            f"search shard {at + 1} of {len(self._bounds)} died ({cause[0]}); if its node ran out of memory, add nodes"
+            f"search shard {number + 1} of {len(self._slices)} died ({cause[0]}); if its node ran out of memory, add "
+            "nodes"
         )
 
 
-class _Shard:
-    """One slice of the documents; `first_row` is the row of its first document in the corpus."""
+class Shard:
+    """The actor of one slice of the documents; `first_row` is the row of its first document in the corpus."""
 
     def __init__(self, first_row: int, rows: int, width: int) -> None:
         self._first_row, self._docs_nR = first_row, np.empty((rows, width), dtype=np.float32)
 
     def fill(self, start: int, docs_mR: Float32) -> None:
+        """Take documents, from this row of the slice on."""
         self._docs_nR[start : start + len(docs_mR)] = docs_mR
 
     def build(self, device: Choice, ivf: Ivf | None) -> None:
-        self._searcher = make(self._docs_nR, device, ivf)
+        """Build the index of the slice."""
+        self._searcher = make_searcher(self._docs_nR, device, ivf)
 
     def nearest(self, queries_QR: Float32, k: int) -> Candidates:
+        """Return the k nearest of the slice, by rows of the corpus."""
         found = self._searcher.nearest(queries_QR, k)
         rows = np.where(found.doc_rows_QK < 0, -1, found.doc_rows_QK + self._first_row)
         return Candidates(doc_rows_QK=rows, distances_QK=found.distances_QK)
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
+        """Return what can be nearer than the radius, by rows of the corpus."""
         queries, docs = self._searcher.within(queries_QR, radius_Q)
         return queries, docs + self._first_row

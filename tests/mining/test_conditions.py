@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.mining import conditions as select_module
 from hnmine.mining.conditions import (
     GUARDS_LEAVE_NONE,
     NEARER_ONES_RESEMBLE_POSITIVE,
     POSITIVE_IS_NEAREST,
     Known,
+    Limits,
     select,
 )
-from hnmine.mining.guards import Agreement, Denoise, Margin, NearDuplicate, RankWindow, RelativeMargin
+from hnmine.mining.guards import Agreement, Denoise, Margin, NearDuplicate, RankWindow
 from hnmine.mining.search import Searcher, error_bound
 from hnmine.runs.device import Choice
 from hnmine.types import Candidates, Pairs, Space, distance, unit_rows
@@ -149,7 +149,6 @@ def test_select_equals_the_double_loop(
     length=st.integers(1, 60),
     window=st.tuples(st.integers(1, 4), st.integers(4, 20)),
     margin=st.floats(0, 1),
-    relative=st.floats(0, 1),
     duplicate=st.floats(0, 1),
 )
 def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
@@ -159,7 +158,6 @@ def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
     length: int,
     window: tuple[int, int],
     margin: float,
-    relative: float,
     duplicate: float,
 ) -> None:
     space, judged, known = awkward_space(seed, docs, queries=4, pairs=8, width=4)
@@ -173,7 +171,6 @@ def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
         guards=[
             RankWindow(first=window[0], last=window[1]),
             Margin(most=margin),
-            RelativeMargin(most=relative),
             NearDuplicate(least=duplicate),
         ],
     )
@@ -185,7 +182,6 @@ def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
         {
             "rank_window": lambda one: window[0] <= one.rank <= window[1],
             "margin": lambda one: one.radius - one.d_q <= margin,
-            "relative_margin": lambda one: 1 - one.d_q <= (1 - one.radius) + relative * abs(1 - one.radius),
             "near_duplicate": lambda one: one.d_p >= duplicate,
         },
     )
@@ -233,7 +229,7 @@ def test_denoising_equals_asking_the_cross_encoder_about_every_document(
         negatives=wanted,
         candidates=length,
         guards=[Margin(most=near)],
-        dear=Denoise(scores=scorer, margin=margin, most=most),
+        expensive=Denoise(scores=scorer, margin=margin, most=most),
     )
 
     def denoised(one: One) -> bool:
@@ -252,8 +248,8 @@ def test_the_cross_encoder_is_asked_in_few_calls_and_about_little_more_than_is_n
     space, judged, known = awkward_space(9, docs=1500, queries=60, pairs=200, width=6)
     scorer = CrossEncoder(9, 60, 1500)
     searcher = Searcher(space.docs_NR, CPU)
-    dear = Denoise(scores=scorer, margin=0.0, most=None)
-    found = select(space, judged, known, searcher, negatives=2, guards=[], dear=dear)
+    denoise = Denoise(scores=scorer, margin=0.0, most=None)
+    found = select(space, judged, known, searcher, negatives=2, guards=[], expensive=denoise)
     every = select(space, judged, known, searcher, negatives=1500)
     suspects = set(zip(judged.query_rows_P[every.pair_M].tolist(), every.doc_rows_M.tolist(), strict=True))
     needed = len(found) + found.guarded["denoise"] + len(judged)
@@ -302,16 +298,12 @@ def test_agreement_asks_every_encoder_for_both_conditions() -> None:
 
 @pytest.mark.parametrize("flat", [1, 7, 100, 2**23])
 @pytest.mark.parametrize("length", [1, 2, 16, 500, 4000])
-def test_the_result_depends_neither_on_the_list_nor_on_the_block(
-    length: int, flat: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_result_depends_neither_on_the_list_nor_on_the_block(length: int, flat: int) -> None:
     space, judged, known = awkward_space(3, docs=1500, queries=40, pairs=60, width=6)
     searcher = Searcher(space.docs_NR, CPU)
     expected = select(space, judged, known, searcher, negatives=3, candidates=64)
-    monkeypatch.setattr(select_module, "_JUDGED_NUMBERS", flat * space.width)
-    monkeypatch.setattr(select_module, "_LISTED_CELLS", flat)
-    monkeypatch.setattr(select_module, "_SCANNED_CELLS", flat * 1500)
-    again = select(space, judged, known, searcher, negatives=3, candidates=length)
+    limits = Limits(gathered_numbers=flat * space.width, listed_cells=flat, scanned_cells=flat * 1500)
+    again = select(space, judged, known, searcher, negatives=3, candidates=length, limits=limits)
     assert negatives_as_rows(again) == negatives_as_rows(expected)
     assert again.dropped == expected.dropped
     assert len(expected) > 20

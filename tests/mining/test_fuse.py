@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hnmine.embedding.precomputed import Precomputed
-from hnmine.mining.fuse import Fused, unit_rows
+from hnmine.mining.fuse import Fused
+from hnmine.types import unit_rows
 
 
 def rows(seed: int, count: int, width: int) -> np.ndarray:

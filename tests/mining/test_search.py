@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.mining import search as search_module
 from hnmine.mining.conditions import select
 from hnmine.mining.search import Ivf, IvfSearcher, Searcher, error_bound, nearer, nearer_by_torch, recall
 from hnmine.types import unit_rows
@@ -51,22 +50,23 @@ def test_one_document_is_the_nearest_of_all():
     assert found.doc_rows_QK.tolist() == [[0], [0], [0]]
 
 
-def test_blocks_of_queries_change_nothing(monkeypatch):
+def test_blocks_of_queries_change_nothing():
     docs, queries = unit(6, 200, 8), unit(7, 50, 8)
     whole = Searcher(docs, CPU).nearest(queries, 10)
-    monkeypatch.setattr(search_module, "_QUERY_BLOCK", 7)
-    parts = Searcher(docs, CPU).nearest(queries, 10)
-    assert np.array_equal(whole.doc_rows_QK, parts.doc_rows_QK)
+    searcher = Searcher(docs, CPU)
+    searcher.query_block = 7
+    assert np.array_equal(whole.doc_rows_QK, searcher.nearest(queries, 10).doc_rows_QK)
 
 
 @pytest.mark.parametrize("scan_bytes", [1, 4 * 20 * 33, 2**28])
-def test_within_equals_brute_force(scan_bytes, monkeypatch):
-    monkeypatch.setattr(search_module, "_SCAN_BYTES", scan_bytes)
+def test_within_equals_brute_force(scan_bytes):
     docs, queries = unit(8, 200, 6), unit(9, 20, 6)
     distances = exact(queries, docs)
     radius = np.linspace(0, 2, 20)
     radius[5] = distances[5, 17]  # a document exactly at the radius may or may not be given
-    found_queries, found_docs = Searcher(docs, CPU).within(queries, radius)
+    searcher = Searcher(docs, CPU)
+    searcher.scan_bytes = scan_bytes
+    found_queries, found_docs = searcher.within(queries, radius)
     found = set(zip(found_queries.tolist(), found_docs.tolist(), strict=True))
     assert len(found) == len(found_queries)
     nearer = {(int(q), int(d)) for q, d in np.argwhere(distances < radius[:, None])}
@@ -84,17 +84,16 @@ def test_nothing_within_a_radius_is_nothing():
 @given(
     seed=st.integers(0, 2**32 - 1),
     docs=st.integers(1, 400),
-    lists=st.one_of(st.none(), st.integers(1, 20)),
     wanted=st.integers(1, 4),
     length=st.integers(1, 60),
 )
-def test_with_all_lists_probed_only_the_certificate_differs(seed, docs, lists, wanted, length):
+def test_with_all_lists_probed_only_the_certificate_differs(seed, docs, wanted, length):
     space, judged, known = awkward_space(seed, docs, queries=5, pairs=10, width=5)
     exact_rows, ivf_rows = (
         select(space, judged, known, searcher, negatives=wanted, candidates=length)
         for searcher in (
             Searcher(space.docs_NR, CPU),
-            IvfSearcher(space.docs_NR, CPU, Ivf(lists=lists, probes=2048, seed=seed % 100)),
+            IvfSearcher(space.docs_NR, CPU, Ivf(probes=2048, seed=seed % 100)),
         )
     )
     assert [row[:-1] for row in negatives_as_rows(ivf_rows)] == [row[:-1] for row in negatives_as_rows(exact_rows)]
@@ -109,10 +108,10 @@ def clustered(seed: int, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scan_bytes", [64, 2**28])
-def test_lists_and_scan_of_an_approximate_index_see_the_same_part_of_the_corpus(scan_bytes, monkeypatch):
-    monkeypatch.setattr(search_module, "_SCAN_BYTES", scan_bytes)
+def test_lists_and_scan_of_an_approximate_index_see_the_same_part_of_the_corpus(scan_bytes):
     docs, queries = clustered(1, 900), clustered(2, 20)
-    searcher = IvfSearcher(docs, CPU, Ivf(lists=20, probes=3))
+    searcher = IvfSearcher(docs, CPU, Ivf(probes=3))
+    searcher.scan_bytes = scan_bytes
     found = searcher.nearest(queries, 900)
     seen = [set(row[row >= 0].tolist()) for row in found.doc_rows_QK]
     assert all(0 < len(rows) < 600 for rows in seen)
@@ -129,7 +128,7 @@ def test_lists_and_scan_of_an_approximate_index_see_the_same_part_of_the_corpus(
 
 def test_an_approximate_selection_is_the_same_for_any_first_length_and_never_scans_the_corpus(monkeypatch):
     space, judged, known = awkward_space(4, docs=1500, queries=40, pairs=60, width=12)
-    searcher = IvfSearcher(space.docs_NR, CPU, Ivf(lists=30, probes=2))
+    searcher = IvfSearcher(space.docs_NR, CPU, Ivf(probes=2))
     monkeypatch.setattr(Searcher, "within", None)
     results = [select(space, judged, known, searcher, negatives=3, candidates=length) for length in (1, 16, 1500)]
     assert negatives_as_rows(results[0]) == negatives_as_rows(results[1]) == negatives_as_rows(results[2])
@@ -138,12 +137,12 @@ def test_an_approximate_selection_is_the_same_for_any_first_length_and_never_sca
     exact_one = select(space, judged, known, IvfSearcher(space.docs_NR, CPU, Ivf(probes=2048)), negatives=3)
     assert negatives_as_rows(results[0]) != negatives_as_rows(
         exact_one
-    )  # two of 30 lists miss something, else this shows nothing
+    )  # two of 38 lists miss something, else this shows nothing
 
 
 @pytest.mark.parametrize("documents", [1, 2, 38, 39, 77, 78, 500])
 def test_few_documents_make_few_lists_and_no_warning(documents, capfd):
-    ivf = Ivf(lists=None if documents < 100 else 400, probes=7)
+    ivf = Ivf(probes=7)
     assert ivf.lists_for(documents) == max(1, documents // 39)
     found = IvfSearcher(unit(1, documents, 5), CPU, ivf).nearest(unit(2, 3, 5), 10)
     assert found.doc_rows_QK.shape == (3, min(10, documents))
@@ -153,7 +152,7 @@ def test_few_documents_make_few_lists_and_no_warning(documents, capfd):
 
 def test_the_number_of_lists():
     assert Ivf().lists_for(1_000_000) == 4000
-    assert Ivf(lists=7).lists_for(1_000_000) == 7
+    assert Ivf().lists_for(400) == 10
 
 
 def test_the_division_is_seeded():
@@ -168,7 +167,7 @@ def test_the_division_is_seeded():
 def test_recall_is_the_share_of_the_true_list():
     docs, queries = unit(1, 1200, 16), unit(2, 50, 16)
     docs[600:] = docs[:600]  # either of two equals is right
-    found = [IvfSearcher(docs, CPU, Ivf(lists=20, probes=probes)).nearest(queries, 10) for probes in (1, 4, 20)]
+    found = [IvfSearcher(docs, CPU, Ivf(probes=probes)).nearest(queries, 10) for probes in (1, 4, 30)]
     shares = [recall(lists, docs, queries) for lists in found]
     assert shares[0] < shares[1] < shares[2] == 1.0
     last = np.sort(exact(queries, docs), axis=1)[:, 9:10]

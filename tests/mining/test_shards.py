@@ -44,9 +44,8 @@ def test_the_negatives_depend_neither_on_shards_nor_on_blocks_nor_on_the_first_l
     sharded: dict[int, ShardedSearcher], shards: int, sent: int, wanted: int, length: int
 ) -> None:
     one = select(SPACE, JUDGED, KNOWN, Searcher(SPACE.docs_NR, CPU), negatives=wanted)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards_module, "_SENT_BYTES", sent)
-        many = select(SPACE, JUDGED, KNOWN, sharded[shards], negatives=wanted, candidates=length)
+    sharded[shards].sent_bytes = sent
+    many = select(SPACE, JUDGED, KNOWN, sharded[shards], negatives=wanted, candidates=length)
     assert negatives_as_rows(many) == negatives_as_rows(one)
     assert many.dropped == one.dropped
     assert len(one) > 10
@@ -64,7 +63,7 @@ def test_the_lists_of_all_shards_together_are_those_of_one(sharded: dict[int, Sh
 
 @pytest.mark.ray
 @pytest.mark.parametrize("method", ["nearest", "within"])
-def test_a_killed_shard_is_made_anew_and_asked_once_more(
+def test_a_killed_shard_is_started_again_and_asked_once_more(
     sharded: dict[int, ShardedSearcher], method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import ray
@@ -72,9 +71,9 @@ def test_a_killed_shard_is_made_anew_and_asked_once_more(
     searcher = sharded[2]
     argument = {"nearest": 9, "within": np.full(40, 0.4)}[method]
     before = getattr(searcher, method)(SPACE.queries_QR, argument)
-    ray.kill(searcher._shards[1])
+    ray.kill(searcher.actors[1])
     after = getattr(searcher, method)(SPACE.queries_QR, argument)
-    assert "search shard 2 of 2 died; it is made anew" in capsys.readouterr().err
+    assert "search shard 2 of 2 died; it is started again" in capsys.readouterr().err
     pairs = [before, after] if method == "within" else [(x.doc_rows_QK, x.distances_QK) for x in (before, after)]
     for expected, found in zip(*pairs, strict=True):
         assert np.array_equal(found, expected)
@@ -83,19 +82,19 @@ def test_a_killed_shard_is_made_anew_and_asked_once_more(
 
 @pytest.mark.ray
 def test_a_shard_that_cannot_live_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Dying(shards_module._Shard):
+    class Dying(shards_module.Shard):
         def fill(self, start: int, docs_mR: np.ndarray) -> None:
             import os
 
             os._exit(1)
 
     whole = ShardedSearcher(SPACE.docs_NR, CPU, 2)
-    monkeypatch.setattr(shards_module, "_Shard", Dying)
+    monkeypatch.setattr(shards_module, "Shard", Dying)
     with pytest.raises(DeviceError, match=r"search shard 1 of 2 died .*add nodes"):
         ShardedSearcher(SPACE.docs_NR, CPU, 2)
     import ray
 
-    ray.kill(whole._shards[0])
+    ray.kill(whole.actors[0])
     with pytest.raises(DeviceError, match=r"search shard 1 of 2 died .*add nodes"):
         whole.nearest(SPACE.queries_QR, 3)
     whole.close()
@@ -121,9 +120,8 @@ def test_documents_travel_in_pieces_and_leave_the_object_store(
         return put(value)
 
     monkeypatch.setattr(ray, "put", watched)
-    monkeypatch.setattr(shards_module, "_SENT_BYTES", 2**20)
     docs = unit_rows(np.random.default_rng(0).normal(size=(40_000, 100)).astype(np.float32))
-    searcher = ShardedSearcher(docs, CPU, 2)
+    searcher = ShardedSearcher(docs, CPU, 2, sent_bytes=2**20)
     assert sum(sizes) == docs.nbytes
     assert max(sizes) <= 2**20
     deadline = time.monotonic() + 10
@@ -137,7 +135,7 @@ def test_documents_travel_in_pieces_and_leave_the_object_store(
 
 @pytest.mark.ray
 def test_shards_of_an_approximate_index_leave_gaps_at_the_end() -> None:
-    ivf = Ivf(lists=6, probes=1)
+    ivf = Ivf(probes=1)
     searcher = ShardedSearcher(SPACE.docs_NR, CPU, 2, ivf)
     found = searcher.nearest(SPACE.queries_QR, 600)
     halves = [IvfSearcher(half, CPU, ivf).nearest(SPACE.queries_QR, 300) for half in np.split(SPACE.docs_NR, 2)]
