@@ -83,6 +83,10 @@ class Project:
         config = self.config
         return Splits(self.collection, config.sources, config.evaluate, config.seed, self.open_first_stage)
 
+    def divide(self) -> None:
+        """Divide the collection now, so that data that cannot be trained on are refused before the work."""
+        _ = self.splits
+
     @property
     def search_device(self) -> devices.Choice:
         """The device on which documents are searched."""
