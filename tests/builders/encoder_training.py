@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from tests.builders.devices import CPU
 
 from hnmine.arms.star import TrainingSet
 from hnmine.config.training import TrainConfig
 from hnmine.training.worker import Recipe
 from hnmine.types import Float32, Pairs, Role, Space, Texts
+from tests.builders.devices import CPU
 
 _TRANSLATED = dict(zip("abcdefgh", "stuvwxyz", strict=True))
 

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from tests.builders.devices import CPU
-from tests.builders.texts import LETTERS, as_texts
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from hnmine.config.root import EncoderConfig
 from hnmine.models.cross_encoder import Reranker
 from hnmine.models.plan import Plan, plan
+from tests.builders.devices import CPU
+from tests.builders.texts import LETTERS, as_texts
 
 LETTER_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
 WORD_VOCABULARY = [

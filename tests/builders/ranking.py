@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from tests.builders.texts import numbered_texts
 
 from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.task import Task
+from tests.builders.texts import numbered_texts
 
 
 def task_of_rows(doc_rows: list[list[int]], relevant: list[set[int]]) -> Task:

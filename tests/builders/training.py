@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tests.builders.devices import CPU
 
 from hnmine.config.training import TrainConfig
 from hnmine.ranking.task import Task
@@ -13,6 +12,7 @@ from hnmine.training.fit import Trained, train
 from hnmine.training.lists import Lists
 from hnmine.training.worker import Recipe
 from hnmine.types import Texts
+from tests.builders.devices import CPU
 
 _RECIPE = Recipe.of(
     TrainConfig(
