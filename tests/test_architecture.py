@@ -18,6 +18,7 @@ FLOORS = (
     ("cli",),
     ("nights",),
     ("pipeline",),
+    ("project",),
     ("comparison",),
     ("report",),
     ("arms",),
@@ -108,7 +109,7 @@ def private_uses(root: Path) -> list[str]:
 
 def imported_tests(root: Path) -> list[str]:
     """List the imports of test modules, also those in code that a test gives to an interpreter."""
-    files = sources(root, "tests")
+    files = [file for file in sources(root, "tests") if file.path != Path(__file__)]
     imported = [str(each) for each in imports_between(files) if re.search(r"\.test_\w+$", each.imported)]
     quoted = re.compile(r"\b(from|import)\s+tests\.(\w+\.)*test_\w+")
     strings = ((file.at(line), text) for file in files for line, text in file.strings())
