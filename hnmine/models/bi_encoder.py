@@ -1,7 +1,6 @@
 """A bi-encoder as re-ranker: the score of (query, document) is the cosine of their vectors.
 
 The paper tunes bi-encoders on the same triplets (arXiv 2505.18366, Table 4), with the distance d = 1 - cosine (Eq. 8).
-To training and evaluation it looks like `reranker.Reranker`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +16,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from hnmine.errors import ModelError
-from hnmine.models.plan import own_prompts
+from hnmine.models.folder import declared_prompts
 from hnmine.types import Float32, Role
+
+Row = dict[str, str]
+"""The texts of a pair, by role."""
 
 _CHARACTERS_PER_TOKEN = 4  # decides batches only, never what is read
 _TEXTS_PER_BATCH = 64
-Row = dict[str, Any]
 
 
 class _Cosine(torch.nn.Module):
@@ -32,19 +33,14 @@ class _Cosine(torch.nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, queries: dict[str, Tensor], documents: dict[str, Tensor], of_document: Tensor) -> Tensor:
+    def forward(self, queries: dict[str, Tensor], documents: dict[str, Tensor], query_of_document: Tensor) -> Tensor:
         """Return the cosine of each document with its query."""
         vectors = [self.encoder(features)["sentence_embedding"].float() for features in (queries, documents)]
-        return functional.cosine_similarity(vectors[0][of_document], vectors[1], dim=1)
+        return functional.cosine_similarity(vectors[0][query_of_document], vectors[1], dim=1)
 
 
 class BiEncoder:
-    """A loaded SentenceTransformer on one device."""
-
-    TRAIN_TOKENS_PER_PASS: ClassVar = {"cpu": 2048, "cuda": 16_384}
-    """On a CPU the activations of a pass should stay in its caches."""
-    PASS_TOKENS: ClassVar = {"cpu": 256, "cuda": 2048}
-    """What a forward and backward pass costs beside its documents' tokens, in tokens: each encodes its queries."""
+    """A loaded SentenceTransformer on one device; a `reranker.Reranker`."""
 
     def __init__(
         self,
@@ -56,7 +52,15 @@ class BiEncoder:
         seed: int = 0,
         prompts: Mapping[Role, str] | None = None,
     ) -> None:
-        """Load the model; a text is read up to `max_tokens`, after the prompt of its role; None: the model's own.
+        """Load the model.
+
+        Args:
+            folder: of the model.
+            max_tokens: read of a text, special ones included; fewer where the model reads fewer.
+            device: as torch names it.
+            dtype: of the computation; the weights are float32.
+            seed: of weights that the folder lacks, as those of a pooler that nothing is asked of.
+            prompts: put before the texts of a role; None: those that the model declares.
 
         Raises:
             ModelError: the folder cannot be loaded.
@@ -66,7 +70,7 @@ class BiEncoder:
 
         logging.disable_progress_bar()
         torch.manual_seed(seed)
-        self._prompts = own_prompts(folder) if prompts is None else prompts
+        self._prompts = declared_prompts(folder) if prompts is None else prompts
         try:
             self._encoder = SentenceTransformer(str(folder), device=device, local_files_only=True).float()
         except Exception as error:  # what is raised depends on the library that meets the broken file
@@ -74,13 +78,11 @@ class BiEncoder:
         self._encoder.max_seq_length = min(max_tokens, self._encoder.max_seq_length or max_tokens)
         self.model = _Cosine(self._encoder).to(device).eval()
         self.device, self._dtype = device, dtype
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision as configured."""
-        return torch.autocast(self.device, dtype=getattr(torch, self._dtype), enabled=self._dtype != "float32")
+        # Each pass encodes its queries beside its documents.
+        self.tokens_per_pass, self.pass_cost = (2048, 256) if device == "cpu" else (16_384, 2048)
 
     def tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> list[Row]:
-        """Return a row a pair; the texts are tokenised in `forward`, a query that stands in several rows once."""
+        """Return a row a pair; `forward` tokenises the texts, a query that stands in several rows once."""
         return [{"query": query, "document": text} for query, text in zip(queries, documents, strict=True)]
 
     def length(self, row: Row) -> int:
@@ -89,18 +91,14 @@ class BiEncoder:
         return int(min(most, 2 + len(row["document"]) // _CHARACTERS_PER_TOKEN))
 
     def forward(self, rows: Sequence[Row], network: Any = None) -> Tensor:
-        """Return the scores (n,) of the rows; float32."""
-        place = {query: at for at, query in enumerate(dict.fromkeys(row["query"] for row in rows))}
-        queries = self._features(list(place), "query")
+        """Return the scores (n,) of the rows; float32. `network` is the model as wrapped for distributed training."""
+        position = {query: i for i, query in enumerate(dict.fromkeys(row["query"] for row in rows))}
+        queries = self._features(list(position), "query")
         documents = self._features([row["document"] for row in rows], "document")
-        of_document = torch.tensor([place[row["query"]] for row in rows], device=self.device)
-        with self.autocast():
-            scores: Tensor = (network or self.model)(queries, documents, of_document)
+        query_of_document = torch.tensor([position[row["query"]] for row in rows], device=self.device)
+        with self._autocast():
+            scores: Tensor = (network or self.model)(queries, documents, query_of_document)
         return scores
-
-    def _features(self, texts: list[str], role: Role) -> dict[str, Tensor]:
-        features = self._encoder.preprocess(texts, prompt=self._prompts[role] or None)
-        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in features.items()}
 
     def scores(
         self,
@@ -108,8 +106,11 @@ class BiEncoder:
         documents: Sequence[str],
         done: Callable[[int], None] = lambda _count: None,
     ) -> Float32:
-        """Return the score of each (query, document), every text encoded once; `done` is told of finished pairs."""
-        self.model.eval()
+        """Return the score (n,) of each (query, document), every text encoded once; `done` gets the number of pairs.
+
+        Raises:
+            ModelError: a score is NaN or infinite.
+        """
         with torch.inference_mode():
             cosines = (self.vectors(queries, "query") * self.vectors(documents, "document")).sum(dim=1)
         scores: Float32 = cosines.cpu().numpy()
@@ -119,21 +120,27 @@ class BiEncoder:
         return scores
 
     def vectors(self, texts: Sequence[str], role: Role) -> Tensor:
-        """Return the unit vector of each text (n, R) as training wants it; equal texts are encoded once."""
+        """Return the unit vector of each text (n, R), with gradients; equal texts are encoded once."""
         unique = sorted(set(texts), key=lambda text: (-len(text), text))
-        place = {text: at for at, text in enumerate(unique)}
+        position = {text: i for i, text in enumerate(unique)}
         parts = []
         for start in range(0, len(unique), _TEXTS_PER_BATCH):
-            with self.autocast():
+            with self._autocast():
                 rows = self._encoder(self._features(unique[start : start + _TEXTS_PER_BATCH], role))
             parts.append(functional.normalize(rows["sentence_embedding"].float(), dim=1))
-        return torch.cat(parts)[[place[text] for text in texts]]
+        return torch.cat(parts)[[position[text] for text in texts]]
 
     def train_mode(self) -> None:
-        """Prepare for training."""
-        self.model.train()
+        """Prepare for a training step: nothing is to be done, and dropout stays off."""
 
     def save(self, folder: Path) -> None:
         """Write the model; `SentenceTransformer(folder)` gives these vectors."""
         folder.mkdir(parents=True, exist_ok=True)
         self._encoder.save_pretrained(str(folder), safe_serialization=True)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device, dtype=getattr(torch, self._dtype), enabled=self._dtype != "float32")
+
+    def _features(self, texts: list[str], role: Role) -> dict[str, Tensor]:
+        features = self._encoder.preprocess(texts, prompt=self._prompts[role] or None)
+        return {name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in features.items()}

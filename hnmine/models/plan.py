@@ -5,12 +5,11 @@ needs no model library; only `build` imports one. Three kinds:
 
     model        anything SentenceTransformer loads (safetensors only), with an adapter a role if it has any
     lexical      TF-IDF and a truncated SVD, see `lexical`
-    precomputed  vectors made elsewhere: no encoder at all, see `precomputed`
+    precomputed  vectors made elsewhere: no encoder at all, see `embedding.precomputed`
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -20,25 +19,34 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from hnmine.config.encoder_presets import LICENCES
-from hnmine.config.root import EncoderConfig
+from hnmine.config.models import EncoderConfig
 from hnmine.corpus.text_keys import PLAIN, Reading
-from hnmine.errors import ConfigError, ModelError
-from hnmine.models import engine as engines
-from hnmine.models import folder as weights
-from hnmine.models import lexical, passages, transformer
+from hnmine.errors import ModelError
+from hnmine.models import lexical
+from hnmine.models.batches import TOKENS_PER_BATCH
 from hnmine.models.fingerprint import Fingerprint
+from hnmine.models.folder import (
+    declared_prompts,
+    folder_sha256,
+    max_positions,
+    read_settings,
+    resolve,
+    split_revision,
+)
+from hnmine.models.layout import arranged
+from hnmine.models.openvino import Engine, choose_engine
+from hnmine.models.passages import MAX_PASSAGES, OVERLAP, PassageEncoder
+from hnmine.models.transformer import TransformerEncoder
 from hnmine.runs import device as devices
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Role, Texts
-
-_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Encoder(Protocol):
     """A loaded encoder. Loading is heavy and done once; `encode` is light."""
 
     def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
-        """Return one row a text; the rows need not be unit vectors."""
+        """Return one row a text (n, width); the rows need not be unit vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +61,18 @@ class Plan:
     document: Reading = PLAIN
     query: Reading = PLAIN
     max_tokens: int | None = None
-    long_documents: Literal["truncate"] | passages.Pooling = "truncate"
-    max_passages: int = 16
+    long_documents: Literal["truncate", "mean"] = "truncate"
+    dense_head: int | None = None
     device: str = "cpu"
+    """As torch names it."""
     dtype: str = "float32"
-    engine: engines.Engine = "torch"
+    engine: Engine = "torch"
     tokens_per_batch: int = 2048
     gpus: float = 1.0
-    architecture: str | None = None
-    dense_head: int | None = None
-    trust_remote_code: bool = False
 
     @property
     def kind(self) -> Literal["model", "lexical"]:
-        """What `build` makes."""
+        """The kind of encoder that `build` makes."""
         return "model" if self.fit is None else "lexical"
 
     def reading(self, role: Role) -> Reading:
@@ -79,131 +85,125 @@ class Plan:
         return tuple(sorted({reading.adapter for reading in (self.document, self.query) if reading.adapter}))
 
     def arranged(self) -> AbstractContextManager[Path]:
-        """Lay out the model's folder as it is to be loaded; see `weights.arranged`."""
+        """Arrange the model's folder as it is to be loaded; see `layout.arranged`."""
         assert self.folder is not None
-        return weights.arranged(
-            self.folder, architecture=self.architecture, dense_head=self.dense_head, adapters=self.adapters
-        )
+        return arranged(self.folder, dense_head=self.dense_head, adapters=self.adapters)
 
     def build(self, lanes: int | None = None) -> Encoder:
-        """Load the encoder; heavy. On a CPU it computes `lanes` batches at a time, a core each; None: by its cores."""
+        """Load the encoder, which is heavy.
+
+        Args:
+            lanes: batches that it computes at a time on a CPU, a core each; None: as many as this process has cores.
+
+        Raises:
+            ModelError: the model cannot be loaded, or the lexical fit is gone.
+        """
         if self.fit is not None:
             return lexical.LexicalEncoder(self.fit)
-        encoder = transformer.ModelEncoder(self, lanes)
+        encoder = self.build_transformer(lanes)
         if self.long_documents == "truncate":
             return encoder
-        return passages.PassageEncoder(
-            encoder.encode,
-            encoder.tokenizer,
-            name=self.name,
-            max_tokens=encoder.max_tokens,
-            pooling=self.long_documents,
-            max_passages=self.max_passages,
-        )
+        return PassageEncoder(encoder.encode, encoder.tokenizer, name=self.name, max_tokens=encoder.max_tokens)
+
+    def build_transformer(self, lanes: int | None = None) -> TransformerEncoder:
+        """Load the model alone, which truncates long documents; see `build`."""
+        try:
+            with self.arranged() as folder:
+                return TransformerEncoder(
+                    folder,
+                    name=self.name,
+                    adapters=self.adapters,
+                    max_tokens=self.max_tokens,
+                    device=self.device,
+                    dtype=self.dtype,
+                    engine=self.engine,
+                    tokens_per_batch=self.tokens_per_batch,
+                    lanes=lanes,
+                )
+        except ModelError as error:
+            raise ModelError(f"encoder {self.name}: {error}") from None
+        except Exception as error:  # what is raised depends on the library that meets the broken file
+            raise ModelError(f"encoder {self.name}: {self.folder} cannot be loaded: {error}") from None
 
 
 def plan(
-    config: EncoderConfig, corpus: Texts, store: str | Path, device: devices.Choice, tokens_per_batch: int | None
+    config: EncoderConfig,
+    documents: Texts,
+    store: str | Path,
+    device: devices.Choice,
+    tokens_per_batch: int | None = None,
+    *,
+    engine: str = "auto",
+    seed: int = 0,
+    fit: str | None = None,
 ) -> Plan:
-    """Plan a `model` or `lexical` encoder; the lexical one is fitted on `corpus` here, and the fit kept in `store`.
+    """Plan a `model` or `lexical` encoder; the lexical one is fitted here.
+
+    Args:
+        config: of the encoder.
+        documents: what a lexical encoder is fitted on.
+        store: address of the vector store, where fits are kept too.
+        device: where the model computes.
+        tokens_per_batch: tokens of one forward pass, padding included; None: by the device.
+        engine: auto, torch or openvino.
+        seed: of the lexical fit.
+        fit: file of an earlier lexical fit, which is taken whatever the documents; None: fit on these.
 
     Raises:
-        ConfigError: the code of a model that is not pinned is to be trusted.
+        ConfigError: openvino was asked for and cannot be used.
         ModelError: the model, its head or an adapter is missing, or it is unsafe.
-        DataError: the corpus has no terms, or the store cannot be used.
+        DataError: the documents have no terms, the fit is not there, or the store cannot be used.
     """
+    # A lexical encoder is its fit.
     if config.lexical is not None:
-        fingerprint, fit = lexical.fitted(config.lexical, corpus, store)
-        return Plan(name=config.name, fingerprint=fingerprint, fit=fit)
-    folder = _folder(config)
-    _refuse_too_many_tokens(config, folder)
-    prompts = own_prompts(folder)
+        fitted = lexical.fitted(documents, store, width=config.lexical.width, seed=seed, known=fit)
+        return Plan(name=config.name, fingerprint=fitted.fingerprint, fit=fitted)
+
+    # Find the model, and refuse what it cannot do.
+    folder = _found(config)
+    settings = read_settings(folder / "config.json")
+    _refuse_too_many_tokens(config, folder, max_positions(settings))
+
+    # Choose how it computes.
+    adapters = bool(config.query_adapter or config.document_adapter)
+    if adapters and find_spec("peft") is None:
+        raise ModelError(f"encoder {config.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
     dtype = devices.choose_dtype(config.dtype, device.kind)
-    adapted = bool(config.query_adapter or config.document_adapter)
+    prompts = declared_prompts(folder)
     unnamed = Plan(
         name=config.name,
-        folder=folder,
         fingerprint=Fingerprint(()),
+        folder=folder,
         document=_reading(config.document_prompt, prompts["document"], config.document_adapter),
         query=_reading(config.query_prompt, prompts["query"], config.query_adapter),
         max_tokens=config.max_tokens,
         long_documents=config.long_documents,
-        max_passages=config.max_passages,
+        dense_head=config.dense_head,
         device=device.torch_name,
         dtype=dtype,
-        engine=engines.choose(
-            config.engine,
-            device.kind,
-            dtype,
-            _read_settings(folder / "config.json").get("model_type"),
-            patched=adapted or config.trust_remote_code,
-        ),
-        tokens_per_batch=config.tokens_per_batch or tokens_per_batch or engines.TOKENS_PER_BATCH[device.kind],
+        engine=choose_engine(engine, device.kind, dtype, settings.get("model_type"), adapters=adapters),
+        tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.kind],
         gpus=config.gpus,
-        architecture=config.architecture,
-        dense_head=config.dense_head,
-        trust_remote_code=config.trust_remote_code,
     )
-    if unnamed.long_documents != "truncate":
-        most = f"{config.max_passages} passages of a document are read, what is behind them is not"
-        say("embed", f"{config.name}: at most {most}; its vector is their {config.long_documents}")
+    if config.long_documents == "mean":
+        say(
+            "embed",
+            f"{config.name}: the vector of a document is the mean of its passages'; passages after the first "
+            f"{MAX_PASSAGES} are not read",
+        )
     return replace(unnamed, fingerprint=_fingerprint(unnamed))
 
 
-def _fingerprint(plan: Plan) -> Fingerprint:
-    """Name what decides the vectors; architecture, head and adapters are in the files as they are laid out."""
-    if plan.adapters and find_spec("peft") is None:
-        raise ModelError(f"encoder {plan.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
-    with plan.arranged() as folder:
-        files = weights.folder_sha256(folder)
-    special: dict[str, Any] = {"own_code": True} if plan.trust_remote_code else {}
-    if plan.engine != "torch":
-        special["engine"] = plan.engine
-    if plan.long_documents != "truncate":  # else nothing is added, and vectors keep their names
-        special |= {"pooling": plan.long_documents, "max_passages": plan.max_passages, "overlap": passages.OVERLAP}
-    return Fingerprint.of(
-        kind="model",
-        files=files,
-        max_tokens=plan.max_tokens,
-        dtype=plan.dtype,
-        sentence_transformers=version("sentence-transformers").split(".")[0],
-        **special,
-    )
-
-
-def _folder(config: EncoderConfig) -> Path:
-    """Find the model, and say what its licence forbids."""
+def _found(config: EncoderConfig) -> Path:
+    """Return the folder of the model, and say what its licence forbids."""
     assert config.model is not None
-    pinned = weights.as_folder(config.model).is_dir() or _COMMIT.fullmatch(config.revision or "")
-    if config.trust_remote_code and not pinned:
-        raise ConfigError(
-            f"encoder {config.name}: trust_remote_code runs the code of {config.model}, so revision must be a commit "
-            f"(40 hexadecimal digits), got {config.revision!r}; read the code, then pin its commit"
-        )
-    if config.model in LICENCES:
-        say("embed", f"{config.name}: {config.model} is under {LICENCES[config.model]}")
-    folder = weights.resolve(config.model, config.revision, dense_head=config.dense_head, code=config.trust_remote_code)
-    if config.trust_remote_code:
-        weights.refuse_code_elsewhere(folder)
-    return folder
+    name, _ = split_revision(config.model)
+    if name in LICENCES:
+        say("embed", f"{config.name}: {name} is under {LICENCES[name]}")
+    return resolve(config.model, dense_head=config.dense_head)
 
 
-def _reading(configured: str | None, own: str, adapter: str | None) -> Reading:
-    return Reading(prompt=own if configured is None else configured, adapter=adapter)
-
-
-def own_prompts(folder: Path) -> dict[Role, str]:
-    """Read the prompts a model declares, as SentenceTransformer's encode_query and encode_document mean them.
-
-    Like these, leave `default_prompt_name` aside. Unlike version 6 of encode_document, do see passage and corpus.
-    """
-    prompts = _read_settings(folder / "config_sentence_transformers.json").get("prompts") or {}
-    document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), "")
-    return {"query": prompts.get("query") or "", "document": document}
-
-
-def _refuse_too_many_tokens(config: EncoderConfig, folder: Path) -> None:
-    positions = weights.positions(_read_settings(folder / "config.json"))
+def _refuse_too_many_tokens(config: EncoderConfig, folder: Path, positions: int | None) -> None:
     if config.max_tokens is not None and positions is not None and positions < config.max_tokens:
         raise ModelError(
             f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
@@ -211,6 +211,28 @@ def _refuse_too_many_tokens(config: EncoderConfig, folder: Path) -> None:
         )
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    settings = weights.read_json(path)
-    return settings if isinstance(settings, dict) else {}
+def _reading(configured: str | None, declared: str, adapter: str | None) -> Reading:
+    return Reading(prompt=declared if configured is None else configured, adapter=adapter)
+
+
+def _fingerprint(plan: Plan) -> Fingerprint:
+    """Name what decides the vectors; architecture, head and adapters are in the files as they are arranged.
+
+    A fact that is at its usual value is left out, so that vectors made before there was a choice keep their name.
+    """
+    try:
+        with plan.arranged() as folder:
+            files = folder_sha256(folder)
+    except ModelError as error:
+        raise ModelError(f"encoder {plan.name}: {error}") from None
+    unusual: dict[str, Any] = {} if plan.engine == "torch" else {"engine": plan.engine}
+    if plan.long_documents == "mean":
+        unusual |= {"pooling": "mean", "max_passages": MAX_PASSAGES, "overlap": OVERLAP}
+    return Fingerprint.of(
+        kind="model",
+        files=files,
+        max_tokens=plan.max_tokens,
+        dtype=plan.dtype,
+        sentence_transformers=version("sentence-transformers").split(".")[0],
+        **unusual,
+    )

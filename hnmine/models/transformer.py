@@ -5,88 +5,89 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
-from hnmine.models import engine as engines
+from hnmine.models.batches import batches_by_length, lanes_of_this_process, side_by_side
+from hnmine.models.openvino import CompiledNetwork, Engine
 from hnmine.runs.counters import TOKENS
 from hnmine.types import Float32
 
-if TYPE_CHECKING:
-    from hnmine.models.plan import Plan
+Features = dict[str, Any]
+"""Tokenised texts as a model takes them: tensors by name, and a few plain values."""
+
+_CHARACTERS_AT_ONCE = 2**20  # the tokenizer reads a long text to its end, however little of it is used
 
 
-class ModelEncoder:
+class TransformerEncoder:
     """A SentenceTransformer model. Batches hold texts of like length, up to a budget of tokens.
 
     This is the library's `encode` with the texts sorted by their tokens instead of their characters: next to nothing is
     padded, and where nothing is, attention runs without a mask.
     """
 
-    _TOKENIZED_CHARACTERS = 2**20  # at a time: the tokenizer reads long texts to their end, whatever is used of them
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        adapters: Collection[str],
+        max_tokens: int | None,
+        device: str,
+        dtype: str,
+        engine: Engine,
+        tokens_per_batch: int,
+        lanes: int | None = None,
+    ) -> None:
+        """Load the model; errors of the libraries that read the folder pass through.
 
-    def __init__(self, plan: Plan, lanes: int | None = None) -> None:
+        Args:
+            folder: arranged as it is to be read; it is not needed any more afterwards.
+            name: of the encoder, under which tokens are counted.
+            adapters: folders of the adapters to load; which is on is said at each call of `encode`.
+            max_tokens: read of a text, special ones included; None: the model's own number.
+            device: as torch names it.
+            dtype: of the weights and the computation.
+            engine: that computes the transformer; OpenVINO on a CPU only.
+            tokens_per_batch: of one forward pass, padding included.
+            lanes: batches at a time on a CPU, a core each; None: one for each of this process's cores.
+
+        Raises:
+            ModelError: an adapter is of another model, a static model was to read `max_tokens`, or OpenVINO cannot
+                compute the model.
+        """
         import torch
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
+        # Load the model and its adapters.
         logging.disable_progress_bar()
-        try:
-            with plan.arranged() as folder:
-                self._model = SentenceTransformer(
-                    str(folder),
-                    device=plan.device,
-                    model_kwargs={"dtype": getattr(torch, "float32" if plan.engine == "openvino" else plan.dtype)},
-                    local_files_only=True,
-                    trust_remote_code=plan.trust_remote_code,
-                )
-                for name in plan.adapters:
-                    _load_adapter(self._model.transformers_model, folder, name)
-        except ModelError:
-            raise
-        except Exception as error:  # what is raised depends on the library that meets the broken file
-            raise ModelError(f"encoder {plan.name}: {plan.folder} cannot be loaded: {error}") from None
-        if plan.max_tokens is not None:
-            if self._model.max_seq_length == math.inf:
-                raise ModelError(f"encoder {plan.name}: a static model reads texts to their end; remove max_tokens")
-            self._model.max_seq_length = plan.max_tokens
-        self._model.eval()
-        self._name, self._tokens_per_batch, self._adapters = plan.name, plan.tokens_per_batch, plan.adapters
-        self._lanes = 1 if plan.device != "cpu" else lanes or engines.own_lanes()
-        if plan.engine == "openvino":
-            self._compile(plan)
-
-    def _compile(self, plan: Plan) -> None:
-        """Let OpenVINO compute the transformer; what comes before and after it stays torch's."""
-        from transformers.modeling_outputs import BaseModelOutput
-        from transformers.utils import logging
-
-        body = self._model.transformers_model
-        parameters = inspect.signature(body.forward).parameters
-        examples = (
-            {name: value for name, value in self._model.preprocess(list(texts)).items() if name in parameters}
-            for texts in (("one", "one and two and three"), ("one two three four five", "one", "one two"))
+        loaded_dtype = getattr(torch, "float32" if engine == "openvino" else dtype)  # OpenVINO rounds by itself
+        self._model = SentenceTransformer(
+            str(folder), device=device, model_kwargs={"dtype": loaded_dtype}, local_files_only=True
         )
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # tracing looks at a loss that encoders have none of, and is warned of it
-        try:
-            compiled = engines.OpenVino(body, "last_hidden_state", examples, plan.dtype, self._lanes)
-        except ModelError as error:
-            raise ModelError(f"encoder {plan.name}: {error}") from None
-        finally:
-            logging.set_verbosity(verbosity)
-        body.forward = lambda **inputs: BaseModelOutput(last_hidden_state=compiled(**inputs))
-        for parameter in body.parameters():
-            parameter.data = parameter.data.new_empty(0)  # OpenVINO has its own
+        for adapter in adapters:
+            _load_adapter(self._model.transformers_model, folder, adapter)
+
+        # Set how much is read and computed at a time.
+        if max_tokens is not None:
+            if self._model.max_seq_length == math.inf:
+                raise ModelError("a static model reads texts to their end; remove max_tokens")
+            self._model.max_seq_length = max_tokens
+        self._model.eval()
+        self._name, self._adapters, self._tokens_per_batch = name, adapters, tokens_per_batch
+        self._lanes = 1 if device != "cpu" else lanes or lanes_of_this_process()
+        if engine == "openvino":
+            _compute_by_openvino(self._model, dtype, self._lanes)
 
     @property
     def tokenizer(self) -> Any:
-        """Of the model, as transformers has it; of a static model as tokenizers has."""
+        """The model's tokenizer, of transformers; a static model has one of tokenizers."""
         return self._model.tokenizer
 
     @property
@@ -95,6 +96,19 @@ class ModelEncoder:
         limit: float | None = self._model.max_seq_length
         return limit
 
+    def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
+        """Return one row a text (n, width), in the order of the texts."""
+        self._switch(reading.adapter)
+        characters = np.array([len(text) for text in texts])
+        vectors: dict[int, Float32] = {}
+        for chunk in batches_by_length(characters, _CHARACTERS_AT_ONCE):
+            features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
+            TOKENS.add(_tokens(features), encoder=self._name)
+            batches = self._batches(features, len(chunk))
+            for rows, computed in side_by_side(self._forward, batches, self._lanes):
+                vectors.update(zip([chunk[row] for row in rows], computed, strict=True))
+        return np.stack([vectors[i] for i in range(len(texts))])
+
     def _switch(self, adapter: str | None) -> None:
         if self._adapters and adapter is None:
             self._model.disable_adapters()
@@ -102,20 +116,7 @@ class ModelEncoder:
             self._model.enable_adapters()
             self._model.set_adapter(adapter)
 
-    def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
-        """Return one row a text."""
-        self._switch(reading.adapter)
-        characters = np.array([len(text) for text in texts])
-        parts: dict[int, Float32] = {}
-        for chunk in engines.batches_by_length(characters, self._TOKENIZED_CHARACTERS):
-            features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
-            TOKENS.add(_tokens(features), encoder=self._name)
-            batches = self._batches(features, len(chunk))
-            for rows, vectors in engines.side_by_side(self._forward, batches, self._lanes):
-                parts.update(zip([chunk[row] for row in rows], vectors, strict=True))
-        return np.stack([parts[i] for i in range(len(texts))])
-
-    def _forward(self, batch: tuple[list[int], dict[str, Any]]) -> tuple[list[int], Float32]:
+    def _forward(self, batch: tuple[list[int], Features]) -> tuple[list[int], Float32]:
         import torch
 
         rows, features = batch
@@ -123,16 +124,16 @@ class ModelEncoder:
             vectors = self._model(features)["sentence_embedding"][:, : self._model.truncate_dim]
         return rows, vectors.float().cpu().numpy()
 
-    def _batches(self, features: dict[str, Any], count: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    def _batches(self, features: Features, count: int) -> Iterator[tuple[list[int], Features]]:
         """Cut tokenised texts into batches of like length, without the columns that are padding in all of a batch.
 
-        What has no mask (a static model) is one batch.
+        Texts without a mask (of a static model) are one batch.
         """
         mask = features.get("attention_mask")
         if mask is None or mask.ndim != 2 or len(mask) != count:
             yield list(range(count)), self._on_device(features)
             return
-        for rows in engines.batches_by_length(mask.sum(dim=1).numpy(), self._tokens_per_batch):
+        for rows in batches_by_length(mask.sum(dim=1).numpy(), self._tokens_per_batch):
             used = mask[rows].any(dim=0)
             cut = {
                 name: value[rows][:, used] if getattr(value, "shape", None) == mask.shape else value
@@ -140,28 +141,59 @@ class ModelEncoder:
             }
             yield rows, self._on_device(cut)
 
-    def _on_device(self, features: dict[str, Any]) -> dict[str, Any]:
+    def _on_device(self, features: Features) -> Features:
         device = self._model.device
         return {name: value.to(device) if hasattr(value, "to") else value for name, value in features.items()}
 
 
-def _tokens(features: dict[str, Any]) -> int:
-    """Return how many tokens are not padding; a static model has no mask, and none."""
+def _tokens(features: Features) -> int:
+    """Return how many tokens are not padding; of a static model, which has no mask, all."""
     mask = features.get("attention_mask")
     return len(features.get("input_ids", ())) if mask is None else int(mask.sum())
 
 
 def _load_adapter(network: Any, folder: Path, name: str) -> None:
-    """Add an adapter to a transformers model; one whose tensors are not the model's is a ValueError."""
+    """Add an adapter to a transformers model.
+
+    Raises:
+        ModelError: its tensors are not those of the model; they would stay random, or without effect.
+    """
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it reports the tensors of the adapters loaded before as missing
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        where = {"subfolder": name, "local_files_only": True}
-        loaded = network.load_adapter(str(folder), adapter_name=name, adapter_kwargs=where)
+        source = {"subfolder": name, "local_files_only": True}
+        loaded = network.load_adapter(str(folder), adapter_name=name, adapter_kwargs=source)
     logging.set_verbosity(verbosity)
     missing = [key for key in loaded.missing_keys if name in key.split(".")]
-    if unmatched := sorted([*missing, *loaded.unexpected_keys]):  # these would stay random, or without effect
-        raise ValueError(f"adapter {name} is of another model: {len(unmatched)} tensors, first {unmatched[0]}")
+    if unmatched := sorted([*missing, *loaded.unexpected_keys]):
+        raise ModelError(f"adapter {name} is of another model: {len(unmatched)} tensors, first {unmatched[0]}")
+
+
+def _compute_by_openvino(model: Any, dtype: str, lanes: int) -> None:
+    """Let OpenVINO compute the transformer; what comes before and after it stays torch's."""
+    from transformers.modeling_outputs import BaseModelOutput
+    from transformers.utils import logging
+
+    # Make two batches of the inputs that the transformer takes.
+    body = model.transformers_model
+    arguments = inspect.signature(body.forward).parameters
+    examples = (
+        {name: value for name, value in model.preprocess(list(texts)).items() if name in arguments}
+        for texts in (("one", "one and two and three"), ("one two three four five", "one", "one two"))
+    )
+
+    # Compile it, and let it answer in the transformer's place.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # tracing looks at a loss that encoders have none of, and is warned of it
+    try:
+        compiled = CompiledNetwork(body, "last_hidden_state", examples, dtype, lanes)
+    finally:
+        logging.set_verbosity(verbosity)
+    body.forward = lambda **inputs: BaseModelOutput(last_hidden_state=compiled(**inputs))
+
+    # Free torch's weights: OpenVINO has its own.
+    for parameter in body.parameters():
+        parameter.data = parameter.data.new_empty(0)

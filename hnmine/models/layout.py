@@ -1,0 +1,124 @@
+"""A model's folder arranged as it is to be read: links to its files, and a few settings rewritten.
+
+Three layouts need it: GTE's (`model_type: new`, made for Python code in the model's repository, which is never run),
+one with several dense heads, and one with several adapters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hnmine.errors import ModelError
+from hnmine.models.folder import read_json, read_settings
+
+_HEAD = re.compile(r"(\d+_Dense)(?:_\d+)?")
+_HEAD_FILES = ("config.json", "model.safetensors")
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_GTE_SETTINGS = {
+    "position_embedding_type": "rope",
+    "layer_norm_type": "layer_norm",
+    "logn_attention_scale": False,
+    "pack_qkv": True,
+}  # what transformers' GteModel computes; where config.json has no such key, it means this
+
+
+@contextmanager
+def arranged(folder: Path, *, dense_head: int | None = None, adapters: Collection[str] = ()) -> Iterator[Path]:
+    """Yield the folder as it is to be read: itself, or for the time of the block a hidden one of links to its files.
+
+    There `config.json` names transformers' GteModel instead of `new`, `modules.json` names the chosen head, and of
+    several heads and adapters only the chosen are present.
+
+    Args:
+        folder: of the model; it stays as it is.
+        dense_head: width of the head; None: the one that modules.json names.
+        adapters: folders of the LoRA adapters that are read.
+
+    Raises:
+        ModelError: the head or an adapter is missing, or the model is of another architecture than GteModel.
+    """
+    # Rewrite the settings that name the architecture and the head.
+    rewritten: dict[str, Any] = {}
+    unread = {path.parent.name for path in folder.glob("*/adapter_config.json")} - set(adapters)
+    config = read_settings(folder / "config.json")
+    if config.get("model_type") == "new":
+        rewritten["config.json"] = _native_gte(folder, config)
+    if dense_head is not None:
+        head, rewritten["modules.json"] = _with_head(folder, dense_head)
+        unread |= {path.name for path in folder.glob(f"{head.rpartition('_')[0]}*") if path.name != head}
+
+    # Look for the adapters.
+    for adapter in adapters:
+        if not all((folder / adapter / name).is_file() for name in _ADAPTER_FILES):
+            there = _listed(folder, f"*/{_ADAPTER_FILES[1]}")
+            raise ModelError(f"{folder} has no adapter {adapter} ({' and '.join(_ADAPTER_FILES)}); it has {there}")
+    if not rewritten and not adapters:
+        yield folder
+        return
+
+    # Link what is read, and write what is rewritten.
+    with tempfile.TemporaryDirectory(prefix="hnmine-") as name:
+        for path in folder.rglob("*"):
+            relative = path.relative_to(folder)
+            if path.is_file() and relative.parts[0] not in unread and relative.as_posix() not in rewritten:
+                link = Path(name, relative)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path.resolve())
+        for file, settings in rewritten.items():
+            Path(name, file).write_text(json.dumps(settings, indent=1, sort_keys=True), encoding="utf-8")
+        yield Path(name)
+
+
+def _with_head(folder: Path, width: int) -> tuple[str, list[dict[str, Any]]]:
+    """Return the folder of the head of this width, and modules.json with it in place of the one named there."""
+    modules = read_json(folder / "modules.json")
+    paths = [str(module.get("path")) if isinstance(module, dict) else "" for module in modules]
+    heads = [head for head in map(_HEAD.fullmatch, paths) if head]
+    if len(heads) != 1:
+        raise ModelError(f"{folder}: dense_head wants one <n>_Dense in modules.json, there are {len(heads)}; remove it")
+    stem = heads[0][1]
+    head = f"{stem}_{width}"
+    if not all((folder / head / name).is_file() for name in _HEAD_FILES):
+        there = _listed(folder, f"{stem}*/{_HEAD_FILES[1]}")
+        raise ModelError(f"{folder} has no head {head} ({' and '.join(_HEAD_FILES)}); it has {there}")
+    return head, [module | {"path": head} if module["path"] == heads[0][0] else module for module in modules]
+
+
+def _listed(folder: Path, pattern: str) -> str:
+    """Return the names of the folders in which a file of this pattern is."""
+    return ", ".join(sorted(path.parent.name for path in folder.glob(pattern))) or "none"
+
+
+def _native_gte(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of GTE's own code (model_type `new`) as those of transformers' GteModel.
+
+    The `ntk` scaling there by s, with heads of width d, turns a rotary frequency theta^(-2i/d) into
+    (s theta)^(-2i/d) / s^(2/d), for texts of any length. GteModel knows no ntk, but its `linear` divides all
+    frequencies by one factor: a base of s theta and a factor of s^(2/d) are the same.
+    """
+    for key, expected in _GTE_SETTINGS.items():
+        if config.get(key, expected) != expected:
+            raise ModelError(
+                f"{folder}: config.json has {key} {config[key]!r}, but a model of model_type 'new' is computed as a "
+                f"GTE, which has {expected!r}; the model cannot be used here"
+            )
+    theta, scaling = config.get("rope_theta", 10_000.0), config.get("rope_scaling")
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+    if scaling is not None:
+        factor = scaling.get("factor", 0)
+        if scaling.get("type") != "ntk" or scaling.get("mixed_b") is not None or factor <= 1:
+            raise ModelError(
+                f"{folder}: a GTE's rope_scaling is expected to be ntk by more than 1, got {scaling}; "
+                "the model cannot be used here"
+            )
+        width = config.get("hidden_size", 768) // config.get("num_attention_heads", 12)
+        rope = {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / width)}
+    dropped = ("auto_map", "architectures", "rope_theta", "rope_scaling")
+    kept = {key: value for key, value in config.items() if key not in dropped}
+    return kept | {"model_type": "gte", "rope_parameters": rope}
