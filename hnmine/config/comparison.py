@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, field_validator
 
 from hnmine.config.base import Section, slug
+from hnmine.config.retired import refuse_retired_arms
 
 
 def _differ(rates: tuple[float, ...]) -> tuple[float, ...]:
@@ -25,7 +26,6 @@ class CompareConfig(Section):
 
     arms: tuple[str, ...] | None = Field(None, min_length=1, description="which; null: all that `hnmine compare` knows")
     seeds: int = Field(3, ge=1, le=100, description="trainings an arm, with seed, seed + 1, …")
-    negatives: int = Field(4, ge=2, le=64, description="negatives a pair, the same for all arms")
     learning_rates: Rates = Field(
         (1e-5, 5e-5),
         min_length=1,
@@ -41,6 +41,12 @@ class CompareConfig(Section):
     models: tuple[str, ...] | None = Field(
         None, min_length=1, description="re-rankers to start from, a table each; null: train.model"
     )
+
+    @field_validator("arms")
+    @classmethod
+    def _still_known(cls, arms: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        refuse_retired_arms(map(slug, arms or ()))
+        return arms
 
     @field_validator("models")
     @classmethod

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from hnmine.config.models import EncoderConfig
-from hnmine.config.root import Config
+from hnmine.config.models import EncoderConfig, LexicalConfig
 from hnmine.errors import ConfigError
 
 _SEARCH_QUERY = "Represent this sentence for searching relevant passages: "  # of bge v1.5 and mxbai alike
@@ -62,6 +61,7 @@ def _e5(size: str, commit: str) -> EncoderConfig:
 
 _BGE_LARGE = _bge("large", "d4aa6901d3a41ba39fb536a557fa166f842b0e09")
 
+DEFAULT: Final = "minilm+lexical"
 PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
     "paper": (
         _encoder(
@@ -113,7 +113,10 @@ PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
     "multilingual-small": (_e5("small", "fd1525a9fd15316a2d503bf26ab031a61d056e98"),),
     "multilingual-base": (_e5("base", "d13f1b27baf31030b7fd040960d60d909913633f"),),
     "multilingual-large": (_e5("large", "ab10c1a7f42e74530fe7ae5be82e6d4f11a719eb"),),
-    "minilm+lexical": Config().encoders,
+    DEFAULT: (
+        EncoderConfig(name="minilm", model="all-MiniLM-L6-v2"),
+        EncoderConfig(name="lexical", lexical=LexicalConfig()),
+    ),
 }
 
 

@@ -1,7 +1,4 @@
-"""Settings as people write them: a YAML file, overridden with `--set step.key=value`, and the list of all keys.
-
-Unknown keys are errors. `hnmine config` prints every key with its default, meaning, unit and range.
-"""
+"""Settings as people write them: a YAML file, and overrides as `--set step.key=value`. An unknown key is an error."""
 
 from __future__ import annotations
 
@@ -12,86 +9,27 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from hnmine.config.root import Config, EncoderConfig
+from hnmine.config.base import section_of
+from hnmine.config.retired import remedies
+from hnmine.config.root import Config
 from hnmine.errors import ConfigError
 
 
 def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply `step.key=value` overrides, the later ones winning.
+    """Read a YAML file and apply overrides, each `key=value` or `step.key=value`, the later ones winning.
 
     Raises:
-        ConfigError: the file, the key or the value is not usable; the message names it.
+        ConfigError: the file, a key or a value is not usable; the message names each and says what to write.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        tree = _read_yaml(path)
+    tree: dict[str, Any] = {} if path is None else _read_yaml(path)
     for override in overrides:
         _apply(tree, override)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, str(path) if path else "--set")) from None
-
-
-def describe() -> str:
-    """Return every key with its default, description and range, as YAML that `load` reads."""
-    lines: list[str] = []
-    for step, field in Config.model_fields.items():
-        if step == "encoders":
-            from hnmine.config.encoder_presets import PRESETS
-
-            lines += [f"encoders:  # a preset ({', '.join(PRESETS)}), or a list; keys of an entry:"]
-            lines += [f"  # {line}" for line in _describe(EncoderConfig, optional="")]
-            lines += [f"  - {_value(encoder.model_dump(exclude_unset=True))}" for encoder in field.default]
-        else:
-            assert isinstance(field.annotation, type)
-            lines += [f"{step}:  # {(field.annotation.__doc__ or '').strip()}"]
-            lines += [f"  {line}" for line in _describe(field.annotation)]
-    return "\n".join(lines)
-
-
-def _describe(section: type[BaseModel], optional: str = "# ") -> list[str]:
-    """Return a line a key; the keys of a section that is null by default begin with `optional`."""
-    lines = []
-    for key, field in section.model_fields.items():
-        below = _section_of(field.annotation)
-        if below is not None and below is field.annotation:
-            lines.append(f"{key}:  # {(below.__doc__ or '').strip()}")
-        else:
-            default = "(required)" if field.is_required() else _value(field.default)
-            lines.append(f"{key}: {default}  # {field.description}{_range(field)}")
-        mark = "" if below is field.annotation else optional
-        lines += [f"  {mark}{line}" for line in _describe(below)] if below else []
-    return lines
-
-
-def _range(field: FieldInfo) -> str:
-    """Return the range of a number in brackets, or nothing."""
-    words = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
-    parts = [
-        words[name].format(f"{bound:,g}")
-        for rule in field.metadata
-        for name in words
-        if (bound := getattr(rule, name, None)) is not None
-    ]
-    return f" ({' '.join(parts)})" if parts else ""
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that a field holds, or may hold."""
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-
-
-def _value(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    if isinstance(value, tuple):
-        value = list(value)
-    style = '"' if isinstance(value, str) and "\n" in value else None
-    text: str = yaml.safe_dump(value, default_flow_style=True, default_style=style, sort_keys=False, width=1000)
-    return text.strip().removesuffix("\n...")
+        raise ConfigError(_explain(error.errors(), str(path) if path else "--set")) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -107,10 +45,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path} must hold `step: {{key: value}}`, got a {type(tree).__name__}")
-    return {step: {} if settings is None else settings for step, settings in tree.items()}
+    return {key: {} if value is None and _is_section(key) else value for key, value in tree.items()}
+
+
+def _is_section(key: str) -> bool:
+    return key in Config.model_fields and section_of(Config.model_fields[key].annotation) is not None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
+    """Write the value of one override into the tree."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -132,36 +75,42 @@ def _quoted(key: str, text: str) -> str:
     return f"; what YAML would not take for a text needs quotes, in the shell --set '{key}=\"{text}\"'"
 
 
-def _explain(error: ValidationError, origin: str) -> str:
-    """Turn pydantic's report into one line a problem, with the nearest known key for a misspelt one."""
-    lines = []
-    problems = error.errors()
-    items = {problem["loc"][:-1] for problem in problems}  # of a list with a bad item pydantic says it is too short
+def _explain(problems: list[ErrorDetails], origin: str) -> str:
+    """Turn pydantic's report into one line a problem."""
+    bad_lists = {problem["loc"][:-1] for problem in problems}  # pydantic also calls a list with a bad item too short
+    lines: list[str] = []
     for problem in problems:
-        kind, came = problem["type"], f", got {problem['input']!r}"
-        where = ".".join(str(part) for part in problem["loc"]) or "config"
-        if kind == "extra_forbidden":
-            known = _keys_at(problem["loc"][:-1])
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
-            lines.append(f"{where}: unknown key{hint}")
-        elif kind == "too_short" and problem["loc"] not in items:
-            lines.append(f"{where}: expected a list with at least 1 item{came}")
-        elif kind == "string_type":
-            lines.append(f"{where}: expected a text{came}{_quoted(where, '…')}")
-        elif kind != "too_short":
-            came = "" if kind in ("missing", "value_error") else came
-            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ').replace('tuple', 'list')}{came}")
+        retired = list(remedies(problem["loc"], problem["input"]))
+        if retired:
+            lines += [f"{key}: {remedy}" for key, remedy in retired]
+        elif problem["type"] != "too_short" or problem["loc"] not in bad_lists:
+            lines.append(_line(problem))
     return f"{origin}: " + "\n  ".join(lines) + "\n  (`hnmine config` lists every key)"
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Config
+def _line(problem: ErrorDetails) -> str:
+    """Return what is wrong with one value, or the nearest known key for a misspelt one."""
+    kind, came = problem["type"], f", got {problem['input']!r}"
+    where = ".".join(str(part) for part in problem["loc"]) or "config"
+    if kind == "extra_forbidden":
+        known = list(_section_at(problem["loc"][:-1]).model_fields)
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return f"{where}: unknown key" + (
+            f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+        )
+    if kind == "too_short":
+        return f"{where}: expected a list with at least 1 item{came}"
+    if kind == "string_type":
+        return f"{where}: expected a text{came}{_quoted(where, '…')}"
+    came = "" if kind in ("missing", "value_error") else came
+    return f"{where}: {problem['msg'].removeprefix('Value error, ').replace('tuple', 'list')}{came}"
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    section: type[BaseModel] = Config
     for part in location:
-        if part == "encoders" or isinstance(part, int):
-            model = EncoderConfig
-        else:
-            section = _section_of(model.model_fields[str(part)].annotation)
-            assert section is not None
-            model = section
-    return list(model.model_fields)
+        if isinstance(part, str):
+            inner = section_of(section.model_fields[part].annotation)
+            assert inner is not None
+            section = inner
+    return section

@@ -25,5 +25,4 @@ class NightlyConfig(Section):
         0.0, ge=0, le=1, description="deploy a trained re-ranker whose MRR@10 is lower by at most so much"
     )
     keep: int = Field(7, ge=2, description="versions that are kept for `hnmine rollback`")
-    lease: float = Field(60.0, ge=5, le=3600, description="seconds after which the lock of a dead job expires")
     work: Path | None = Field(None, description="run folder of the nights; null: HOME/work, if HOME is a folder")

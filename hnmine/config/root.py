@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from hnmine.config.base import Device, Engine, Section
 from hnmine.config.comparison import CompareConfig
 from hnmine.config.corpus import SourcesConfig
+from hnmine.config.encoder_presets import DEFAULT, PRESETS, preset
 from hnmine.config.mining import EmbedConfig, GuardsConfig, ReduceConfig, SearchConfig, SelectConfig
-from hnmine.config.models import EncoderConfig, LexicalConfig
+from hnmine.config.models import EncoderConfig
 from hnmine.config.nights import NightlyConfig
 from hnmine.config.ranking import EvaluateConfig
 from hnmine.config.training import TrainConfig
@@ -29,11 +30,9 @@ class Config(Section):
     )
     sources: SourcesConfig = SourcesConfig()
     encoders: tuple[EncoderConfig, ...] = Field(
-        (
-            EncoderConfig(name="minilm", model="all-MiniLM-L6-v2"),
-            EncoderConfig(name="lexical", lexical=LexicalConfig()),
-        ),
+        PRESETS[DEFAULT],
         min_length=1,
+        description=f"a preset ({', '.join(PRESETS)}), or a list; keys of an entry:",
     )
     embed: EmbedConfig = EmbedConfig()
     reduce: ReduceConfig = ReduceConfig()
@@ -49,8 +48,6 @@ class Config(Section):
     @classmethod
     def _named_encoders(cls, tree: Any) -> Any:
         if isinstance(tree, dict) and isinstance(name := tree.get("encoders"), str):
-            from hnmine.config.encoder_presets import preset
-
             return tree | {"encoders": preset(name)}
         return tree
 

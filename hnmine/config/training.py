@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hnmine.config.base import Section, Slug, slug
+from hnmine.config.retired import refuse_retired_arms
 
 Kind = Literal["cross-encoder", "bi-encoder"]
 LOADED_BY: dict[Kind, str] = {"cross-encoder": "CrossEncoder", "bi-encoder": "SentenceTransformer"}
@@ -36,11 +37,15 @@ class TrainConfig(Section):
     lessons: int = Field(
         1000,
         ge=1,
-        description="lessons of preset distilled, a query each, none of dev and test: to rank as first stage and "
-        "encoders together do; first queries that are not trained on, where these are fewer, again with other documents",
+        description="lessons of preset distilled, each to rank one query's documents as first stage and encoders "
+        "together do; no query of dev and test, first those that are not trained on; where there are fewer queries, "
+        "each comes again with other documents",
     )
     anchors: int = Field(
-        3, ge=0, le=64, description="easier negatives a pair, drawn from the first stage, beside the mined ones; 0: none"
+        3,
+        ge=0,
+        le=64,
+        description="easier negatives a pair, drawn from the first stage, beside the mined ones; 0: none",
     )
     loss: Loss = Field(
         "infonce",
@@ -78,6 +83,12 @@ class TrainConfig(Section):
     def _slugs(cls, presets: Any) -> Any:
         listed = [presets] if isinstance(presets, str) else presets
         return [slug(name) if isinstance(name, str) else name for name in listed] if listed else listed
+
+    @field_validator("presets")
+    @classmethod
+    def _still_known(cls, presets: tuple[str, ...]) -> tuple[str, ...]:
+        refuse_retired_arms(presets)
+        return presets
 
     @model_validator(mode="after")
     def _teacher_is_heard(self) -> TrainConfig:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hnmine.config.load import load
-from hnmine.config.root import Config, EmbedConfig
+from hnmine.config.mining import EmbedConfig
+from hnmine.config.root import Config
 from hnmine.errors import ConfigError
 
 
@@ -20,26 +21,18 @@ def test_settings_of_models_are_refused_where_they_would_be_ignored() -> None:
     ("encoder", "message"),
     [
         ("{name: a, lexical: {}, gpus: 0.5}", "gpus would have no effect on a lexical encoder"),
-        ("{name: a, precomputed: p, tokens_per_batch: 100}", "tokens_per_batch would have no effect on a precomputed"),
+        ("{name: a, precomputed: p, max_tokens: 100}", "max_tokens would have no effect on a precomputed"),
         ("{name: a, lexical: {}, dense_head: 8}", "dense_head would have no effect"),
         ("{name: a, lexical: {}, long_documents: mean}", "long_documents would have no effect on a lexical encoder"),
+        ("{name: a, precomputed: p, long_documents: mean, dense_head: 4}", "long_documents, dense_head would have no"),
         (
-            "{name: a, precomputed: p, long_documents: max, max_passages: 4}",
-            "long_documents, max_passages would have no",
+            "{name: a, model: m, long_documents: maxp}",
+            "encoders.0.long_documents: Input should be 'truncate' or 'mean'",
         ),
-        ("{name: a, model: m, max_passages: 4}", "max_passages would have no effect on long_documents: truncate"),
-        (
-            "{name: a, model: m, long_documents: mean, max_passages: 1}",
-            "encoders.0.max_passages: Input should be great",
-        ),
-        ("{name: a, model: m, long_documents: maxp}", "encoders.0.long_documents: Input should be 'truncate', 'mean'"),
         ("{name: a, model: m, gpus: 2}", "encoders.0.gpus: Input should be less than or equal to 1"),
         ("{name: a, model: m, gpus: 0}", "encoders.0.gpus: Input should be greater than 0"),
-        ("{name: a, model: m, tokens_per_batch: 1}", "encoders.0.tokens_per_batch: "),
-        ("{name: a, model: m, architecture: new}", "encoders.0.architecture: Input should be 'gte'"),
         ("{name: a, model: m, query_adapter: ../x}", "encoders.0.query_adapter: "),
         ("{name: a, model: m, document_adapter: ''}", "encoders.0.document_adapter: "),
-        ("{name: a, model: m, architecture: gte, trust_remote_code: true}", "remove it or trust_remote_code"),
     ],
 )
 def test_settings_of_an_encoder_that_cannot_be_meant_are_refused(encoder: str, message: str) -> None:
@@ -87,17 +80,9 @@ def test_a_weight_that_float32_could_not_carry_beside_others_is_refused(weight: 
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ("{loss: marginmse}", "marginmse learns from a teacher; name a cross-encoder as train.teacher.model"),
-        ("{teacher: {model: m}}", "teacher would have no effect on loss: infonce; remove it or set loss: marginmse"),
-        ("{loss: marginmse, teacher: {}}", "train.teacher.model: Field required"),
-        ("{loss: marginmse, teacher: {model: m}, in_batch_negatives: 2}", "the teacher scores before it; remove one"),
-        ("{in_batch_negatives: 16}", "in_batch_negatives is 16, but a step of pairs_per_batch: 16 has 15 others"),
-        ("{in_batch_negatives: 1, pairs_per_batch: 1}", "a step of pairs_per_batch: 1 has 0 others; lower it or raise"),
-        (
-            "{auto: {learning_rates: [1.0e-5, 1.0000001e-5]}}",
-            "must differ in their first six digits, got 1e-05, 1.0000",
-        ),
-        ("{in_batch_negatives: -1}", "train.in_batch_negatives: Input should be greater than or equal to 0"),
+        ("{loss: marginmse}", "marginmse learns from a teacher; name a cross-encoder as train.teacher"),
+        ("{teacher: m}", "teacher would have no effect on loss: infonce; remove it or set loss: marginmse"),
+        ("{loss: kl, teacher: 7}", "train.teacher: expected a text, got 7"),
     ],
 )
 def test_settings_of_training_that_contradict_each_other_are_refused(train: str, message: str) -> None:
@@ -107,7 +92,17 @@ def test_settings_of_training_that_contradict_each_other_are_refused(train: str,
 
 
 def test_a_teacher_is_heard_by_marginmse() -> None:
-    train = load(overrides=["train={loss: marginmse, teacher: {model: a/b}, pairs_per_batch: 1}"]).train
-    assert train.teacher is not None
-    assert (train.teacher.model, train.teacher.max_tokens) == ("a/b", 256)
-    assert load(overrides=["train.in_batch_negatives=15"]).train.in_batch_negatives == 15
+    assert load(overrides=["train={loss: marginmse, teacher: a/b, pairs_per_batch: 1}"]).train.teacher == "a/b"
+
+
+def test_learning_rates_of_a_comparison_name_files_so_they_must_differ() -> None:
+    with pytest.raises(ConfigError, match=r"must differ in their first six digits, got 1e-05, 1\.0000"):
+        load(overrides=["compare.learning_rates=[1.0e-5, 1.0000001e-5]"])
+
+
+def test_several_workers_without_ray_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"train\.workers: 2 need Ray; set ray to true or null, or train\.workers to 1"
+    ):
+        load(overrides=["ray=false", "train.workers=2"])
+    assert load(overrides=["ray=false", "train.workers=1"]).train.workers == 1
