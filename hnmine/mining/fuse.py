@@ -1,7 +1,7 @@
-"""The ensemble's vectors as one: L2-normalise each encoder's block, weight it, concatenate (X_concat).
+"""Vectors of all encoders side by side (X_concat): each encoder's block is L2-normalised and weighted.
 
-The paper's six encoders give 12,800 numbers a document, so X_concat of a large corpus never exists as a whole: it is
-read as rows of a sample, or as pieces, each some rows of one encoder's columns.
+The paper's six encoders give 12,800 numbers a document, so X_concat of a large corpus never exists as a whole. It is
+read as the rows of a sample, or as pieces: some rows of one encoder's columns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Fused:
-    """X_concat of the texts. With weight w, a block of unit rows contributes w² times its cosine to an inner product.
+    """X_concat of documents and queries. A block of weight w contributes w² times its cosine to an inner product.
 
     Raises:
         ValueError: encoders and weights differ in number, or encoders in the number of texts.
@@ -43,7 +43,7 @@ class Fused:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What X_concat is made of, in order: a basis fits no other."""
+        """Encoders and weights in order; a basis fits X_concat of the same identity only."""
         return tuple(
             f"{encoder.identity} x {weight:g}" for encoder, weight in zip(self.encoders, self.weights, strict=True)
         )

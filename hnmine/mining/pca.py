@@ -1,8 +1,8 @@
-"""PCA of the fused vectors: the smallest width that keeps the wanted variance, then unit rows again (X_PCA).
+"""PCA of the fused vectors (X_PCA): the smallest width that keeps the wanted variance, and unit rows again.
 
-The basis is fitted on documents, and both documents and queries are projected on it. scikit-learn fits on the CPU,
-cuML on the GPU; the cut at the variance is ours, since cuML takes only a whole number of components. Fitting holds at
-most `fit_rows` fused rows, projection one piece: memory does not grow with documents x fused width.
+The basis is fitted on documents; documents and queries are projected on it. scikit-learn fits on the CPU and cuML on
+the GPU. The width is chosen here, since cuML takes only a whole number of components. Fitting holds at most `fit_rows`
+fused rows and projection holds one piece, so memory does not grow with documents x fused width.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from hnmine.mining.fuse import Piece
 from hnmine.runs.device import Choice
 from hnmine.types import Float32, Float64, Int64, unit_rows
 
-Rows = Callable[[Int64], Float32]
-"""Gives the fused vectors (n, C) of these rows."""
+RowsOf = Callable[[Int64], Float32]
+"""Returns the fused vectors (n, C) of these rows (n)."""
 
 HELD_OUT_ROWS = 8192
+"""Documents outside the sample on which a basis is checked, at most."""
 _PRODUCT_ROWS = 512
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
@@ -42,9 +43,9 @@ class Basis:
     fitted_rows: int
     library: str
     kept_held_out: float | None = None
-    """Share of the variance of documents outside the sample that the basis explains; None if it was fitted on all."""
+    """Share of the variance of documents outside the sample that the basis explains; None if no document is outside."""
     made_of: tuple[str, ...] = ()
-    """Identities of the encoders whose vectors it was fitted on; see `fuse.Fused.identity`."""
+    """Encoders and weights whose vectors it was fitted on; see `fuse.Fused.identity`."""
 
     @property
     def width(self) -> int:
@@ -57,7 +58,7 @@ class Basis:
         return float(self.explained_variance_C[: self.width].sum() / self.explained_variance_C.sum())
 
     def save(self, path: Path) -> None:
-        """Write the basis as safetensors, complete or not at all."""
+        """Write the basis as safetensors; the file appears complete or not at all."""
         arrays = {"mean": self.mean_C, "components": self.components_RC, "spectrum": self.explained_variance_C}
         facts = {
             "fitted_rows": self.fitted_rows,
@@ -71,7 +72,7 @@ class Basis:
 
     @classmethod
     def load(cls, path: Path) -> Basis:
-        """Read what `save` wrote.
+        """Read a basis that `save` wrote.
 
         Raises:
             DataError: the file is missing or is no basis.
@@ -86,24 +87,28 @@ class Basis:
         return cls(mean_C=mean, components_RC=components, explained_variance_C=spectrum, **facts)
 
 
-def fit(rows_of: Rows, rows: int, *, variance: float, fit_rows: int, seed: int, device: Choice) -> Basis:
-    """Fit the basis on all rows, or on a seeded sample of `fit_rows` of them, checked on others.
+def fit(rows_of: RowsOf, rows: int, *, variance: float, fit_rows: int, seed: int, device: Choice) -> Basis:
+    """Fit the basis on all rows, or on a seeded sample of `fit_rows` of them, and check that on others.
 
     Raises:
         DataError: fewer than two rows, or all vectors are equal.
     """
+    # Draw the sample, and refuse rows that do not differ.
     if rows < 2:
         raise DataError(f"PCA needs at least 2 documents, got {rows}; or set reduce.variance=null")
-    chosen = np.arange(rows, dtype=np.int64)
+    everything = np.arange(rows, dtype=np.int64)
+    chosen = everything
     if rows > fit_rows:
         chosen = np.sort(np.random.default_rng(seed).choice(rows, size=fit_rows, replace=False))
     sample = rows_of(chosen)
     spread = np.ptp(sample, axis=0).max()
-    if spread <= _ROUNDING * np.abs(sample).max():  # relative: the rows have the length of the encoders' weights
+    if spread <= _ROUNDING * np.abs(sample).max():  # relative: the rows are as long as the encoders' weights make them
         raise DataError(
             f"all {len(sample)} document vectors are equal, so nothing tells documents apart; look at the corpus, the "
             "encoders and sources.template"
         )
+
+    # Fit all components, and keep as many as the variance asks for.
     mean, components, spectrum, library = (_fit_gpu if device.kind == "gpu" else _fit_cpu)(sample)
     spectrum = np.maximum(spectrum, 0)
     width = cut(spectrum, variance)
@@ -114,15 +119,16 @@ def fit(rows_of: Rows, rows: int, *, variance: float, fit_rows: int, seed: int, 
         fitted_rows=len(sample),
         library=library,
     )
+
+    # Check a basis of a sample on rows outside it.
     if len(sample) == rows:
         return basis
-    others = np.setdiff1d(np.arange(rows, dtype=np.int64), chosen)
-    others = np.sort(np.random.default_rng(seed + 1).permutation(others)[:HELD_OUT_ROWS])
-    return replace(basis, kept_held_out=captured(basis, rows_of(others)))
+    others = np.random.default_rng(seed + 1).permutation(np.setdiff1d(everything, chosen))[:HELD_OUT_ROWS]
+    return replace(basis, kept_held_out=captured(basis, rows_of(np.sort(others))))
 
 
 def captured(basis: Basis, fused_nC: Float32) -> float:
-    """Return the share of these rows' variance around the basis's mean that the basis explains."""
+    """Return the share of the variance of these rows (n, C), around the mean of the basis, that the basis explains."""
     centred = fused_nC - basis.mean_C.astype(np.float32)
     total = float(np.square(centred, dtype=np.float64).sum())
     kept = float(np.square(centred @ basis.components_RC.T, dtype=np.float64).sum())
@@ -130,7 +136,7 @@ def captured(basis: Basis, fused_nC: Float32) -> float:
 
 
 def cut(spectrum: Float64, variance: float) -> int:
-    """Return the smallest width whose share of the variance reaches `variance`; at 1.0, the numerical rank."""
+    """Return the smallest width whose share of the variance reaches `variance`, the numerical rank at most."""
     shares = np.cumsum(spectrum) / spectrum.sum()
     reached = np.flatnonzero(shares >= variance - 1e-12)
     rank = int(np.count_nonzero(spectrum > spectrum[0] * len(spectrum) * np.finfo(np.float32).eps))
@@ -138,9 +144,9 @@ def cut(spectrum: Float64, variance: float) -> int:
 
 
 def project(basis: Basis | None, pieces: Iterable[Piece], rows: int, fused_width: int) -> Float32:
-    """Return the space's rows (rows, R) as unit vectors; without a basis, X_concat's own (rows, C).
+    """Return the unit vectors (rows, R) of the pieces on the basis; without one, those (rows, C) of X_concat.
 
-    A row's result does not depend on the piece it came in, to the last bit: every product has the same shape.
+    The result of a row is the same to the last bit in any piece: every product has the same shape.
     """
     space = np.zeros((rows, fused_width if basis is None else basis.width), dtype=np.float32)
     for piece in pieces:
@@ -156,10 +162,10 @@ def project(basis: Basis | None, pieces: Iterable[Piece], rows: int, fused_width
 
 
 def _products(values_nC: Float32, components_RC: Float32) -> Float32:
-    """Return values · componentsᵀ by products of one fixed shape, zeros filling up the last.
+    """Return values · componentsᵀ (n, R) by products of one fixed shape; zeros fill up the last.
 
-    The last bits of a matrix product depend on its shape (the kernels that the library chooses), and with them would
-    the distances: a run that was killed and went on would end otherwise than one that was not.
+    The last bits of a matrix product depend on its shape, by which the library chooses kernels. With other last bits in
+    the distances, a run that was killed and resumed could select otherwise than one that was not.
     """
     transposed_CR = np.ascontiguousarray(components_RC.T)
     products = np.empty((len(values_nC), len(components_RC)), dtype=np.float32)

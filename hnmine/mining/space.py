@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hnmine.errors import DataError
@@ -10,7 +11,7 @@ from hnmine.mining.fuse import Fused
 from hnmine.mining.pca import Basis, fit, project
 from hnmine.runs.device import Choice
 from hnmine.runs.progress import say, track
-from hnmine.types import Float32, Int64, Role, Space
+from hnmine.types import Float32, Role, Space
 
 
 def fit_basis(fused: Fused, *, variance: float, fit_rows: int, seed: int, device: Choice) -> Basis:
@@ -20,12 +21,10 @@ def fit_basis(fused: Fused, *, variance: float, fit_rows: int, seed: int, device
         DataError: fewer than two documents, or all vectors are equal.
     """
     documents = fused.count("document")
-
-    def rows_of(rows_n: Int64) -> Float32:
-        return fused.take("document", rows_n)
-
     with track("reduce", f"PCA of width {fused.width} on {device}", documents, "documents") as progress:
-        basis = fit(rows_of, documents, variance=variance, fit_rows=fit_rows, seed=seed, device=device)
+        basis = fit(
+            partial(fused.take, "document"), documents, variance=variance, fit_rows=fit_rows, seed=seed, device=device
+        )
         progress.advance(documents)
     others = "" if basis.kept_held_out is None else f", {basis.kept_held_out:.1%} of others"
     say(

@@ -16,7 +16,7 @@ def rows(seed: int, count: int, width: int) -> np.ndarray:
 
 def fused(blocks: list[np.ndarray], weights: list[float]) -> Fused:
     """The blocks as documents; the first row of each as the one query."""
-    encoders = tuple(Precomputed(of_role={"document": block, "query": block[:1]}) for block in blocks)
+    encoders = tuple(Precomputed(name="given", docs_NR=block, queries_QR=block[:1]) for block in blocks)
     return Fused(encoders=encoders, weights=tuple(weights))
 
 
