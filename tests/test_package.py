@@ -1,11 +1,21 @@
-"""What `import hnmine` gives, and what it does not load."""
+"""What `import hnmine` gives and what it does not load, here and from the wheel that users install."""
 
 from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
 
 import pytest
 
 import hnmine
-from tests.builders.commands import modules_loaded_by
+from tests.builders.commands import REPOSITORY, modules_loaded_by
+from tests.builders.source_code import sources
 
 HEAVY = ("torch", "ray", "transformers", "sentence_transformers", "sklearn", "pyarrow", "faiss", "cuml", "bm25s")
 
@@ -36,3 +46,71 @@ def test_the_numerics_and_mining_load_neither_torch_nor_ray() -> None:
     )
     assert "pyarrow" in loaded
     assert not loaded & {"torch", "ray", "transformers", "sentence_transformers"}
+
+
+# The wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from what it is built of and nothing else, without the network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(REPOSITORY / "hnmine", folder / "source" / "hnmine", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, folder / "source")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--wheel-dir", folder]
+    command = [sys.executable, "-m", "pip", "wheel", folder / "source", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("hnmine-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a new environment that holds the wheel.
+
+    It finds the libraries of this environment by a path file, but not the package that is installed here to be
+    edited: path files of a folder that a path file names are not read.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    interpreter = folder / "bin" / "python"
+    options = ["--no-deps", "--no-index", "--disable-pip-version-check", wheel]
+    command = [sys.executable, "-m", "pip", "--python", interpreter, "install", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    paths = sysconfig.get_paths("venv", {"base": str(folder), "platbase": str(folder)})
+    (Path(paths["purelib"]) / "libraries.pth").write_text(sysconfig.get_path("purelib"))
+    return interpreter
+
+
+def test_the_wheel_holds_every_module_the_types_and_the_license(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        licensed = [name for name in names if name.endswith("dist-info/licenses/LICENSE")]
+        assert [archive.read(name) for name in licensed] == [(REPOSITORY / "LICENSE").read_bytes()]
+    modules = {str(file.path.relative_to(REPOSITORY)) for file in sources(REPOSITORY, "hnmine")}
+    assert {name for name in names if ".dist-info/" not in name} == modules | {"hnmine/py.typed"}
+
+
+def test_every_module_of_the_wheel_is_imported_from_a_foreign_folder(python: Path, tmp_path: Path) -> None:
+    modules = sorted(file.module for file in sources(REPOSITORY, "hnmine"))
+    code = (
+        "import importlib, json, sys, hnmine\n"
+        "files = {name: importlib.import_module(name).__file__ for name in json.loads(sys.argv[1])}\n"
+        "public = {name: callable(getattr(hnmine, name)) for name in hnmine.__all__}\n"
+        "print(json.dumps([files, public]))"
+    )
+    done = subprocess.run(
+        [python, "-c", code, json.dumps(modules)], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    files, public = json.loads(done.stdout.splitlines()[-1])
+    assert all(Path(file).is_relative_to(python.parents[1]) for file in files.values()), files
+    assert public == dict.fromkeys(hnmine.__all__, True), "a package has the name of a function and hides it"
+
+
+def test_the_command_of_the_wheel_answers_from_a_foreign_folder(python: Path, tmp_path: Path) -> None:
+    done = subprocess.run([python.with_name("hnmine"), "config"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "negatives" in done.stdout
