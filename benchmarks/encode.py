@@ -21,14 +21,13 @@ import numpy as np
 
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
-from hnmine.mining.fuse import unit_rows
 from hnmine.models.engine import TOKENS_PER_BATCH, batches_by_length
 from hnmine.models.folder import resolve
 from hnmine.models.plan import Plan, plan
 from hnmine.models.transformer import ModelEncoder
 from hnmine.runs.device import Choice
 from hnmine.runs.folder import versions
-from hnmine.types import Float32, Texts
+from hnmine.types import Float32, Texts, unit_rows
 
 TOKENS = 256
 
@@ -98,8 +97,8 @@ def main() -> None:
 
 def planned(config: Config, corpus: Texts, engine: str) -> Plan:
     """Return the plan of the first encoder, computed by this engine on the CPU."""
-    encoder = config.encoders[0].model_copy(update={"engine": engine})
-    return plan(encoder, corpus, Path("."), Choice(kind="cpu", reason="benchmark"), config.embed.tokens_per_batch)
+    choice = Choice(kind="cpu", reason="benchmark")
+    return plan(config.encoders[0], corpus, Path("."), choice, config.embed.tokens_per_batch, engine=engine)
 
 
 def timed(work: Callable[[], Float32]) -> tuple[Float32, float]:

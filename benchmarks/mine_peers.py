@@ -8,7 +8,7 @@ with all-MiniLM-L6-v2 at its own 256 tokens and choose one negative a train pair
 cores. Ours adds a PCA to 95 %, the two conditions and the proof. The contestants take turns, in each round all of them:
 
     hnmine           as a user runs it: on a few cores in one process, else by Ray Data
-    Ray Data         embed.ray=true: one actor with all cores (up to 8); the difference is what Ray costs
+    Ray Data         ray=true: one actor with all cores (up to 8); the difference is what Ray costs
     peer             mine_hard_negatives
     FlagEmbedding    its hn_mine.py (of its repository, the wheel has none), named by --flag-embedding; in float32, at
                      256 tokens, one negative of the ranks 10 to 210 as is its default; cold only
@@ -33,13 +33,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.root import SourcesConfig
+from hnmine.config.corpus import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.models.folder import resolve
 from hnmine.runs.folder import versions
 
 MODEL = "all-MiniLM-L6-v2"
-OURS = {"hnmine": [], "Ray Data": ["--set", "embed.ray=true"]}
+OURS = {"hnmine": [], "Ray Data": ["--set", "ray=true"]}
 
 
 def main() -> None:

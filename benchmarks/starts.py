@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.root import Config, SourcesConfig
+from hnmine.config.corpus import SourcesConfig
+from hnmine.config.root import Config
 from hnmine.config.training import TrainConfig
 from hnmine.pipeline import read_collection, splits_of
 from hnmine.runs.folder import open_run
@@ -42,7 +43,6 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000, help="pairs that each is tuned on, at most")
     parser.add_argument("--share", type=float, default=0.5, help="of the train queries that the deployed one may see")
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--layers", type=int, help="of the model, the first; default: all")
     parser.add_argument("--template", help="how a document's fields are joined, as sources.template")
     options = parser.parse_args()
     if (options.cold is None) == (options.apidocs is None):
@@ -51,8 +51,7 @@ def main() -> None:
     cold = options.cold or options.out / "cold"
     how = TrainConfig(max_pairs=options.pairs, max_tokens=options.max_tokens, dev_queries=100)
     if options.cold is None:
-        warm_up = how.warm_up.model_copy(update={"layers": options.layers})
-        tune(options.apidocs, how.model_copy(update={"model": BODY, "warm_up": warm_up}), cold)
+        tune(options.apidocs, how.model_copy(update={"model": BODY}), cold)
     seen, unseen = divide(options.data, options.out, options.share)
     tune(seen, how.model_copy(update={"model": str(cold)}), options.out / "deployed", options.template)
     print(f"compare on {unseen} from {cold} or {options.out / 'deployed'}")
@@ -85,7 +84,7 @@ def tune(data: Path, how: TrainConfig, out: Path, template: str | None = None) -
         bench = Bench(splits, config.train, run)
         folder, _ = bench.start()
         first = {row: rows[:DEPTH] for row, (rows, _) in splits.first_stage(bench.pairs.query_rows_P).items()}
-        drawn = first_stage_anchors(bench.pairs, bench.positives, first, NEGATIVES, config.train.seed)
+        drawn = first_stage_anchors(bench.pairs, bench.positives, first, NEGATIVES, config.seed)
         nothing: list[list[int]] = [[] for _ in drawn]
         lists = training_lists(bench.documents, bench.queries, bench.pairs, nothing, drawn)
         bench.fit(out.name, folder, lists, bench.recipe)

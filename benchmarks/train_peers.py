@@ -11,7 +11,7 @@ rate 2e-5 with a tenth of warm-up. Contestants, in turn, each training in a proc
     peer, bfloat16  CrossEncoderTrainer with bf16=True
 
 Training time is that of the steps, without loading. Then each model scores the first 20 of BM25 for the dev queries,
-ours by `Reranker.scores`, the peers' by `CrossEncoder.predict` (in bfloat16 for the last), and MRR@10 is compared.
+ours by `hnmine.models.cross_encoder.CrossEncoder.scores`, the peers' by `CrossEncoder.predict` (in bfloat16 for the last), and MRR@10 is compared.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from hnmine.config.load import load
 from hnmine.corpus.beir import read_beir
 from hnmine.models.folder import resolve
 from hnmine.ranking.first_stage import bm25_or_run_file
+from hnmine.ranking.measures import means, measure
 from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import Scorer, means, measure, rerank
+from hnmine.ranking.task import Score, rerank
 from hnmine.runs.device import Choice, choose_dtype
 from hnmine.runs.folder import versions
 from hnmine.types import Float32
@@ -92,9 +93,9 @@ def report(runs: dict[str, list[dict[str, float]]], options: argparse.Namespace)
 
 def start(folder: Path) -> None:
     """Write the model that all begin with."""
-    from hnmine.models.cross_encoder import Reranker
+    from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
 
-    Reranker(resolve("all-MiniLM-L6-v2"), max_tokens=TOKENS, device="cpu", dtype="float32", seed=0).save(folder)
+    OurCrossEncoder(resolve("all-MiniLM-L6-v2"), max_tokens=TOKENS, device="cpu", dtype="float32", seed=0).save(folder)
 
 
 def contest(options: argparse.Namespace) -> dict[str, float]:
@@ -112,11 +113,11 @@ def contest(options: argparse.Namespace) -> dict[str, float]:
     config = load()
     collection = read_beir(options.data, config.sources)
     bm25 = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
-    splits = Splits(collection, config.sources, config.evaluate, config.sources.seed, bm25)
+    splits = Splits(collection, config.sources, config.evaluate, config.seed, bm25)
     task = splits.task(splits.dev, options.queries, 0)
-    scorer = our_scorer(trained) if options.contestant == "ours" else peer_scorer(trained, options.contestant != "peer")
+    score = our_score(trained) if options.contestant == "ours" else peer_score(trained, options.contestant != "peer")
     began = time.monotonic()
-    scores = rerank(task, scorer)
+    scores = rerank(task, score)
     score_seconds = time.monotonic() - began
     return {
         "train_pairs_per_second": 2 * len(triplets) / train_seconds,
@@ -130,7 +131,7 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     import torch
 
     from hnmine.config.training import TrainConfig
-    from hnmine.models.cross_encoder import Reranker
+    from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
     from hnmine.training import losses
     from hnmine.training.dropout import seeded
     from hnmine.training.lists import Lists
@@ -141,11 +142,9 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
         documents=tuple((row["positive"], row["negative"]) for row in triplets),
     )
     dtype = choose_dtype("auto", "cpu", training=True)
-    config = TrainConfig(
-        loss="bce", pairs_per_batch=PAIRS // 2, max_tokens=TOKENS, learning_rate=RATE, warmup_share=WARM_UP
-    )
+    config = TrainConfig(loss="bce", pairs_per_batch=PAIRS // 2, max_tokens=TOKENS, learning_rate=RATE)
     recipe = Recipe.of(config, Choice(kind="cpu", reason="benchmark"), dtype)
-    reranker = Reranker(begin, max_tokens=TOKENS, device="cpu", dtype=dtype)
+    reranker = OurCrossEncoder(begin, max_tokens=TOKENS, device="cpu", dtype=dtype)
     optimizer, loss_of = adamw(reranker.model, recipe), losses.make("bce", 1.0)
     steps = recipe.steps(len(lists))
     began = time.monotonic()
@@ -198,14 +197,14 @@ def peer(begin: Path, trained: Path, triplets: Triplets, bfloat16: bool) -> floa
     return seconds
 
 
-def our_scorer(trained: Path) -> Scorer:
+def our_score(trained: Path) -> Score:
     """Return hnmine's re-ranker, in the type it would choose."""
-    from hnmine.models.cross_encoder import Reranker
+    from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
 
-    return Reranker(trained, max_tokens=TOKENS, device="cpu", dtype=choose_dtype("auto", "cpu", training=True))
+    return OurCrossEncoder(trained, max_tokens=TOKENS, device="cpu", dtype=choose_dtype("auto", "cpu", training=True))
 
 
-def peer_scorer(trained: Path, bfloat16: bool) -> Scorer:
+def peer_score(trained: Path, bfloat16: bool) -> Score:
     """Return `CrossEncoder.predict` at its defaults, or with weights in bfloat16."""
     from collections.abc import Callable, Sequence
 
@@ -215,13 +214,12 @@ def peer_scorer(trained: Path, bfloat16: bool) -> Scorer:
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     model = CrossEncoder(str(trained), device="cpu", max_length=TOKENS, model_kwargs={"dtype": dtype})
 
-    class Peer:
-        def scores(self, queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None]) -> Float32:
-            done(len(queries))
-            pairs = list(zip(queries, documents, strict=True))
-            return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
+    def score(queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None]) -> Float32:
+        done(len(queries))
+        pairs = list(zip(queries, documents, strict=True))
+        return np.asarray(model.predict(pairs, show_progress_bar=False), dtype=np.float32)
 
-    return Peer()
+    return score
 
 
 if __name__ == "__main__":
