@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hnmine.config.base import slug
-from hnmine.config.load import describe, load
+from hnmine.config.describe import describe
+from hnmine.config.load import load
 from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError
 from hnmine.runs.progress import Level, emit, json_lines
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 a mistake of the user, 3 another job runs, 130 interrupted, 143 terminated.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
-    options = _parser().parse_args(arguments)
+    options = command_parser().parse_args(arguments)
     terminated = threading.Event()
 
     def terminate(_signal: int, _frame: object) -> None:
@@ -158,7 +159,7 @@ class _ListArms(argparse.Action):
         parser.exit()
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("hnmine", description=_DESCRIPTION, formatter_class=raw)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version that is installed and end")
@@ -259,7 +260,7 @@ def _run(options: argparse.Namespace) -> str:
         from hnmine.nights.home import Home, history_table
 
         home = Home.at(options.home)
-        return history_table(home.history()) if home.current() else f"home {home.directory} has no version yet"
+        return history_table(home.history()) if home.history() else f"home {home.directory} has no version yet"
     config = load(options.config, _overrides(options))
     if options.command in ("nightly", "rollback"):
         from hnmine.nights import night as nightly

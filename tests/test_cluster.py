@@ -1,4 +1,4 @@
-"""What lies in cluster/ agrees with itself, with Ray and with hnmine, and a cluster of two nodes works."""
+"""The files of cluster/ agree with each other, with Ray and with hnmine; a cluster of two nodes works."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ KUBERAY = {
     "template",
 }
 FREE = ("rayStartParams", "template", "resources")
-"""Fields whose content is no matter of the CRD: of Ray, of Kubernetes, or a map."""
+"""Fields whose content the CRD leaves open: they belong to Ray or to Kubernetes, or are maps."""
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def one(kind: str) -> dict[str, Any]:
 
 
 def shell_lines() -> dict[str, list[list[str]]]:
-    """Every command line of these files, split as a shell does; one in quotes within another stands by itself too."""
+    """Split every command line of these files as a shell does; a line quoted within another one is listed too."""
     fenced = re.findall(r"^ *```\n(.*?)^ *```$", README.read_text(), re.MULTILINE | re.DOTALL)
     vm = [yaml.safe_load(path.read_text()) for path in VM]
     starts = [line for each in vm for line in each["head_start_ray_commands"] + each["worker_start_ray_commands"]]
@@ -97,11 +97,11 @@ def shell_lines() -> dict[str, list[list[str]]]:
 
 
 def called(program: str, words: list[str]) -> list[str] | None:
-    """What the program is called with, if these words call it: it is their first, or follows what runs a command."""
+    """Return the arguments of the program if these words call it: first of all, or behind a word that runs commands."""
     words = words[: words.index(">>")] if ">>" in words else words
     for at, word in enumerate(words):
         runs = at == 0 or words[at - 1] == "--" or words[at - 2 : at] in (["exec", "hnmine"], ["-u", "hnmine"])
-        if runs and Path(word).name == program and words[at + 2 :]:  # with one word it is only talked about
+        if runs and Path(word).name == program and words[at + 2 :]:  # a lone word only mentions it
             return words[at + 1 :]
     return None
 
@@ -113,7 +113,7 @@ def unit(path: Path) -> configparser.ConfigParser:
     return parser
 
 
-# What agrees with what
+# Agreement of the files with each other, with Ray and with hnmine
 
 
 def test_the_same_versions_everywhere():
@@ -132,7 +132,7 @@ def test_every_command_of_hnmine_is_understood_by_its_parser():
         found = [arguments for line in lines if (arguments := called("hnmine", line))]
         assert found or source == "vm", source
         for arguments in found:
-            cli._parser().parse_args(arguments)
+            cli.command_parser().parse_args(arguments)
 
 
 def test_the_settings_of_a_cluster_are_settings():
@@ -140,7 +140,7 @@ def test_the_settings_of_a_cluster_are_settings():
     group = one("RayJob")["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
     most = {group["maxReplicas"], *(yaml.safe_load(path.read_text())["max_workers"] for path in VM)}
     assert most == {config.embed.actors}
-    assert config.embed.device == config.train.device == "gpu"
+    assert config.device == "gpu"
 
 
 _RAY = """
@@ -162,7 +162,7 @@ for words in commands:
 
 
 def ray_reads(files: list[Path], commands: list[list[str]]) -> list[dict[str, Any]]:
-    """Let Ray read cluster files, as `ray up` does, and parse commands without doing them; in a process of its own."""
+    """Let Ray read cluster files as `ray up` does, and parse commands without running them, in another process."""
     given = json.dumps([[str(file) for file in files], commands])
     done = subprocess.run([sys.executable, "-c", _RAY], input=given, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -184,7 +184,7 @@ def test_ray_up_reads_its_files_and_gpus_scale_from_zero():
         assert gpu["min_workers"] == 0 < gpu["max_workers"] == config["max_workers"]
         assert gpu["resources"]["GPU"] == gpu["resources"][GPU_NODE] == 1
         assert config["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
-        assert not config["setup_commands"], "else Ray's own, which install another Ray"
+        assert not config["setup_commands"], "no setup commands of Ray, which would install another Ray"
         (start,) = [line for line in config["head_start_ray_commands"] if "--head" in line]
         assert "--dashboard-host=127.0.0.1" in start
         assert "RAY_AUTH_MODE" not in file.read_text().replace("RAY_AUTH_MODE=token", "")
@@ -283,8 +283,8 @@ def test_the_cronjob_forbids_a_second_night_and_may_only_make_and_read_rayjobs()
     assert one("RoleBinding")["roleRef"]["name"] == one("Role")["metadata"]["name"]
     assert pods()["submit"]["serviceAccountName"] == account
     (container,) = pods()["submit"]["containers"]
-    told = {each["name"] for each in container["env"]}
-    assert told == set(re.findall(r'os\.environ\["(\w+)"\]', Path(submitter.__file__).read_text()))
+    variables = {each["name"] for each in container["env"]}
+    assert variables == set(re.findall(r'os\.environ\["(\w+)"\]', Path(submitter.__file__).read_text()))
 
 
 def test_kustomize_brings_the_rayjob_into_both_schedules():
@@ -339,10 +339,10 @@ def test_systemd_takes_the_units_and_knows_the_exit_codes(tmp_path: Path):
 
 @dataclass
 class Kubernetes:
-    """A Kubernetes API that knows RayJobs; a test says how they come along."""
+    """A Kubernetes API that knows RayJobs; a test sets the states they go through."""
 
     states: list[dict[str, str] | int] = field(default_factory=list)
-    """What is answered one after the other when asked for the status: a status, or an HTTP error; the last stays."""
+    """Answers to questions for the status, one after the other: a status or an HTTP error. The last one stays."""
     refusal: int = 0
     rayjobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
@@ -462,7 +462,7 @@ def test_what_kubernetes_refuses_or_never_answers_fails_the_job(submit, kubernet
 
 
 class Nodes:
-    """A Ray with a token, whose nodes come and go."""
+    """A Ray with a token, whose nodes are started and killed one by one."""
 
     def __init__(self, home: Path, **environment: str) -> None:
         self._files = tempfile.mkdtemp(prefix="hnmine-ray-")  # short: it holds sockets
@@ -512,9 +512,9 @@ class Nodes:
             self.kill(name)
         shutil.rmtree(self._files, ignore_errors=True)
 
-    def state(self, what: str) -> list[dict[str, Any]]:
-        """What Ray's state API tells of nodes, actors or tasks."""
-        address = f"http://127.0.0.1:{self._dashboard}/api/v0/{what}?limit=10000&detail=1"
+    def state(self, resource: str) -> list[dict[str, Any]]:
+        """List the nodes, actors or tasks of Ray's state API."""
+        address = f"http://127.0.0.1:{self._dashboard}/api/v0/{resource}?limit=10000&detail=1"
         request = urllib.request.Request(address, headers={"Authorization": f"Bearer {self._token}"})
         with urllib.request.urlopen(request, timeout=60) as response:
             listed: list[dict[str, Any]] = json.load(response)["data"]["result"]["result"]
@@ -563,7 +563,7 @@ def test_two_nodes_share_a_run_and_one_that_is_killed_changes_nothing_of_it(tmp_
             json.dumps({"_id": name, "title": "", "text": text}) + "\n"
             for name, text in zip(more.ids, more.texts, strict=True)
         )
-    two = ["embed.actors=2", "embed.block_texts=8", "train.workers=2", "evaluate.depth=10", "train.dropout=0"]
+    two = ["embed.actors=2", "train.workers=2", "evaluate.depth=10"]
     start = tiny_cross_encoder(tmp_path / "start", spread=1)
     nodes.start("head", "--num-cpus=1")
     nodes.start("second", "--num-cpus=1")
@@ -572,23 +572,23 @@ def test_two_nodes_share_a_run_and_one_that_is_killed_changes_nothing_of_it(tmp_
         step = ["-m", "hnmine.cli", "run", "--data", str(data), "--out", str(out), *quick_options(start, *two)]
         return nodes.submit(sys.executable, *step)
 
-    def workers(kind: str, what: str, state: str) -> set[str]:
-        """The nodes of the actors, or of the finished calls, whose name begins so."""
-        key = "class_name" if what == "actors" else "func_or_class_name"
-        those = [each for each in nodes.state(what) if each[key].startswith(kind) and each["state"] == state]
-        return {each["node_id"] for each in those} - {None}
+    def nodes_with(prefix: str, resource: str, state: str) -> set[str]:
+        """Return the nodes that hold actors or tasks in this state whose name begins with the prefix."""
+        key = "class_name" if resource == "actors" else "func_or_class_name"
+        found = [each for each in nodes.state(resource) if each[key].startswith(prefix) and each["state"] == state]
+        return {each["node_id"] for each in found} - {None}
 
     def stored(out: Path) -> int:
         return len(list((out / "store").glob("*/*.parquet")))
 
     output = done(run(tmp_path / "undisturbed"))
     assert "2 CPUs, 0 GPUs, 2 node(s)" in output
-    assert workers("MapWorker", "tasks", "FINISHED") == set(nodes.alive())
-    assert workers("RayTrainWorker", "actors", "DEAD") == set(nodes.alive())
+    assert nodes_with("MapWorker", "tasks", "FINISHED") == set(nodes.alive())
+    assert nodes_with("RayTrainWorker", "actors", "DEAD") == set(nodes.alive())
 
     both = set(nodes.alive())
     job = run(tmp_path / "killed")
-    nodes.wait_for(lambda: stored(tmp_path / "killed") > 20 and workers("MapWorker", "actors", "ALIVE") == both)
+    nodes.wait_for(lambda: stored(tmp_path / "killed") > 20 and nodes_with("MapWorker", "actors", "ALIVE") == both)
     nodes.kill("second")
     assert 20 < stored(tmp_path / "killed") < 250 < stored(tmp_path / "undisturbed")
     nodes.start("third", "--num-cpus=1")  # as the autoscaler would

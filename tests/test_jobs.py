@@ -1,4 +1,4 @@
-"""`ray job submit` of the entry points in jobs/, to a Ray that is really started for these tests, and ended after."""
+"""The entry points in jobs/, submitted by `ray job submit` to a Ray that these tests start and end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git would hold, and the ignored things that a working folder collects beside it."""
+    """A copy of the code as git holds it, with large ignored files beside it as a working folder has them."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in ("hnmine", "jobs", "cluster"):
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -49,7 +49,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray with one node, and how its jobs are submitted."""
+    """A Ray of one node, to which jobs are submitted."""
 
     address: str
     metrics: str
@@ -58,14 +58,14 @@ class Head:
     checkout: Path
 
     def job(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Call `ray job` in the checkout."""
+        """Call `ray job` from the checkout."""
         command = ray_command("job", arguments[0], "--address", self.address, *arguments[1:])
         return subprocess.run(
             command, env=self.environment | environment, cwd=self.checkout, capture_output=True, text=True, timeout=300
         )
 
     def submit(self, *entrypoint: str) -> subprocess.CompletedProcess[str]:
-        """Submit as the entry points say, and wait for the end of the job."""
+        """Submit a job with the runtime environment of jobs/, and wait for its end."""
         return self.job("submit", "--runtime-env", "jobs/runtime_env.yaml", "--", *entrypoint)
 
     def run(self, name: str, *options: object) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,7 @@ class Head:
         return self.submit(sys.executable, f"jobs/{name}.py", *map(str, options))
 
     def counted(self) -> dict[tuple[str, str], float]:
-        """Scrape what the jobs have counted so far, by counter and the value of its label."""
+        """Scrape the node's counters. They are keyed by name and, where they have one, by the value of their label."""
         with urllib.request.urlopen(self.metrics, timeout=10) as answer:
             families = text_string_to_metric_families(answer.read().decode())
         labels = {f"ray_{counter.name}_total": counter.labels[:1] for counter in COUNTERS}
@@ -106,22 +106,22 @@ def head(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
     with log.open("wb") as stream:
         process = subprocess.Popen(start, env=environment, stdout=stream, stderr=stream, start_new_session=True)
     try:
-        its = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", environment, checkout)
-        wait_until_it_answers(process, f"{its.address}/api/jobs/", token, log)
-        wait_until_it_answers(process, its.metrics, token, log)  # the node's agent, which also starts jobs, comes later
-        yield its
+        started = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", environment, checkout)
+        wait_until_it_answers(process, f"{started.address}/api/jobs/", token, log)
+        wait_until_it_answers(process, started.metrics, token, log)  # the node's agent starts the jobs; it comes last
+        yield started
     finally:
         end_process_tree(process)
         shutil.rmtree(ray_files, ignore_errors=True)
 
 
 def objects(output: str) -> list[dict]:
-    """The JSON lines of a job, between what `ray job submit` says itself."""
+    """Return the JSON lines of a job, without the lines that `ray job submit` prints itself."""
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
 def tokens_of(data: Path, model: Path) -> int:
-    """What a model reads of the documents and the train queries."""
+    """Count the tokens that a model reads of the documents and the train queries."""
     collection = read_beir(data, SourcesConfig())
     queries = collection.queries.take(sorted(set(collection.pairs("train").query_rows_P.tolist())))
     texts = [*collection.documents.texts, *queries.texts]
@@ -144,7 +144,7 @@ def test_a_submitted_job_mines_with_the_uploaded_code_and_its_counters_are_those
     look = "import hnmine, os; print('FOUND', hnmine.__file__, sorted(os.listdir('.')))"
     step = [sys.executable, "jobs/mine.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     step += ["--set", f"encoders=[{{name: {encoder}, {kind}}}]", "--log", "json"]
-    step += ["--set", "embed.block_texts=16", "--set", "embed.actors=2"]  # several blocks, encoded by actors
+    step += ["--set", "embed.actors=2"]  # several blocks, encoded by actors
     done = head.submit("sh", "-c", f'"$0" -c "{look}" && exec "$0" "$@"', *step)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
