@@ -20,7 +20,7 @@ from hnmine.mining.conditions import (
     select,
 )
 from hnmine.mining.guards import Agreement, Denoise, Margin, NearDuplicate, RankWindow
-from hnmine.mining.search import Searcher, error_bound
+from hnmine.mining.search import Searcher
 from hnmine.runs.device import Choice
 from hnmine.types import Candidates, Pairs, Space, distance, unit_rows
 from tests.builders.devices import CPU
@@ -332,21 +332,3 @@ def test_no_negative_is_a_judged_positive_nor_its_copy() -> None:
     assert not positives & set(zip(queries.tolist(), texts.tolist(), strict=True))
     assert (result.d_query_negative_M < result.d_query_positive_M).all()
     assert (result.d_query_negative_M < result.d_positive_negative_M).all()
-
-
-def test_the_distance_of_two_rows_is_the_same_in_any_company() -> None:
-    rng = np.random.default_rng(0)
-    for width in (1, 3, 8, 64, 257, 384, 1024):
-        a, b = (unit_rows(rng.normal(size=(500, width)).astype(np.float32)) for _ in range(2))
-        together = distance(a, b)
-        assert all(together[i] == distance(a[i : i + 1], b[i : i + 1])[0] for i in range(500))
-        assert (together[7:100] == distance(a[7:100], b[7:100])).all()
-
-
-def test_the_error_bound_holds_for_the_search() -> None:
-    rng = np.random.default_rng(1)
-    for width in (4, 100, 768):
-        docs, queries = (unit_rows(rng.normal(size=(n, width)).astype(np.float32)) for n in (2000, 50))
-        found = Searcher(docs, CPU).nearest(queries, 2000)
-        exact = distance(np.repeat(queries, 2000, axis=0), docs[found.doc_rows_QK.reshape(-1)])
-        assert np.abs(exact - found.distances_QK.reshape(-1)).max() <= error_bound(width)

@@ -1,4 +1,4 @@
-"""Unit rows, and X_concat in pieces against X_concat as a whole."""
+"""X_concat in pieces against X_concat as a whole."""
 
 from __future__ import annotations
 
@@ -24,38 +24,9 @@ def whole(blocks: list[np.ndarray], weights: list[float]) -> np.ndarray:
     return fused(blocks, weights).take("document", np.arange(len(blocks[0])))
 
 
-def test_unit_rows_have_length_one_and_keep_their_direction():
-    given = rows(0, 20, 7) * np.float32(50)
-    unit = unit_rows(given)
-    assert unit.dtype == np.float32
-    assert np.linalg.norm(unit.astype(np.float64), axis=1) == pytest.approx(1, abs=1e-7)
-    assert unit * np.linalg.norm(given, axis=1, keepdims=True) == pytest.approx(given, rel=1e-5)
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_lengths_beyond_the_square_of_a_float32_are_no_problem(scale):
-    given = rows(1, 5, 4)
-    assert unit_rows(given * np.float32(scale)) == pytest.approx(unit_rows(given), abs=1e-6)
-
-
-def test_a_zero_row_stays_zero():
-    given = rows(2, 3, 4)
-    given[1] = 0
-    unit = unit_rows(given)
-    assert not unit[1].any()
-    assert np.linalg.norm(unit[[0, 2]], axis=1) == pytest.approx(1)
-
-
-def test_what_is_no_number_stays_none():
-    given = rows(2, 3, 4)
-    given[1, 2] = np.nan
-    assert np.isnan(unit_rows(given)).any(axis=1).tolist() == [False, True, False]
-
-
 def test_the_given_rows_are_left_as_they_were():
     given = rows(3, 4, 4)
     before = given.copy()
-    unit_rows(given)
     whole([given], [2.0])
     assert np.array_equal(given, before)
 

@@ -13,15 +13,16 @@ import pytest
 
 from hnmine import pipeline
 from hnmine.config.load import load
+from hnmine.config.mining import SearchConfig
 from hnmine.config.root import Config
-from hnmine.corpus.beir import read_beir
-from hnmine.embedding.ensemble import encode
 from hnmine.errors import DataError, ModelError
-from hnmine.mining.mine import dense
-from hnmine.models.cross_encoder import Reranker
-from hnmine.runs.folder import open_run
+from hnmine.mining.mine import Judged, dense_first_stage
+from hnmine.models.cross_encoder import CrossEncoder
+from hnmine.types import Pairs, Texts
+from tests.builders.devices import CPU
 from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
 from tests.builders.texts import random_text_pairs
+from tests.builders.vectors import awkward_space
 
 # three directions of meaning: the product, the place, the deed
 DOCUMENTS = {
@@ -42,7 +43,7 @@ QUERIES = {
     "cloud": ("MySQL in the cloud", [1.0, 1.03, 0.2]),
 }
 TRAIN = {"where": ["mysql-cloud"], "lunch-when": ["lunch"], "cloud": ["mysql-cloud"]}
-SETTINGS = ["reduce.variance=null", "embed.ray=false", "embed.device=cpu", "reduce.device=cpu", "search.device=cpu"]
+SETTINGS = ["reduce.variance=null", "ray=false", "device=cpu"]
 
 
 def write_collection(folder: Path, documents: dict, queries: dict, train: dict) -> Path:
@@ -136,39 +137,24 @@ def test_files_and_manifest_agree_with_the_rule_and_with_each_other(wanted, fold
     assert {"negatives.parquet", "triplets.parquet", "quarantine.jsonl"} <= set(manifest["files"])
 
 
-COLUMNS = {
-    "negatives": {
-        "query_id": pa.string(),
-        "positive_id": pa.string(),
-        "negative_id": pa.string(),
-        "rank": pa.int32(),
-        "d_query_positive": pa.float64(),
-        "d_query_negative": pa.float64(),
-        "d_positive_negative": pa.float64(),
-        "certificate": pa.string(),
-    },
-    "triplets": {
-        "query": pa.large_string(),
-        "positive": pa.large_string(),
-        "negative": pa.large_string(),
-        "query_id": pa.string(),
-        "positive_id": pa.string(),
-        "negative_id": pa.string(),
-    },
-}
-
-
-@pytest.mark.parametrize("train", [TRAIN, {"lunch-when": ["lunch"]}], ids=["some", "none"])
-@pytest.mark.parametrize("name", ["negatives", "triplets"])
-def test_columns_and_types_are_the_same_whether_or_not_anything_is_found(name, train, tmp_path):
-    folder = write_collection(tmp_path / "data", DOCUMENTS, QUERIES, train)
+def test_pairs_without_negatives_are_counted_by_reason(tmp_path):
+    folder = write_collection(tmp_path / "data", DOCUMENTS, QUERIES, {"lunch-when": ["lunch"]})
     manifest = pipeline.mine(folder, tmp_path / "out", precomputed(folder))
-    table = pq.read_table(tmp_path / "out" / f"{name}.parquet")
-    assert {field.name: field.type for field in table.schema} == COLUMNS[name]
-    assert table.column_names == list(COLUMNS[name])
-    assert bool(len(table)) == (train is TRAIN)
-    if train is not TRAIN:
-        assert manifest["mining"]["counts"]["dropped"] == {"positive_is_nearest": 1, "nearer_ones_resemble_positive": 0}
+    assert manifest["mining"]["counts"]["dropped"] == {"positive_is_nearest": 1, "nearer_ones_resemble_positive": 0}
+    assert not len(pq.read_table(tmp_path / "out" / "negatives.parquet"))
+
+
+def test_judged_pairs_stand_on_the_queries_that_they_have_and_know_the_positives_of_all_splits() -> None:
+    documents = Texts(ids=("a", "b", "c", "d"), texts=("one", "two", "one", "three"))
+    queries = Texts(ids=("p", "q", "r"), texts=("first", "second", "third"))
+    pairs = Pairs(query_rows_P=np.array([2, 0, 2]), doc_rows_P=np.array([1, 3, 0]))
+    judged = Judged.of(pairs, queries, documents, {0: {3}, 1: {2}, 2: {0, 1, 3}})
+    assert judged.queries.ids == ("p", "r")
+    assert judged.pairs.query_rows_P.tolist() == [1, 0, 1]
+    assert judged.pairs.doc_rows_P.tolist() == [1, 3, 0]
+    assert judged.positives == [{0, 1, 3}, {3}, {0, 1, 3}]
+    assert [judged.groups_N[0] == group for group in judged.groups_N] == [True, False, True, False]
+    assert judged.groups_N[1] != judged.groups_N[3]
 
 
 def test_the_same_text_under_another_id_is_never_a_negative(tmp_path):
@@ -239,18 +225,23 @@ def mined_by(folder: Path, out: Path, *overrides: str) -> tuple[list[tuple[str, 
 
 @pytest.mark.parametrize("wanted", [1, 3])
 def test_denoising_leaves_what_the_cross_encoder_finds_less_relevant(
-    wanted: int, noisy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    wanted: int,
+    noisy: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("hnmine.runs.device.cpu_multiplies_bfloat16", lambda: False)
     model = tiny_cross_encoder(tmp_path / "cross-encoder")
-    denoise = [f"guards.denoise.model={model}", "guards.denoise.dtype=float32", "guards.denoise.margin=0.02"]
-    found, counts = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}", "search.candidates=2")
+    denoise = [f"guards.denoise.model={model}", "guards.denoise.margin=0.02"]
+    found, counts = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}")
     every, _ = mined_by(noisy, tmp_path / "every", "select.negatives=40")
     texts = {
         row["_id"]: row["text"]
         for name in ("corpus", "queries")
         for row in map(json.loads, (noisy / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
     }
-    reranker = Reranker(model, max_tokens=256, device="cpu", dtype="float32")
+    reranker = CrossEncoder(model, max_tokens=256, device="cpu", dtype="float32")
 
     def p(query: str, document: str) -> float:
         return float(1 / (1 + np.exp(-reranker.scores([texts[query]], [texts[document]])[0])))
@@ -266,7 +257,7 @@ def test_denoising_leaves_what_the_cross_encoder_finds_less_relevant(
     assert f"denoising by {model} on cpu (" in said
     assert " scored)" in said
     assert f"denoise {counts['guarded']['denoise']}" in said
-    again = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}", "search.candidates=2")
+    again = mined_by(noisy, tmp_path / "out", *denoise, f"select.negatives={wanted}")
     assert again == (found, counts)
     assert "denoising by" not in capsys.readouterr().err, "every score is known, so the model is not loaded"
 
@@ -352,14 +343,14 @@ def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(
     folder = write_collection(tmp_path / "data", documents, queries, {f"q{i}": [f"d{i}"] for i in range(30)})
     exact = pipeline.mine(folder, tmp_path / "exact", precomputed(folder))
     assert exact["mining"]["search"] == {"index": "flat", "device": "cpu", "shards": 1}
-    sets = ["search.index=ivf", f"search.shards={shards}", "search.candidates=20"]
+    sets = ["search.index=ivf", f"search.shards={shards}"]
     few = pipeline.mine(folder, tmp_path / "few", precomputed(folder, *sets, "search.ivf_probes=1"))
     share = few["mining"]["search"].pop("recall")
     assert 0 < share < 1
     made = {"index": "ivf", "device": "cpu", "shards": shards}
     assert few["mining"]["search"] == made | {"lists": 10 // shards, "probes": 1, "recall_queries": 30}
     assert set(few["mining"]["counts"]["certificates"]) == {"approximate"}
-    said = f"recall of the approximate lists, 20 long, on 30 queries: {share:.1%}"
+    said = f"recall of the approximate lists, 64 long, on 30 queries: {share:.1%}"
     assert said in capsys.readouterr().err
     every = pipeline.mine(folder, tmp_path / "every", precomputed(folder, *sets))
     assert every["mining"]["search"]["recall"] == 1
@@ -368,14 +359,11 @@ def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(
     assert ours == theirs != fewer
 
 
-def test_the_ensembles_space_is_a_first_stage(tmp_path: Path) -> None:
-    data = write_collection(tmp_path / "data", DOCUMENTS, QUERIES, TRAIN)
-    config = load(overrides=[*SETTINGS, "encoders=[{name: lexical, lexical: {width: 16}}]"])
-    with open_run(tmp_path / "out", config) as run:
-        collection = read_beir(data, config.sources)
-        space = encode({"document": collection.documents, "query": collection.judged}, config, run).space
-        found, scores = dense(collection, config, run)(np.arange(len(QUERIES)), len(DOCUMENTS))
-    for query, rows in enumerate(found):
+def test_the_space_is_a_first_stage() -> None:
+    space, _, _ = awkward_space(3, docs=70, queries=9, pairs=5, width=4)
+    asked = np.array([4, 0, 8])
+    found, scores = dense_first_stage(space, SearchConfig(), CPU, seed=0)(asked, 70)
+    for query, rows, given in zip(asked, found, scores, strict=True):
         similarity = space.docs_NR @ space.queries_QR[query]
         assert similarity[rows] == pytest.approx(np.sort(similarity)[::-1], abs=1e-5)
-        assert scores[query] == pytest.approx(similarity[rows], abs=1e-5)
+        assert given == pytest.approx(similarity[rows], abs=1e-5)
