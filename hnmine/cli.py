@@ -1,4 +1,7 @@
-"""The command line: the pipeline's steps, and two helpers. Errors a user can mend are one message and exit code 2."""
+"""The command line: one function a command does the work and returns what a person wants to see at the end.
+
+An error that a user can mend is one message on standard error, and exit code 2.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -17,26 +20,33 @@ from typing import Any
 from hnmine.config.base import slug
 from hnmine.config.describe import describe
 from hnmine.config.load import load
+from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError
 from hnmine.runs.progress import Level, emit, json_lines
+from hnmine.runs.tables import text_table
 
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
 
+  hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute, before all else)
   hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate
+  hnmine compare  --data DIR --out DIR     every way to choose negatives, side by side (hours; --quick: 40 minutes)
+
+the steps of run, one by one; what is already done is reused:
   hnmine embed    --data DIR --out DIR     only fill OUT/store with the vectors that it lacks
   hnmine mine     --data DIR --out DIR     hard negatives only: OUT/negatives.parquet, OUT/triplets.parquet
   hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
   hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
   hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
-  hnmine compare  --data DIR --out DIR     every way to choose negatives, side by side (hours; --quick: 40 minutes)
-  hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute, before all else)
+
+every night:
   hnmine nightly  --data DIR --home DIR    mine what changed since last night; deploy a re-ranker that is not worse
   hnmine history  --home DIR               the nights: what changed, and what was decided
   hnmine rollback --home DIR               deploy the re-ranker before the current one again
 
 DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
+`hnmine config` lists every setting with its default; a file (--config) or an option (--set step.key=value) changes it.
 
 Exit codes: 0 done; 1 an error of hnmine itself, or of the machine; 2 a mistake that the message tells how to mend;
 3 another job works on this HOME; 130 interrupted, 143 terminated: the same command goes on from there.
@@ -50,31 +60,8 @@ _STEPS = {
     "compare": "train a re-ranker with every way to choose negatives, and compare them; goes on where it was stopped",
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
-_QUICK_ARMS = (
-    "random-of-bm25-s-first-50",
-    "the-paper",
-    "two-conditions-then-bm25",
-    "mistakes-of-the-start",
-    "adore-star",
-    "distillation-mistakes-of-the-start",
-)
-"""Those of them that the settings allow."""
-_QUICK = (
-    f"compare.arms=[{', '.join(_QUICK_ARMS)}]",
-    "compare.seeds=1",
-    "compare.learning_rates=[5e-5, 2e-4]",
-    "train.max_pairs=200",
-    "train.distill.lessons=400",
-    "train.max_tokens=96",
-    "train.dev_queries=100",
-    "train.evaluations_per_epoch=1",
-    "evaluate.queries=200",
-)
-_SPINS = "10000"
-"""Turns that a thread of OpenMP waits for others before it sleeps. 30 times fewer than its own default cost nothing
-where cores are free, and where another training wants them both do 1.7 times the work."""
 _EXAMPLES = {
-    "run": ["--preset auto", "--preset distilled --preset anchored --preset paper"],
+    "run": ["--preset paper", "--preset distilled --preset anchored --preset mistakes-of-the-start"],
     "embed": ["--set embed.store=s3://bucket/vectors"],
     "mine": ["--set select.negatives=4", "--set 'encoders=[{name: bge, model: BAAI/bge-base-en-v1.5}]'"],
     "train": [
@@ -89,13 +76,29 @@ _EXAMPLES = {
     ],
     "audit": ["--set guards.margin=0.02 --set guards.first_rank=5"],
 }
-
-
-def _epilog(step: str) -> str:
-    """Return examples of a step."""
-    lines = [f"  hnmine {step} --data my-search/ --out out/ {more}".rstrip() for more in ("", *_EXAMPLES[step])]
-    last = f"  hnmine {step} --data my-search/ --out out/ --config settings.yaml"
-    return "\n".join(["examples:", *lines, last, "`hnmine config` lists every setting with its default."])
+QUICK_ARMS = (
+    "random-of-bm25-s-first-50",
+    "the-paper",
+    "two-conditions-then-bm25",
+    "mistakes-of-the-start",
+    "adore-star",
+    "distillation-mistakes-of-the-start",
+)
+"""Arms of `compare --quick`, as far as the settings allow them."""
+_QUICK = (
+    f"compare.arms=[{', '.join(QUICK_ARMS)}]",
+    "compare.seeds=1",
+    "compare.learning_rates=[5e-5, 2e-4]",
+    "train.max_pairs=200",
+    "train.lessons=400",
+    "train.max_tokens=96",
+    "train.dev_queries=100",
+    "train.evaluations_per_epoch=1",
+    "evaluate.queries=200",
+)
+_SPINS = "10000"
+"""Turns that a thread of OpenMP waits for others before it sleeps. 30 times fewer than its own default cost nothing
+where cores are free, and where another training wants them both do 1.7 times the work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,38 +108,179 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     options = command_parser().parse_args(arguments)
-    terminated = threading.Event()
-
-    def terminate(_signal: int, _frame: object) -> None:
-        """End as Ctrl-C does, which all libraries pass on, and close what is open on the way out, undisturbed."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        terminated.set()
-        raise KeyboardInterrupt
-
-    def ended(code: int, message: str, level: Level, line: str) -> int:
-        emit(line, options.command, message, level=level, exit_code=code)
-        return code
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
+    terminated = _end_on_sigterm()
     with json_lines() if options.log == "json" else nullcontext():
         try:
-            text = _run(options)
-            emit(text, options.command, text, stream=sys.stdout)
+            _show(options, _COMMANDS[options.command](options))
         except HnmineError as error:
-            return ended(3 if isinstance(error, InUseError) else 2, str(error), "error", f"error: {error}")
+            code = 3 if isinstance(error, InUseError) else 2
+            return _ended(options, code, str(error), "error", f"error: {error}")
         except KeyboardInterrupt:
             code, word = (143, "terminated") if terminated.is_set() else (130, "interrupted")
             message = f"{word}; the same command goes on from what is kept"
-            return ended(code, message, "warning", message)
+            return _ended(options, code, message, "warning", message)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
     return 0
 
 
+def _end_on_sigterm() -> threading.Event:
+    """Let SIGTERM end the program as Ctrl-C does, which all libraries pass on; return what is set when it came."""
+    terminated = threading.Event()
+
+    def terminate(_signal: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is open is closed undisturbed
+        terminated.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+    return terminated
+
+
+def _show(options: argparse.Namespace, text: str) -> None:
+    """Print what a person asked for, on standard output."""
+    emit(text, options.command, text, stream=sys.stdout)
+
+
+def _ended(options: argparse.Namespace, code: int, message: str, level: Level, line: str) -> int:
+    """Say why the command ends early; return its exit code."""
+    emit(line, options.command, message, level=level, exit_code=code)
+    return code
+
+
+def _embed(options: argparse.Namespace) -> str:
+    from hnmine import pipeline
+
+    found = pipeline.embed(options.data, options.out, _settings(options))
+    return f"{found['encoded']:,} texts encoded, {found['reused']:,} were in the store"
+
+
+def _mine(options: argparse.Namespace) -> str:
+    from hnmine import pipeline
+    from hnmine.report.examples import examples
+
+    pipeline.mine(options.data, options.out, _settings(options))
+    return examples(options.out / "triplets.parquet", options.out / "negatives.parquet", count=5)
+
+
+def _train(options: argparse.Namespace) -> str:
+    from hnmine import pipeline
+
+    return _best(options.out, pipeline.train(options.data, options.out, _settings(options)))
+
+
+def _evaluate(options: argparse.Namespace) -> str:
+    from hnmine import pipeline
+
+    manifest = pipeline.evaluate(options.data, options.out, _settings(options))
+    return str(manifest["evaluation"]["table"])
+
+
+def _run(options: argparse.Namespace) -> str:
+    from hnmine import pipeline
+
+    def show(text: str) -> None:
+        _show(options, f"{text}\n")
+
+    manifest = pipeline.run(options.data, options.out, _settings(options), show)
+    return f"{manifest['evaluation']['table']}\n\n{_best(options.out, manifest)}"
+
+
+def _best(out: Path, manifest: dict[str, Any]) -> str:
+    training = manifest["training"]
+    return f"Best on dev: {training['best']}. It is {out / 'reranker'}; {LOADED_BY[training['kind']]} loads it."
+
+
+def _compare(options: argparse.Namespace) -> str:
+    from hnmine import pipeline
+
+    return str(pipeline.compare(options.data, options.out, _settings(options))["table"])
+
+
+def _audit(options: argparse.Namespace) -> str:
+    from hnmine import pipeline
+
+    found = pipeline.audit(options.data, options.out, _settings(options))
+    return f"{found['table']}\n\n{found['verdict']}"
+
+
+def _paired(options: argparse.Namespace) -> str:
+    from hnmine.report.rankings import paired_table
+
+    return paired_table(options.after, options.before)
+
+
+def _nightly(options: argparse.Namespace) -> str:
+    from hnmine.nights.home import history_table
+    from hnmine.nights.night import nightly
+
+    return history_table([nightly(options.data, options.home, _settings(options))])
+
+
+def _history(options: argparse.Namespace) -> str:
+    from hnmine.nights.home import Home, history_table
+
+    home = Home.at(options.home)
+    nights = home.history()
+    return history_table(nights) if nights else f"home {home.directory} has no version yet"
+
+
+def _rollback(options: argparse.Namespace) -> str:
+    from hnmine.nights.home import history_table
+    from hnmine.nights.night import rollback
+
+    return history_table([rollback(options.home, options.to)])
+
+
+def _apidocs(options: argparse.Namespace) -> str:
+    from hnmine.corpus import apidocs
+
+    return apidocs.describe(apidocs.write_collection(options.out, documents=options.documents))
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "run": _run,
+    "embed": _embed,
+    "mine": _mine,
+    "train": _train,
+    "evaluate": _evaluate,
+    "paired": _paired,
+    "compare": _compare,
+    "audit": _audit,
+    "nightly": _nightly,
+    "history": _history,
+    "rollback": _rollback,
+    "config": lambda _options: describe(),
+    "apidocs": _apidocs,
+}
+
+
+def _settings(options: argparse.Namespace) -> Config:
+    """Read --config and --set, and the options that are short for a setting."""
+    overrides = [*options.set]
+    if getattr(options, "quick", False):
+        overrides = [*quick_overrides(options.config, options.set), *options.set]
+    if getattr(options, "preset", None):
+        overrides.append(f"train.presets=[{', '.join(options.preset)}]")
+    if getattr(options, "arms", None):
+        overrides.append(f"compare.arms={json.dumps([name.strip() for name in options.arms.split(',')])}")
+    if getattr(options, "seeds", None) is not None:
+        overrides.append(f"compare.seeds={options.seeds}")
+    return load(options.config, overrides)
+
+
+def quick_overrides(config: Path | None, overrides: Sequence[str]) -> list[str]:
+    """Return what `compare --quick` sets, with those of its arms that these settings have."""
+    from hnmine.arms.arm import known_arms  # imports torch
+
+    known = set(map(slug, known_arms(load(config, overrides))))
+    return [*_QUICK, f"compare.arms=[{', '.join(name for name in QUICK_ARMS if name in known)}]"]
+
+
 class _Version(argparse.Action):
-    """Print the version and end; a job's uploaded copy need not be installed, so nobody else asks for it."""
+    """Print the version and end; the version is looked up only here, as a job's uploaded copy is not installed."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         print(f"hnmine {version('hnmine')}")  # noqa: T201
@@ -153,165 +297,102 @@ class _ListArms(argparse.Action):
             arms = known_arms(load(namespace.config, namespace.set or []))
         except HnmineError as error:
             parser.error(str(error))
-        width = max(map(len, map(slug, arms)))
-        for name, arm in arms.items():
-            print(f"{slug(name):<{width}}  {arm.about}{' Only if named.' if arm.asked else ''}")  # noqa: T201
+        rows = [(slug(name), f"{arm.about}{' Only if named.' if arm.asked else ''}") for name, arm in arms.items()]
+        print(text_table(rows, ("arm", "what it does"), left=(0, 1)))  # noqa: T201
         parser.exit()
 
 
-def command_parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("hnmine", description=_DESCRIPTION, formatter_class=raw)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version that is installed and end")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    log = argparse.ArgumentParser(add_help=False)
-    log.add_argument("--log", choices=["text", "json"], default="text", help="json: one object a line (default text)")
-    for step, help_text in _STEPS.items():
-        command = commands.add_parser(
-            step,
-            help=help_text,
-            description=help_text,
-            epilog=_epilog(step),
-            formatter_class=raw,
-            parents=[log],
+class _Commands:
+    """Adds commands to a parser, each with what all have."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        self._log = argparse.ArgumentParser(add_help=False)
+        more = "json: one object a line (default text)"
+        self._log.add_argument("--log", choices=["text", "json"], default="text", help=more)
+
+    def add(self, name: str, about: str, *, more: str = "", epilog: str = "") -> argparse.ArgumentParser:
+        """Return the parser of a new command; `more` follows `about` in its own help."""
+        return self._commands.add_parser(
+            name,
+            help=about,
+            description=f"{about}{more}",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[self._log],
         )
-        command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
-        command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
-        _add_settings(command)
-        if step in ("run", "train"):
-            command.add_argument(
-                "--preset",
-                action="append",
-                default=[],
-                metavar="NAME",
-                help="what to train: distilled (default), lists with easier negatives and lessons from the encoders; "
-                "anchored, the same without lessons; paper, the pure triplet margin; positives, no negatives; auto, "
-                "the best on dev of a few ways to choose negatives; or a way of `hnmine compare --list`; may be "
-                "repeated",
-            )
-        if step == "compare":
-            command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")
-            says = "list the arms that the settings before it leave, and end"
-            command.add_argument("--list", action=_ListArms, nargs=0, help=says)
-            command.add_argument("--seeds", type=int, metavar="N", help="trainings an arm (default 3)")
-            command.add_argument("--quick", action="store_true", help=f"minutes, not hours: {', '.join(_QUICK)}")
-    paired = commands.add_parser(
-        "paired",
-        help="test two rankings of the same queries against each other",
-        description="Paired randomisation test and 95 % interval of every metric, over the queries both files have.",
-        epilog="example:\n  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet",
-        formatter_class=raw,
-        parents=[log],
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        "hnmine", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("after", "before"):
-        paired.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
-    _add_nights(commands, log)
-    commands.add_parser("config", help="list every setting with its default and meaning", parents=[log])
-    about = "make a collection of the installed packages' API documentation"
-    apidocs = commands.add_parser("apidocs", help=about, parents=[log])
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version that is installed and end")
+    commands = _Commands(parser)
+    for step in _STEPS:
+        _add_step(commands, step)
+    _add_paired(commands)
+    _add_nights(commands)
+    commands.add("config", "list every setting with its default and meaning")
+    apidocs = commands.add("apidocs", "make a collection of the installed packages' API documentation")
     apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")
     apidocs.add_argument("--documents", type=int, default=3000, metavar="N", help="documents to keep (default 3000)")
     return parser
 
 
+def _add_step(commands: _Commands, step: str) -> None:
+    """Add a command that works on --data and in --out."""
+    start = f"  hnmine {step} --data my-search/ --out out/"
+    examples = [start, *(f"{start} {more}" for more in _EXAMPLES[step]), f"{start} --config settings.yaml"]
+    epilog = "\n".join(["examples:", *examples, "`hnmine config` lists every setting with its default."])
+    command = commands.add(step, _STEPS[step], epilog=epilog)
+    command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
+    _add_settings(command)
+    if step in ("run", "train"):
+        about = (
+            "what to train: distilled (default), lists with easier negatives and lessons from the encoders; anchored, "
+            "the same without lessons; paper, the pure triplet margin; positives, no negatives; or a way of "
+            "`hnmine compare --list`; may be repeated, the best on dev is kept"
+        )
+        command.add_argument("--preset", action="append", default=[], metavar="NAME", help=about)
+    if step == "compare":
+        command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")
+        about = "list the arms that the settings before it leave, and end"
+        command.add_argument("--list", action=_ListArms, nargs=0, help=about)
+        command.add_argument("--seeds", type=int, metavar="N", help="trainings an arm (default 3)")
+        command.add_argument("--quick", action="store_true", help=f"minutes, not hours: {', '.join(_QUICK)}")
+
+
 def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="step.key=value",
-        help="override a setting; may be repeated",
+    about = "override a setting; may be repeated"
+    command.add_argument("--set", action="append", default=[], metavar="step.key=value", help=about)
+
+
+def _add_paired(commands: _Commands) -> None:
+    """Add the command that tests two rankings."""
+    command = commands.add(
+        "paired",
+        "test two rankings of the same queries against each other",
+        more=":\na paired randomisation test and the 95 % interval of every metric, over the queries both files have",
+        epilog="example:\n  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet",
     )
+    for name in ("after", "before"):
+        command.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
 
 
-def _add_nights(commands: Any, log: argparse.ArgumentParser) -> None:
-    helps = {
-        "nightly": "mine what changed since last night, and deploy a re-ranker that is not worse",
-        "history": "list the nights: documents, negatives, MRR@10, decision",
-        "rollback": "deploy the re-ranker before the current one again",
-    }
-    for name, help_text in helps.items():
-        command = commands.add_parser(name, help=help_text, description=help_text, parents=[log])
+def _add_nights(commands: _Commands) -> None:
+    """Add the commands that work on --home."""
+    nightly = commands.add("nightly", "mine what changed since last night, and deploy a re-ranker that is not worse")
+    history = commands.add("history", "list the nights: documents, negatives, MRR@10, decision")
+    rollback = commands.add("rollback", "deploy the re-ranker before the current one again")
+    for command in (nightly, history, rollback):
         command.add_argument("--home", required=True, metavar="DIR", help="folder or s3://bucket/prefix of all nights")
-        if name == "nightly":
-            command.add_argument(
-                "--data", required=True, type=Path, metavar="DIR", help="BEIR folder, as it is tonight"
-            )
-        if name == "rollback":
-            command.add_argument("--to", metavar="VERSION", help="this version (see history), whatever its re-ranker")
-        if name != "history":
-            _add_settings(command)
-
-
-def _run(options: argparse.Namespace) -> str:
-    """Do what is asked; return what a person wants to see at the end."""
-    if options.command == "config":
-        return describe()
-    if options.command == "apidocs":
-        from hnmine.corpus import apidocs
-
-        return apidocs.describe(apidocs.write_collection(options.out, documents=options.documents))
-    if options.command == "paired":
-        from hnmine.ranking.evaluate import between
-
-        return between(options.after, options.before)
-    if options.command == "history":
-        from hnmine.nights.home import Home, history_table
-
-        home = Home.at(options.home)
-        return history_table(home.history()) if home.history() else f"home {home.directory} has no version yet"
-    config = load(options.config, _overrides(options))
-    if options.command in ("nightly", "rollback"):
-        from hnmine.nights import night as nightly
-        from hnmine.nights.home import history_table
-
-        if options.command == "nightly":
-            return history_table([nightly.nightly(options.data, options.home, config)])
-        return history_table([nightly.rollback(options.home, options.to, config)])
-    from hnmine import pipeline
-
-    step = {name: getattr(pipeline, name) for name in _STEPS}[options.command]
-    return _report(options.command, options.out, step(options.data, options.out, config))
-
-
-def _overrides(options: argparse.Namespace) -> list[str]:
-    """Return what --set says, and the options that are short for a setting."""
-    overrides = [*(_quick(options) if getattr(options, "quick", False) else ()), *options.set]
-    if getattr(options, "preset", None):
-        overrides.append(f"train.presets=[{', '.join(options.preset)}]")
-    if getattr(options, "arms", None):
-        overrides.append(f"compare.arms={json.dumps([name.strip() for name in options.arms.split(',')])}")
-    if getattr(options, "seeds", None) is not None:
-        overrides.append(f"compare.seeds={options.seeds}")
-    return overrides
-
-
-def _quick(options: argparse.Namespace) -> list[str]:
-    from hnmine.arms.arm import known_arms  # imports torch
-
-    known = set(map(slug, known_arms(load(options.config, options.set))))
-    return [*_QUICK, f"compare.arms=[{', '.join(name for name in _QUICK_ARMS if name in known)}]"]
-
-
-def _report(command: str, out: Path, found: dict[str, Any]) -> str:
-    from hnmine.report.examples import examples
-
-    if command == "embed":
-        return f"{found['encoded']:,} texts encoded, {found['reused']:,} were in the store"
-    if command == "audit":
-        return f"{found['table']}\n\n{found['verdict']}"
-    if command == "compare":
-        return str(found["table"])
-    parts = []
-    if command in ("run", "mine"):
-        parts.append(examples(out / "triplets.parquet", out / "negatives.parquet", count=5))
-    if command in ("run", "evaluate"):
-        parts.append(found["evaluation"]["table"])
-    if command in ("run", "train"):
-        best, loaded = found["training"]["best"], LOADED_BY[found["training"]["kind"]]
-        parts.append(f"Best on dev: {best}. It is {out / 'reranker'}; {loaded} loads it.")
-    return "\n\n".join(parts)
+    nightly.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder, as it is tonight")
+    _add_settings(nightly)
+    rollback.add_argument("--to", metavar="VERSION", help="this version (see history), whatever its re-ranker")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hnmine.errors import DataError
 from hnmine.models.folder import folder_sha256
@@ -87,10 +87,12 @@ class Facts(BaseModel):
 
 
 class Version(BaseModel):
-    """The content of version.json."""
+    """What a night leaves; without the number, the content of version.json."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    number: str = Field("", exclude=True)
+    """Empty before the first night."""
     files: list[str]
     reranker: str
     """Name in HOME/rerankers."""
@@ -122,14 +124,14 @@ class Home:
         """
         return cls(Directory.at(address, "home", "--home"))
 
-    def current(self) -> tuple[str, Version] | None:
-        """Return the number of the version that holds, and the version; None before the first night.
+    def current(self) -> Version:
+        """Return the version that holds; before the first night, one without a number and without files.
 
         Raises:
             DataError: a file of the home is missing or damaged.
         """
         number = self._pointer().version
-        return (number, self._version(number)) if number else None
+        return self._version(number) if number else Version(files=[], reranker="", facts=Facts())
 
     def history(self) -> list[Row]:
         """Return all nights and rollbacks, oldest first."""
@@ -139,12 +141,12 @@ class Home:
         """Return the number of the next version."""
         return f"{1 + max((int(row.version) for row in self.history()), default=0):04d}"
 
-    def file(self, version: str, name: str, work: Path) -> Path:
-        """Return a file of a version; if the home is in an object store, a copy below `work`."""
-        directory = self._versions / version
-        if directory.local is not None:
-            return directory.local / name
-        return _download(directory, [name], work / "last" / version) / name
+    def file(self, version: Version, name: str, work: Path) -> Path | None:
+        """Return a file of a version, or None if it lacks it; copied below `work` if the home is in an object store."""
+        if name not in version.files:
+            return None
+        directory = self._versions / version.number
+        return (directory.local or _download(directory, [name], work / "last" / version.number)) / name
 
     def write(self, version: str, files: dict[str, Path], reranker: str, facts: Facts) -> None:
         """Write a version, which nobody sees before `point`; what a broken night left under its number is removed."""
@@ -174,10 +176,9 @@ class Home:
             DataError: there is no such version.
         """
         # Find out what is there.
-        current = self.current()
-        if current is None:
+        number, published = self.current().number, self._published()
+        if not number:
             raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
-        number, published = current[0], self._published()
         identities = {each: digest(self._files(self._version(each).reranker)) for each in {*published, number}}
         rejected = {*self._pointer().rejected, identities[number]}
 
@@ -244,7 +245,8 @@ class Home:
 
     def _version(self, number: str) -> Version:
         directory = self._versions / number
-        return _validated(Version, _read(directory, _VERSION), directory, _VERSION)
+        version = _validated(Version, _read(directory, _VERSION), directory, _VERSION)
+        return version.model_copy(update={"number": number})
 
     def _files(self, reranker: str) -> dict[str, str]:
         """Return the sha256 of a model's files, without the training's record that earlier releases put beside them."""

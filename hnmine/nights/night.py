@@ -1,59 +1,52 @@
-"""One night: what changed since the last one is mined, and a re-ranker that is not worse is deployed.
+"""One night: the collection is mined as it is tonight, and a re-ranker that is not worse is deployed.
 
-    lock → read → encode what is new → old basis or a new one → renew the negatives → train, if enough changed
-    → deployed against trained on held-out queries → publish, by one pointer
+    lock → read → embed what is new → old basis or a new one → project → select → write
+    → train, if enough changed → deploy, if not worse on held-out queries → publish, by one pointer
 
-A *version* is the whole of a night: negatives, basis, what the next night compares with, and the name of the deployed
-re-ranker. Nothing is seen of a night before its last write, so one that was broken off is simply done again, and finds
-vectors, checkpoints and scores of the first try in its run folder.
+A *version* is the whole of a night: negatives, basis, the texts that the next night compares with, and the name of the
+deployed re-ranker. Nobody sees a night before its last write. A night that was broken off is simply done again, and
+finds the vectors, checkpoints and scores of the first attempt in its run folder.
 
-Another basis, and other encoders or settings, begin a new *epoch*: all vectors differ, so every pair is searched in
-full. Lexical encoders are fitted on the corpus when an epoch begins, and keep that fit to its end. Guards and an
-approximate index are searched in full each night.
+An *epoch* is a series of nights with one basis and one fit of each lexical encoder. Within it a text keeps its vector,
+so the store encodes only new texts. The selection searches every pair every night. The negatives therefore equal
+those of a run from scratch with the same basis and fits.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import load_file, save_file
 
-from hnmine.config.root import Config, GuardsConfig
-from hnmine.corpus.text_keys import keys_of
-from hnmine.embedding.ensemble import Ensemble
+from hnmine.config.root import Config
+from hnmine.corpus.text_keys import KEY_BYTES, keys_of
 from hnmine.errors import ConfigError
-from hnmine.mining.conditions import Search
 from hnmine.mining.fuse import Fused
-from hnmine.mining.whole import Judged, from_scratch, searcher
+from hnmine.mining.mine import denoise_model
 from hnmine.mining.pca import HELD_OUT_ROWS, Basis, captured
-from hnmine.models.lexical import Fit, fitted
-from hnmine.nights.home import Home, Row
-from hnmine.nights.incremental import IDENTITY, Night, identities, renew
+from hnmine.models.lexical import Fit
+from hnmine.nights.home import Facts, Home, PinnedFit, Row, Version
 from hnmine.nights.lease import Lease, hold
-from hnmine.pipeline import mine_into, open_first_stage, read_collection, refuse_unknown_presets, train_into
-from hnmine.ranking.evaluate import TESTED, Scorer
+from hnmine.pipeline import refuse_unknown_presets, train_step
+from hnmine.project import Project, open_project
+from hnmine.ranking.measures import MAIN_METRIC, measure
+from hnmine.ranking.rescoring import KeptScores, Reading
 from hnmine.ranking.significance import Paired, paired
-from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import measure
-from hnmine.runs.folder import Run, open_run
-from hnmine.runs.progress import say, track
-from hnmine.types import Float32, Float64, Negatives, Space, Texts
+from hnmine.runs.progress import say
+from hnmine.types import Float64, Int64
 
-_Facts = dict[str, Any]
-_NIGHT = "night.safetensors"
-_DOCUMENTS = "documents.parquet"
 _BASIS = "basis.safetensors"
-_MINED = ("negatives.parquet", "triplets.parquet", "quarantine.jsonl", "manifest.json")
+_DOCUMENTS = "documents.parquet"
+_TRIPLETS = "triplets.parquet"
+_FILES = ("negatives.parquet", _TRIPLETS, "quarantine.jsonl", "manifest.json", _BASIS, _DOCUMENTS)
 
 
 def nightly(data: str | Path, home: str | Path, config: Config | None = None) -> Row:
-    """Do one night; return its line of the history.
+    """Do one night; return its row of the history.
 
     Raises:
         InUseError: another job works on this home.
@@ -61,286 +54,199 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
     """
     config = config or Config()
     refuse_unknown_presets(config)
-    its = Home.at(home)
-    work = config.nightly.work or (its.folder and its.folder / "work")
+    opened = Home.at(home)
+    directory = opened.directory
+    work = config.nightly.work or (directory.local and directory.local / "work")
     if work is None:
-        raise ConfigError(f"--home {its.place} is no folder: say where to work on this machine, nightly.work=DIR")
-    with hold(its.place, config.nightly.lease) as lease, open_run(work, config) as run:
-        return _Nightly(data, its, config, run, lease).night()
+        raise ConfigError(f"--home {directory} is no folder: say where to work on this machine, nightly.work=DIR")
+    with hold(directory) as lease:
+        last = opened.current().number
+        say("nightly", f"night {opened.next_number()} of {directory}" + (f", after {last}" if last else ""))
+        with open_project(data, work, config) as project:
+            return _night(project, opened, lease)
 
 
-def rollback(home: str | Path, to: str | None = None, config: Config | None = None) -> Row:
-    """Deploy an older version; return its line of the history. See `Home.rollback`."""
-    config = config or Config()
-    its = Home.at(home)
-    with hold(its.place, config.nightly.lease):
-        return its.rollback(to, _now())
+def rollback(home: str | Path, to: str | None = None) -> Row:
+    """Deploy an older version; return its row of the history. See `Home.rollback`."""
+    opened = Home.at(home)
+    with hold(opened.directory):
+        return opened.rollback(to, _now())
 
 
-class _EpochEndsError(Exception):
-    """Tonight needs another basis, and lexical encoders that are fitted on tonight's corpus."""
+def _night(project: Project, home: Home, lease: Lease) -> Row:
+    config, out, last = project.config, project.run.out, home.current()
+    facts, row = last.facts.model_copy(), Row(when=_now(), version=home.next_number(), decision="")
+
+    # Refuse at once what would stop the night after hours: a model that cannot be had, data that cannot be divided.
+    denoise_model(config.guards)
+    project.divide()
+
+    # Embed. Lexical encoders keep the fits of the epoch: fitted anew, they would give every text another vector.
+    new_rows = _compare_documents(project, home.file(last, _DOCUMENTS, out), row)
+    facts.came += len(new_rows)
+    project.fits = _usable_fits(project, facts)
+    judged = project.judge()
+    fused = project.fuse(judged.queries)
+
+    # Keep the basis, or begin an epoch with a new basis and new fits.
+    path = home.file(last, _BASIS, out)
+    basis = None if path is None else Basis.load(path)
+    reason = _end_of_epoch(project, last, facts, fused, basis, new_rows)
+    if reason:
+        say("nightly", f"epoch {facts.epoch + 1} begins: {reason}")
+        facts.epoch, facts.came = facts.epoch + 1, 0
+        if project.fits:
+            project.fits = {}
+            del project.ensemble  # it is planned again, with new fits
+            fused = project.fuse(judged.queries)
+        basis = project.choose_basis(fused)
+    facts.fused, facts.reduce, facts.fits = list(fused.identity), _reduce_settings(config), _fits(project)
+
+    # Project, select and write, as `hnmine mine` does.
+    space = project.project(fused, basis)
+    negatives, search_facts = project.select(judged, fused, space)
+    project.write_mined(judged, negatives, fused, space, search_facts)
+
+    # Train, deploy and publish.
+    row.pairs = row.searched = len(judged.pairs)
+    row.epoch, row.negatives_changed = facts.epoch, _count_changed_pairs(home.file(last, _TRIPLETS, out), out)
+    facts.pairs_changed += row.negatives_changed
+    message = f"{row.negatives_changed:,} of {row.pairs:,} pairs have other negatives than the night before"
+    say("nightly", message, pairs=row.pairs, negatives_changed=row.negatives_changed)
+    deployed = _promote(project, home, row, facts)
+    _publish(project, home, lease, row, facts, deployed)
+    return row
 
 
-class _Nightly:
-    """One night, and the night before."""
+def _compare_documents(project: Project, last: Path | None, row: Row) -> Int64:
+    """Count the documents that came, changed and went by id; return the rows with a text that no document had."""
+    documents = project.collection.documents
+    tonight = dict(zip(documents.ids, map(bytes, keys_of(documents.texts)), strict=True))
+    before: dict[str, bytes] = {}
+    if last is not None:
+        table = pq.read_table(last)
+        before = dict(zip(table["id"].to_pylist(), table["text_key"].to_pylist(), strict=True))
+    both = tonight.keys() & before.keys()
+    row.added, row.removed = len(tonight) - len(both), len(before) - len(both)
+    row.changed = sum(tonight[doc_id] != before[doc_id] for doc_id in both)
+    message = f"documents: {row.added:,} added, {row.changed:,} changed, {row.removed:,} removed"
+    say("nightly", message, added=row.added, changed=row.changed, removed=row.removed)
+    texts = set(before.values())
+    return np.array([number for number, key in enumerate(tonight.values()) if key not in texts], dtype=np.int64)
 
-    def __init__(self, data: str | Path, home: Home, config: Config, run: Run, lease: Lease) -> None:
-        self._data, self._home, self._config, self._run, self._lease = data, home, config, run, lease
-        self._number = home.next_number()
-        self._last, last = home.current() or ("", None)
-        self._last_files = last.files if last else []
-        self._deployed = last.reranker if last else ""
-        self._facts: _Facts = dict(last.facts) if last else {"epoch": 0, "pairs_changed": 0}
-        self._before = dict(self._facts)
-        self._night, self._searched, self._reason = Night.first(), 0, ""
-        self._fits: dict[str, Any] = {}  # of the epoch, in use tonight
 
-    def night(self) -> Row:
-        """Mine, perhaps train and deploy, and publish."""
-        say("nightly", f"night {self._number} of {self._home.place}" + (f", after {self._last}" if self._last else ""))
-        collection = read_collection(self._data, self._config, self._run)
-        searched_by, seed = self._config, self._config.sources.seed
-        splits = Splits(
-            collection,
-            self._config.sources,
-            self._config.evaluate,
-            seed,
-            lambda: open_first_stage(collection, searched_by, self._run),
-        )
-        self._keys = keys_of(collection.documents.texts)
-        added, changed, removed = self._compare(collection.documents)
-        guarded = self._config.guards != GuardsConfig() or self._config.search.index != "flat"
-        if guarded:
-            say("nightly", "guards or an approximate index: every pair is searched in full")
-        select = self._anew if guarded else self._renewed
-        try:
-            whole = self._pinned()
-            mined = mine_into(collection, self._data, whole, self._run, basis=self._basis, selection=select)
-        except _EpochEndsError:
-            self._fits, whole = {}, self._config
-            mined = mine_into(collection, self._data, self._config, self._run, basis=self._basis, selection=select)
-        if self._config.evaluate.first_stage == "dense":
-            searched_by = self._space_of_tonight(whole, reduced=mined.ensemble.basis is not None)
-        self._facts["fits"] = self._fits or self._own_fits(collection.documents)
-        pairs, others = len(mined.pairs), self._negatives_changed()
-        self._facts["pairs_changed"] += others
-        told = f"{others:,} of {pairs:,} pairs have other negatives than the night before"
-        say("nightly", told, pairs=pairs, negatives_changed=others)
-        decision, mrr, trained = self._promotion(splits, pairs, whole)
-        row = Row(
-            when=_now(),
-            version=self._number,
-            added=added,
-            changed=changed,
-            removed=removed,
-            pairs=pairs,
-            searched=self._searched,
-            negatives_changed=others,
-            epoch=self._facts["epoch"],
-            mrr=mrr,
-            mrr_trained=trained,
-            decision=decision,
-        )
-        say("nightly", decision, epoch=row.epoch, mrr_at_10=mrr, mrr_at_10_trained=trained)
-        self._publish(mined.ensemble.basis is not None, collection.documents, row)
-        return row
+def _usable_fits(project: Project, facts: Facts) -> dict[str, str]:
+    """Return the epoch's fits of lexical encoders that have the same settings tonight, by encoder."""
+    settings = _lexical_settings(project.config)
+    return {
+        name: pinned.fit
+        for name, pinned in facts.fits.items()
+        if name in settings and _same(pinned.settings, settings[name]) and Fit(project.store, pinned.fit).read()
+    }
 
-    def _space_of_tonight(self, whole: Config, *, reduced: bool) -> Config:
-        """Return the configuration by which the texts stand in the space that was mined in."""
-        basis = str(self._run.out / _BASIS) if reduced else None
-        return whole.model_copy(update={"reduce": whole.reduce.model_copy(update={"basis": basis})})
 
-    def _compare(self, documents: Texts) -> tuple[int, int, int]:
-        """Return how many documents came, have another text, and went, by id; keep which texts are new."""
-        tonight = dict(zip(documents.ids, map(bytes, self._keys), strict=True))
-        last: dict[str, bytes] = {}
-        if self._last:
-            known = pq.read_table(self._file(_DOCUMENTS))
-            last = dict(zip(known["id"].to_pylist(), known["text_key"].to_pylist(), strict=True))
-        texts = set(last.values())
-        self._new = np.array([row for row, key in enumerate(tonight.values()) if key not in texts], dtype=np.int64)
-        both = tonight.keys() & last.keys()
-        changed = sum(tonight[name] != last[name] for name in both)
-        added, removed = len(tonight) - len(both), len(last) - len(both)
-        told = f"documents: {added:,} added, {changed:,} changed, {removed:,} removed"
-        say("nightly", told, added=added, changed=changed, removed=removed)
-        return added, changed, removed
+def _fits(project: Project) -> dict[str, PinnedFit]:
+    settings = _lexical_settings(project.config)
+    return {name: PinnedFit(fit=fit, settings=settings[name]) for name, fit in project.ensemble.fits.items()}
 
-    def _pinned(self) -> Config:
-        """Return the configuration with the lexical encoders as they were fitted when the epoch began.
 
-        Fitted on tonight's corpus, they would give every text another vector.
-        """
-        fits: dict[str, Any] = self._facts.get("fits", {})
-        encoders = list(self._config.encoders)
-        for at, encoder in enumerate(encoders):
-            its, lexical = fits.get(encoder.name, {}), encoder.lexical
-            if lexical is None or its.get("settings") != lexical.model_dump():
-                continue
-            if Fit(self._store, its["fit"]).read() is not None:
-                self._fits[encoder.name] = its
-                pinned = lexical.model_copy(update={"fit": its["fit"]})
-                encoders[at] = encoder.model_copy(update={"lexical": pinned})
-        return self._config.model_copy(update={"encoders": tuple(encoders)})
+def _lexical_settings(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the settings that decide a lexical encoder's fit, by encoder."""
+    lexical = {encoder.name: encoder.lexical for encoder in config.encoders if encoder.lexical is not None}
+    return {name: settings.model_dump(mode="json") | {"seed": config.seed} for name, settings in lexical.items()}
 
-    def _own_fits(self, documents: Texts) -> dict[str, Any]:
-        """Return the fits that the epoch has begun with."""
-        return {
-            encoder.name: {
-                "fit": fitted(encoder.lexical, documents, self._store)[1].name,
-                "settings": encoder.lexical.model_dump(),
-            }
-            for encoder in self._config.encoders
-            if encoder.lexical is not None
-        }
 
-    @property
-    def _store(self) -> str | Path:
-        return self._config.embed.store or self._run.out / "store"
+def _reduce_settings(config: Config) -> dict[str, Any]:
+    return config.reduce.model_dump(mode="json") | {"seed": config.seed}
 
-    def _basis(self, fused: Fused) -> Basis | None:
-        """Return the basis of the last night, or None where a new epoch begins, or where none is used.
 
-        Raises:
-            _EpochEndsError: a new epoch begins, and the lexical encoders are those of the old one.
-        """
-        before = self._before
-        made = {"fused": list(fused.identity), "reduce": self._config.reduce.model_dump(mode="json")}
-        came = before.get("came", 0) + len(self._new)
-        self._facts = before | made | {"came": came}
-        basis = Basis.load(self._file(_BASIS)) if _BASIS in self._last_files else None
-        reason = "the first night" if not self._last else self._outdated(before, made, basis, fused, came)
-        if reason is None:
-            return basis
-        if not self._reason:
-            say("nightly", f"epoch {before['epoch'] + 1} begins: {reason}")
-        self._reason = reason
-        if self._fits:
-            raise _EpochEndsError
-        self._facts |= {"epoch": before["epoch"] + 1, "came": 0}
+def _same(recorded: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether settings are as recorded; earlier releases recorded more of them."""
+    return {name: recorded.get(name) for name in settings} == settings
+
+
+def _end_of_epoch(
+    project: Project, last: Version, facts: Facts, fused: Fused, basis: Basis | None, new_rows: Int64
+) -> str | None:
+    """Return why basis and lexical fits of the last night do not serve tonight; None if they do."""
+    config, documents = project.config, len(project.collection.documents)
+
+    # Other vectors, another way to reduce them, or another corpus.
+    if not last.number:
+        return "the first night"
+    if facts.fused != list(fused.identity):
+        return "other encoders"
+    if not _same(facts.reduce, _reduce_settings(config)):
+        return "other settings of reduce"
+    if (basis or facts.fits) and facts.came > config.nightly.refit_share * documents:
+        return f"{facts.came:,} documents came since the basis was fitted, of {documents:,}"
+
+    # A basis that misses much of the new documents. Precomputed vectors may all be new: nothing tells what made them.
+    precomputed = any(encoder.precomputed for encoder in config.encoders)
+    rows = np.arange(documents) if precomputed else new_rows
+    if basis is None or not len(rows):
         return None
+    sample = np.sort(np.random.default_rng(0).permutation(rows)[:HELD_OUT_ROWS])
+    kept = captured(basis, fused.take("document", sample))
+    kind = "" if precomputed else "new "
+    say("nightly", f"the last basis captures {kept:.1%} of the variance of {len(rows):,} {kind}documents")
+    limit = config.nightly.refit_variance
+    return f"less than {limit:.1%}" if kept < limit else None
 
-    def _outdated(self, before: _Facts, made: _Facts, basis: Basis | None, fused: Fused, came: int) -> str | None:
-        """Return why the space of the last night does not serve any more, if so."""
-        if before["fused"] != made["fused"]:
-            return "other encoders"
-        if before["reduce"] != made["reduce"]:
-            return "other settings of reduce"
-        fitted = basis is not None or bool(before["fits"])
-        if fitted and came > self._config.nightly.refit_share * len(self._keys):
-            return f"{came:,} documents came since the basis was fitted, of {len(self._keys):,}"
-        given = any(encoder.precomputed for encoder in self._config.encoders)
-        rows = np.arange(len(self._keys)) if given else self._new  # nobody says what made vectors that are given
-        if basis is None or not len(rows):
+
+def _count_changed_pairs(last: Path | None, out: Path) -> int:
+    """Count the pairs with other negatives (as texts) than the night before; pairs that came or went count too."""
+    before, after = {} if last is None else _negatives_by_pair(last), _negatives_by_pair(out / _TRIPLETS)
+    return sum(after.get(pair) != before.get(pair) for pair in after.keys() | before.keys())
+
+
+def _negatives_by_pair(path: Path) -> dict[tuple[str, str], list[str]]:
+    """Return the texts of the negatives of every (query, positive), in the order of their ranks."""
+    columns = pq.read_table(path, columns=["query", "positive", "negative"]).to_pydict()
+    negatives: dict[tuple[str, str], list[str]] = {}
+    for query, positive, negative in zip(columns["query"], columns["positive"], columns["negative"], strict=True):
+        negatives.setdefault((query, positive), []).append(negative)
+    return negatives
+
+
+def _promote(project: Project, home: Home, row: Row, facts: Facts) -> Path | None:
+    """Train if enough pairs changed; fill in figures and decision of the night's row, and renew the facts.
+
+    Returns:
+        The folder of the re-ranker that is to be deployed; None if the last one stays.
+    """
+    config, run, last, before = project.config, project.run, home.current(), None
+
+    # Measure the deployed re-ranker, and leave it at that if too little has changed.
+    settings = config.train.model_dump(mode="json") | {"seed": config.seed}
+    if last.reranker:
+        folder = home.reranker(last.reranker, run.out)
+        before = _reciprocal_ranks(project, "deployed", folder, facts.reads)
+        row.mrr, share = float(before.mean()), facts.pairs_changed / row.pairs
+        if facts.train == settings and (share < config.nightly.train_share or not facts.pairs_changed):
+            row.decision = f"not trained: {share:.1%} of pairs changed since the last training"
             return None
-        sample = np.sort(np.random.default_rng(0).permutation(rows)[:HELD_OUT_ROWS])
-        kept = captured(basis, fused.take("document", sample))
-        which = "" if given else "new "
-        say("nightly", f"the last basis captures {kept:.1%} of the variance of {len(rows):,} {which}documents")
-        return (
-            f"less than {self._config.nightly.refit_variance:.1%}"
-            if kept < self._config.nightly.refit_variance
-            else None
-        )
 
-    def _anew(self, ensemble: Ensemble, judged: Judged) -> tuple[Negatives, _Facts]:
-        self._searched = len(judged.pairs)
-        return from_scratch(self._config, self._run)(ensemble, judged)
+    # Train, and measure the result.
+    train_step(project)
+    facts.pairs_changed, facts.train = 0, settings
+    trained = (run.out / "reranker").resolve()
+    reads = {name: run.manifest["training"][name] for name in ("kind", "max_tokens")}
+    after = _reciprocal_ranks(project, "trained", trained, reads)
+    row.mrr_trained = float(after.mean())
 
-    def _renewed(self, ensemble: Ensemble, judged: Judged) -> tuple[Negatives, _Facts]:
-        space, config = ensemble.space, self._config
-        record: _Facts = {}
-        with ExitStack() as searching, track("select", "two conditions", len(judged.pairs), "pairs") as progress:
-
-            def index(docs_NR: Float32) -> Search:
-                searching.close()  # of the new documents, where all are searched next: a shard holds its GPU
-                part = Space(docs_NR=docs_NR, queries_QR=space.queries_QR)
-                search, facts = searching.enter_context(searcher(part, config.search))
-                record.update(facts)
-                return search
-
-            found, self._night, work = renew(
-                _load(self._file(_NIGHT)) if self._last else Night.first(),
-                space,
-                judged.pairs,
-                judged.positives,
-                judged.groups_N,
-                identities(self._keys, space.docs_NR),
-                identities(keys_of(judged.texts["query"].texts), space.queries_QR),
-                index,
-                negatives=config.select.negatives,
-                candidates=config.search.candidates,
-                done=progress.advance,
-            )
-        self._searched = work.searched
-        say("select", f"pairs: {work.kept:,} as before, {work.mended:,} mended, {work.searched:,} searched in full")
-        return found, record | {"work": vars(work)}
-
-    def _negatives_changed(self) -> int:
-        """Return the pairs whose negatives' texts are others than the night before, or that came or went."""
-        tonight = _lists(self._run.out / "triplets.parquet")
-        last = _lists(self._file("triplets.parquet")) if self._last else {}
-        return sum(tonight.get(pair) != last.get(pair) for pair in tonight.keys() | last.keys())
-
-    def _promotion(self, splits: Splits, pairs: int, whole: Config) -> tuple[str, float | None, float | None]:
-        """Train if enough has changed, and deploy what is not worse; return the decision and both MRR@10.
-
-        `whole` is the configuration that the night was mined with.
-        """
-        settings, before = self._config.nightly, None
-        if self._deployed:
-            reads = self._facts["reads"]
-            before = self._measured(splits, "deployed", self._home.reranker(self._deployed, self._run.out), reads)
-            share = self._facts["pairs_changed"] / pairs
-            same = self._facts["train"] == self._config.train.model_dump(mode="json")
-            if same and (share < settings.train_share or not self._facts["pairs_changed"]):
-                told = f"not trained: {share:.1%} of pairs changed since the last training"
-                return told, float(before.mean()), None
-        train_into(splits, self._data, whole, self._run)
-        self._facts |= {"pairs_changed": 0, "train": self._config.train.model_dump(mode="json")}
-        trained = (self._run.out / "reranker").resolve()
-        reads = {name: self._run.manifest["training"][name] for name in ("kind", "max_tokens")}
-        after = self._measured(splits, "trained", trained, reads)
-        if before is None:
-            self._deploy(trained, reads)
-            return "deployed, the first", None, float(after.mean())
-        test = paired(after, before, self._config.evaluate.seed)
-        told = f"{TESTED} {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}), p = {test.p:.2g}"
-        refused = self._home.rejected(trained)
-        better = not refused and not_worse(test, settings.promote_margin)
-        if better:
-            self._deploy(trained, reads)
-        why = "it was rolled back from, " if refused else ""
-        decision = f"deployed: {told}" if better else f"not deployed: {why}{told}"
-        return decision, float(before.mean()), float(after.mean())
-
-    def _deploy(self, folder: Path, reads: _Facts) -> None:
-        self._deployed = self._home.add_reranker(folder)
-        self._facts["reads"] = reads
-
-    def _measured(self, splits: Splits, name: str, folder: Path, reads: _Facts) -> Float64:
-        """Return the held-out queries' MRR@10 of a re-ranker."""
-        settings = self._config.evaluate
-        task = splits.task(splits.test, settings.queries, settings.seed)
-        scorer = Scorer(task, self._config, reads["kind"], reads["max_tokens"], self._run)
-        return measure(task, scorer.scores(name, folder))[TESTED]
-
-    def _publish(self, reduced: bool, documents: Texts, row: Row) -> None:
-        run = self._run
-        keys = pa.array(list(map(bytes, self._keys)), pa.binary(self._keys.itemsize * 2))
-        run.write_table(_DOCUMENTS, pa.table({"id": pa.array(documents.ids, pa.string()), "text_key": keys}))
-        _save(self._night, run.out / _NIGHT)
-        names = [*_MINED, _DOCUMENTS, _NIGHT, *([_BASIS] if reduced else [])]
-        files = {name: run.out / name for name in names}
-        self._lease.check()  # else another job may write a version of this number
-        self._home.write(self._number, files, self._deployed, self._facts)
-        self._lease.check()
-        self._home.point(self._number, row, self._config.nightly.keep)
-        say("nightly", f"version {self._number} holds; its re-ranker is {self._home.place}/rerankers/{self._deployed}")
-
-    def _file(self, name: str) -> Path:
-        """Return a file of the version that held until now."""
-        return self._home.file(self._last, name, self._run.out)
+    # Decide.
+    if before is None:
+        row.decision = "deployed, the first"
+    else:
+        test, rejected = paired(after, before, config.seed), home.is_rejected(trained)
+        deploy = not rejected and not_worse(test, config.nightly.promote_margin)
+        row.decision = ("" if deploy else "not ") + "deployed: " + ("it was rolled back from, " if rejected else "")
+        row.decision += f"{MAIN_METRIC} {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}), p = {test.p:.2g}"
+        if not deploy:
+            return None
+    facts.reads = reads
+    return trained
 
 
 def not_worse(test: Paired, margin: float) -> bool:
@@ -348,23 +254,27 @@ def not_worse(test: Paired, margin: float) -> bool:
     return test.difference >= 0 or (test.difference >= -margin and test.high >= 0)
 
 
-def _lists(path: Path) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return the negatives of every (query, positive), as texts."""
-    columns = pq.read_table(path, columns=["query", "positive", "negative"]).to_pydict()
-    lists: dict[tuple[str, str], tuple[str, ...]] = {}
-    for query, positive, negative in zip(columns["query"], columns["positive"], columns["negative"], strict=True):
-        lists[query, positive] = (*lists.get((query, positive), ()), negative)
-    return lists
+def _reciprocal_ranks(project: Project, name: str, folder: Path, reads: dict[str, Any]) -> Float64:
+    """Return the held-out queries' MRR@10 (Q,) of a re-ranker."""
+    splits, config = project.splits, project.config
+    task = splits.task(splits.test, config.evaluate.queries, config.seed)
+    scores = KeptScores(Reading.of(config, reads["kind"], reads["max_tokens"]), project.run)
+    return measure(task, scores.scores(task, name, folder))[MAIN_METRIC]
 
 
-def _save(night: Night, path: Path) -> None:
-    arrays = {name: getattr(night, name) for name in night.__dataclass_fields__}
-    save_file({name: each.view(np.uint8) if each.dtype.kind == "S" else each for name, each in arrays.items()}, path)
-
-
-def _load(path: Path) -> Night:
-    arrays = load_file(path)
-    return Night(**{name: each.view(IDENTITY) if each.dtype == np.uint8 else each for name, each in arrays.items()})
+def _publish(project: Project, home: Home, lease: Lease, row: Row, facts: Facts, deployed: Path | None) -> None:
+    """Write the version, then let it hold."""
+    run, documents = project.run, project.collection.documents
+    say("nightly", row.decision, epoch=row.epoch, mrr_at_10=row.mrr, mrr_at_10_trained=row.mrr_trained)
+    keys = pa.array(list(map(bytes, keys_of(documents.texts))), pa.binary(KEY_BYTES))
+    run.write_table(_DOCUMENTS, pa.table({"id": pa.array(documents.ids, pa.string()), "text_key": keys}))
+    files = {name: run.out / name for name in _FILES if (run.out / name).exists()}
+    lease.check()  # otherwise another job may write a version of this number
+    reranker = home.current().reranker if deployed is None else home.add_reranker(deployed)
+    home.write(row.version, files, reranker, facts)
+    lease.check()
+    home.point(row.version, row, project.config.nightly.keep)
+    say("nightly", f"version {row.version} holds; its re-ranker is {home.directory}/rerankers/{reranker}")
 
 
 def _now() -> str:

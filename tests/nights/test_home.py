@@ -38,7 +38,7 @@ def publish(home: Home, tmp_path: Path, content: str, keep: int = 10) -> str:
 
 def test_a_new_home_is_empty_and_reading_it_creates_nothing(tmp_path):
     home = Home.at(tmp_path / "home")
-    assert home.current() is None
+    assert (home.current().number, home.current().files) == ("", [])
     assert home.history() == []
     assert home.next_number() == "0001"
     assert not (tmp_path / "home").exists()
@@ -49,12 +49,14 @@ def test_a_version_holds_when_the_pointer_names_it_and_not_before(home, tmp_path
     file = tmp_path / "broken-off"
     file.write_text("half a night")
     home.write(home.next_number(), {"other.txt": file, "a.txt": file}, "0", Facts())
-    number, version = home.current()
-    assert (number, version.files, version.facts) == ("0001", ["a.txt"], Facts(epoch=1))
+    version = home.current()
+    assert (version.number, version.files, version.facts) == ("0001", ["a.txt"], Facts(epoch=1))
     assert publish(home, tmp_path, "two") == "0002"
     assert (home.directory / "versions" / "0002").files() == ["a.txt", "version.json"]
-    assert home.file("0002", "a.txt", tmp_path / "work").read_text() == "of 0002"
-    assert home.file("0001", "a.txt", tmp_path / "work").read_text() == "of 0001"
+    work = tmp_path / "work"
+    assert home.file(home.current(), "a.txt", work).read_text() == "of 0002"
+    assert home.file(version, "a.txt", work).read_text() == "of 0001"
+    assert home.file(version, "b.txt", work) is None
     assert [row.version for row in home.history()] == ["0001", "0002"]
 
 
@@ -88,11 +90,11 @@ def test_the_last_versions_are_kept_with_what_they_need(home, tmp_path):
 def test_rollback_goes_to_the_reranker_before_the_last_one(home, tmp_path):
     for content in ("one", "two", "two"):
         publish(home, tmp_path, content)
-    before = home.current()[1].reranker
+    before = home.current().reranker
     row = home.rollback(None, "2026-01-02 00:00")
     assert row.decision == "rolled back to 0001"
-    number, version = home.current()
-    assert number == "0001"
+    version = home.current()
+    assert version.number == "0001"
     assert version.reranker != before
     assert (home.directory / "versions").folders() == ["0001", "0002", "0003"], "a rollback removes none"
     assert publish(home, tmp_path, "four", keep=2) == "0004"
@@ -126,7 +128,7 @@ def test_the_training_record_in_a_model_of_an_earlier_release_is_no_part_of_the_
     home.rollback(None, "2026-01-03 00:00")
     (folder / "hnmine.json").unlink()
     assert home.is_rejected(folder)
-    earlier = home.reranker(home.current()[1].reranker, tmp_path / "work")
+    earlier = home.reranker(home.current().reranker, tmp_path / "work")
     assert not home.is_rejected(earlier)
 
 

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import CrossEncoder
 
 import hnmine
-from hnmine.nights.home import Home, Row
-from hnmine.nights.incremental import Night
+from hnmine.nights.home import Home, Row, Version
 from hnmine.nights.lease import hold
-from hnmine.nights.night import _load, _save, nightly, not_worse, rollback
-from hnmine.pipeline import read_collection, splits_of
+from hnmine.nights.night import nightly, not_worse, rollback
+from hnmine.pipeline import mine_step
+from hnmine.project import Project, open_project
 from hnmine.ranking.significance import Paired
 from hnmine.runs.directory import Directory
-from hnmine.runs.folder import open_run
+from hnmine.runs.files import write_json
 from tests.builders.collections import write_collection
 from tests.builders.commands import run_hnmine
 from tests.builders.models import tiny_cross_encoder
+
+UNTRAINED = "nightly.train_share=1"
+WORDS = "encoders=[{name: words, lexical: {width: 8}}]"
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,38 @@ class Nights:
     def options(self) -> list[str]:
         return [part for override in self.settings for part in ("--set", override)]
 
+    @property
+    def current(self) -> Version:
+        return Home.at(self.home).current()
+
     def night(self, *more: str) -> Row:
         return nightly(self.data, self.home, hnmine.load_config(overrides=[*self.settings, *more]))
 
     def rows(self) -> list[dict]:
         """The negatives of the version that holds."""
-        number, _ = Home.at(self.home).current()
-        return pq.read_table(self.home / "versions" / number / "negatives.parquet").to_pylist()
+        return pq.read_table(self.home / "versions" / self.current.number / "negatives.parquet").to_pylist()
 
-    def rows_from_scratch(self, out: Path) -> list[dict]:
-        number, _ = Home.at(self.home).current()
-        basis = f"reduce.basis={self.home / 'versions' / number / 'basis.safetensors'}"
-        more = [basis, f"embed.store={self.home / 'work' / 'store'}"]
-        hnmine.mine(self.data, out, hnmine.load_config(overrides=[*self.settings, *more]))
+    def project_from_scratch(self, out: Path, *more: str) -> Callable[[], Project]:
+        """A run folder of its own, with the basis, the lexical fits and the store of the version that holds."""
+        version = self.current
+        basis = self.home / "versions" / version.number / "basis.safetensors"
+        pinned = [f"reduce.basis={basis if basis.exists() else 'null'}", f"embed.store={self.home / 'work' / 'store'}"]
+        config = hnmine.load_config(overrides=[*self.settings, *more, *pinned])
+        return open_project(self.data, out, config)
+
+    def rows_from_scratch(self, out: Path, *more: str) -> list[dict]:
+        with self.project_from_scratch(out, *more) as project:
+            project.fits = {name: pinned.fit for name, pinned in self.current.facts.fits.items()}
+            mine_step(project)
         return pq.read_table(out / "negatives.parquet").to_pylist()
 
-    def change_documents(self, change) -> None:
-        file = self.data / "corpus.jsonl"
-        rows = change([json.loads(line) for line in file.read_text().splitlines()])
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    def change_lines(self, name: str, change: Callable[[list[dict]], list[dict]]) -> None:
+        """Change the rows of a file of JSON lines."""
+        rows = change([json.loads(line) for line in (self.data / name).read_text().splitlines()])
+        (self.data / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def change_documents(self, change: Callable[[list[dict]], list[dict]]) -> None:
+        self.change_lines("corpus.jsonl", change)
 
 
 @pytest.fixture
@@ -68,13 +85,13 @@ def nights(tmp_path: Path) -> Nights:
     start = tiny_cross_encoder(tmp_path / "start", spread=1)
     settings = [
         f"encoders=[{{name: tiny, model: {encoder}, dtype: float32}}]",
-        "embed.ray=false",
+        "ray=false",
+        "engine=torch",
         f"train.model={start}",
         "train.max_tokens=64",
         "train.dtype=float32",
-        "train.engine=torch",
         "train.learning_rate=0.003",
-        "train.distill.lessons=16",
+        "train.lessons=16",
         "nightly.refit_share=0.9",
         "nightly.refit_variance=0.1",
     ]
@@ -92,39 +109,84 @@ def edited(rows: list[dict]) -> list[dict]:
     return [newcomer(1), *kept[::-1], newcomer(2)]
 
 
-def test_every_night_equals_a_run_from_scratch_and_decides_by_what_changed(
-    nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def change_at_random(nights: Nights, rng: random.Random) -> None:
+    """Some documents come, change, go and change places; a query comes, and another gets a second positive."""
+
+    def other_documents(rows: list[dict]) -> list[dict]:
+        rows = [row for row in rows if rng.random() > 0.05]
+        for row in rng.sample(rows, k=2):
+            row["text"] = f"{rng.choice(rows)['text']} {rng.randrange(10)}"
+        rows += [newcomer(rng.randrange(1000)), rng.choice(rows) | {"_id": f"copy-{rng.randrange(10**9)}"}]
+        rng.shuffle(rows)
+        return list({row["_id"]: row for row in rows}.values())
+
+    nights.change_documents(other_documents)
+    name = f"asked-{rng.randrange(10**9)}"
+    nights.change_lines("queries.jsonl", lambda rows: [*rows, {"_id": name, "text": f"what costs {rng.randrange(9)}"}])
+    documents = [json.loads(line)["_id"] for line in (nights.data / "corpus.jsonl").read_text().splitlines()]
+    with (nights.data / "qrels" / "train.tsv").open("a") as judgements:
+        for query in (name, "apple-care"):
+            judgements.write(f"{query}\t{rng.choice(documents)}\t1\n")
+
+
+@pytest.mark.parametrize(
+    ("seed", "settings"),
+    [
+        (0, []),
+        (1, [WORDS, "select.negatives=2"]),
+        (2, ["guards.margin=0.05", "guards.near_duplicate=0.99", "guards.first_rank=2", "select.negatives=2"]),
+        (3, ["reduce.variance=null"]),
+        (4, ["search.index=ivf", "search.ivf_probes=2", "select.negatives=3"]),
+        (5, [WORDS, "guards.agreement=1", "nightly.refit_share=0.05"]),
+    ],
+    ids=["plain", "lexical", "guards", "no PCA", "ivf", "epochs"],
+)
+def test_every_night_of_a_history_equals_a_run_from_scratch(
+    nights: Nights, tmp_path: Path, seed: int, settings: list[str]
 ) -> None:
+    rng, more = random.Random(seed), [*settings, "train.lessons=1", "train.max_pairs=2", UNTRAINED]
+    epochs = []
+    for night in range(4):
+        if night:
+            change_at_random(nights, rng)
+        row = nights.night(*more)
+        epochs.append(row.epoch)
+        rows = nights.rows()
+        assert rows
+        assert rows == nights.rows_from_scratch(tmp_path / f"scratch-{night}", *more)
+    assert epochs == ([1, 2, 3, 4] if "nightly.refit_share=0.05" in settings else [1, 1, 1, 1])
+
+
+def test_a_night_decides_by_what_changed(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
     first = nights.night()
     assert "epoch 1 begins: the first night" in capsys.readouterr().err
     assert (first.decision, first.epoch, first.searched) == ("deployed, the first", 1, first.pairs)
-    number, version = Home.at(nights.home).current()
-    assert number == "0001"
+    version = nights.current
+    assert version.number == "0001"
     CrossEncoder(str(nights.home / "rerankers" / version.reranker)).predict([("a", "b")])
 
     nights.change_documents(edited)
-    second = nights.night("nightly.train_share=1")
+    second = nights.night(UNTRAINED)
     assert "the last basis captures" in capsys.readouterr().err
-    assert nights.rows() == nights.rows_from_scratch(tmp_path / "scratch")
     assert (second.added, second.changed, second.removed, second.epoch) == (2, 1, 1, 1)
     assert second.negatives_changed > 0
-    assert second.searched < second.pairs
+    assert second.searched == second.pairs
     assert second.decision.startswith("not trained")
     assert second.mrr is not None
 
-    quiet = nights.night("nightly.train_share=1")
-    assert (quiet.added, quiet.changed, quiet.removed, quiet.searched, quiet.negatives_changed) == (0, 0, 0, 0, 0)
+    quiet = nights.night(UNTRAINED)
+    assert (quiet.added, quiet.changed, quiet.removed, quiet.negatives_changed) == (0, 0, 0, 0)
+    assert quiet.searched == quiet.pairs
 
     nights.change_documents(lambda rows: [*rows, newcomer(3), newcomer(4)])
-    last = nights.night("nightly.refit_variance=1", "train.seed=1")
+    last = nights.night("nightly.refit_variance=1", "train.epochs=2")
     assert "epoch 2 begins: less than 100.0%" in capsys.readouterr().err
-    assert nights.rows() == nights.rows_from_scratch(tmp_path / "scratch")
-    assert (last.epoch, last.searched) == (2, last.pairs)
+    assert last.epoch == 2
     assert last.mrr is not None
     assert last.mrr_trained is not None
     better = last.mrr_trained >= last.mrr
     assert last.decision.startswith("deployed: MRR@10" if better else "not deployed: MRR@10")
-    assert (Home.at(nights.home).current()[1].reranker != version.reranker) <= better
+    assert (nights.current.reranker != version.reranker) <= better
     assert [row.version for row in Home.at(nights.home).history()] == ["0001", "0002", "0003", "0004"]
 
 
@@ -139,7 +201,7 @@ def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nig
                 break
         process.wait(60)
     assert process.returncode == 143
-    assert Home.at(nights.home).current() is None
+    assert Home.at(nights.home).history() == []
     assert (Directory.at(nights.home) / "lock").files() == []
     nights.night()
     assert [row.version for row in Home.at(nights.home).history()] == ["0001"]
@@ -150,84 +212,104 @@ def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     nights = Nights(nights.data, home, [*nights.settings, work])
     assert nights.night().decision == "deployed, the first"
     nights.change_documents(edited)
-    second = nights.night("nightly.train_share=1")
+    second = nights.night(UNTRAINED)
     assert (second.added, second.changed, second.removed) == (2, 1, 1)
-    assert second.searched < second.pairs
+    assert second.searched == second.pairs
     assert second.mrr is not None
     assert [row.version for row in Home.at(home).history()] == ["0001", "0002"]
     assert (Directory.at(home) / "lock").files() == []
 
 
 def test_a_lexical_encoder_keeps_its_fit_to_the_end_of_the_epoch(
-    nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nights: Nights, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def with_words(more: str = "") -> Nights:
-        words = f"encoders=[{{name: words, lexical: {{width: 8{more}}}}}]"
-        return Nights(nights.data, nights.home, [*nights.settings, words])
+    def fits() -> list[str]:
+        return sorted(path.name for path in (nights.home / "work" / "store" / "lexical").glob("*.safetensors"))
 
-    untrained = "nightly.train_share=1"
-    assert with_words().night(untrained).epoch == 1
+    assert nights.night(UNTRAINED, WORDS).epoch == 1
+    first = fits()
+    assert len(first) == 1
     nights.change_documents(edited)
-    second = with_words().night(untrained)
+    second = nights.night(UNTRAINED, WORDS)
     assert (second.epoch, second.changed) == (1, 1)
-    assert second.searched < second.pairs
-    (fit,) = [path.name for path in (nights.home / "work" / "store" / "lexical").glob("*.safetensors")]
-    assert nights.rows() == with_words(f", fit: {fit}").rows_from_scratch(tmp_path / "pinned")
+    assert fits() == first
 
     capsys.readouterr()
     nights.change_documents(lambda rows: [*rows, newcomer(3)])
-    third = with_words().night(untrained, "nightly.refit_share=0.01")
-    assert (third.epoch, third.searched) == (2, third.pairs)
-    assert nights.rows() == with_words().rows_from_scratch(tmp_path / "anew")
+    third = nights.night(UNTRAINED, WORDS, "nightly.refit_share=0.01")
+    assert third.epoch == 2
+    assert len(fits()) == 2
     said = capsys.readouterr().err
     assert said.count("epoch 2 begins") == 1
     assert "documents came since the basis was fitted" in said
-    assert with_words().night(untrained).epoch == 2
+    assert nights.night(UNTRAINED, WORDS).epoch == 2
+    assert nights.night(UNTRAINED, "encoders=[{name: words, lexical: {width: 7}}]").epoch == 3
 
 
 def test_without_pca_an_epoch_ends_too_where_an_encoder_is_fitted(
     nights: Nights, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    untrained = "nightly.train_share=1", "reduce.variance=null", "nightly.refit_share=0.01"
-    words = "encoders=[{name: words, lexical: {width: 8}}]"
-    assert nights.night(*untrained, words).epoch == 1
+    settings = UNTRAINED, "reduce.variance=null", "nightly.refit_share=0.01"
+    assert nights.night(*settings, WORDS).epoch == 1
     nights.change_documents(edited)
-    assert nights.night(*untrained, words).epoch == 2
+    assert nights.night(*settings, WORDS).epoch == 2
     assert "documents came since the basis was fitted" in capsys.readouterr().err
-    assert nights.night(*untrained).epoch == 3, "other encoders"
+    assert nights.night(*settings).epoch == 3, "other encoders"
     nights.change_documents(lambda rows: [*rows, newcomer(3), newcomer(4)])
-    assert nights.night(*untrained).epoch == 3, "nothing is fitted"
+    assert nights.night(*settings).epoch == 3, "nothing is fitted"
 
 
 def test_a_dense_first_stage_looks_in_the_space_of_the_night(nights: Nights, tmp_path: Path) -> None:
-    more = "encoders=[{name: words, lexical: {width: 8}}]", "evaluate.first_stage=dense", "nightly.train_share=1"
+    more = WORDS, "evaluate.first_stage=dense", UNTRAINED
     nights.night(*more)
     nights.change_documents(edited)
     second = nights.night(*more)
     assert (second.epoch, second.changed) == (1, 1)
-    (fit,) = (nights.home / "work" / "store" / "lexical").glob("*.safetensors")
-    pinned = f"encoders=[{{name: words, lexical: {{width: 8, fit: {fit.name}}}}}]"
-    basis = f"reduce.basis={nights.home / 'versions' / second.version / 'basis.safetensors'}"
-    store = f"embed.store={nights.home / 'work' / 'store'}"
-    config = hnmine.load_config(overrides=[*nights.settings, *more, pinned, basis, store])
-    with open_run(tmp_path / "out", config) as run:
-        splits = splits_of(read_collection(nights.data, config, run), config, run)
-        task = splits.task(splits.test, None, 0)
-    scored = pq.read_table(nights.home / "work" / "evaluation" / "deployed.parquet")
-    assert scored["query_id"].to_pylist() == list(task.queries.ids)
-    assert scored["document_rows"].to_pylist() == task.doc_rows_QK.tolist()
+    with nights.project_from_scratch(tmp_path / "out", *more) as project:
+        project.fits = {name: pinned.fit for name, pinned in nights.current.facts.fits.items()}
+        task = project.splits.task(project.splits.test, None, 0)
+    scores = pq.read_table(nights.home / "work" / "evaluation" / "deployed.parquet")
+    assert scores["query_id"].to_pylist() == list(task.queries.ids)
+    assert scores["document_rows"].to_pylist() == task.doc_rows_QK.tolist()
+
+
+def test_a_home_of_an_earlier_release_is_gone_on_with(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its versions hold what served the incremental selection, and its facts the settings of that release."""
+    nights.night(WORDS)
+    version = nights.home / "versions" / "0001"
+    (version / "night.safetensors").write_bytes(b"")
+    content = json.loads((version / "version.json").read_text())
+    content["files"].append("night.safetensors")
+    facts = content["facts"]
+    facts["reduce"] |= {"device": "auto"}
+    facts["fits"]["words"]["settings"] |= {"max_terms": 50_000, "fit": None}
+    facts["train"] = {"model": "all-MiniLM-L6-v2", "seed": 0, "patience": 3, "warm_up": {"layers": 0}}
+    write_json(version / "version.json", content)
+    (reranker,) = (nights.home / "rerankers").iterdir()
+    (reranker / "hnmine.json").write_text("{}")
+    write_json(reranker / "files.json", json.loads((reranker / "files.json").read_text()) | {"hnmine.json": "0" * 64})
+
+    capsys.readouterr()
+    nights.change_documents(edited)
+    second = nights.night(WORDS)
+    said = capsys.readouterr().err
+    assert "epoch" not in said
+    assert (second.epoch, second.added, second.changed, second.removed) == (1, 2, 1, 1)
+    assert second.mrr is not None
+    assert second.mrr_trained is not None, "other settings of training"
+    assert "night.safetensors" not in nights.current.files
 
 
 def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nights, tmp_path: Path) -> None:
     first = nights.night()
     other = f"train.model={tiny_cross_encoder(tmp_path / 'other', seed=1, spread=1)}", "nightly.promote_margin=1"
     assert nights.night(*other).decision.startswith("deployed: ")
-    deployed = Home.at(nights.home).current()[1].reranker
+    deployed = nights.current.reranker
     rollback(nights.home)
-    assert Home.at(nights.home).current()[0] == first.version
+    assert nights.current.number == first.version
     again = nights.night(*other)
     assert again.decision.startswith("not deployed: it was rolled back from, ")
-    assert Home.at(nights.home).current()[1].reranker != deployed
+    assert nights.current.reranker != deployed
 
 
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:
@@ -262,25 +344,3 @@ def test_an_object_store_needs_a_folder_to_work_in(nights: Nights, s3) -> None:
 def test_what_is_not_worse(difference: float, high: float, margin: float, deployed: bool) -> None:
     test = Paired(difference=difference, low=-1, high=high, p=0.5)
     assert not_worse(test, margin) == deployed
-
-
-def test_what_a_night_leaves_is_read_again(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-
-    def some(count: int) -> np.ndarray:
-        return np.frombuffer(rng.bytes(16 * count), dtype="S16")
-
-    night = Night(
-        documents=some(5),
-        pairs_p=some(2),
-        bound_p=np.array([0.5, np.inf]),
-        nearer_p=np.array([b"", some(1)[0]], dtype="S16"),
-        count_p=np.array([0, 3]),
-        reserve=some(3),
-    )
-    for each in (night, Night.first()):
-        _save(each, tmp_path / "night")
-        again = _load(tmp_path / "night")
-        for name in Night.__dataclass_fields__:
-            np.testing.assert_array_equal(getattr(again, name), getattr(each, name))
-            assert getattr(again, name).dtype == getattr(each, name).dtype
