@@ -1,10 +1,10 @@
 """The two re-rankers that a comparison begins with, and the data it may use.
 
-    python benchmarks/starts.py --data DIR --apidocs DIR --out DIR [--pairs 1000] [--layers 3]
+    python benchmarks/starts.py --data DIR --apidocs DIR --out DIR [--pairs 1000]
 
 A comparison of ways to choose negatives depends on where the re-ranker stands before, so there are two:
 
-    OUT/cold      all-MiniLM-L6-v2, or its first layers, with a ranking head, tuned on API documentation: it has never
+    OUT/cold      all-MiniLM-L6-v2 with a ranking head, tuned on API documentation: it has never
                   seen the domain
     OUT/deployed  that one, tuned on train queries of the domain with lists of its first stage: what a team has running
 
