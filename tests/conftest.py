@@ -1,4 +1,5 @@
-"""What all tests share: a private home, so that nothing of Ray or of the hub is read from or left in the user's."""
+"""Environment and fixtures of all tests. They have a private home: nothing of Ray or of the hub is read from or left
+in the user's."""
 
 from __future__ import annotations
 
@@ -18,21 +19,21 @@ os.environ |= {
     "HOME": _HOME.name,
     "HF_HUB_OFFLINE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # not 15, or a busy machine starves them
+    "RAY_worker_niceness": "0",  # with Ray's 15, workers starve on a busy machine
     "TOKENIZERS_PARALLELISM": "false",
-    "AWS_ACCESS_KEY_ID": "test",  # for the S3 server below, and in the environment before Ray is
+    "AWS_ACCESS_KEY_ID": "test",  # for the S3 server below; set here, so that Ray's workers have it too
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 os.environ.pop("RAY_ADDRESS", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there: the other test process has the other core
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
+    os.environ["OMP_NUM_THREADS"] = "1"  # one core for each test process; torch reads it when it is imported
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it, its children too
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real retrieval sets; tests that need it are skipped, saying so, where it is absent."""
+    """Return the folder of real retrieval sets; skip the test where there is none."""
     folder = Path(os.environ.get("HNMINE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real retrieval sets in {folder}; set HNMINE_DATA")
@@ -52,9 +53,9 @@ sys.stdin.read()
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Callable[[str], str]]:
-    """A real S3 server with one bucket; returns what makes an address of `bucket/prefix`.
+    """Run a real S3 server with one bucket; yield a function from `bucket/prefix` to an address.
 
-    It has its own process: pyarrow may hold this one's interpreter lock while it waits for an answer.
+    The server has a process of its own: pyarrow may hold this one's interpreter lock while it waits for an answer.
     """
     import pyarrow.fs as pafs
 
@@ -71,7 +72,7 @@ def s3() -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture(params=["folder", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a store may be: an address of each kind, nothing there yet."""
+    """Return an address for a store, in a folder and on S3; nothing is there yet."""
     if request.param == "folder":
         return str(tmp_path / "store")
     address: str = request.getfixturevalue("s3")(f"bucket/{uuid.uuid4().hex}/store")

@@ -153,6 +153,14 @@ def test_the_house_is_small() -> None:
     assert sum(lines.values()) <= ALL_LINES, f"{sum(lines.values())} lines, {ALL_LINES} at most; longest:\n{shown}"
 
 
+def test_the_files_that_contributors_are_sent_to_exist() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:hnmine|tests)/[\w/]+\.py\b", text))
+    assert named
+    missing = [name for name in sorted(named) if not (REPOSITORY / name).is_file()]
+    assert not missing, f"CONTRIBUTING.md names {missing}"
+
+
 LONG_BODY = "".join(f"    x = {i}\n" for i in range(31))
 VIOLATIONS = {
     "imports lead down": (
