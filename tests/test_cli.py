@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -12,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +19,8 @@ import pytest
 from pydantic import BaseModel
 
 from hnmine import cli
-from hnmine.cli import _QUICK_ARMS, _quick
+from hnmine.cli import QUICK_ARMS, quick_overrides
+from hnmine.config.base import section_of
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from tests.builders.collections import write_collection
@@ -93,7 +92,7 @@ def test_a_setting_that_is_wrong_is_named_with_its_remedy(
 
 
 def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(data: Path, tmp_path: Path) -> None:
-    asked = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER, "--set", "reduce.device=gpu"]
+    asked = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER, "--set", "device=gpu"]
     done = run_hnmine("mine", *asked, CUDA_VISIBLE_DEVICES="")
     result = (done.returncode, done.stdout, done.stderr)
     assert_one_message(result, "device: gpu was asked for, but no GPU is visible; or set device: auto")
@@ -302,7 +301,7 @@ def test_a_preset_that_is_not_known_is_answered_with_those_that_are(
     where = ["--home" if command == "nightly" else "--out", tmp_path / "out"]
     for preset, meant in (("anchor", "anchored"), ("mistake-of-start", "mistakes-of-the-start")):
         result = call(capsys, command, "--data", data, *where, "--set", f"train.presets={preset}")
-        known = "known are: distilled, anchored, paper, positives, auto, positives-only, "
+        known = "known are: distilled, anchored, paper, positives, "
         assert_one_message(result, f"train.presets: {preset} is not known; did you mean {meant}?; {known}")
     assert not (tmp_path / "out").exists(), "refused before anything is done"
 
@@ -324,10 +323,17 @@ def test_a_command_that_is_wrong_is_answered_with_its_usage(arguments: list[str]
 
 
 def test_a_quick_comparison_takes_the_arms_that_the_settings_allow() -> None:
-    given = argparse.Namespace(config=None, set=[])
-    assert set(_QUICK_ARMS) == set(load(overrides=_quick(given)).compare.arms or ())
-    words = argparse.Namespace(config=None, set=["encoders=[{name: words, lexical: {}}]"])
-    assert set(_QUICK_ARMS) - set(load(overrides=_quick(words)).compare.arms or ()) == {"adore-star"}
+    assert set(QUICK_ARMS) == set(load(overrides=quick_overrides(None, [])).compare.arms or ())
+    words = quick_overrides(None, ["encoders=[{name: words, lexical: {}}]"])
+    assert set(QUICK_ARMS) - set(load(overrides=words).compare.arms or ()) == {"adore-star"}
+
+
+def test_preset_auto_is_answered_with_the_command_that_took_its_place(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    result = call(capsys, "run", "--data", data, "--out", tmp_path / "out", "--preset", "auto")
+    assert_one_message(result, "train.presets: auto: preset auto is gone; `hnmine compare --quick` answers")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", [["--help"], ["mine", "--help"], ["nightly", "--help"], ["config"], ["--version"]])
@@ -349,9 +355,8 @@ def test_config_lists_every_key_of_every_section_with_its_default(capsys: Captur
     keys = {line.strip(" #").partition(":")[0] for line in text.splitlines()}
 
     def every_key(section: type[BaseModel]) -> set[str]:
-        below = (t for f in section.model_fields.values() for t in (f.annotation, *get_args(f.annotation)))
-        sections = [each for each in below if isinstance(each, type) and issubclass(each, BaseModel)]
-        return set(section.model_fields).union(*map(every_key, sections))
+        inner = (section_of(field.annotation) for field in section.model_fields.values())
+        return set(section.model_fields).union(*(every_key(each) for each in inner if each))
 
     assert every_key(Config) - keys == set()
     for line in ("  negatives: 1  # ", "  learning_rate: 5.0e-05  # ", "width: 256  # "):
@@ -361,7 +366,8 @@ def test_config_lists_every_key_of_every_section_with_its_default(capsys: Captur
 def test_a_reader_who_closes_the_pipe_early_sees_no_traceback() -> None:
     command = f"{sys.executable} -m hnmine.cli config | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert done.stdout == "sources:  # How the collection is read.\n"
+    assert done.stdout.startswith("seed: 0  # ")
+    assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
 
@@ -373,13 +379,13 @@ def test_sigterm_is_heard_while_ray_is_waited_for() -> None:
     code = (
         "import sys, time\n"
         "from hnmine import cli\nfrom hnmine.runs import progress, ray_session as session\n"
-        "def wait(_):\n"
+        "def wait():\n"
         "    session.start_ray()\n"
         "    import ray\n"
         "    slow = ray.remote(lambda: time.sleep(60)).remote()\n"
         "    progress.say('test', 'waiting')\n"
         "    ray.get(slow)\n"
-        "cli._run = wait\n"
+        "cli.describe = wait\n"
         "sys.exit(cli.main(['config']))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
