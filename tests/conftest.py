@@ -1,5 +1,4 @@
-"""Environment and fixtures of all tests. They have a private home: nothing of Ray or of the hub is read from or left
-in the user's."""
+"""Environment and fixtures of all tests; a private home keeps Ray and the hub out of the user's."""
 
 from __future__ import annotations
 

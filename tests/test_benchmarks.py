@@ -1,4 +1,4 @@
-"""The comparison of the GPU paths, with the CPU in the GPU's place; the table of several comparisons."""
+"""Benchmarks: the check of the GPU paths, with the CPU in place of the GPU, and the table of several comparisons."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def test_a_wrong_list_disagrees():
 def test_arms_of_several_comparisons_stand_in_one_table(tmp_path, capsys):
     data, start = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "start")
     outs = [tmp_path / name for name in ("one", "two", "other")]
-    for out, arms, seeds, more in zip(outs, ("bm25", "bm25,random", "bm25"), (2, 1, 1), ([], [], [8]), strict=True):
-        less = [f"train.max_pairs={pairs}" for pairs in more]
-        hnmine.compare(data, out, quick_config(start, f"compare.arms=[{arms}]", f"compare.seeds={seeds}", *less))
+    settings = (["[bm25]", "2"], ["[bm25,random]", "1"], ["[bm25]", "1", "train.max_pairs=8"])
+    for out, (arms, seeds, *more) in zip(outs, settings, strict=True):
+        hnmine.compare(data, out, quick_config(start, f"compare.arms={arms}", f"compare.seeds={seeds}", *more))
     record = [json.loads((out / "compare.json").read_text(encoding="utf-8"))["table"].splitlines() for out in outs]
     capsys.readouterr()
     tables.main([str(outs[0]), str(outs[1])])
@@ -79,8 +79,8 @@ def test_arms_of_several_comparisons_stand_in_one_table(tmp_path, capsys):
         "random (1 seed)",
     ]
     for name, source in (("BM25  ", record[0]), ("first stage", record[0]), ("no fine-tuning", record[1])):
-        of_one, of_all = (next(row for row in rows if row.startswith(name)).split() for rows in (source, printed))
-        assert of_one[:7] == of_all[:7]
+        alone, together = (next(row for row in rows if row.startswith(name)).split() for rows in (source, printed))
+        assert alone[:7] == together[:7]
     tables.main([str(outs[1]), str(outs[0]), "--seed", "0"])
     assert "1 seed(s)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
