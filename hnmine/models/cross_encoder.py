@@ -235,12 +235,13 @@ def _loaded(folder: Path, seed: int) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     has_head = has_ranking_head(folder)
     torch.manual_seed(seed)
+    safe = {"trust_remote_code": False}  # without it transformers asks on the terminal
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, **safe)
         if has_head and config.num_labels != 1:  # config.json leaves out a 2
             raise ModelError(f"{folder} is a classifier with {config.num_labels} labels; a re-ranker has one")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        return tokenizer, AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, use_safetensors=True)
+        network = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, use_safetensors=True, **safe)
+        return AutoTokenizer.from_pretrained(folder, **safe), network
     except ModelError:
         raise
     except Exception as error:  # the loaders raise a family of errors that differ by cause

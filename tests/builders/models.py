@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from hnmine.config.root import EncoderConfig
-from hnmine.models.cross_encoder import Reranker
+from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.models.plan import Plan, plan
 from tests.builders.devices import CPU
 from tests.builders.texts import LETTERS, as_texts
@@ -148,9 +148,9 @@ def same_weights(first: Path, second: Path) -> bool:
     return all(torch.equal(value, weights_in(second)[name]) for name, value in weights_in(first).items())
 
 
-def load_cross_encoder(folder: Path, max_tokens: int = 128, seed: int = 0) -> Reranker:
+def load_cross_encoder(folder: Path, max_tokens: int = 128, seed: int = 0) -> CrossEncoder:
     """Load a re-ranker on the CPU in float32."""
-    return Reranker(folder, max_tokens=max_tokens, device="cpu", dtype="float32", seed=seed)
+    return CrossEncoder(folder, max_tokens=max_tokens, device="cpu", dtype="float32", seed=seed)
 
 
 def load_sentence_transformer(folder: Path) -> SentenceTransformer:
@@ -158,7 +158,7 @@ def load_sentence_transformer(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
 
-def encoder_plan(folder: Path, budget: int = 8192, **settings) -> Plan:
+def encoder_plan(folder: Path, budget: int = 8192, engine: str = "auto", **settings) -> Plan:
     """Plan an encoder of the model in `folder`, on the CPU in float32."""
     config = EncoderConfig(name="tiny", model=str(folder), **({"dtype": "float32"} | settings))
-    return plan(config, as_texts([]), folder, CPU, budget)
+    return plan(config, as_texts([]), folder, CPU, budget, engine=engine)

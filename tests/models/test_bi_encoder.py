@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hnmine.training.fit import Trained, train
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from hnmine.errors import ModelError
 from hnmine.models.bi_encoder import BiEncoder
-from hnmine.ranking.task import means, measure, rerank
+from hnmine.ranking.measures import means, measure
+from hnmine.ranking.task import rerank
 from hnmine.training import losses
-from hnmine.training.fit import Trained, train
 from tests.builders.folders import hidden_files
 from tests.builders.models import spoil_weights, tiny_cross_encoder, tiny_word_encoder
 from tests.builders.texts import SENTENCES
@@ -122,7 +123,7 @@ def test_training_improves_it_and_the_folder_is_a_sentence_transformer(tmp_path:
     assert outcome.dev[outcome.best_step] >= outcome.dev[0]
     assert 0 in outcome.dev
     assert outcome.best_step > 0
-    kept = means(measure(yes_no_dev_task(), rerank(yes_no_dev_task(), load(out, max_tokens=32))))["MRR@10"]
+    kept = means(measure(yes_no_dev_task(), rerank(yes_no_dev_task(), load(out, max_tokens=32).scores)))["MRR@10"]
     assert kept == pytest.approx(outcome.dev[outcome.best_step])
     assert SentenceTransformer(str(out), device="cpu").encode(["yes"]).shape == (1, 32)
     assert hidden_files(tmp_path) == []

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder as PeerCrossEncoder
 
 from hnmine.errors import ModelError
-from hnmine.models import folder as weights
-from hnmine.models.cross_encoder import Reranker, has_head
+from hnmine.models.cross_encoder import CrossEncoder, has_ranking_head
+from hnmine.models.folder import resolve
 from tests.builders.models import load_cross_encoder, spoil_weights, tiny_cross_encoder
 from tests.builders.texts import LETTERS, random_text_pairs
 
@@ -23,7 +23,7 @@ def test_a_saved_model_scores_in_cross_encoder_as_it_does_here(tmp_path: Path) -
     queries, documents = random_text_pairs(300)
     scores = reranker.scores(queries, documents)
     reranker.save(tmp_path / "saved")
-    theirs = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(
+    theirs = PeerCrossEncoder(str(tmp_path / "saved"), device="cpu").predict(
         list(zip(queries, documents, strict=True)), show_progress_bar=False
     )
     np.testing.assert_allclose(scores, theirs, atol=1e-5)
@@ -41,31 +41,17 @@ def test_a_body_gets_a_head_by_its_seed_and_the_saved_model_has_it(tmp_path: Pat
     np.testing.assert_array_equal(scores, again.scores(queries, documents))
     assert np.abs(scores - other.scores(queries, documents)).max() > 1e-3
     first.save(tmp_path / "saved")
-    assert not has_head(body)
-    assert has_head(tmp_path / "saved")
+    assert not has_ranking_head(body)
+    assert has_ranking_head(tmp_path / "saved")
     np.testing.assert_array_equal(load_cross_encoder(tmp_path / "saved", seed=9).scores(queries, documents), scores)
 
 
-def test_a_body_may_be_cut_to_its_first_layers_which_are_kept_as_they_are(tmp_path: Path) -> None:
-    body = tiny_cross_encoder(tmp_path / "body", head=False)
-    settings = {"max_tokens": 64, "device": "cpu", "dtype": "float32"}
-    whole, cut = Reranker(body, **settings), Reranker(body, layers=1, **settings)
-    assert (len(whole.model.bert.encoder.layer), len(cut.model.bert.encoder.layer)) == (2, 1)
-    kept = cut.model.bert.encoder.state_dict()
-    assert all(torch.equal(value, whole.model.bert.encoder.state_dict()[name]) for name, value in kept.items())
-    cut.save(tmp_path / "saved")
-    again = Reranker(tmp_path / "saved", **settings)
-    assert again.scores(["a"], ["b c"]) == cut.scores(["a"], ["b c"])
-    with pytest.raises(ModelError, match="has 2 layers, fewer than 3"):
-        Reranker(body, layers=3, **settings)
-
-
 def test_minilm_gets_a_head_and_its_saved_scores_are_those_of_cross_encoder(tmp_path: Path) -> None:
-    reranker = load_cross_encoder(weights.resolve("all-MiniLM-L6-v2"), max_tokens=64)
+    reranker = load_cross_encoder(resolve("all-MiniLM-L6-v2"), max_tokens=64)
     queries = ["how to cut an array", "what is a socket", "draw a line"] * 4
     documents = ["Slice the array with a colon. " * repeats for repeats in range(12)]
     reranker.save(tmp_path / "saved")
-    theirs = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(
+    theirs = PeerCrossEncoder(str(tmp_path / "saved"), device="cpu").predict(
         list(zip(queries, documents, strict=True)), show_progress_bar=False
     )
     np.testing.assert_allclose(reranker.scores(queries, documents), theirs, atol=1e-5)
@@ -113,8 +99,8 @@ def test_a_long_query_leaves_the_pair_within_what_the_model_reads(tmp_path: Path
 
 
 def test_has_head_tells_a_re_ranker_from_a_body(tmp_path: Path) -> None:
-    assert has_head(tiny_cross_encoder(tmp_path / "ranker"))
-    assert not has_head(tiny_cross_encoder(tmp_path / "body", head=False))
+    assert has_ranking_head(tiny_cross_encoder(tmp_path / "ranker"))
+    assert not has_ranking_head(tiny_cross_encoder(tmp_path / "body", head=False))
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -130,7 +116,7 @@ def test_an_unusable_config_is_a_clear_error(tmp_path: Path, content: str | None
     (model / "config.json").unlink()
     if content is not None:
         (model / "config.json").write_text(content)
-    for attempt in (load_cross_encoder, has_head):
+    for attempt in (load_cross_encoder, has_ranking_head):
         with pytest.raises(ModelError, match=r"config\.json.* give a Hugging Face model folder"):
             attempt(model)
 
@@ -158,16 +144,18 @@ def test_weights_of_nan_are_a_model_error_not_a_ranking(tmp_path: Path) -> None:
         reranker.scores(["a", "b"], ["c", "d"])
 
 
-def test_scores_never_feel_the_dropout_of_training(tmp_path: Path) -> None:
+def test_dropout_is_off_in_training(tmp_path: Path) -> None:
     reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"))
     queries, documents = random_text_pairs(10)
     before = reranker.scores(queries, documents)
     reranker.train_mode()
-    assert reranker.model.training
-    np.testing.assert_allclose(reranker.scores(queries, documents), before, atol=1e-6)
+    rows = reranker.tokenize(queries, documents)
+    scores = reranker.forward(rows)
+    assert scores.requires_grad
+    np.testing.assert_allclose(scores.detach().numpy(), before, atol=1e-6)
 
 
-def maxp_by_hand(reranker: Reranker, query: str, document: str) -> float:
+def maxp_by_hand(reranker: CrossEncoder, query: str, document: str) -> float:
     """Every passage built token by token and scored alone."""
     tokenizer, most = reranker.tokenizer, reranker.max_tokens
     asked = tokenizer(query, add_special_tokens=False)["input_ids"]
@@ -193,7 +181,7 @@ def maxp_by_hand(reranker: Reranker, query: str, document: str) -> float:
 def test_passages_are_scored_one_by_one_and_the_best_counts(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folder = tiny_cross_encoder(tmp_path / "model")
-    reranker = Reranker(folder, max_tokens=32, device="cpu", dtype="float32", passages=True)
+    reranker = CrossEncoder(folder, max_tokens=32, device="cpu", dtype="float32", passages=True)
     words = ["".join(rng.choice(list(LETTERS), size=rng.integers(1, 4))) for _ in range(400)]
     documents = [" ".join(rng.choice(words, size=size)) for size in (0, 1, 5, 12, 13, 20, 60, 200)]
     queries = [" ".join(rng.choice(words, size=size)) for size in (1, 2, 3, 1, 2, 3, 1, 2)]
@@ -202,14 +190,24 @@ def test_passages_are_scored_one_by_one_and_the_best_counts(tmp_path: Path) -> N
     expected = [maxp_by_hand(reranker, *pair) for pair in zip(queries, documents, strict=True)]
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert sum(told) == len(documents)
-    first = Reranker(folder, max_tokens=32, device="cpu", dtype="float32").scores(queries, documents)
+    first = CrossEncoder(folder, max_tokens=32, device="cpu", dtype="float32").scores(queries, documents)
     assert (scores >= first - 1e-5).all()
     assert scores[-1] > first[-1] + 1e-3
 
 
 def test_beside_a_query_of_any_length_there_is_room_for_a_passage(tmp_path: Path) -> None:
-    reranker = Reranker(
+    reranker = CrossEncoder(
         tiny_cross_encoder(tmp_path / "model"), max_tokens=32, device="cpu", dtype="float32", passages=True
     )
     long, cut = "a b c d " * 50, " ".join(("a b c d " * 50).split()[:16])
     assert reranker.scores([long], ["e f g " * 30]) == pytest.approx(reranker.scores([cut], ["e f g " * 30]), abs=1e-5)
+
+
+def test_code_in_a_models_folder_never_runs_and_nothing_is_asked(tmp_path: Path) -> None:
+    model = tiny_cross_encoder(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "of-its-own", "auto_map": {"AutoConfig": "wrong.Config"}}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "wrong.py").write_text("raise SystemExit('it ran')\n")
+    with pytest.raises(ModelError, match=f"re-ranker {model} cannot be loaded"):
+        load_cross_encoder(model)

@@ -20,9 +20,9 @@ def corpus_of(count: int, seed: int = 0) -> list[str]:
     return [" ".join(f"term{t}" for t in rng.zipf(1.3, 12) if t < 60) + f" doc{row % 9}" for row in range(count)]
 
 
-def lexical(corpus: list[str], store: str | Path, **settings) -> Plan:
-    config = EncoderConfig(name="lexical", lexical=LexicalConfig(**settings))
-    return plan(config, as_texts(corpus), store, CPU, 8192)
+def lexical(corpus: list[str], store: str | Path, width: int = 256, **settings) -> Plan:
+    config = EncoderConfig(name="lexical", lexical=LexicalConfig(width=width))
+    return plan(config, as_texts(corpus), store, CPU, **settings)
 
 
 def test_lexical_equals_tf_idf_and_a_truncated_svd_up_to_sign(tmp_path):
@@ -46,10 +46,10 @@ def test_the_lexical_fit_is_reused_and_follows_the_corpus(root, monkeypatch):
     first = lexical(corpus, root)
     others = [lexical([*corpus, "one more"], root), lexical(corpus, root, width=3)]
     assert len({first.fingerprint.digest, *(other.fingerprint.digest for other in others)}) == 3
-    assert len(first.fit.place.files()) == 3
-    monkeypatch.setattr("hnmine.models.lexical._fit", None)
+    assert len(first.fit.directory.files()) == 3
+    monkeypatch.setattr("sklearn.feature_extraction.text.TfidfVectorizer.fit_transform", None)
     assert lexical(corpus[::-1], root) == first  # the order of documents is not the corpus
-    assert len(first.fit.place.files()) == 3
+    assert len(first.fit.directory.files()) == 3
 
 
 def test_the_fit_does_not_depend_on_the_order_of_documents(tmp_path):
@@ -66,25 +66,31 @@ def test_a_damaged_fit_is_said_set_aside_and_made_again(how, root, capsys):
     first = lexical(corpus, root)
     expected = first.build().encode(corpus)
     raw = first.fit.read().to_pybytes()
-    first.fit.place.write(first.fit.name, how(raw))
+    first.fit.directory.write(first.fit.name, how(raw))
     assert lexical(corpus, root) == first
     said = capsys.readouterr().err
     assert f"lexical fit {first.fit.name} is damaged" in said
-    assert first.fit.place.files() == [f"{Path(first.fit.name).stem}.corrupt", first.fit.name]
+    assert first.fit.directory.files() == [f"{Path(first.fit.name).stem}.corrupt", first.fit.name]
     assert np.array_equal(first.build().encode(corpus), expected)
+
+
+def test_the_fit_follows_the_seed(tmp_path):
+    corpus = corpus_of(24)
+    first, second = (lexical(corpus, tmp_path, width=3, seed=seed) for seed in (0, 1))
+    assert first.fit.name.partition("-")[0] != second.fit.name.partition("-")[0]
 
 
 def test_every_byte_of_a_fit_is_checked(tmp_path, capsys):
     fit = lexical(corpus_of(6), tmp_path).fit
     raw = fit.read().to_pybytes()
     for at in range(0, len(raw), 7):
-        fit.place.write(fit.name, raw[:at] + bytes([raw[at] ^ (1 << at % 8)]) + raw[at + 1 :])
+        fit.directory.write(fit.name, raw[:at] + bytes([raw[at] ^ (1 << at % 8)]) + raw[at + 1 :])
         assert fit.read() is None, at
 
 
 def test_an_actor_that_finds_its_fit_gone_says_so(root):
     planned = lexical(corpus_of(24), root)
-    planned.fit.place.set_aside(planned.fit.name)
+    planned.fit.directory.set_aside(planned.fit.name)
     with pytest.raises(ModelError, match=r"lexical fit .*\.safetensors was there and is gone or damaged; run again"):
         planned.build()
 
@@ -93,8 +99,8 @@ def test_fits_that_differ_never_share_vectors(tmp_path):
     """Two runs at once may fit the same corpus a bit differently, on two machines: each keeps to its own."""
     corpus = corpus_of(24)
     first = lexical(corpus, tmp_path)
-    asked = first.fit.name.partition("-")[0]
-    other = Fit.write(tmp_path, asked, ["term1"], np.ones(1, np.float32), np.ones((1, 1), np.float32))
+    request = first.fit.name.partition("-")[0]
+    other = Fit.write(tmp_path, request, ["term1"], np.ones(1, np.float32), np.ones((1, 1), np.float32))
     again = lexical(corpus, tmp_path)  # one of both, and its vectors go where its bits say
     assert other != first.fit
     assert again.fit in (first.fit, other)
@@ -118,11 +124,11 @@ def test_a_corpus_without_terms_is_a_data_error(tmp_path):
         lexical(["a", "!", "? b"], tmp_path)
 
 
-def test_a_fit_that_is_configured_is_taken_whatever_the_corpus_and_gives_the_same_vectors(tmp_path):
+def test_a_fit_that_is_given_is_taken_whatever_the_corpus_and_gives_the_same_vectors(tmp_path):
     corpus = corpus_of(24)
     first = lexical(corpus, tmp_path)
     pinned = lexical(["other words altogether"], tmp_path, fit=first.fit.name)
     assert (pinned.fit, pinned.fingerprint) == (first.fit, first.fingerprint)
     (tmp_path / "lexical" / first.fit.name).unlink()
-    with pytest.raises(DataError, match=r"lexical\.fit: .*lexical has no .* that is whole; leave it out to fit anew"):
+    with pytest.raises(DataError, match=r"lexical has no lexical fit .* that is whole; fit anew, without it"):
         lexical(corpus, tmp_path, fit=first.fit.name)

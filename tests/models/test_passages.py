@@ -12,17 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hnmine.config.mining import EmbedConfig
 from hnmine.corpus.text_keys import Reading
-from hnmine.embedding.encode import embed
-from hnmine.embedding.store import VectorStore
 from hnmine.errors import ModelError
 from hnmine.models.folder import resolve
 from hnmine.models.passages import PassageEncoder
 from hnmine.models.plan import Plan
 from hnmine.types import unit_rows
 from tests.builders.models import encoder_plan, load_sentence_transformer, tiny_word_encoder
-from tests.builders.texts import as_texts
 
 LIMIT = 32
 PROMPTS = ["", "passage : "]
@@ -63,9 +59,8 @@ def truncating(minilm):
     return encoder_plan(minilm, max_tokens=LIMIT).build()
 
 
-def around(encoder, pooling: str, most: int = 1000) -> PassageEncoder:
-    settings = {"name": "a", "max_tokens": LIMIT, "pooling": pooling, "max_passages": most}
-    return PassageEncoder(encoder.encode, encoder.tokenizer, **settings)
+def around(encoder, most: int = 1000) -> PassageEncoder:
+    return PassageEncoder(encoder.encode, encoder.tokenizer, name="a", max_tokens=LIMIT, max_passages=most)
 
 
 def reads(model, text: str, prompt: str) -> Iterator[np.ndarray]:
@@ -80,25 +75,22 @@ def reads(model, text: str, prompt: str) -> Iterator[np.ndarray]:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_document_is_the_mean_or_maximum_of_what_the_model_reads_in_turn(minilm, truncating, prompt):
+def test_a_document_is_the_mean_of_what_the_model_reads_in_turn(minilm, truncating, prompt):
     model = load_sentence_transformer(minilm)
     model.max_seq_length = LIMIT
     vectors = [list(reads(model, text, prompt)) for text in DOCUMENTS]
-    assert [len(own) for own in vectors[:2]] == [1, 1]
+    assert [len(each) for each in vectors[:2]] == [1, 1]
     assert len(vectors[-1]) > 5
     for most in (3, 1000):
-        mean = around(truncating, "mean", most).encode(DOCUMENTS, Reading(prompt))
-        maximum = around(truncating, "max", most).encode(DOCUMENTS, Reading(prompt))
-        assert mean.dtype == maximum.dtype == np.float32
-        assert np.abs(mean - [np.mean(own[:most], axis=0) for own in vectors]).max() < 1e-5
-        assert np.abs(maximum - [np.max(own[:most], axis=0) for own in vectors]).max() < 1e-5
+        means = around(truncating, most).encode(DOCUMENTS, Reading(prompt))
+        assert means.dtype == np.float32
+        assert np.abs(means - [np.mean(each[:most], axis=0) for each in vectors]).max() < 1e-5
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_what_fits_one_passage_has_the_direction_that_truncating_gives(truncating, pooling):
+def test_what_fits_one_passage_has_the_direction_that_truncating_gives(truncating):
     exact, over = "the " * (LIMIT - 2), "the " * (LIMIT - 1)
     assert len(truncating.tokenizer(exact)["input_ids"]) == LIMIT
-    fitting, read = ["", "one", "deploy MySQL in the cloud", exact], around(truncating, pooling)
+    fitting, read = ["", "one", "deploy MySQL in the cloud", exact], around(truncating)
     assert np.abs(read.encode(fitting) - unit_rows(truncating.encode(fitting))).max() < 1e-6
     assert np.abs(unit_rows(read.encode([over])) - unit_rows(truncating.encode([over]))).max() > 1e-3
 
@@ -136,11 +128,11 @@ def tokenizer(request):
     )
 
 
-def cutter(tokenizer, most: int = 1000, limit: int = LIMIT) -> PassageEncoder:
+def cutter(tokenizer, most: int = 1000, limit: int = LIMIT, **settings) -> PassageEncoder:
     def encode(texts: Sequence[str], reading: Reading) -> np.ndarray:
         raise AssertionError("only cut")
 
-    return PassageEncoder(encode, tokenizer, name="a", max_tokens=limit, pooling="mean", max_passages=most)
+    return PassageEncoder(encode, tokenizer, name="a", max_tokens=limit, max_passages=most, **settings)
 
 
 WORDS = st.sampled_from([*prose(60, 4).split(" "), " " * 300, "\n", "\x00", "ﷺ", "é", "é", "👩‍👩‍👧‍👦", "ⅷ", "­"])
@@ -182,18 +174,18 @@ def test_the_next_passage_repeats_an_eighth(minilm):
     assert len(spans) == 1 + -(-(200 - room) // step)
 
 
-def test_many_texts_are_cut_as_each_alone(minilm, monkeypatch):
-    own = cutter(load_sentence_transformer(minilm).tokenizer)
-    alone = [own.cut([text])[0] for text in DOCUMENTS]
-    monkeypatch.setattr("hnmine.models.passages._CHARACTERS_AT_ONCE", 2 * 8 * LIMIT)
-    assert own.cut(DOCUMENTS) == alone
+def test_many_texts_are_cut_as_each_alone(minilm):
+    tokenizer = load_sentence_transformer(minilm).tokenizer
+    alone = [cutter(tokenizer).cut([text])[0] for text in DOCUMENTS]
+    assert cutter(tokenizer).cut(DOCUMENTS) == alone
+    assert cutter(tokenizer, characters_at_once=2 * 8 * LIMIT).cut(DOCUMENTS) == alone
 
 
 def test_what_lies_behind_the_most_passages_is_not_read(truncating):
     read = LIMIT - 2 + LIMIT - 2 - LIMIT // 8
     base, behind, last = (["the"] * 500 for _ in range(3))
     behind[read], last[read - 1] = "cloud", "cloud"
-    rows = around(truncating, "mean", 2).encode([" ".join(words) for words in (base, behind, last)])
+    rows = around(truncating, 2).encode([" ".join(words) for words in (base, behind, last)])
     assert rows[1] == pytest.approx(rows[0], abs=1e-6)
     assert np.abs(rows[2] - rows[0]).max() > 1e-3
 
@@ -201,42 +193,27 @@ def test_what_lies_behind_the_most_passages_is_not_read(truncating):
 # What names the vectors, and what is refused
 
 
-def pooled(folder: Path, pooling: str, **settings) -> Plan:
-    return encoder_plan(folder, long_documents=pooling, **({"max_tokens": LIMIT} | settings))
+def planned(folder: Path, long_documents: str = "mean", **settings) -> Plan:
+    return encoder_plan(folder, long_documents=long_documents, **({"max_tokens": LIMIT} | settings))
 
 
-def test_the_fingerprint_follows_the_pooling_and_its_bound_and_truncating_keeps_its_own(tmp_path, capfd):
+def test_the_fingerprint_follows_the_pooling_and_truncating_keeps_the_plain_one(tmp_path, capfd):
     folder = tiny_word_encoder(tmp_path / "model")
-    plans = [encoder_plan(folder), pooled(folder, "truncate"), pooled(folder, "mean"), pooled(folder, "max")]
-    plans.append(pooled(folder, "mean", max_passages=4))
-    assert len({own.fingerprint.digest for own in plans}) == len(plans)
+    plans = [encoder_plan(folder), planned(folder, "truncate"), planned(folder)]
+    assert len({each.fingerprint.digest for each in plans}) == len(plans)
     facts = {"dtype", "engine", "files", "kind", "max_tokens", "sentence_transformers"}
     assert {name for name, _ in plans[1].fingerprint.facts} == facts
     assert {name for name, _ in plans[2].fingerprint.facts} == facts | {"pooling", "max_passages", "overlap"}
-    assert "tiny: at most 4 passages of a document are read" in capfd.readouterr().err
+    assert "passages after the first 16 are not read" in capfd.readouterr().err
 
 
-def test_nothing_that_was_encoded_otherwise_is_reused(tmp_path):
+def test_a_text_of_one_passage_has_the_direction_it_has_without_and_a_longer_one_has_another(tmp_path):
     folder = tiny_word_encoder(tmp_path / "model")
     words = " ".join(np.random.default_rng(0).choice(["deploy", "mysql", "the", "cloud", "a", "b"], 100))
-    texts = {"document": as_texts([words, "a b c", "the cloud"]), "query": as_texts(["deploy mysql", "a b c"])}
-
-    def run(pooling: str) -> tuple[int, np.ndarray]:
-        own = pooled(folder, pooling)
-        config = EmbedConfig(ray=False, device="cpu")
-        done = embed(own, texts, VectorStore(tmp_path / "store", own.fingerprint), config)
-        return done.encoded, unit_rows(done.take("document", np.arange(3)))
-
-    rows = {}
-    for pooling in ("truncate", "mean", "max"):
-        encoded, rows[pooling] = run(pooling)
-        assert encoded == 4
-        again, same = run(pooling)
-        assert again == 0
-        assert np.array_equal(same, rows[pooling])
-    for pooling in ("mean", "max"):
-        assert np.abs(rows[pooling][0] - rows["truncate"][0]).max() > 1e-4
-        assert rows[pooling][1:] == pytest.approx(rows["truncate"][1:], abs=1e-6)
+    texts = [words, "a b c", "the cloud"]
+    mean, truncated = (unit_rows(planned(folder, way).build().encode(texts)) for way in ("mean", "truncate"))
+    assert np.abs(mean[0] - truncated[0]).max() > 1e-4
+    assert mean[1:] == pytest.approx(truncated[1:], abs=1e-6)
 
 
 def static_model(folder: Path) -> Path:
@@ -252,9 +229,9 @@ def test_a_model_without_a_limit_of_tokens_is_refused(tmp_path):
     folder = static_model(tmp_path / "static")
     assert encoder_plan(folder).build().encode(["a b"]).shape == (1, 8)
     with pytest.raises(ModelError, match=r"this one has no limit; set max_tokens or, for a static model"):
-        pooled(folder, "mean", max_tokens=None).build()
+        planned(folder, max_tokens=None).build()
     with pytest.raises(ModelError, match="encoder tiny: a static model reads texts to their end; remove max_tokens"):
-        pooled(folder, "mean").build()
+        planned(folder).build()
 
 
 def test_a_tokenizer_that_does_not_say_where_tokens_are_is_refused():
@@ -265,19 +242,19 @@ def test_a_tokenizer_that_does_not_say_where_tokens_are_is_refused():
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(truncating):
-    own = around(truncating, "max")
+    encoder = around(truncating)
     fits, too_long = "the " * 15, "the " * 16
-    assert own.encode(["cloud"], Reading(fits)).shape == (1, 384)
+    assert encoder.encode(["cloud"], Reading(fits)).shape == (1, 384)
     with pytest.raises(ModelError, match=r"takes 16 of the 30 tokens that a passage has; shorten it"):
-        own.encode(["cloud"], Reading(too_long))
+        encoder.encode(["cloud"], Reading(too_long))
 
 
 def test_a_models_own_prompt_stands_before_every_passage(tmp_path):
     folder = tiny_word_encoder(tmp_path / "model")
     path = folder / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": {"document": "doc : "}}))
-    own, model = pooled(folder, "mean"), load_sentence_transformer(folder)
-    assert own.reading("document") == Reading("doc : ")
+    plan, model = planned(folder), load_sentence_transformer(folder)
+    assert plan.reading("document") == Reading("doc : ")
     text = "deploy mysql in the cloud a b c " * 12
     expected = np.mean(list(reads(model, text, "doc : ")), axis=0)
-    assert np.abs(own.build().encode([text], own.reading("document"))[0] - expected).max() < 1e-5
+    assert np.abs(plan.build().encode([text], plan.reading("document"))[0] - expected).max() < 1e-5

@@ -1,21 +1,20 @@
-"""OpenVINO against torch on every architecture that `auto` hands it, and batches side by side against one by one."""
+"""OpenVINO against torch on every architecture that `auto` hands it."""
 
 from __future__ import annotations
 
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hnmine.models.engine import OpenVino, choose, graph_tokens, side_by_side
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from hnmine.errors import ConfigError, ModelError
-from hnmine.models import engine
-from tests.builders.models import encoder_plan, load_cross_encoder, tiny_cross_encoder, tiny_word_encoder
+from hnmine.models import openvino
+from hnmine.models.openvino import CompiledNetwork, choose_engine
+from tests.builders.models import encoder_plan, tiny_word_encoder
 from tests.builders.texts import SENTENCES
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -43,11 +42,11 @@ def examples():
 
 
 @pytest.mark.parametrize(
-    ("model_type", "head"), [(name, False) for name in sorted(engine._TRIED)] + [("bert", True), ("modernbert", True)]
+    ("model_type", "head"), [(name, False) for name in sorted(openvino.TRIED)] + [("bert", True), ("modernbert", True)]
 )
 def test_openvino_computes_what_torch_does_on_batches_of_any_shape(model_type, head):
     body, output = network(model_type, head), "logits" if head else "last_hidden_state"
-    compiled = OpenVino(body, output, examples(), "float32", lanes=1)
+    compiled = CompiledNetwork(body, output, examples(), "float32", lanes=1)
     for at, lengths in enumerate([(1,), (5, 5), (40, 3, 17, 1), (64,)]):
         inputs = batch(*lengths, seed=at)
         with torch.inference_mode():
@@ -57,14 +56,14 @@ def test_openvino_computes_what_torch_does_on_batches_of_any_shape(model_type, h
 
 
 def test_padding_beside_a_text_changes_nothing():
-    compiled = OpenVino(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
+    compiled = CompiledNetwork(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
     alone, beside = batch(6, seed=3), batch(6, 30, seed=4)
     beside["input_ids"][0, :6] = alone["input_ids"][0]
     assert torch.allclose(compiled(**alone)[0], compiled(**beside)[0, :6], atol=1e-5)
 
 
 def test_threads_share_a_compiled_network():
-    compiled = OpenVino(network("bert"), "last_hidden_state", examples(), "float32", lanes=2)
+    compiled = CompiledNetwork(network("bert"), "last_hidden_state", examples(), "float32", lanes=2)
     inputs = [batch(1 + i % 30, 5, seed=i) for i in range(60)]
     one_by_one = [compiled(**each) for each in inputs]
     with ThreadPoolExecutor(6) as pool:  # more than it has requests
@@ -73,7 +72,7 @@ def test_threads_share_a_compiled_network():
 
 
 def test_inputs_that_the_network_was_not_traced_with_are_left_aside():
-    compiled = OpenVino(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
+    compiled = CompiledNetwork(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
     assert torch.equal(compiled(**batch(4), return_dict=True, modality="text"), compiled(**batch(4)))
 
 
@@ -82,7 +81,7 @@ def test_a_network_that_comes_out_wrong_is_refused():
     true_forward = body.forward
     body.forward = lambda **inputs: true_forward(**inputs) if torch.jit.is_tracing() else _twice(true_forward(**inputs))
     with pytest.raises(ModelError, match="something else than torch of BertModel; set engine: torch"):
-        OpenVino(body, "last_hidden_state", examples(), "float32", lanes=1)
+        CompiledNetwork(body, "last_hidden_state", examples(), "float32", lanes=1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,7 +92,7 @@ def test_scores_near_nothing_are_no_reason_to_refuse_bfloat16_and_wrong_ones_are
     with torch.inference_mode():
         body.classifier.bias -= body(**second)["logits"][0]
         assert body(**second)["logits"].abs().max() < 1e-5
-    OpenVino(body, "logits", iter([batch(2, 7), second]), "bfloat16", lanes=1)
+    CompiledNetwork(body, "logits", iter([batch(2, 7), second]), "bfloat16", lanes=1)
     true_forward = body.forward
 
     def of_other_words(**inputs):
@@ -102,7 +101,7 @@ def test_scores_near_nothing_are_no_reason_to_refuse_bfloat16_and_wrong_ones_are
 
     body.forward = of_other_words
     with pytest.raises(ModelError, match="something else than torch of BertForSequenceClassification"):
-        OpenVino(body, "logits", iter([batch(2, 7), second]), "bfloat16", lanes=1)
+        CompiledNetwork(body, "logits", iter([batch(2, 7), second]), "bfloat16", lanes=1)
 
 
 def _twice(outputs):
@@ -118,20 +117,20 @@ def test_a_network_that_cannot_be_traced_is_told():
 
     body.forward = broken
     with pytest.raises(ModelError, match=r"cannot take BertModel \(.*no such operator.*\); set engine: torch"):
-        OpenVino(body, "last_hidden_state", examples(), "float32", lanes=1)
+        CompiledNetwork(body, "last_hidden_state", examples(), "float32", lanes=1)
 
 
 def test_nothing_is_sent_anywhere(monkeypatch):
     asked = []
     monkeypatch.setattr(socket.socket, "connect", lambda _self, address: asked.append(address))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address) or [])
-    OpenVino(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
+    CompiledNetwork(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
     assert not asked
     assert not [thread for thread in threading.enumerate() if "telemetry" in thread.name.lower()]
 
 
 @pytest.mark.parametrize(
-    ("setting", "device", "dtype", "model_type", "patched", "expected"),
+    ("setting", "device", "dtype", "model_type", "adapters", "expected"),
     [
         ("auto", "cpu", "bfloat16", "bert", False, "openvino"),
         ("auto", "cpu", "float32", "mpnet", False, "openvino"),
@@ -145,54 +144,35 @@ def test_nothing_is_sent_anywhere(monkeypatch):
     ],
 )
 def test_the_engine_follows_from_device_dtype_and_architecture(
-    monkeypatch, setting, device, dtype, model_type, patched, expected
+    monkeypatch, setting, device, dtype, model_type, adapters, expected
 ):
-    monkeypatch.setattr(engine.platform, "machine", lambda: "x86_64")
-    assert choose(setting, device, dtype, model_type, patched=patched) == expected
+    monkeypatch.setattr(openvino.platform, "machine", lambda: "x86_64")
+    assert choose_engine(setting, device, dtype, model_type, adapters=adapters) == expected
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "patched", "reason"),
+    ("device", "dtype", "adapters", "reason"),
     [
         ("gpu", "float16", False, "the device is gpu"),
         ("cpu", "float16", False, "the dtype is float16"),
         ("cpu", "float32", True, "adapters"),
     ],
 )
-def test_openvino_that_cannot_serve_is_an_error_where_it_was_asked_for(device, dtype, patched, reason):
+def test_openvino_that_cannot_serve_is_an_error_where_it_was_asked_for(device, dtype, adapters, reason):
     with pytest.raises(ConfigError, match=reason):
-        choose("openvino", device, dtype, "bert", patched=patched)
+        choose_engine("openvino", device, dtype, "bert", adapters=adapters)
 
 
 def test_without_openvino_torch_computes_and_asking_for_it_names_the_extra(monkeypatch):
-    monkeypatch.setattr(engine, "find_spec", lambda _name: None)
-    assert choose("auto", "cpu", "float32", "bert", patched=False) == "torch"
+    monkeypatch.setattr(openvino, "find_spec", lambda _name: None)
+    assert choose_engine("auto", "cpu", "float32", "bert") == "torch"
     with pytest.raises(ConfigError, match=r"hnmine\[cpu\]"):
-        choose("openvino", "cpu", "float32", "bert", patched=False)
+        choose_engine("openvino", "cpu", "float32", "bert")
 
 
 def test_on_another_processor_torch_is_the_default(monkeypatch):
-    monkeypatch.setattr(engine.platform, "machine", lambda: "arm64")
-    assert choose("auto", "cpu", "float32", "bert", patched=False) == "torch"
-
-
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_side_by_side_keeps_the_order_and_leaves_the_threads_as_they_were(lanes):
-    before = torch.get_num_threads()
-    assert list(side_by_side(lambda item: item * item, range(50), lanes)) == [item * item for item in range(50)]
-    assert torch.get_num_threads() == before
-
-
-def test_side_by_side_runs_at_once_with_a_core_each_and_passes_errors_on():
-    meeting = threading.Barrier(3, timeout=20)
-
-    def meet(_item):
-        meeting.wait()
-        return torch.get_num_threads()
-
-    assert list(side_by_side(meet, range(3), 3)) == [1, 1, 1]
-    with pytest.raises(ZeroDivisionError):
-        list(side_by_side(lambda item: 1 // item, [1, 0, 1], 2))
+    monkeypatch.setattr(openvino.platform, "machine", lambda: "arm64")
+    assert choose_engine("auto", "cpu", "float32", "bert") == "torch"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -209,22 +189,3 @@ def test_an_encoder_gives_the_same_bits_on_one_lane_and_on_three(tmp_path):
     own = encoder_plan(tiny_word_encoder(tmp_path / "tiny"), engine="openvino", budget=64)
     texts = [f"{sentence} {'a' * i}" for i in range(20) for sentence in SENTENCES]
     assert np.array_equal(own.build(lanes=1).encode(texts), own.build(lanes=3).encode(texts))
-
-
-def test_on_a_gpu_a_backward_pass_holds_what_its_memory_holds(tmp_path: Path) -> None:
-    config = AutoConfig.for_model(
-        "bert", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=64, vocab_size=50
-    )
-    with torch.device("meta"):
-        large = AutoModelForSequenceClassification.from_config(config)
-    tiny = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=32).model
-    most = graph_tokens(tiny, "cuda", "bfloat16", free=2**36)
-    assert most == graph_tokens(torch.nn.Linear(2, 2), "cuda", "bfloat16"), "of what is no transformer nothing is known"
-    free = [2**30, 22 * 2**30, 80 * 2**30, 2**40]
-    tokens = [graph_tokens(large, "cuda", "bfloat16", each) for each in free]
-    assert tokens == sorted(tokens)
-    assert 0 < tokens[0] < tokens[1] < tokens[2] < tokens[3] == most
-    held = [34 * 1024 * 24 * each for each in tokens]
-    assert all(0.3 * room < used < room for used, room in zip(held[1:3], free[1:3], strict=True))
-    assert graph_tokens(large, "cuda", "float32", free[2]) == tokens[2] // 2
-    assert graph_tokens(large, "cpu", "bfloat16") < most
