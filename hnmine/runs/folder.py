@@ -99,7 +99,6 @@ class _Start(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: str
-    revision: str | None
     warmed_up: bool
 
 

@@ -58,7 +58,7 @@ def training(run: Run, weights: str = "w") -> None:
     inputs, files = run.sha256_of("negatives.parquet"), {"rerankers/paper/model.safetensors": weights}
     (run.out / "rerankers" / "paper").mkdir(parents=True, exist_ok=True)
     (run.out / "rerankers" / "paper" / "model.safetensors").write_text(weights)
-    start = {"model": "m", "revision": None, "warmed_up": False}
+    start = {"model": "m", "warmed_up": False}
     run.commit("training", inputs=inputs, files=files, start=start, **KIND, presets={"paper": {"dev": 0.5}})
 
 
