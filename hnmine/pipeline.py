@@ -14,6 +14,11 @@ from typing import Any
 from hnmine.config.root import Config
 from hnmine.mining.mine import denoise_model
 from hnmine.project import Project, open_project
+from hnmine.ranking.evaluate import evaluate_first_stage, evaluate_rerankers, trained_rerankers
+from hnmine.ranking.rescoring import KeptScores, Reading, scores_file
+from hnmine.report.changes import write_changes
+from hnmine.report.examples import examples
+from hnmine.report.rankings import evaluation_text
 
 Show = Callable[[str], object]
 """Shows a person a text as soon as it is known."""
@@ -126,20 +131,28 @@ def train_step(project: Project) -> None:
 
 def evaluate_step(project: Project) -> None:
     """Measure first stage, start and trained re-rankers on the test queries, and record it."""
-    from hnmine.ranking.evaluate import compare as compare_rerankers
-
-    run = project.run
+    run, config = project.run, project.config
     with run.timed("evaluate"):
-        found, inputs, files = compare_rerankers(project.splits, project.config, run)
-    run.commit("evaluation", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=project.data, **found)
+        trained = trained_rerankers(run, config.train.max_tokens)
+        kept = KeptScores(Reading.of(config, trained.kind, trained.max_tokens), run)
+        evaluation = evaluate_rerankers(project.evaluator, trained, kept, config.seed)
+        pages = write_changes(evaluation, run)
+    run.commit(
+        "evaluation",
+        inputs=dict(trained.files),
+        files=run.sha256_of(*map(scores_file, trained.names), *pages, "quarantine.jsonl"),
+        data=project.data,
+        max_tokens=trained.max_tokens,
+        **evaluation.facts(),
+        table=evaluation_text(evaluation, distilled="distilled" in run.manifest["training"]),
+    )
 
 
 def show_before_training(project: Project, show: Show) -> None:
     """Show some mined triplets, and the test metrics of first stage and free blend."""
-    from hnmine.report.examples import examples
-
     out = project.run.out
     show(examples(out / "triplets.parquet", out / "negatives.parquet", count=5))
+    show(evaluation_text(evaluate_first_stage(project.evaluator)))
 
 
 def audit(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
@@ -148,62 +161,7 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
     Of queries with several judged positives all but one are hidden in turn. Beside the rules, the two conditions are
     mined with some guards, and with the configured `guards` and `select.negatives`. Writes OUT/audit.json.
     """
-    from hnmine.comparison import audit as auditing
+    from hnmine.comparison.audit import audit as audit_project  # imports torch
 
-    config = config or Config()
-    refuse_unusable(config.guards)
-    with open_run(Path(out), config) as run:
-        collection = read_collection(data, config, run)
-        pairs = collection.pairs(config.sources.train_split)
-        trials = auditing.hide(pairs, groups_of_equal_text(collection.documents))
-        if not len(trials.pairs):
-            raise DataError(
-                f"no query of {config.sources.train_split} has two judged positives, so none can be hidden; judge a "
-                "second right document for some 50 queries, or look at triplets by eye"
-            )
-        rows, at = np.unique(trials.pairs.query_rows_P, return_inverse=True)
-        trials = replace(trials, pairs=Pairs(query_rows_P=at.astype(np.int64), doc_rows_P=trials.pairs.doc_rows_P))
-        texts: dict[Role, Texts] = {"document": collection.documents, "query": collection.queries.take(rows.tolist())}
-        ensemble = encode(texts, config, run)
-        what = f"{len(rows):,} queries with several positives"
-        bm25 = Bm25(collection.documents, k1=config.evaluate.k1, b=config.evaluate.b)
-        first_QK, _ = bm25.first(texts["query"], _AUDITED_DEPTH)
-        with track("audit", what, len(trials.pairs), "pairs") as progress:
-            results = auditing.audit(ensemble.space, trials, seed=config.seed, first_QK=first_QK, done=progress.advance)
-        settings, configured = _audited_settings(config)
-        with searcher(ensemble.space, config.search, config.device, config.seed) as (search, _):
-            for name, its in settings.items():
-                found = select_negatives(trials.pairs, trials.known, search, ensemble, texts, its, run, name)
-                results[name] = auditing.Audited.of(trials, found.pair_M, found.doc_rows_M)
-        record = {
-            "queries": len(rows),
-            "pairs": len(trials.pairs),
-            "rules": {
-                name: {
-                    "hidden": result.hidden_rate,
-                    "interval": result.interval,
-                    "yield": result.yield_rate,
-                    "negatives": result.negatives,
-                }
-                for name, result in results.items()
-            },
-            "config": config.model_dump(mode="json"),
-            "versions": versions(),
-        }
-        write_json(run.out / "audit.json", record)
-        verdict = auditing.verdict(results, configured)
-        return record | {"table": auditing.table(results), "verdict": verdict}
-
-
-def _audited_settings(config: Config) -> tuple[dict[str, Config], str | None]:
-    """Return what is mined for the audit, by name, and the name of what is configured, if that is more than a rule."""
-    tried = {
-        name: config.model_copy(update={"select": SelectConfig(), "guards": guards})
-        for name, guards in TRIED_GUARDS.items()
-    }
-    wanted = config.select.negatives
-    if config.guards == GuardsConfig() and wanted == 1:
-        return tried, None
-    guarded = ", guarded" if config.guards != GuardsConfig() else ""
-    name = f"two conditions{guarded}" + (f", {wanted} a pair" if wanted > 1 else "")
-    return tried | {name: config}, name
+    with open_project(data, out, config) as project:
+        return audit_project(project)

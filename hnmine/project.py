@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hnmine.config.corpus import SourcesConfig
-from hnmine.config.mining import DenoiseConfig
 from hnmine.config.root import Config
 from hnmine.corpus.beir import Collection, read_beir, write_quarantine
 from hnmine.embedding.ensemble import Ensemble
@@ -31,6 +30,7 @@ from hnmine.mining.mine import (
 from hnmine.mining.pca import Basis
 from hnmine.mining.space import fit_basis, given_basis, project_space, single_spaces
 from hnmine.mining.tables import negatives_table, triplets_table
+from hnmine.ranking.evaluate import Evaluator
 from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits
 from hnmine.runs import device as devices
@@ -87,6 +87,17 @@ class Project:
         """Divide the collection now, so that data that cannot be trained on are refused before the work."""
         _ = self.splits
 
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The test and dev queries on which rankings are measured."""
+        return Evaluator(
+            self.splits,
+            self.config.evaluate,
+            dev_queries=self.config.train.dev_queries,
+            seed=self.config.seed,
+            cosines=lambda queries, doc_rows_QK: self.ensemble.cosines(queries, doc_rows_QK),
+        )
+
     @property
     def search_device(self) -> devices.Choice:
         """The device on which documents are searched."""
@@ -133,7 +144,6 @@ class Project:
     def select(self, judged: Judged, fused: Fused, space: Space) -> tuple[Negatives, dict[str, Any]]:
         """Select the hard negatives as configured, with the guards that are on; return them and facts of the search."""
         config = self.config
-        model = denoise_model(config.guards)
         guards = guards_of(config.guards, lambda: single_spaces(fused))
         search_opened = open_search(space, config.search, self.search_device, config.seed)
         with (
@@ -141,32 +151,32 @@ class Project:
             search_opened as (search, facts),
             track("select", "two conditions", len(judged.pairs), "pairs") as progress,
         ):
-            denoise = None
-            if config.guards.denoise is not None and model is not None:
-                denoise = self._denoise(config.guards.denoise, model, judged.queries, progress)
             negatives = select_negatives(
                 space,
                 judged,
                 search,
                 negatives=config.select.negatives,
                 guards=guards,
-                denoise=denoise,
+                denoise=self.denoise(judged.queries, progress),
                 done=progress.advance,
             )
         return negatives, facts
 
-    def _denoise(self, config: DenoiseConfig, model: Path, queries: Texts, progress: Progress) -> Denoise:
-        """Return the guard that asks a cross-encoder; how much it was asked is shown beside the progress."""
+    def denoise(self, queries: Texts, progress: Progress) -> Denoise | None:
+        """Return the guard that asks a cross-encoder, None if there is none; the progress shows how much it scored."""
+        config, model = self.config.guards.denoise, denoise_model(self.config.guards)
+        if config is None or model is None:
+            return None
         device = devices.choose_device(self.config.device)
         dtype = devices.choose_dtype("auto", device.kind)
         how: dict[str, Any] = {"max_tokens": DENOISE_TOKENS, "dtype": dtype, "engine": self.config.engine}
         scored = 0
 
         def load() -> Score:
-            from hnmine.models.cross_encoder import Reranker  # imports torch and transformers
+            from hnmine.models.cross_encoder import CrossEncoder  # imports torch and transformers
 
             say("select", f"denoising by {config.model} on {device}, {dtype}")
-            return Reranker(model, device=device.torch_name, **how).scores
+            return CrossEncoder(model, device=device.torch_name, **how).scores
 
         def show(count: int) -> None:
             nonlocal scored

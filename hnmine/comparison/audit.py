@@ -1,191 +1,131 @@
-"""How dangerous is a domain? Hide judged positives and count how often each rule takes one for a negative.
+"""The audit of a domain: how often would each way to mine take a right answer for a negative.
 
-The two conditions look where unlabelled right answers live. Where queries have several judged positives that can be
-measured: keep one of them as PD, hide the others, and let each rule choose its first negative. The share of choices
-that are hidden positives estimates the share of false negatives; the yield says how many pairs get a choice at all.
-
-The interval is Wilson's at 95 %, for as many independent choices as those of the queries are worth: choices for one
-query resemble each other, so the variance is that between queries (of a ratio, by linearisation). A bootstrap over
-queries gives the same where something was hidden, but says "0 to 0" of ten choices without one.
+Of queries with several judged positives all but one are hidden in turn (`hidden`). Each rule chooses a negative; the
+two conditions are mined with some guards beside, and as configured. The result is OUT/audit.json.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-
-from hnmine.arms.choose import choose
-from hnmine.arms.rules import RULES, Rule
-from hnmine.mining.conditions import Known
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.types import Int64, Pairs, Space
+from hnmine.comparison.hidden import HiddenChoices, Trials, count_hidden_choices, hide_positives
+from hnmine.config.mining import GuardsConfig, SelectConfig
+from hnmine.errors import DataError
+from hnmine.mining.conditions import select
+from hnmine.mining.fuse import Fused
+from hnmine.mining.mine import denoise_model, groups_of_equal_text, guards_of, open_search
+from hnmine.mining.space import single_spaces
+from hnmine.project import Project
+from hnmine.ranking.first_stage import Bm25
+from hnmine.report.risks import Risk, risk_table, verdict
+from hnmine.runs.files import write_json
+from hnmine.runs.folder import versions
+from hnmine.runs.progress import track
+from hnmine.types import Space, Texts
 
 TWO_CONDITIONS = "two conditions"
-_SAFE, _USABLE = 0.03, 0.10
-_Z = 1.959964  # 95 %, two-sided
+TRIED_GUARDS = {
+    "two conditions, margin 0.05": GuardsConfig(margin=0.05),
+    "two conditions, margin 0.02": GuardsConfig(margin=0.02),
+    "two conditions, first_rank 10": GuardsConfig(first_rank=10),
+    "two conditions, margin 0.02, first_rank 5": GuardsConfig(margin=0.02, first_rank=5),
+}
+"""Guards that are measured whatever is configured."""
+_BM25_DEPTH = 100  # documents of a query that rules of the first stage look at
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trials:
-    """The judged pairs of queries with several positives, together by query; of each pair the other ones are hidden."""
+def audit(project: Project) -> dict[str, Any]:
+    """Measure how often each rule would choose a right answer that is not labelled; return the record.
 
-    pairs: Pairs
-    known: Known
-    """Of each pair its own positive."""
-    right: Known
-    """Of each pair all positives of its query."""
+    Writes OUT/audit.json. The record has `table` and `verdict` for people beside.
 
-    @property
-    def queries(self) -> int:
-        """Number of queries."""
-        return len(np.unique(self.pairs.query_rows_P))
-
-
-def hide(pairs: Pairs, groups_N: Int64, judged: Mapping[int, Collection[int]] | None = None) -> Trials:
-    """Make a trial of each pair whose query has a positive of another text, which can be hidden.
-
-    Args:
-        pairs: judged pairs; of copies of one text, one is taken.
-        groups_N: equal text, equal number; copies of PD are never chosen, copies of a hidden one count as it.
-        judged: of each query row all documents that were judged right, where `pairs` are a sample; None: they are all.
+    Raises:
+        DataError: no query has two judged positives.
     """
-    rows = []
-    for query, docs in pairs.positives_of().items():
-        of_text = {int(groups_N[doc]): doc for doc in reversed(docs)}
-        every = docs if judged is None else judged[query]
-        if len({int(groups_N[doc]) for doc in every}) > 1:
-            rows += [(query, doc, tuple(every)) for doc in sorted(of_text.values())]
-    return Trials(
-        pairs=Pairs(
-            query_rows_P=np.array([query for query, _, _ in rows], dtype=np.int64),
-            doc_rows_P=np.array([doc for _, doc, _ in rows], dtype=np.int64),
-        ),
-        known=Known.of([(doc,) for _, doc, _ in rows], groups_N),
-        right=Known.of([docs for _, _, docs in rows], groups_N),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Audited:
-    """What a rule did, by query: pairs offered, of these with a negative, negatives, of these hidden positives."""
-
-    offered_Q: Int64
-    selected_Q: Int64
-    chosen_Q: Int64
-    hidden_Q: Int64
-
-    @classmethod
-    def of(cls, trials: Trials, pair_M: Int64, doc_rows_M: Int64) -> Audited:
-        """Count the negatives that were chosen for the pairs of the trials."""
-        query_P = np.unique(trials.pairs.query_rows_P, return_inverse=True)[1]
-
-        def by_query(pair_n: Int64) -> Int64:
-            return np.bincount(query_P[pair_n], minlength=trials.queries)
-
-        return cls(
-            offered_Q=by_query(np.arange(len(trials.pairs))),
-            selected_Q=by_query(np.unique(pair_M)),
-            chosen_Q=by_query(pair_M),
-            hidden_Q=by_query(pair_M[trials.right.mask(pair_M, doc_rows_M)]),
+    config, collection = project.config, project.collection
+    denoise_model(config.guards)  # its absence is said before hours of encoding
+    # Hide positives, and embed the queries that have several.
+    split = config.sources.train_split
+    trials = hide_positives(collection.pairs(split), groups_of_equal_text(collection.documents))
+    if not len(trials.pairs):
+        raise DataError(
+            f"no query of {split} has two judged positives, so none can be hidden; judge a second right document for "
+            "some 50 queries, or look at triplets by eye"
         )
-
-    @property
-    def negatives(self) -> int:
-        """Number of negatives chosen."""
-        return int(self.chosen_Q.sum())
-
-    @property
-    def hidden_rate(self) -> float:
-        """Share of the negatives that are hidden positives; 0 if none was chosen."""
-        return int(self.hidden_Q.sum()) / self.negatives if self.negatives else 0.0
-
-    @property
-    def yield_rate(self) -> float:
-        """Share of the pairs that got a negative."""
-        return int(self.selected_Q.sum()) / max(1, int(self.offered_Q.sum()))
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the hidden rate; see the module."""
-        rate, worth = self.hidden_rate, self._independent
-        if not worth:
-            return 0.0, 1.0
-        centre, scale = rate + _Z**2 / (2 * worth), 1 + _Z**2 / worth
-        half = _Z * math.sqrt(rate * (1 - rate) / worth + (_Z / (2 * worth)) ** 2)
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-    @property
-    def _independent(self) -> float:
-        """As many independent choices would have this variance; at most the choices, and without variance, queries."""
-        queries, rate = int(np.count_nonzero(self.chosen_Q)), self.hidden_rate
-        if queries < 2 or not 0 < rate < 1:
-            return queries
-        spread = float(np.square(self.hidden_Q - rate * self.chosen_Q).sum()) * queries / (queries - 1)
-        return min(self.negatives, rate * (1 - rate) * self.negatives**2 / spread) if spread else self.negatives
+    rows_Q, pairs = trials.pairs.renumbered()
+    trials, queries = replace(trials, pairs=pairs), collection.queries.take(rows_Q)
+    fused = project.fuse(queries)
+    space = project.project(fused, project.choose_basis(fused))
+    # Let the rules choose, then mine with guards.
+    first_QK, _ = Bm25(collection.documents, k1=config.evaluate.k1, b=config.evaluate.b).first(queries, _BM25_DEPTH)
+    with track("audit", f"{len(queries):,} queries with several positives", len(pairs), "pairs") as progress:
+        counts = count_hidden_choices(space, trials, seed=config.seed, first_QK=first_QK, done=progress.advance)
+    settings, configured = _settings(config.guards, config.select)
+    counts |= _mined(project, trials, queries, fused, space, settings)
+    # Record.
+    risks = {name: _risk(choices) for name, choices in counts.items()}
+    record = {
+        "queries": len(queries),
+        "pairs": len(pairs),
+        "rules": {
+            name: {
+                "hidden": risk.hidden,
+                "interval": risk.interval,
+                "yield": risk.yield_rate,
+                "negatives": risk.negatives,
+            }
+            for name, risk in risks.items()
+        },
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+    }
+    write_json(project.run.out / "audit.json", record)
+    return record | {"table": risk_table(risks), "verdict": verdict(risks, TWO_CONDITIONS, configured)}
 
 
-def audit(
-    space: Space,
+def _settings(guards: GuardsConfig, select: SelectConfig) -> tuple[dict[str, tuple[GuardsConfig, int]], str | None]:
+    """Return guards and numbers of negatives to mine with, by name; the name of those configured, if not the rule."""
+    tried = {name: (each, 1) for name, each in TRIED_GUARDS.items()}
+    if guards == GuardsConfig() and select.negatives == 1:
+        return tried, None
+    name = TWO_CONDITIONS + (", guarded" if guards != GuardsConfig() else "")
+    name += f", {select.negatives} a pair" if select.negatives > 1 else ""
+    return tried | {name: (guards, select.negatives)}, name
+
+
+def _mined(
+    project: Project,
     trials: Trials,
-    *,
-    seed: int,
-    rules: Mapping[str, Rule] | None = None,
-    first_QK: Int64 | None = None,
-    done: Callable[[int], None] = lambda _pairs: None,
-) -> dict[str, Audited]:
-    """Let every rule choose one negative for every pair of the trials.
-
-    Args:
-        space: documents and queries.
-        trials: from `hide`.
-        seed: of the random rules.
-        rules: by name; default `RULES`.
-        first_QK: the first stage's documents of every query of the space, for the rules that choose from these.
-        done: is told how many pairs were finished since the last call.
-    """
-    rules = RULES if rules is None else rules
-    chosen = choose(space, trials.pairs, trials.known, rules, count=1, seed=seed, first_QK=first_QK, done=done)
-    results = {}
-    for name, rows_P1 in chosen.items():
-        pair_M, column_M = np.nonzero(rows_P1 != NO_ROW)
-        results[name] = Audited.of(trials, pair_M, rows_P1[pair_M, column_M])
-    return results
-
-
-def table(results: Mapping[str, Audited]) -> str:
-    """Return the printed table."""
-    width = max(len(name) for name in results)
-    lines = [f"{'rule':<{width}}  hidden positives  95 % interval   yield  negatives"]
-    for name, result in results.items():
-        low, high = result.interval
-        interval = f"{low:.1%} - {high:.1%}"
-        lines.append(
-            f"{name:<{width}}  {result.hidden_rate:>16.1%}  {interval:>13}  {result.yield_rate:>6.1%}"
-            f"  {result.negatives:>9,}"
-        )
-    return "\n".join(lines)
+    queries: Texts,
+    fused: Fused,
+    space: Space,
+    settings: Mapping[str, tuple[GuardsConfig, int]],
+) -> dict[str, HiddenChoices]:
+    """Mine the trials' pairs with each of the settings, and count."""
+    config, counts = project.config, {}
+    with open_search(space, config.search, project.search_device, config.seed) as (search, _):
+        for name, (guards, negatives) in settings.items():
+            with track("select", name, len(trials.pairs), "pairs") as progress:
+                found = select(
+                    space,
+                    trials.pairs,
+                    trials.known,
+                    search,
+                    negatives=negatives,
+                    guards=guards_of(guards, lambda: single_spaces(fused)),
+                    expensive=project.denoise(queries, progress) if guards.denoise is not None else None,
+                    done=progress.advance,
+                )
+            counts[name] = HiddenChoices.count(trials, found.pair_M, found.doc_rows_M)
+    return counts
 
 
-def verdict(results: Mapping[str, Audited], configured: str | None = None) -> str:
-    """Say what the measured rate of the two conditions, and of what is `configured`, means for this domain."""
-    said = f"Of the two conditions' first negatives, {_judge(results[TWO_CONDITIONS])}."
-    return said if configured is None else f"{said}\nAs configured ({configured}), {_judge(results[configured])}."
-
-
-def _judge(result: Audited) -> str:
-    """Judge by the upper end of the interval: a small sample proves nothing safe."""
-    (low, high), rate = result.interval, result.hidden_rate
-    if not result.negatives:
-        return "there is none: every pair is without"
-    if high <= _SAFE:
-        risk = "safe here"
-    elif high <= _USABLE:
-        risk = "usable with anchors (the default); look at some triplets by eye"
-    elif rate > _USABLE and low > _SAFE:
-        risk = "dangerous here: several documents are right for a query and few are judged; use guards, or another rule"
-    else:
-        risk = "too few to tell; judge more right documents of the same queries, or look at triplets by eye"
-    return f"{rate:.1%} ({low:.1%} to {high:.1%}) are right answers that were hidden: {risk}"
+def _risk(choices: HiddenChoices) -> Risk:
+    return Risk(
+        hidden=choices.hidden_rate,
+        interval=choices.interval,
+        yield_rate=choices.yield_rate,
+        negatives=choices.negatives,
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.training import EvaluateConfig
+from hnmine.config.ranking import EvaluateConfig
 from hnmine.errors import DataError
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Texts

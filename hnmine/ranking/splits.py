@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hnmine.config.root import SourcesConfig
-from hnmine.config.training import EvaluateConfig
+from hnmine.config.corpus import SourcesConfig
+from hnmine.config.ranking import EvaluateConfig
 from hnmine.corpus.beir import Collection
 from hnmine.errors import DataError
 from hnmine.ranking.first_stage import FirstStage

@@ -1,4 +1,4 @@
-"""Re-ranking of a first stage, and what it is worth: MRR@3, MRR@10, nDCG@10 and Recall@10 by ir_measures.
+"""Re-ranking of a first stage's documents.
 
 Letters: Q queries, K documents the first stage gave each.
 """
@@ -6,33 +6,23 @@ Letters: Q queries, K documents the first stage gave each.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from hnmine.ranking.first_stage import NO_ROW
-from hnmine.ranking.significance import Paired
-from hnmine.types import Float32, Float64, Int64, Pairs, Texts
-
-METRICS = {"MRR@3": "RR@3", "MRR@10": "RR@10", "nDCG@10": "nDCG@10", "Recall@10": "R@10"}
-"""Our names of the metrics, and ir_measures' names of what is averaged."""
+from hnmine.types import Float32, Int64, Pairs, Texts
 
 LONG_WORDS = 1024
-"""Above, a document counts as long (arXiv 2505.18366, Table 5, draws the line at as many tokens)."""
-_FEWEST = 10  # queries of a length that are worth a mean
+"""A document of more words and marks counts as long (arXiv 2505.18366, Table 5, draws the line at as many tokens)."""
 _WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
 
-PerQuery = dict[str, Float64]
-"""Metric → its value for each query (Q,)."""
-
-
-class Scorer(Protocol):
-    """A re-ranker as seen from here."""
-
-    def scores(self, queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None]) -> Float32:
-        """Return one score a (query, document)."""
+Done = Callable[[int], None]
+"""Hears how many (query, document) were scored since its last call."""
+Score = Callable[[Sequence[str], Sequence[str], Done], Float32]
+"""Maps queries, as many documents, and a `Done` to one score for each (query, document)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +31,13 @@ class Task:
 
     queries: Texts
     doc_rows_QK: Int64
-    """First stage's documents, best first; NO_ROW fills up."""
+    """The first stage's documents, best first; NO_ROW fills up."""
     first_scores_QK: Float32
     document_texts: dict[int, str]
     relevant: tuple[frozenset[int], ...]
-    """Relevant document rows of each query, also those the first stage missed."""
+    """Relevant document rows of each query, also those that the first stage missed."""
     long: frozenset[int] = frozenset()
-    """Positions of the queries with a right document of more than `LONG_WORDS` words and marks."""
+    """Positions of the queries with a relevant document of more than `LONG_WORDS` words and marks."""
 
     @classmethod
     def of(
@@ -62,12 +52,12 @@ class Task:
         judged = pairs.positives_of()
         positives = {row: judged.get(row, []) for row in rows}
         is_long = {doc: _is_long(documents.texts[doc]) for docs in positives.values() for doc in docs}
-        doc_rows = np.stack([first[row][0] for row in rows])
+        doc_rows_QK = np.stack([first[row][0] for row in rows])
         return cls(
             queries=queries.take(rows),
-            doc_rows_QK=doc_rows,
+            doc_rows_QK=doc_rows_QK,
             first_scores_QK=np.stack([first[row][1] for row in rows]),
-            document_texts={int(doc): documents.texts[doc] for doc in np.unique(doc_rows) if doc != NO_ROW},
+            document_texts={int(doc): documents.texts[doc] for doc in np.unique(doc_rows_QK) if doc != NO_ROW},
             relevant=tuple(frozenset(positives[row]) for row in rows),
             long=frozenset(i for i, row in enumerate(rows) if any(is_long[doc] for doc in positives[row])),
         )
@@ -77,7 +67,7 @@ class Task:
 
     @property
     def texts(self) -> list[Any]:
-        """All that a re-ranker is told."""
+        """All that a re-ranker reads."""
         return [self.queries.texts, self.doc_rows_QK.tolist(), sorted(self.document_texts.items())]
 
     @property
@@ -86,79 +76,15 @@ class Task:
         return int((self.doc_rows_QK != NO_ROW).sum())
 
 
-def rerank(task: Task, scorer: Scorer, done: Callable[[int], None] = lambda _count: None) -> Float32:
-    """Return the re-ranker's scores (Q, K); -inf where there is no document."""
-    at_query, at_doc = np.nonzero(task.doc_rows_QK != NO_ROW)
-    docs = task.doc_rows_QK[at_query, at_doc]
-    scores = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
-    scores[at_query, at_doc] = scorer.scores(
-        [task.queries.texts[i] for i in at_query], [task.document_texts[int(doc)] for doc in docs], done
+def rerank(task: Task, score: Score, done: Done = lambda _count: None) -> Float32:
+    """Return a re-ranker's scores (Q, K); -inf where there is no document."""
+    query_F, position_F = np.nonzero(task.doc_rows_QK != NO_ROW)
+    doc_rows_F = task.doc_rows_QK[query_F, position_F].tolist()
+    scores_QK = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
+    scores_QK[query_F, position_F] = score(
+        [task.queries.texts[query] for query in query_F], [task.document_texts[row] for row in doc_rows_F], done
     )
-    return scores
-
-
-def measure(task: Task, scores_QK: Float32) -> PerQuery:
-    """Return every metric for every query, the documents ordered by score; a query without a hit counts 0."""
-    import ir_measures
-
-    names = [f"q{i}" for i in range(len(task))]
-    qrels = {name: {f"d{doc}": 1 for doc in docs} for name, docs in zip(names, task.relevant, strict=True)}
-    run = {
-        name: {f"d{doc}": float(score) for doc, score in zip(docs, scores, strict=True) if doc != NO_ROW}
-        for name, docs, scores in zip(names, task.doc_rows_QK.tolist(), scores_QK.tolist(), strict=True)
-    }
-    of_name = {name: i for i, name in enumerate(names)}
-    values: PerQuery = {metric: np.zeros(len(task)) for metric in METRICS}
-    measures = {ir_measures.parse_measure(theirs): ours for ours, theirs in METRICS.items()}
-    for row in ir_measures.iter_calc(list(measures), qrels, run):
-        values[measures[row.measure]][of_name[row.query_id]] = row.value
-    return values
-
-
-def means(values: PerQuery) -> dict[str, float]:
-    """Return each metric's mean over the queries."""
-    return {metric: float(value.mean()) for metric, value in values.items()}
-
-
-def reach(task: Task) -> float:
-    """Return the share of the relevant documents that the first stage found: what re-ranking can reach."""
-    found = [len(docs & set(rows)) for docs, rows in zip(task.relevant, task.doc_rows_QK.tolist(), strict=True)]
-    return sum(found) / sum(len(docs) for docs in task.relevant)
-
-
-def table(rows: Mapping[str, PerQuery], title: str, against: Mapping[str, Paired] | None = None) -> str:
-    """Return the printed table: one line a ranking, metrics as columns, and the change where it was tested."""
-    width = max(len(name) for name in rows)
-    columns = [max(7, len(metric)) for metric in METRICS]
-    names = "  ".join(f"{metric:>{size}}" for metric, size in zip(METRICS, columns, strict=True))
-    lines = [title, "", f"{'':<{width}}  {names}"]
-    for name, values in rows.items():
-        of = means(values)
-        cells = "  ".join(f"{of[metric]:>{size}.3f}" for metric, size in zip(METRICS, columns, strict=True))
-        line = f"{name:<{width}}  {cells}"
-        if against and name in against:
-            test = against[name]
-            line += f"   {test.difference:+.3f} MRR@10 ({test.low:+.3f} to {test.high:+.3f}, p = {test.p:.2g})"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def table_by_length(task: Task, rows: Mapping[str, PerQuery], metric: str = "MRR@10", fewest: int = _FEWEST) -> str:
-    """Return the metric apart for queries whose right documents are short and long; empty with too few of either."""
-    long_Q = np.isin(np.arange(len(task)), sorted(task.long))
-    if min(long_Q.sum(), (~long_Q).sum()) < fewest:
-        return ""
-    heads = [f"short ({int((~long_Q).sum()):,})", f"long ({int(long_Q.sum()):,})"]
-    width = max(len(name) for name in rows)
-    lines = [
-        f"{metric} by the length of the right document (long: over {LONG_WORDS:,} words and marks)",
-        "",
-        f"{'':<{width}}  " + "  ".join(f"{head:>12}" for head in heads),
-    ]
-    for name, values in rows.items():
-        means_of = (values[metric][~long_Q].mean(), values[metric][long_Q].mean())
-        lines.append(f"{name:<{width}}  " + "  ".join(f"{value:>12.3f}" for value in means_of))
-    return "\n".join(lines)
+    return scores_QK
 
 
 def _is_long(text: str) -> bool:

@@ -1,1 +1,1 @@
-"""What a person reads at the end."""
+"""Tables and texts for people."""

@@ -1,4 +1,4 @@
-"""What a person reads at the end: some mined triplets to judge by eye."""
+"""Some mined triplets, to judge by eye."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.ranking.blend import Rankings, best_weights, blended, likeliest, standard
+from hnmine.ranking.blend import Rankings, best_weights, blended, likeliest, standardised
 from hnmine.ranking.first_stage import NO_ROW
-from hnmine.ranking.task import Task, means, measure
+from hnmine.ranking.measures import means, measure
+from hnmine.ranking.task import Task
 from hnmine.types import Texts
 
 QUERIES, DOCUMENTS = 6, 5
@@ -57,7 +58,7 @@ def test_a_blend_is_what_a_plain_loop_makes_of_it(seed: int, one: float, two: fl
 def test_what_is_even_says_nothing_and_leaves_the_order_to_the_other():
     task, scores = task_of(3, even=True)
     there = task.doc_rows_QK != NO_ROW
-    assert (standard(scores, there)[there] == 0).all()
+    assert (standardised(scores, there)[there] == 0).all()
     rankings = {"own": scores, "first": task.first_scores_QK}
     for query, row in enumerate(blended(task, rankings, {"own": 0.5, "first": 0.5})):
         assert (np.diff(row[there[query]]) <= 0).all(), "the first stage's order"
@@ -71,7 +72,7 @@ def likelihood(task: Task, rankings: Rankings, weights: list[float]) -> float:
         rows = task.doc_rows_QK[query][there[query]].tolist()
         right = [at for at, row in enumerate(rows) if row in docs]
         if right:
-            z = [standard(scores, there)[query][there[query]] for scores in rankings.values()]
+            z = [standardised(scores, there)[query][there[query]] for scores in rankings.values()]
             sums = sum(weight * values for weight, values in zip(weights, z, strict=True))
             of_queries.append(np.mean([sums[at] for at in right]) - np.log(np.exp(sums).sum()))
     return float(np.mean(of_queries)) - 0.01 * sum(weight**2 for weight in weights)

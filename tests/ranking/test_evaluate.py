@@ -1,109 +1,166 @@
-"""What is told of two rankings: the test between them, and the queries that changed most."""
+"""First stage and re-rankers are measured on the test queries, blended with what needs no training, and tested."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from hnmine.config.load import load
 from hnmine.config.root import Config
-from hnmine.errors import DataError
-from hnmine.ranking.evaluate import _advice, _of_blends, _write_changes, between
-from hnmine.ranking.significance import paired
-from hnmine.ranking.task import METRICS, measure
-from hnmine.runs.folder import open_run
-from tests.builders.ranking import task_of_rows
-
-
-def ranking(path: Path, ids: list[str], values: np.ndarray) -> Path:
-    pq.write_table(pa.table({"query_id": ids} | dict.fromkeys(METRICS, values)), path)
-    return path
-
-
-def test_two_files_are_compared_over_the_queries_that_both_have(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    before, after = rng.random(30), rng.random(30)
-    names = [f"q{i}" for i in range(30)]
-    order = rng.permutation(30)
-    first = ranking(tmp_path / "after.parquet", [*(names[i] for i in order), "other"], np.append(after[order], 1.0))
-    second = ranking(tmp_path / "before.parquet", names, before)
-    lines = between(first, second).splitlines()
-    assert lines[0] == f"{first} against {second}, 30 queries"
-    expected = paired(after, before)
-    assert [line.split()[0] for line in lines[3:]] == list(METRICS)
-    for line in lines[3:]:
-        cells = line.split()
-        assert float(cells[1]) == pytest.approx(after.mean(), abs=6e-4)
-        assert float(cells[2]) == pytest.approx(before.mean(), abs=6e-4)
-        assert float(cells[3]) == pytest.approx(expected.difference, abs=6e-4)
-        assert float(cells[-1]) == pytest.approx(expected.p, abs=0.03)
-
-
-def test_files_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
-    one = ranking(tmp_path / "one.parquet", ["a"], np.ones(1))
-    with pytest.raises(DataError, match="have no query in common"):
-        between(one, ranking(tmp_path / "two.parquet", ["b"], np.ones(1)))
-    (tmp_path / "text").write_text("no table")
-    pq.write_table(pa.table({"query_id": ["a"]}), tmp_path / "other.parquet")
-    for name in ("text", "other.parquet"):
-        with pytest.raises(DataError, match=rf"{name} is no file of OUT/evaluation"):
-            between(one, tmp_path / name)
-    with pytest.raises(DataError, match=r"nothing does not exist; `hnmine evaluate` writes such files"):
-        between(one, tmp_path / "nothing")
-
-
-def test_the_changes_name_what_stood_first_and_where_the_right_document_went(tmp_path: Path) -> None:
-    task = task_of_rows([[0, 1], [2, 3], [4, 5], [6, 7]], [{0}, {3}, {4}, {99}])
-    before = np.array([[2, 1], [2, 1], [2, 1], [2, 1]], np.float32)
-    after = np.array([[1, 2], [1, 2], [3, 1], [1, 2]], np.float32)
-    scores = {"before: as given": before, "after: paper": after}
-    rows = {name: measure(task, of) for name, of in scores.items()}
-    with open_run(tmp_path / "out", Config()) as run:
-        path = _write_changes(task, "after: paper", "before: as given", scores, rows, run)
-        text = (run.out / path).read_text()
-    assert path == "evaluation/changes-paper.md"
-    assert "1 of 4 queries gained in MRR@10, 1 lost, the others stayed." in text
-    gained, lost = text.split("## Lost most")
-    assert "**q1**: right document from 2 to 1" in gained
-    assert "- first before (not judged right): d2\n- first after (right): d3\n- right: d3" in gained
-    assert "**q0**: right document from 1 to 2" in lost
-    assert "q2" not in text
-    assert "q3" not in text
-
-
-@pytest.mark.parametrize(
-    ("more", "is_given"),
-    [
-        ({}, True),
-        ({"after: paper": 0.7}, False),
-        ({"after: paper, blended": 0.7}, True),
-        ({"before: as given": 0.7}, False),
-    ],
+from hnmine.corpus.beir import read_beir
+from hnmine.errors import DataError, HnmineError
+from hnmine.models.folder import folder_sha256
+from hnmine.ranking.evaluate import (
+    Cosines,
+    Evaluator,
+    Trained,
+    evaluate_first_stage,
+    evaluate_rerankers,
+    trained_rerankers,
 )
-def test_a_lesson_is_advised_where_the_encoders_know_more_than_any_re_ranker(
-    more: dict[str, float], is_given: bool
-) -> None:
-    found = {
-        "first stage: BM25": 0.4,
-        "first stage: BM25, blended": 0.6,
-        "before: as given": 0.3,
-        "after: anchored": 0.5,
+from hnmine.ranking.first_stage import NO_ROW, bm25_or_run_file
+from hnmine.ranking.measures import METRICS, means, measure
+from hnmine.ranking.rescoring import KeptScores, Reading, scores_file
+from hnmine.ranking.significance import paired
+from hnmine.ranking.splits import Splits
+from hnmine.runs.folder import Run, open_run
+from hnmine.types import Float32, Int64, Texts
+from tests.builders.collections import write_collection
+from tests.builders.models import tiny_cross_encoder
+
+CPU = ("device=cpu", "engine=torch", "train.dtype=float32")
+
+
+def no_cosines(queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
+    raise AssertionError((queries, doc_rows_QK))
+
+
+def evaluator_of(folder: Path, cosines: Cosines, *overrides: str) -> Evaluator:
+    config = load(overrides=overrides)
+    collection = read_beir(write_collection(folder), config.sources)
+    first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
+    splits = Splits(collection, config.sources, config.evaluate, config.seed, first_stage)
+    return Evaluator(splits, config.evaluate, dev_queries=10, seed=config.seed, cosines=cosines)
+
+
+def test_an_encoder_that_knows_is_blended_with_the_first_stage(tmp_path: Path) -> None:
+    relevant: dict[str, frozenset[int]] = {}
+
+    def knows(queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
+        is_right = [np.isin(rows, list(relevant[text])) for text, rows in zip(queries.texts, doc_rows_QK, strict=True)]
+        return {"oracle": np.where(doc_rows_QK == NO_ROW, -np.inf, np.array(is_right)).astype(np.float32)}
+
+    evaluator = evaluator_of(tmp_path / "data", knows)
+    assert evaluator.dev is not None
+    for task in (evaluator.dev, evaluator.test):
+        relevant |= dict(zip(task.queries.texts, task.relevant, strict=True))
+    evaluation = evaluate_first_stage(evaluator)
+    ranking = evaluation.first_stage
+    assert ranking.name == "first stage: BM25"
+    assert ranking.weights.keys() <= {"BM25", "oracle"}
+    assert ranking.weights["oracle"] > 0.5
+    assert means(ranking.blended)["MRR@10"] == 1 > means(ranking.values)["MRR@10"]
+    assert list(evaluation.rows) == ["first stage: BM25", "first stage: BM25, blended"]
+    assert evaluation.facts()["blend"] == {"first stage: BM25": ranking.weights}
+    assert evaluation.facts()["metrics"]["first stage: BM25, blended"]["MRR@10"] == 1
+
+
+@pytest.mark.parametrize(("blend", "parts"), [("none", set()), ("first_stage", {"re-ranker", "BM25"})])
+def test_encoders_are_asked_only_where_they_are_blended(tmp_path: Path, blend: str, parts: set[str]) -> None:
+    evaluator = evaluator_of(tmp_path / "data", no_cosines, f"evaluate.blend={blend}")
+    assert evaluator.first_stage.weights == {}, "there is nothing to blend it with"
+    assert (evaluator.dev is None) == (blend == "none")
+    test_QK = evaluator.test.first_scores_QK
+    ranking = evaluator.reranker("x", test_QK, None if evaluator.dev is None else evaluator.dev.first_scores_QK)
+    assert ranking.weights.keys() <= parts
+    assert bool(ranking.weights) == bool(parts)
+    assert not ranking.gains_parts
+
+
+def test_vectors_that_lack_queries_are_told_with_what_to_do(tmp_path: Path) -> None:
+    def lacks(queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
+        raise DataError(f"{len(queries)} x {doc_rows_QK.shape[1]} are missing")
+
+    evaluator = evaluator_of(tmp_path / "data", lacks, "evaluate.depth=7")
+    with pytest.raises(DataError, match=r"4 x 7 are missing; or set evaluate\.blend=first_stage, which asks no"):
+        evaluate_first_stage(evaluator)
+
+
+def test_what_was_trained_is_measured_and_tested_against_the_start(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path / "data", no_cosines, "evaluate.blend=first_stage")
+    models = [tiny_cross_encoder(tmp_path / f"model {seed}", seed=seed) for seed in range(3)]
+    trained = Trained(
+        before=("before: as given", models[0]),
+        after={"after: paper": models[1], "after: anchored": models[2]},
+        kind="cross-encoder",
+        max_tokens=32,
+        files={},
+    )
+    reading = Reading.of(load(overrides=CPU), "cross-encoder", 32)
+    with open_run(tmp_path / "out", Config()) as run:
+        kept = KeptScores(reading, run)
+        kept.write(evaluator.test, "after: gone", evaluator.test.first_scores_QK)
+        evaluation = evaluate_rerankers(evaluator, trained, kept, seed=3)
+        left = {path.relative_to(run.out).as_posix() for path in (run.out / "evaluation").iterdir()}
+    assert left == set(map(scores_file, trained.names))
+    assert [ranking.name for ranking in evaluation.rankings] == ["first stage: BM25", *trained.folders]
+    assert evaluation.before is not None
+    for ranking in evaluation.after:
+        assert measure(evaluator.test, ranking.scores_QK).keys() == METRICS.keys()
+        rows = {ranking.name: ranking.values}
+        rows |= {f"{ranking.name}, blended": ranking.blended} if ranking.gains_parts else {}
+        for name, values in rows.items():
+            assert values is evaluation.rows[name]
+            for metric, test in evaluation.tests[name].items():
+                assert test == paired(values[metric], evaluation.before.values[metric], 3)
+    assert {name for name in evaluation.rows if name.startswith("after")} == evaluation.tests.keys()
+
+
+def run_with_models(run: Run, *, warmed_up: bool, model: Path) -> None:
+    """Let the manifest say that two presets were trained from this model."""
+    folders = [run.out / "rerankers" / name for name in (*(["start"] if warmed_up else []), "paper", "anchored")]
+    files = {}
+    for seed, folder in enumerate(folders):
+        tiny_cross_encoder(folder, seed=seed)
+        files |= {f"rerankers/{folder.name}/{name}": sha256 for name, sha256 in folder_sha256(folder).items()}
+    run.manifest["training"] = {
+        "start": {"model": str(model), "warmed_up": warmed_up},
+        "presets": {"paper": {}, "anchored": {}},
+        "kind": "cross-encoder",
+        "max_tokens": 64,
     }
-    rows = {name: {"MRR@10": np.full(3, value)} for name, value in (found | more).items()}
-    assert ("(MRR@10 0.600) know more than any re-ranker here" in _advice(rows)) == is_given
-    del rows["first stage: BM25, blended"]
-    assert not _advice(rows)
+    run.manifest["files"] = files
 
 
-def test_it_is_said_what_a_blend_is_made_of_and_where_dev_wants_none() -> None:
-    blends = {"first stage: BM25": {"BM25": 0.25, "minilm": 0.75}, "after: paper": {"re-ranker": 1.0}}
-    *_, first, after = _of_blends(blends).splitlines()
-    assert first == "  first stage: BM25  0.25 BM25  0.75 minilm"
-    assert after == "  after: paper       nothing: on dev no sum has a higher MRR@10 than this alone"
-    *_, first, after = _of_blends({"first stage: BM25": {"BM25": 1.0}, "after: paper": {"minilm": 1.0}}).splitlines()
-    assert "nothing" in first
-    assert after == "  after: paper       1.00 minilm"
-    assert not _of_blends({})
+@pytest.mark.parametrize("warmed_up", [True, False])
+def test_the_manifest_says_what_was_trained(
+    tmp_path: Path, warmed_up: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tiny_cross_encoder(tmp_path / "given", seed=7)
+    with open_run(tmp_path / "out", Config()) as run:
+        run_with_models(run, warmed_up=warmed_up, model=given)
+        trained = trained_rerankers(run, 16)
+        rerankers = run.out / "rerankers"
+        assert trained.before == (
+            ("before: warm-started", rerankers / "start") if warmed_up else ("before: as given", given)
+        )
+        assert trained.after == {"after: paper": rerankers / "paper", "after: anchored": rerankers / "anchored"}
+        assert dict(trained.files) == run.manifest["files"]
+        assert "train.max_tokens=16 is not used: these were trained with 64" in capsys.readouterr().err
+        trained_rerankers(run, 64)
+        assert "not used" not in capsys.readouterr().err
+        config = rerankers / "paper" / "config.json"  # as a training that was stopped leaves another model
+        config.write_text(config.read_text() + " ")
+        with pytest.raises(HnmineError, match=r"rerankers/paper is not as .*manifest\.json says.* train` again"):
+            trained_rerankers(run, 64)
+
+
+def test_without_a_training_it_is_said_what_to_run(tmp_path: Path) -> None:
+    with (
+        open_run(tmp_path / "out", Config()) as run,
+        pytest.raises(DataError, match="holds no trained re-ranker; run `hnmine train`"),
+    ):
+        trained_rerankers(run, 64)

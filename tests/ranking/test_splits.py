@@ -23,7 +23,7 @@ def splits_of(folder: Path, *overrides: str) -> Splits:
     config = load(overrides=overrides)
     collection = read_beir(folder, config.sources)
     first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
-    return Splits(collection, config.sources, config.evaluate, config.sources.seed, first_stage)
+    return Splits(collection, config.sources, config.evaluate, config.seed, first_stage)
 
 
 def as_set(pairs: Pairs) -> set[tuple[int, int]]:
@@ -44,7 +44,7 @@ def test_without_a_dev_split_whole_queries_are_held_out_by_seed(
     folder = write_collection(tmp_path / "data", ["train", "test"])
     with (folder / "qrels" / "train.tsv").open("a") as qrels:
         qrels.writelines(f"{topic}-care\t{topic}-price\t1\n" for topic in ("apple", "bread", "candle", "desk"))
-    overrides = ("sources.dev_share=0.25", f"sources.seed={seed}")
+    overrides = ("sources.dev_share=0.25", f"seed={seed}")
     splits, again = splits_of(folder, *overrides), splits_of(folder, *overrides)
     everything = as_set(splits.collection.pairs("train"))
     assert as_set(splits.dev) | as_set(splits.train) == everything
@@ -52,7 +52,7 @@ def test_without_a_dev_split_whole_queries_are_held_out_by_seed(
     assert not set(splits.dev.query_rows_P) & set(splits.train.query_rows_P)
     assert 1 <= len(np.unique(splits.dev.query_rows_P)) < 12
     assert as_set(splits.dev) == as_set(again.dev)
-    assert as_set(splits.dev) != as_set(splits_of(folder, overrides[0], f"sources.seed={seed + 10}").dev)
+    assert as_set(splits.dev) != as_set(splits_of(folder, overrides[0], f"seed={seed + 10}").dev)
     assert "no dev split: 25% of train queries are held out for early stopping" in capsys.readouterr().err
 
 
@@ -86,7 +86,7 @@ def test_queries_of_one_text_are_held_out_together(
         for row in rows[:8]:
             queries.write(json.dumps(row | {"_id": f"again-{row['_id']}"}) + "\n")
             qrels.write(f"again-{row['_id']}\t{row['_id'].split('-')[0]}-price\t1\n")
-    splits = splits_of(folder, "sources.dev_share=0.25", f"sources.seed={seed}")
+    splits = splits_of(folder, "sources.dev_share=0.25", f"seed={seed}")
     texts = splits.collection.queries.texts
     dev, train = ({texts[row] for row in pairs.query_rows_P} for pairs in (splits.dev, splits.train))
     assert not dev & train

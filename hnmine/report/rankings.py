@@ -1,0 +1,120 @@
+"""Tables of rankings: the metrics of each, what training changed, the parts of the blends, short and long documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hnmine.errors import DataError
+from hnmine.ranking.evaluate import Evaluation, Ranking
+from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, means, reach
+from hnmine.ranking.rescoring import read_metrics
+from hnmine.ranking.significance import paired
+from hnmine.ranking.task import LONG_WORDS, Task
+from hnmine.runs.tables import text_table
+
+_FEWEST_QUERIES = 10  # of a length, that are worth a mean
+
+
+def evaluation_text(evaluation: Evaluation, *, distilled: bool = True) -> str:
+    """Return the table of an evaluation and what has to be known to read it.
+
+    Args:
+        evaluation: before or after training.
+        distilled: whether first stage and encoders have taught one of the re-rankers; if not, it may be advised.
+    """
+    task, count = evaluation.task, f"{len(evaluation.task):,}"
+    queries = count if len(task) == evaluation.split_queries else f"{count} of {evaluation.split_queries:,}"
+    depth = task.doc_rows_QK.shape[1]
+    tested = "\nIn brackets the 95 % interval and the p-value of a paired randomisation test against the start."
+    parts = [
+        f"{queries} {evaluation.split} queries, the first {depth} documents re-ranked",
+        metrics_table(evaluation),
+        f"The first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others."
+        + (tested if evaluation.tests else ""),
+        blends_text(evaluation.rankings),
+        "" if distilled else distillation_advice(evaluation),
+        length_table(task, evaluation.rows),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def metrics_table(evaluation: Evaluation) -> str:
+    """Return one line a ranking, metrics as columns, and the change where it was tested."""
+    cells = []
+    for name, values in evaluation.rows.items():
+        cells.append([name, *(f"{value:.3f}" for value in means(values).values())])
+        if tests := evaluation.tests.get(name):
+            test = tests[MAIN_METRIC]
+            cells[-1].append(f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}, p = {test.p:.2g})")
+    headers = ["", *METRICS, *([f"{MAIN_METRIC} against the start"] if evaluation.tests else [])]
+    return text_table(cells, headers, left=(0, len(METRICS) + 1))
+
+
+def blends_text(rankings: Sequence[Ranking]) -> str:
+    """Return the parts of each blend and their weights; nothing where there are no blends."""
+    nothing = f"nothing: on dev no sum has a higher {MAIN_METRIC} than this alone"
+    lines = [
+        [
+            f"  {ranking.name}",
+            "  ".join(f"{weight:.2f} {part}" for part, weight in ranking.weights.items())
+            if ranking.gains_parts
+            else nothing,
+        ]
+        for ranking in rankings
+        if ranking.weights
+    ]
+    if not lines:
+        return ""
+    return (
+        "blended: the sum of several scores, each with mean 0 and standard deviation 1 over a query's documents;\n"
+        "the weights are chosen on dev:\n" + text_table(lines, (), left=(0, 1))
+    )
+
+
+def distillation_advice(evaluation: Evaluation) -> str:
+    """Return an advice where first stage and encoders together beat all of these re-rankers; else nothing."""
+    blend = float(evaluation.first_stage.blended[MAIN_METRIC].mean())
+    rerankers = [float(ranking.values[MAIN_METRIC].mean()) for ranking in evaluation.rankings[1:]]
+    if not evaluation.first_stage.gains_parts or not rerankers or blend <= max(rerankers):
+        return ""
+    return (
+        f"First stage and encoders together ({MAIN_METRIC} {blend:.3f}) know more than any re-ranker here:\n"
+        "`hnmine train --preset distilled` lets one learn from them, on queries that need no judgement."
+    )
+
+
+def length_table(task: Task, rows: Mapping[str, PerQuery], fewest: int = _FEWEST_QUERIES) -> str:
+    """Return the main metric of queries with short and with long right documents; nothing with too few of either."""
+    long_Q = np.isin(np.arange(len(task)), sorted(task.long))
+    if min(long_Q.sum(), (~long_Q).sum()) < fewest:
+        return ""
+    headers = ["", f"short ({int((~long_Q).sum()):,})", f"long ({int(long_Q.sum()):,})"]
+    cells = [
+        [name, *(f"{values[MAIN_METRIC][part_Q].mean():.3f}" for part_Q in (~long_Q, long_Q))]
+        for name, values in rows.items()
+    ]
+    title = f"{MAIN_METRIC} by the length of the right document (long: over {LONG_WORDS:,} words and marks)"
+    return f"{title}\n\n{text_table(cells, headers)}"
+
+
+def paired_table(after: Path, before: Path) -> str:
+    """Compare two files of OUT/evaluation, of one run or of two, over the queries that both have.
+
+    Raises:
+        DataError: a file is none of these, or they have no query in common.
+    """
+    (after_ids, after_values), (before_ids, before_values) = read_metrics(after), read_metrics(before)
+    shared, after_rows, before_rows = np.intersect1d(after_ids, before_ids, return_indices=True)
+    if not len(shared):
+        raise DataError(f"{after} and {before} have no query in common")
+    cells = []
+    for metric in METRICS:
+        after_Q, before_Q = after_values[metric][after_rows], before_values[metric][before_rows]
+        test = paired(after_Q, before_Q)
+        figures = [f"{after_Q.mean():.3f}", f"{before_Q.mean():.3f}", f"{test.difference:+.3f}"]
+        cells.append([metric, *figures, f"{test.low:+.3f} to {test.high:+.3f}", f"{test.p:.2g}"])
+    table = text_table(cells, ["", "after", "before", "change", "95 % interval", "p"])
+    return f"{after} against {before}, {len(shared):,} queries\n\n{table}"

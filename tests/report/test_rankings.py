@@ -1,0 +1,132 @@
+"""The tables of rankings, and the texts that explain them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hnmine.errors import DataError
+from hnmine.ranking.measures import METRICS
+from hnmine.ranking.significance import Paired, paired
+from hnmine.report.rankings import (
+    blends_text,
+    distillation_advice,
+    evaluation_text,
+    length_table,
+    metrics_table,
+    paired_table,
+)
+from tests.builders.ranking import evaluation_of, ranking_of, task_of_rows
+
+FIRST, START, PAPER = "first stage: BM25", "before: as given", "after: paper"
+TWO_QUERIES = task_of_rows([[1, 2], [1, 2]], [{1}, {7}])
+
+
+def test_the_table_shows_each_ranking_and_what_training_changed() -> None:
+    test = Paired(difference=-0.05, low=-0.1, high=0.02, p=0.0312)
+    rankings = ranking_of(FIRST, [0.5, 0.5]), ranking_of(START, [0.25, 0.25]), [ranking_of(PAPER, [0.4, 0.0])]
+    evaluation = replace(evaluation_of(TWO_QUERIES, *rankings), tests={PAPER: dict.fromkeys(METRICS, test)})
+    head, *lines = metrics_table(evaluation).splitlines()
+    assert head.split("  ")[-1] == "MRR@10 against the start"
+    assert head.split()[:4] == list(METRICS)
+    assert [line.split("  ")[0] for line in lines] == [FIRST, START, PAPER]
+    assert lines[0].split()[-4:] == ["0.500"] * 4
+    assert lines[1].endswith("0.250")
+    assert lines[2].endswith("0.200  -0.050 (-0.100 to +0.020, p = 0.031)")
+
+
+def test_blends_that_add_something_have_rows_of_their_own_behind_all_others() -> None:
+    rankings = ranking_of(FIRST, [0.5, 0.5], [0.6, 0.6]), ranking_of(START, [0.25, 0.25]), [ranking_of(PAPER, [1, 1])]
+    lines = metrics_table(evaluation_of(TWO_QUERIES, *rankings)).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == [FIRST, START, PAPER, f"{FIRST}, blended"]
+    assert lines[4].endswith("0.600")
+
+
+def test_the_text_before_training_is_the_beginning_of_the_text_after_it() -> None:
+    first = ranking_of(FIRST, [0.5, 0.5], [0.6, 0.6])
+    early = evaluation_text(evaluation_of(TWO_QUERIES, first))
+    late = evaluation_text(evaluation_of(TWO_QUERIES, first, ranking_of(START, [0.25, 0.25])))
+    assert early.splitlines()[0] == "2 test queries, the first 2 documents re-ranked"
+    assert "The first stage has 50.0% of the right documents" in early
+    assert "p-value" not in early
+    assert [line for line in early.splitlines() if "0.6" in line or "0.5" in line] == [
+        line for line in late.splitlines() if line.startswith(FIRST)
+    ]
+    sample = replace(evaluation_of(TWO_QUERIES, first), split_queries=1234)
+    assert evaluation_text(sample).startswith("2 of 1,234 test queries")
+
+
+@pytest.mark.parametrize(
+    ("start", "paper", "blend", "is_given"),
+    [(0.3, 0.5, None, True), (0.3, 0.7, None, False), (0.3, 0.5, 0.7, True), (0.7, 0.5, None, False)],
+)
+def test_lessons_are_advised_where_the_encoders_know_more_than_any_re_ranker(
+    start: float, paper: float, blend: float | None, is_given: bool
+) -> None:
+    after = [ranking_of(PAPER, [paper], None if blend is None else [blend])]
+    first = ranking_of(FIRST, [0.4], [0.6])
+    found = evaluation_of(TWO_QUERIES, first, ranking_of(START, [start]), after)
+    advice = "(MRR@10 0.600) know more than any re-ranker here"
+    assert (advice in distillation_advice(found)) == is_given
+    assert (advice in evaluation_text(found, distilled=False)) == is_given
+    assert advice not in evaluation_text(found, distilled=True)
+    assert not distillation_advice(replace(found, first_stage=ranking_of(FIRST, [0.4])))
+    assert not distillation_advice(evaluation_of(TWO_QUERIES, first)), "nothing is trained yet"
+
+
+def test_the_parts_of_a_blend_are_listed_and_that_dev_wants_none() -> None:
+    paper = ranking_of(PAPER, [0.5])
+    *_, first, after = blends_text([ranking_of(FIRST, [0.4], [0.6]), paper]).splitlines()
+    assert first == "  first stage: BM25  0.25 BM25  0.75 minilm"
+    assert after == "  after: paper       nothing: on dev no sum has a higher MRR@10 than this alone"
+    *_, first, after = blends_text([ranking_of(FIRST, [0.4]), replace(paper, weights={"minilm": 1.0})]).splitlines()
+    assert "nothing" in first
+    assert after == "  after: paper       1.00 minilm"
+    assert not blends_text([replace(paper, weights={})])
+
+
+def test_long_and_short_stand_apart_only_where_there_are_both() -> None:
+    task = task_of_rows([[1], [1], [1], [1]], [{1}, {1}, {1}, {1}])
+    rows = {"before": {"MRR@10": np.array([0.1, 0.2, 0.3, 0.8])}, "after": {"MRR@10": np.array([0, 0, 1, 1])}}
+    apart = replace(task, long=frozenset({0, 2}))
+    assert length_table(task, rows, fewest=1) == length_table(apart, rows) == ""
+    lines = length_table(apart, rows, fewest=2).splitlines()
+    assert lines[2].split() == ["short", "(2)", "long", "(2)"]
+    assert lines[3].split() == ["before", "0.500", "0.200"]
+    assert lines[4].split() == ["after", "0.500", "0.500"]
+
+
+def write_metrics(path: Path, ids: list[str], values: np.ndarray) -> Path:
+    pq.write_table(pa.table({"query_id": ids} | dict.fromkeys(METRICS, values)), path)
+    return path
+
+
+def test_two_files_are_compared_over_the_queries_that_both_have(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.random(30), rng.random(30)
+    names = [f"q{i}" for i in range(30)]
+    order = rng.permutation(30)
+    shuffled = [*(names[i] for i in order), "other"]
+    first = write_metrics(tmp_path / "after.parquet", shuffled, np.append(after[order], 1.0))
+    second = write_metrics(tmp_path / "before.parquet", names, before)
+    lines = paired_table(first, second).splitlines()
+    assert lines[0] == f"{first} against {second}, 30 queries"
+    expected = paired(after, before)
+    assert [line.split()[0] for line in lines[3:]] == list(METRICS)
+    for line in lines[3:]:
+        cells = line.split()
+        assert float(cells[1]) == pytest.approx(after.mean(), abs=6e-4)
+        assert float(cells[2]) == pytest.approx(before.mean(), abs=6e-4)
+        assert float(cells[3]) == pytest.approx(expected.difference, abs=6e-4)
+        assert float(cells[-1]) == pytest.approx(expected.p, abs=0.03)
+
+
+def test_files_without_a_common_query_are_named(tmp_path: Path) -> None:
+    one, two = (write_metrics(tmp_path / f"{name}.parquet", [name], np.ones(1)) for name in ("one", "two"))
+    with pytest.raises(DataError, match=r"one\.parquet and .*two\.parquet have no query in common"):
+        paired_table(one, two)
