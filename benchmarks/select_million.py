@@ -2,9 +2,9 @@
 
     python benchmarks/select_million.py [--documents N] [--pairs N] [--check N]
 
-The vectors are clusters of look-alikes, so that positives have rivals: a document is its cluster's centre plus noise, a
-query lies somewhere between its positive and another document. The check compares `--check` pairs with every document
-of the corpus, by definition.
+The vectors form clusters, so that positives have rivals: a document is the centre of its cluster plus noise, a query
+lies between its positive and another document. The check compares `--check` pairs with every document of the corpus, by
+the definition of a hard negative.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import time
 import numpy as np
 
 from hnmine.mining.conditions import Known, select
-from hnmine.mining.fuse import unit_rows
 from hnmine.mining.search import Searcher
 from hnmine.runs.device import Choice
 from hnmine.runs.folder import versions
-from hnmine.types import Negatives, Pairs, Space, distance
+from hnmine.types import Negatives, Pairs, Space, distance, unit_rows
 
 WIDTH = 256
 

@@ -5,8 +5,8 @@
     hnmine compare --data DIR --out OUT --arms two-conditions --set reduce.variance=null \
         --set 'encoders=[{name: umap, precomputed: VECTORS}]'
 
-UMAP is fitted on the documents with the cosine distance, and queries are put into what it made of them. It keeps who is
-near to whom, not how far apart they are, and it is drawn: another seed is another space.
+UMAP is fitted on the documents with the cosine distance; queries are then placed on its map. The map keeps who is near
+to whom, not how far apart they are, and depends on the seed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnmine.config.load import load
-from hnmine.embedding.ensemble import encode
-from hnmine.pipeline import read_collection
-from hnmine.runs.folder import open_run
-from hnmine.types import Float32, Role, Texts
+from hnmine.mining.space import project_space
+from hnmine.project import open_project
+from hnmine.types import Float32, Texts
 
 
 def main() -> None:
@@ -38,18 +37,17 @@ def main() -> None:
     import umap
 
     config = load(overrides=[*options.set, "reduce.variance=null"])
-    with open_run(options.out / "run", config) as run:
-        collection = read_collection(options.data, config, run)
-        texts: dict[Role, Texts] = {"document": collection.documents, "query": collection.queries}
-        space = encode(texts, config, run).space
+    with open_project(options.data, options.out / "run", config) as project:
+        documents, queries = project.collection.documents, project.collection.queries
+        space = project_space(project.fuse(queries), basis=None)
     began = time.monotonic()
     settings = {"n_components": options.width, "n_neighbors": options.neighbours, "metric": "cosine"}
     reducer = umap.UMAP(**settings, random_state=0, low_memory=True)
-    documents = reducer.fit_transform(space.docs_NR)
-    print(f"{space.docs_NR.shape} → {documents.shape} in {time.monotonic() - began:.0f} s", flush=True)
-    centre = documents.mean(0)  # its map has no origin, and cosines need one
-    write(options.out / "documents.parquet", collection.documents, documents - centre)
-    write(options.out / "queries.parquet", collection.queries, reducer.transform(space.queries_QR) - centre)
+    mapped = reducer.fit_transform(space.docs_NR)
+    print(f"{space.docs_NR.shape} → {mapped.shape} in {time.monotonic() - began:.0f} s", flush=True)
+    centre = mapped.mean(0)  # cosines need an origin, and the map of UMAP has none
+    write(options.out / "documents.parquet", documents, mapped - centre)
+    write(options.out / "queries.parquet", queries, reducer.transform(space.queries_QR) - centre)
 
 
 def write(path: Path, texts: Texts, vectors_nR: Float32) -> None:
