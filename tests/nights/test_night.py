@@ -134,8 +134,8 @@ def change_at_random(nights: Nights, rng: random.Random) -> None:
     [
         (0, []),
         (1, [WORDS, "select.negatives=2"]),
-        (2, ["guards.margin=0.05", "guards.near_duplicate=0.99", "guards.first_rank=2", "select.negatives=2"]),
-        (3, ["reduce.variance=null"]),
+        (2, [WORDS, "guards.margin=0.3", "guards.near_duplicate=0.9"]),
+        (3, [WORDS, "reduce.variance=null"]),
         (4, ["search.index=ivf", "search.ivf_probes=2", "select.negatives=3"]),
         (5, [WORDS, "guards.agreement=1", "nightly.refit_share=0.05"]),
     ],
@@ -205,6 +205,7 @@ def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nig
     assert (Directory.at(nights.home) / "lock").files() == []
     nights.night()
     assert [row.version for row in Home.at(nights.home).history()] == ["0001"]
+    assert nights.rows() == nights.rows_from_scratch(nights.home.parent / "scratch")
 
 
 def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
