@@ -17,100 +17,22 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
-from hnmine.config.root import SourcesConfig
+from hnmine.config.corpus import SourcesConfig
+from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.errors import DataError
 from hnmine.types import Pairs, Texts
 
-_OWN_FIELDS = frozenset({"title", "text"})
-"""What a document consists of; other fields say something about it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quarantined:
-    """One bad row; its id, where one can be read, is its own or, in a qrels file, that of its query."""
-
-    file: str  # relative to the data folder
-    line: int  # the first is 1
-    reason: str
-    id: str | None
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Collection:
-    """Documents, queries and judged pairs, and an account of every row of every file that was read.
-
-    Of the queries those that no pair names come last: nobody judged them, and only lessons ask for them.
-    `splits` has only those whose file exists; `not_relevant` counts, for each qrels file, the rows with a
-    score of 0 or less: no pair, and no error.
-    """
-
-    documents: Texts
-    queries: Texts
-    splits: dict[str, Pairs]
-    rows_read: dict[str, int]
-    rows_kept: dict[str, int]
-    not_relevant: dict[str, int]
-    quarantined: tuple[Quarantined, ...]
-
-    def __post_init__(self) -> None:
-        bad = Counter(row.file for row in self.quarantined)
-        assert self.rows_kept.keys() == self.rows_read.keys() >= bad.keys() | self.not_relevant.keys()
-        for file, read in self.rows_read.items():
-            kept, judged = self.rows_kept[file], self.not_relevant.get(file, 0)
-            assert read == kept + judged + bad[file], (file, read, kept, judged, bad[file])
-        held = len(self.documents) + len(self.queries) + sum(map(len, self.splits.values()))
-        assert held == sum(self.rows_kept.values()), (held, self.rows_kept)
-
-    def positives(self) -> dict[int, set[int]]:
-        """Return the document rows judged positive for each query row, over all splits.
-
-        Queries of equal text are one question: what was judged for one of them holds for all.
-        """
-        of_text: dict[str, set[int]] = {}
-        for pairs in self.splits.values():
-            for query, documents in pairs.positives_of().items():
-                of_text.setdefault(self.queries.texts[query], set()).update(documents)
-        return {query: set(of_text[text]) for query, text in enumerate(self.queries.texts) if text in of_text}
-
-    @property
-    def judged(self) -> Texts:
-        """The queries that pairs name: the first rows of all."""
-        last = max(int(pairs.query_rows_P.max(initial=-1)) for pairs in self.splits.values())
-        return self.queries.take(range(last + 1))
-
-    @property
-    def queries_of_equal_text(self) -> int:
-        """Number of judged queries whose text another has too."""
-        return sum(count for count in Counter(self.judged.texts).values() if count > 1)
-
-    def pairs(self, split: str) -> Pairs:
-        """Return the pairs of a split.
-
-        Raises:
-            DataError: the split was not read or has no pair; the message names the splits and the files.
-        """
-        pairs = self.splits.get(split)
-        if pairs is not None and len(pairs):
-            return pairs
-        problem = f"no qrels/{split}.tsv was read" if pairs is None else f"{split!r} has no pair"
-        there = ", ".join(f"{each} ({len(some)} pairs)" for each, some in self.splits.items())
-        raise DataError(
-            f"{problem}; expected one of {there}, read from {', '.join(self.not_relevant)}: repair or add "
-            "the file, or name another split with sources.train_split, sources.dev_split, sources.test_split"
-        )
+_TEXT_FIELDS = frozenset({"title", "text"})  # a document consists of these; other fields say something about it
 
 
 def read_beir(folder: str | Path, config: SourcesConfig) -> Collection:
@@ -124,54 +46,29 @@ def read_beir(folder: str | Path, config: SourcesConfig) -> Collection:
         DataError: the folder or a file is missing, there twice (plain and gzip), or unreadable; none of the
             three splits exists; no document or no query is usable; or the template names what no document has.
     """
+    # Find the files.
     folder = Path(folder)
-    splits = dict.fromkeys((config.train_split, config.dev_split, config.test_split))
-    expected = (
-        "expected a BEIR folder with corpus.jsonl, queries.jsonl and at least one of "
-        f"{', '.join(f'qrels/{split}.tsv' for split in splits)} (each may end in .gz): give the folder that "
-        "holds these, or name your splits with sources.train_split, sources.dev_split, sources.test_split"
-    )
-    if not folder.is_dir():
-        raise DataError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}; {expected}")
-    documents, queries = _find(folder, "corpus.jsonl"), _find(folder, "queries.jsonl")
-    qrels = {split: file for split in splits if (file := _find(folder, f"qrels/{split}.tsv"))}
-    if not (documents and queries and qrels):
-        needed = {"corpus.jsonl": documents, "queries.jsonl": queries, "qrels of a known split": qrels}
-        lacks = ", ".join(name for name, found in needed.items() if not found)
-        paths = (*sorted(folder.glob("*"))[:12], *sorted(folder.glob("qrels/*.tsv*"))[:12])
-        there = ", ".join(path.relative_to(folder).as_posix() for path in paths) or "nothing"
-        raise DataError(f"{folder} has no {lacks}; it holds {there}; {expected}")
+    documents, queries, qrels = _find_files(folder, (config.train_split, config.dev_split, config.test_split))
+
+    # Read the texts, then the judgements, whose ids must be among those of the texts.
     _read_texts(documents, config.template)
     _require(documents, documents.kept, "document: expected one JSON object a line with _id and text")
     _read_texts(queries, "{text}")
-    pairs = {split: _read_qrels(file, queries, documents) for split, file in qrels.items()}
-    pairs, judged = _judged_first(queries, pairs)
+    splits = {split: _read_qrels(file, queries, documents) for split, file in qrels.items()}
+    splits, judged = _judged_first(queries, splits)
     _require(queries, judged, "query: expected one JSON object a line, and qrels that name it", *qrels.values())
+
+    # Account for every row.
     files = (documents, queries, *qrels.values())
     return Collection(
         documents=documents.texts,
         queries=queries.texts,
-        splits=pairs,
+        splits=splits,
         rows_read={file.name: file.read for file in files},
         rows_kept={file.name: file.kept for file in files},
         not_relevant={file.name: file.not_relevant for file in qrels.values()},
         quarantined=tuple(row for file in files for row in file.quarantined),
     )
-
-
-def write_quarantine(quarantined: Iterable[Quarantined], path: Path) -> None:
-    """Write the rows as JSON lines; after a failure `path` holds what it held before.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as out:
-            out.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in quarantined)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _BadRowError(Exception):
@@ -211,11 +108,13 @@ class _File:
             raise DataError(f"{self.path}: {error}; expected a whole, readable file: copy it again") from None
 
     def reject(self, line: int, reason: str, detail: str, row_id: str | None = None) -> None:
+        """Quarantine a row."""
         row_id = row_id and row_id.encode(errors="backslashreplace").decode()  # half characters do not print
         row = Quarantined(file=self.name, line=line, reason=reason, id=row_id, detail=detail[:120])
         self.quarantined.append(row)
 
     def row(self, kind: str, text_id: str, query_id: str) -> int:
+        """Return the row of a text; without one the judgement of `query_id` is a bad row."""
         row = self.texts.row_of.get(text_id)
         if row is None:
             bad = self.rejected.get(text_id)
@@ -224,7 +123,29 @@ class _File:
         return row
 
 
+def _find_files(folder: Path, splits: Sequence[str]) -> tuple[_File, _File, dict[str, _File]]:
+    """Return the files of documents, of queries, and of each split that there is."""
+    splits = tuple(dict.fromkeys(splits))
+    expected = (
+        "expected a BEIR folder with corpus.jsonl, queries.jsonl and at least one of "
+        f"{', '.join(f'qrels/{split}.tsv' for split in splits)} (each may end in .gz): give the folder that "
+        "holds these, or name your splits with sources.train_split, sources.dev_split, sources.test_split"
+    )
+    if not folder.is_dir():
+        raise DataError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}; {expected}")
+    documents, queries = _find(folder, "corpus.jsonl"), _find(folder, "queries.jsonl")
+    qrels = {split: file for split in splits if (file := _find(folder, f"qrels/{split}.tsv"))}
+    if documents and queries and qrels:
+        return documents, queries, qrels
+    needed = {"corpus.jsonl": documents, "queries.jsonl": queries, "qrels of a known split": qrels}
+    lacks = ", ".join(name for name, found in needed.items() if not found)
+    paths = (*sorted(folder.glob("*"))[:12], *sorted(folder.glob("qrels/*.tsv*"))[:12])
+    there = ", ".join(path.relative_to(folder).as_posix() for path in paths) or "nothing"
+    raise DataError(f"{folder} has no {lacks}; it holds {there}; {expected}")
+
+
 def _find(folder: Path, name: str) -> _File | None:
+    """Return the file of this name, plain or packed, if there is one."""
     there = [each for each in (name, f"{name}.gz") if (folder / each).is_file()]
     if len(there) == 2:
         raise DataError(f"{folder} holds both {there[0]} and {there[1]}; expected one: remove the other")
@@ -232,6 +153,7 @@ def _find(folder: Path, name: str) -> _File | None:
 
 
 def _read_texts(file: _File, template: str) -> None:
+    """Read a file of documents or queries into `file.texts`."""
     parts = [(text, key) for text, key, _, _ in Formatter().parse(template)]
     row_of: dict[str, int] = {}
     texts: list[str] = []
@@ -249,7 +171,7 @@ def _read_texts(file: _File, template: str) -> None:
             row_of[text_id] = len(texts)
             texts.append(text)
             file.lines.append(line)
-    if texts and (unknown := unseen - _OWN_FIELDS):
+    if texts and (unknown := unseen - _TEXT_FIELDS):
         raise DataError(f"sources.template names {', '.join(sorted(unknown))}, which no row of {file.name} has")
     file.texts, file.kept = Texts(ids=tuple(row_of), texts=tuple(texts)), len(texts)
     file.rejected = {row.id: row for row in file.quarantined}
@@ -269,9 +191,9 @@ def _parse_text(content: str, parts: Sequence[tuple[str, str | None]]) -> tuple[
         if not isinstance(value, str | None):
             raise _BadRowError("wrong_type", f"{key} must be a string, got a {type(value).__name__}", text_id)
     text = "".join(literal + ((key and fields[key]) or "") for literal, key in parts).strip()
-    own = [key for key in fields if key in _OWN_FIELDS]
-    if not any((fields[key] or "").strip() for key in own):
-        raise _BadRowError("empty_text", f"nothing in {own}; the row has {_show(list(row))}", text_id)
+    text_fields = [key for key in fields if key in _TEXT_FIELDS]
+    if not any((fields[key] or "").strip() for key in text_fields):
+        raise _BadRowError("empty_text", f"nothing in {text_fields}; the row has {_show(list(row))}", text_id)
     try:
         (text_id + text).encode()
     except UnicodeEncodeError as error:
@@ -297,7 +219,8 @@ def _parse_id(row: dict[str, object]) -> str:
 
 
 def _read_qrels(file: _File, queries: _File, documents: _File) -> Pairs:
-    first_of: dict[tuple[int, int], tuple[int, float]] = {}
+    """Return the pairs of a split: those with a score above 0."""
+    judgements: dict[tuple[int, int], tuple[int, float]] = {}  # line and score, by rows of query and document
     width = 0  # columns of this file, 3 (BEIR) or 4 (TREC): those of its header or first whole row
     for line, content in file.rows():
         columns = content.split("\t") if "\t" in content else content.split()
@@ -310,18 +233,19 @@ def _read_qrels(file: _File, queries: _File, documents: _File) -> Pairs:
         try:
             query_id, document_id, score = _parse_judgement(columns, width or 3)
             pair = queries.row("query", query_id, query_id), documents.row("document", document_id, query_id)
-            first, judged = first_of.setdefault(pair, (line, score))
+            first, first_score = judgements.setdefault(pair, (line, score))
             if first != line:
-                detail = f"line {first} has this query and {_show(document_id)}; scores {judged:g}, {score:g}"
+                detail = f"line {first} has this query and {_show(document_id)}; scores {first_score:g}, {score:g}"
                 raise _BadRowError("duplicate_pair", detail, query_id)
         except _BadRowError as bad:
             file.reject(line, *bad.args)
-    pairs = np.array([pair for pair, (_, score) in first_of.items() if score > 0], np.int64).reshape(-1, 2)
-    file.kept, file.not_relevant = len(pairs), len(first_of) - len(pairs)
+    pairs = np.array([pair for pair, (_, score) in judgements.items() if score > 0], np.int64).reshape(-1, 2)
+    file.kept, file.not_relevant = len(pairs), len(judgements) - len(pairs)
     return Pairs(query_rows_P=pairs[:, 0].copy(), doc_rows_P=pairs[:, 1].copy())
 
 
 def _parse_judgement(columns: list[str], width: int) -> tuple[str, str, float]:
+    """Return query id, document id and score."""
     if len(columns) != width or not all(map(str.strip, columns)):
         form = "query-id, corpus-id, score by tabs" if width == 3 else "query, iteration, document, score"
         raise _BadRowError("malformed_row", f"expected {form}, none empty; got {_show(columns)}")
@@ -341,15 +265,19 @@ def _judged_first(queries: _File, splits: dict[str, Pairs]) -> tuple[dict[str, P
     order_Q = np.argsort(~paired_Q, kind="stable")
     queries.texts = queries.texts.take(order_Q.tolist())
     new_Q = np.argsort(order_Q)
-    moved = {s: Pairs(query_rows_P=new_Q[p.query_rows_P], doc_rows_P=p.doc_rows_P) for s, p in splits.items()}
+    moved = {
+        split: Pairs(query_rows_P=new_Q[pairs.query_rows_P], doc_rows_P=pairs.doc_rows_P)
+        for split, pairs in splits.items()
+    }
     return moved, int(paired_Q.sum())
 
 
-def _require(file: _File, usable: int, what: str, *others: _File) -> None:
+def _require(file: _File, usable: int, kind: str, *others: _File) -> None:
+    """Raise DataError if nothing in the file is usable, with the reasons of the rows that were quarantined."""
     if not usable:
         bad = Counter(f"{row.reason} in {row.file}" for each in (file, *others) for row in each.quarantined)
         got = ", ".join(f"{n} {reason}" for reason, n in bad.most_common(4)) or "none"
-        raise DataError(f"{file.path} has no usable {what}; {file.read} rows, quarantined {got}: repair them")
+        raise DataError(f"{file.path} has no usable {kind}; {file.read} rows, quarantined {got}: repair them")
 
 
 def _show(value: object) -> str:

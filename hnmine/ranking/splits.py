@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
 
 from hnmine.config.corpus import SourcesConfig
 from hnmine.config.ranking import EvaluateConfig
-from hnmine.corpus.beir import Collection
-from hnmine.errors import DataError
+from hnmine.corpus.collection import Collection
+from hnmine.corpus.splits import hold_out
 from hnmine.ranking.first_stage import FirstStage
 from hnmine.ranking.task import Task
 from hnmine.runs.progress import say
-from hnmine.types import Float32, Int64, Pairs, Texts
+from hnmine.types import Float32, Int64, Pairs
 
 FIRST_DOCUMENTS = 50
 """Of every query at least so many documents are asked for: arms choose negatives among them, and their names say so."""
@@ -53,7 +52,7 @@ class Splits:
         if sources.dev_split in collection.splits:
             self.dev, self.train = collection.pairs(sources.dev_split), train
         else:
-            self.dev, self.train = _hold_out(train, collection.queries, sources.dev_share, seed)
+            self.dev, self.train = hold_out(train, collection.queries, sources.dev_share, seed)
             self.dev_name = f"{sources.dev_share:.0%} of {sources.train_split}"
             say("read", f"no {sources.dev_split} split: {self.dev_name} queries are held out for early stopping")
         if sources.test_split in collection.splits:
@@ -96,20 +95,3 @@ class Splits:
         found, rows = self.first_stage(query_rows), query_rows.tolist()
         first = {row: (found[row][0][: self._depth], found[row][1][: self._depth]) for row in rows}
         return Task.of(self.collection.documents, self.collection.queries, pairs, first, rows)
-
-
-def _hold_out(pairs: Pairs, texts: Texts, share: float, seed: int) -> tuple[Pairs, Pairs]:
-    """Return (held out, rest): about this share of the queries, those of one text together, with all their pairs.
-
-    A query's text and the seed alone decide, so that what is held out today was not trained on yesterday.
-    """
-    draw_of = {texts.texts[row]: 0.0 for row in pairs.query_rows_P.tolist()}
-    if len(draw_of) < 2:
-        raise DataError("one train query only, and no dev split to stop early on; add qrels/dev.tsv or more queries")
-    for text in draw_of:
-        hashed = hashlib.sha256(f"{seed} {text}".encode()).digest()
-        draw_of[text] = int.from_bytes(hashed[:8]) / 2**64
-    draws = sorted(draw_of.values())
-    border = min(max(share, draws[1]), draws[-1])  # one at least on either side
-    held = np.array([draw_of[texts.texts[row]] < border for row in pairs.query_rows_P.tolist()])
-    return pairs.take(held), pairs.take(~held)

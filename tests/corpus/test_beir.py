@@ -2,20 +2,19 @@
 
 import gzip
 import json
-import os
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.config.root import SourcesConfig
-from hnmine.corpus.beir import Collection, Quarantined, read_beir, write_quarantine
+from hnmine.config.corpus import SourcesConfig
+from hnmine.corpus.beir import read_beir
+from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.errors import DataError
-from hnmine.types import Pairs, Texts
+from hnmine.types import Texts
 
 CONFIG = SourcesConfig()
 HEADER = "query-id\tcorpus-id\tscore"
@@ -25,25 +24,25 @@ QRELS = [HEADER, "q1\td1\t1", "q2\td2\t1"]
 Lines = list[str | bytes]
 
 
-def _pack(lines: Lines) -> bytes:
+def packed(lines: Lines) -> bytes:
     return b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines)
 
 
-def _write(folder: Path, corpus: Lines = CORPUS, queries: Lines = QUERIES, **qrels: Lines) -> Path:
+def write_folder(folder: Path, corpus: Lines = CORPUS, queries: Lines = QUERIES, **qrels: Lines) -> Path:
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    (folder / "corpus.jsonl").write_bytes(_pack(corpus))
-    (folder / "queries.jsonl").write_bytes(_pack(queries))
+    (folder / "corpus.jsonl").write_bytes(packed(corpus))
+    (folder / "queries.jsonl").write_bytes(packed(queries))
     for split, lines in (qrels or {"train": QRELS}).items():
-        (folder / "qrels" / f"{split}.tsv").write_bytes(_pack(lines))
+        (folder / "qrels" / f"{split}.tsv").write_bytes(packed(lines))
     return folder
 
 
-def _only(collection: Collection) -> Quarantined:
+def only_bad_row(collection: Collection) -> Quarantined:
     assert len(collection.quarantined) == 1, collection.quarantined
     return collection.quarantined[0]
 
 
-def _named(collection: Collection, split: str) -> list[tuple[str, str]]:
+def pairs_by_id(collection: Collection, split: str) -> list[tuple[str, str]]:
     pairs = collection.splits[split]
     queries, documents = collection.queries.ids, collection.documents.ids
     rows = zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True)
@@ -54,10 +53,10 @@ def _named(collection: Collection, split: str) -> list[tuple[str, str]]:
 
 
 def test_a_clean_folder_is_read_as_it_is(tmp_path):
-    collection = read_beir(_write(tmp_path), CONFIG)
+    collection = read_beir(write_folder(tmp_path), CONFIG)
     assert collection.documents == Texts(ids=("d1", "d2"), texts=("One\nfirst", "second"))
     assert collection.queries == Texts(ids=("q1", "q2"), texts=("what is first", "what is second"))
-    assert _named(collection, "train") == [("q1", "d1"), ("q2", "d2")]
+    assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
     assert collection.rows_read == {"corpus.jsonl": 2, "queries.jsonl": 2, "qrels/train.tsv": 2}
     assert collection.rows_kept == collection.rows_read
     assert collection.not_relevant == {"qrels/train.tsv": 0}
@@ -65,25 +64,25 @@ def test_a_clean_folder_is_read_as_it_is(tmp_path):
 
 
 def test_gzip_and_plain_files_give_the_same_collection(tmp_path):
-    plain, packed = _write(tmp_path / "plain"), _write(tmp_path / "packed")
+    plain, packed = write_folder(tmp_path / "plain"), write_folder(tmp_path / "packed")
     for path in [packed / "corpus.jsonl", packed / "queries.jsonl", packed / "qrels" / "train.tsv"]:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     ours, theirs = read_beir(plain, CONFIG), read_beir(packed, CONFIG)
     assert (ours.documents, ours.queries) == (theirs.documents, theirs.queries)
-    assert _named(ours, "train") == _named(theirs, "train")
+    assert pairs_by_id(ours, "train") == pairs_by_id(theirs, "train")
     assert {f"{file}.gz": count for file, count in ours.rows_read.items()} == theirs.rows_read
 
 
 def test_a_byte_order_mark_windows_line_ends_and_blank_lines_change_nothing(tmp_path):
-    folder = _write(tmp_path)
+    folder = write_folder(tmp_path)
     for path in [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / "train.tsv"]:
         body = path.read_bytes().replace(b"\n", b"\r\n \t\r\n\r\n")
         path.write_bytes(b"\xef\xbb\xbf" + body)
     collection = read_beir(folder, CONFIG)
     assert collection.quarantined == ()
     assert collection.rows_read == {"corpus.jsonl": 2, "queries.jsonl": 2, "qrels/train.tsv": 2}
-    assert _named(collection, "train") == [("q1", "d1"), ("q2", "d2")]
+    assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
 
 
 @pytest.mark.parametrize(
@@ -98,29 +97,29 @@ def test_a_byte_order_mark_windows_line_ends_and_blank_lines_change_nothing(tmp_
     ids=["no_header", "header", "trec_spaces", "trec_tabs", "trec_header"],
 )
 def test_qrels_are_read_in_each_of_their_forms(tmp_path, rows):
-    collection = read_beir(_write(tmp_path, train=rows), CONFIG)
-    assert _named(collection, "train") == [("q1", "d1"), ("q2", "d2")]
+    collection = read_beir(write_folder(tmp_path, train=rows), CONFIG)
+    assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
     assert collection.rows_read["qrels/train.tsv"] == 2
     assert collection.quarantined == ()
 
 
 def test_ids_may_hold_spaces_and_integer_ids_become_their_decimal_string(tmp_path):
     corpus = ['{"_id": "Global warming:14", "text": "warm"}', '{"_id": 7, "text": "seven"}']
-    folder = _write(tmp_path, corpus=corpus, train=["q1\tGlobal warming:14\t1", "q2\t7\t1"])
-    assert _named(read_beir(folder, CONFIG), "train") == [("q1", "Global warming:14"), ("q2", "7")]
+    folder = write_folder(tmp_path, corpus=corpus, train=["q1\tGlobal warming:14\t1", "q2\t7\t1"])
+    assert pairs_by_id(read_beir(folder, CONFIG), "train") == [("q1", "Global warming:14"), ("q2", "7")]
 
 
 @pytest.mark.parametrize("title", ["", ', "title": null', ', "title": "  "'])
 def test_a_document_without_a_title_has_no_leading_separator(tmp_path, title):
     corpus = [f'{{"_id": "d1", "text": " first "{title}}}', CORPUS[1]]
-    assert read_beir(_write(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "first"
+    assert read_beir(write_folder(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "first"
 
 
 def test_the_template_joins_title_and_text_and_looks_at_no_other_field(tmp_path):
     corpus = ['{"_id": "d1", "title": "One", "text": "first"}', '{"_id": "d2", "title": 2, "text": "second"}']
-    folder = _write(tmp_path, corpus=corpus)
+    folder = write_folder(tmp_path, corpus=corpus)
     assert read_beir(folder, SourcesConfig(template="{text}")).documents.texts == ("first", "second")
-    titled = read_beir(_write(tmp_path), SourcesConfig(template="{title} | {text}"))
+    titled = read_beir(write_folder(tmp_path), SourcesConfig(template="{title} | {text}"))
     assert titled.documents.texts == ("One | first", "| second")
 
 
@@ -131,7 +130,7 @@ def test_the_template_takes_any_field_of_the_row_and_refuses_one_that_no_row_has
         '{"_id": "d3", "text": "", "metadata": {"product": "Disk"}}',
         '{"_id": "d4", "text": "fourth", "metadata": {"part": "a"}}',
     ]
-    folder = _write(tmp_path, corpus=corpus)
+    folder = write_folder(tmp_path, corpus=corpus)
     found = read_beir(folder, SourcesConfig(template="{{{metadata.product}}} {a.b}: {title} {text}"))
     assert found.documents.texts == ("{Disk} x: One first", "{} : Two second", "{} :  fourth")
     assert [row.reason for row in found.quarantined if row.id == "d3"] == ["empty_text"], "it says nothing itself"
@@ -143,12 +142,12 @@ def test_the_template_takes_any_field_of_the_row_and_refuses_one_that_no_row_has
 
 def test_a_line_separator_inside_a_text_does_not_split_the_row(tmp_path):
     corpus = ['{"_id": "d1", "text": "a\u2028b\x85c"}', CORPUS[1]]
-    assert read_beir(_write(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "a\u2028b\x85c"
+    assert read_beir(write_folder(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "a\u2028b\x85c"
 
 
 def test_rows_judged_not_relevant_are_counted_apart_and_make_no_pair(tmp_path):
     train = [*QRELS, "q1\td2\t0", "q2\td1\t-1"]
-    collection = read_beir(_write(tmp_path, train=train), CONFIG)
+    collection = read_beir(write_folder(tmp_path, train=train), CONFIG)
     assert collection.not_relevant == {"qrels/train.tsv": 2}
     assert collection.rows_kept["qrels/train.tsv"] == 2
     assert collection.quarantined == ()
@@ -156,7 +155,7 @@ def test_rows_judged_not_relevant_are_counted_apart_and_make_no_pair(tmp_path):
 
 def test_only_configured_splits_are_read_and_positives_unite_them(tmp_path):
     train, other = [HEADER, "q1\td1\t1", "q2\td2\t1"], [HEADER, "q1\td2\t1"]
-    folder = _write(tmp_path, train=train, test=other, extra=other)
+    folder = write_folder(tmp_path, train=train, test=other, extra=other)
     collection = read_beir(folder, CONFIG)
     assert list(collection.splits) == ["train", "test"]
     assert collection.positives() == {0: {0, 1}, 1: {1}}
@@ -164,44 +163,6 @@ def test_only_configured_splits_are_read_and_positives_unite_them(tmp_path):
 
 
 # Bad rows
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    texts=st.lists(st.sampled_from("abc"), min_size=1, max_size=6),
-    judged=st.lists(
-        st.tuples(st.sampled_from(["train", "dev", "test"]), st.integers(0, 5), st.integers(0, 3)),
-        max_size=12,
-        unique=True,
-    ),
-)
-def test_queries_of_equal_text_share_what_was_judged_for_one_of_them(texts, judged):
-    judged = [(split, query % len(texts), doc) for split, query, doc in judged]
-    splits = {
-        split: Pairs(
-            query_rows_P=np.array([q for s, q, _ in judged if s == split], np.int64),
-            doc_rows_P=np.array([d for s, _, d in judged if s == split], np.int64),
-        )
-        for split in ("train", "dev", "test")
-    }
-    collection = Collection(
-        documents=Texts(ids=("0", "1", "2", "3"), texts=("x",) * 4),
-        queries=Texts(ids=tuple(map(str, range(len(texts)))), texts=tuple(texts)),
-        splits=splits,
-        rows_read={"all": 4 + len(texts) + len(judged)},
-        rows_kept={"all": 4 + len(texts) + len(judged)},
-        not_relevant={},
-        quarantined=(),
-    )
-    expected = {
-        query: positives
-        for query in range(len(texts))
-        if (positives := {doc for _, other, doc in judged if texts[other] == texts[query]})
-    }
-    assert collection.positives() == expected
-    first = texts[: 1 + max((query for _, query, _ in judged), default=-1)]  # as read, no other is judged
-    assert collection.judged.texts == tuple(first)
-    assert collection.queries_of_equal_text == sum(first.count(text) > 1 for text in first)
 
 
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl"])
@@ -233,9 +194,9 @@ def test_queries_of_equal_text_share_what_was_judged_for_one_of_them(texts, judg
 def test_a_bad_row_of_texts_is_quarantined_with_its_reason(tmp_path, file, row, reason, row_id, detail):
     good = CORPUS if file == "corpus.jsonl" else QUERIES
     lines = [good[0], "", row, good[1]]
-    folder = _write(tmp_path, **{file.removesuffix(".jsonl"): lines})
+    folder = write_folder(tmp_path, **{file.removesuffix(".jsonl"): lines})
     collection = read_beir(folder, CONFIG)
-    bad = _only(collection)
+    bad = only_bad_row(collection)
     assert (bad.file, bad.line, bad.reason, bad.id) == (file, 3, reason, row_id)
     assert detail in bad.detail
     assert len(bad.detail) <= 120
@@ -244,20 +205,22 @@ def test_a_bad_row_of_texts_is_quarantined_with_its_reason(tmp_path, file, row, 
 
 
 def test_a_title_that_is_no_string_is_of_the_wrong_type(tmp_path):
-    bad = _only(read_beir(_write(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": 1, "text": "t"}']), CONFIG))
+    bad = only_bad_row(
+        read_beir(write_folder(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": 1, "text": "t"}']), CONFIG)
+    )
     assert (bad.reason, bad.id) == ("wrong_type", "d3")
 
 
 def test_a_constant_in_the_template_does_not_make_an_empty_document_usable(tmp_path):
-    folder = _write(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": " ", "text": ""}'])
-    assert _only(read_beir(folder, SourcesConfig(template="passage: {title} {text}"))).reason == "empty_text"
+    folder = write_folder(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": " ", "text": ""}'])
+    assert only_bad_row(read_beir(folder, SourcesConfig(template="passage: {title} {text}"))).reason == "empty_text"
 
 
 @pytest.mark.parametrize(("text", "same"), [("first", "the same text"), ("other", "another text")])
 def test_the_first_of_two_documents_with_one_id_is_kept(tmp_path, text, same):
     again = json.dumps({"_id": "d1", "title": "One", "text": text})
-    collection = read_beir(_write(tmp_path, corpus=["", *CORPUS, again]), CONFIG)
-    bad = _only(collection)
+    collection = read_beir(write_folder(tmp_path, corpus=["", *CORPUS, again]), CONFIG)
+    bad = only_bad_row(collection)
     assert (bad.line, bad.reason, bad.id) == (4, "duplicate_id", "d1")
     assert "line 2" in bad.detail
     assert same in bad.detail
@@ -265,9 +228,9 @@ def test_the_first_of_two_documents_with_one_id_is_kept(tmp_path, text, same):
 
 
 def test_a_usable_document_after_an_unusable_one_with_its_id_is_kept(tmp_path):
-    collection = read_beir(_write(tmp_path, corpus=['{"_id": "d1"}', *CORPUS]), CONFIG)
-    assert _only(collection).reason == "empty_text"
-    assert _named(collection, "train") == [("q1", "d1"), ("q2", "d2")]
+    collection = read_beir(write_folder(tmp_path, corpus=['{"_id": "d1"}', *CORPUS]), CONFIG)
+    assert only_bad_row(collection).reason == "empty_text"
+    assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
 
 
 def test_queries_that_no_pair_names_come_last_and_the_pairs_follow_their_queries(tmp_path):
@@ -278,12 +241,12 @@ def test_queries_that_no_pair_names_come_last_and_the_pairs_follow_their_queries
         '{"_id": "q9", "text": "refused"}',
         QUERIES[1],
     ]
-    folder = _write(tmp_path, queries=queries, train=[*QRELS, "q9\td1\t0"], other=["q0\td1\t1"])
+    folder = write_folder(tmp_path, queries=queries, train=[*QRELS, "q9\td1\t0"], other=["q0\td1\t1"])
     collection = read_beir(folder, CONFIG)
     assert [(bad.line, bad.reason) for bad in collection.quarantined] == [(3, "broken_json")]
     assert collection.queries.ids == ("q1", "q2", "q0", "q9")
     assert collection.judged.ids == ("q1", "q2")
-    assert _named(collection, "train") == [("q1", "d1"), ("q2", "d2")]
+    assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
     assert collection.not_relevant["qrels/train.tsv"] == 1
 
 
@@ -309,38 +272,38 @@ def test_queries_that_no_pair_names_come_last_and_the_pairs_follow_their_queries
     ],
 )
 def test_a_bad_row_of_qrels_is_quarantined_with_its_reason(tmp_path, row, reason, query_id, detail):
-    collection = read_beir(_write(tmp_path, train=[*QRELS, "", row]), CONFIG)
-    bad = _only(collection)
+    collection = read_beir(write_folder(tmp_path, train=[*QRELS, "", row]), CONFIG)
+    bad = only_bad_row(collection)
     assert (bad.file, bad.line, bad.reason, bad.id) == ("qrels/train.tsv", 5, reason, query_id)
     assert detail in bad.detail
     assert len(bad.detail) <= 120
-    assert _named(collection, "train") == [("q1", "d1"), ("q2", "d2")]
+    assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
 
 
 @pytest.mark.parametrize("row", ["q1\td9\thigh", "q9\td2\thigh", "q9\t0\td2\thigh"])
 def test_a_first_row_with_a_bad_score_is_no_header_if_it_names_a_query_or_a_document(tmp_path, row):
-    folder = _write(tmp_path, train=[row], test=QRELS)
-    bad = _only(read_beir(folder, CONFIG))
+    folder = write_folder(tmp_path, train=[row], test=QRELS)
+    bad = only_bad_row(read_beir(folder, CONFIG))
     assert (bad.file, bad.line, bad.reason) == ("qrels/train.tsv", 1, "bad_score")
 
 
 @pytest.mark.parametrize(("first", "reasons"), [(HEADER, ["bad_score"]), ("q1", ["malformed_row", "bad_score"])])
 def test_only_the_first_row_can_be_a_header(tmp_path, first, reasons):
-    collection = read_beir(_write(tmp_path, train=[first, *QRELS]), CONFIG)
+    collection = read_beir(write_folder(tmp_path, train=[first, *QRELS]), CONFIG)
     assert [bad.reason for bad in collection.quarantined] == reasons
 
 
 def test_a_qrels_row_says_that_its_query_or_document_was_quarantined(tmp_path):
     corpus, queries = [*CORPUS, '{"_id": "d3"}'], ['{"_id": "q3", "text": 3}', *QUERIES]
     train = [*QRELS, "q1\td3\t1", "q3\td1\t1"]
-    collection = read_beir(_write(tmp_path, corpus=corpus, queries=queries, train=train), CONFIG)
+    collection = read_beir(write_folder(tmp_path, corpus=corpus, queries=queries, train=train), CONFIG)
     details = {bad.reason: bad.detail for bad in collection.quarantined}
     assert details["unknown_document"] == "document 'd3' was quarantined: empty_text in line 3 of corpus.jsonl"
     assert details["unknown_query"] == "query 'q3' was quarantined: wrong_type in line 1 of queries.jsonl"
 
 
 def test_one_pair_in_two_splits_is_no_duplicate(tmp_path):
-    collection = read_beir(_write(tmp_path, train=QRELS, test=QRELS), CONFIG)
+    collection = read_beir(write_folder(tmp_path, train=QRELS, test=QRELS), CONFIG)
     assert collection.quarantined == ()
     assert len(collection.pairs("train")) == len(collection.pairs("test")) == 2
 
@@ -362,31 +325,31 @@ BAD_ROWS = [
 ]
 
 
-def _mixed(good, bad, first):
+def mixed(good, bad, first):
     return st.lists(st.sampled_from(good + bad), max_size=12).flatmap(lambda some: st.permutations([first, *some]))
 
 
-def _rows(lines):
+def rows_in(lines):
     return sum(1 for line in lines if line.strip())
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    corpus=_mixed(GOOD_TEXTS, BAD_TEXTS, GOOD_TEXTS[0]),
-    queries=_mixed(GOOD_TEXTS, BAD_TEXTS, GOOD_TEXTS[0]),
-    train=_mixed(GOOD_ROWS, BAD_ROWS, "b\tb\t1"),
-    test=_mixed(GOOD_ROWS, BAD_ROWS, "b\tb\t0"),
+    corpus=mixed(GOOD_TEXTS, BAD_TEXTS, GOOD_TEXTS[0]),
+    queries=mixed(GOOD_TEXTS, BAD_TEXTS, GOOD_TEXTS[0]),
+    train=mixed(GOOD_ROWS, BAD_ROWS, "b\tb\t1"),
+    test=mixed(GOOD_ROWS, BAD_ROWS, "b\tb\t0"),
 )
 def test_counts_balance_and_what_is_kept_follows_the_obvious_definition(corpus, queries, train, test):
     judged = {"train": [HEADER, "a\ta\t1", *train], "test": [HEADER, *test]}
     with tempfile.TemporaryDirectory() as name:
-        collection = read_beir(_write(Path(name), corpus=corpus, queries=queries, **judged), CONFIG)
+        collection = read_beir(write_folder(Path(name), corpus=corpus, queries=queries, **judged), CONFIG)
 
     assert collection.rows_read == {
-        "corpus.jsonl": _rows(corpus),
-        "queries.jsonl": _rows(queries),
-        "qrels/train.tsv": _rows(judged["train"]) - 1,
-        "qrels/test.tsv": _rows(judged["test"]) - 1,
+        "corpus.jsonl": rows_in(corpus),
+        "queries.jsonl": rows_in(queries),
+        "qrels/train.tsv": rows_in(judged["train"]) - 1,
+        "qrels/test.tsv": rows_in(judged["test"]) - 1,
     }
     bad = Counter(row.file for row in collection.quarantined)
     for file, read in collection.rows_read.items():
@@ -405,7 +368,7 @@ def test_counts_balance_and_what_is_kept_follows_the_obvious_definition(corpus, 
             if query in asked and document in documents:
                 first.setdefault((query, document), float(score))
         expected = [pair for pair, score in first.items() if score > 0]
-        assert _named(collection, split) == expected
+        assert pairs_by_id(collection, split) == expected
         named |= {query for query, _ in expected}
     assert collection.judged.ids == tuple(query for query in asked if query in named)
     assert collection.queries.ids == (*collection.judged.ids, *(query for query in asked if query not in named))
@@ -414,14 +377,14 @@ def test_counts_balance_and_what_is_kept_follows_the_obvious_definition(corpus, 
 # Bad files
 
 
-def _error(folder: Path, config: SourcesConfig = CONFIG) -> str:
+def error_of(folder: Path, config: SourcesConfig = CONFIG) -> str:
     with pytest.raises(DataError) as caught:
         read_beir(folder, config)
     return str(caught.value)
 
 
 def test_a_missing_folder_is_an_error_that_says_what_a_folder_holds(tmp_path):
-    message = _error(tmp_path / "nowhere")
+    message = error_of(tmp_path / "nowhere")
     assert "nowhere does not exist" in message
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv"):
         assert name in message
@@ -429,25 +392,25 @@ def test_a_missing_folder_is_an_error_that_says_what_a_folder_holds(tmp_path):
 
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "corpus.jsonl").write_text("")
-    assert "is not a folder" in _error(tmp_path / "corpus.jsonl")
+    assert "is not a folder" in error_of(tmp_path / "corpus.jsonl")
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
 def test_a_missing_file_is_an_error_that_lists_what_is_there(tmp_path, name):
-    folder = _write(tmp_path)
+    folder = write_folder(tmp_path)
     (folder / name).rename(folder / "something.else")
-    message = _error(folder)
+    message = error_of(folder)
     assert f"has no {name};" in message
     assert "something.else" in message
     assert "give the folder" in message
 
 
 def test_an_empty_folder_is_an_error_that_says_it_holds_nothing(tmp_path):
-    assert "it holds nothing" in _error(tmp_path)
+    assert "it holds nothing" in error_of(tmp_path)
 
 
 def test_no_split_of_the_three_is_an_error_that_lists_the_qrels_there_are(tmp_path):
-    message = _error(_write(tmp_path, fold1=QRELS))
+    message = error_of(write_folder(tmp_path, fold1=QRELS))
     assert "qrels/fold1.tsv" in message
     assert "qrels/dev.tsv" in message
     assert "sources.train_split" in message
@@ -455,9 +418,9 @@ def test_no_split_of_the_three_is_an_error_that_lists_the_qrels_there_are(tmp_pa
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])
 def test_a_file_both_plain_and_packed_is_an_error_that_names_both(tmp_path, name):
-    folder = _write(tmp_path)
+    folder = write_folder(tmp_path)
     (folder / f"{name}.gz").write_bytes(gzip.compress(b""))
-    message = _error(folder)
+    message = error_of(folder)
     assert f"both {name} and {name}.gz" in message
     assert "remove" in message
 
@@ -465,7 +428,7 @@ def test_a_file_both_plain_and_packed_is_an_error_that_names_both(tmp_path, name
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])
 @pytest.mark.parametrize("damage", ["truncated", "corrupt", "not_gzip"])
 def test_a_damaged_gzip_is_an_error_that_names_it(tmp_path, name, damage):
-    folder = _write(tmp_path)
+    folder = write_folder(tmp_path)
     plain = folder / name
     body = plain.read_bytes()
     packed = bytearray(gzip.compress(body))
@@ -477,14 +440,14 @@ def test_a_damaged_gzip_is_an_error_that_names_it(tmp_path, name, damage):
         packed = bytearray(body)
     plain.unlink()
     (folder / f"{name}.gz").write_bytes(packed)
-    message = _error(folder)
+    message = error_of(folder)
     assert f"{name}.gz" in message
     assert "copy it again" in message
 
 
 @pytest.mark.parametrize("corpus", [[], ["[", "{", '{"_id": "d1"}']])
 def test_a_corpus_without_a_usable_document_is_an_error_with_the_reasons(tmp_path, corpus):
-    message = _error(_write(tmp_path, corpus=corpus))
+    message = error_of(write_folder(tmp_path, corpus=corpus))
     assert "corpus.jsonl has no usable document" in message
     assert f"{len(corpus)} rows" in message
     if corpus:
@@ -492,13 +455,13 @@ def test_a_corpus_without_a_usable_document_is_an_error_with_the_reasons(tmp_pat
 
 
 def test_queries_that_no_pair_names_are_an_error_with_the_reasons_of_the_qrels(tmp_path):
-    message = _error(_write(tmp_path, train=[HEADER, "Q1\td1\t1", "Q2\td2\t1"]))
+    message = error_of(write_folder(tmp_path, train=[HEADER, "Q1\td1\t1", "Q2\td2\t1"]))
     assert "queries.jsonl has no usable query" in message
     assert "2 unknown_query in qrels/train.tsv" in message
 
 
 def test_a_split_that_is_absent_is_an_error_only_when_its_pairs_are_wanted(tmp_path):
-    collection = read_beir(_write(tmp_path, test=QRELS), CONFIG)
+    collection = read_beir(write_folder(tmp_path, test=QRELS), CONFIG)
     with pytest.raises(DataError, match=r"no qrels/train\.tsv was read; expected one of test \(2 pairs\)") as caught:
         collection.pairs("train")
     assert "qrels/test.tsv" in str(caught.value)
@@ -506,65 +469,20 @@ def test_a_split_that_is_absent_is_an_error_only_when_its_pairs_are_wanted(tmp_p
 
 
 def test_a_split_without_pairs_is_an_error_when_its_pairs_are_wanted(tmp_path):
-    collection = read_beir(_write(tmp_path, train=QRELS, dev=[HEADER, "q1\td2\t0"]), CONFIG)
+    collection = read_beir(write_folder(tmp_path, train=QRELS, dev=[HEADER, "q1\td2\t0"]), CONFIG)
     assert len(collection.splits["dev"]) == 0
     with pytest.raises(DataError, match=r"'dev' has no pair; expected one of train \(2 pairs\), dev \(0 pairs\)"):
         collection.pairs("dev")
 
 
-def test_a_collection_whose_counts_do_not_balance_is_refused():
-    one = np.zeros(1, np.int64)
-    texts = Texts(ids=("x",), texts=("x",))
-    counts = {"corpus.jsonl": 1, "queries.jsonl": 1, "qrels/train.tsv": 1}
-    with pytest.raises(AssertionError):
-        Collection(
-            documents=texts,
-            queries=texts,
-            splits={"train": Pairs(query_rows_P=one, doc_rows_P=one)},
-            rows_read=counts | {"corpus.jsonl": 2},
-            rows_kept=counts,
-            not_relevant={},
-            quarantined=(),
-        )
-
-
-# Writing the quarantine
-
-
-def test_the_quarantine_is_written_as_json_lines_and_leaves_no_temporary_file(tmp_path):
-    rows = read_beir(_write(tmp_path / "data", corpus=[*CORPUS, '{"_id": "ü"}', "{"]), CONFIG).quarantined
-    path = tmp_path / "quarantine.jsonl"
-    path.write_text("what was there before")
-    write_quarantine(rows, path)
-    read = [Quarantined(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert tuple(read) == rows
-    assert len(read) == 2
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "quarantine.jsonl"]
-
-
-def test_a_failed_write_leaves_the_former_quarantine_alone(tmp_path):
-    path = tmp_path / "quarantine.jsonl"
-    path.write_text("before")
-
-    def rows():
-        yield Quarantined(file="corpus.jsonl", line=1, reason="broken_json", id=None, detail="")
-        raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError):
-        write_quarantine(rows(), path)
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 # Real data
 
 
-def test_scifact_is_read_whole():
-    root = Path(__file__).resolve().parents[2]
-    data = Path(os.environ.get("HNMINE_DATA", root.parent / "shared" / "data"))
-    if not (data / "scifact").is_dir():
+def test_scifact_is_read_whole(shared_data):
+    folder = shared_data / "scifact"
+    if not folder.is_dir():
         pytest.skip("no scifact: set HNMINE_DATA to a folder that has it in BEIR layout")
-    collection = read_beir(data / "scifact", CONFIG)
+    collection = read_beir(folder, CONFIG)
     assert (len(collection.documents), len(collection.queries)) == (5183, 1109)
     assert {split: len(pairs) for split, pairs in collection.splits.items()} == {"train": 919, "test": 339}
     assert collection.quarantined == ()

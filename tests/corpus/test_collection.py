@@ -1,0 +1,110 @@
+"""The collection: its account of rows must balance, and equal questions share their answers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hnmine.corpus.collection import Collection, Quarantined, write_quarantine
+from hnmine.types import Pairs, Texts
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.sampled_from("abc"), min_size=1, max_size=6),
+    judged=st.lists(
+        st.tuples(st.sampled_from(["train", "dev", "test"]), st.integers(0, 5), st.integers(0, 3)),
+        max_size=12,
+        unique=True,
+    ),
+)
+def test_queries_of_equal_text_share_what_was_judged_for_one_of_them(texts, judged):
+    judged = [(split, query % len(texts), doc) for split, query, doc in judged]
+    splits = {
+        split: Pairs(
+            query_rows_P=np.array([q for s, q, _ in judged if s == split], np.int64),
+            doc_rows_P=np.array([d for s, _, d in judged if s == split], np.int64),
+        )
+        for split in ("train", "dev", "test")
+    }
+    collection = Collection(
+        documents=Texts(ids=("0", "1", "2", "3"), texts=("x",) * 4),
+        queries=Texts(ids=tuple(map(str, range(len(texts)))), texts=tuple(texts)),
+        splits=splits,
+        rows_read={"all": 4 + len(texts) + len(judged)},
+        rows_kept={"all": 4 + len(texts) + len(judged)},
+        not_relevant={},
+        quarantined=(),
+    )
+    expected = {
+        query: positives
+        for query in range(len(texts))
+        if (positives := {doc for _, other, doc in judged if texts[other] == texts[query]})
+    }
+    assert collection.positives() == expected
+    first = texts[: 1 + max((query for _, query, _ in judged), default=-1)]  # as read, no other is judged
+    assert collection.judged.texts == tuple(first)
+    assert collection.queries_of_equal_text == sum(first.count(text) > 1 for text in first)
+
+
+def test_a_collection_whose_counts_do_not_balance_is_refused():
+    one = np.zeros(1, np.int64)
+    texts = Texts(ids=("x",), texts=("x",))
+    counts = {"corpus.jsonl": 1, "queries.jsonl": 1, "qrels/train.tsv": 1}
+    with pytest.raises(AssertionError):
+        Collection(
+            documents=texts,
+            queries=texts,
+            splits={"train": Pairs(query_rows_P=one, doc_rows_P=one)},
+            rows_read=counts | {"corpus.jsonl": 2},
+            rows_kept=counts,
+            not_relevant={},
+            quarantined=(),
+        )
+
+
+def test_the_quarantine_is_written_as_json_lines_and_leaves_no_temporary_file(tmp_path):
+    rows = (
+        Quarantined(file="corpus.jsonl", line=3, reason="empty_text", id="ü", detail="nothing in ['text']"),
+        Quarantined(file="corpus.jsonl", line=4, reason="broken_json", id=None, detail="it ends"),
+    )
+    path = tmp_path / "quarantine.jsonl"
+    path.write_text("what was there before")
+    write_quarantine(rows, path)
+    read = [Quarantined(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert tuple(read) == rows
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["quarantine.jsonl"]
+
+
+def test_a_failed_write_leaves_the_former_quarantine_alone(tmp_path):
+    path = tmp_path / "quarantine.jsonl"
+    path.write_text("before")
+
+    def rows():
+        yield Quarantined(file="corpus.jsonl", line=1, reason="broken_json", id=None, detail="")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_quarantine(rows(), path)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_judged_queries_are_those_up_to_the_last_that_a_pair_names():
+    texts = Texts(ids=("a", "b", "c", "d"), texts=("same", "same", "other", "same"))
+    pairs = Pairs(query_rows_P=np.array([2, 1, 0], np.int64), doc_rows_P=np.array([0, 0, 3], np.int64))
+    collection = Collection(
+        documents=texts,
+        queries=texts,
+        splits={"train": pairs},
+        rows_read={"all": 11},
+        rows_kept={"all": 11},
+        not_relevant={},
+        quarantined=(),
+    )
+    assert collection.judged == texts.take([0, 1, 2])
+    assert collection.queries_of_equal_text == 2
