@@ -273,7 +273,7 @@ def _settings(options: argparse.Namespace) -> Config:
 
 def quick_overrides(config: Path | None, overrides: Sequence[str]) -> list[str]:
     """Return what `compare --quick` sets, with those of its arms that these settings have."""
-    from hnmine.arms.arm import known_arms  # imports torch
+    from hnmine.arms.arm import known_arms
 
     known = set(map(slug, known_arms(load(config, overrides))))
     return [*_QUICK, f"compare.arms=[{', '.join(name for name in QUICK_ARMS if name in known)}]"]
@@ -297,7 +297,7 @@ class _ListArms(argparse.Action):
             arms = known_arms(load(namespace.config, namespace.set or []))
         except HnmineError as error:
             parser.error(str(error))
-        rows = [(slug(name), f"{arm.about}{' Only if named.' if arm.asked else ''}") for name, arm in arms.items()]
+        rows = [(slug(name), f"{arm.about}{' Only if named.' if arm.only_named else ''}") for name, arm in arms.items()]
         print(text_table(rows, ("arm", "what it does"), left=(0, 1)))  # noqa: T201
         parser.exit()
 

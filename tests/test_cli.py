@@ -359,7 +359,7 @@ def test_config_lists_every_key_of_every_section_with_its_default(capsys: Captur
         return set(section.model_fields).union(*(every_key(each) for each in inner if each))
 
     assert every_key(Config) - keys == set()
-    for line in ("  negatives: 1  # ", "  learning_rate: 5.0e-05  # ", "width: 256  # "):
+    for line in ("  negatives: 1  # ", "  learning_rates: [1.0e-05, 5.0e-05]  # ", "width: 256  # "):
         assert line in text
 
 

@@ -50,7 +50,7 @@ def _default(key: str, field: FieldInfo) -> str:
 def _range(field: FieldInfo) -> str:
     """Return the range of a number in brackets, or nothing."""
     parts = [
-        words.format(f"{bound:,g}")
+        words.format(f"{bound:,}" if isinstance(bound, int) else f"{bound:,g}")
         for rule in field.metadata
         for name, words in _BOUNDS.items()
         if (bound := getattr(rule, name, None)) is not None

@@ -82,6 +82,7 @@ RETIRED_VALUES: Final[dict[tuple[str, str], str]] = {
 
 _ARMS: Final[dict[str, str]] = {
     "auto": _COMPARE,
+    "positives-only": "write positives",
     "two-conditions-relabelled-then-bm25": "relabelling is gone, it gained nothing; take "
     "two-conditions-denoised-then-bm25",
     "two-conditions-expanded-queries": "expanded queries are gone, they gained nothing; take two-conditions",

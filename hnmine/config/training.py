@@ -12,8 +12,6 @@ from hnmine.config.retired import refuse_retired_arms
 Kind = Literal["cross-encoder", "bi-encoder"]
 LOADED_BY: dict[Kind, str] = {"cross-encoder": "CrossEncoder", "bi-encoder": "SentenceTransformer"}
 """The class of sentence-transformers that reads a fine-tuned model."""
-PRESETS = ("distilled", "anchored", "paper", "positives")
-"""Names in `train.presets` beside those that `hnmine compare --list` prints."""
 Loss = Literal["infonce", "margin", "logistic", "bce", "lambda", "marginmse", "kl"]
 TAUGHT: tuple[Loss, ...] = ("marginmse", "kl")
 """Losses that learn from a teacher's scores."""
@@ -31,8 +29,8 @@ class TrainConfig(Section):
         min_length=1,
         description="what to train, each from the same start: distilled (these settings, with lessons from "
         "the encoders on queries that need no judgement), anchored (without lessons), paper (margin on the mined "
-        "negatives alone), positives (bce on the positives alone: what training gains without negatives), or a way "
-        "to choose negatives that `hnmine compare --list` prints",
+        "negatives alone), positives (bce on the positives alone: what training gains without negatives), or any "
+        "other way to choose negatives that `hnmine compare --list` prints",
     )
     lessons: int = Field(
         1000,

@@ -89,6 +89,7 @@ def test_no_key_that_exists_is_called_gone() -> None:
         ("encoders=[{name: a, model: m, long_documents: max}]", "encoders.0.long_documents: write mean"),
         ("encoders=[{name: a, lexical: {fit: x}}]", "encoders.0.lexical.fit: remove it; a night keeps"),
         ("train.presets=[paper, auto]", "train.presets: auto: preset auto is gone; `hnmine compare --quick`"),
+        ("compare.arms=[positives only]", "compare.arms: positives-only: write positives"),
         ("train.presets=two conditions, expanded queries", "expanded queries are gone, they gained nothing; take two-"),
         ("compare.arms=['two conditions, relabelled, then BM25']", "compare.arms: two-conditions-relabelled-then-bm25"),
     ],
