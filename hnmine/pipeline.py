@@ -87,7 +87,7 @@ def run(
 
 def refuse_unknown_presets(config: Config) -> None:
     """Raise ConfigError if a preset is not known; called before the collection is read."""
-    from hnmine.arms.arm import preset_arms  # imports torch
+    from hnmine.arms.arm import preset_arms
 
     preset_arms(config)
 
@@ -120,12 +120,18 @@ def mine_step(project: Project) -> None:
 
 def train_step(project: Project) -> None:
     """Train on what was mined into the run, and record it."""
-    from hnmine.arms.tune import tune  # imports torch and Ray Train, which mining does without
+    from hnmine.arms.tune import train_presets  # imports torch and Ray Train, which mining does without
+    from hnmine.training.data import TrainingData
+    from hnmine.training.trainer import Trainer
 
-    run = project.run
+    run, config = project.run, project.config
     with run.timed("train"):
         inputs = run.sha256_of("negatives.parquet")
-        found, files = tune(project.splits, project.config, run)
+        data = TrainingData.of(project.splits, config.train, config.seed)
+        trainer = Trainer(
+            data, config.train, run, seed=config.seed, device=config.device, engine=config.engine, ray=config.ray
+        )
+        found, files = train_presets(trainer, project.splits, project.ensemble, config)
     run.commit("training", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=project.data, **found)
 
 

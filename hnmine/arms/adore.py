@@ -1,4 +1,4 @@
-"""ADORE: the query encoder alone is tuned, against the documents it ranks first at that very step.
+"""ADORE: the query encoder alone is trained, against the documents it ranks first at that very step.
 
 Zhan et al., SIGIR 2021, arXiv 2104.08051. Documents keep the vectors they have, so the true nearest of them can be
 searched in every step. The loss is LambdaRank's: of each pair (right document, other document) the logistic loss of
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from hnmine.arms.star import Done, Encode, TrainingSet, Tuner
+from hnmine.arms.star import Done, Encode, TrainingSet, load_encoder
 from hnmine.mining.search import Searcher
-from hnmine.models.bi_encoder import BiEncoder
 from hnmine.runs.device import Choice
-from hnmine.training.worker import Recipe
+from hnmine.training.gradient import Optimizer
+from hnmine.training.recipe import Recipe
 from hnmine.types import Float32, Int64, Space
 
 
@@ -40,7 +39,7 @@ def adore(
     depth: int = 200,
     done: Done = lambda _queries, _loss: None,
 ) -> Space:
-    """Tune the query encoder; no document is encoded.
+    """Train the query encoder; no document is encoded.
 
     Args:
         start: model folder.
@@ -51,7 +50,7 @@ def adore(
         encode: see `star.Encode`; it is asked for the queries by the model in `out`.
         device: where documents are searched.
         depth: length K of the live list; beyond it the reciprocal rank counts as 0.
-        done: see `star.Done`.
+        done: hears of every step.
 
     Returns:
         `docs_NR` itself, and all queries as the model in `out` encodes them.
@@ -60,14 +59,16 @@ def adore(
         ModelError: the start cannot be loaded, or the gradient is not finite.
     """
     rows, positives = given.query_rows(), given.pairs.positives_of()
-    tuner = Tuner(start, recipe, recipe.steps(len(rows)), given.prompts)
-    searcher = Searcher(docs_NR, device)
+    encoder, searcher = load_encoder(start, recipe, given.prompts), Searcher(docs_NR, device)
+    optimizer = Optimizer(encoder.model, recipe, recipe.steps(len(rows)))
 
-    def loss_of(encoder: BiEncoder, batch: list[int]) -> Tensor:
+    def loss_of(batch: list[int]) -> Tensor:
+        # Search what the queries find now, and sort it into right documents and negatives.
         queries_BR = encoder.vectors([given.queries.texts[row] for row in batch], "query")
         found_BK = searcher.nearest(queries_BR.detach().cpu().numpy(), depth).doc_rows_QK
         live = live_lists(found_BK, [positives[row] for row in batch], [given.known[row] for row in batch])
 
+        # Score both with the queries' gradient.
         def scores(rows_Bn: Int64) -> Tensor:
             docs_BnR = torch.from_numpy(docs_NR[rows_Bn]).to(queries_BR.device)
             return torch.einsum("br,bnr->bn", queries_BR, docs_BnR)
@@ -75,8 +76,8 @@ def adore(
         return lambda_loss(recipe.scale * scores(live.right_BP), recipe.scale * scores(live.found_BK), live).mean()
 
     for step, (batch, _) in enumerate(recipe.batches(len(rows))):
-        done(len(batch), tuner.step(step, partial(loss_of, batch=[int(rows[i]) for i in batch])))
-    tuner.save(out)
+        done(len(batch), optimizer.step(step, [loss_of([int(rows[i]) for i in batch])]))
+    encoder.save(out)
     return Space(docs_NR=docs_NR, queries_QR=encode(out, given.queries, "query"))
 
 

@@ -1,8 +1,8 @@
-"""Arms: rules run over pairs, to compare what they choose, by `auditing` and by training on it.
+"""Rules run over pairs: which negatives each of them chooses, for an audit, or to train on them.
 
 For every query the distances to all documents are computed once and exactly (`types.distance`), whatever the number of
-rules: a rule may look anywhere, and the two conditions choose the rows that `select` chooses. A draw depends on the
-seed and the pair's own rows alone, so neither on the other pairs nor on the other rules.
+rules: a rule may look anywhere, and the two conditions choose the rows that `mining.conditions` selects. A draw depends
+on the seed and the pair's own rows alone, so neither on the other pairs nor on the other rules.
 
 Judged positives of the query, and documents whose text equals one, are not seen by any rule. Copies, which are equally
 near, are one document, of which the first row stands.
@@ -26,7 +26,7 @@ _BLOCK_NUMBERS = 2**18  # of documents in float64: what stays in a core's cache 
 _CLUSTER_DOCUMENTS, _CLUSTERS = 50, 200  # at least on average, at most: as in Curator
 
 
-def choose(
+def choose_negatives(
     space: Space,
     pairs: Pairs,
     known: Known,
@@ -47,12 +47,12 @@ def choose(
         count: negatives wanted of each pair, at least 1.
         seed: of the rules that draw, and of the clusters.
         first_QK: the first stage's document rows of every query of the space, best first, NO_ROW at the end.
-        done: is told how many pairs were finished since the last call.
+        done: hears how many pairs have been finished since it heard last.
     """
     chosen = {name: np.full((len(pairs), count), NO_ROW, dtype=np.int64) for name in rules}
     for pair, rows_n, view in _views(space, pairs, known, seed, first_QK):
         for name, rule in rules.items():
-            rows = rows_n[rule(replace(view), count)]  # each has a view, so a generator, of its own
+            rows = rows_n[rule(replace(view), count)]  # a copy of the view, so that each rule draws from the beginning
             chosen[name][pair, : len(rows)] = rows
         done(1)
     return chosen

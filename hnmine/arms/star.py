@@ -1,11 +1,11 @@
-"""Bi-encoders tuned with hard negatives of their own: STAR, in-batch negatives alone, and ANCE's refreshed ones.
+"""Bi-encoders trained with hard negatives of their own: STAR, in-batch negatives alone, and ANCE's refreshed ones.
 
     STAR      `depth` documents nearest to each query by the start, found once; a step takes of every query in the batch
               one positive and one of these, and all documents of the other queries as random negatives
               (Zhan et al., SIGIR 2021, arXiv 2104.08051)
     in-batch  the same with depth=0, and what STAR calls its warm-up where the start knows nothing of retrieval
     ANCE      in_batch=False and several rounds: a query sees its own hard negative only, and these are found anew by
-              what was tuned so far (Xiong et al., ICLR 2021, arXiv 2007.00808; here in turns, there side by side)
+              what was trained so far (Xiong et al., ICLR 2021, arXiv 2007.00808; here in turns, there side by side)
 
 Queries and documents share the weights. The loss is that of the recipe over one list a query; `logistic` is what the
 authors of STAR publish: pairwise, every negative alike, hard or random (their text weighs the random ones by alpha).
@@ -16,27 +16,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hnmine.errors import ModelError
 from hnmine.mining.search import Searcher
 from hnmine.models.bi_encoder import BiEncoder
 from hnmine.runs.device import Choice
 from hnmine.training import losses
-from hnmine.training.dropout import seeded
-from hnmine.training.worker import Recipe, adamw, set_dropout
+from hnmine.training.gradient import Optimizer
+from hnmine.training.recipe import Recipe
 from hnmine.types import Float32, Int64, Pairs, Role, Space, Texts
 
 Encode = Callable[[Path, Texts, Role], Float32]
-"""Returns a unit float32 row a text by the model in a folder."""
+"""Returns a unit vector a text, by the model in a folder."""
 
 Done = Callable[[int, float], None]
-"""Is told after every step of the queries that were trained on, and their mean loss."""
+"""Hears, after every step, how many queries it had, and their mean loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,50 +54,20 @@ class TrainingSet:
         return np.unique(self.pairs.query_rows_P)
 
 
-class Tuner:
-    """A bi-encoder and its optimizer. As in `fitting`, a step is a function of recipe, number and weights."""
+def load_encoder(start: Path, recipe: Recipe, prompts: Mapping[Role, str] | None) -> BiEncoder:
+    """Load the model that a training begins with; `prompts` as in `TrainingSet`.
 
-    def __init__(self, start: Path, recipe: Recipe, steps: int, prompts: Mapping[Role, str] | None = None) -> None:
-        """Load the model in `start`, to be tuned in so many steps; `prompts` as in `TrainingSet`.
-
-        Raises:
-            ModelError: the folder cannot be loaded.
-        """
-        self._encoder = BiEncoder(
-            start,
-            max_tokens=recipe.max_tokens,
-            device=recipe.device,
-            dtype=recipe.dtype,
-            seed=recipe.seed,
-            prompts=prompts,
-        )
-        if recipe.dropout is not None:
-            set_dropout(self._encoder.model, recipe.dropout)
-        self._recipe, self._steps = recipe, steps
-        self._optimizer = adamw(self._encoder.model, recipe)
-
-    def step(self, number: int, loss_of: Callable[[BiEncoder], Tensor]) -> float:
-        """Do step `number`, counted from 0; return the loss before it.
-
-        Raises:
-            ModelError: the gradient is not finite.
-        """
-        self._encoder.train_mode()
-        with seeded(self._recipe.device, (self._recipe.seed << 32) + number):
-            loss = loss_of(self._encoder)
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self._encoder.model.parameters(), self._recipe.clip_norm)
-        if not torch.isfinite(norm):
-            raise ModelError(f"the gradient became {norm.item()} at step {number + 1}; lower the learning rate")
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._recipe.rate(number, self._steps)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    def save(self, folder: Path) -> None:
-        """Write the model as a SentenceTransformer."""
-        self._encoder.save(folder)
+    Raises:
+        ModelError: the folder cannot be loaded.
+    """
+    return BiEncoder(
+        start,
+        max_tokens=recipe.max_tokens,
+        device=recipe.device,
+        dtype=recipe.dtype,
+        seed=recipe.seed,
+        prompts=prompts,
+    )
 
 
 def star(
@@ -116,7 +84,7 @@ def star(
     in_batch: bool = True,
     done: Done = lambda _queries, _loss: None,
 ) -> Space:
-    """Tune both towers of a bi-encoder; the module says with which arguments this is STAR, in-batch or ANCE.
+    """Train both towers of a bi-encoder; the module says with which arguments this is STAR, in-batch or ANCE.
 
     All documents are encoded once a round: after it.
 
@@ -132,7 +100,7 @@ def star(
         depth: nearest documents from which hard negatives are drawn; 0: there are none, nothing is searched.
         rounds: times that hard negatives are found.
         in_batch: whether the documents of the other queries in a batch are negatives too.
-        done: see `Done`.
+        done: hears of every step.
 
     Returns:
         all documents and queries as the model in `out` encodes them.
@@ -141,18 +109,20 @@ def star(
         ModelError: the start cannot be loaded, or the gradient is not finite.
     """
     rows, positives = given.query_rows(), given.pairs.positives_of()
-    whole = replace(recipe, epochs=recipe.epochs * rounds)
-    steps, steps_per_round = whole.steps(len(rows)), recipe.steps(len(rows))
-    tuner, loss_of = Tuner(start, recipe, steps, given.prompts), losses.make(recipe.loss, recipe.margin, recipe.scale)
+    whole, steps_per_round = replace(recipe, epochs=recipe.epochs * rounds), recipe.steps(len(rows))
+    encoder, loss_of = load_encoder(start, recipe, given.prompts), losses.make(recipe.loss, recipe.margin, recipe.scale)
+    optimizer = Optimizer(encoder.model, recipe, whole.steps(len(rows)))
     for step, (batch, _) in enumerate(whole.batches(len(rows))):
+        # Find the hard negatives of the round.
         if step % steps_per_round == 0:
             if step:
-                space = _saved(tuner, out, given, encode)
+                space = _saved(encoder, out, given, encode)
             nearest = nearest_unknown(space, given, depth, device)
+        # Draw the documents of the step, and do it.
         rng = np.random.default_rng([recipe.seed, step])
         lists = _drawn([int(rows[i]) for i in batch], positives, nearest, given, rng, in_batch=in_batch)
-        done(len(batch), tuner.step(step, partial(_loss, lists=lists, loss_of=loss_of)))
-    return _saved(tuner, out, given, encode)
+        done(len(batch), optimizer.step(step, [_loss(encoder, lists, loss_of)]))
+    return _saved(encoder, out, given, encode)
 
 
 def nearest_unknown(space: Space, given: TrainingSet, depth: int, device: Choice) -> dict[int, Int64]:
@@ -212,8 +182,9 @@ def _loss(encoder: BiEncoder, lists: _Lists, loss_of: losses.Loss) -> Tensor:
     return loss_of(torch.cat([positive_B1, scores_BD], dim=1), mask_BL).mean()
 
 
-def _saved(tuner: Tuner, out: Path, given: TrainingSet, encode: Encode) -> Space:
-    tuner.save(out)
+def _saved(encoder: BiEncoder, out: Path, given: TrainingSet, encode: Encode) -> Space:
+    """Write the model; return all documents and queries as it encodes them."""
+    encoder.save(out)
     return Space(
         docs_NR=encode(out, given.documents, "document"),
         queries_QR=encode(out, given.queries, "query"),

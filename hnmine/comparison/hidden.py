@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hnmine.arms.choose import choose
+from hnmine.arms.choose import choose_negatives
 from hnmine.arms.rules import RULES, Rule
 from hnmine.mining.conditions import Known
 from hnmine.ranking.first_stage import NO_ROW
@@ -145,7 +145,7 @@ def count_hidden_choices(
         done: hears how many pairs were finished since its last call.
     """
     rules = RULES if rules is None else rules
-    chosen = choose(space, trials.pairs, trials.known, rules, count=1, seed=seed, first_QK=first_QK, done=done)
+    chosen = choose_negatives(space, trials.pairs, trials.known, rules, count=1, seed=seed, first_QK=first_QK, done=done)
     counts = {}
     for name, doc_rows_P1 in chosen.items():
         pair_M, column_M = np.nonzero(doc_rows_P1 != NO_ROW)

@@ -1,9 +1,9 @@
 """Where a training runs: in this process, or on workers of Ray Train; both end with the same model.
 
-In this process nothing has to start, which on one machine without several GPUs is all there is to gain. A job that is
-killed goes on from its last checkpoint in both; a worker of Ray Train that dies is replaced, and goes on from there.
+This process has nothing to start, so one machine without several GPUs is fastest here. A command that is killed goes on
+from its last checkpoint in both; a worker of Ray Train that dies is replaced, and goes on from there.
 
-Ray is imported inside the functions: `session` decides how a local one authenticates before it first is.
+Ray is imported inside the functions: `ray_session` decides how a local one authenticates before it first is.
 """
 
 from __future__ import annotations
@@ -13,141 +13,103 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hnmine.errors import ModelError
 from hnmine.runs.ray_session import start_ray
-from hnmine.training.worker import DEV_METRIC, Job, Worker, best_of
+from hnmine.training.checkpoints import best_step
+from hnmine.training.log import Event, TrainingLog
+from hnmine.training.worker import Job, Worker
 
 # Ray Train looks at its workers so often; at its defaults of 2 and 5 s a short training ends 6 s late.
 _POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
-_RETRIES = 3  # of workers that died
-BEGINS, RESUMED = "begins", "resumed"
+_MAX_DEATHS = 3  # of workers, before a training is given up
+_CHECKPOINT = "checkpoint-"
 
 
-@dataclass(frozen=True)
-class News:
-    """What a worker tells: the value of `metric` at a step; of a loss, its pairs and the share that was padding."""
+class Backend(Protocol):
+    """Runs one training."""
 
-    metric: str
-    step: int
-    value: float
-    pairs: int = 0
-    padding: float = 0.0
-    at: float = field(default_factory=time.time)
+    def train(self) -> dict[int, Path]:
+        """Train; return the kept checkpoints by step: the best and, if it is another, the last.
 
+        Raises:
+            ModelError: the training cannot succeed.
+        """
 
-class Board:
-    """Where workers tell how far they are. What was said before a restart is not said again."""
-
-    def __init__(self) -> None:
-        self._news: list[News] = []
-        self._history: dict[int, float] = {}
-        self._failure = ""
-        self._last = 0
-
-    def begins(self, step: int) -> None:
-        """Hear that the work after this step begins."""
-        self._news.append(News(BEGINS, step, 0.0))
-
-    def trained(self, step: int, loss: float, pairs: int, padding: float) -> None:
-        """Hear of a step and its loss."""
-        if step > self._last:
-            self._last = step
-            self._news.append(News("loss", step, loss, pairs, padding))
-
-    def resumed(self, step: int, history: Mapping[int, float]) -> None:
-        """Hear that training goes on after a step, and what the dev queries said until then."""
-        self._news.append(News(RESUMED, step, 0.0))
-        self.looked(history)
-
-    def looked(self, history: Mapping[int, float]) -> None:
-        """Hear what the dev queries said so far, by step."""
-        self._news += [News(DEV_METRIC, step, history[step]) for step in history if step not in self._history]
-        self._history |= history
-
-    def failed(self, message: str) -> None:
-        """Hear of a failure that a new try cannot mend."""
-        self._failure = message
-
-    def failure(self) -> str:
-        """Return that failure, or nothing."""
-        return self._failure
-
-    def news(self) -> list[News]:
-        """Return what was heard since the last call."""
-        news, self._news = self._news, []
-        return news
+    def events(self) -> list[Event]:
+        """Return what was logged since the last call."""
 
     def history(self) -> dict[int, float]:
-        """Return what the dev queries said, by step."""
-        return self._history
+        """Return MAIN_METRIC by step."""
+
+    def close(self) -> None:
+        """Release what the backend holds."""
 
 
-class Here:
+class ThisProcess:
     """One worker: this process."""
 
     def __init__(self, job: Job, work: Path) -> None:
-        self._job, self._work, self._board = job, work, Board()
-        self.news, self.history = self._board.news, self._board.history
+        """Take a job and the folder of its checkpoints."""
+        self._job, self._group, self._log = job, _SingleWorker(work), TrainingLog()
 
-    def fit(self) -> dict[int, Path]:
-        """Train; return the checkpoints that were kept, by step: the last and the best."""
-        alone = _Alone(self._work)
-        Worker(self._job, alone, self._board).run()
-        return alone.steps()
+    def train(self) -> dict[int, Path]:
+        """Train; see `Backend`."""
+        Worker(self._job, self._group, self._log.add).run()
+        return self._group.checkpoints()
+
+    def events(self) -> list[Event]:
+        """Return what was logged since the last call."""
+        return self._log.read()
+
+    def history(self) -> dict[int, float]:
+        """Return MAIN_METRIC by step."""
+        return self._log.history()
 
     def close(self) -> None:
-        """There is nothing to be closed."""
+        """There is nothing to release."""
 
 
-class _Alone:
-    """The only worker, and its checkpoints: folders that have their name once they are whole."""
+class _SingleWorker:
+    """A group of one, and its checkpoints: folders that get their names once they are whole."""
 
     rank, count = 0, 1
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._hidden = folder, folder / ".checkpoint"
         shutil.rmtree(self._hidden, ignore_errors=True)
 
-    @property
-    def _hidden(self) -> Path:
-        return self._folder / ".checkpoint"
-
-    def steps(self) -> dict[int, Path]:
-        return {int(path.name.rpartition("-")[2]): path for path in self._folder.glob("checkpoint-*")}
+    def checkpoints(self) -> dict[int, Path]:
+        return {int(path.name.removeprefix(_CHECKPOINT)): path for path in self._folder.glob(f"{_CHECKPOINT}*")}
 
     def checkpoint(self) -> nullcontext[Path | None]:
-        steps = self.steps()
-        return nullcontext(steps[max(steps)] if steps else None)
+        found = self.checkpoints()
+        return nullcontext(found[max(found)] if found else None)
 
-    def joined(self, network: Any, partly: bool) -> Any:  # noqa: ARG002
+    def join(self, network: Any, *, unused_weights: bool) -> Any:  # noqa: ARG002
         return network
 
-    def report(self, step: int, dev: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
+    def report(self, step: int, history: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
         if write is None:
             return
         self._hidden.mkdir()
         write(self._hidden)
-        self._hidden.rename(self._folder / f"checkpoint-{step}")
-        for other, path in self.steps().items():
-            if other not in (step, best_of(dev)):
+        self._hidden.rename(self._folder / f"{_CHECKPOINT}{step}")
+        for other, path in self.checkpoints().items():
+            if other not in (step, best_step(history)):
                 shutil.rmtree(path)
 
-    def agreed(self, value: bool) -> bool:
-        return value
 
-
-class OfRay:
-    """Workers of Ray Train, on this machine or a cluster's."""
+class RayTrain:
+    """Workers of Ray Train, on this machine or in a cluster."""
 
     def __init__(self, job: Job, work: Path, workers: int) -> None:
+        """Start or join Ray; the log becomes an actor."""
         start_ray()
         import ray
 
@@ -155,43 +117,20 @@ class OfRay:
             os.environ.setdefault(name, seconds)
         logging.getLogger("ray.train").setLevel(logging.ERROR)
         self._job, self._work, self._workers = job, work, workers
-        self._board = ray.remote(num_cpus=0)(Board).remote()
+        self._log = ray.remote(num_cpus=0)(TrainingLog).remote()
 
-    def news(self) -> list[News]:
-        """Return what the workers told since the last call."""
-        import ray
-
-        news: list[News] = ray.get(self._board.news.remote())
-        return news
-
-    def history(self) -> dict[int, float]:
-        """Return what the dev queries said, by step."""
-        import ray
-
-        history: dict[int, float] = ray.get(self._board.history.remote())
-        return history
-
-    def close(self) -> None:
-        """End the board, without which workers that are still there end too."""
-        import ray
-
-        ray.kill(self._board)
-
-    def fit(self) -> dict[int, Path]:
-        """Train; return the checkpoints that were kept, by step.
-
-        Raises:
-            ModelError: a worker says so, or workers died more often than is put up with.
-        """
+    def train(self) -> dict[int, Path]:
+        """Train; see `Backend`. A worker that dies is replaced a few times."""
         import ray
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
+        # Share the cluster's CPUs out, or give each worker a GPU.
         on_gpu = self._job.recipe.device == "cuda"
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // self._workers)
         trainer = TorchTrainer(
-            _loop,
-            train_loop_config={"job": self._job, "board": self._board},
+            _work_on_ray,
+            train_loop_config={"job": self._job, "log": self._log},
             scaling_config=ScalingConfig(
                 num_workers=self._workers,
                 use_gpu=on_gpu,
@@ -201,64 +140,61 @@ class OfRay:
                 name="fit",
                 storage_path=str(self._work.resolve()),
                 checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
-                failure_config=FailureConfig(max_failures=_RETRIES),
+                failure_config=FailureConfig(max_failures=_MAX_DEATHS),
             ),
         )
+        # A failure that is in the log is the reason, whatever Ray says.
         try:
             result = _in_thread(trainer.fit)
         except ray.train.TrainingFailedError as error:
-            raise ModelError(ray.get(self._board.failure.remote()) or _cause(error)) from None
-        if failure := ray.get(self._board.failure.remote()):
+            raise ModelError(ray.get(self._log.failure.remote()) or _cause(error)) from None
+        if failure := ray.get(self._log.failure.remote()):
             raise ModelError(failure)
         return {metrics["step"]: Path(checkpoint.path) for checkpoint, metrics in result.best_checkpoints or []}
 
+    def events(self) -> list[Event]:
+        """Return what was logged since the last call."""
+        import ray
 
-def _loop(settings: dict[str, Any]) -> None:
-    """Run one worker; a failure that a new try cannot mend is left on the board."""
-    board = _Told(settings["board"])
-    if board.failure():
+        events: list[Event] = ray.get(self._log.read.remote())
+        return events
+
+    def history(self) -> dict[int, float]:
+        """Return MAIN_METRIC by step."""
+        import ray
+
+        history: dict[int, float] = ray.get(self._log.history.remote())
+        return history
+
+    def close(self) -> None:
+        """End the log, without which workers that are left end too."""
+        import ray
+
+        ray.kill(self._log)
+
+
+def _work_on_ray(settings: dict[str, Any]) -> None:
+    """Run one worker; this is what runs in a process of Ray Train. A failure that a new try cannot mend is logged."""
+    import ray
+
+    log = settings["log"]
+    if ray.get(log.failure.remote()):
         return
+
+    def add(event: Event) -> None:
+        added = log.add.remote(event)
+        if event.kind == "evaluated":
+            ray.get(added)  # the driver's history must be whole; this fails where the driver has given up
+
     try:
-        Worker(settings["job"], _Member(), board).run()
+        Worker(settings["job"], _RayWorker(), add).run()
     except ModelError as error:
-        board.failed(str(error))
+        ray.get(log.fail.remote(str(error)))
         raise
 
 
-class _Told:
-    """The board, as an actor elsewhere; it fails where the driver has given up, and so does the worker."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def begins(self, step: int) -> None:
-        self._actor.begins.remote(step)
-
-    def trained(self, step: int, loss: float, pairs: int, padding: float) -> None:
-        self._actor.trained.remote(step, loss, pairs, padding)
-
-    def resumed(self, step: int, history: Mapping[int, float]) -> None:
-        self._actor.resumed.remote(step, history)
-
-    def looked(self, history: Mapping[int, float]) -> None:
-        self._wait_for(self._actor.looked.remote(history))
-
-    def failed(self, message: str) -> None:
-        self._wait_for(self._actor.failed.remote(message))
-
-    def failure(self) -> str:
-        failure: str = self._wait_for(self._actor.failure.remote())
-        return failure
-
-    @staticmethod
-    def _wait_for(answer: Any) -> Any:
-        import ray
-
-        return ray.get(answer)
-
-
-class _Member:
-    """One of several workers of Ray Train."""
+class _RayWorker:
+    """The group of workers of Ray Train, as one of them sees it."""
 
     def __init__(self) -> None:
         import ray.train
@@ -274,14 +210,14 @@ class _Member:
         with found.as_directory() if found else nullcontext() as folder:
             yield None if folder is None else Path(folder)
 
-    def joined(self, network: Any, partly: bool) -> Any:
+    def join(self, network: Any, *, unused_weights: bool) -> Any:
         from ray.train.torch import prepare_model
 
         # Each forward pass would exchange buffers, but workers take as many passes as their own texts need.
-        how = {"broadcast_buffers": False, "find_unused_parameters": partly}
-        return prepare_model(network, parallel_strategy_kwargs=how)
+        options = {"broadcast_buffers": False, "find_unused_parameters": unused_weights}
+        return prepare_model(network, parallel_strategy_kwargs=options)
 
-    def report(self, step: int, dev: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
+    def report(self, step: int, history: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
         import ray.train
 
         with tempfile.TemporaryDirectory() as folder:
@@ -289,13 +225,8 @@ class _Member:
             if write is not None:
                 write(Path(folder))
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
-            # of equal values the earlier step is the better; Ray keeps the best score and the latest
-            ray.train.report({"step": step, "score": dev.get(step, 0.0) - 1e-9 * step}, checkpoint=checkpoint)
-
-    def agreed(self, value: bool) -> bool:
-        from ray.train.collective import broadcast_from_rank_zero
-
-        return bool(broadcast_from_rank_zero(value))
+            # Ray keeps the best score and the latest; of equal metrics the earlier step is the better.
+            ray.train.report({"step": step, "score": history.get(step, 0.0) - 1e-9 * step}, checkpoint=checkpoint)
 
 
 def _in_thread(work: Callable[[], Any]) -> Any:
@@ -313,8 +244,7 @@ def _in_thread(work: Callable[[], Any]) -> Any:
 
 
 def _cause(error: BaseException) -> str:
-    worker_errors = getattr(error, "worker_failures", None) or {}
-    for failure in worker_errors.values():
-        inner = getattr(failure, "cause", None) or failure
-        return str(inner)
-    return str(error)
+    """Return what the first worker that failed said."""
+    failures = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    return str(getattr(first, "cause", None) or first)

@@ -1,4 +1,4 @@
-"""What the re-ranker is trained on: of each pair a list, the positive first, then mined negatives and anchors."""
+"""What a re-ranker is trained on: lists of documents, one a query, the positive first, then its negatives."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hnmine.mining.guards import Scorer
 from hnmine.ranking.first_stage import NO_ROW
 from hnmine.types import Int64, Pairs, Texts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lists:
-    """What is trained on: of each query the documents, the positive first."""
+    """Queries, each with the documents of its list, as texts."""
 
     queries: tuple[str, ...]
     documents: tuple[tuple[str, ...], ...]
     judged: tuple[frozenset[str], ...] = ()
-    """The texts judged positive for each query; where negatives are drawn from the batch."""
+    """The texts judged positive for each query; needed where negatives are drawn from the batch."""
     teacher: tuple[tuple[float, ...], ...] = ()
-    """A score for each document, in the units of the student's; none of a list without a teacher."""
+    """A score for each document, in the units of the student's scores; empty for a list without a teacher."""
     is_lesson: tuple[bool, ...] = ()
     """Whether a list says what its teacher thinks, and not which document was judged; empty: none does."""
 
     def __post_init__(self) -> None:
         assert len(self.queries) == len(self.documents)
         assert all(self.documents), "a list begins with its positive"
-        for of_lists in (self.judged, self.teacher, self.is_lesson):
-            assert len(of_lists) in (0, len(self)), (len(of_lists), len(self))
+        for values in (self.judged, self.teacher, self.is_lesson):
+            assert len(values) in (0, len(self)), (len(values), len(self))
         sizes = zip(self.teacher, self.documents, strict=False)
         assert all(len(scores) in (0, len(documents)) for scores, documents in sizes)
 
@@ -41,14 +40,14 @@ class Lists:
         """The positions of the lists without a teacher."""
         return [i for i in range(len(self)) if not (self.teacher and self.teacher[i])]
 
-    def with_lessons(self, others: Lists, share: float = 1.0) -> Lists:
-        """Return these and the first of other lists, as many as this share of them, as lessons."""
-        count = round(share * len(others))
+    def with_lessons(self, lessons: Lists) -> Lists:
+        """Return these lists and, after them, lessons."""
+        count = len(lessons)
         return Lists(
-            queries=self.queries + others.queries[:count],
-            documents=self.documents + others.documents[:count],
+            queries=self.queries + lessons.queries,
+            documents=self.documents + lessons.documents,
             judged=self.judged and self.judged + (frozenset(),) * count,
-            teacher=(self.teacher or ((),) * len(self)) + others.teacher[:count],
+            teacher=(self.teacher or ((),) * len(self)) + lessons.teacher,
             is_lesson=(False,) * len(self) + (True,) * count,
         )
 
@@ -57,36 +56,32 @@ def training_lists(
     documents: Texts,
     queries: Texts,
     pairs: Pairs,
-    mined: Sequence[Sequence[int]],
-    anchors: Sequence[Sequence[int]],
+    negatives: Sequence[Sequence[int]],
     *,
     bare: bool = False,
     positives: Mapping[int, set[int]] | None = None,
 ) -> Lists:
-    """Put together the lists of all pairs that have a negative of either kind.
+    """Return the lists of all pairs that have a negative.
 
     Args:
         documents: the corpus.
-        queries: the queries that `pairs` speaks of.
+        queries: rows of these stand in `pairs`.
         pairs: judged pairs.
-        mined: document rows of each pair's hard negatives; empty where it has none.
-        anchors: document rows of each pair's easier negatives.
+        negatives: document rows of each pair's negatives; one that is named twice stands in the list once.
         bare: take the pairs without a negative as well.
         positives: document rows judged positive, by query row; needed where a step adds negatives of its batch.
     """
-    texts_q: list[str] = []
-    texts_d: list[tuple[str, ...]] = []
+    query_texts: list[str] = []
+    document_texts: list[tuple[str, ...]] = []
     judged: list[frozenset[str]] = []
-    for query, positive, hard, easy in zip(
-        pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), mined, anchors, strict=True
-    ):
-        rows = [positive, *dict.fromkeys([*hard, *easy])]
-        if len(rows) > 1 or bare:
-            texts_q.append(queries.texts[query])
-            texts_d.append(tuple(documents.texts[row] for row in rows))
+    for query, positive, rows in zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), negatives, strict=True):
+        listed = [positive, *dict.fromkeys(rows)]
+        if len(listed) > 1 or bare:
+            query_texts.append(queries.texts[query])
+            document_texts.append(tuple(documents.texts[row] for row in listed))
             if positives is not None:
                 judged.append(frozenset(documents.texts[row] for row in positives[query]))
-    return Lists(queries=tuple(texts_q), documents=tuple(texts_d), judged=tuple(judged))
+    return Lists(queries=tuple(query_texts), documents=tuple(document_texts), judged=tuple(judged))
 
 
 def step_lists(lists: Lists, batch: Sequence[int], in_batch: int, seed: Sequence[int]) -> Lists:
@@ -104,22 +99,23 @@ def step_lists(lists: Lists, batch: Sequence[int], in_batch: int, seed: Sequence
     if not in_batch:
         return chosen
     assert lists.judged, "in-batch negatives need to know what was judged positive"
+    # Collect the positives of the batch, then draw from them for each judged list.
     rng = np.random.default_rng(seed)
     lessons = chosen.is_lesson or (False,) * len(chosen)
-    first = zip(chosen.documents, lessons, strict=True)
-    positives = dict.fromkeys(documents[0] for documents, is_lesson in first if not is_lesson)
+    judged_lists = [listed for listed, is_lesson in zip(chosen.documents, lessons, strict=True) if not is_lesson]
+    positives = dict.fromkeys(listed[0] for listed in judged_lists)
     longer = []
-    for i, documents, is_lesson in zip(batch, chosen.documents, lessons, strict=True):
-        pool = [text for text in positives if text not in documents and text not in lists.judged[i]]
+    for i, listed, is_lesson in zip(batch, chosen.documents, lessons, strict=True):
+        pool = [text for text in positives if text not in listed and text not in lists.judged[i]]
         more = () if is_lesson else (pool[at] for at in rng.permutation(len(pool))[:in_batch])
-        longer.append((*documents, *more))
+        longer.append((*listed, *more))
     return replace(chosen, documents=tuple(longer))
 
 
-def random_anchors(
+def random_negatives(
     pairs: Pairs, positives: Mapping[int, set[int]], documents: int, per_pair: int, seed: int
 ) -> list[list[int]]:
-    """Draw distinct documents for every pair, none of them judged positive for its query."""
+    """Draw distinct document rows of so many documents for every pair, none judged positive for its query."""
     rng = np.random.default_rng(seed)
     drawn = []
     for query in pairs.query_rows_P.tolist():
@@ -129,27 +125,10 @@ def random_anchors(
     return drawn
 
 
-def mistakes(pairs: Pairs, candidates: Sequence[Sequence[int]], scores: Scorer, count: int) -> list[list[int]]:
-    """Return of each pair's candidates up to `count` that a re-ranker scores highest, but no higher than the positive.
-
-    What it finds more relevant than the positive may be right and not labelled.
-    """
-    pair_F = np.repeat(np.arange(len(pairs)), [len(rows) for rows in candidates])
-    doc_F = np.array([row for rows in candidates for row in rows], dtype=np.int64)
-    query_B, doc_B = pairs.query_rows_P[pair_F], np.concatenate([doc_F, pairs.doc_rows_P])
-    score_F, score_P = np.split(scores(np.concatenate([query_B, pairs.query_rows_P]), doc_B), [len(doc_F)])
-    chosen: list[list[int]] = [[] for _ in range(len(pairs))]
-    for at in np.argsort(-score_F, kind="stable").tolist():
-        own = chosen[pair_F[at]]
-        if score_F[at] <= score_P[pair_F[at]] and len(own) < count:
-            own.append(int(doc_F[at]))
-    return chosen
-
-
-def first_stage_anchors(
+def first_stage_negatives(
     pairs: Pairs, positives: Mapping[int, set[int]], first: Mapping[int, Int64], per_pair: int, seed: int
 ) -> list[list[int]]:
-    """Draw distinct documents for every pair from its query's first stage, none of them judged positive."""
+    """Draw distinct document rows for every pair from its query's first stage, none judged positive for the query."""
     rng = np.random.default_rng(seed)
     drawn = []
     for query in pairs.query_rows_P.tolist():

@@ -1,10 +1,9 @@
-"""Where the curves of a training go: TensorBoard files, MLflow, or both."""
+"""Where the curves of a training go: TensorBoard files, and MLflow if it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,15 +17,14 @@ class Tracker(Protocol):
         """Take one value."""
 
 
-@dataclass(frozen=True)
-class Both:
-    """Passes everything on to all of `trackers`."""
+class _All:
+    """Passes every value on to several trackers."""
 
-    trackers: tuple[Tracker, ...]
+    def __init__(self, trackers: list[Tracker]) -> None:
+        self._trackers = trackers
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Pass one value on."""
-        for tracker in self.trackers:
+        for tracker in self._trackers:
             tracker.scalar(name.replace("@", "_at_"), value, step)  # neither takes an @
 
 
@@ -41,20 +39,20 @@ def tracking(name: str, folder: Path, mlflow: str | None, settings: dict[str, An
         trackers: list[Tracker] = [stack.enter_context(_tensorboard(folder))]
         if mlflow is not None:
             trackers.append(stack.enter_context(_mlflow(name, mlflow, settings)))
-        yield Both(tuple(trackers))
+        yield _All(trackers)
 
 
 @contextmanager
 def _tensorboard(folder: Path) -> Iterator[Tracker]:
     from tensorboardX import SummaryWriter
 
-    class Board:
+    class Files:
         def scalar(self, name: str, value: float, step: int) -> None:
             writer.add_scalar(name, value, step)
 
     writer = SummaryWriter(str(folder))
     try:
-        yield Board()
+        yield Files()
     finally:
         writer.close()
 
@@ -66,6 +64,7 @@ def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Track
         from mlflow.exceptions import MlflowException
     except ImportError:
         raise ConfigError("train.mlflow is set, but MLflow is not installed: pip install 'hnmine[mlflow]'") from None
+    # Open a run of experiment `hnmine` with the settings.
     try:
         client = mlflow.MlflowClient(tracking_uri=address, registry_uri=address)
         experiment = client.get_experiment_by_name("hnmine")
@@ -80,6 +79,7 @@ def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Track
         def scalar(self, name: str, value: float, step: int) -> None:
             client.log_metric(run_id, name, value, step=step)
 
+    # Close it, failed if the training failed.
     state = "FAILED"
     try:
         yield Run()

@@ -1,325 +1,263 @@
-"""What trainings share: the pairs, the dev queries, the start; and what was trained before is not trained again.
+"""Fine-tuning of re-rankers: `Trainer.fit` is the one way to train one, and to find it trained already.
 
-A re-ranker's folder has a record with an identity: a digest of the start's files, the lists, the dev queries, the
-recipe, the workers and the versions. Where it is the same and the files are as they were left, the model is reused.
+Training does no harm: the start itself (step 0) is a candidate when the best step is chosen by MRR@10 on the dev
+queries, and later steps must beat it strictly. What comes out is never worse on dev than what went in.
+
+Every evaluation leaves a checkpoint, from which the next call of the same identity goes on if this one is killed. The
+identity is a digest of the start's files, the lists, the dev queries, the recipe, the workers and the versions.
+
+OUT/rerankers/<name>/     the model and its card, README.md
+OUT/tensorboard/<name>/   its curves
 """
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from hnmine.config.base import slug
-from hnmine.config.root import Config
-from hnmine.config.training import LOADED_BY, TAUGHT, Kind
-from hnmine.embedding.score_store import Score, Scored
-from hnmine.mining.guards import RowScores
-from hnmine.models import folder as weights
-from hnmine.ranking.splits import Splits
-from hnmine.runs import device as devices
-from hnmine.runs.files import write_json
+from hnmine.config.training import TAUGHT, TrainConfig
+from hnmine.errors import ModelError
+from hnmine.models.cross_encoder import has_ranking_head
+from hnmine.models.folder import folder_sha256, hidden_size, resolve
+from hnmine.ranking.measures import MAIN_METRIC
+from hnmine.runs.device import choose_device, visible_gpus
 from hnmine.runs.folder import Run, versions
 from hnmine.runs.hashing import digest
-from hnmine.runs.progress import say, track
-from hnmine.training.fit import train
-from hnmine.training.lists import Lists, random_anchors, training_lists
+from hnmine.runs.progress import say
+from hnmine.training.backends import Backend, RayTrain, ThisProcess
+from hnmine.training.card import model_card
+from hnmine.training.checkpoints import best_step, publish, work_folder
+from hnmine.training.data import TrainingData
+from hnmine.training.lists import Lists, random_negatives, training_lists
+from hnmine.training.log import EventPrinter, shown
+from hnmine.training.recipe import Recipe
+from hnmine.training.teacher import Teacher
 from hnmine.training.trackers import tracking
-from hnmine.training.worker import DEV_METRIC, Recipe, load
-from hnmine.types import Float64, Int64
+from hnmine.training.worker import Job
 
 START = "start"
-_FEW_QUERIES = 30
-_WARM_UP_NEGATIVES, _WARM_UP_RATE = 3, 5e-5
-"""Random negatives a pair, and the learning rate, of the one epoch that gives a model a ranking head."""
-_TEACHER_TOKENS = 256  # of query and document together
-_RATE, _RATE_WIDTH = 1e-4, 384
-"""The learning rate by default, for a model so wide. It was found with MiniLM (`benchmarks/LOG.md`); for others it goes
+"""The name of a start that was warmed up."""
+RERANKERS = "rerankers"
+"""The folder in OUT, and in the cache, of all re-rankers that were trained."""
+WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
+DEFAULT_RATE, DEFAULT_RATE_WIDTH = 1e-4, 384
+"""The default learning rate, for a model so wide. It was found with MiniLM (`benchmarks/LOG.md`); for others it goes
 down as width goes up, as Adam's best step does (Yang et al., arXiv 2203.03466); that has not been tried here."""
+FEW_DEV_QUERIES = 30
+"""Fewer dev queries than that cannot choose a step."""
 
 
-class Record(BaseModel):
-    """What is known of a re-ranker that was trained here; OUT/rerankers/<name>/hnmine.json."""
+class Training(BaseModel):
+    """What came of a training."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     identity: str
-    files: dict[str, str]
-    """sha256 of every file of the model."""
     lists: int
     steps: int
     best_step: int
+    """The step that was kept; 0 is the start."""
     dev: float
+    """MAIN_METRIC of that step."""
     dev_by_step: dict[str, float] = Field(min_length=1)
-    """The first is that of the start, unless it has no ranking head."""
+    """MAIN_METRIC of every evaluation; the first is that of the start, unless the start has no ranking head."""
     recipe: dict[str, Any]
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the manifest tells of it; it names the files apart."""
-        return self.model_dump(exclude={"files"})
 
+class Trainer:
+    """Trains re-rankers on one collection, in one run folder."""
 
-class Bench:
-    """The pairs that are trained on, the dev queries and the settings; the start, and trainings from it."""
+    def __init__(
+        self,
+        data: TrainingData,
+        settings: TrainConfig,
+        run: Run,
+        *,
+        seed: int = 0,
+        device: str = "auto",
+        engine: str = "auto",
+        ray: bool | None = None,
+    ) -> None:
+        """Find the model and the teacher, and say what is trained on and where.
 
-    def __init__(self, splits: Splits, whole: Config, run: Run) -> None:
-        config = whole.train
-        self._splits, self._config, self._seed, self._run = splits, config, whole.seed, run
-        self.documents, self.queries = splits.collection.documents, splits.collection.queries
-        self.positives = _with_copies(splits)
-        """What is never a negative of a query row: its judged positives, and documents of the same text."""
-        device = devices.choose_device(whole.device)
-        self._folder = weights.resolve(config.model)
-        dtype = devices.choose_dtype(config.dtype, device.kind, training=True)
-        rate = config.learning_rate or _RATE * _RATE_WIDTH / weights.hidden_size(self._folder)
-        self.recipe = Recipe.of(config, device, dtype, seed=whole.seed, engine=whole.engine, learning_rate=rate)
-        self.start_dev: dict[Path, float] = {}
-        """What the dev queries say of each start that something was trained from; measured once."""
-        self._teacher = None if config.teacher is None else _Teacher(config.teacher, device, whole.engine, run)
-        gpus = devices.visible_gpus() if device.kind == "gpu" and whole.ray is not False else 0
-        self._workers = config.workers or max(1, gpus)
-        cluster = bool(os.environ.get("RAY_ADDRESS"))
-        self._by_ray = cluster or self._workers > 1 if whole.ray is None else whole.ray
-        self.pairs = splits.train
-        if config.max_pairs is not None and config.max_pairs < len(splits.train):
-            rng = np.random.default_rng(whole.seed)
-            self.pairs = splits.train.take(np.sort(rng.choice(len(splits.train), config.max_pairs, replace=False)))
-        splits.first_stage(np.union1d(self.pairs.query_rows_P, splits.dev.query_rows_P))
-        self.dev = splits.task(splits.dev, config.dev_queries, whole.seed)
-        fewer = f", fewer than train.dev_queries={config.dev_queries}" if len(self.dev) < config.dev_queries else ""
-        say("train", f"dev: {len(self.dev):,} queries of {splits.dev_name}{fewer}; training on {device}")
-        if len(self.dev) < _FEW_QUERIES:
+        Args:
+            data: what is trained on.
+            settings: how, as configured.
+            run: where models, their scores and what is known of them are kept.
+            seed: of the order of the lists, and of a fresh ranking head.
+            device: auto, cpu or gpu.
+            engine: auto, torch or openvino; what scores on a CPU.
+            ray: whether workers of Ray Train are used; None: on a cluster, or with several workers.
+
+        Raises:
+            ModelError: the model or the teacher is missing or unusable.
+            DeviceError: a GPU was asked for and is not there.
+        """
+        self.data, self.settings, self.run = data, settings, run
+        self._start_dev: dict[Path, float] = {}
+        # Resolve the recipe.
+        choice = choose_device(device)
+        self.model = resolve(settings.model)
+        rate = settings.learning_rate or DEFAULT_RATE * DEFAULT_RATE_WIDTH / hidden_size(self.model)
+        self.recipe = Recipe.of(settings, choice, learning_rate=rate, seed=seed, engine=engine)
+        self._teacher: Teacher | None = None
+        if settings.teacher is not None:
+            self._teacher = Teacher(settings.teacher, choice, engine=engine, scores=run.out / "scored")
+        # Choose the workers.
+        gpus = visible_gpus() if choice.kind == "gpu" and ray is not False else 0
+        self._workers = settings.workers or max(1, gpus)
+        self._by_ray = bool(os.environ.get("RAY_ADDRESS")) or self._workers > 1 if ray is None else ray
+        # Say what there is to choose steps by.
+        count, wanted = len(data.dev), settings.dev_queries
+        fewer = f", fewer than train.dev_queries={wanted}" if count < wanted else ""
+        say("train", f"dev: {count:,} queries of {data.dev_name}{fewer}; training on {choice}")
+        if count < FEW_DEV_QUERIES:
             say(
                 "train",
-                f"{len(self.dev)} dev queries are too few to tell a better step from a lucky one; judge "
-                f"{_FEW_QUERIES} at least",
+                f"{count} dev queries are too few to tell a better step from a lucky one; judge {FEW_DEV_QUERIES} at "
+                "least",
                 level="warning",
             )
 
-    def start(self, name: str = START) -> tuple[Path, Record | None]:
-        """Return the re-ranker before fine-tuning; a model without a ranking head is warmed up, and has a record.
+    def folder(self, name: str) -> Path:
+        """Return the folder of a re-ranker that is trained here."""
+        return self.run.out / RERANKERS / name
 
-        `name` is what the warmed-up one is kept under: others may go on from one of the same name.
+    def start(self, name: str = START) -> tuple[Path, Training | None]:
+        """Return the re-ranker before fine-tuning; a model without a ranking head is warmed up under this name first.
+
+        The warm-up is one epoch of InfoNCE on random negatives of the same pairs.
         """
-        from hnmine.models.cross_encoder import has_head
-
-        config = self._config
-        if config.kind == "bi-encoder" or has_head(self._folder):
-            return self._folder, None
+        if self.settings.kind == "bi-encoder" or has_ranking_head(self.model):
+            return self.model, None
         say(
             "train",
-            f"{config.model} has no ranking head: warmed up first, on random negatives of the same pairs",
+            f"{self.settings.model} has no ranking head: warmed up first, on random negatives of the same pairs",
         )
-        nothing: list[list[int]] = [[] for _ in range(len(self.pairs))]
-        lists = training_lists(self.documents, self.queries, self.pairs, nothing, self.random(_WARM_UP_NEGATIVES))
-        recipe = replace(
-            self.recipe,
-            loss="infonce",
-            in_batch_negatives=0,
-            learning_rate=_WARM_UP_RATE,
-            epochs=1,
-            evaluations_per_epoch=1,
-        )
-        record, warm = self.fit(name, self._folder, lists, recipe), self._run.out / "rerankers" / name
-        self.start_dev[warm] = record.dev
-        return warm, record
+        data, recipe = self.data, self.recipe
+        count = len(data.documents)
+        negatives = random_negatives(data.pairs, data.never_negative, count, WARM_UP_NEGATIVES, recipe.seed)
+        lists = training_lists(data.documents, data.queries, data.pairs, negatives)
+        recipe = replace(recipe, loss="infonce", learning_rate=WARM_UP_RATE, epochs=1, evaluations_per_epoch=1)
+        training = self.fit(name, self.model, lists, recipe)
+        self._start_dev[self.folder(name)] = training.dev
+        return self.folder(name), training
 
-    def scores_of(self, model: Path) -> RowScores:
-        """Return what asks a re-ranker how relevant documents are, by rows; what it has said is kept."""
-        recipe = self.recipe
-        how: dict[str, Any] = {"max_tokens": recipe.max_tokens, "dtype": recipe.dtype, "engine": recipe.engine}
+    def start_dev(self, start: Path) -> float:
+        """Return MAIN_METRIC of a start that something was trained from."""
+        return self._start_dev[start]
 
-        def ask() -> Score:
-            return load(recipe.kind, model, device=recipe.device, **how).scores
+    def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe) -> Training:
+        """Train a re-ranker and write it to `folder(name)`, replacing what is there; or find the same trained before.
 
-        scored = Scored(slug(model.name), model, ask, [recipe.kind, how], self._run)
+        Args:
+            name: of the re-ranker.
+            start: the folder of the model that training begins with; one without a ranking head gets a fresh one, and
+                has no step 0.
+            lists: what it is trained on.
+            recipe: how.
 
-        def scores(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
-            with track("train", f"judged by {model.name}", len(query_rows_F), "documents") as progress:
-                return scored.of_rows(self.queries, query_rows_F, self.documents, doc_rows_F, progress.advance)
-
-        return scores
-
-    def random(self, per_pair: int) -> list[list[int]]:
-        """Return random documents for every pair, none of them right."""
-        return random_anchors(self.pairs, self.positives, len(self.documents), per_pair, self._seed)
-
-    def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe) -> Record:
-        """Train one re-ranker and return its record, or that of the same trained before."""
-        out = self._run.out / "rerankers" / name
-        identity = self.identity(start, lists, recipe)
-        settings = self._settings(lists, recipe)
-        known = _read_record(name, out)
-        if known is not None and known.identity == identity:
-            if known.files == _files_of(out):
-                say(
-                    "train",
-                    f"{name}: reused {out} (same pairs, settings, versions); {DEV_METRIC} on dev {known.dev:.3f}",
-                )
-                if "0" in known.dev_by_step:
-                    self.start_dev[start] = known.dev_by_step["0"]
-                return known
-            say("train", f"{name}: {out} is not as it was when its training ended, so it is trained again")
-        if self._teacher is not None and self._has_to_teach(lists, recipe):
-            lists = self._teacher.teach(name, lists, recipe.scale)
-        curves = self._run.out / "tensorboard" / name
-        with tracking(name, curves, self._config.mlflow, settings) as tracker:
-            trained = train(
-                name,
-                start,
-                lists,
-                self.dev,
-                recipe,
-                out,
-                workers=self._workers,
-                by_ray=self._by_ray,
-                identity=identity,
-                start_dev=self.start_dev.get(start),
-                tracker=tracker,
+        Raises:
+            ModelError: the gradient or the scores become non-finite, or a worker cannot load the model.
+        """
+        out, key, identity = self.folder(name), f"{RERANKERS}/{name}", self.identity(start, lists, recipe)
+        known = self.run.cache.get(key, identity, Training)
+        if known is not None:
+            say(
+                "train",
+                f"{name}: reused {out} (same pairs, settings, versions); {MAIN_METRIC} on dev {known.dev:.3f}",
             )
-        record = Record(
+            if "0" in known.dev_by_step:
+                self._start_dev[start] = known.dev_by_step["0"]
+            return known
+        # Ask the teacher, and train.
+        settings = self._decisive(lists, recipe)
+        if self._teacher is not None and _needs_teacher(lists, recipe):
+            lists = self._teacher.teach(name, lists, recipe.scale)
+        job = Job(
+            start=start.resolve(), lists=lists, dev=self.data.dev, recipe=recipe, start_dev=self._start_dev.get(start)
+        )
+        best, history = self._train(name, job, identity, settings)
+        # Describe the model, and remember it.
+        training = Training(
             identity=identity,
-            files=_files_of(out),
             lists=len(lists),
-            steps=trained.steps,
-            best_step=trained.best_step,
-            dev=trained.dev[trained.best_step],
-            dev_by_step={str(step): trained.dev[step] for step in sorted(trained.dev)},
+            steps=recipe.steps(len(lists)),
+            best_step=best,
+            dev=history[best],
+            dev_by_step={str(step): history[step] for step in sorted(history)},
             recipe=settings,
         )
-        _write_card(out, name, record, self._about_data())
-        write_json(out / weights.RECORD, record.model_dump())  # last: a folder without it is not trusted
-        before = f" (start {trained.dev[0]:.3f})" if 0 in trained.dev else ""
-        if 0 in trained.dev:
-            self.start_dev[start] = trained.dev[0]
+        self._write_card(name, training)
+        self.run.cache.put(key, identity, training, [out / file for file in folder_sha256(out)])
+        before = ""
+        if 0 in history:
+            self._start_dev[start], before = history[0], f" (start {history[0]:.3f})"
         say(
             "train",
-            f"{name}: kept step {trained.best_step} of {trained.steps}, {DEV_METRIC} on dev {record.dev:.3f}{before}",
+            f"{name}: kept step {best} of {training.steps}, {MAIN_METRIC} on dev {training.dev:.3f}{before}",
         )
-        return record
+        return training
+
+    def _train(self, name: str, job: Job, identity: str, settings: dict[str, Any]) -> tuple[int, dict[int, float]]:
+        """Run a job and write its best step to `folder(name)`; return that step and MAIN_METRIC by step."""
+        out, recipe, lists = self.folder(name), job.recipe, len(job.lists)
+        on = f"{self._workers} worker(s) on" if self._by_ray else "on"
+        say("train", f"{name}: {lists:,} lists, {recipe.steps(lists)} step(s), {on} {recipe.device}, {recipe.dtype}")
+        # Go on where a killed call of the same identity stopped.
+        work = work_folder(out, identity)
+        backend: Backend = RayTrain(job, work, self._workers) if self._by_ray else ThisProcess(job, work)
+        try:
+            with tracking(name, self.run.out / "tensorboard" / name, self.settings.mlflow, settings) as tracker:
+                with shown(backend.events, EventPrinter(name, recipe, lists, tracker)):
+                    checkpoints = backend.train()
+                history = backend.history()
+                best = best_step(history)
+                publish(job.start if best == 0 else checkpoints[best], out)
+        except ModelError as error:
+            shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
+            raise ModelError(f"training of {name} failed: {error}") from None
+        finally:
+            backend.close()
+        shutil.rmtree(work, ignore_errors=True)
+        return best, history
 
     def identity(self, start: Path, lists: Lists, recipe: Recipe) -> str:
-        """Return a name for all that decides what a training ends with."""
-        dev = self.dev
+        """Return a digest of all that decides what a training ends with."""
+        judged = [sorted(texts) for texts in lists.judged]
+        dev = self.data.dev
         return digest(
             {
-                "start": weights.folder_sha256(start),
-                "lists": digest(
-                    [
-                        lists.queries,
-                        lists.documents,
-                        [sorted(texts) for texts in lists.judged],
-                        *lists.teacher,
-                        *lists.is_lesson,
-                    ]
-                ),
+                "start": folder_sha256(start),
+                "lists": digest([lists.queries, lists.documents, judged, *lists.teacher, *lists.is_lesson]),
                 "dev": digest([*dev.texts, [sorted(rows) for rows in dev.relevant]]),
-                "recipe": self._settings(lists, recipe),
+                "recipe": self._decisive(lists, recipe),
                 "workers": self._workers,
                 "versions": versions(),
             }
         )
 
-    def _about_data(self) -> str:
-        texts = self.documents.texts
-        return (
-            f"Data: {len(texts):,} documents (digest {digest(texts)}), {len(self.pairs):,} train pairs, "
-            f"{len(self.dev):,} dev queries."
+    def _decisive(self, lists: Lists, recipe: Recipe) -> dict[str, Any]:
+        """Return the settings that decide a training: the recipe, and the teacher where it is heard."""
+        heard = self._teacher if _needs_teacher(lists, recipe) else None
+        return asdict(recipe) | ({"teacher": heard.facts()} if heard is not None else {})
+
+    def _write_card(self, name: str, training: Training) -> None:
+        texts, data = self.data.documents.texts, self.data
+        about = (
+            f"Data: {len(texts):,} documents (digest {digest(texts)}), {len(data.pairs):,} train pairs, "
+            f"{len(data.dev):,} dev queries. Trained on {training.lists:,} lists; step {training.best_step} of "
+            f"{training.steps} was kept."
         )
-
-    def _settings(self, lists: Lists, recipe: Recipe) -> dict[str, Any]:
-        taught = self._teacher is not None and self._has_to_teach(lists, recipe)
-        return asdict(recipe) | ({"teacher": self._teacher.facts()} if self._teacher is not None and taught else {})
-
-    @staticmethod
-    def _has_to_teach(lists: Lists, recipe: Recipe) -> bool:
-        """Whether the loss needs a teacher's scores, and lists have none."""
-        return recipe.loss in TAUGHT and bool(lists.untaught)
+        card = model_card(name, self.settings.kind, about, training.dev_by_step, training.recipe)
+        (self.folder(name) / "README.md").write_text(card, encoding="utf-8")
 
 
-class _Teacher:
-    """The cross-encoder that is learnt from, found before anything is trained and loaded when it is needed."""
-
-    def __init__(self, model: str, device: devices.Choice, engine: str, run: Run) -> None:
-        from hnmine.models.cross_encoder import cross_encoder
-
-        self._model, self._device = model, device
-        dtype = devices.choose_dtype("auto", device.kind)
-        self._how: dict[str, Any] = {"max_tokens": _TEACHER_TOKENS, "dtype": dtype, "engine": engine}
-        self._folder = cross_encoder("train.teacher", model)
-        self._scored = Scored("teacher", self._folder, self._loaded, self._how, run)
-
-    def facts(self) -> dict[str, Any]:
-        """Return all that decides its scores."""
-        sha256 = digest(weights.folder_sha256(self._folder))
-        return {"model": self._model, **self._how, "files": sha256}
-
-    def _loaded(self) -> Score:
-        from hnmine.models.cross_encoder import Reranker
-
-        say("train", f"the teacher is {self._model} on {self._device}, {self._how['dtype']}")
-        return Reranker(self._folder, device=self._device.torch_name, **self._how).scores
-
-    def teach(self, name: str, lists: Lists, scale: float) -> Lists:
-        """Return the lists, those without a teacher with its scores, which a student's are when divided by `scale`."""
-        sizes = [len(lists.documents[i]) for i in lists.untaught]
-        queries = [lists.queries[i] for i in lists.untaught for _ in lists.documents[i]]
-        documents = [text for i in lists.untaught for text in lists.documents[i]]
-        with track("train", f"{name}: taught", len(documents), "documents") as progress:
-            scores = self._scored.scores(queries, documents, progress.advance) / scale
-        teacher = list(lists.teacher or [()] * len(lists))
-        for i, of_list in zip(lists.untaught, np.split(scores, np.cumsum(sizes)[:-1]), strict=True):
-            teacher[i] = tuple(of_list.tolist())
-        return replace(lists, teacher=tuple(teacher))
-
-
-def _read_record(name: str, folder: Path) -> Record | None:
-    path = folder / weights.RECORD
-    if not path.is_file():
-        return None
-    try:
-        return Record.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-    say("train", f"{name}: {path} is not what a finished training leaves ({problem}), so it is trained again")
-    return None
-
-
-def _files_of(folder: Path) -> dict[str, str]:
-    """Return the sha256 of a model's files, without its record."""
-    return {name: value for name, value in weights.folder_sha256(folder).items() if name != weights.RECORD}
-
-
-def _with_copies(splits: Splits) -> dict[int, set[int]]:
-    """Return what is never a negative of a query row: its judged positives, and documents of the same text."""
-    rows_of: dict[str, set[int]] = {}
-    for row, text in enumerate(splits.collection.documents.texts):
-        rows_of.setdefault(text, set()).add(row)
-    texts = splits.collection.documents.texts
-    positives = splits.collection.positives()
-    return {query: set().union(*(rows_of[texts[row]] for row in rows)) for query, rows in positives.items()}
-
-
-def _write_card(out: Path, name: str, record: Record, data: str) -> None:
-    steps = "\n".join(f"| {step} | {value:.4f} |" for step, value in record.dev_by_step.items())
-    kind: Kind = record.recipe["kind"]
-    loaded = LOADED_BY[kind]
-    asked = {
-        "cross-encoder": "model.predict([('query', 'document')])",
-        "bi-encoder": "model.similarity(model.encode_query('query'), model.encode_document('document'))",
-    }[kind]
-    (out / "README.md").write_text(
-        f"---\nlibrary_name: sentence-transformers\npipeline_tag: text-ranking\ntags: [{kind}, hnmine]\n---\n"
-        f"# Re-ranker `{name}`, fine-tuned by hnmine\n\n"
-        f"{data} Trained on {record.lists:,} lists; step {record.best_step} of {record.steps} was kept.\n\n"
-        f"| step | {DEV_METRIC} on dev |\n|---|---|\n{steps}\n\n"
-        f"```json\n{json.dumps(record.recipe, indent=1)}\n{json.dumps(versions(), indent=1)}\n```\n\n"
-        f"```python\nfrom sentence_transformers import {loaded}\n"
-        f"model = {loaded}('path of this folder')\n{asked}\n```\n",
-        encoding="utf-8",
-    )
+def _needs_teacher(lists: Lists, recipe: Recipe) -> bool:
+    """Whether the loss needs a teacher's scores, and some lists have none."""
+    return recipe.loss in TAUGHT and bool(lists.untaught)

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from hnmine.arms.tuned_encoders import Tuned, start_of
 from hnmine.config.load import load
 from hnmine.config.root import Config
-from hnmine.embedding.ensemble import embed_all
+from hnmine.mining.legacy_ensemble import embed_all
 from hnmine.runs.folder import open_run
 from hnmine.types import unit_rows
 from tests.builders.encoder_training import letter_training_set
@@ -20,7 +20,7 @@ from tests.builders.models import tiny_letter_encoder
 
 def config_of(folder: Path) -> Config:
     encoder = f"{{name: letters, model: {folder}, dtype: float32, engine: torch}}"
-    more = ["embed.ray=false", "train.max_tokens=32", "train.dtype=float32"]
+    more = ["ray=false", "train.max_tokens=32", "train.dtype=float32"]
     return load(overrides=[f"encoders=[{{name: words, lexical: {{width: 4}}}}, {encoder}]", *more])
 
 

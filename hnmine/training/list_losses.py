@@ -1,0 +1,142 @@
+"""The losses of one step's lists on one worker, in parts that fit into the memory.
+
+Lists go together as far as the memory for activations allows. Within such a group texts of like length do, so that
+little is padded. How lists and texts are grouped changes nothing but rounding.
+
+Letters: B lists in a group, L documents in the longest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hnmine.models.batches import TOKENS_PER_BACKWARD
+from hnmine.models.reranker import Reranker
+from hnmine.training.lists import Lists
+from hnmine.training.losses import Loss
+from hnmine.types import Int64
+
+
+class ListLosses:
+    """Iterates over the losses; each is to be propagated back before the next is asked for."""
+
+    padding = 0.0
+    """How much of what was read was padding, once all losses were asked for; a bi-encoder's tokens are estimates."""
+
+    def __init__(
+        self,
+        model: Reranker,
+        network: Any,
+        lists: Lists,
+        chosen: Sequence[int],
+        loss_of: Loss,
+        *,
+        share: float,
+        tokens_per_backward: int = TOKENS_PER_BACKWARD["cpu"],
+    ) -> None:
+        """Prepare a step.
+
+        Args:
+            model: tokenises and scores.
+            network: the model's network, perhaps wrapped for several workers.
+            lists: of the whole step.
+            chosen: positions of this worker's lists; of none the loss is 0, and only gradients are exchanged.
+            loss_of: the loss.
+            share: factor of each list's loss.
+            tokens_per_backward: tokens whose activations fit into the memory.
+        """
+        self._model, self._network, self._lists, self._chosen = model, network, lists, chosen
+        self._loss_of, self._share, self._most = loss_of, share, tokens_per_backward
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the loss of every group of lists, a scalar."""
+        lists, model = self._lists, self._model
+        rows = [model.tokenize([lists.queries[i]] * len(lists.documents[i]), lists.documents[i]) for i in self._chosen]
+        rows = rows or [model.tokenize(["", ""], ["", ""])]
+        tokens = [sum(model.length(row) for row in rows_of_list) for rows_of_list in rows]
+        groups = _groups(tokens, self._most)
+        tokens_read = 0
+        for number, group in enumerate(groups, 1):
+            # Exchange gradients with the other workers once a step, in the last group's backward pass.
+            exchange = number == len(groups) or not hasattr(self._network, "no_sync")
+            with nullcontext() if exchange else self._network.no_sync():
+                scores_BL, mask_BL, read = self._scores([rows[i] for i in group])
+                teacher_BL, lesson_B = self._teacher([self._chosen[i] for i in group] if self._chosen else [], mask_BL)
+                loss_B = self._loss_of(scores_BL, mask_BL, teacher_BL, lesson_B)
+                tokens_read += read
+                self.padding = 1 - sum(tokens) / tokens_read
+                yield loss_B.sum() * (self._share if self._chosen else 0.0)
+
+    def _teacher(self, chosen: Sequence[int], mask_BL: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the teacher's scores (B, L) of these lists, and which are lessons (B,); None without a teacher."""
+        lists = self._lists
+        if not lists.teacher:
+            return None, None
+        teacher_BL = torch.zeros(mask_BL.shape)
+        for row, i in enumerate(chosen):
+            teacher_BL[row, : len(lists.teacher[i])] = torch.tensor(lists.teacher[i])
+        lesson_B = torch.zeros(len(mask_BL), dtype=torch.bool)
+        if lists.is_lesson:
+            lesson_B[: len(chosen)] = torch.tensor([lists.is_lesson[i] for i in chosen])
+        return teacher_BL.to(mask_BL.device), lesson_B.to(mask_BL.device)
+
+    def _scores(self, rows: list[list[Any]]) -> tuple[Tensor, Tensor, int]:
+        """Return the scores (B, L) of tokenised lists, which of them count, and the tokens read, padding included."""
+        model = self._model
+        # Score all rows in passes of like length, then put the scores back into the rows' order.
+        flat = [row for rows_of_list in rows for row in rows_of_list]
+        lengths = np.array([model.length(row) for row in flat])
+        most, cost = model.tokens_per_pass, model.pass_cost
+        passes = cut_into_passes(lengths, most, cost)
+        scores = torch.cat([model.forward([flat[i] for i in part], self._network) for part in passes])
+        back = torch.empty(len(flat), dtype=torch.long)
+        back[torch.tensor([i for part in passes for i in part])] = torch.arange(len(flat))
+        # Lay the scores out as one row a list.
+        sizes = torch.tensor([len(rows_of_list) for rows_of_list in rows])
+        mask_BL = (torch.arange(int(sizes.max()))[None] < sizes[:, None]).to(scores.device)
+        zeros_BL = torch.zeros(mask_BL.shape, device=scores.device)
+        scores_BL = zeros_BL.masked_scatter(mask_BL, scores[back.to(scores.device)])
+        return scores_BL, mask_BL, sum(len(part) * int(lengths[part].max()) for part in passes)
+
+
+def _groups(sizes: list[int], most: int) -> list[list[int]]:
+    """Cut positions, in order, into groups whose sizes add up to `most` at most, if one alone does."""
+    groups: list[list[int]] = []
+    room = 0
+    for position, size in enumerate(sizes):
+        if size > room or not groups:
+            groups.append([])
+            room = most
+        groups[-1].append(position)
+        room -= size
+    return groups
+
+
+def cut_into_passes(lengths: Int64, most_tokens: int, pass_cost: int) -> list[list[int]]:
+    """Cut positions, longest first, into passes of `most_tokens` at most, if one alone has no more.
+
+    Of all such cuts it is the one with the fewest tokens, padding included, where a pass costs `pass_cost` more: the
+    best cut of the first n positions ends with some pass, and before it comes the best cut of what is left.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    starts = np.arange(len(order))
+    longest = lengths[order].astype(np.float64)
+    least, begin = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
+    for end in range(1, len(order) + 1):
+        tokens = (end - starts[:end]) * longest[:end]
+        allowed = (tokens <= most_tokens) | (starts[:end] == end - 1)
+        total = np.where(allowed, least[:end] + tokens + pass_cost, np.inf)
+        begin[end] = total.argmin()
+        least[end] = total[begin[end]]
+    passes: list[list[int]] = []
+    end = len(order)
+    while end:
+        passes.append(order[begin[end] : end].tolist())
+        end = int(begin[end])
+    return passes[::-1]
