@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     body = tiny_cross_encoder(folder / "body", head=False, spread=1)
     data, out = write_collection(folder / "data"), folder / "out"
-    options = quick_options(body, "train.learning_rate=0.003", "train.warm_up.learning_rate=0.003")
+    options = quick_options(body, "train.learning_rate=0.003")
     done = run_hnmine("run", "--data", data, "--out", out, *options, "--preset", "paper", "--preset", "anchored")
     assert done.returncode == 0, done.stderr
     return data, out, options, done
@@ -321,7 +321,7 @@ def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
 
 def test_embed_fills_the_store_and_does_nothing_else(tmp_path: Path) -> None:
     data, out = write_collection(tmp_path / "data"), tmp_path / "out"
-    config = hnmine.load_config(overrides=[LEXICAL_ENCODER, "embed.ray=false"])
+    config = hnmine.load_config(overrides=[LEXICAL_ENCODER, "ray=false"])
     assert pipeline.embed(data, out, config) == {"encoded": 50, "reused": 0}
     assert sorted(path.name for path in out.iterdir()) == [".lock", "quarantine.jsonl", "store"]
     assert pipeline.embed(data, out, config) == {"encoded": 0, "reused": 50}
@@ -445,9 +445,9 @@ def several_answers(folder: Path) -> Path:
 
 def test_the_audit_measures_the_rules_some_guards_and_what_is_configured(tmp_path: Path) -> None:
     data = several_answers(tmp_path / "data")
-    plain = hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "embed.ray=false"]))
+    plain = hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "ray=false"]))
     assert "two conditions, guarded" not in plain["rules"]
-    guards = [LEXICAL_ENCODER, "embed.ray=false", "guards.margin=0.05", "select.negatives=3"]
+    guards = [LEXICAL_ENCODER, "ray=false", "guards.margin=0.05", "select.negatives=3"]
     guarded = hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=guards))
     name = "two conditions, guarded, 3 a pair"
     assert {key: value for key, value in guarded["rules"].items() if key != name} == plain["rules"]
@@ -465,7 +465,7 @@ def test_the_audit_measures_the_rules_some_guards_and_what_is_configured(tmp_pat
 def test_guards_that_remove_nothing_are_audited_as_the_rule_itself(tmp_path: Path) -> None:
     data = several_answers(tmp_path / "data")
     rules = hnmine.audit(
-        data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "embed.ray=false", "guards.margin=2"])
+        data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "ray=false", "guards.margin=2"])
     )["rules"]
     assert rules["two conditions, guarded"] == rules["two conditions"]
     assert rules["two conditions"]["negatives"] > 0
@@ -474,4 +474,4 @@ def test_guards_that_remove_nothing_are_audited_as_the_rule_itself(tmp_path: Pat
 def test_an_audit_without_a_second_answer_says_what_to_judge(tmp_path: Path) -> None:
     data = write_collection(tmp_path / "data")
     with pytest.raises(hnmine.HnmineError, match=r"no query of train has two judged positives.*judge a second"):
-        hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "embed.ray=false"]))
+        hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "ray=false"]))
