@@ -1,11 +1,11 @@
-"""Two nights of `hnmine nightly`, whole processes: all is new, then 1 % of the documents have another text.
+"""Three nights of `hnmine nightly`, whole processes: all is new, nothing changed, 1 % of the texts are others.
 
     python benchmarks/night.py --data DIR --out FILE.json [--share 0.01] [--store DIR]
 
-One encoder, and no training but the smallest there can be in the first night, so that the figures are those of mining:
-seconds a step as the manifest tells, and of the whole process. `beyond` is what is left without start-up, which is a
-night in which nothing changed: reading, hashing and comparing the corpus have to be done in any case. With `--store`,
-a copy of the store that another run left, the first night encodes nothing; then compare with that run's seconds.
+There is one encoder, and the only training is a tiny one in the first night, so the figures are those of mining: the
+seconds of each step as the manifest has them, and of the whole process. `beyond` compares the third night with the
+first, both less the second: every night reads, hashes, projects and selects the whole corpus. With `--store`, a copy
+of the store that another run left, the first night encodes nothing; then compare with the seconds of that run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.config.root import SourcesConfig
+from hnmine.config.corpus import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.runs.folder import versions
 
@@ -47,20 +47,19 @@ def main() -> None:
     if options.store:
         SETTINGS.append(f"embed.store={options.store}")
     figures: dict[str, Any] = {"share": options.share, "versions": versions()}
-    with tempfile.TemporaryDirectory() as name:
-        data, home = Path(name) / "data", Path(name) / "home"
-        documents = copy(options.data, data, 0.0)
-        for what, share in (("first", 0.0), ("nothing changed", 0.0), ("changed", options.share)):
+    with tempfile.TemporaryDirectory() as folder:
+        data, home = Path(folder) / "data", Path(folder) / "home"
+        figures["documents"] = copy(options.data, data, 0.0)
+        for name, share in (("first", 0.0), ("nothing changed", 0.0), ("changed", options.share)):
             if share:
                 copy(options.data, data, share)
-            figures[what] = night(data, home)
-            figures["documents"] = documents
-            if what == "changed":
+            figures[name] = night(data, home)
+            if name == "changed":
                 least = figures["nothing changed"]["seconds"]
-                beyond = [figures[one]["seconds"] - least for one in ("changed", "first")]
-                figures["beyond"] = round(beyond[0] / beyond[1], 4)
+                changed, first = (figures[each]["seconds"] - least for each in ("changed", "first"))
+                figures["beyond"] = round(changed / first, 4)
             options.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-            print(json.dumps(figures[what]), flush=True)
+            print(json.dumps(figures[name]), flush=True)
 
 
 def copy(data: Path, folder: Path, share: float) -> int:
@@ -81,15 +80,15 @@ def copy(data: Path, folder: Path, share: float) -> int:
 def night(data: Path, home: Path) -> dict[str, Any]:
     """Run one night to its end; return its seconds, by step and in all."""
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    line = [sys.executable, "-c", "from hnmine.cli import main; main()", "nightly", "--data", str(data)]
+    command = [sys.executable, "-c", "from hnmine.cli import main; main()", "nightly", "--data", str(data)]
     start = time.monotonic()
-    done = subprocess.run([*line, "--home", str(home), *settings], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--home", str(home), *settings], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     seconds = round(time.monotonic() - start, 1)
     manifest = json.loads((home / "work" / "manifest.json").read_text(encoding="utf-8"))
-    said = [text.strip() for text in done.stderr.splitlines() if "nightly" in text or "pairs:" in text]
-    return {"seconds": seconds, "steps": manifest["mining"]["seconds"], "said": said}
+    news = [line.strip() for line in done.stderr.splitlines() if "nightly" in line]
+    return {"seconds": seconds, "steps": manifest["mining"]["seconds"], "news": news}
 
 
 if __name__ == "__main__":

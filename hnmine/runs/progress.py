@@ -96,7 +96,10 @@ class Progress:
         now = self._end = time.monotonic()
         if now - self._last >= (LIVE_SECONDS if self._live else LOG_SECONDS) and self.done < self.total:
             self._last = now
-            self._show()
+            seconds_left = (self.total - self.done) * self.seconds / max(self.done, 1)
+            left = f", {self._rate}, {clock(seconds_left)} left" if self.done else ""
+            done = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
+            self._print(f"{self.task}: {done}{left}{self._shown_note}", live=self._live)
 
     @property
     def seconds(self) -> float:
@@ -105,32 +108,25 @@ class Progress:
 
     def finish(self) -> None:
         """Print the closing line."""
-        done = f"{self.task}: {self.done:,} {self.unit} in {clock(self.seconds)}"
+        done = f"{self.done:,} {self.unit} in {clock(self.seconds)}"
         if self._live:
             sys.stderr.write("\r\033[K")
-        self._say(f"{done} ({self._rate} {self.unit}/s{self._shown_note})")
-
-    def _show(self) -> None:
-        seconds_left = (self.total - self.done) * self.seconds / self.done if self.done else 0.0
-        left = f", {self._rate} {self.unit}/s, {clock(seconds_left)} left" if self.done else ""
-        done = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
-        text = f"{self.task}: {done}{left}{self._shown_note}"
-        if self._live:
-            sys.stderr.write(f"\r\033[K{self.step:>10} │ {text}")
-            sys.stderr.flush()
-        else:
-            self._say(text)
+        self._print(f"{self.task}: {done} ({self._rate}{self._shown_note})")
 
     @property
     def _rate(self) -> str:
         rate = self.done / max(self.seconds, 1e-9)
-        return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"
 
     @property
     def _shown_note(self) -> str:
         return f", {self.note}" if self.note else ""
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str, *, live: bool = False) -> None:
+        if live:
+            sys.stderr.write(f"\r\033[K{self.step:>10} │ {text}")
+            sys.stderr.flush()
+            return
         seconds = round(self.seconds, 3)
         say(self.step, text, what=self.task, done=self.done, total=self.total, unit=self.unit, seconds=seconds)
 
