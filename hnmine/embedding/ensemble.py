@@ -23,12 +23,20 @@ from hnmine.types import Float32, Int64, Role, Texts, unit_rows
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """An encoder that is computed here: its plan, its store, and the keys of the documents as it reads them."""
+class _Computed:
+    """An encoder that computes here: its plan, its store, and the keys of the documents as it reads them."""
 
     plan: Plan
     store: VectorStore
     document_keys: Keys
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An encoder whose vectors were made elsewhere: their folder, and the documents' vectors."""
+
+    folder: Path
+    docs_NR: Float32
 
 
 class Ensemble:
@@ -78,8 +86,8 @@ class Ensemble:
         self.fits: dict[str, str] = {}
         """Names of the lexical encoders' fits, by encoder."""
         self._embed, self._ray = embed, ray
-        self._members: list[_Planned | Path] = []
-        self._given: dict[str, Float32] = {}  # precomputed vectors of the documents, by encoder
+        self._computed: dict[str, _Computed] = {}
+        self._given: dict[str, _Given] = {}
         self._width: dict[str, int] = {}  # of an encoder whose documents are all in the store
         # Make the store, and say what is loaded
         Directory.at(store).create()
@@ -89,16 +97,22 @@ class Ensemble:
         choice = device_of_encoders(device, ray)
         for encoder in encoders:
             if encoder.precomputed is not None:
-                self._members.append(encoder.precomputed)
+                self._read_given(encoder.name, encoder.precomputed)
                 continue
-            kept = (fits or {}).get(encoder.name)
-            planned = plan(
-                encoder, documents, store, choice, embed.tokens_per_batch, engine=engine, seed=seed, fit=kept
-            )
-            if planned.fit is not None:
-                self.fits[encoder.name] = planned.fit.name
-            keys = keys_of(documents.texts, planned.reading("document"))
-            self._members.append(_Planned(planned, VectorStore(store, planned.fingerprint), keys))
+            fit = (fits or {}).get(encoder.name)
+            planned = plan(encoder, documents, store, choice, embed.tokens_per_batch, engine=engine, seed=seed, fit=fit)
+            self._add_computed(planned, store)
+
+    def _read_given(self, name: str, folder: Path) -> None:
+        docs_NR = read_vectors(name, folder, "document", self.documents)
+        self._given[name] = _Given(folder, docs_NR)
+        say("embed", f"{name}: precomputed, width {docs_NR.shape[1]}")
+
+    def _add_computed(self, planned: Plan, store: str | Path) -> None:
+        keys = keys_of(self.documents.texts, planned.reading("document"))
+        self._computed[planned.name] = _Computed(planned, VectorStore(store, planned.fingerprint), keys)
+        if planned.fit is not None:
+            self.fits[planned.name] = planned.fit.name
 
     def vectors(self, queries: Texts) -> tuple[Vectors, ...]:
         """Return every encoder's vectors of the documents and of these queries; encode those that the store lacks.
@@ -107,13 +121,15 @@ class Ensemble:
             DataError: precomputed vectors lack a text, or the store cannot be used.
             ModelError: an encoder cannot be loaded or computes nonsense.
         """
-        found: list[Vectors] = []
-        for name, member in zip(self.names, self._members, strict=True):
-            if isinstance(member, _Planned):
-                found.append(self._stored(name, member, queries))
-            else:
-                found.append(self._precomputed(name, member, queries))
-        return tuple(found)
+        # Read what was made elsewhere first, so that what is missing there is said before anything is encoded
+        found: dict[str, Vectors] = {}
+        for name, given in self._given.items():
+            queries_QR = read_vectors(name, given.folder, "query", queries)
+            found[name] = Precomputed.checked(name, given.docs_NR, queries_QR)
+        # Encode what the stores lack
+        for name, computed in self._computed.items():
+            found[name] = self._stored(computed, queries)
+        return tuple(found[name] for name in self.names)
 
     def cosines(self, queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
         """Return the cosines (Q, K) of queries with some documents, by encoder; -inf where the row is negative.
@@ -136,29 +152,24 @@ class Ensemble:
             cosines[name] = cosines_QK
         return cosines
 
-    def _stored(self, name: str, member: _Planned, queries: Texts) -> StoredVectors:
+    def _stored(self, encoder: _Computed, queries: Texts) -> StoredVectors:
+        """Return the vectors of one encoder; look for the documents in the first call alone."""
+        name = encoder.plan.name
         keys: dict[Role, Keys] = {
-            "document": member.document_keys,
-            "query": keys_of(queries.texts, member.plan.reading("query")),
+            "document": encoder.document_keys,
+            "query": keys_of(queries.texts, encoder.plan.reading("query")),
         }
-        # Look for the documents once; of later calls only the queries may be missing
-        texts: dict[Role, Texts] = {"document": self.documents, "query": queries}
-        if name in self._width:
-            texts.pop("document")
+        texts: dict[Role, Texts] = {"query": queries}
+        if name not in self._width:
+            texts = {"document": self.documents, "query": queries}
         if len(queries) or "document" in texts:
-            result = encode_missing(member.plan, texts, keys, member.store, actors=self._embed.actors, ray=self._ray)
+            result = encode_missing(encoder.plan, texts, keys, encoder.store, actors=self._embed.actors, ray=self._ray)
             self.encoded, self.reused = self.encoded + result.encoded, self.reused + result.reused
             self._width[name] = result.width
         return StoredVectors(
             name=name,
-            store=member.store,
+            store=encoder.store,
             keys=keys,
             width=self._width[name],
-            reading=member.plan.reading("document"),
+            reading=encoder.plan.reading("document"),
         )
-
-    def _precomputed(self, name: str, folder: Path, queries: Texts) -> Precomputed:
-        if name not in self._given:
-            self._given[name] = read_vectors(name, folder, "document", self.documents)
-            say("embed", f"{name}: precomputed, width {self._given[name].shape[1]}")
-        return Precomputed.checked(name, self._given[name], read_vectors(name, folder, "query", queries))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 
-from hnmine.embedding.encode import BlockEncoder, joined_keys, precision_of
+from hnmine.embedding.blocks import BlockEncoder, keys_in
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DeviceError, ModelError
 from hnmine.models.batches import MAX_LANES
@@ -19,6 +19,14 @@ from hnmine.runs.progress import say
 from hnmine.runs.ray_session import quiet_ray_data, start_ray
 
 _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
+
+Pool = Callable[[Plan, list[pa.Table], VectorStore, int | None], Iterator[pa.Table]]
+"""Encodes blocks by so many actors (None: as many as there is room for); yields what `BlockEncoder` returns."""
+
+
+def precision_of(plan: Plan) -> str:
+    """Return a model's number format and engine as they end a message; nothing for a lexical encoder."""
+    return f", {plan.dtype} by {plan.engine}" if plan.kind == "model" else ""
 
 
 def is_worth_ray(plan: Plan, actors: int | None) -> bool:
@@ -43,11 +51,20 @@ def device_of_encoders(device: str, ray: bool | None) -> devices.Choice:
     return devices.choose_device(device)
 
 
-def encode_by_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None) -> Iterator[pa.Table]:
+def encode_by_actors(
+    plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None, pool: Pool | None = None
+) -> Iterator[pa.Table]:
     """Encode the blocks by actors, and what is left when actors are lost by new ones; see `BlockEncoder`.
 
     A node that dies takes more than its actors: until Ray has noticed, calls to them fail at once, so that none of
     their retries is left.
+
+    Args:
+        plan: of the encoder.
+        blocks: one table of one row a block.
+        store: where the vectors are written.
+        actors: number of actors; None: as many as the cluster holds.
+        pool: hands the blocks to actors; None: `ray_data_pool`.
 
     Raises:
         ModelError: a block kills every actor that tries it.
@@ -59,7 +76,7 @@ def encode_by_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, act
     left = blocks
     while left:
         try:
-            yield from _by_pool(plan, left, store, actors)
+            yield from (pool or ray_data_pool)(plan, left, store, actors)
             return
         except RayActorError as error:
             before, left = len(left), _not_stored(left, store)
@@ -72,13 +89,14 @@ def encode_by_actors(plan: Plan, blocks: list[pa.Table], store: VectorStore, act
 
 
 def _not_stored(blocks: list[pa.Table], store: VectorStore) -> list[pa.Table]:
-    keys = [joined_keys(block["keys"][0].as_py()) for block in blocks]
+    keys = [keys_in(block) for block in blocks]
     found, _ = store.contains(np.concatenate(keys))
-    found_by_block = np.split(found, np.cumsum([len(each) for each in keys])[:-1])
-    return [block for block, found_of_block in zip(blocks, found_by_block, strict=True) if not found_of_block.all()]
+    parts = np.split(found, np.cumsum([len(each) for each in keys])[:-1])
+    return [block for block, part in zip(blocks, parts, strict=True) if not part.all()]
 
 
-def _by_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None) -> Iterator[pa.Table]:
+def ray_data_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None) -> Iterator[pa.Table]:
+    """Encode the blocks by one pool of actors of Ray Data, which is sized by what the nodes have."""
     import ray
 
     # Size the pool by what the nodes have

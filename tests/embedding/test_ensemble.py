@@ -1,165 +1,226 @@
-"""The ensemble's space against numpy in one piece, and the memory it takes."""
+"""Several encoders of one corpus: planned once, looked for once, and their cosines as a plain loop has them."""
 
 from __future__ import annotations
 
-import tracemalloc
-from functools import partial
+import hashlib
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hnmine.config.load import load
-from hnmine.config.models import EncoderConfig
-from hnmine.config.root import Config
-from hnmine.corpus.text_keys import keys_of
-from hnmine.embedding.encode import Embedded
-from hnmine.embedding.ensemble import Ensemble, cosines, encode
-from hnmine.embedding.store import VectorStore
+from hnmine.config.mining import EmbedConfig
+from hnmine.config.models import EncoderConfig, LexicalConfig
+from hnmine.embedding import ensemble as ensembles
+from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError, ModelError
-from hnmine.mining.fuse import Fused
-from hnmine.mining.pca import fit, project
-from hnmine.models.fingerprint import Fingerprint
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.ranking.task import Task
-from hnmine.runs.device import Choice
-from hnmine.runs.folder import open_run
+from hnmine.models.plan import plan
+from hnmine.runs.directory import Directory
 from hnmine.types import Texts
+from tests.builders.devices import CPU
+from tests.builders.embedding import TEXTS, all_rows
 from tests.builders.models import tiny_word_encoder
-from tests.builders.texts import as_texts
+from tests.builders.texts import as_texts, random_texts
 from tests.builders.vectors import write_vectors
 
-DOCUMENTS, QUERIES = 300, 40
-TEXTS = {
-    "document": Texts(ids=tuple(map(str, range(DOCUMENTS))), texts=tuple(f"text {i}" for i in range(DOCUMENTS))),
-    "query": Texts(ids=tuple(f"q{i}" for i in range(QUERIES)), texts=tuple(f"query {i}" for i in range(QUERIES))),
-}
+DOCUMENTS, QUERIES = TEXTS["document"], TEXTS["query"]
+NO_TEXTS = Texts(ids=(), texts=())
+LEXICAL = EncoderConfig(name="words", lexical=LexicalConfig(width=8), weight=0.5)
 
 
-def given_vectors(folder: Path, width: int) -> dict[str, np.ndarray]:
-    """Write random vectors of every text as a precomputed encoder."""
+def ensemble(folder: Path, encoders: Sequence[EncoderConfig], documents: Texts = DOCUMENTS, **settings) -> Ensemble:
+    usual = {"store": folder / "store", "embed": EmbedConfig(), "device": "cpu", "engine": "torch", "ray": False}
+    return Ensemble(encoders, documents, **(usual | settings))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_word_encoder(tmp_path_factory.mktemp("ensemble") / "model")
+
+
+def transformer(model: Path, name: str = "tiny", **settings) -> EncoderConfig:
+    return EncoderConfig(name=name, model=str(model), dtype="float32", **settings)
+
+
+def precomputed(folder: Path, width: int, queries: Texts = QUERIES) -> EncoderConfig:
+    """Write random vectors of every text."""
     rng = np.random.default_rng(width)
-    vectors = {role: rng.normal(size=(len(texts), width)).astype(np.float32) for role, texts in TEXTS.items()}
     folder.mkdir()
-    for role, name in (("document", "documents.parquet"), ("query", "queries.parquet")):
-        write_vectors(folder / name, dict(zip(TEXTS[role].ids, vectors[role].tolist(), strict=True)))
-    return vectors
+    for texts, name in ((DOCUMENTS, "documents.parquet"), (queries, "queries.parquet")):
+        rows = rng.normal(size=(len(texts), width)).astype(np.float32)
+        write_vectors(folder / name, dict(zip(texts.ids, rows.tolist(), strict=True)))
+    return EncoderConfig(name=folder.name, precomputed=folder)
 
 
-def ensemble(folder: Path, widths: tuple[int, ...], weights: tuple[float, ...], **reduce: object) -> Ensemble:
-    encoders = [
-        EncoderConfig(name=f"e{width}", precomputed=folder / f"e{width}", weight=weight)
-        for width, weight in zip(widths, weights, strict=True)
-    ]
-    config = Config.model_validate({"encoders": encoders, "reduce": {"device": "cpu"} | reduce})
-    with open_run(folder / "out", config) as run:
-        return encode(TEXTS, config, run)
+def slow_vectors(config: EncoderConfig, folder: Path) -> dict[str, np.ndarray]:
+    """The vectors of all texts as the encoder alone gives them, one text at a time."""
+    planned = plan(config, DOCUMENTS, folder / "slow", CPU, engine="torch")
+    encoder = planned.build()
+    return {
+        role: np.concatenate([encoder.encode([text], planned.reading(role)) for text in texts.texts])
+        for role, texts in TEXTS.items()
+    }
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+def test_every_encoder_has_the_vectors_that_it_gives_alone(model, tmp_path):
+    encoders = [transformer(model, query_prompt="query : "), precomputed(tmp_path / "given", 5), LEXICAL]
+    found = ensemble(tmp_path, encoders)
+    assert (found.names, found.weights) == (("tiny", "given", "words"), (1.0, 1.0, 0.5))
+    tiny, given, words = found.vectors(QUERIES)
+    assert (tiny.width, given.width, words.width) == (32, 5, 8)
+    for config, vectors in ((encoders[0], tiny), (LEXICAL, words)):
+        for role, expected in slow_vectors(config, tmp_path).items():
+            assert all_rows(vectors, role) == pytest.approx(expected, abs=1e-5), role
+    assert (all_rows(given, "document").shape, all_rows(given, "query").shape) == ((60, 5), (20, 5))
 
 
-@pytest.mark.parametrize("variance", [0.8, None])
-def test_the_space_is_the_reduced_concatenation_of_weighted_unit_vectors(variance, tmp_path):
-    vectors = [given_vectors(tmp_path / f"e{width}", width) for width in (6, 9)]
-    found = ensemble(tmp_path, (6, 9), (1.0, 0.5), variance=variance)
-    expected = {role: np.hstack([unit(vectors[0][role]), 0.5 * unit(vectors[1][role])]) for role in TEXTS}
-    if variance is not None:
-        mean = expected["document"].mean(axis=0)
-        _, sizes, axes = np.linalg.svd(expected["document"] - mean, full_matrices=False)
-        width = int(np.flatnonzero(np.cumsum(sizes**2) / (sizes**2).sum() >= variance)[0]) + 1
-        expected = {role: (rows - mean) @ axes[:width].T for role, rows in expected.items()}
-    docs, queries = unit(expected["document"]), unit(expected["query"])
-    assert found.space.width == docs.shape[1]
-    assert found.space.queries_QR @ found.space.docs_NR.T == pytest.approx(queries @ docs.T, abs=1e-4)
+def test_what_is_encoded_and_reused_is_counted_over_encoders_and_calls(model, tmp_path):
+    encoders = [transformer(model), LEXICAL]
+    first = ensemble(tmp_path, encoders)
+    first.vectors(QUERIES.take(range(5)))
+    assert (first.encoded, first.reused) == (2 * 65, 0)
+    first.vectors(QUERIES.take(range(8)))
+    assert (first.encoded, first.reused) == (2 * 68, 2 * 5)
+    first.vectors(NO_TEXTS)
+    assert (first.encoded, first.reused) == (2 * 68, 2 * 5)
+    second = ensemble(tmp_path, encoders)
+    second.vectors(NO_TEXTS)
+    assert (second.encoded, second.reused) == (0, 2 * 60)
 
 
-def test_the_single_spaces_are_the_encoders_own_unit_vectors(tmp_path):
-    vectors = [given_vectors(tmp_path / f"e{width}", width) for width in (6, 9)]
-    spaces = ensemble(tmp_path, (6, 9), (1.0, 0.5)).single_spaces()
-    for own, space in zip(vectors, spaces, strict=True):
-        assert space.docs_NR == pytest.approx(unit(own["document"]), abs=1e-6)
-        assert space.queries_QR == pytest.approx(unit(own["query"]), abs=1e-6)
+def test_portions_of_queries_have_the_vectors_of_all_at_once(model, tmp_path):
+    encoders = [transformer(model), LEXICAL]
+    at_once = ensemble(tmp_path / "once", encoders).vectors(QUERIES)
+    portioned = ensemble(tmp_path / "portions", encoders)
+    for start in range(0, 20, 7):
+        rows = np.arange(start, min(start + 7, 20))
+        for whole, part in zip(at_once, portioned.vectors(QUERIES.take(rows)), strict=True):
+            assert all_rows(part, "query") == pytest.approx(whole.take("query", rows), abs=1e-5)
+            assert all_rows(part, "document") == pytest.approx(all_rows(whole, "document"), abs=1e-5)
+            assert part.identity == whole.identity
 
 
-def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp_path):
-    documents, width, block = 120_000, 256, 4000
-    store, rng = VectorStore(tmp_path, Fingerprint.of(kind="wide")), np.random.default_rng(0)
-    keys = keys_of([str(i) for i in range(documents)])
-    for start in range(0, documents, block):
-        store.write(keys[start : start + block], rng.normal(size=(block, width)).astype(np.float32))
-    stored = Embedded(
-        name="wide", store=store, keys={"document": keys, "query": keys[:9]}, width=width, encoded=0, reused=0
-    )
-    fused = Fused(encoders=(stored,), weights=(1.0,))
-    tracemalloc.start()
-    rows_of = partial(fused.take, "document")
-    basis = fit(rows_of, documents, variance=0.02, fit_rows=600, seed=0, device=Choice(kind="cpu", reason="test"))
-    space = project(basis, fused.pieces("document"), documents, width)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert space.shape == (documents, basis.width)
-    assert space[:9] == pytest.approx(project(basis, fused.pieces("query"), 9, width), abs=0)
-    assert peak < documents * width * 4 * 0.75, f"{peak / 2**20:.0f} MiB"
+def test_weights_are_hashed_once_however_many_encoders_and_queries_there_are(tmp_path, monkeypatch):
+    model, hashed, file_digest = tiny_word_encoder(tmp_path / "model"), [], hashlib.file_digest
+    time.sleep(0.2)  # a file of this very moment might still change unseen, so it is hashed again
+
+    def counting(stream, name):
+        hashed.append(Path(stream.name).name)
+        return file_digest(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counting)
+    encoders = [transformer(model), transformer(model, "again", query_prompt="query : ")]
+    for _ in range(2):
+        found = ensemble(tmp_path, encoders)
+        for rows in (range(5), range(20)):
+            found.vectors(QUERIES.take(rows))
+    assert hashed.count("model.safetensors") == 1
 
 
-def test_every_encoder_is_planned_before_the_first_encodes(tmp_path):
-    model = tiny_word_encoder(tmp_path / "model")
-    second = f"{{name: b, model: {model}, dtype: float32, query_adapter: none}}"
-    encoders = f"encoders=[{{name: a, model: {model}, dtype: float32}}, {second}]"
-    config = load(overrides=[encoders, "embed.ray=false", "embed.device=cpu"])
-    texts = {"document": as_texts(["cloud", "mysql"]), "query": as_texts(["deploy"])}
-    with open_run(tmp_path / "out", config) as run, pytest.raises(ModelError, match="has no adapter none"):
-        encode(texts, config, run)
+def test_documents_are_looked_for_once_and_no_block_is_opened_twice(model, tmp_path, monkeypatch):
+    """Later queries cost what they are: neither keys of documents nor blocks that were seen before."""
+    encoders = [transformer(model), LEXICAL]
+    ensemble(tmp_path, encoders).vectors(QUERIES.take(range(5)))
+    keyed, opened, keys_of, read = [], [], ensembles.keys_of, Directory.read
+
+    def counting_keys(texts, *reading):
+        keyed.append(len(texts))
+        return keys_of(texts, *reading)
+
+    def counting_reads(self, name):
+        opened.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(ensembles, "keys_of", counting_keys)
+    monkeypatch.setattr(Directory, "read", counting_reads)
+    found = ensemble(tmp_path, encoders)
+    for count in (5, 8, 11):
+        found.vectors(QUERIES.take(range(count)))
+    assert sorted(keyed) == [5, 5, 8, 8, 11, 11, 60, 60]
+    blocks = [name for name in opened if name.endswith(".parquet")]
+    assert len(blocks) == len(set(blocks)) == 6  # a block of each call and encoder
+
+
+def test_every_encoder_is_planned_before_the_first_encodes(model, tmp_path):
+    encoders = [transformer(model, "a"), transformer(model, "b", query_adapter="none")]
+    with pytest.raises(ModelError, match="has no adapter none"):
+        ensemble(tmp_path, encoders)
+    with pytest.raises(DataError, match=r"documents\.parquet does not exist"):
+        ensemble(tmp_path, [encoders[0], EncoderConfig(name="given", precomputed=tmp_path / "nowhere")])
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 1.0)])
-def test_a_basis_of_other_weights_or_encoders_is_refused(weights, tmp_path):
-    for width in (6, 9):
-        given_vectors(tmp_path / f"e{width}", width)
-    path = tmp_path / "basis.safetensors"
-    fitted = ensemble(tmp_path, (6, 9), (1.0, 0.5)).basis
-    assert fitted is not None
-    fitted.save(path)
-    again = ensemble(tmp_path, (6, 9), (1.0, 0.5), basis=path)
-    assert again.basis is not None
-    assert np.array_equal(again.basis.components_RC, fitted.components_RC)
-    message = r"was fitted on vectors of e6 \(6 wide\) x 1; e9 \(9 wide\) x 0\.5, this run has e6 .* x .*; e9 .* x 1"
-    with pytest.raises(DataError, match=message):
-        ensemble(tmp_path, (6, 9), weights, basis=path)
-    with pytest.raises(DataError, match=r"this run has e9 .* x 0\.5; e6 .* x 1"):
-        ensemble(tmp_path, (9, 6), (0.5, 1.0), basis=path)
+def test_queries_without_precomputed_vectors_are_told_before_anything_is_encoded(model, tmp_path):
+    encoders = [transformer(model), precomputed(tmp_path / "given", 5, QUERIES.take(range(19)))]
+    found = ensemble(tmp_path, encoders)
+    with pytest.raises(DataError, match=r"encoder given: .*queries.parquet: 1 of 20 vectors are missing, first 'b19'"):
+        found.vectors(QUERIES)
+    assert found.encoded == 0
+    assert not list((tmp_path / "store").rglob("*.parquet"))
+    assert len(found.vectors(QUERIES.take(range(19)))) == 2
 
 
-def test_cosines_of_tasks_that_share_queries_against_a_plain_loop(tmp_path: Path):
-    vectors = {name: given_vectors(tmp_path / name, width) for name, width in (("one", 3), ("two", 5))}
-    encoders = ", ".join(f"{{name: {name}, precomputed: {tmp_path / name}}}" for name in vectors)
-    config = load(overrides=[f"encoders=[{encoders}]"])
+# Lexical fits
+
+
+def test_a_lexical_encoder_that_keeps_its_fit_encodes_what_is_new_alone(tmp_path):
+    first = ensemble(tmp_path, [LEXICAL])
+    (before,) = first.vectors(QUERIES)
+    more = random_texts(9, "more")
+    grown = Texts(ids=DOCUMENTS.ids + more.ids, texts=DOCUMENTS.texts + more.texts)
+    kept = ensemble(tmp_path, [LEXICAL], grown, fits=first.fits)
+    (after,) = kept.vectors(QUERIES)
+    assert kept.fits == first.fits
+    assert (kept.encoded, kept.reused) == (9, 80)
+    assert after.identity == before.identity
+    assert np.array_equal(all_rows(after, "document")[:60], all_rows(before, "document"))
+    anew = ensemble(tmp_path, [LEXICAL], grown, fits={"another": first.fits["words"]})
+    (fitted,) = anew.vectors(QUERIES)
+    assert anew.fits.keys() == {"words"}
+    assert anew.fits != first.fits
+    assert (anew.encoded, anew.reused) == (89, 0)
+    assert fitted.identity != before.identity
+
+
+def test_a_fit_that_is_gone_is_a_data_error(model, tmp_path):
+    with pytest.raises(DataError, match=r"has no lexical fit gone.safetensors that is whole"):
+        ensemble(tmp_path, [LEXICAL], fits={"words": "gone.safetensors"})
+    assert ensemble(tmp_path, [transformer(model)]).fits == {}
+
+
+# Cosines
+
+
+def test_cosines_against_a_plain_loop(model, tmp_path):
+    encoders = [precomputed(tmp_path / "given", 3), LEXICAL, transformer(model)]
+    found = ensemble(tmp_path, encoders)
     rng = np.random.default_rng(0)
-    tasks = []
-    for rows in ([3, 0, 7], [7, 5]):
-        doc_rows = rng.integers(-1, DOCUMENTS, (len(rows), 4))
-        assert (doc_rows >= 0).any()
-        doc_rows[0, 3] = NO_ROW
-        tasks.append(
-            Task(
-                queries=TEXTS["query"].take(rows),
-                doc_rows_QK=doc_rows,
-                first_scores_QK=np.zeros(doc_rows.shape, dtype=np.float32),
-                document_texts={},
-                relevant=(frozenset(),) * len(rows),
-            )
-        )
-    with open_run(tmp_path / "out", config) as run:
-        found = cosines(TEXTS["document"], tasks, config, run)
-    assert [list(of) for of in found] == [["one", "two"]] * 2
-    for task, of in zip(tasks, found, strict=True):
-        for name, both in vectors.items():
-            for at, query in enumerate(task.queries.ids):
-                q = both["query"][TEXTS["query"].row_of[query]]
-                for place, row in enumerate(task.doc_rows_QK[at].tolist()):
-                    d = both["document"][row]
-                    expected = -np.inf if row == NO_ROW else q @ d / np.linalg.norm(q) / np.linalg.norm(d)
-                    assert of[name][at, place] == pytest.approx(expected, abs=1e-6)
+    for query_rows in ([3, 0, 7], [7, 5]):
+        queries, doc_rows_QK = QUERIES.take(query_rows), rng.integers(-1, 60, (len(query_rows), 4))
+        doc_rows_QK[0, 3] = -1
+        cosines = found.cosines(queries, doc_rows_QK)
+        assert list(cosines) == ["given", "words", "tiny"]
+        for name, vectors in zip(found.names, found.vectors(queries), strict=True):
+            docs, asked = all_rows(vectors, "document"), all_rows(vectors, "query")
+            assert cosines[name].dtype == np.float32
+            for (row, column), doc in np.ndenumerate(doc_rows_QK):
+                expected = -np.inf
+                if doc >= 0:
+                    expected = asked[row] @ docs[doc] / np.linalg.norm(asked[row]) / np.linalg.norm(docs[doc])
+                assert cosines[name][row, column] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_text_without_a_known_term_has_cosine_zero(tmp_path):
+    found = ensemble(tmp_path, [LEXICAL])
+    cosines = found.cosines(as_texts(["xylophone", "mysql"]), np.array([[0, 1], [0, 1]]))["words"]
+    assert cosines[0].tolist() == [0, 0]
+    assert np.isfinite(cosines).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0), (2, 3)])
+def test_cosines_where_there_are_no_documents(shape, model, tmp_path):
+    found = ensemble(tmp_path, [LEXICAL, transformer(model)])
+    cosines = found.cosines(QUERIES.take(range(shape[0])), np.full(shape, -1, dtype=np.int64))
+    assert [values.shape for values in cosines.values()] == [shape, shape]
+    assert all(np.isneginf(values).all() for values in cosines.values())
