@@ -147,8 +147,6 @@ class Negatives:
     d_query_negative_M: Float64
     d_positive_negative_M: Float64
     certificate_M: NDArray[np.object_]
-    nearer_P: Int64
-    """Of every pair a document nearer to the query than the positive and no known positive; -1: there is none."""
     pairs: int
     """Number of pairs that were offered."""
     dropped: dict[str, int]

@@ -51,7 +51,6 @@ _LISTS = 2  # lists tried before the full scan
 class Search(Protocol):
     """What `select` needs of an index; see `search.Searcher`."""
 
-    max_candidates: int
     approximate: bool
     """Whether documents may be missed: only those that it returns are examined."""
 
@@ -170,101 +169,92 @@ class _Examined:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
+@dataclass
 class _Selection:
     """The state of one selection: what was found for the pairs that are certified so far.
 
     Letters of shapes here: P all pairs, p the pairs that are settled together, F rows of (pair, document).
     """
 
-    def __init__(
-        self,
-        space: Space,
-        pairs: Pairs,
-        known: Known,
-        search: Search,
-        negatives: int,
-        guards: Sequence[Guard],
-        expensive: Guard | None,
-        done: Callable[[int], None],
-        limits: Limits,
-    ) -> None:
-        self._space, self._pairs, self._known, self._search = space, pairs, known, search
-        self._wanted, self._done, self._limits = negatives, done, limits
-        self._cheap, self._expensive = list(guards), expensive
-        self._guards = [*guards, expensive] if expensive else self._cheap
-        self._error = error_bound(space.width)
-        self._gathered_rows = max(1, limits.gathered_numbers // space.width)
-        self._radius_P = np.empty(len(pairs))  # d(Q, PD)
-        for part in _slices(len(pairs), self._gathered_rows):
-            queries_pR, positives_pR = (
-                space.queries_QR[pairs.query_rows_P[part]],
-                space.docs_NR[pairs.doc_rows_P[part]],
-            )
-            self._radius_P[part] = distance(queries_pR, positives_pR)
-        self._certificate_P = np.full(len(pairs), "", dtype=object)
-        self._nearer_P = np.full(len(pairs), -1, dtype=np.int64)
-        self._chosen: list[_Examined] = []
-        self._dropped = {POSITIVE_IS_NEAREST: 0, NEARER_ONES_RESEMBLE_POSITIVE: 0}
-        if self._guards:
-            self._dropped[GUARDS_LEAVE_NONE] = 0
-        self._guarded = {guard.name: 0 for guard in self._guards}
+    space: Space
+    pairs: Pairs
+    known: Known
+    search: Search
+    wanted: int
+    cheap: Sequence[Guard]
+    expensive: Guard | None
+    done: Callable[[int], None]
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        self.guards = [*self.cheap, self.expensive] if self.expensive else [*self.cheap]
+        self.error = error_bound(self.space.width)
+        self.gathered_rows = max(1, self.limits.gathered_numbers // self.space.width)
+        self.radius_P = np.empty(len(self.pairs))  # d(Q, PD)
+        for part in _slices(len(self.pairs), self.gathered_rows):
+            queries = self.space.queries_QR[self.pairs.query_rows_P[part]]
+            self.radius_P[part] = distance(queries, self.space.docs_NR[self.pairs.doc_rows_P[part]])
+        self.certificate_P = np.full(len(self.pairs), "", dtype=object)
+        self.chosen: list[_Examined] = []
+        reasons = [POSITIVE_IS_NEAREST, NEARER_ONES_RESEMBLE_POSITIVE] + [GUARDS_LEAVE_NONE] * bool(self.guards)
+        self.dropped = dict.fromkeys(reasons, 0)
+        self.guarded = {guard.name: 0 for guard in self.guards}
 
     def settle_by_lists(self, pair_p: Int64, length: int) -> Int64:
         """Examine the short lists of the pairs' queries; return the pairs that these do not certify."""
-        query_rows, list_p = np.unique(self._pairs.query_rows_P[pair_p], return_inverse=True)
-        found = self._search.nearest(self._space.queries_QR[query_rows], length)
+        query_rows, list_p = np.unique(self.pairs.query_rows_P[pair_p], return_inverse=True)
+        found = self.search.nearest(self.space.queries_QR[query_rows], length)
         k = found.doc_rows_QK.shape[1]
-        is_whole_corpus = k >= len(self._space.docs_NR)
+        is_whole_corpus = k >= len(self.space.docs_NR)
         still_open = []
-        for part in _slices(len(pair_p), max(1, self._limits.listed_cells // k)):
+        for part in _slices(len(pair_p), max(1, self.limits.listed_cells // k)):
             pairs_here, lists_here = pair_p[part], list_p[part]
             # Examine what is not farther than the positive beyond doubt.
-            reach_p = self._radius_P[pairs_here] + self._error
+            reach_p = self.radius_P[pairs_here] + self.error
             position_F, column_F = np.nonzero(found.distances_QK[lists_here] < reach_p[:, None])
             examined = self._examine(pairs_here[position_F], found.doc_rows_QK[lists_here[position_F], column_F])
             # Settle by what the last distance of a list says of all documents outside it.
             nothing = np.full(len(pairs_here), np.inf)
-            outside_p = nothing if is_whole_corpus else found.distances_QK[lists_here, -1] - self._error
+            outside_p = nothing if is_whole_corpus else found.distances_QK[lists_here, -1] - self.error
             still_open.append(pairs_here[~self._settle(pairs_here, examined, outside_p)])
         return np.concatenate(still_open)
 
     def settle_by_scans(self, pair_p: Int64) -> None:
         """Examine every document that can be nearer than the positive; this certifies all the pairs."""
-        for part in _slices(len(pair_p), max(1, self._limits.scanned_cells // len(self._space.docs_NR))):
+        for part in _slices(len(pair_p), max(1, self.limits.scanned_cells // len(self.space.docs_NR))):
             pairs_here = pair_p[part]
-            queries_pR = self._space.queries_QR[self._pairs.query_rows_P[pairs_here]]
-            position_F, doc_rows_F = self._search.within(queries_pR, self._radius_P[pairs_here])
+            queries_pR = self.space.queries_QR[self.pairs.query_rows_P[pairs_here]]
+            position_F, doc_rows_F = self.search.within(queries_pR, self.radius_P[pairs_here])
             examined = self._examine(pairs_here[position_F], doc_rows_F)
             certified_p = self._settle(pairs_here, examined, np.full(len(pairs_here), np.inf))
             assert certified_p.all()
 
     def collect(self) -> Negatives:
         """Return the negatives of all pairs; call this when every pair is certified."""
-        rows = _Examined.concatenate(self._chosen).nearest_first()
+        rows = _Examined.concatenate(self.chosen).nearest_first()
         return Negatives(
             pair_M=rows.pair_F,
             doc_rows_M=rows.doc_rows_F,
             rank_M=_running_count(rows.pair_F, np.ones(len(rows), dtype=bool)),
-            d_query_positive_M=self._radius_P[rows.pair_F],
+            d_query_positive_M=self.radius_P[rows.pair_F],
             d_query_negative_M=rows.d_query_F,
             d_positive_negative_M=rows.d_positive_F,
-            certificate_M=self._certificate_P[rows.pair_F],
-            nearer_P=self._nearer_P,
-            pairs=len(self._pairs),
-            dropped=self._dropped,
-            guarded=self._guarded,
+            certificate_M=self.certificate_P[rows.pair_F],
+            pairs=len(self.pairs),
+            dropped=self.dropped,
+            guarded=self.guarded,
         )
 
     def _examine(self, pair_F: Int64, doc_rows_F: Int64) -> _Examined:
         """Keep the documents nearer than their pair's positive (condition 1), with all that decides over them."""
-        space, parts = self._space, []
-        for part in _slices(len(doc_rows_F), self._gathered_rows):
+        space, parts = self.space, []
+        for part in _slices(len(doc_rows_F), self.gathered_rows):
             pair, docs = pair_F[part], doc_rows_F[part]
-            d_query = distance(space.queries_QR[self._pairs.query_rows_P[pair]], space.docs_NR[docs])
-            is_nearer = d_query < self._radius_P[pair]
+            d_query = distance(space.queries_QR[self.pairs.query_rows_P[pair]], space.docs_NR[docs])
+            is_nearer = d_query < self.radius_P[pair]
             pair, docs, d_query = pair[is_nearer], docs[is_nearer], d_query[is_nearer]
-            d_positive = distance(space.docs_NR[self._pairs.doc_rows_P[pair]], space.docs_NR[docs])
-            parts.append(_Examined(pair, docs, d_query, d_positive, self._known.mask(pair, docs)))
+            d_positive = distance(space.docs_NR[self.pairs.doc_rows_P[pair]], space.docs_NR[docs])
+            parts.append(_Examined(pair, docs, d_query, d_positive, self.known.mask(pair, docs)))
         return _Examined.concatenate(parts)
 
     def _settle(self, pair_p: Int64, examined: _Examined, outside_p: Float64) -> NDArray[np.bool_]:
@@ -284,41 +274,35 @@ class _Selection:
         # Choose the first of each pair that pass all tests.
         passed_F, removed_by_F = self._test(nearer, slot_F)
         passed_so_far_F = _running_count(slot_F, passed_F)
-        chosen_F = passed_F & (passed_so_far_F <= self._wanted)
+        chosen_F = passed_F & (passed_so_far_F <= self.wanted)
         count_p = np.bincount(slot_F[chosen_F], minlength=len(pair_p))
 
         # Certify the pairs that are complete, or whose positive is nearer than everything outside.
-        complete_p = count_p == self._wanted
-        certified_p: NDArray[np.bool_] = complete_p | (self._radius_P[pair_p] <= outside_p)
-        all_nearer_p = np.bincount(slot_F, minlength=len(pair_p)) == len(self._space.docs_NR) - 1
+        complete_p = count_p == self.wanted
+        certified_p: NDArray[np.bool_] = complete_p | (self.radius_P[pair_p] <= outside_p)
+        all_nearer_p = np.bincount(slot_F, minlength=len(pair_p)) == len(self.space.docs_NR) - 1
         certificate_p = np.where(complete_p, "found", np.where(all_nearer_p, "exhausted", "radius"))
-        self._certificate_P[pair_p[certified_p]] = (
-            "approximate" if self._search.approximate else certificate_p[certified_p]
+        self.certificate_P[pair_p[certified_p]] = (
+            "approximate" if self.search.approximate else certificate_p[certified_p]
         )
 
-        # Record what was chosen for them, and their nearest document that is no known positive.
+        # Record what was chosen for them, and what the guards removed before a pair was complete.
         certified_F = certified_p[slot_F]
-        self._chosen.append(nearer.keep(chosen_F & certified_F))
-        unlabelled = np.flatnonzero(certified_F & ~nearer.is_positive_F)
-        slots, first = np.unique(slot_F[unlabelled], return_index=True)
-        self._nearer_P[pair_p[slots]] = nearer.doc_rows_F[unlabelled[first]]
+        self.chosen.append(nearer.keep(chosen_F & certified_F))
+        counted_F = certified_F & (passed_so_far_F < self.wanted)
+        for number, guard in enumerate(self.guards):
+            self.guarded[guard.name] += int((counted_F & (removed_by_F == number)).sum())
 
-        # Count what the guards removed before a pair was complete, and the pairs without negatives.
-        for number, guard in enumerate(self._guards):
-            removed_F = (removed_by_F == number) & (passed_so_far_F < self._wanted)
-            self._guarded[guard.name] += int((certified_F & removed_F).sum())
+        # Count the pairs without negatives, by reason.
+        empty_p = certified_p & (count_p == 0)
+        has_nearer_p = np.bincount(slot_F[~nearer.is_positive_F], minlength=len(pair_p)) > 0
         was_guarded_p = np.bincount(slot_F[removed_by_F >= 0], minlength=len(pair_p)) > 0
-        self._count_dropped(pair_p, certified_p & (count_p == 0), was_guarded_p)
-        self._done(int(certified_p.sum()))
+        self.dropped[POSITIVE_IS_NEAREST] += int((empty_p & ~has_nearer_p).sum())
+        self.dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((empty_p & has_nearer_p & ~was_guarded_p).sum())
+        if self.guards:
+            self.dropped[GUARDS_LEAVE_NONE] += int((empty_p & was_guarded_p).sum())
+        self.done(int(certified_p.sum()))
         return certified_p
-
-    def _count_dropped(self, pair_p: Int64, is_empty_p: NDArray[np.bool_], was_guarded_p: NDArray[np.bool_]) -> None:
-        """Count pairs without negatives by reason."""
-        has_nearer_p = self._nearer_P[pair_p] >= 0
-        self._dropped[POSITIVE_IS_NEAREST] += int((is_empty_p & ~has_nearer_p).sum())
-        self._dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((is_empty_p & has_nearer_p & ~was_guarded_p).sum())
-        if self._guards:
-            self._dropped[GUARDS_LEAVE_NONE] += int((is_empty_p & was_guarded_p).sum())
 
     def _test(self, nearer: _Examined, slot_F: Int64) -> tuple[NDArray[np.bool_], Int64]:
         """Apply all tests but condition 1, in order.
@@ -329,7 +313,7 @@ class _Selection:
         """
         # Apply condition 2, remove the known positives, and keep one document of each text.
         passed_F = ~nearer.is_positive_F & (nearer.d_query_F < nearer.d_positive_F)
-        passed_F[passed_F] = self._known.first_of_text(nearer.pair_F[passed_F], nearer.doc_rows_F[passed_F])
+        passed_F[passed_F] = self.known.first_of_text(nearer.pair_F[passed_F], nearer.doc_rows_F[passed_F])
 
         # Ask the guards one after the other.
         removed_by_F = np.full(len(nearer), -1, dtype=np.int64)
@@ -339,30 +323,30 @@ class _Selection:
             passed_F[rows] = guard.keep(self._suspects(nearer.keep(rows), rank_F[rows]))
             removed_by_F[rows[~passed_F[rows]]] = number
 
-        for number, guard in enumerate(self._cheap):
+        for number, guard in enumerate(self.cheap):
             ask(guard, number, np.flatnonzero(passed_F))
 
         # Ask the expensive guard about the first that wait, more in each round: few rounds, little asked in vain.
-        if self._expensive is not None:
+        if self.expensive is not None:
             waiting_F = passed_F.copy()
             passed_F[:] = False
             for turn in itertools.count(1):
-                missing_p = self._wanted - np.bincount(slot_F[passed_F], minlength=slot_F.max(initial=0) + 1)
+                missing_p = self.wanted - np.bincount(slot_F[passed_F], minlength=slot_F.max(initial=0) + 1)
                 rows = np.flatnonzero(waiting_F & (_running_count(slot_F, waiting_F) <= turn * missing_p[slot_F]))
                 if not len(rows):
                     break
-                ask(self._expensive, len(self._cheap), rows)
+                ask(self.expensive, len(self.cheap), rows)
                 waiting_F[rows] = False
         return passed_F, removed_by_F
 
     def _suspects(self, rows: _Examined, rank_F: Int64) -> Suspects:
         return Suspects(
-            query_rows_F=self._pairs.query_rows_P[rows.pair_F],
-            positive_rows_F=self._pairs.doc_rows_P[rows.pair_F],
+            query_rows_F=self.pairs.query_rows_P[rows.pair_F],
+            positive_rows_F=self.pairs.doc_rows_P[rows.pair_F],
             doc_rows_F=rows.doc_rows_F,
             d_query_F=rows.d_query_F,
             d_positive_F=rows.d_positive_F,
-            radius_F=self._radius_P[rows.pair_F],
+            radius_F=self.radius_P[rows.pair_F],
             rank_F=rank_F,
         )
 

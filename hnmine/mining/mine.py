@@ -146,9 +146,9 @@ def denoise_model(config: GuardsConfig) -> Path | None:
     """
     if config.denoise is None:
         return None
-    from hnmine.models.cross_encoder import cross_encoder  # imports torch and transformers
+    from hnmine.models.cross_encoder import resolve_cross_encoder  # imports torch and transformers
 
-    return cross_encoder("guards.denoise.model", config.denoise.model)
+    return resolve_cross_encoder("guards.denoise.model", config.denoise.model)
 
 
 def select_negatives(

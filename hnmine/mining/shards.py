@@ -20,22 +20,14 @@ from hnmine.runs.progress import say
 from hnmine.runs.ray_session import start_ray
 from hnmine.types import Candidates, Float32, Float64, Int64
 
-SENT_BYTES = 64 * 2**20
-"""Size of what is in the object store at a time."""
-
 
 class ShardedSearcher:
     """A `conditions.Search` over documents that lie in `shards` actors; close it to free them."""
 
-    def __init__(
-        self,
-        docs_NR: Float32,
-        device: Choice,
-        shards: int,
-        ivf: Ivf | None = None,
-        *,
-        sent_bytes: int = SENT_BYTES,
-    ) -> None:
+    sent_bytes = 64 * 2**20
+    """What is in the object store at a time, at most."""
+
+    def __init__(self, docs_NR: Float32, device: Choice, shards: int, ivf: Ivf | None = None) -> None:
         """Start the actors and send each its slice; with `ivf`, each makes an approximate index of it.
 
         Raises:
@@ -48,7 +40,6 @@ class ShardedSearcher:
         bounds = np.linspace(0, len(docs_NR), shards + 1).astype(int).tolist()
         self._docs_NR, self._device, self._ivf = docs_NR, device, ivf
         self._slices = list(itertools.pairwise(bounds))
-        self.sent_bytes = sent_bytes
         self.approximate = ivf is not None
         self.max_candidates = len(docs_NR) if device.kind == "cpu" else min(len(docs_NR), GPU_MAX_CANDIDATES)
         self.actors = [self._start(number) for number in range(shards)]

@@ -121,7 +121,8 @@ def test_documents_travel_in_pieces_and_leave_the_object_store(
 
     monkeypatch.setattr(ray, "put", watched)
     docs = unit_rows(np.random.default_rng(0).normal(size=(40_000, 100)).astype(np.float32))
-    searcher = ShardedSearcher(docs, CPU, 2, sent_bytes=2**20)
+    monkeypatch.setattr(ShardedSearcher, "sent_bytes", 2**20)
+    searcher = ShardedSearcher(docs, CPU, 2)
     assert sum(sizes) == docs.nbytes
     assert max(sizes) <= 2**20
     deadline = time.monotonic() + 10

@@ -29,7 +29,6 @@ def negatives(pair_M: list[int], doc_rows_M: list[int]) -> Negatives:
         d_query_negative_M=np.full(count, 0.25),
         d_positive_negative_M=np.full(count, 0.75),
         certificate_M=np.full(count, "found", dtype=object),
-        nearer_P=np.full(2, -1),
         pairs=2,
         dropped={"positive_is_nearest": 2 - len(set(pair_M))},
         guarded={},
