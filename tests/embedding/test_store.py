@@ -27,12 +27,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.corpus.text_keys import Reading, key_of, keys_of
+from hnmine.embedding.blocks import BLOCK_TEXTS
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DataError
 from hnmine.models.fingerprint import Fingerprint
 from hnmine.runs.directory import Directory
-from tests.builders.collections import write_collection
+from tests.builders.collections import append_documents, write_collection
 from tests.builders.settings import LEXICAL_ENCODER
+from tests.builders.texts import random_texts
 
 WIDTH = 3
 FINGERPRINT = Fingerprint.of(kind="test")
@@ -454,7 +456,9 @@ def test_a_run_on_an_object_store_that_is_interrupted_goes_on_and_ends_cleanly(s
     """pyarrow ends its S3 library when the interpreter ends; that must neither hang nor change the exit code."""
 
     data, address = write_collection(tmp_path / "data"), s3("bucket/whole")
-    settings = [LEXICAL_ENCODER, f"embed.store={address}", "embed.block_texts=1", "embed.ray=false"]
+    append_documents(data, random_texts(12 * BLOCK_TEXTS, "more"))
+    blocks = 13  # with the 30 documents and 12 queries that were there
+    settings = [LEXICAL_ENCODER, f"embed.store={address}", "ray=false"]
     command = [sys.executable, "-m", "hnmine.cli", "mine", "--data", str(data), "--out", str(tmp_path / "out")]
     command += [part for setting in settings for part in ("--set", setting)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -465,12 +469,12 @@ def test_a_run_on_an_object_store_that_is_interrupted_goes_on_and_ends_cleanly(s
         errors = process.communicate(timeout=30)[1]
         assert process.returncode == 130, errors
     assert errors.endswith("interrupted; the same command goes on from what is kept\n")
-    assert 0 < blocks_below(address) < 42
+    assert 0 < blocks_below(address) < blocks
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "corrupt" not in done.stderr
     assert "0 vectors from the store" not in done.stderr
-    assert blocks_below(address) == 42
+    assert blocks_below(address) == blocks
     assert "Traceback" not in errors + done.stderr
 
 
