@@ -227,7 +227,7 @@ def _fingerprint(plan: Plan) -> Fingerprint:
         raise ModelError(f"encoder {plan.name}: {error}") from None
     unusual: dict[str, Any] = {} if plan.engine == "torch" else {"engine": plan.engine}
     if plan.long_documents == "mean":
-        unusual |= {"pooling": "mean", "max_passages": MAX_PASSAGES, "overlap": OVERLAP}
+        unusual["mean_of_passages"] = {"most": MAX_PASSAGES, "overlap": OVERLAP}
     return Fingerprint.of(
         kind="model",
         files=files,
