@@ -12,14 +12,14 @@ from typing import Any
 
 from hnmine.config.corpus import SourcesConfig
 from hnmine.config.root import Config
-from hnmine.corpus.beir import Collection, read_beir, write_quarantine
+from hnmine.corpus.beir import read_beir
+from hnmine.corpus.collection import Collection, write_quarantine
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import Score, ScoreStore
 from hnmine.mining.fuse import Fused
-from hnmine.mining.guards import Denoise
+from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
     Judged,
-    denoise_guard,
     denoise_model,
     dense_first_stage,
     guards_of,
@@ -162,7 +162,7 @@ class Project:
             )
         return negatives, facts
 
-    def denoise(self, queries: Texts, progress: Progress) -> Denoise | None:
+    def denoise(self, queries: Texts, progress: Progress) -> Guard | None:
         """Return the guard that asks a cross-encoder, None if there is none; the progress shows how much it scored."""
         config, model = self.config.guards.denoise, denoise_model(self.config.guards)
         if config is None or model is None:
@@ -188,7 +188,7 @@ class Project:
         def scores(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
             return kept.scores_of_rows(queries, query_rows_F, self.collection.documents, doc_rows_F, show)
 
-        return denoise_guard(config, scores)
+        return denoise_guard(scores, config.margin, config.most)
 
     def write_mined(
         self, judged: Judged, negatives: Negatives, fused: Fused, space: Space, search_facts: dict[str, Any]

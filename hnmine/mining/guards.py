@@ -4,15 +4,14 @@ Condition 1 keeps what is nearer to the query than the judged positive, where un
 (NV-Retriever, arXiv 2407.15831, and RocketQA, arXiv 2010.08191, clear that region). Each guard removes the more
 suspicious of these documents; every removal is counted under the guard's name.
 
-All but one look at distances that are known already. `Denoise` asks a cross-encoder, which is expensive: `select` asks
-it only about what may be chosen.
+All but one look at distances that are known already. `denoise_guard` asks a cross-encoder, which is expensive:
+`conditions.select` asks it only about what may be chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,101 +34,69 @@ class Suspects:
     """Rank among all documents that are not known positives; 1 is the nearest to the query."""
 
 
-class Guard(Protocol):
+@dataclass(frozen=True)
+class Guard:
     """A test on suspects, row by row: no row's answer depends on another row."""
 
-    @property
-    def name(self) -> str:
-        """Names the guard where its removals are counted."""
-
-    def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
-        """Return which rows stay."""
+    name: str
+    """Its removals are counted under this name."""
+    keep: Callable[[Suspects], NDArray[np.bool_]]
+    """Returns which rows (F) stay."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankWindow:
+def rank_window_guard(first: int, last: int | None) -> Guard:
     """Keep ranks first to last: the very nearest documents are the likeliest false negatives."""
-
-    first: int
-    last: int | None
-    name: str = "rank_window"
-
-    def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
-        """Return which rows stay."""
-        high = np.inf if self.last is None else self.last
-        return (suspects.rank_F >= self.first) & (suspects.rank_F <= high)
+    high = np.inf if last is None else last
+    return Guard("rank_window", lambda suspects: (suspects.rank_F >= first) & (suspects.rank_F <= high))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Margin:
+def margin_guard(most: float) -> Guard:
     """Keep d(Q,PD) - d(Q,D) <= `most`: a document far nearer than the positive is a better answer."""
-
-    most: float
-    name: str = "margin"
-
-    def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
-        """Return which rows stay."""
-        return suspects.radius_F - suspects.d_query_F <= self.most
+    return Guard("margin", lambda suspects: suspects.radius_F - suspects.d_query_F <= most)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NearDuplicate:
+def near_duplicate_guard(least: float) -> Guard:
     """Keep d(PD,D) >= `least`: what is almost the positive answers what it answers."""
-
-    least: float
-    name: str = "near_duplicate"
-
-    def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
-        """Return which rows stay."""
-        return suspects.d_positive_F >= self.least
+    return Guard("near_duplicate", lambda suspects: suspects.d_positive_F >= least)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
+def agreement_guard(spaces: Sequence[Space], least: int) -> Guard:
     """Keep what satisfies both conditions in the spaces of at least `least` single encoders."""
 
-    spaces: Sequence[Space]
-    least: int
-    name: str = "agreement"
-
-    def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
-        """Return which rows stay."""
-        votes = np.zeros(len(suspects.doc_rows_F), dtype=np.int64)
-        for space in self.spaces:
+    def keep(suspects: Suspects) -> NDArray[np.bool_]:
+        votes_F = np.zeros(len(suspects.doc_rows_F), dtype=np.int64)
+        for space in spaces:
             queries = space.queries_QR[suspects.query_rows_F]
             positives, docs = space.docs_NR[suspects.positive_rows_F], space.docs_NR[suspects.doc_rows_F]
-            d_query = distance(queries, docs)
-            votes += (d_query < distance(queries, positives)) & (d_query < distance(positives, docs))
-        return votes >= self.least
+            d_query_F = distance(queries, docs)
+            votes_F += (d_query_F < distance(queries, positives)) & (d_query_F < distance(positives, docs))
+        return votes_F >= least
+
+    return Guard("agreement", keep)
 
 
 RowScores = Callable[[Int64, Int64], Float64]
 """A cross-encoder over rows: (query rows (F), document rows (F)) → scores (F), the log-odds of being relevant."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Denoise:
+def denoise_guard(scores: RowScores, margin: float | None, most: float | None) -> Guard:
     """Keep p(Q,D) <= p(Q,PD) - `margin` and p(Q,D) <= `most` (RocketQA: 0.1), p being the sigmoid of the score.
 
     A limit that is None does not apply.
     """
 
-    scores: RowScores
-    margin: float | None
-    most: float | None
-    name: str = "denoise"
-
-    def keep(self, suspects: Suspects) -> NDArray[np.bool_]:
-        """Return which rows stay."""
+    def keep(suspects: Suspects) -> NDArray[np.bool_]:
         queries = np.concatenate([suspects.query_rows_F, suspects.query_rows_F])
         docs = np.concatenate([suspects.doc_rows_F, suspects.positive_rows_F])  # one call fills batches better
-        document, positive = np.split(_sigmoid(self.scores(queries, docs)), 2)
-        stays = np.ones(len(document), dtype=bool)
-        if self.margin is not None:
-            stays &= document <= positive - self.margin
-        if self.most is not None:
-            stays &= document <= self.most
-        return stays
+        document_F, positive_F = np.split(_sigmoid(scores(queries, docs)), 2)
+        stays_F = np.ones(len(document_F), dtype=bool)
+        if margin is not None:
+            stays_F &= document_F <= positive_F - margin
+        if most is not None:
+            stays_F &= document_F <= most
+        return stays_F
+
+    return Guard("denoise", keep)
 
 
 def _sigmoid(scores_F: Float64) -> Float64:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.config.mining import DenoiseConfig, GuardsConfig, SearchConfig
+from hnmine.config.mining import GuardsConfig, SearchConfig
 from hnmine.corpus.text_keys import keys_of
 from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search, select
-from hnmine.mining.guards import Agreement, Denoise, Guard, Margin, NearDuplicate, RankWindow, RowScores
+from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_duplicate_guard, rank_window_guard
 from hnmine.mining.search import Ivf, gpus_needed, make_searcher, recall
 from hnmine.mining.shards import ShardedSearcher
 from hnmine.runs.device import Choice
@@ -123,19 +123,14 @@ def guards_of(config: GuardsConfig, single_spaces: Callable[[], list[Space]]) ->
     """
     guards: list[Guard] = []
     if config.first_rank is not None or config.last_rank is not None:
-        guards.append(RankWindow(first=config.first_rank or 1, last=config.last_rank))
+        guards.append(rank_window_guard(config.first_rank or 1, config.last_rank))
     if config.margin is not None:
-        guards.append(Margin(most=config.margin))
+        guards.append(margin_guard(config.margin))
     if config.near_duplicate is not None:
-        guards.append(NearDuplicate(least=config.near_duplicate))
+        guards.append(near_duplicate_guard(config.near_duplicate))
     if config.agreement is not None:
-        guards.append(Agreement(spaces=single_spaces(), least=config.agreement))
+        guards.append(agreement_guard(single_spaces(), config.agreement))
     return guards
-
-
-def denoise_guard(config: DenoiseConfig, scores: RowScores) -> Denoise:
-    """Return the guard that asks a cross-encoder, given its scores by (query row, document row)."""
-    return Denoise(scores=scores, margin=config.margin, most=config.most)
 
 
 def denoise_model(config: GuardsConfig) -> Path | None:

@@ -19,7 +19,13 @@ from hnmine.mining.conditions import (
     Limits,
     select,
 )
-from hnmine.mining.guards import Agreement, Denoise, Margin, NearDuplicate, RankWindow
+from hnmine.mining.guards import (
+    agreement_guard,
+    denoise_guard,
+    margin_guard,
+    near_duplicate_guard,
+    rank_window_guard,
+)
 from hnmine.mining.search import Searcher
 from hnmine.runs.device import Choice
 from hnmine.types import Candidates, Pairs, Space, distance, unit_rows
@@ -161,9 +167,9 @@ def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
         negatives=wanted,
         candidates=length,
         guards=[
-            RankWindow(first=window[0], last=window[1]),
-            Margin(most=margin),
-            NearDuplicate(least=duplicate),
+            rank_window_guard(*window),
+            margin_guard(margin),
+            near_duplicate_guard(duplicate),
         ],
     )
     rows, dropped, guarded = by_double_loop(
@@ -220,8 +226,8 @@ def test_denoising_equals_asking_the_cross_encoder_about_every_document(
         Searcher(space.docs_NR, CPU),
         negatives=wanted,
         candidates=length,
-        guards=[Margin(most=near)],
-        expensive=Denoise(scores=scorer, margin=margin, most=most),
+        guards=[margin_guard(near)],
+        expensive=denoise_guard(scorer, margin=margin, most=most),
     )
 
     def denoised(one: One) -> bool:
@@ -240,7 +246,7 @@ def test_the_cross_encoder_is_asked_in_few_calls_and_about_little_more_than_is_n
     space, judged, known = awkward_space(9, docs=1500, queries=60, pairs=200, width=6)
     scorer = CrossEncoder(9, 60, 1500)
     searcher = Searcher(space.docs_NR, CPU)
-    denoise = Denoise(scores=scorer, margin=0.0, most=None)
+    denoise = denoise_guard(scorer, margin=0.0, most=None)
     found = select(space, judged, known, searcher, negatives=2, guards=[], expensive=denoise)
     every = select(space, judged, known, searcher, negatives=1500)
     suspects = set(zip(judged.query_rows_P[every.pair_M].tolist(), every.doc_rows_M.tolist(), strict=True))
@@ -270,7 +276,7 @@ def test_agreement_asks_every_encoder_for_both_conditions() -> None:
     other, _, _ = awkward_space(6, docs=200, queries=20, pairs=40, width=3)
     searcher = Searcher(space.docs_NR, CPU)
     for least in (1, 2):
-        guard = Agreement(spaces=[space, other], least=least)
+        guard = agreement_guard([space, other], least)
         chosen = select(space, judged, known, searcher, negatives=200, guards=[guard])
         every = select(space, judged, known, searcher, negatives=200)
         expected = []

@@ -1,4 +1,4 @@
-"""Denoising by hand; the other guards are compared with the double loop in test_select."""
+"""Denoising by hand; the other guards are compared with the double loop in test_conditions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from hnmine.mining.guards import Denoise, Suspects
+from hnmine.mining.guards import Suspects, denoise_guard
 
 # log-odds of (query, document); document 0 is the positive
 SCORES_QN = np.array([[2.0, 1.9, 0.5, -3.0, 2.0, 2.1], [-1.0, -1.1, 3.0, -6.0, -1.0, 900.0]])
@@ -36,12 +36,12 @@ def test_what_the_cross_encoder_finds_as_relevant_as_the_positive_is_removed(
         return 1 / (1 + math.exp(-SCORES_QN[query, doc]))
 
     rows = [(query, doc) for query in (0, 1) for doc in range(1, 6)]
-    keep = Denoise(scores=lambda q, d: SCORES_QN[q, d], margin=margin, most=most).keep(suspects(rows))
+    keep = denoise_guard(lambda q, d: SCORES_QN[q, d], margin=margin, most=most).keep(suspects(rows))
     expected = [(margin is None or p(q, d) <= p(q, 0) - margin) and (most is None or p(q, d) <= most) for q, d in rows]
     assert keep.tolist() == expected
-    assert Denoise(scores=lambda q, d: SCORES_QN[q, d], margin=0.0, most=None).keep(suspects([])).tolist() == []
+    assert denoise_guard(lambda q, d: SCORES_QN[q, d], margin=0.0, most=None).keep(suspects([])).tolist() == []
 
 
 def test_scores_that_overflow_are_probabilities_all_the_same() -> None:
-    extreme = Denoise(scores=lambda q, d: np.where(d == 0, 5000.0, -5000.0), margin=1.0, most=0.0)
+    extreme = denoise_guard(lambda q, d: np.where(d == 0, 5000.0, -5000.0), margin=1.0, most=0.0)
     assert extreme.keep(suspects([(0, 1)])).tolist() == [True]

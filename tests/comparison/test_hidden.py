@@ -1,0 +1,194 @@
+"""Hidden positives on a space small enough to count by hand, and on random ones against a plain loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hnmine.arms.rules import RULES
+from hnmine.comparison.hidden import HiddenChoices, Trials, count_hidden_choices, hide_positives
+from hnmine.mining.conditions import select
+from hnmine.mining.guards import margin_guard
+from hnmine.mining.search import Searcher
+from hnmine.ranking.first_stage import NO_ROW
+from hnmine.types import Pairs, Space, distance, unit_rows
+from tests.builders.devices import CPU
+
+
+def pairs_of(rows: list[tuple[int, int]]) -> Pairs:
+    array = np.array(rows, dtype=np.int64)
+    return Pairs(query_rows_P=array[:, 0].copy(), doc_rows_P=array[:, 1].copy())
+
+
+def counts(choices: HiddenChoices) -> tuple[int, int, int, int]:
+    """Pairs, pairs with a negative, negatives, hidden positives among them."""
+    by_query = (choices.offered_Q, choices.selected_Q, choices.chosen_Q, choices.hidden_Q)
+    return tuple(int(count_Q.sum()) for count_Q in by_query)  # type: ignore[return-value]
+
+
+def of_queries(chosen: list[int], hidden: list[int]) -> HiddenChoices:
+    """What one finds: of each query so many negatives, of different pairs, so many of them hidden positives."""
+    chosen_Q, hidden_Q = np.array(chosen, dtype=np.int64), np.array(hidden, dtype=np.int64)
+    return HiddenChoices(offered_Q=chosen_Q, selected_Q=chosen_Q, chosen_Q=chosen_Q, hidden_Q=hidden_Q)
+
+
+def test_a_hidden_positive_that_is_nearest_is_counted_for_the_other_pair_only() -> None:
+    # by angle from the query: document 0 at 10 degrees, 1 at 20, 2 at 60, 3 at 90; 0 and 1 are both right
+    angles = np.radians([10, 20, 60, 90])
+    docs = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    space = Space(docs_NR=docs, queries_QR=np.array([[1, 0]], np.float32))
+    results = count_hidden_choices(space, hide_positives(pairs_of([(0, 0), (0, 1)]), np.arange(4)), seed=0)
+    # PD = 0: the nearest other is 1, hidden. PD = 1: the nearest other is 0, hidden, and satisfies condition 1 ...
+    assert counts(results["nearest document"]) == (2, 2, 2, 2)
+    assert counts(results["condition 1"]) == (2, 1, 1, 1)
+    # ... but it is as near to PD as to the query (10 degrees both), so condition 2 lets it not pass
+    assert results["two conditions"].negatives in (0, 1)  # decided by rounding of cos 10°, and only by that
+    assert counts(results["just below the positive"]) == (2, 2, 2, 1)
+
+
+def awkward() -> tuple[Space, Pairs, Trials]:
+    """Ten queries, of some only one positive; of some documents a copy, and some copies are judged too."""
+    rng = np.random.default_rng(4)
+    unit = unit_rows(rng.normal(size=(90, 5)).astype(np.float32))
+    unit[70:80] = unit[rng.permutation(70)[:10]]
+    space = Space(docs_NR=unit[:80], queries_QR=unit[80:])
+    _, groups = np.unique(unit[:80], axis=0, return_inverse=True)
+    near = np.argsort(-(unit[80:] @ unit[:80].T), axis=1)[:, :15]
+    judged = pairs_of(
+        [(query, int(doc)) for query in range(10) for doc in rng.permutation(near[query])[: 1 + query % 5]]
+    )
+    return space, judged, hide_positives(judged, groups.reshape(-1).astype(np.int64))
+
+
+def by_plain_loop(space: Space, judged: Pairs, groups: np.ndarray, margin: float, wanted: int) -> tuple[int, ...]:
+    """Hide, mine and count, one document at a time."""
+    offered = selected = chosen = hidden = 0
+    for query, docs in judged.positives_of().items():
+        right = {groups[doc]: doc for doc in sorted(docs, reverse=True)}
+        for text, positive in right.items():
+            if len(right) < 2:
+                continue
+            offered += 1
+            radius = distance(space.queries_QR[[query]], space.docs_NR[[positive]])[0]
+            passed = []
+            for doc in range(80):
+                d_q = distance(space.queries_QR[[query]], space.docs_NR[[doc]])[0]
+                d_p = distance(space.docs_NR[[positive]], space.docs_NR[[doc]])[0]
+                if groups[doc] != text and d_q < radius and d_q < d_p and radius - d_q <= margin:
+                    passed.append((d_q, doc))
+            texts = list(dict.fromkeys(groups[doc] for _, doc in sorted(passed)))[:wanted]
+            selected += bool(texts)
+            chosen += len(texts)
+            hidden += len(set(texts) & set(right))
+    return offered, selected, chosen, hidden
+
+
+def test_the_rules_equal_a_plain_loop() -> None:
+    space, judged, trials = awkward()
+    finished: list[int] = []
+    results = count_hidden_choices(space, trials, seed=1, done=finished.append)
+    expected = by_plain_loop(space, judged, trials.known.groups_N, 2.0, 1)
+    assert counts(results["two conditions"]) == expected
+    assert 0 < expected[3] < expected[2] < expected[0] == sum(finished)
+    assert set(results) == set(RULES)
+
+
+def test_the_first_stage_is_choices_query_by_query() -> None:
+    space, judged, trials = awkward()
+    groups = trials.known.groups_N
+    right = {query: {groups[doc] for doc in docs} for query, docs in judged.positives_of().items()}
+    rng = np.random.default_rng(2)
+    first = np.stack(
+        [rng.permutation([*docs, *range(40)]) for docs in np.argsort(space.queries_QR @ space.docs_NR.T)[:, -9:]]
+    )
+    first[3], first[4, 1:] = NO_ROW, NO_ROW
+    expected = [0, 0, 0, 0]
+    for query, positive in zip(trials.pairs.query_rows_P.tolist(), trials.pairs.doc_rows_P.tolist(), strict=True):
+        others = [groups[doc] for doc in first[query].tolist() if doc != NO_ROW and groups[doc] != groups[positive]]
+        expected[0] += 1
+        expected[1] += len(others) > 0
+        expected[3] += len(others) > 0 and others[0] in right[query]
+    expected[2] = expected[1]
+    results = count_hidden_choices(space, trials, seed=1, first_QK=first, rules={"BM25": RULES["BM25"]})
+    assert counts(results["BM25"]) == tuple(expected)
+    assert 0 < expected[3] < expected[1] < expected[0]
+
+
+@pytest.mark.parametrize("wanted", [1, 3])
+@pytest.mark.parametrize("margin", [2.0, 0.1])
+def test_what_is_mined_with_guards_equals_a_plain_loop(margin: float, wanted: int) -> None:
+    space, judged, trials = awkward()
+    found = select(
+        space,
+        trials.pairs,
+        trials.known,
+        Searcher(space.docs_NR, CPU),
+        negatives=wanted,
+        candidates=4,
+        guards=[margin_guard(margin)],
+    )
+    choices = HiddenChoices.count(trials, found.pair_M, found.doc_rows_M)
+    assert counts(choices) == by_plain_loop(space, judged, trials.known.groups_N, margin, wanted)
+    assert 0 < choices.hidden_rate < 1
+    assert (choices.negatives > choices.selected_Q.sum()) == (wanted > 1)
+
+
+def test_copies_of_one_text_are_one_positive() -> None:
+    groups = np.array([0, 0, 1, 2])
+    assert len(hide_positives(pairs_of([(0, 0), (0, 1)]), groups).pairs) == 0
+    trials = hide_positives(pairs_of([(3, 0), (1, 2), (0, 1), (0, 2), (0, 0)]), groups)
+    assert trials.pairs.positives_of() == {0: [1, 2]}  # of copies, the one that was judged first
+    copies = np.array([0, 0]), np.array([0, 1])
+    assert trials.known.mask(*copies).tolist() == [True, True]
+    assert trials.known.mask(np.array([0]), np.array([2])).tolist() == [False]
+    assert counts(HiddenChoices.count(trials, np.array([1, 1]), np.array([0, 3]))) == (
+        2,
+        1,
+        2,
+        1,
+    )  # 0 is a copy of 1, hidden
+
+
+def test_of_a_sample_of_the_pairs_what_was_judged_of_the_others_is_hidden_too() -> None:
+    groups, sample = np.arange(5), pairs_of([(0, 0), (1, 3)])
+    assert len(hide_positives(sample, groups).pairs) == 0
+    trials = hide_positives(sample, groups, {0: {0, 1, 2}, 1: {3}})
+    assert trials.pairs.positives_of() == {0: [0]}
+    both = np.zeros(3, dtype=np.int64), np.array([1, 2, 3])
+    assert trials.right.mask(*both).tolist() == [True, True, False]
+    assert trials.known.mask(*both).tolist() == [False, False, False]
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_queries() -> None:
+    rng = np.random.default_rng(0)
+    rates = rng.beta(0.5, 1.5, size=400)  # queries differ: of some all are hidden, of most none
+    chosen = rng.integers(0, 7, size=400)
+    choices = of_queries(chosen.tolist(), rng.binomial(chosen, rates).tolist())
+    drawn = rng.integers(0, 400, size=(4000, 400))
+    resampled = choices.hidden_Q[drawn].sum(axis=1) / choices.chosen_Q[drawn].sum(axis=1)
+    np.testing.assert_allclose(choices.interval, np.quantile(resampled, [0.025, 0.975]), atol=0.005)
+    low, high = choices.interval
+    naive = 1.96 * np.sqrt(choices.hidden_rate * (1 - choices.hidden_rate) / choices.negatives)
+    assert high - low > 2.5 * naive  # than if the choices were independent: 2 · naive
+
+
+def test_the_interval_of_independent_choices_is_wilsons() -> None:
+    choices = of_queries([1] * 50, [1] * 10 + [0] * 40)
+    assert choices.interval == pytest.approx((0.1124, 0.3304), abs=0.002)  # of 10 in 50, from the literature's formula
+
+
+@pytest.mark.parametrize(
+    ("chosen", "hidden", "expected"),
+    [
+        ([1] * 10, [0] * 10, (0.0, 0.2775)),
+        ([5] * 10, [0] * 10, (0.0, 0.2775)),  # five choices of one query may be one and the same
+        ([5] * 10, [5] * 10, (0.7225, 1.0)),
+        ([4], [1], (0.0146, 0.8821)),  # one query says next to nothing
+        ([0, 0], [0, 0], (0.0, 1.0)),
+        ([4, 4, 4], [2, 2, 1], (0.1933, 0.6805)),  # more alike than chance: no more than the twelve there are
+    ],
+)
+def test_without_variance_a_query_counts_as_one(
+    chosen: list[int], hidden: list[int], expected: tuple[float, float]
+) -> None:
+    assert of_queries(chosen, hidden).interval == pytest.approx(expected, abs=1e-4)
