@@ -23,12 +23,14 @@ from transformers import AutoTokenizer
 
 from hnmine.config.corpus import SourcesConfig
 from hnmine.corpus.beir import read_beir
+from hnmine.embedding.blocks import BLOCK_TEXTS
 from hnmine.runs.counters import COUNTERS
 from hnmine.runs.directory import Directory
-from tests.builders.collections import write_collection
+from tests.builders.collections import append_documents, append_lines, write_collection
 from tests.builders.commands import REPOSITORY, end_process_tree, free_ports, ray_command, wait_until_it_answers
 from tests.builders.models import tiny_cross_encoder
 from tests.builders.settings import quick_options
+from tests.builders.texts import blank_pages
 
 pytestmark = pytest.mark.ray
 
@@ -135,21 +137,21 @@ def test_a_submitted_job_mines_with_the_uploaded_code_and_its_counters_are_those
 ) -> None:
     before = head.counted()
     write_collection(tmp_path / "data")
-    with (tmp_path / "data" / "corpus.jsonl").open("a") as corpus:
-        corpus.write("{broken\n")
+    append_documents(tmp_path / "data", blank_pages(BLOCK_TEXTS))  # with these there are two blocks
+    append_lines(tmp_path / "data" / "corpus.jsonl", "{broken")
     if encoder == "model":
-        kind = f"model: {tiny_cross_encoder(tmp_path / 'encoder', head=False)}, dtype: float32, engine: torch"
+        kind = f"model: {tiny_cross_encoder(tmp_path / 'encoder', head=False)}, dtype: float32"
     else:
         kind = "lexical: {width: 8}"
     look = "import hnmine, os; print('FOUND', hnmine.__file__, sorted(os.listdir('.')))"
     step = [sys.executable, "jobs/mine.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     step += ["--set", f"encoders=[{{name: {encoder}, {kind}}}]", "--log", "json"]
-    step += ["--set", "embed.actors=2"]  # several blocks, encoded by actors
+    step += ["--set", "embed.actors=2", "--set", "engine=torch"]
     done = head.submit("sh", "-c", f'"$0" -c "{look}" && exec "$0" "$@"', *step)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["counts"]
-    assert counts["texts_encoded"] == 42
+    assert counts["texts_encoded"] == 30 + BLOCK_TEXTS + 12
     assert len(pq.read_table(tmp_path / "out" / "negatives.parquet")) == counts["negatives"] > 0
 
     found = next(line for line in output.splitlines() if line.startswith("FOUND"))

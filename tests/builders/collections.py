@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from hnmine.types import Texts
+
 TOPICS = ("apple", "bread", "candle", "desk", "eagle", "forest", "garden", "harbour", "island", "jacket")
 _SPLITS = {"train": slice(0, 12), "dev": slice(12, 16), "test": slice(16, 20)}
 
@@ -36,3 +38,10 @@ def write_collection(folder: Path, splits: Iterable[str] = ("train", "dev", "tes
 def append_lines(file: Path, *lines: str) -> None:
     """Add lines to a file of a collection."""
     file.write_text(file.read_text() + "".join(f"{line}\n" for line in lines))
+
+
+def append_documents(folder: Path, documents: Texts) -> None:
+    """Add documents without a title to a collection."""
+    rows = zip(documents.ids, documents.texts, strict=True)
+    lines = (json.dumps({"_id": name, "title": "", "text": text}) for name, text in rows)
+    append_lines(folder / "corpus.jsonl", *lines)

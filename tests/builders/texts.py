@@ -30,6 +30,12 @@ def numbered_texts(count: int, prefix: str) -> Texts:
     return Texts(ids=names, texts=names)
 
 
+def blank_pages(count: int) -> Texts:
+    """Return documents that answer no query and lie near none; no two are the same."""
+    texts = tuple(f"Page {i} was left blank on purpose." for i in range(count))
+    return Texts(ids=tuple(f"page-{i}" for i in range(count)), texts=texts)
+
+
 def random_texts(count: int, name: str, longest: int = 20) -> Texts:
     """Return texts of random words that end in `name` and a number, so that no two are the same."""
     rng = np.random.default_rng(len(name) + count)
