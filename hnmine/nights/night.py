@@ -84,7 +84,12 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     # Embed. Lexical encoders keep the fits of the epoch: fitted anew, they would give every text another vector.
     new_rows = _compare_documents(project, home.file(last, _DOCUMENTS, out), row)
     facts.came += len(new_rows)
-    project.fits = _usable_fits(project, facts)
+    lexical = _lexical_settings(config)
+    project.fits = {
+        name: pinned.fit
+        for name, pinned in facts.fits.items()
+        if _same(pinned.settings, lexical.get(name)) and Fit(project.store, pinned.fit).read()
+    }
     judged = project.judge()
     fused = project.fuse(judged.queries)
 
@@ -100,7 +105,8 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
             del project.ensemble  # it is planned again, with new fits
             fused = project.fuse(judged.queries)
         basis = project.choose_basis(fused)
-    facts.fused, facts.reduce, facts.fits = list(fused.identity), _reduce_settings(config), _fits(project)
+    facts.fused, facts.reduce = list(fused.identity), _reduce_settings(config)
+    facts.fits = {name: PinnedFit(fit=fit, settings=lexical[name]) for name, fit in project.ensemble.fits.items()}
 
     # Project, select and write, as `hnmine mine` does.
     space = project.project(fused, basis)
@@ -135,21 +141,6 @@ def _compare_documents(project: Project, last: Path | None, row: Row) -> Int64:
     return np.array([number for number, key in enumerate(tonight.values()) if key not in texts], dtype=np.int64)
 
 
-def _usable_fits(project: Project, facts: Facts) -> dict[str, str]:
-    """Return the epoch's fits of lexical encoders that have the same settings tonight, by encoder."""
-    settings = _lexical_settings(project.config)
-    return {
-        name: pinned.fit
-        for name, pinned in facts.fits.items()
-        if name in settings and _same(pinned.settings, settings[name]) and Fit(project.store, pinned.fit).read()
-    }
-
-
-def _fits(project: Project) -> dict[str, PinnedFit]:
-    settings = _lexical_settings(project.config)
-    return {name: PinnedFit(fit=fit, settings=settings[name]) for name, fit in project.ensemble.fits.items()}
-
-
 def _lexical_settings(config: Config) -> dict[str, dict[str, Any]]:
     """Return the settings that decide a lexical encoder's fit, by encoder."""
     lexical = {encoder.name: encoder.lexical for encoder in config.encoders if encoder.lexical is not None}
@@ -160,9 +151,9 @@ def _reduce_settings(config: Config) -> dict[str, Any]:
     return config.reduce.model_dump(mode="json") | {"seed": config.seed}
 
 
-def _same(recorded: dict[str, Any], settings: dict[str, Any]) -> bool:
-    """Whether settings are as recorded; earlier releases recorded more of them."""
-    return {name: recorded.get(name) for name in settings} == settings
+def _same(recorded: dict[str, Any], settings: dict[str, Any] | None) -> bool:
+    """Whether settings, if there are any, are as recorded; earlier releases recorded more of them."""
+    return settings is not None and {name: recorded.get(name) for name in settings} == settings
 
 
 def _end_of_epoch(
@@ -202,10 +193,9 @@ def _count_changed_pairs(last: Path | None, out: Path) -> int:
 
 def _negatives_by_pair(path: Path) -> dict[tuple[str, str], list[str]]:
     """Return the texts of the negatives of every (query, positive), in the order of their ranks."""
-    columns = pq.read_table(path, columns=["query", "positive", "negative"]).to_pydict()
     negatives: dict[tuple[str, str], list[str]] = {}
-    for query, positive, negative in zip(columns["query"], columns["positive"], columns["negative"], strict=True):
-        negatives.setdefault((query, positive), []).append(negative)
+    for row in pq.read_table(path, columns=["query", "positive", "negative"]).to_pylist():
+        negatives.setdefault((row["query"], row["positive"]), []).append(row["negative"])
     return negatives
 
 

@@ -25,7 +25,7 @@ Field = str | float | None | Mapping[str, int]
 def say(step: str, message: str, *, level: Level = "info", **fields: Field) -> None:
     """Print one line about a step; only JSON objects have the `fields`, which are for programs."""
     text = f"warning: {message}" if level == "warning" else message
-    emit(f"{step:>10} │ {text}", step, message, level=level, **fields)
+    emit(f"{step:>10} │ {text}", step, message, level=level, stream=sys.stderr, **fields)
 
 
 def emit(
