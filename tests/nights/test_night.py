@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import CrossEncoder
@@ -28,6 +29,7 @@ from hnmine.runs.files import write_json
 from tests.builders.collections import write_collection
 from tests.builders.commands import run_hnmine
 from tests.builders.models import tiny_cross_encoder
+from tests.builders.vectors import write_vectors
 
 UNTRAINED = "nightly.train_share=1"
 WORDS = "encoders=[{name: words, lexical: {width: 8}}]"
@@ -258,6 +260,28 @@ def test_without_pca_an_epoch_ends_too_where_an_encoder_is_fitted(
     assert nights.night(*settings).epoch == 3, "other encoders"
     nights.change_documents(lambda rows: [*rows, newcomer(3), newcomer(4)])
     assert nights.night(*settings).epoch == 3, "nothing is fitted"
+
+
+def test_precomputed_vectors_of_known_texts_may_change_and_end_the_epoch(
+    nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def write(columns: list[int]) -> None:
+        for name, file in (("documents", "corpus.jsonl"), ("queries", "queries.jsonl")):
+            ids = [json.loads(line)["_id"] for line in (nights.data / file).read_text().splitlines()]
+            vectors = np.zeros((len(ids), 8), dtype=np.float32)
+            vectors[:, columns] = rng.normal(size=(len(ids), len(columns)))
+            write_vectors(tmp_path / f"{name}.parquet", dict(zip(ids, vectors.tolist(), strict=True)))
+
+    given = UNTRAINED, f"encoders=[{{name: given, precomputed: {tmp_path}}}]", "train.lessons=1", "train.max_pairs=2"
+    write([0, 1, 2, 3])
+    assert nights.night(*given).epoch == 1
+    assert nights.night(*given).epoch == 1
+    assert "captures 100.0% of the variance of 30 documents" in capsys.readouterr().err
+    write([4, 5, 6, 7])
+    assert nights.night(*given).epoch == 2
+    assert "epoch 2 begins: less than 10.0%" in capsys.readouterr().err
 
 
 def test_a_dense_first_stage_looks_in_the_space_of_the_night(nights: Nights, tmp_path: Path) -> None:
