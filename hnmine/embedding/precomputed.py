@@ -81,12 +81,35 @@ def read_vectors(name: str, folder: Path, role: Role, texts: Texts) -> Float32:
     Raises:
         DataError: a file, a column or a vector is missing; ids repeat; a vector is not finite or all zero.
     """
-    file = "documents.parquet" if role == "document" else "queries.parquet"
-    return _read_vectors(name, folder / file, texts)
-
-
-def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:
+    # Open the file
+    path = folder / ("documents.parquet" if role == "document" else "queries.parquet")
     where = f"encoder {name}: {path}"
+    table = _id_and_vector(where, path)
+    ids = [str(text_id) for text_id in table.column("id").to_pylist()]
+    # Find the row of each text
+    row_of = {text_id: row for row, text_id in enumerate(ids)}
+    if len(row_of) != len(ids):
+        repeated = next(text_id for row, text_id in enumerate(ids) if row_of[text_id] != row)
+        raise DataError(f"{where}: id {repeated!r} stands in two rows; keep one")
+    missing = [text_id for text_id in texts.ids if text_id not in row_of]
+    if missing:
+        raise DataError(f"{where}: {len(missing)} of {len(texts)} vectors are missing, first {missing[0]!r}; add them")
+    rows_n = np.array([row_of[text_id] for text_id in texts.ids], dtype=np.int64)
+    # Take the vectors, and refuse those that point nowhere
+    _refuse_odd_vectors(where, table.column("vector"), ids)
+    vectors_nR = _take(table.column("vector"), rows_n)
+    not_finite, zero = ~np.isfinite(vectors_nR).all(axis=1), ~vectors_nR.any(axis=1)
+    for bad, problem in ((not_finite, "holds NaN or infinity"), (zero, "is all zero")):
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"{where}: the vector of {texts.ids[first]!r} (row {int(rows_n[first]) + 1}) {problem}, and so do "
+                f"{int(bad.sum()) - 1} others; encode these texts again or remove them from the collection"
+            )
+    return vectors_nR
+
+
+def _id_and_vector(where: str, path: Path) -> pa.Table:
     if not path.is_file():
         raise DataError(f"{where} does not exist; a precomputed folder holds documents.parquet and queries.parquet")
     try:
@@ -97,49 +120,37 @@ def _read_vectors(name: str, path: Path, wanted: Texts) -> Float32:
         raise DataError(f"{where} needs the columns id and vector, has {pq.read_schema(path).names}")
     if table.column("id").null_count:
         raise DataError(f"{where}: {table.column('id').null_count} rows have no id; every vector needs one")
-    ids = [str(text_id) for text_id in table.column("id").to_pylist()]
-    row_of = {text_id: row for row, text_id in enumerate(ids)}
-    if len(row_of) != len(ids):
-        repeated = next(text_id for row, text_id in enumerate(ids) if row_of[text_id] != row)
-        raise DataError(f"{where}: id {repeated!r} stands in two rows; keep one")
-    missing = [text_id for text_id in wanted.ids if text_id not in row_of]
-    if missing:
-        raise DataError(f"{where}: {len(missing)} of {len(wanted)} vectors are missing, first {missing[0]!r}; add them")
-    rows = np.array([row_of[text_id] for text_id in wanted.ids], dtype=np.int64)
-    values = _matrix(where, table.column("vector"), ids, rows)
-    not_finite, zero = ~np.isfinite(values).all(axis=1), ~values.any(axis=1)
-    for bad, what in ((not_finite, "holds NaN or infinity"), (zero, "is all zero")):
-        if bad.any():
-            at = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"{where}: the vector of {wanted.ids[at]!r} (row {int(rows[at]) + 1}) {what}, and so do "
-                f"{int(bad.sum()) - 1} others; encode these texts again or remove them from the collection"
-            )
-    return values
+    return table
 
 
-def _matrix(where: str, column: pa.ChunkedArray, ids: list[str], rows: Int64) -> Float32:
-    """Return these rows of the column (n, R); a piece at a time, for all in one may be too long for Arrow's offsets."""
-    kind, place = column.type, np.full(len(column), -1, dtype=np.int64)
+def _refuse_odd_vectors(where: str, column: pa.ChunkedArray, ids: list[str]) -> None:
+    """Raise DataError unless the column holds lists of floats, all of one length."""
+    kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not is_list or not pa.types.is_floating(kind.value_type):
         raise DataError(f"{where}: vector must be a list of floats, is {kind}")
     if column.null_count:
-        at = int(np.flatnonzero(np.asarray(column.is_null()))[0])
-        raise DataError(f"{where}: {column.null_count} vectors are null, the first of id {ids[at]!r} (row {at + 1})")
+        row = int(np.flatnonzero(np.asarray(column.is_null()))[0])
+        raise DataError(f"{where}: {column.null_count} vectors are null, the first of id {ids[row]!r} (row {row + 1})")
     lengths = np.asarray(pc.list_value_length(column))
-    odd = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
-    if len(odd):
-        at = int(odd[0])
+    if len(odd := np.flatnonzero(lengths != lengths[:1])):
+        row = int(odd[0])
         raise DataError(
-            f"{where}: widths differ: {int(lengths[0])} in row 1, {int(lengths[at])} in row {at + 1} (id {ids[at]!r})"
+            f"{where}: widths differ: {int(lengths[0])} in row 1, {int(lengths[row])} in row {row + 1} "
+            f"(id {ids[row]!r})"
         )
-    place[rows] = np.arange(len(rows))
-    values = np.empty((len(rows), int(lengths[0]) if len(lengths) else 0), dtype=np.float32)
-    done = 0
+
+
+def _take(column: pa.ChunkedArray, rows_n: Int64) -> Float32:
+    """Return these rows of the column (n, R); chunk by chunk, since all in one may be too long for Arrow's offsets."""
+    width = len(column[0]) if len(column) else 0
+    position = np.full(len(column), -1, dtype=np.int64)  # of each row of the column among those that are asked for
+    position[rows_n] = np.arange(len(rows_n))
+    vectors_nR = np.empty((len(rows_n), width), dtype=np.float32)
+    start = 0
     for chunk in filter(len, column.chunks):
-        to = place[done : done + len(chunk)]
-        flat = chunk.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
-        values[to[to >= 0]] = flat.reshape(len(chunk), -1)[to >= 0]
-        done += len(chunk)
-    return values
+        here = position[start : start + len(chunk)]
+        values = chunk.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
+        vectors_nR[here[here >= 0]] = values[here >= 0]
+        start += len(chunk)
+    return vectors_nR

@@ -227,8 +227,6 @@ def test_a_block_that_always_kills_its_actor_ends_in_a_model_error(tmp_path):
     texts = {"document": Texts(ids=("1", "2"), texts=("mysql", "cloud")), "query": TEXTS["query"].take([])}
     with pytest.raises(ModelError, match=r"encoder deadly: its process died 4 times on one block"):
         embed_into(plan, tmp_path, texts, ray=True, actors=1, block_texts=1)
-    found, _ = VectorStore(tmp_path, plan.fingerprint).contains(keys_of(["mysql", "cloud"]))
-    assert found.tolist() == [False, True]
 
 
 @pytest.mark.ray
