@@ -74,7 +74,7 @@ def claims(directory: Directory) -> int:
     return sum(name.startswith("claim_") for name in (directory / "lock").files())
 
 
-def test_its_claim_is_in_every_listing_from_the_look_to_the_end_also_while_it_is_renewed(root):
+def test_the_claim_of_a_holder_is_in_every_listing_also_during_a_renewal(root):
     directory, over = Directory.at(root), time.monotonic() + 1.5
     with hold(directory, 2.0) as lease:
         seen = []
@@ -85,7 +85,7 @@ def test_its_claim_is_in_every_listing_from_the_look_to_the_end_also_while_it_is
     assert set(seen) == {1}
 
 
-def test_of_processes_that_start_at_once_never_two_hold_it_and_each_has_its_turn(start):
+def test_of_processes_that_start_at_once_never_two_hold_the_lock_and_each_has_its_turn(start):
     processes = [start(turns=3, stay=0.1, seconds=20) for _ in range(4)]
     for process in processes:
         go(process)
@@ -99,11 +99,11 @@ def test_of_processes_that_start_at_once_never_two_hold_it_and_each_has_its_turn
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
 
 
-def test_a_second_start_is_told_who_holds_it(root):
+def test_a_second_start_says_who_holds_the_lock(root):
     directory = Directory.at(root)
     with hold(directory, 60):
-        told = rf"another job holds .*lock: process-{os.getpid()}-on-.*, since \d{{4}}-.* expires 60 s after"
-        with pytest.raises(InUseError, match=told), hold(directory, 60):
+        message = rf"another job holds .*lock: process-{os.getpid()}-on-.*, since \d{{4}}-.* expires 60 s after"
+        with pytest.raises(InUseError, match=message), hold(directory, 60):
             pytest.fail("held twice")
         assert claims(directory) == 1
     assert (directory / "lock").files() == []
@@ -111,7 +111,7 @@ def test_a_second_start_is_told_who_holds_it(root):
         again.check()
 
 
-def test_between_the_look_and_the_hold_of_one_no_other_comes_in(root, monkeypatch):
+def test_no_other_job_gets_the_lock_between_the_listing_and_the_mark(root, monkeypatch):
     directory, look, seen = Directory.at(root), Lease.check, []
 
     def look_while_another_starts(lease: Lease) -> None:
@@ -127,7 +127,7 @@ def test_between_the_look_and_the_hold_of_one_no_other_comes_in(root, monkeypatc
     assert seen
 
 
-def test_whose_claim_others_have_removed_holds_it_no_more(root):
+def test_a_holder_learns_that_others_have_removed_its_claim(root):
     directory = Directory.at(root)
     with hold(directory, 60) as lease:
         (directory / "lock").remove(lease.claim)
@@ -135,7 +135,7 @@ def test_whose_claim_others_have_removed_holds_it_no_more(root):
             lease.check()
 
 
-def test_it_is_given_back_when_the_block_fails(root):
+def test_the_lock_is_given_back_when_the_block_fails(root):
     directory = Directory.at(root)
     with pytest.raises(ZeroDivisionError), hold(directory):
         _ = 1 / 0
@@ -143,7 +143,7 @@ def test_it_is_given_back_when_the_block_fails(root):
         pass
 
 
-def test_it_is_renewed_as_long_as_its_owner_lives_and_expires_when_it_is_dead(root, start):
+def test_the_lock_is_renewed_while_its_holder_lives_and_expires_after_its_death(root, start):
     directory, process = Directory.at(root), start(turns=1, stay=60)
     go(process)
     wait_until_held(process)
@@ -165,7 +165,7 @@ def test_it_is_renewed_as_long_as_its_owner_lives_and_expires_when_it_is_dead(ro
             time.sleep(0.1)
 
 
-def test_an_owner_that_slept_too_long_is_told_and_does_not_disturb_its_successor(root):
+def test_a_holder_that_slept_too_long_learns_it_and_does_not_disturb_its_successor(root):
     code = """
 import sys
 from hnmine.errors import InUseError

@@ -193,7 +193,7 @@ def test_a_night_decides_by_what_changed(nights: Nights, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
-def test_a_night_ended_by_sigterm_is_gone_on_with_and_nothing_was_seen_of_it(nights: Nights) -> None:
+def test_a_night_ended_by_sigterm_leaves_nothing_and_is_done_again_with_the_same_result(nights: Nights) -> None:
     command = [sys.executable, "-m", "hnmine.cli", "nightly", "--data", nights.data, "--home", nights.home]
     with subprocess.Popen([*map(str, command), *nights.options], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -298,7 +298,9 @@ def test_a_dense_first_stage_looks_in_the_space_of_the_night(nights: Nights, tmp
     assert scores["document_rows"].to_pylist() == task.doc_rows_QK.tolist()
 
 
-def test_a_home_of_an_earlier_release_is_gone_on_with(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_night_on_a_home_of_an_earlier_release_continues_its_epoch(
+    nights: Nights, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its versions hold what served the incremental selection, and its facts the settings of that release."""
     nights.night(WORDS)
     version = nights.home / "versions" / "0001"

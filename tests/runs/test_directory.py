@@ -132,7 +132,7 @@ def test_an_address_that_cannot_be_understood_is_a_config_error(address, part):
     assert "expected" in str(caught.value)
 
 
-def test_a_bucket_that_is_not_there_is_told_before_and_while_writing(s3):
+def test_a_bucket_that_is_not_there_is_an_error_before_and_while_writing(s3):
     directory = Directory.at(s3("no-such-bucket/store"))
     with pytest.raises(
         DataError, match=r"s3://no-such-bucket/store cannot be used: .*not found.*; check that the bucket"
@@ -142,13 +142,13 @@ def test_a_bucket_that_is_not_there_is_told_before_and_while_writing(s3):
         directory.write("a", b"1")
 
 
-def test_a_server_that_does_not_answer_is_told():
+def test_a_server_that_does_not_answer_is_an_error():
     directory = Directory.at("s3://b/p?endpoint_override=127.0.0.1:1&scheme=http")
     with pytest.raises(DataError, match=r"s3://b/p cannot be used: .*; check that .* the credentials .* the network"):
         directory.create()  # pyarrow tries for six seconds and more
 
 
-def test_a_file_in_the_way_is_told(tmp_path):
+def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     for address in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(DataError, match=r"cannot be used: .*; choose another embed.store, or mend this folder"):
@@ -159,7 +159,7 @@ def test_a_file_in_the_way_is_told(tmp_path):
         Directory.at(tmp_path / "file").files()
 
 
-def test_a_folder_with_the_name_of_a_file_is_told(tmp_path):
+def test_a_folder_with_the_name_of_a_file_is_an_error(tmp_path):
     (tmp_path / "encoder.json").mkdir()
     directory = Directory.at(tmp_path)
     assert directory.files() == []
@@ -171,7 +171,7 @@ def test_a_folder_with_the_name_of_a_file_is_told(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only_is_told(tmp_path):
+def test_a_folder_that_is_read_only_is_an_error(tmp_path):
     (tmp_path / "store").mkdir(mode=0o500)
     with pytest.raises(DataError, match=r"cannot be written: .*[Pp]ermission"):
         Directory.at(tmp_path / "store").write("a", b"1")
