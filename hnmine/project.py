@@ -16,6 +16,7 @@ from hnmine.corpus.beir import read_beir
 from hnmine.corpus.collection import Collection, write_quarantine
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import Score, ScoreStore
+from hnmine.mining.conditions import select
 from hnmine.mining.fuse import Fused
 from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
@@ -25,7 +26,6 @@ from hnmine.mining.mine import (
     guards_of,
     open_search,
     say_selected,
-    select_negatives,
 )
 from hnmine.mining.pca import Basis
 from hnmine.mining.space import fit_basis, given_basis, project_space, single_spaces
@@ -151,13 +151,14 @@ class Project:
             search_opened as (search, facts),
             track("select", "two conditions", len(judged.pairs), "pairs") as progress,
         ):
-            negatives = select_negatives(
+            negatives = select(
                 space,
-                judged,
+                judged.pairs,
+                judged.known,
                 search,
                 negatives=config.select.negatives,
                 guards=guards,
-                denoise=self.denoise(judged.queries, progress),
+                expensive=self.denoise(judged.queries, progress),
                 done=progress.advance,
             )
         return negatives, facts

@@ -1,14 +1,12 @@
-"""The steps of mining that follow the space: pairs, index, guards and selection, for a pipeline to call in turn.
+"""The steps of mining that follow the space; a pipeline calls them in turn.
 
-judged = Judged.of(pairs, queries, documents, positives)
-with open_search(space, config.search, device, seed) as (search, facts):
-negatives = select_negatives(space, judged, search, negatives=1, guards=guards_of(config.guards, ...))
-say_selected(negatives)
+`Judged.of` takes the pairs, `open_search` opens an index, `guards_of` makes the guards, `conditions.select` decides,
+and `say_selected` says what came of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 from hnmine.config.mining import GuardsConfig, SearchConfig
 from hnmine.corpus.text_keys import keys_of
 from hnmine.errors import DataError
-from hnmine.mining.conditions import FIRST_LENGTH, Known, Search, select
+from hnmine.mining.conditions import FIRST_LENGTH, Known, Search
 from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_duplicate_guard, rank_window_guard
 from hnmine.mining.search import Ivf, gpus_needed, make_searcher, recall
 from hnmine.mining.shards import ShardedSearcher
@@ -38,14 +36,11 @@ class Judged:
     pairs: Pairs
     """On rows of `queries` and of the documents."""
     queries: Texts
-    positives: Sequence[Collection[int]]
-    """The document rows judged positive for the query of each pair (P)."""
-    groups_N: Int64
-    """A number for each document: equal text, equal number."""
+    known: Known
 
     @classmethod
     def of(cls, pairs: Pairs, queries: Texts, documents: Texts, positives: Mapping[int, Collection[int]]) -> Judged:
-        """Take the pairs on rows of all queries, with the document rows judged positive in any split, by query row.
+        """Take pairs on rows of all queries, and by query row the documents judged positive in any split.
 
         Raises:
             DataError: fewer than two documents.
@@ -56,12 +51,8 @@ class Judged:
                 "are needed"
             )
         rows_Q, local = pairs.renumbered()
-        return cls(
-            pairs=local,
-            queries=queries.take(rows_Q.tolist()),
-            positives=[positives[row] for row in pairs.query_rows_P.tolist()],
-            groups_N=groups_of_equal_text(documents),
-        )
+        known = Known.of([positives[row] for row in pairs.query_rows_P.tolist()], groups_of_equal_text(documents))
+        return cls(pairs=local, queries=queries.take(rows_Q.tolist()), known=known)
 
 
 def groups_of_equal_text(documents: Texts) -> Int64:
@@ -76,8 +67,8 @@ def open_search(
 ) -> Iterator[tuple[Search, dict[str, Any]]]:
     """Yield an index over the documents and facts about it to record; close it at the end.
 
-    The documents are divided over Ray actors if shards are configured, or if one GPU cannot hold them. `seed` is of the
-    division by k-means of an approximate index.
+    The documents are divided over Ray actors if shards are configured, or if one GPU cannot hold them. An approximate
+    index divides them by k-means with this seed.
 
     Raises:
         DeviceError: the Ray cluster has fewer GPUs than are needed, or a shard died.
@@ -119,7 +110,7 @@ def _measured_recall(search: Search, ivf: Ivf, space: Space, shards: int) -> dic
 def guards_of(config: GuardsConfig, single_spaces: Callable[[], list[Space]]) -> list[Guard]:
     """Return the guards that are on and need no model, in the order in which they are applied and counted.
 
-    `single_spaces` makes the encoders' own spaces; it is called for the agreement guard only.
+    `single_spaces` makes the space of each encoder; it is called for the agreement guard only.
     """
     guards: list[Guard] = []
     if config.first_rank is not None or config.last_rank is not None:
@@ -144,21 +135,6 @@ def denoise_model(config: GuardsConfig) -> Path | None:
     from hnmine.models.cross_encoder import resolve_cross_encoder  # imports torch and transformers
 
     return resolve_cross_encoder("guards.denoise.model", config.denoise.model)
-
-
-def select_negatives(
-    space: Space,
-    judged: Judged,
-    search: Search,
-    *,
-    negatives: int = 1,
-    guards: Sequence[Guard] = (),
-    denoise: Guard | None = None,
-    done: Callable[[int], None] = lambda _pairs: None,
-) -> Negatives:
-    """Select up to `negatives` hard negatives of every pair; see `conditions.select`."""
-    known = Known.of(judged.positives, judged.groups_N)
-    return select(space, judged.pairs, known, search, negatives=negatives, guards=guards, expensive=denoise, done=done)
 
 
 def say_selected(negatives: Negatives) -> None:

@@ -60,12 +60,7 @@ class Basis:
     def save(self, path: Path) -> None:
         """Write the basis as safetensors; the file appears complete or not at all."""
         arrays = {"mean": self.mean_C, "components": self.components_RC, "spectrum": self.explained_variance_C}
-        facts = {
-            "fitted_rows": self.fitted_rows,
-            "library": self.library,
-            "kept_held_out": self.kept_held_out,
-            "made_of": self.made_of,
-        }
+        facts = {name: getattr(self, name) for name in ("fitted_rows", "library", "kept_held_out", "made_of")}
         hidden = path.with_name(f".{path.name}.tmp")
         save_file(arrays, hidden, metadata={"hnmine": json.dumps(facts)})
         hidden.replace(path)

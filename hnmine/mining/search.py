@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +56,7 @@ class Searcher:
 
     def __init__(self, docs_NR: Float32, device: Choice) -> None:
         self._docs_NR, self._device = docs_NR, device
+        self._error = error_bound(docs_NR.shape[1])
         self.max_candidates = len(docs_NR)
         if device.kind == "gpu":
             import faiss
@@ -81,8 +81,7 @@ class Searcher:
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return every (query position, document row) that can be nearer than the query's radius: a full scan."""
-        reach_Q = self._reach(radius_Q)
-        hits = []
+        reach_Q, hits = radius_Q + self._error, []
         for part in self._parts(len(self._docs_NR), len(queries_QR)):
             positions_F, rows_F = nearer(queries_QR, self._docs_NR[part], reach_Q, self._device)
             hits.append((positions_F, rows_F + part.start))
@@ -101,10 +100,6 @@ class Searcher:
 
     def _queries_at_once(self, _k: int) -> int:
         return self.query_block
-
-    def _reach(self, radius_Q: Float64) -> Float64:
-        reach_Q: Float64 = radius_Q + error_bound(self._docs_NR.shape[1])
-        return reach_Q
 
     def _parts(self, documents: int, queries: int) -> Iterator[slice]:
         """Cut so many documents into slices; a slice and its distances to the queries take `scan_bytes` each at most.
@@ -150,13 +145,12 @@ class IvfSearcher(Searcher):
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return the (query position, document row) in the probed lists that can be nearer than the query's radius."""
         # Sort the probes (query, list) by list: each list is scanned once, for all queries that probe it.
-        reach_Q = self._reach(radius_Q)
         list_F = self._coarse.search(np.ascontiguousarray(queries_QR), self._probes)[1].reshape(-1)
         by_list = np.argsort(list_F, kind="stable")
         probes_of_lists = np.split(by_list, np.flatnonzero(np.diff(list_F[by_list])) + 1) if len(by_list) else []
 
         # Scan each probed list.
-        hits = []
+        reach_Q, hits = radius_Q + self._error, []
         for probes in probes_of_lists:
             number, positions = list_F[probes[0]], probes // self._probes
             rows = self._rows_by_list[self._starts[number] : self._starts[number + 1]]
@@ -213,23 +207,15 @@ def nearer_by_torch(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, dev
     """Return the same as `nearer`, computed by torch on the device of this name."""
     import torch
 
-    with _true_float32(), torch.inference_mode():
-        queries, docs, reach = (torch.tensor(array, device=device) for array in (queries_QR, docs_NR, reach_Q))
-        hits = torch.nonzero(1 - queries @ docs.T < reach[:, None]).T.cpu().numpy()
-    return hits[0], hits[1]
-
-
-@contextmanager
-def _true_float32() -> Iterator[None]:
-    """Keep torch's matrix products in float32 even where the program or the environment allows TF32."""
-    import torch
-
     matmul: Any = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"  # the program or the environment may allow TF32
     try:
-        yield
+        with torch.inference_mode():
+            queries, docs, reach = (torch.tensor(array, device=device) for array in (queries_QR, docs_NR, reach_Q))
+            hits = torch.nonzero(1 - queries @ docs.T < reach[:, None]).T.cpu().numpy()
     finally:
         matmul.fp32_precision = before
+    return hits[0], hits[1]
 
 
 def joined(hits: Sequence[tuple[Int64, Int64]]) -> tuple[Int64, Int64]:

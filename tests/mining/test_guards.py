@@ -1,13 +1,14 @@
-"""Denoising by hand; the other guards are compared with the double loop in test_conditions."""
+"""Guards by hand; all of them are compared with the double loop in test_conditions too."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hnmine.mining.guards import Suspects, denoise_guard
+from hnmine.mining.guards import Suspects, denoise_guard, margin_guard, near_duplicate_guard, rank_window_guard
 
 # log-odds of (query, document); document 0 is the positive
 SCORES_QN = np.array([[2.0, 1.9, 0.5, -3.0, 2.0, 2.1], [-1.0, -1.1, 3.0, -6.0, -1.0, 900.0]])
@@ -45,3 +46,28 @@ def test_what_the_cross_encoder_finds_as_relevant_as_the_positive_is_removed(
 def test_scores_that_overflow_are_probabilities_all_the_same() -> None:
     extreme = denoise_guard(lambda q, d: np.where(d == 0, 5000.0, -5000.0), margin=1.0, most=0.0)
     assert extreme.keep(suspects([(0, 1)])).tolist() == [True]
+
+
+def three_suspects() -> Suspects:
+    """The first is far nearer to the query than the positive, the last is almost the positive."""
+    given = suspects([(0, 1), (0, 2), (0, 3)])
+    return replace(
+        given,
+        d_query_F=np.array([0.1, 0.3, 0.4]),
+        d_positive_F=np.array([0.6, 0.5, 0.01]),
+        radius_F=np.full(3, 0.5),
+        rank_F=np.array([1, 2, 3]),
+    )
+
+
+def test_the_margin_guard_removes_what_is_far_nearer_than_the_positive() -> None:
+    assert margin_guard(0.25).keep(three_suspects()).tolist() == [False, True, True]
+
+
+def test_the_near_duplicate_guard_removes_what_is_almost_the_positive() -> None:
+    assert near_duplicate_guard(0.02).keep(three_suspects()).tolist() == [True, True, False]
+
+
+def test_the_rank_window_has_a_first_and_maybe_a_last_rank() -> None:
+    assert rank_window_guard(2, None).keep(three_suspects()).tolist() == [False, True, True]
+    assert rank_window_guard(1, 2).keep(three_suspects()).tolist() == [True, True, False]

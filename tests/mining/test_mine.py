@@ -152,9 +152,12 @@ def test_judged_pairs_stand_on_the_queries_that_they_have_and_know_the_positives
     assert judged.queries.ids == ("p", "r")
     assert judged.pairs.query_rows_P.tolist() == [1, 0, 1]
     assert judged.pairs.doc_rows_P.tolist() == [1, 3, 0]
-    assert judged.positives == [{0, 1, 3}, {3}, {0, 1, 3}]
-    assert [judged.groups_N[0] == group for group in judged.groups_N] == [True, False, True, False]
-    assert judged.groups_N[1] != judged.groups_N[3]
+    pair, doc = (indices.ravel() for indices in np.indices((3, 4)))
+    assert judged.known.mask(pair, doc).reshape(3, 4).tolist() == [
+        [True, True, True, True],  # the third has the text of the first
+        [False, False, False, True],
+        [True, True, True, True],
+    ]
 
 
 def test_the_same_text_under_another_id_is_never_a_negative(tmp_path):

@@ -210,7 +210,7 @@ def test_the_scan_by_torch_computes_in_true_float32_and_leaves_the_setting_as_it
 def test_the_error_bound_holds_for_the_search() -> None:
     rng = np.random.default_rng(1)
     for width in (4, 100, 768):
-        docs, queries = (unit_rows(rng.normal(size=(n, width)).astype(np.float32)) for n in (2000, 50))
+        docs, queries = (unit_rows(rng.normal(size=(n, width)).astype(np.float32)) for n in (2000, 20))
         found = Searcher(docs, CPU).nearest(queries, 2000)
         distances = distance(np.repeat(queries, 2000, axis=0), docs[found.doc_rows_QK.reshape(-1)])
         assert np.abs(distances - found.distances_QK.reshape(-1)).max() <= error_bound(width)

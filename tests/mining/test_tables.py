@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged
 from hnmine.mining.tables import negatives_table, triplets_table
 from hnmine.types import Negatives, Pairs, Texts
@@ -14,8 +15,7 @@ DOCUMENTS = Texts(ids=("d0", "d1", "d2"), texts=("a guide", "a price", "a story"
 JUDGED = Judged(
     pairs=Pairs(query_rows_P=np.array([1, 0]), doc_rows_P=np.array([0, 2])),
     queries=Texts(ids=("q0", "q1"), texts=("which story?", "which guide?")),
-    positives=[{0}, {2}],
-    groups_N=np.arange(3),
+    known=Known.of([{0}, {2}], np.arange(3)),
 )
 
 
