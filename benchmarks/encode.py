@@ -16,18 +16,18 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
-from hnmine.models.engine import TOKENS_PER_BATCH, batches_by_length
+from hnmine.models.batches import TOKENS_PER_BATCH, batches_by_length
 from hnmine.models.folder import resolve
 from hnmine.models.plan import Plan, plan
-from hnmine.models.transformer import ModelEncoder
 from hnmine.runs.device import Choice
 from hnmine.runs.folder import versions
-from hnmine.types import Float32, Texts, unit_rows
+from hnmine.types import Float32, Int64, Texts, unit_rows
 
 TOKENS = 256
 
@@ -39,21 +39,25 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+
+    # Draw the documents.
     config = Config()
     documents = read_beir(options.data, config.sources).documents
     rows = np.random.default_rng(0).choice(len(documents), size=options.texts, replace=False)
     corpus = documents.take(rows.tolist())
     texts = list(corpus.texts)
 
+    # Load the models, and let each encode a little before the clock starts.
     from sentence_transformers import SentenceTransformer
 
     peer = SentenceTransformer(str(resolve("all-MiniLM-L6-v2")), device="cpu")
     lengths = np.array([min(TOKENS, len(ids)) for ids in peer.tokenizer(texts)["input_ids"]])
     plans = {engine: planned(config, corpus, engine) for engine in ("auto", "torch")}
-    ours = {name: ModelEncoder(each) for name, each in plans.items()}
+    ours = {name: each.build() for name, each in plans.items()}
     for encoder in (peer, *ours.values()):
         encoder.encode(texts[:16])
 
+    # Encode in turn.
     seconds: dict[str, list[float]] = {"peer": [], **{name: [] for name in ours}}
     cosines = dict.fromkeys(ours, 1.0)
     for _ in range(options.rounds):
@@ -63,6 +67,13 @@ def main() -> None:
             found, took = timed(lambda encoder=encoder: encoder.encode(texts))  # type: ignore[misc]
             seconds[name].append(took)
             cosines[name] = min(cosines[name], smallest_cosine(found, expected))
+    print(json.dumps(report(options.rounds, plans, seconds, cosines, lengths), indent=1))
+
+
+def report(
+    rounds: int, plans: dict[str, Plan], seconds: dict[str, list[float]], cosines: dict[str, float], lengths: Int64
+) -> dict[str, Any]:
+    """Return medians, ratios, the smallest cosines and the share of padding, with the versions they hold for."""
     tokens = int(lengths.sum())
     measured = {
         name: {
@@ -75,24 +86,18 @@ def main() -> None:
         }
         for name, each in plans.items()
     }
-    padded = sum(
-        len(batch) * int(lengths[batch].max()) for batch in batches_by_length(lengths, TOKENS_PER_BATCH["cpu"])
-    )
-    slow = statistics.median(seconds["peer"])
-    print(
-        json.dumps(
-            {
-                "texts": options.texts,
-                "tokens": tokens,
-                "rounds": options.rounds,
-                "sentence_transformers": {"seconds": round(slow, 2), "tokens_per_second": round(tokens / slow)},
-                "hnmine": measured,
-                "padding": round(1 - tokens / padded, 4),
-                "versions": versions(),
-            },
-            indent=1,
-        )
-    )
+    batches = batches_by_length(lengths, TOKENS_PER_BATCH["cpu"])
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    peer = statistics.median(seconds["peer"])
+    return {
+        "texts": len(lengths),
+        "tokens": tokens,
+        "rounds": rounds,
+        "sentence_transformers": {"seconds": round(peer, 2), "tokens_per_second": round(tokens / peer)},
+        "hnmine": measured,
+        "padding": round(1 - tokens / padded, 4),
+        "versions": versions(),
+    }
 
 
 def planned(config: Config, corpus: Texts, engine: str) -> Plan:

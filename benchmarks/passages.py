@@ -15,25 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.root import Config, SourcesConfig
+from hnmine.config.corpus import SourcesConfig
+from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
-from hnmine.embedding.store import Reading
-from hnmine.mining.fuse import unit_rows
-from hnmine.models.passages import PassageEncoder, Pooling
+from hnmine.corpus.text_keys import Reading
+from hnmine.models.passages import PassageEncoder
 from hnmine.models.plan import plan
-from hnmine.models.transformer import ModelEncoder
 from hnmine.ranking.significance import paired
 from hnmine.runs.device import Choice
 from hnmine.runs.folder import versions
-from hnmine.types import Float32, Float64
+from hnmine.types import Float32, Float64, Int64, unit_rows
 
-WAYS: dict[str, tuple[Pooling, int]] = {
-    "truncate": ("mean", 1),
-    "mean of 4": ("mean", 4),
-    "max of 4": ("max", 4),
-    "mean of 16": ("mean", 16),
-    "max of 16": ("max", 16),
-}
+WAYS = {"truncate": 1, "mean of 4": 4, "mean of 16": 16}
+"""Passages read of a document."""
 
 
 def main() -> None:
@@ -43,6 +37,8 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=500)
     parser.add_argument("--queries", type=int, default=200)
     options = parser.parse_args()
+
+    # Draw queries, the documents that are right for them, and other documents.
     collection, rng = read_beir(options.data, SourcesConfig()), np.random.default_rng(0)
     right_of = collection.splits["test"].positives_of()
     asked = rng.choice(sorted(right_of), options.queries, replace=False).tolist()
@@ -50,43 +46,47 @@ def main() -> None:
     others = np.setdiff1d(np.arange(len(collection.documents)), right)
     rows = [*right, *rng.choice(others, options.documents - len(right), replace=False).tolist()]
     documents = collection.documents.take(rows)
+    positions = [{rows.index(doc) for doc in right_of[query]} for query in asked]
 
-    planned = plan(Config().encoders[0], documents, Path("."), Choice(kind="cpu", reason="benchmark"), None)
-    model = ModelEncoder(planned)
+    # Load the model; a passage is encoded once, whichever ways read it.
+    planned = plan(Config().encoders[0], documents, Path("."), Choice(kind="cpu", reason="benchmark"))
+    model = planned.build_transformer()
     known: dict[str, Float32] = {}
 
     def encode(texts: Sequence[str], reading: Reading) -> Float32:
-        """Encode a passage once, whichever ways read it."""
+        """Encode what was not encoded before."""
         new = [text for text in dict.fromkeys(texts) if text not in known]
         if new:
             known.update(zip(new, model.encode(new, reading), strict=True))
         return np.stack([known[text] for text in texts])
 
+    # Rank the documents in each way.
     queries_QR = unit_rows(model.encode(collection.queries.take(asked).texts, planned.query))
     found: dict[str, Float64] = {}
-    passages = 0
-    for name, (pooling, most) in WAYS.items():
+    for name, most in WAYS.items():
         encoder = PassageEncoder(
-            encode,
-            model.tokenizer,
-            name=planned.name,
-            max_tokens=model.max_tokens,
-            pooling=pooling,
-            max_passages=most,
+            encode, model.tokenizer, name=planned.name, max_tokens=model.max_tokens, max_passages=most
         )
-        ranked_QN = np.argsort(-queries_QR @ unit_rows(encoder.encode(documents.texts, planned.document)).T, axis=1)
-        wanted = [{rows.index(doc) for doc in right_of[query]} for query in asked]
-        ranks = [
-            next(i for i, row in enumerate(own, 1) if row in docs) for own, docs in zip(ranked_QN, wanted, strict=True)
-        ]
-        found[name] = np.array([1 / rank if rank <= 10 else 0.0 for rank in ranks])
+        docs_NR = unit_rows(encoder.encode(documents.texts, planned.document))
+        found[name] = reciprocal_ranks(np.argsort(-queries_QR @ docs_NR.T, axis=1), positions)
         passages = sum(map(len, encoder.cut(documents.texts)))
-    report = {name: {"MRR@10": round(float(own.mean()), 4)} for name, own in found.items()}
+
+    # Compare each with truncating.
+    report = {name: {"MRR@10": round(float(ranks.mean()), 4)} for name, ranks in found.items()}
     for name in list(WAYS)[1:]:
         test = paired(found[name], found["truncate"])
         report[name] |= {key: round(getattr(test, key), 4) for key in ("difference", "low", "high", "p")}
     sizes = {"documents": len(documents), "queries": len(asked), "passages": passages}
     print(json.dumps(sizes | report | {"dtype": planned.dtype, "versions": versions()}, indent=1))
+
+
+def reciprocal_ranks(ranked_QN: Int64, positions: Sequence[set[int]]) -> Float64:
+    """Return of each query the reciprocal rank of its first right document among the first 10; 0 if there is none."""
+    ranks = [
+        next(rank for rank, doc in enumerate(ranked, 1) if doc in right)
+        for ranked, right in zip(ranked_QN.tolist(), positions, strict=True)
+    ]
+    return np.array([1 / rank if rank <= 10 else 0.0 for rank in ranks])
 
 
 if __name__ == "__main__":

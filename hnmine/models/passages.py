@@ -76,8 +76,9 @@ class PassageEncoder:
         passages = [text[begin:end] for text, cuts in zip(texts, spans, strict=True) for begin, end in cuts]
         rows = unit_rows(self._encode(passages, reading))
         counts = np.array([len(cuts) for cuts in spans])
-        sums: Float32 = np.add.reduceat(rows, np.cumsum(counts) - counts, axis=0)
-        return sums / counts[:, None].astype(np.float32)
+        means: Float32 = np.add.reduceat(rows, np.cumsum(counts) - counts, axis=0)
+        means /= counts[:, None]
+        return means
 
     def cut(self, texts: Sequence[str], prompt: str = "") -> list[list[Span]]:
         """Return the passages of each text, in order; a text has at least one.
