@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -369,9 +371,105 @@ def test_keys_that_share_their_first_half_are_told_apart(local):
 
 def test_a_store_travels_and_opens_its_address_there(store):
     write(store, ["a"])
-    there = pickle.loads(pickle.dumps(store))
+    assert store.contains(keys_of(["a"]))[0].all()
+    packed = pickle.dumps(store)
+    assert key_of("a") not in packed  # what it remembers stays
+    there = pickle.loads(packed)
     assert there == store
     assert there.load(keys_of(["a"]))[1].all()
+
+
+# What is remembered
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """The names of the files that are read, in the order in which they are."""
+    names_read, read = [], Directory.read
+
+    def noting(self: Directory, name: str) -> pa.Buffer | None:
+        names_read.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(Directory, "read", noting)
+    return names_read
+
+
+def test_a_block_is_opened_once_to_know_its_keys(store, reads):
+    first = write(store, ["a", "b"])
+    assert store.contains(keys_of(["a", "c"]))[0].tolist() == [True, False]
+    assert reads == [first]
+    for _ in range(3):
+        found, width = store.contains(keys_of(["b", "c", "a"]))
+        assert (found.tolist(), width) == ([True, False, True], WIDTH)
+    assert reads == [first]
+    second = write(store, ["c"])
+    assert store.contains(keys_of(["c"]))[0].all()
+    assert reads == [first, second]  # the new one alone
+
+
+def test_a_block_is_read_again_only_for_vectors_that_it_has(store, reads):
+    written = {write(store, [text]): text for text in ("a", "b", "c")}
+    assert store.contains(keys_of(["a", "b", "c"]))[0].all()
+    reads.clear()
+    vectors, _ = store.load(keys_of(["b"]))
+    assert np.array_equal(vectors, vectors_of(["b"]))
+    assert [written[name] for name in reads] == ["b"]
+    assert store.load(keys_of(["none"]))[0] is None
+    assert list(store.scan(keys_of([]))) == []
+    assert len(reads) == 1
+
+
+def test_a_block_that_is_damaged_after_it_was_opened_is_set_aside_when_it_is_read(store, capsys):
+    name = write(store, ["a", "b"])
+    write(store, ["c"])
+    assert store.contains(keys_of(["a", "b", "c"]))[0].all()
+    damage(store, name, truncate)
+    found = store.load(keys_of(["a", "b", "c"]))[1]
+    assert found.tolist() == [False, False, True]
+    assert f"block {name} is damaged" in capsys.readouterr().err
+    assert store.contains(keys_of(["a", "b", "c"]))[0].tolist() == [False, False, True]
+    write(store, ["a", "b"])
+    assert store.load(keys_of(["a", "b", "c"]))[1].all()
+
+
+def test_a_block_that_another_reader_has_set_aside_is_forgotten(store):
+    name = write(store, ["a"])
+    assert store.contains(keys_of(["a"]))[0].all()
+    store.folder.set_aside(name)
+    assert not store.contains(keys_of(["a"]))[0].any()
+    assert store.load(keys_of(["a"]))[0] is None
+
+
+def test_a_block_that_is_set_aside_while_the_others_are_read_is_passed_over(store, monkeypatch):
+    """Between the list of names and the reading of one of them, another reader has found it damaged."""
+    write(store, ["a"])
+    write(store, ["b"])
+    gone, read = names(store, ".parquet")[1], Directory.read
+
+    def set_aside_first(self: Directory, name: str) -> pa.Buffer | None:
+        if gone in self.files():
+            self.set_aside(gone)
+        return read(self, name)
+
+    assert store.contains(keys_of(["a", "b"]))[0].all()
+    monkeypatch.setattr(Directory, "read", set_aside_first)
+    for reader in (store, VectorStore(store.root, FINGERPRINT)):  # one that knows both blocks, one that knows none
+        assert reader.load(keys_of(["a", "b"]))[1].sum() == 1
+
+
+def test_the_memory_of_a_store_is_its_keys_alone(local, tmp_path):
+    texts = [f"text {i}" for i in range(4000)]
+    local.write(keys_of(texts), np.ones((4000, 256), dtype=np.float32))
+    keys = keys_of(texts)
+    tracemalloc.start()
+    try:
+        assert local.contains(keys)[0].all()
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 4 * keys.nbytes < 4000 * 256 * 4 / 10
 
 
 # Scan
@@ -422,6 +520,7 @@ def play(root: str | Path, steps: list[tuple[str, object]]) -> None:
             known = set().union(*blocks.values())
             assert found.tolist() == [text in known for text in what]
             assert (vectors is None) == (not found.any())
+            assert store.contains(keys_of(what))[0].tolist() == found.tolist()
             for row in np.flatnonzero(found):
                 assert np.array_equal(vectors[row], expected[what[row]])
         elif blocks:
