@@ -196,7 +196,8 @@ def _best(out: Path, manifest: dict[str, Any]) -> str:
 def _compare(options: argparse.Namespace) -> str:
     from hnmine import pipeline
 
-    return str(pipeline.compare(options.data, options.out, _settings(options))["table"])
+    record = pipeline.compare(options.data, options.out, _settings(options))
+    return "\n\n".join(filter(None, [record["table"], record["winner"]]))
 
 
 def _audit(options: argparse.Namespace) -> str:
@@ -297,7 +298,7 @@ class _ListArms(argparse.Action):
             arms = known_arms(load(namespace.config, namespace.set or []))
         except HnmineError as error:
             parser.error(str(error))
-        rows = [(slug(name), f"{arm.about}{' Only if named.' if arm.only_named else ''}") for name, arm in arms.items()]
+        rows = [(slug(name), arm.about + " Only if named." * arm.only_named) for name, arm in arms.items()]
         print(text_table(rows, ("arm", "what it does"), left=(0, 1)))  # noqa: T201
         parser.exit()
 

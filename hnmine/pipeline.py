@@ -53,9 +53,12 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     Writes OUT/rerankers/<preset> for every preset of `train.presets`, and OUT/reranker, which points to the best of
     these and of the start by MRR@10 on the dev queries.
     """
-    refuse_unknown_presets(config or Config())
+    from hnmine.arms.arm import preset_arms
+
+    arms = preset_arms(config or Config())  # an unknown one is said before the collection is read
     with open_project(data, out, config) as project:
-        project.run.require_mined()
+        if any(arm.mined for arm in arms.values()):
+            project.run.require_mined()
         train_step(project)
         return project.run.manifest
 
@@ -100,12 +103,12 @@ def compare(data: str | Path, out: str | Path, config: Config | None = None) -> 
     Raises:
         ConfigError: an arm is not known.
     """
-    from hnmine.comparison import cells as comparison  # imports torch
+    from hnmine.arms.arm import compared_arms
+    from hnmine.comparison.compare import compare as compare_arms  # imports torch
 
-    config = config or Config()
-    comparison.refuse_unknown(config)
+    compared_arms(config or Config())  # an unknown arm is said before the collection is read
     with open_project(data, out, config) as project:
-        return comparison.compare(project.splits, config, project.run)
+        return compare_arms(project)
 
 
 def mine_step(project: Project) -> None:

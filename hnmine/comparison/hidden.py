@@ -145,7 +145,9 @@ def count_hidden_choices(
         done: hears how many pairs were finished since its last call.
     """
     rules = RULES if rules is None else rules
-    chosen = choose_negatives(space, trials.pairs, trials.known, rules, count=1, seed=seed, first_QK=first_QK, done=done)
+    chosen = choose_negatives(
+        space, trials.pairs, trials.known, rules, count=1, seed=seed, first_QK=first_QK, done=done
+    )
     counts = {}
     for name, doc_rows_P1 in chosen.items():
         pair_M, column_M = np.nonzero(doc_rows_P1 != NO_ROW)

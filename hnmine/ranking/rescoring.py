@@ -99,15 +99,21 @@ class KeptScores:
         """
         identity, entry = digest([folder_sha256(folder), self.identity(task)]), scores_file(name)
         known = self.read(task, name) if self._run.cache.get(entry, identity, _Means) else None
-        if known is None:
-            with track("evaluate", name, task.documents_to_score, "pairs") as progress:
-                scores_QK = rerank(task, self._reading.load(folder), progress.advance)
-        else:
+        if known is not None:
             say("evaluate", f"{name}: reused {self._run.out / entry}")
-            scores_QK = known
+        scores_QK = self.score(task, name, folder) if known is None else known
         values = self.write(task, name, scores_QK)  # known scores too: other judgements make other metrics
         self._run.cache.put(entry, identity, _Means(metrics=means(values)), [self._run.out / entry])
         return scores_QK
+
+    def score(self, task: Task, name: str, folder: Path) -> Float32:
+        """Return the scores (Q, K) of the re-ranker in this folder, computed whatever is kept.
+
+        Raises:
+            ModelError: the re-ranker cannot be loaded.
+        """
+        with track("evaluate", name, task.documents_to_score, "pairs") as progress:
+            return rerank(task, self._reading.load(folder), progress.advance)
 
     def read(self, task: Task, name: str) -> Float32 | None:
         """Return the scores that are kept under this name, whatever their model; None: they are not of this task."""

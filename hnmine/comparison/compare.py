@@ -1,0 +1,227 @@
+"""Arms side by side: one start, one budget, every way to choose negatives; what each is worth on the test queries.
+
+With `compare.sizes` and `compare.models` there is a table for each number of train pairs and each start: which arm is
+best may depend on both. What is done is kept and not done again (`cells`).
+
+OUT/compare.md, OUT/compare.json    the tables, renewed after every training
+
+Where there are several tables, `-<pairs>` and `-<model>` follow the seed in the names of files.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hnmine.arms.arm import Arm, compared_arms
+from hnmine.arms.mined import read_mined
+from hnmine.comparison.cells import Cell, Cells
+from hnmine.config.base import slug
+from hnmine.config.root import Config
+from hnmine.errors import DataError
+from hnmine.project import Project
+from hnmine.ranking.evaluate import Ranking
+from hnmine.ranking.measures import MAIN_METRIC, PerQuery, means
+from hnmine.report.arms import ArmRow, Block, Reference, comparison_text
+from hnmine.runs.files import write_json
+from hnmine.runs.folder import versions
+from hnmine.runs.progress import clock, say
+from hnmine.training.data import TrainingData
+
+_NOT_OF_TRAINING = {"compare", "nightly", "select", "guards"}
+"""Sections of the configuration that the training of the winner does not read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the arms of one table share: a start and a number of train pairs; and the cells that were found."""
+
+    cells: Cells
+    pairs: int | None
+    """None: all."""
+    label: str
+    """Empty if there is no other setup."""
+    references: Mapping[str, Ranking]
+    hidden: Mapping[str, float]
+    """Of each arm the share of hidden right answers, where it can be measured; the start judges some."""
+    found: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
+
+    def lists(self, arm: Arm, lessons: int) -> int:
+        """Return about how many lists an arm trains on: one a pair, and lessons."""
+        pairs = 0 if arm.lessons == "alone" else self.pairs or self.cells.pairs
+        return pairs + (lessons if arm.lessons else 0)
+
+    def block(self) -> Block:
+        """Return what the table shows."""
+        references = {
+            name: Reference(values=ranking.values, blended=means(ranking.blended)[MAIN_METRIC])
+            for name, ranking in self.references.items()
+        }
+        arms = {name: arm_row(cells, self.hidden.get(name)) for name, cells in self.found.items()}
+        return Block(label=self.label, references=references, arms=arms)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what compare.json records."""
+        return {
+            "model": self.cells.model,
+            "pairs": self.pairs or self.cells.pairs,
+            "hidden_positives": self.hidden,
+            "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.found.items()},
+        } | {
+            name: {"metrics": means(ranking.values), "blended": means(ranking.blended)}
+            for name, ranking in self.references.items()
+        }
+
+
+def arm_row(cells: Sequence[tuple[Cell, PerQuery]], hidden: float | None) -> ArmRow:
+    """Return what a table shows of the cells of one arm, one a seed."""
+    return ArmRow(
+        values=[values for _, values in cells],
+        blended=[cell.blended[MAIN_METRIC] for cell, _ in cells],
+        yield_rate=statistics.fmean(cell.pairs_with_negatives for cell, _ in cells),
+        learning_rate=cells[0][0].learning_rate,
+        hidden=hidden,
+    )
+
+
+@dataclass(kw_only=True)
+class Pace:
+    """How long cells take: by their lists, and by the learning rates that an arm's first seed tries for all seeds."""
+
+    took: float = 0.0
+    lists: int = 0
+    rates: list[int] = field(default_factory=list)
+
+    def add(self, cell: Cell, *, first: bool) -> None:
+        """Take a cell; `first`: of its arm's first seed."""
+        self.took += cell.seconds
+        self.lists += cell.lists * len(cell.dev_by_rate)
+        self.rates += [len(cell.dev_by_rate)] if first else []
+
+    def seconds(self, lists: int, *, first: bool) -> float:
+        """Return the seconds that a cell of so many lists is expected to take."""
+        return self.took / self.lists * lists * (statistics.fmean(self.rates) if first else 1)
+
+
+def compare(project: Project) -> dict[str, Any]:
+    """Train and measure every arm; return the record, with the tables and the command that trains the winner.
+
+    Raises:
+        ConfigError: an arm is not known.
+        DataError: there are fewer train pairs than `compare.sizes` asks for, or no arm has anything to train on.
+    """
+    config, run = project.config, project.run
+    # Make the starts, and measure what is trained for none of the arms.
+    arms = compared_arms(config)
+    setups = _setups(project, arms)
+    # Train cell by cell, and write the tables after each.
+    order = list(product(range(config.compare.seeds), setups, arms))
+    text, pace = "", Pace()
+    for done, (seed, setup, name) in enumerate(order, 1):
+        found = setup.cells.cell(name, arms[name], config.seed + seed, setup.pairs)
+        if found is None:
+            say("compare", f"{name}: there is nothing to train on, no pair has a negative or nobody a lesson; left out")
+            continue
+        setup.found.setdefault(name, []).append(found)
+        blocks = [each.block() for each in setups if each.found]
+        text = comparison_text(blocks, project.evaluator.test, config.evaluate.first_stage)
+        run.write_text("compare.md", f"```\n{text}\n```\n")
+        pace.add(found[0], first=not seed)
+        if done < len(order):
+            left = sum(
+                pace.seconds(each.lists(arms[arm], config.train.lessons), first=not number)
+                for number, each, arm in order[done:]
+            )
+            message = f"{done} of {len(order)} trainings are in {run.out / 'compare.md'}; about {clock(left)} left"
+            say("compare", message)
+    if not text:
+        raise DataError(
+            f"none of {', '.join(arms)} has anything to train on; name other arms (`hnmine compare --list`)"
+        )
+    # Record, and say how the winner is trained.
+    record = {
+        "table": text,
+        "winner": winner_text(setups, config, project.data, run.out),
+        "queries": len(project.evaluator.test),
+        "blocks": [setup.facts() for setup in setups],
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+    }
+    write_json(run.out / "compare.json", record)
+    return record
+
+
+def _setups(project: Project, arms: Mapping[str, Arm]) -> list[Setup]:
+    """Return a setup for each start and number of pairs.
+
+    Raises:
+        DataError: there are fewer train pairs than `compare.sizes` asks for.
+    """
+    config, settings = project.config, project.config.compare
+    # Take the train pairs.
+    models, sizes = settings.models or (config.train.model,), settings.sizes or (None,)
+    data = TrainingData.of(project.splits, config.train, config.seed)
+    if settings.sizes and max(settings.sizes) > len(data.pairs):
+        raise DataError(f"compare.sizes asks for {max(settings.sizes):,} train pairs, there are {len(data.pairs):,}")
+    mined = read_mined(project.run, data) if any(arm.mined for arm in arms.values()) else {}
+    # Make the starts.
+    setups = []
+    for model in models:
+        name = Path(model).name if len(models) > 1 else ""
+        cells = Cells(project, data, model, mined, f"-{slug(name)}" if name else "")
+        references, hidden = cells.references(), cells.hidden_rates(arms)
+        for pairs in sizes:
+            label = ", ".join(filter(None, ["" if pairs is None else f"{pairs:,} pairs", name]))
+            setups.append(Setup(cells=cells, pairs=pairs, label=label, references=references, hidden=hidden))
+    return setups
+
+
+def winner_text(setups: Sequence[Setup], config: Config, data: str, out: Path) -> str:
+    """Return the arm that is best on dev, and as the last line the command that trains it; nothing if the start is.
+
+    Args:
+        setups: with what was found.
+        config: in force in the comparison.
+        data: as given to the command line.
+        out: the same.
+    """
+    # Choose on dev: test has to stay unseen.
+    candidates = [
+        (statistics.fmean(cell.dev for cell, _ in cells), setup, name, cells[0][0])
+        for setup in setups
+        for name, cells in setup.found.items()
+    ]
+    dev, setup, name, cell = max(candidates, key=lambda candidate: candidate[0])
+    if dev <= cell.dev_of_start:
+        return ""
+    # Write the command with every setting that training reads and that is not a default.
+    train = config.train.model_dump(mode="json", exclude_defaults=True)
+    train.pop("presets", None)
+    train |= {"model": setup.cells.model, "learning_rate": cell.learning_rate}
+    train |= {} if setup.pairs is None else {"max_pairs": setup.pairs}
+    sections = config.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_OF_TRAINING) | {"train": train}
+    command = ["hnmine", "train", "--data", data, "--out", str(out), "--preset", slug(name)]
+    command += [part for setting in _as_overrides(sections) for part in ("--set", setting)]
+    where = f" ({setup.label})" if setup.label else ""
+    found = f"Best on dev: {name}{where}, {MAIN_METRIC} {dev:.3f} there against {cell.dev_of_start:.3f} of the start."
+    return f"{found} This trains it:\n{shlex.join(command)}"
+
+
+def _as_overrides(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the leaves of a tree of settings as `key=value`."""
+    overrides = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            overrides += _as_overrides(value, f"{prefix}{key}.")
+        else:
+            is_plain = isinstance(value, str) and yaml.safe_load(value) == value
+            overrides.append(f"{prefix}{key}={value if is_plain else json.dumps(value)}")
+    return overrides

@@ -1,0 +1,43 @@
+"""The tables of a comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hnmine.ranking.measures import METRICS
+from hnmine.report.arms import FIRST_STAGE, NO_TRAINING, ArmRow, Block, Reference, arms_table, comparison_text
+from tests.builders.ranking import task_of_rows
+
+
+def arm(*means: float, hidden: float | None = None) -> ArmRow:
+    """Return an arm with so many seeds, each with the same value for all of fifty queries."""
+    values = [dict.fromkeys(METRICS, np.full(50, mean)) for mean in means]
+    return ArmRow(values=values, blended=means, yield_rate=0.5, learning_rate=1e-5, hidden=hidden)
+
+
+def block(label: str = "", **arms: ArmRow) -> Block:
+    zero = Reference(values=dict.fromkeys(METRICS, np.zeros(50)), blended=0.9)
+    return Block(label=label, references={FIRST_STAGE: zero, NO_TRAINING: zero}, arms=arms)
+
+
+def test_the_table_has_means_over_seeds_and_tests_over_queries():
+    lines = arms_table(block(good=arm(0.5, 0.6, hidden=0.25), better=arm(0.7))).splitlines()
+    assert lines[2].split() == ["no", "fine-tuning", "0.000", "0.000", "0.000", "0.000", "0.900"]
+    assert lines[3].split()[:8] == ["better", "0.700", "0.700", "0.700", "0.700", "0.700", "0.000", "50%"]
+    assert lines[4].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%"]
+    assert "  1e-05  +0.700 (+0.700 to +0.700)" in lines[3]
+    assert "  1e-05  +0.550 (+0.550 to +0.550)" in lines[4]
+    assert float(lines[4].split()[-1]) < 0.001, "fifty queries of fifty are worse than with the first"
+
+
+def test_several_blocks_have_a_table_of_all_before_their_own():
+    blocks = [block("2 pairs", good=arm(0.5), other=arm(0.2)), block("4 pairs", good=arm(0.6))]
+    text = comparison_text(blocks, task_of_rows([[1]] * 50, [{1}] * 50), "run.trec").splitlines()
+    assert text[0] == "50 test queries, 1 seed(s)"
+    assert "BM25, in a name, is the first stage, here run.trec" in text
+    at = next(at for at, line in enumerate(text) if line.split() == ["MRR@10", "2", "pairs", "4", "pairs"])
+    assert [line.split()[-2:] for line in text[at + 3 : at + 5]] == [["0.500", "0.600"], ["other", "0.200"]]
+    assert at < text.index("2 pairs") < text.index("4 pairs")
+    alone = comparison_text([block(good=arm(0.5))], task_of_rows([[1]] * 50, [{1}] * 50), "bm25")
+    assert "BM25, in a name" not in alone
+    assert alone.count("good") == 1
