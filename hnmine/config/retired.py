@@ -76,15 +76,14 @@ RETIRED: Final[dict[str, str]] = {
 """Remedy by key; `*` stands for the position in a list. A key without an entry has that of the section it was in."""
 
 RETIRED_VALUES: Final[dict[tuple[str, str], str]] = {
-    ("encoders.*.long_documents", "max"): "write mean; the maximum of passages helped no model that was tried",
+    ("encoders.*.long_documents", "max"): "write mean; the maximum made rankings worse wherever it was measured",
 }
 """Remedy by key and value."""
 
 _ARMS: Final[dict[str, str]] = {
     "auto": _COMPARE,
     "positives-only": "write positives",
-    "two-conditions-relabelled-then-bm25": "relabelling is gone, it gained nothing; take "
-    "two-conditions-denoised-then-bm25",
+    "two-conditions-relabelled-then-bm25": "relabelling did harm and is gone; take two-conditions-denoised-then-bm25",
     "two-conditions-expanded-queries": "expanded queries are gone, they gained nothing; take two-conditions",
 }
 
