@@ -41,7 +41,7 @@ the steps of run, one by one; what is already done is reused:
   hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
 
 every night:
-  hnmine nightly  --data DIR --home DIR    mine what changed since last night; deploy a re-ranker that is not worse
+  hnmine nightly  --data DIR --home DIR    mine the collection as it is tonight; deploy what is not worse
   hnmine history  --home DIR               the nights: what changed, and what was decided
   hnmine rollback --home DIR               deploy the re-ranker before the current one again
 
@@ -386,7 +386,7 @@ def _add_paired(commands: _Commands) -> None:
 
 def _add_nights(commands: _Commands) -> None:
     """Add the commands that work on --home."""
-    nightly = commands.add("nightly", "mine what changed since last night, and deploy a re-ranker that is not worse")
+    nightly = commands.add("nightly", "mine the collection as it is tonight, and deploy a re-ranker that is not worse")
     history = commands.add("history", "list the nights: documents, negatives, MRR@10, decision")
     rollback = commands.add("rollback", "deploy the re-ranker before the current one again")
     for command in (nightly, history, rollback):

@@ -1,1 +1,1 @@
-"""One night after the other: what changed is mined, and a re-ranker that is not worse is deployed."""
+"""Nights: the collection is mined again as it changes, and a re-ranker that is not worse is deployed."""

@@ -93,7 +93,7 @@ def nights(tmp_path: Path) -> Nights:
         "train.max_tokens=64",
         "train.dtype=float32",
         "train.learning_rate=0.003",
-        "train.lessons=16",
+        "train.lessons=4",
         "nightly.refit_share=0.9",
         "nightly.refit_variance=0.1",
     ]
