@@ -31,18 +31,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from hnmine.config.root import EncoderConfig
+from hnmine.config.models import EncoderConfig
 from hnmine.errors import HnmineError
 from hnmine.mining.conditions import Known, select
-from hnmine.mining.fuse import unit_rows
 from hnmine.mining.pca import Basis, fit
 from hnmine.mining.search import Ivf, IvfSearcher, Searcher, error_bound, nearer, nearer_by_torch
 from hnmine.models.folder import resolve
 from hnmine.models.plan import plan
 from hnmine.runs import device as devices
 from hnmine.runs.device import Choice
-from hnmine.runs.folder import versions, write_json
-from hnmine.types import Candidates, Float32, Pairs, Space, Texts, distance
+from hnmine.runs.files import write_json
+from hnmine.runs.folder import versions
+from hnmine.types import Candidates, Float32, Pairs, Space, Texts, distance, unit_rows
 
 CPU = Choice(kind="cpu", reason="check")
 MINILM = "all-MiniLM-L6-v2"
@@ -127,14 +127,14 @@ def compared(path: str, space: Space, ours: Candidates, theirs: Candidates, cpu_
     bound = 2 * error_bound(space.width)
     there = theirs.doc_rows_QK >= 0
     rows, queries = theirs.doc_rows_QK[there], np.nonzero(there)[0]
-    own = float(np.abs(distance(space.queries_QR[queries], space.docs_NR[rows]) - theirs.distances_QK[there]).max())
+    error = float(np.abs(distance(space.queries_QR[queries], space.docs_NR[rows]) - theirs.distances_QK[there]).max())
     both = there & (ours.doc_rows_QK >= 0)
     gap = np.abs(np.where(both, ours.distances_QK, 0) - np.where(both, theirs.distances_QK, 0))
     near = float(((gap <= bound) & (there == (ours.doc_rows_QK >= 0))).mean())
     ids = float((ours.doc_rows_QK == theirs.doc_rows_QK).mean())
-    detail = f"error {own:.1e} (bound {bound:.1e}), distances equal to it {near:.4%}, ids equal {ids:.2%}"
+    detail = f"error {error:.1e} (bound {bound:.1e}), distances equal to it {near:.4%}, ids equal {ids:.2%}"
     # a query as near to two centres may probe another list: a few lists in a thousand may differ
-    return Line(path, own <= bound and near >= (1 if "flat" in path else 0.995), detail, cpu_s, gpu_s)
+    return Line(path, error <= bound and near >= (1 if "flat" in path else 0.995), detail, cpu_s, gpu_s)
 
 
 def check_flat(space: Space, gpu: Choice) -> Line:
@@ -275,13 +275,13 @@ def check_training(sizes: Sizes, model: Path, gpu: Choice) -> Line:
     """Compare the gradients of one step, dropout off, and time whole steps."""
     import torch
 
-    from hnmine.models.cross_encoder import Reranker
+    from hnmine.models.cross_encoder import CrossEncoder
     from hnmine.training.losses import infonce
 
     documents = texts_of(max(8, sizes.texts // 100), sizes.longest // 4)
 
     def stepping(device: Choice, dtype: str) -> Callable[[], torch.Tensor]:
-        reranker = Reranker(model, max_tokens=sizes.longest // 4, device=device.torch_name, dtype=dtype)
+        reranker = CrossEncoder(model, max_tokens=sizes.longest // 4, device=device.torch_name, dtype=dtype)
         optimizer = torch.optim.AdamW(reranker.model.parameters(), lr=2e-5)
         rows = reranker.tokenize(["w1 w2 w3"] * len(documents), documents)
 
@@ -304,7 +304,7 @@ def check_training(sizes: Sizes, model: Path, gpu: Choice) -> Line:
 def attempt(path: str, needs: str | None, stand_in: bool, work: Callable[[Choice], Line]) -> Line:
     """Run one check where it can run, and say why where it cannot."""
     try:
-        device = CPU if stand_in else devices.choose("gpu", needs)
+        device = CPU if stand_in else devices.choose_device("gpu", needs)
         return work(device)
     except (HnmineError, ImportError) as error:
         return Line(path, None, f"not found: {error}")

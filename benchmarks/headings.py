@@ -37,8 +37,8 @@ def main() -> None:
     found = [(row, heading) for row in rows for heading in headings(row["text"])]
     pages = Counter(heading.lower() for _, heading in found)
     titles = {row["title"].lower() for row in rows}
-    own = [one for one in found if pages[one[1].lower()] == 1 and one[1].lower() not in titles]
-    drawn = np.random.default_rng(0).permutation(len(own))[: options.pairs]
+    unique = [one for one in found if pages[one[1].lower()] == 1 and one[1].lower() not in titles]
+    drawn = np.random.default_rng(0).permutation(len(unique))[: options.pairs]
     shutil.rmtree(options.out, ignore_errors=True)
     shutil.copytree(options.data / "qrels", options.out / "qrels")
     (options.out / "corpus.jsonl.gz").symlink_to((options.data / "corpus.jsonl.gz").resolve())
@@ -46,12 +46,12 @@ def main() -> None:
         queries.write((options.data / "queries.jsonl").read_text(encoding="utf-8"))
         qrels = ["query-id\tcorpus-id\tscore"]
         for at in drawn.tolist():
-            row, heading = own[at]
+            row, heading = unique[at]
             text = options.template.format(**row | {"heading": heading})
             queries.write(json.dumps({"_id": f"heading-{at}", "text": text}) + "\n")
             qrels.append(f"heading-{at}\t{row['_id']}\t1")
     (options.out / "qrels" / "train.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
-    print(f"{len(own):,} headings of {len(rows):,} documents, {len(drawn):,} of them drawn")
+    print(f"{len(unique):,} headings of {len(rows):,} documents, {len(drawn):,} of them drawn")
 
 
 def headings(text: str) -> list[str]:

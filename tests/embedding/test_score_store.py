@@ -66,11 +66,11 @@ def test_each_query_and_document_is_scored_once_over_calls_and_instances(
         store = ScoreStore(tmp_path / "scored", folder, {"max_tokens": 8}, model.load, block_scores=block_scores)
         for count in (0, 1, 9, 20):
             queries, documents = drawn(rng, count)
-            told: list[int] = []
-            scores = store.scores(queries, documents, told.append)
+            reported: list[int] = []
+            scores = store.scores(queries, documents, reported.append)
             assert scores.dtype == np.float32
             np.testing.assert_array_equal(scores, by_hand(queries, documents))
-            assert sum(told) == count
+            assert sum(reported) == count
     assert len(model.asked) == len(set(model.asked)) > 40
     assert model.loaded < 6, "one that has nothing to score is not loaded"
 
@@ -94,17 +94,17 @@ def test_query_and_document_are_told_apart_wherever_one_ends(folder: Path, tmp_p
 
 
 def test_rows_are_scored_as_their_texts(folder: Path, tmp_path: Path) -> None:
-    model, told = Model(), []
+    model, reported = Model(), []
     store = ScoreStore(tmp_path / "scored", folder, None, model.load)
     queries, documents = as_texts(["a", "b"]), as_texts(["ab", "b", "deploy MySQL"])
     query_rows, doc_rows = np.array([1, 0, 1]), np.array([2, 0, 0])
-    scores = store.scores_of_rows(queries, query_rows, documents, doc_rows, told.append)
+    scores = store.scores_of_rows(queries, query_rows, documents, doc_rows, reported.append)
     assert scores.dtype == np.float64
     expected = by_hand(["b", "a", "b"], ["deploy MySQL", "ab", "ab"])
     np.testing.assert_array_equal(scores, expected.astype(np.float64))
-    assert sum(told) == 3
+    assert sum(reported) == 3
     nothing = np.array([], dtype=np.int64)
-    assert store.scores_of_rows(queries, nothing, documents, nothing, told.append).shape == (0,)
+    assert store.scores_of_rows(queries, nothing, documents, nothing, reported.append).shape == (0,)
 
 
 def test_nothing_to_score_neither_loads_nor_writes(folder: Path, tmp_path: Path) -> None:

@@ -512,19 +512,19 @@ STEP = st.one_of(
 def play(root: str | Path, steps: list[tuple[str, object]]) -> None:
     """A store is what its undamaged blocks say; the model: a dictionary from block to texts."""
     store, blocks, expected = VectorStore(root, FINGERPRINT), {}, dict(zip(MANY, vectors_of(MANY), strict=True))
-    for step, what in [*steps, ("load", MANY[:12])]:
+    for step, value in [*steps, ("load", MANY[:12])]:
         if step == "write":
-            blocks[write(store, what)] = set(what)
+            blocks[write(store, value)] = set(value)
         elif step == "load":
-            vectors, found = store.load(keys_of(what))
+            vectors, found = store.load(keys_of(value))
             known = set().union(*blocks.values())
-            assert found.tolist() == [text in known for text in what]
+            assert found.tolist() == [text in known for text in value]
             assert (vectors is None) == (not found.any())
-            assert store.contains(keys_of(what))[0].tolist() == found.tolist()
+            assert store.contains(keys_of(value))[0].tolist() == found.tolist()
             for row in np.flatnonzero(found):
-                assert np.array_equal(vectors[row], expected[what[row]])
+                assert np.array_equal(vectors[row], expected[value[row]])
         elif blocks:
-            name = sorted(blocks)[what % len(blocks)]
+            name = sorted(blocks)[value % len(blocks)]
             first = vectors_of(sorted(blocks.pop(name))[:1]).tobytes()
             change = {"truncate": truncate, "empty": empty, "flip": lambda raw, at=first: flip(raw, raw.index(at))}
             damage(store, name, change[step])

@@ -45,10 +45,10 @@ def cosines(folder: Path, max_tokens: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize("max_tokens", [64, 12])
 def test_the_score_is_the_cosine_of_the_library_with_the_models_prompts(max_tokens: int, tmp_path: Path) -> None:
-    folder, told = with_prompts(tiny_word_encoder(tmp_path / "model")), []
-    scores = load(folder, max_tokens).scores(QUERIES, SENTENCES, told.append)
+    folder, reported = with_prompts(tiny_word_encoder(tmp_path / "model")), []
+    scores = load(folder, max_tokens).scores(QUERIES, SENTENCES, reported.append)
     np.testing.assert_allclose(scores, cosines(folder, max_tokens), atol=1e-5)
-    assert sum(told) == len(QUERIES)
+    assert sum(reported) == len(QUERIES)
     assert scores.std() > 0.01
 
 

@@ -69,10 +69,12 @@ def test_a_score_does_not_depend_on_order_or_company(tmp_path: Path) -> None:
 
 
 def test_every_finished_pair_is_told(tmp_path: Path) -> None:
-    told: list[int] = []
-    load_cross_encoder(tiny_cross_encoder(tmp_path / "model")).scores(*random_text_pairs(1100, letters=60), told.append)
-    assert sum(told) == 1100
-    assert len(told) > 5
+    reported: list[int] = []
+    load_cross_encoder(tiny_cross_encoder(tmp_path / "model")).scores(
+        *random_text_pairs(1100, letters=60), reported.append
+    )
+    assert sum(reported) == 1100
+    assert len(reported) > 5
 
 
 def test_a_document_of_a_whole_book_takes_no_longer_than_a_page_and_scores_the_same(tmp_path: Path) -> None:
@@ -185,11 +187,11 @@ def test_passages_are_scored_one_by_one_and_the_best_counts(tmp_path: Path) -> N
     words = ["".join(rng.choice(list(LETTERS), size=rng.integers(1, 4))) for _ in range(400)]
     documents = [" ".join(rng.choice(words, size=size)) for size in (0, 1, 5, 12, 13, 20, 60, 200)]
     queries = [" ".join(rng.choice(words, size=size)) for size in (1, 2, 3, 1, 2, 3, 1, 2)]
-    told: list[int] = []
-    scores = reranker.scores(queries, documents, told.append)
+    reported: list[int] = []
+    scores = reranker.scores(queries, documents, reported.append)
     expected = [maxp_by_hand(reranker, *pair) for pair in zip(queries, documents, strict=True)]
     np.testing.assert_allclose(scores, expected, atol=1e-5)
-    assert sum(told) == len(documents)
+    assert sum(reported) == len(documents)
     first = CrossEncoder(folder, max_tokens=32, device="cpu", dtype="float32").scores(queries, documents)
     assert (scores >= first - 1e-5).all()
     assert scores[-1] > first[-1] + 1e-3

@@ -186,6 +186,6 @@ def test_an_encoder_gives_by_either_engine_the_same_vectors_under_another_finger
 
 
 def test_an_encoder_gives_the_same_bits_on_one_lane_and_on_three(tmp_path):
-    own = encoder_plan(tiny_word_encoder(tmp_path / "tiny"), engine="openvino", budget=64)
+    planned = encoder_plan(tiny_word_encoder(tmp_path / "tiny"), engine="openvino", budget=64)
     texts = [f"{sentence} {'a' * i}" for i in range(20) for sentence in SENTENCES]
-    assert np.array_equal(own.build(lanes=1).encode(texts), own.build(lanes=3).encode(texts))
+    assert np.array_equal(planned.build(lanes=1).encode(texts), planned.build(lanes=3).encode(texts))

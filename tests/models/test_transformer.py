@@ -127,10 +127,10 @@ def slow_gte(folder: Path, text: str, head: int) -> np.ndarray:
         queries, keys, values = np.split(linear(x, f"{layer}.attention.qkv_proj"), 3, axis=1)
         mixed = []
         for start in range(0, WIDTH, width):
-            own = slice(start, start + width)
-            scores = rotated(queries[:, own]) @ rotated(keys[:, own]).T / np.sqrt(width)
+            part = slice(start, start + width)
+            scores = rotated(queries[:, part]) @ rotated(keys[:, part]).T / np.sqrt(width)
             shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-            mixed.append(shares / shares.sum(axis=1, keepdims=True) @ values[:, own])
+            mixed.append(shares / shares.sum(axis=1, keepdims=True) @ values[:, part])
         x = norm(x + linear(np.concatenate(mixed, axis=1), f"{layer}.attention.o_proj"), f"{layer}.attn_ln")
         up, gate = np.split(linear(x, f"{layer}.mlp.up_gate_proj"), 2, axis=1)
         gelu = gate * (1 + erf(gate / np.sqrt(2))) / 2

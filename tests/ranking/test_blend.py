@@ -97,7 +97,7 @@ def test_a_blend_is_never_worse_on_dev_than_what_comes_first(seed: int):
     task, scores = task_of(seed)
     rankings = {"own": scores, "first": task.first_scores_QK}
     chosen = best_weights(task, rankings)
-    alone, both = (means(measure(task, of))["MRR@10"] for of in (scores, blended(task, rankings, chosen)))
+    alone, both = (means(measure(task, values))["MRR@10"] for values in (scores, blended(task, rankings, chosen)))
     assert both > alone if chosen != {"own": 1.0} else both == alone
     assert sum(chosen.values()) == pytest.approx(1, abs=0.02)
     assert all(weight == round(weight, 2) > 0 for weight in chosen.values())

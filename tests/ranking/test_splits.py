@@ -67,8 +67,8 @@ def test_what_is_held_out_today_was_not_trained_on_yesterday(tmp_path: Path) -> 
     after = splits_of(folder, "sources.dev_share=0.4")
 
     def texts(splits: Splits) -> tuple[set[str], set[str]]:
-        of = splits.collection.queries.texts
-        return {of[row] for row in splits.dev.query_rows_P}, {of[row] for row in splits.train.query_rows_P}
+        named = splits.collection.queries.texts
+        return {named[row] for row in splits.dev.query_rows_P}, {named[row] for row in splits.train.query_rows_P}
 
     (dev, train), (later_dev, later_train) = texts(before), texts(after)
     assert dev <= later_dev

@@ -257,6 +257,6 @@ def test_writers_that_name_no_file_are_told_from_as_well(tmp_path: Path) -> None
         shutil.copytree(tmp_path / "source", out / "copy")
 
     for write in (of_safetensors, of_shutil):
-        told = pytest.raises(DataError, match=r"--out .*out cannot be written: .*No such file.*make way or room there")
-        with told, open_run(tmp_path / "out", Config()) as run:
+        message = r"--out .*out cannot be written: .*No such file.*make way or room there"
+        with pytest.raises(DataError, match=message), open_run(tmp_path / "out", Config()) as run:
             write(run.out)
