@@ -54,6 +54,7 @@ class Cache:
         try:
             return kind.model_validate_json(json.dumps(entry.found))
         except ValidationError:
+            say("cache", f"{self._path(name)} does not hold what {name} finds today, so the work is done again")
             return None
 
     def put(self, name: str, identity: str, found: BaseModel, files: Iterable[Path] = ()) -> None:
@@ -77,9 +78,13 @@ class Cache:
         return self._out / "cache" / f"{name}.json"
 
     def _read(self, name: str) -> _Entry | None:
+        path = self._path(name)
         try:
-            return _Entry.model_validate_json(self._path(name).read_bytes())
+            return _Entry.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
         except (OSError, ValidationError):
+            say("cache", f"{path} is not an entry of this hnmine and is passed over")
             return None
 
     def _sha256(self, path: str) -> str | None:

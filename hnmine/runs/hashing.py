@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+CLOCK_TICK = 0.1
+"""Seconds. File systems note times in steps below this: two changes within one step may bear the same time."""
 
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's content, as 64 hexadecimal digits.
 
-    A process reads a file once, as long as its size, its time of change and its inode stay the same: weights are
-    hashed once in a run, however many steps ask for them.
+    A process reads a file once, as long as its size, its times of change and its inode stay the same: weights are
+    hashed once in a run, however many steps ask for them. A file of this very moment is not remembered, since a second
+    change might not show in its times.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     status = path.stat()
-    return _sha256(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    signature = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino)
+    if time.time() - status.st_ctime < CLOCK_TICK:
+        return _read_sha256(path)
+    return _remembered_sha256(path.resolve(), signature)
 
 
 @lru_cache(maxsize=4096)
-def _sha256(path: Path, *_status: int) -> str:
+def _remembered_sha256(path: Path, _signature: tuple[int, ...]) -> str:
+    return _read_sha256(path)
+
+
+def _read_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -11,13 +11,17 @@ def text_table(rows: Sequence[Sequence[str]], headers: Sequence[str], left: Coll
     """Return rows of text under their headers, two spaces between the columns, no space at a line's end.
 
     Args:
-        rows: cells as they are to be printed; a row may be shorter than the headers.
-        headers: one a column.
+        rows: cells as they are to be printed, each of one line; a row may be shorter than the others.
+        headers: one a column; empty: a table without headers.
         left: positions of the columns that are aligned to the left; numbers belong to the right.
     """
-    sides = ["left" if column in left else "right" for column in range(len(headers))]
-    cells = [[*row, *[""] * (len(headers) - len(row))] for row in rows]
+    lines = [list(row) for row in ([headers, *rows] if headers else rows)]
+    columns = max(map(len, lines), default=0)
     table: str = tabulate(
-        cells, headers, tablefmt="plain", disable_numparse=True, colalign=sides, preserve_whitespace=True
+        [line + [""] * (columns - len(line)) for line in lines],
+        tablefmt="plain",
+        colalign=["left" if column in left else "right" for column in range(columns)],
+        disable_numparse=True,
+        preserve_whitespace=True,
     )
-    return "\n".join(line.rstrip() for line in table.splitlines())
+    return "\n".join(line.rstrip() for line in table.split("\n"))
