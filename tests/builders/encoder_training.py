@@ -1,7 +1,8 @@
-"""What encoders are tuned on in tests: queries that are documents in other letters."""
+"""What encoders are trained on in tests: queries that are documents in other letters."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from hnmine.arms.star import TrainingSet
 from hnmine.config.training import TrainConfig
-from hnmine.training.worker import Recipe
+from hnmine.training.recipe import Recipe
 from hnmine.types import Float32, Pairs, Role, Space, Texts
 from tests.builders.devices import CPU
 
@@ -62,9 +63,10 @@ def encoded_space(folder: Path, given: TrainingSet) -> Space:
 
 
 def encoder_recipe(**changes: object) -> Recipe:
-    """Return a recipe that tunes an encoder in seconds, with changes."""
-    settings = {"kind": "bi-encoder", "loss": "logistic", "epochs": 12, "learning_rate": 4e-3, "pairs_per_batch": 8}
-    return Recipe.of(TrainConfig(**(settings | {"dropout": 0.0, "max_tokens": 32} | changes)), CPU, "float32")
+    """Return a recipe that trains an encoder in seconds, with changes."""
+    settings = TrainConfig(kind="bi-encoder", loss="logistic", epochs=12, pairs_per_batch=8, max_tokens=32)
+    recipe = Recipe.of(settings, CPU, learning_rate=4e-3, seed=0, engine="torch")
+    return replace(recipe, **({"dtype": "float32"} | changes))
 
 
 def train_mrr(space: Space, given: TrainingSet) -> float:

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from hnmine.config.root import Config
 from hnmine.config.training import TrainConfig
-from hnmine.ranking.task import Task
-from hnmine.training.fit import Trained, train
+from hnmine.ranking.measures import means, measure
+from hnmine.ranking.task import Task, rerank
+from hnmine.runs.folder import Run
+from hnmine.training.data import TrainingData
 from hnmine.training.lists import Lists
-from hnmine.training.worker import Recipe
-from hnmine.types import Texts
+from hnmine.training.recipe import Recipe
+from hnmine.training.trainer import Trainer, Training
+from hnmine.types import Pairs, Texts
 from tests.builders.devices import CPU
+from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 
-_RECIPE = Recipe.of(
-    TrainConfig(
-        epochs=3,
-        learning_rate=3e-3,
-        dropout=0.0,
-        pairs_per_batch=8,
-        max_tokens=32,
-        evaluations_per_epoch=1,
-        engine="torch",  # nothing to be gained on a model this small
-    ),
-    CPU,
-    "float32",
-)
-LONG_TRAINING = {"epochs": 30, "dropout": 0.1, "learning_rate": 3e-4, "evaluations_per_epoch": 1}
+_SETTINGS = TrainConfig(epochs=3, pairs_per_batch=8, max_tokens=32, evaluations_per_epoch=1, dtype="float32")
+LONG_TRAINING = {"epochs": 30, "learning_rate": 3e-4, "evaluations_per_epoch": 1}
 """Settings of a training long enough to be interrupted."""
 
 
 def quick_recipe(**changes: object) -> Recipe:
     """Return a recipe that learns the rule in seconds, with changes."""
-    return Recipe(**({name: getattr(_RECIPE, name) for name in Recipe.__dataclass_fields__} | changes))
+    # Nothing is to be gained by OpenVINO on a model this small.
+    return replace(Recipe.of(_SETTINGS, CPU, learning_rate=3e-3, seed=0, engine="torch"), **changes)
 
 
 def yes_no_lists(count: int, *, reversed_labels: bool = False) -> Lists:
@@ -60,10 +55,38 @@ def yes_no_dev_task() -> Task:
     )
 
 
+def yes_no_metric(model: Path) -> float:
+    """Return MRR@10 of a re-ranker on the dev task."""
+    task = yes_no_dev_task()
+    return means(measure(task, rerank(task, load_cross_encoder(model, max_tokens=32).scores)))["MRR@10"]
+
+
+def wrong_start(folder: Path) -> Path:
+    """Save a re-ranker that prefers the wrong documents."""
+    starts = (tiny_cross_encoder(folder / str(seed), seed=seed, spread=1) for seed in range(100))
+    return next(model for model in starts if yes_no_metric(model) < 0.4)
+
+
+def quick_trainer(start: Path, out: Path, workers: int = 1, by_ray: bool = False) -> Trainer:
+    """Return a trainer with nothing but the dev task, in the run folder `out`."""
+    nothing = Texts(ids=(), texts=())
+    no_rows = np.empty(0, dtype=np.int64)
+    data = TrainingData(
+        documents=nothing,
+        queries=nothing,
+        pairs=Pairs(query_rows_P=no_rows, doc_rows_P=no_rows),
+        never_negative={},
+        dev=yes_no_dev_task(),
+        dev_name="dev",
+    )
+    settings = _SETTINGS.model_copy(update={"model": str(start), "workers": workers})
+    run = Run(out=out, config=Config(), manifest={})
+    return Trainer(data, settings, run, device="cpu", engine="torch", ray=by_ray or workers > 1)
+
+
 def train_quickly(
-    start: Path, out: Path, given: Lists, workers: int = 1, by_ray: bool = False, identity: str = "", **changes: object
-) -> Trained:
-    """Train the quick recipe, with changes, and measure it on the dev task."""
-    by_ray = by_ray or workers > 1
-    settings = {"workers": workers, "by_ray": by_ray, "identity": identity}
-    return train(out.name, start, given, yes_no_dev_task(), quick_recipe(**changes), out, **settings)
+    start: Path, out: Path, given: Lists, workers: int = 1, by_ray: bool = False, **changes: object
+) -> tuple[Path, Training]:
+    """Train the quick recipe, with changes, in the run folder `out`; return the model's folder, and what came of it."""
+    trainer = quick_trainer(start, out, workers, by_ray)
+    return trainer.folder("model"), trainer.fit("model", start, given, quick_recipe(**changes))

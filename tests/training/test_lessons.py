@@ -8,31 +8,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
-from hnmine.arms.tune import tune
 from hnmine.config.load import load as load_config
 from hnmine.config.root import Config
-from hnmine.config.training import TAUGHT as TAUGHT_NAMES
 from hnmine.corpus.beir import read_beir
-from hnmine.embedding.ensemble import embed_all
+from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError
-from hnmine.pipeline import splits_of
+from hnmine.models.reranker import load_reranker
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run, open_run
-from hnmine.training.lessons import Lessons, lessons
-from hnmine.training.lists import Lists
-from hnmine.training.losses import TAUGHT, kl
-from hnmine.training.trainer import Bench
-from hnmine.training.worker import load
+from hnmine.training.lessons import BEST_DOCUMENTS, LESSON_DOCUMENTS, Lessons, make_lessons
+from hnmine.training.losses import kl
+from hnmine.training.trainer import Trainer
 from tests.builders.collections import write_collection
 from tests.builders.models import tiny_cross_encoder
-from tests.builders.settings import quick_config
+from tests.builders.presets import ensemble_of, maker_of, splits_and_config, trainer_of, useless_first_stage
+from tests.builders.settings import quick_overrides
+from tests.builders.training import quick_recipe
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
-SETTINGS = ("train.max_pairs=8", "train.distill.lessons=14", "train.distill.documents=4", "evaluate.depth=9")
+SETTINGS = (TWO, "train.max_pairs=8", "train.lessons=14", "evaluate.depth=9")
 
 
 @pytest.fixture
@@ -62,31 +59,35 @@ def right_first(data: Path, file: Path) -> str:
     return f"evaluate.first_stage={file}"
 
 
-def taught(data: Path, run: Run, model: Path, *more: str) -> tuple[Lessons, Bench, Splits, Config]:
-    config = quick_config(model, TWO, *SETTINGS, *more)
-    splits = splits_of(read_beir(data, config.sources), config, run)
-    bench = Bench(splits, config.train, run)
-    return lessons(bench, splits, config, run), bench, splits, config
+def taught(
+    data: Path, run: Run, model: Path, *more: str, scale: float = 1.0
+) -> tuple[Lessons, Trainer, Splits, Ensemble]:
+    splits, config = splits_and_config(data, *quick_overrides(model, *SETTINGS, *more))
+    trainer, ensemble = trainer_of(splits, config, run), ensemble_of(splits, config, run)
+    settings = {"count": config.train.lessons, "scale": scale, "seed": config.seed}
+    lessons = make_lessons(trainer.data, splits, ensemble, **settings, judged_only=False)
+    return lessons, trainer, splits, ensemble
 
 
 def test_lessons_are_on_queries_without_a_judgement_first_and_never_on_dev(data: Path, run: Run, tmp_path: Path):
     model = tiny_cross_encoder(tmp_path / "start")
-    found, bench, splits, _ = taught(data, run, model)
+    found, trainer, splits, _ = taught(data, run, model)
     texts = splits.collection.queries.texts
-    trained = {texts[row] for row in bench.pairs.query_rows_P}
+    trained = {texts[row] for row in trainer.data.pairs.query_rows_P}
     dev = {texts[row] for row in splits.dev.query_rows_P}
     others = set(texts) - trained - dev
     assert (len(trained), len(dev), len(others)) == (8, 4, 8)
     assert len(found.lists.queries) == len(set(found.lists.queries)) == 14
     assert others < set(found.lists.queries) < others | trained
-    fewer, *_ = taught(data, run, model, "train.distill.lessons=5")
+    fewer, *_ = taught(data, run, model, "train.lessons=5")
     assert set(fewer.lists.queries) < others
     assert len(fewer.lists.queries) == 5
-    more, *_ = taught(data, run, model, "train.distill.lessons=40")
+    more, *_ = taught(data, run, model, "train.lessons=40")
     assert (len(more.lists), set(more.lists.queries)) == (40, others | trained)
     assert more.lists.queries[:16] == more.lists.queries[16:32]
     assert more.lists.documents[:16] != more.lists.documents[16:32]
-    assert [texts[:2] for texts in more.lists.documents[:16]] == [texts[:2] for texts in more.lists.documents[16:32]]
+    best = [texts[:BEST_DOCUMENTS] for texts in more.lists.documents]
+    assert best[:16] == best[16:32]
 
 
 def test_other_spellings_of_held_queries_and_queries_that_find_nothing_are_no_lessons(
@@ -97,7 +98,7 @@ def test_other_spellings_of_held_queries_and_queries_that_find_nothing_are_no_le
     more += [{"_id": f"none-{number}", "text": f"nothing{number} zzz"} for number in range(50)]
     with (data / "queries.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in more)
-    found, _, splits, _ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), "train.distill.lessons=16")
+    found, _, splits, _ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), "train.lessons=16")
     texts = splits.collection.queries.texts
     dev = {texts[row] for row in splits.dev.query_rows_P}
     asked = {query.strip(" ?").lower() for query in found.lists.queries}
@@ -116,9 +117,9 @@ def test_without_a_query_to_learn_from_it_is_said(tmp_path: Path, run: Run):
 
 
 def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, run: Run, tmp_path: Path):
-    found, _, splits, config = taught(data, run, tiny_cross_encoder(tmp_path / "start"), "train.scale=2")
+    found, _, splits, ensemble = taught(data, run, tiny_cross_encoder(tmp_path / "start"), scale=2.0)
     documents, queries = splits.collection.documents, splits.collection.queries
-    vectors, _, _ = embed_all({"document": documents, "query": queries}, config, run)
+    vectors = ensemble.vectors(queries)
     assert list(found.weights) == ["first stage", "wide", "narrow"]
     assert found.weights["first stage"] > 0
     first = splits.first_stage(np.arange(len(queries)))
@@ -130,10 +131,11 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, r
             q, d = encoder.take("query", np.array([row]))[0], encoder.take("document", np.array(docs))
             values.append(d @ q / np.linalg.norm(q) / np.linalg.norm(d, axis=1))
         teacher = sum(
-            weight * (of - of.mean()) / of.std() for weight, of in zip(found.weights.values(), values, strict=True)
+            weight * (each - each.mean()) / each.std()
+            for weight, each in zip(found.weights.values(), values, strict=True)
         )
         said = {documents.texts[doc]: float(score) / 2 for doc, score in zip(docs, teacher, strict=True)}
-        assert len(texts) == len(set(texts)) == min(4, len(docs))
+        assert len(texts) == len(set(texts)) == min(LESSON_DOCUMENTS, len(docs))
         np.testing.assert_allclose(scores, [said[text] for text in texts], atol=2e-3)
         best = sorted(said.values(), reverse=True)
         np.testing.assert_allclose(scores[:2], best[:2], atol=2e-3)
@@ -142,99 +144,42 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, r
 
 def test_the_student_comes_nearer_to_its_teacher(data: Path, run: Run, tmp_path: Path):
     start = tiny_cross_encoder(tmp_path / "start", spread=1, seed=1)
-    how = (right_first(data, tmp_path / "run.trec"), "train.distill.lessons=144", "train.pairs_per_batch=3")
-    found, bench, _, _ = taught(data, run, start, *how)
-    record = bench.fit("student", start, found.lists, replace(bench.recipe, learning_rate=0.006))
-    assert record.best_step > 0, "it learnt nothing, and the rest of this test would say nothing"
+    how = (right_first(data, tmp_path / "run.trec"), "train.lessons=144", "train.pairs_per_batch=3")
+    found, trainer, _, _ = taught(data, run, start, *how)
+    training = trainer.fit("student", start, found.lists, replace(trainer.recipe, learning_rate=0.006))
+    assert training.best_step > 0, "it learnt nothing, and the rest of this test would say nothing"
 
     def divergence(model: Path) -> float:
-        reranker = load("cross-encoder", model, max_tokens=64, device="cpu", dtype="float32", engine="torch")
-        of, lists = [], found.lists
+        reranker = load_reranker("cross-encoder", model, max_tokens=64, device="cpu", dtype="float32", engine="torch")
+        values, lists = [], found.lists
         for query, texts, teacher in zip(lists.queries, lists.documents, lists.teacher, strict=True):
             scores = torch.from_numpy(reranker.scores([query] * len(texts), list(texts)))[None]
-            of.append(kl(scores, torch.ones_like(scores, dtype=torch.bool), torch.tensor([teacher])).item())
-        return float(np.mean(of))
+            values.append(kl(scores, torch.ones_like(scores, dtype=torch.bool), torch.tensor([teacher])).item())
+        return float(np.mean(values))
 
-    assert divergence(run.out / "rerankers" / "student") < 0.98 * divergence(start)
+    assert divergence(trainer.folder("student")) < 0.98 * divergence(start)
+    recipe = quick_recipe()
     for other in (
         replace(found.lists, teacher=tuple(scores[::-1] for scores in found.lists.teacher)),
         replace(found.lists, is_lesson=()),
     ):
-        assert bench.identity(start, other, bench.recipe) != bench.identity(start, found.lists, bench.recipe)
-
-
-@pytest.mark.parametrize("loss", ["infonce", "margin"])
-def test_the_preset_trains_on_the_anchored_lists_with_lessons_among_them(
-    data: Path, run: Run, tmp_path: Path, loss: str, capsys: pytest.CaptureFixture[str]
-):
-    columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
-    run.write_table("negatives.parquet", pa.table(columns))
-    how = ("train.learning_rate=0.003", f"train.loss={loss}", "train.presets=[anchored, distilled]")
-    lessons_alone, _, splits, config = taught(data, run, tiny_cross_encoder(tmp_path / "start", spread=1), *how)
-    found, files = tune(splits, config, run)
-    assert {"rerankers/distilled/model.safetensors", "rerankers/anchored/model.safetensors"} <= set(files)
-    anchored, distilled = found["presets"]["anchored"], found["presets"]["distilled"]
-    assert (anchored["lists"], distilled["lists"]) == (8, 8 + 14)
-    assert distilled["recipe"] == anchored["recipe"]
-    assert distilled["dev_by_step"]["0"] == anchored["dev_by_step"]["0"]
-    assert found["distilled"] == lessons_alone.facts()
-    assert capsys.readouterr().err.count("distilled: with 14 lessons among them") == 1
-    assert (found["distilled"]["lessons"], found["distilled"]["queries"]) == (14, 14)
-
-
-def test_a_cross_encoder_teaches_the_judged_lists_and_the_ensemble_its_lessons(data: Path, run: Run, tmp_path: Path):
-    teacher = tiny_cross_encoder(tmp_path / "teacher", seed=1)
-    how = ("train.loss=marginmse", f"train.teacher.model={teacher}", "train.teacher.dtype=float32")
-    found, bench, *_ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), *how)
-    judged = Lists(queries=("what", "which"), documents=(("A", "B"), ("C", "D", "E")))
-    both = judged.with_lessons(found.lists)
-    assert bench._teacher is not None
-    whole = bench._teacher.teach("student", both, 2.0)
-    assert whole.teacher[2:] == found.lists.teacher
-    assert whole.teacher[:2] == bench._teacher.teach("student", judged, 2.0).teacher
-    assert not whole.untaught
+        assert trainer.identity(start, other, recipe) != trainer.identity(start, found.lists, recipe)
 
 
 def test_with_a_run_file_or_vectors_made_elsewhere_only_train_queries_are_asked_about(
     data: Path, run: Run, tmp_path: Path
 ):
-    first_stage = right_first(data, tmp_path / "run.trec")
-    found, _, splits, _ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), first_stage)
+    settings = quick_overrides(tiny_cross_encoder(tmp_path / "start"), *SETTINGS)
+    splits, config = splits_and_config(data, *settings, right_first(data, tmp_path / "run.trec"))
+    lessons = maker_of(splits, config, run).lessons
+    assert lessons is not None
     texts = splits.collection.queries.texts
-    assert set(found.lists.queries) == {texts[row] for row in splits.train.query_rows_P}
-    assert found.weights["first stage"] > 0
-    assert found.teacher_dev == 1
-
-
-def knows_nothing(data: Path, file: Path) -> str:
-    """Write a run file of documents that are never right; return the setting."""
-    collection = read_beir(data, load_config().sources)
-    wrong = [doc for doc in collection.documents.ids if doc.startswith("jacket")]
-    lines = [f"{query} Q0 {doc} {rank} {9 - rank} x" for query in collection.queries.ids for rank, doc in
-             enumerate(wrong, 1)]  # fmt: skip
-    file.write_text("\n".join(lines) + "\n")
-    return f"evaluate.first_stage={file}"
+    assert set(lessons.lists.queries) == {texts[row] for row in splits.train.query_rows_P}
+    assert lessons.weights["first stage"] > 0
+    assert lessons.teacher_dev == 1
 
 
 def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path: Path):
-    first_stage = knows_nothing(data, tmp_path / "run.trec")
+    first_stage = useless_first_stage(data, tmp_path / "run.trec")
     with pytest.raises(DataError, match=r"no lessons: .* so they have nothing to teach"):
         taught(data, run, tiny_cross_encoder(tmp_path / "start"), first_stage)
-
-
-def test_where_nobody_can_teach_the_preset_trains_without_lessons_and_says_so(
-    data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    columns = {"query_id": ["apple-care"], "positive_id": ["apple-guide"], "negative_id": ["apple-price"], "rank": [1]}
-    run.write_table("negatives.parquet", pa.table(columns))
-    start, first_stage = tiny_cross_encoder(tmp_path / "start"), knows_nothing(data, tmp_path / "run.trec")
-    config = quick_config(start, TWO, *SETTINGS, first_stage, "train.presets=[distilled, anchored]")
-    found, _ = tune(splits_of(read_beir(data, config.sources), config, run), config, run)
-    assert capsys.readouterr().err.count("warning: no lessons: ") == 1
-    assert "distilled" not in found
-    with_lessons, without = (found["presets"][name] for name in ("distilled", "anchored"))
-    assert with_lessons["identity"] == without["identity"]
-
-
-def test_the_names_of_what_learns_from_a_teacher_are_those_of_its_losses():
-    assert set(TAUGHT_NAMES) == set(TAUGHT)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.ranking.first_stage import NO_ROW
-from hnmine.training.lists import Lists, first_stage_anchors, mistakes, random_anchors, step_lists, training_lists
+from hnmine.training.lists import Lists, first_stage_negatives, random_negatives, step_lists, training_lists
 from hnmine.types import Int64, Pairs, Texts
 
 Positives = dict[int, set[int]]
@@ -39,10 +39,10 @@ def first_stage(pairs: Pairs, documents: int, seed: int) -> dict[int, Int64]:
 
 
 def from_the_first_stage(pairs: Pairs, positives: Positives, documents: int, per_pair: int, seed: int) -> list[list]:
-    return first_stage_anchors(pairs, positives, first_stage(pairs, documents, 5), per_pair, seed)
+    return first_stage_negatives(pairs, positives, first_stage(pairs, documents, 5), per_pair, seed)
 
 
-@pytest.mark.parametrize("draw", [random_anchors, from_the_first_stage])
+@pytest.mark.parametrize("draw", [random_negatives, from_the_first_stage])
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(1, 6), st.integers(0, 8))
 def test_anchors_are_distinct_never_judged_positive_and_as_many_as_there_can_be(
@@ -53,12 +53,12 @@ def test_anchors_are_distinct_never_judged_positive_and_as_many_as_there_can_be(
     drawn = draw(pairs, positives, documents, per_pair, seed)
     assert len(drawn) == len(pairs)
     for query, anchors in zip(pairs.query_rows_P.tolist(), drawn, strict=True):
-        pool = set(range(documents)) if draw is random_anchors else set(first[query].tolist()) - {NO_ROW}
+        pool = set(range(documents)) if draw is random_negatives else set(first[query].tolist()) - {NO_ROW}
         assert set(anchors) <= pool - positives[query]
         assert len(anchors) == len(set(anchors)) == min(per_pair, len(pool - positives[query]))
 
 
-@pytest.mark.parametrize("draw", [random_anchors, from_the_first_stage])
+@pytest.mark.parametrize("draw", [random_negatives, from_the_first_stage])
 def test_anchors_are_drawn_by_the_seed(draw: Draw) -> None:
     pairs, positives = judged(1, 200, 20, 40)
     again = [draw(pairs, positives, 200, 3, seed) for seed in (7, 7, 8)]
@@ -66,11 +66,11 @@ def test_anchors_are_drawn_by_the_seed(draw: Draw) -> None:
     assert len({row for anchors in again[0] for row in anchors}) > 40, "spread over the corpus"
 
 
-def test_the_positive_is_first_then_mined_then_anchors_each_once() -> None:
+def test_the_positive_is_first_then_its_negatives_each_once() -> None:
     documents = Texts(ids=tuple("abcdef"), texts=tuple("ABCDEF"))
     queries = Texts(ids=("p", "q"), texts=("P", "Q"))
     pairs = Pairs(query_rows_P=np.array([1, 0, 1]), doc_rows_P=np.array([0, 3, 5]))
-    lists = training_lists(documents, queries, pairs, [[4, 1], [], []], [[2, 4, 3], [], [1]])
+    lists = training_lists(documents, queries, pairs, [[4, 1, 2, 4, 3], [], [1]])
     assert lists.queries == ("Q", "Q")
     assert lists.documents == (("A", "E", "B", "C", "D"), ("F", "B"))
 
@@ -78,7 +78,7 @@ def test_the_positive_is_first_then_mined_then_anchors_each_once() -> None:
 def test_no_list_is_made_where_no_pair_has_a_negative() -> None:
     documents = Texts(ids=("a", "b"), texts=("A", "B"))
     pairs = Pairs(query_rows_P=np.array([0]), doc_rows_P=np.array([1]))
-    assert len(training_lists(documents, Texts(ids=("q",), texts=("Q",)), pairs, [[]], [[]])) == 0
+    assert len(training_lists(documents, Texts(ids=("q",), texts=("Q",)), pairs, [[]])) == 0
 
 
 def test_pairs_without_a_negative_are_taken_where_they_are_asked_for_and_what_was_judged_is_told_in_texts() -> None:
@@ -86,7 +86,7 @@ def test_pairs_without_a_negative_are_taken_where_they_are_asked_for_and_what_wa
     queries = Texts(ids=("p", "q"), texts=("P", "Q"))
     pairs = Pairs(query_rows_P=np.array([0, 1]), doc_rows_P=np.array([0, 1]))
     positives = {0: {0}, 1: {1, 2, 3}}
-    lists = training_lists(documents, queries, pairs, [[3], []], [[], []], bare=True, positives=positives)
+    lists = training_lists(documents, queries, pairs, [[3], []], bare=True, positives=positives)
     assert lists.documents == (("A", "D"), ("B",))
     assert lists.judged == (frozenset("A"), frozenset("BD"))
 
@@ -135,15 +135,14 @@ def test_the_scores_of_the_teacher_stay_with_their_lists() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_lessons_come_after_the_judged_lists_and_have_nothing_to_do_with_their_batch(seed: int, share: float) -> None:
-    lists, others = any_lists(seed, 9), any_lists(seed + 1, 7)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 7))
+def test_lessons_come_after_the_judged_lists_and_have_nothing_to_do_with_their_batch(seed: int, count: int) -> None:
+    lists, others = any_lists(seed, 9), any_lists(seed + 1, count)
     taught = replace(others, judged=(), teacher=tuple((0.5,) * len(listed) for listed in others.documents))
-    both = lists.with_lessons(taught, share)
-    count = round(7 * share)
+    both = lists.with_lessons(taught)
     assert both.is_lesson == (False,) * 9 + (True,) * count
     assert both.untaught == list(range(9))
-    assert both.teacher[9:] == taught.teacher[:count]
+    assert both.teacher[9:] == taught.teacher
     batch = np.random.default_rng(seed).permutation(len(both)).tolist()
     step = step_lists(both, batch, 4, (seed,))
     judged_alone = step_lists(lists, [i for i in batch if i < 9], 4, (seed,))
@@ -151,21 +150,3 @@ def test_lessons_come_after_the_judged_lists_and_have_nothing_to_do_with_their_b
     for i, documents, is_lesson in zip(batch, step.documents, step.is_lesson, strict=True):
         assert is_lesson == (i >= 9)
         assert documents == both.documents[i] or not is_lesson
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 5), st.integers(0, 4))
-def test_mistakes_against_a_plain_loop(seed: int, documents: int, queries: int, count: int) -> None:
-    pairs, positives = judged(seed, documents, queries, 8)
-    rng = np.random.default_rng(seed)
-    score = rng.permutation(queries * documents).reshape(queries, documents).astype(float)
-    candidates = [
-        [row for row in rng.permutation(documents).tolist() if row not in positives[query]]
-        for query in pairs.query_rows_P.tolist()
-    ]
-    found = mistakes(pairs, candidates, lambda query_rows, doc_rows: score[query_rows, doc_rows], count)
-    for query, positive, rows, chosen in zip(
-        pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), candidates, found, strict=True
-    ):
-        below = [row for row in rows if score[query, row] <= score[query, positive]]
-        assert chosen == sorted(below, key=lambda row: -score[query, row])[:count]

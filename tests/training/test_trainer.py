@@ -1,4 +1,4 @@
-"""What trainings share: dev queries are told, a record is trusted if it is whole, identities follow their causes."""
+"""Fine-tuning for real with a model small enough for seconds: what is kept, what is reused, and what is said."""
 
 from __future__ import annotations
 
@@ -7,13 +7,31 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sentence_transformers import CrossEncoder
 
+from hnmine.errors import ModelError
 from hnmine.runs.folder import Run
-from hnmine.training.trainer import Bench, Record, _read_record, _write_card
+from hnmine.training.trainer import Trainer, Training
 from tests.builders.collections import append_lines, write_collection
-from tests.builders.models import tiny_cross_encoder
-from tests.builders.presets import NO_START, presets_of, run_with_negatives, splits_and_config
+from tests.builders.folders import hidden_files
+from tests.builders.models import load_cross_encoder, same_weights, spoil_weights, tiny_cross_encoder
+from tests.builders.presets import run_with_negatives, splits_and_config, trainer_of
+from tests.builders.training import quick_recipe, quick_trainer, train_quickly, wrong_start, yes_no_lists, yes_no_metric
+
+Trained = tuple[Path, Training]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wrong_start(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """33 lists in batches of 8: the last batch holds one list."""
+    return train_quickly(start, tmp_path_factory.mktemp("trained"), yes_no_lists(33))
 
 
 @pytest.fixture
@@ -27,34 +45,102 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield opened
 
 
-WHOLE = {
-    "identity": "a",
-    "files": {"model.safetensors": "b"},
-    "lists": 1,
-    "steps": 2,
-    "best_step": 2,
-    "dev": 0.5,
-    "dev_by_step": {"0": 0, "2": 0.5},
-    "recipe": {"loss": "margin", "kind": "cross-encoder"},
-}
+def test_training_improves_the_dev_queries_and_what_it_says_of_them_holds(start: Path, trained: Trained) -> None:
+    model, outcome = trained
+    history = {int(step): value for step, value in outcome.dev_by_step.items()}
+    assert outcome.steps == 15
+    assert sorted(history) == [0, 5, 10, 15]
+    assert history[0] == pytest.approx(yes_no_metric(start))
+    assert outcome.best_step > 0
+    assert outcome.dev == history[outcome.best_step] == max(history.values()) > history[0] + 0.3
+    assert outcome.best_step == min(step for step, value in history.items() if value == max(history.values()))
+    assert yes_no_metric(model) == pytest.approx(outcome.dev), "the folder holds the step that was kept"
 
 
-def bench_of(data: Path, run: Run, *overrides: str) -> Bench:
+def test_the_outcome_is_a_model_folder_of_cross_encoder_and_nothing_is_left_beside_it(trained: Trained) -> None:
+    model, _ = trained
+    pairs = [("abc", "yes xx"), ("abc", "no xx")]
+    theirs = CrossEncoder(str(model), device="cpu").predict(pairs, show_progress_bar=False)
+    ours = load_cross_encoder(model, max_tokens=32).scores(*map(list, zip(*pairs, strict=True)))
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    assert theirs[0] > theirs[1]
+    assert hidden_files(model.parent) == []
+    assert not {"hnmine.json", "training"} & {path.name for path in model.iterdir()}
+    assert "Trained on 33 lists; step" in (model / "README.md").read_text()
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit_and_replaces_what_is_there(
+    start: Path, trained: Trained, tmp_path: Path
+) -> None:
+    stale = tmp_path / "rerankers" / "model" / "stale.txt"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("from an earlier run")
+    model, outcome = train_quickly(start, tmp_path, yes_no_lists(33))
+    assert outcome == trained[1]
+    assert same_weights(model, trained[0])
+    assert not stale.exists()
+
+
+def test_what_was_trained_is_reused_until_its_files_or_its_causes_change(
+    start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(count: int, **changes: object) -> str:
+        train_quickly(start, tmp_path, yes_no_lists(count), epochs=1, **changes)
+        return capsys.readouterr().err
+
+    assert "kept step" in said(8)
+    assert "reused" in (again := said(8))
+    assert "kept step" not in again
+    assert "kept step" in said(9)
+    assert "kept step" in said(9, learning_rate=1e-5)
+    model = tmp_path / "rerankers" / "model"
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    assert "config.json is not as rerankers/model left it" in (changed := said(9, learning_rate=1e-5))
+    assert "kept step" in changed
+    assert "reused" in said(9, learning_rate=1e-5)
+
+
+def test_the_start_is_kept_where_training_only_harms(trained: Trained, tmp_path: Path) -> None:
+    good, _ = trained
+    model, outcome = train_quickly(good, tmp_path, yes_no_lists(16, reversed_labels=True), loss="margin")
+    assert min(outcome.dev_by_step.values()) < outcome.dev_by_step["0"], "it was harmed on the way"
+    assert outcome.best_step == 0
+    assert same_weights(model, good)
+    assert yes_no_metric(model) == pytest.approx(outcome.dev)
+
+
+def test_a_loss_of_nan_is_one_clear_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    body = spoil_weights(tiny_cross_encoder(tmp_path / "models" / "body", head=False))
+    with pytest.raises(ModelError, match=r"^training of model failed: the gradient became nan at step 1; lower the le"):
+        train_quickly(body, tmp_path / "out", yes_no_lists(8), learning_rate=1e-5)
+    assert list((tmp_path / "out" / "rerankers").iterdir()) == []
+
+
+def test_what_a_killed_job_had_half_copied_does_not_stay(start: Path, tmp_path: Path) -> None:
+    half = tmp_path / "rerankers" / ".model.tmp"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_text("half")
+    model, _ = train_quickly(start, tmp_path, yes_no_lists(8), epochs=1)
+    assert hidden_files(model.parent) == []
+    assert yes_no_metric(model) >= 0
+
+
+def configured(data: Path, run: Run, *overrides: str) -> Trainer:
     splits, config = splits_and_config(data, *overrides)
-    return Bench(splits, config.train, run)
+    return trainer_of(splits, config, run)
 
 
 def test_few_dev_queries_and_fewer_than_asked_for_are_told(
     data: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bench_of(data, run, "train.dev_queries=4")
+    configured(data, run, "train.dev_queries=4")
     said = capsys.readouterr().err
     assert "dev: 4 queries of dev; training on cpu" in said
     assert "warning: 4 dev queries are too few to tell a better step from a lucky one; judge 30 at least" in said
     queries = [json.dumps({"_id": f"more-{i}", "text": f"story of {i}"}) for i in range(26)]
     append_lines(data / "queries.jsonl", *queries)
     append_lines(data / "qrels" / "dev.tsv", *(f"more-{i}\tapple-story\t1" for i in range(26)))
-    bench_of(data, run, "train.dev_queries=31")
+    configured(data, run, "train.dev_queries=31")
     said = capsys.readouterr().err
     assert "dev: 30 queries of dev, fewer than train.dev_queries=31; training on cpu" in said
     assert "too few" not in said
@@ -63,76 +149,28 @@ def test_few_dev_queries_and_fewer_than_asked_for_are_told(
 def test_a_learning_rate_that_is_not_given_goes_down_as_the_model_is_wider(
     data: Path, run: Run, tmp_path: Path
 ) -> None:
-    start = tiny_cross_encoder(tmp_path / "start")
-    assert bench_of(data, run, f"train.model={start}").recipe.learning_rate == pytest.approx(1e-4 * 384 / 32)
-    assert bench_of(data, run).recipe.learning_rate == pytest.approx(1e-4), "all-MiniLM-L6-v2"
-    assert bench_of(data, run, f"train.model={start}", "train.learning_rate=2e-5").recipe.learning_rate == 2e-5
+    start = f"train.model={tiny_cross_encoder(tmp_path / 'start')}"
+    assert configured(data, run, start).recipe.learning_rate == pytest.approx(1e-4 * 384 / 32)
+    assert configured(data, run).recipe.learning_rate == pytest.approx(1e-4), "all-MiniLM-L6-v2"
+    assert configured(data, run, start, "train.learning_rate=2e-5").recipe.learning_rate == 2e-5
 
 
-def test_an_identity_follows_start_lists_dev_and_recipe(data: Path, run: Run, tmp_path: Path) -> None:
-    splits, config = splits_and_config(data)
-    bench = Bench(splits, config.train, run)
-    lists, recipe = presets_of(splits, config, run).lists("anchored", NO_START)
-    start, other = tiny_cross_encoder(tmp_path / "start"), tiny_cross_encoder(tmp_path / "other", seed=1)
-    own = bench.identity(start, lists, recipe)
-    assert Bench(splits, config.train, run).identity(start, lists, recipe) == own
-    otherwise = Bench(splits, config.train, run)
-    otherwise.dev = replace(bench.dev, relevant=(frozenset({0, 1}), *bench.dev.relevant[1:]))
+def test_an_identity_follows_start_lists_dev_recipe_and_workers(start: Path, tmp_path: Path) -> None:
+    lists, recipe = yes_no_lists(5), quick_recipe()
+    trainer, other = quick_trainer(start, tmp_path), tiny_cross_encoder(tmp_path / "other", seed=1)
+    identity = trainer.identity(start, lists, recipe)
+    assert quick_trainer(start, tmp_path).identity(start, lists, recipe) == identity
+    otherwise_judged, fewer_queries = quick_trainer(start, tmp_path), quick_trainer(start, tmp_path)
+    dev = trainer.data.dev
+    otherwise_judged.data = replace(trainer.data, dev=replace(dev, relevant=(frozenset({0, 1}), *dev.relevant[1:])))
+    fewer_queries.data = replace(trainer.data, dev=replace(dev, doc_rows_QK=dev.doc_rows_QK[:, ::-1]))
     changed = [
-        bench.identity(other, lists, recipe),
-        bench.identity(start, replace(lists, queries=lists.queries[::-1]), recipe),
-        bench.identity(start, lists, replace(recipe, learning_rate=1e-6)),
-        bench_of(data, run, "train.dev_queries=3").identity(start, lists, recipe),
-        otherwise.identity(start, lists, recipe),
-        bench_of(data, run, "train.workers=2").identity(start, lists, recipe),
+        trainer.identity(other, lists, recipe),
+        trainer.identity(start, replace(lists, queries=lists.queries[::-1]), recipe),
+        trainer.identity(start, replace(lists, teacher=tuple((0.0,) * len(each) for each in lists.documents)), recipe),
+        trainer.identity(start, lists, replace(recipe, learning_rate=1e-6)),
+        otherwise_judged.identity(start, lists, recipe),
+        fewer_queries.identity(start, lists, recipe),
+        quick_trainer(start, tmp_path, workers=2).identity(start, lists, recipe),
     ]
-    assert len({own, *changed}) == 7
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]",
-        "\xff",
-        "{}",
-        '{"identity": 1}',
-        json.dumps(WHOLE | {"dev": float("nan")}),
-        json.dumps(WHOLE | {"dev_by_step": {}}),
-        json.dumps(WHOLE | {"recipe": 1}),
-    ],
-)
-def test_a_record_that_is_broken_is_told_and_not_trusted(
-    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "hnmine.json").write_text(content, encoding="latin-1")
-    assert _read_record("paper", tmp_path) is None
-    assert f"paper: {tmp_path / 'hnmine.json'} is not what a finished training leaves (" in capsys.readouterr().err
-
-
-def test_a_record_that_is_whole_is_trusted_and_one_that_is_missing_is_nothing_to_tell(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert _read_record("paper", tmp_path) is None
-    (tmp_path / "hnmine.json").write_text(json.dumps(WHOLE))
-    record = _read_record("paper", tmp_path)
-    assert record is not None
-    assert record.model_dump() == WHOLE
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    ("kind", "loads"),
-    [("cross-encoder", "CrossEncoder('path of this folder')"), ("bi-encoder", "SentenceTransformer('path of")],
-)
-def test_the_card_says_data_settings_metrics_versions_and_how_to_load_it(
-    data: Path, run: Run, tmp_path: Path, kind: str, loads: str
-) -> None:
-    record = Record.model_validate(WHOLE | {"recipe": {"loss": "margin", "kind": kind}})
-    _write_card(tmp_path, "paper", record, bench_of(data, run)._about_data())
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    for part in ("Data: 30 documents (digest ", "12 train pairs, 4 dev queries", "step 2 of 2", "| 2 | 0.5000 |"):
-        assert part in card
-    assert loads in card
-    assert '"loss": "margin"' in card
-    assert '"torch": "' in card
+    assert len({identity, *changed}) == 8

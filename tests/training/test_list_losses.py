@@ -1,4 +1,4 @@
-"""One worker's step: its passes against every possible cut, its gradient against a plain loop, its share of a batch."""
+"""The losses of a step: passes against every possible cut, the gradient against a plain loop, the share of a batch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.models.cross_encoder import Reranker
+from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.training import losses
+from hnmine.training.list_losses import ListLosses, cut_into_passes
 from hnmine.training.lists import Lists, step_lists
-from hnmine.training.worker import _backward, _passes, set_dropout
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 from tests.builders.training import yes_no_lists
 
@@ -30,7 +30,7 @@ def least_by_trying_all(lengths: list[int], most: int, cost: int) -> int:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=10), st.integers(1, 200), st.integers(0, 80))
 def test_no_other_cut_into_passes_reads_fewer_tokens(lengths: list[int], most: int, cost: int) -> None:
-    passes = _passes(np.array(lengths), most, cost)
+    passes = cut_into_passes(np.array(lengths), most, cost)
     assert sorted(i for part in passes for i in part) == list(range(len(lengths)))
     read = [len(part) * max(lengths[i] for i in part) for part in passes]
     assert all(tokens <= most or len(part) == 1 for tokens, part in zip(read, passes, strict=True))
@@ -39,40 +39,43 @@ def test_no_other_cut_into_passes_reads_fewer_tokens(lengths: list[int], most: i
 
 def test_texts_of_unlike_length_are_padded_less_than_one_in_twenty_tokens() -> None:
     lengths = np.random.default_rng(0).lognormal(4.1, 0.5, 80).astype(np.int64).clip(20, 256)  # as of single sentences
-    read = sum(len(part) * int(lengths[part].max()) for part in _passes(lengths, 4096, Reranker.PASS_TOKENS["cpu"]))
+    read = sum(len(part) * int(lengths[part].max()) for part in cut_into_passes(lengths, 4096, 32))
     assert 1 - lengths.sum() / read < 0.05
 
 
 @pytest.fixture
-def reranker(tmp_path: Path) -> Reranker:
+def reranker(tmp_path: Path) -> CrossEncoder:
     model = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=32)
-    set_dropout(model.model, 0.0)
     model.train_mode()
     return model
 
 
-def gradient(reranker: Reranker) -> torch.Tensor:
+def gradient(reranker: CrossEncoder) -> torch.Tensor:
     return torch.cat([weight.grad.flatten() for weight in reranker.model.parameters() if weight.grad is not None])
 
 
 def backward(
-    reranker: Reranker, given: Lists, chosen: list[int], name: str, share: float
+    reranker: CrossEncoder, given: Lists, chosen: list[int], name: str, share: float
 ) -> tuple[float, torch.Tensor]:
     reranker.model.zero_grad()
-    loss, padding = _backward(reranker, reranker.model, given, chosen, losses.make(name, 1.0), share)
-    assert 0 <= padding < 0.5
-    return loss.item(), gradient(reranker)
+    parts = ListLosses(reranker, reranker.model, given, chosen, losses.make(name, 1.0), share=share)
+    total = 0.0
+    for loss in parts:
+        torch.autograd.backward(loss)
+        total += loss.item()
+    assert 0 <= parts.padding < 0.5
+    return total, gradient(reranker)
 
 
-def by_loop(reranker: Reranker, given: Lists, name: str) -> tuple[float, torch.Tensor]:
+def by_loop(reranker: CrossEncoder, given: Lists, name: str) -> tuple[float, torch.Tensor]:
     """The mean loss, one list at a time, one text at a time."""
     reranker.model.zero_grad()
     total = 0.0
     for i, (query, documents) in enumerate(zip(given.queries, given.documents, strict=True)):
         scores = torch.cat([reranker.forward(reranker.tokenize([query], [text])) for text in documents])
         teacher = torch.tensor(given.teacher[i])[None] if given.teacher and given.teacher[i] else None
-        of = "kl" if given.is_lesson and given.is_lesson[i] else name
-        loss = losses.make(of, 1.0)(scores[None], torch.ones(1, len(scores), dtype=torch.bool), teacher)[0]
+        loss_name = "kl" if given.is_lesson and given.is_lesson[i] else name
+        loss = losses.make(loss_name, 1.0)(scores[None], torch.ones(1, len(scores), dtype=torch.bool), teacher)[0]
         (loss / len(given)).backward()
         total += loss.item() / len(given)
     return total, gradient(reranker)
@@ -83,17 +86,20 @@ def given_lists(name: str, lessons: int = 0) -> Lists:
     taught = replace(plain, teacher=tuple(tuple(rng.normal(0, 1, len(texts)).tolist()) for texts in plain.documents))
     if not lessons:
         return taught if name in losses.TAUGHT else plain
-    judged = taught if name in losses.TAUGHT else plain
-    first = replace(judged, **{
-        field: getattr(judged, field)[: 7 - lessons] for field in ("queries", "documents", "teacher")
-    })  # fmt: skip
-    return first.with_lessons(replace(taught, documents=tuple(texts[::-1] for texts in taught.documents)), lessons / 7)
+    judged = part_of(taught if name in losses.TAUGHT else plain, slice(7 - lessons))
+    reversed_lists = replace(taught, documents=tuple(texts[::-1] for texts in taught.documents))
+    return judged.with_lessons(part_of(reversed_lists, slice(lessons)))
+
+
+def part_of(given: Lists, rows: slice) -> Lists:
+    parts = {name: getattr(given, name)[rows] for name in ("queries", "documents", "teacher")}
+    return Lists(**parts)
 
 
 @pytest.mark.parametrize("lessons", [0, 3, 7])
 @pytest.mark.parametrize("name", ["infonce", "margin", "marginmse", "kl"])
 def test_the_gradient_of_a_step_is_that_of_a_plain_loop_and_the_mean_of_its_shares(
-    reranker: Reranker, name: str, lessons: int
+    reranker: CrossEncoder, name: str, lessons: int
 ) -> None:
     many = given_lists(name, lessons)
     assert len(many) == 7
@@ -105,7 +111,7 @@ def test_the_gradient_of_a_step_is_that_of_a_plain_loop_and_the_mean_of_its_shar
     torch.testing.assert_close((shares[0] + shares[1]) / 2, whole, rtol=1e-3, atol=1e-5)
 
 
-def test_a_student_that_is_its_own_teacher_has_loss_0(reranker: Reranker) -> None:
+def test_a_student_that_is_its_own_teacher_has_loss_0(reranker: CrossEncoder) -> None:
     plain = yes_no_lists(5)
     reranker.model.eval()
     scores = [reranker.scores([q] * len(d), d).tolist() for q, d in zip(plain.queries, plain.documents, strict=True)]
@@ -119,7 +125,7 @@ def test_a_student_that_is_its_own_teacher_has_loss_0(reranker: Reranker) -> Non
     assert backward(reranker, indifferent, list(range(5)), "marginmse", 0.2)[0] > 1e-4
 
 
-def test_a_worker_without_lists_adds_nothing(reranker: Reranker) -> None:
+def test_a_worker_without_lists_adds_nothing(reranker: CrossEncoder) -> None:
     loss, slope = backward(reranker, given_lists("marginmse"), [], "marginmse", 1.0)
     assert loss == 0
     assert (slope == 0).all()
@@ -130,8 +136,3 @@ def test_shares_of_a_step_draw_from_the_whole_batch() -> None:
     bare = Lists(queries=names, documents=tuple((n,) for n in names), judged=tuple(frozenset({n}) for n in names))
     whole = step_lists(bare, range(6), 5, (0, 1))
     assert all(set(documents) == set(names) for documents in whole.documents), "the other worker's positives as well"
-
-
-def test_dropout_is_replaced_everywhere(reranker: Reranker) -> None:
-    set_dropout(reranker.model, 0.5)
-    assert {module.p for module in reranker.model.modules() if isinstance(module, torch.nn.Dropout)} == {0.5}

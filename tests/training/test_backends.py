@@ -1,0 +1,180 @@
+"""Where a training runs: alone and shared, killed and gone on with, it ends with the same model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from hnmine.errors import ModelError
+from hnmine.training.backends import ThisProcess
+from hnmine.training.checkpoints import STATE, work_folder
+from hnmine.training.lists import Lists
+from hnmine.training.trainer import Training
+from hnmine.training.worker import Job
+from tests.builders.folders import hidden_files
+from tests.builders.models import load_cross_encoder, same_weights
+from tests.builders.training import (
+    LONG_TRAINING,
+    quick_recipe,
+    quick_trainer,
+    train_quickly,
+    wrong_start,
+    yes_no_dev_task,
+    yes_no_lists,
+)
+
+Trained = tuple[Path, Training]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wrong_start(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """One worker, 33 lists in batches of 8: the last batch holds one list."""
+    return train_quickly(start, tmp_path_factory.mktemp("trained"), yes_no_lists(33))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_quickly(start, tmp_path_factory.mktemp("undisturbed"), yes_no_lists(60), **LONG_TRAINING)
+
+
+def assert_same_training(start: Path, alone: Trained, together: Trained) -> None:
+    """Check that two trainings say the same, and end with models that differ by rounding."""
+    (one, outcome), (two, other) = alone, together
+    assert (outcome.best_step, outcome.dev_by_step) == (other.best_step, other.dev_by_step)
+    texts = [f"{word} {name}" for word in ("yes", "no") for name in ("abc", "face", "xy")]
+    scores = [load_cross_encoder(model, max_tokens=32).scores(["abc"] * 6, texts) for model in (start, one, two)]
+    begun, first, second = (each - each.mean() for each in scores)  # the loss sees differences only
+    assert np.abs(first - second).max() < np.abs(first - begun).max() / 1000
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_train_the_model_that_one_trains(start: Path, trained: Trained, tmp_path: Path) -> None:
+    assert_same_training(start, trained, train_quickly(start, tmp_path, yes_no_lists(33), workers=2))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_passes_as_their_own_texts_need(
+    start: Path, tmp_path: Path
+) -> None:
+    short = yes_no_lists(33)
+    documents = tuple(
+        (texts[0], *(f"{text} {'abcdef' * 4 * (i % 11 == 0)}" for text in texts[1:]))
+        for i, texts in enumerate(short.documents)
+    )
+    judged = tuple(frozenset(texts[:1]) for texts in documents)
+    given = Lists(queries=short.queries, documents=documents, judged=judged)
+    alone, together = (
+        train_quickly(start, tmp_path / str(workers), given, workers=workers, in_batch_negatives=3, epochs=1)
+        for workers in (1, 2)
+    )
+    assert_same_training(start, alone, together)
+
+
+def after_checkpoints(out: Path, count: int, act: Callable[[], None]) -> threading.Thread:
+    """Do something as soon as so many checkpoints were written in the run `out`; Ray registers one a moment later."""
+
+    def watch() -> None:
+        seen: set[str] = set()
+        deadline = time.monotonic() + 120
+        while len(seen) < count and time.monotonic() < deadline:
+            for pattern in ("fit/checkpoint_2*", "checkpoint-*"):  # Ray's, ours
+                seen |= {path.name for path in out.glob(f"rerankers/.train-model-*/{pattern}")}
+            time.sleep(0.005)
+        act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def ray_workers() -> list[psutil.Process]:
+    """Ray Train's workers below this very process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in process.name():
+                found.append(process)
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_training(
+    start: Path, undisturbed: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed: list[int] = []
+
+    def kill() -> None:
+        for worker in ray_workers():
+            worker.kill()
+            killed.append(worker.pid)
+
+    thread = after_checkpoints(tmp_path, 4, kill)
+    again = train_quickly(start, tmp_path, yes_no_lists(60), by_ray=True, **LONG_TRAINING)
+    thread.join()
+    assert len(killed) == 1
+    assert "goes on from the checkpoint of step" in capfd.readouterr().err
+    assert again[1] == undisturbed[1]
+    assert same_weights(again[0], undisturbed[0])
+    assert hidden_files(tmp_path / "rerankers") == []
+
+
+def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
+    start: Path, undisturbed: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.builders.training import *; "
+        "train_quickly(Path(sys.argv[1]), Path(sys.argv[2]), yes_no_lists(60), **LONG_TRAINING)"
+    )
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, str(start), str(tmp_path)], cwd=Path(__file__).parents[2], start_new_session=True
+    )
+    after_checkpoints(tmp_path, 4, lambda: os.killpg(job.pid, signal.SIGKILL)).join()
+    assert job.wait() == -signal.SIGKILL
+    assert not (tmp_path / "rerankers" / "model").exists()
+    assert len(hidden_files(tmp_path / "rerankers")) == 1
+    again = train_quickly(start, tmp_path, yes_no_lists(60), **LONG_TRAINING)
+    assert "goes on from the checkpoint of step" in capfd.readouterr().err
+    assert again[1] == undisturbed[1]
+    assert same_weights(again[0], undisturbed[0])
+    assert hidden_files(tmp_path / "rerankers") == []
+
+
+@pytest.mark.parametrize("harm", ["cut", "unfinished", "empty"])
+def test_a_checkpoint_that_is_broken_is_said_and_the_next_call_begins_anew(
+    start: Path, trained: Trained, tmp_path: Path, harm: str
+) -> None:
+    given, (model, outcome) = yes_no_lists(33), trained
+    trainer = quick_trainer(start, tmp_path)
+    work = work_folder(trainer.folder("model"), trainer.identity(start, given, quick_recipe()))
+    job = Job(start=start, lists=given, dev=yes_no_dev_task(), recipe=quick_recipe(epochs=1), start_dev=None)
+    state = ThisProcess(job, work).train()[5] / STATE
+    if harm == "cut":
+        (state / "adamw.safetensors").write_bytes((state / "adamw.safetensors").read_bytes()[:-50])
+    elif harm == "unfinished":
+        (state / "progress.json").unlink()
+    else:
+        (work / "checkpoint-7").mkdir()
+    with pytest.raises(ModelError, match=r"training of model failed: checkpoint .* cannot be read \(.*from the start$"):
+        train_quickly(start, tmp_path, given)
+    again = train_quickly(start, tmp_path, given)
+    assert again[1] == outcome
+    assert same_weights(again[0], model)
