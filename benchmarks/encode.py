@@ -26,7 +26,7 @@ from hnmine.models.batches import TOKENS_PER_BATCH, batches_by_length
 from hnmine.models.folder import resolve
 from hnmine.models.plan import Plan, plan
 from hnmine.runs.device import Choice
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 from hnmine.types import Float32, Int64, Texts, unit_rows
 
 TOKENS = 256

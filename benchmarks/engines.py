@@ -23,7 +23,7 @@ from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.models.folder import resolve
 from hnmine.models.plan import plan
 from hnmine.runs.device import Choice
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 
 MODEL = "all-MiniLM-L6-v2"
 ENGINES = ("openvino", "torch")

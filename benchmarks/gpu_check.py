@@ -41,7 +41,7 @@ from hnmine.models.plan import plan
 from hnmine.runs import device as devices
 from hnmine.runs.device import Choice
 from hnmine.runs.files import write_json
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 from hnmine.types import Candidates, Float32, Pairs, Space, Texts, distance, unit_rows
 
 CPU = Choice(kind="cpu", reason="check")

@@ -36,7 +36,7 @@ import numpy as np
 from hnmine.config.corpus import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.models.folder import resolve
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 
 MODEL = "all-MiniLM-L6-v2"
 OURS = {"hnmine": [], "Ray Data": ["--set", "ray=true"]}

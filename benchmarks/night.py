@@ -24,7 +24,7 @@ import numpy as np
 
 from hnmine.config.corpus import SourcesConfig
 from hnmine.corpus.beir import read_beir
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 
 SETTINGS = [
     "encoders=[{name: minilm, model: all-MiniLM-L6-v2}]",

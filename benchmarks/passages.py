@@ -23,7 +23,7 @@ from hnmine.models.passages import PassageEncoder
 from hnmine.models.plan import plan
 from hnmine.ranking.significance import paired
 from hnmine.runs.device import Choice
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 from hnmine.types import Float32, Float64, Int64, unit_rows
 
 WAYS = {"truncate": 1, "mean of 4": 4, "mean of 16": 16}

@@ -19,7 +19,7 @@ import numpy as np
 from hnmine.mining.conditions import Known, select
 from hnmine.mining.search import Searcher
 from hnmine.runs.device import Choice
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 from hnmine.types import Negatives, Pairs, Space, distance, unit_rows
 
 WIDTH = 256

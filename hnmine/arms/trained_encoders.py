@@ -23,8 +23,9 @@ from hnmine.arms.star import TrainingSet, star
 from hnmine.config.models import EncoderConfig
 from hnmine.models.folder import declared_prompts, folder_sha256, resolve
 from hnmine.runs.device import Choice
-from hnmine.runs.folder import Run, versions
+from hnmine.runs.folder import Run
 from hnmine.runs.hashing import digest
+from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.training.recipe import Recipe
 from hnmine.types import Float32, Role, Space, Texts

@@ -21,7 +21,7 @@ from hnmine.project import Project
 from hnmine.ranking.first_stage import Bm25
 from hnmine.report.risks import Risk, risk_table, verdict
 from hnmine.runs.files import write_json
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 from hnmine.runs.progress import track
 from hnmine.types import Space, Texts
 

@@ -32,7 +32,7 @@ from hnmine.ranking.evaluate import Ranking
 from hnmine.ranking.measures import MAIN_METRIC, PerQuery, means
 from hnmine.report.arms import ArmRow, Block, Reference, comparison_text
 from hnmine.runs.files import write_json
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 from hnmine.runs.progress import clock, say
 from hnmine.training.data import TrainingData
 

@@ -20,7 +20,7 @@ from hnmine.corpus.text_keys import KEY_BYTES, Keys, key_of
 from hnmine.embedding.store import VectorStore
 from hnmine.models.fingerprint import Fingerprint
 from hnmine.models.folder import folder_sha256
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 from hnmine.types import Float32, Float64, Int64, Texts
 
 Done = Callable[[int], None]

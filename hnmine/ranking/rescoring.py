@@ -22,8 +22,9 @@ from hnmine.models.folder import folder_sha256
 from hnmine.ranking.measures import METRICS, PerQuery, means, measure
 from hnmine.ranking.task import Score, Task, rerank
 from hnmine.runs.device import choose_device, choose_dtype
-from hnmine.runs.folder import Run, versions
+from hnmine.runs.folder import Run
 from hnmine.runs.hashing import digest
+from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32
 

@@ -3,11 +3,12 @@
 OUT/manifest.json        one section a step: what it found, and from which data, settings, versions and files
 OUT/quarantine.jsonl     every bad row, with its reason
 OUT/negatives.parquet    OUT/triplets.parquet    OUT/basis.safetensors
-OUT/store/               vectors; OUT/scored/ what cross-encoders said
+OUT/store/               vectors; OUT/scored/ scores of cross-encoders
 OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
 OUT/evaluation/          scores and metrics a query
 OUT/audit.json           the last audit
 OUT/compare.md           the last comparison; OUT/compare/ and OUT/encoders/ what it goes on from
+OUT/cache/               what finished work found, see `runs.cache`
 """
 
 from __future__ import annotations
@@ -15,109 +16,27 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
-from hnmine.config.base import Slug
 from hnmine.config.root import Config
-from hnmine.config.training import Kind
 from hnmine.errors import DataError
 from hnmine.runs.cache import Cache
 from hnmine.runs.counters import SECONDS
 from hnmine.runs.files import whole_file, write_json
 from hnmine.runs.hashing import file_sha256
-from hnmine.runs.progress import say
-
-_VERSIONS = (
-    "hnmine",
-    "faiss-cpu",
-    "faiss-gpu",
-    "cuml-cu13",
-    "numpy",
-    "openvino",
-    "pyarrow",
-    "ray",
-    "scikit-learn",
-    "sentence-transformers",
-    "torch",
-    "transformers",
-)
-
-
-Step = Literal["mining", "training", "evaluation"]
-_USES: dict[Step, set[str]] = {
-    "mining": {"sources", "encoders", "embed", "reduce", "search", "select", "guards"},
-    "training": {"sources", "encoders", "embed", "reduce", "search", "train", "evaluate", "compare"},
-    "evaluation": {"sources", "encoders", "embed", "reduce", "search", "train", "evaluate"},
-}
-"""The steps in the order of their work, and the sections of the configuration that each reads."""
+from hnmine.runs.manifest import MANIFEST, SETTINGS_READ, Step, read_manifest, versions, with_section
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-
-
-class Kept(BaseModel):
-    """What a finished piece of work leaves as JSON, under a digest of all that decides it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    identity: str
-
-
-KeptT = TypeVar("KeptT", bound=Kept)
-
-
-def read_kept(path: Path, kind: type[KeptT], identity: str) -> KeptT | None:
-    """Return what was kept under this identity, if that is what the file holds."""
-    try:
-        kept = kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return kept if kept.identity == identity else None
-
-
-class _Section(BaseModel):
-    """What every step records beside its findings."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    inputs: dict[str, str]
-
-
-class _Start(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    model: str
-    warmed_up: bool
-
-
-class _Training(_Section):
-    start: _Start
-    kind: Kind
-    max_tokens: int
-    presets: dict[Slug, dict[str, Any]]
-
-
-class _Manifest(BaseModel):
-    """What is relied on when a manifest is read again."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    mining: _Section | None = None
-    training: _Training | None = None
-    evaluation: _Section | None = None
-    files: dict[str, str] = {}
 
 
 @dataclass
@@ -163,10 +82,10 @@ class Run:
         path = self.out / "negatives.parquet"
         if not path.is_file():
             raise DataError(f"{path} does not exist; run `hnmine mine` with the same --data and --out first")
-        told = self.manifest.get("files", {}).get(path.name)
-        if told is not None and told != file_sha256(path):
+        recorded = self.manifest.get("files", {}).get(path.name)
+        if recorded is not None and recorded != file_sha256(path):
             raise DataError(
-                f"{path} is not as {self.out / 'manifest.json'} says, perhaps since a later `hnmine mine` was stopped; "
+                f"{path} is not as {self.out / MANIFEST} says, perhaps since a later `hnmine mine` was stopped; "
                 "run it again"
             )
 
@@ -192,26 +111,14 @@ class Run:
             files: the same of those that it leaves.
             found: what it found.
         """
-        named: dict[str, str] = self.manifest.get("files", {}) | files
-        named = {name: value for name, value in sorted(named.items()) if (self.out / name).is_file()}
-        steps = list(_USES)
-        kept: dict[str, Any] = {}
-        for each in steps:
-            section = self.manifest.get(each)
-            if each == step:
-                kept[each] = found | {
-                    "config": self.config.model_dump(mode="json", include=_USES[step]),
-                    "versions": versions(),
-                    "seconds": self.seconds,
-                    "inputs": inputs,
-                }
-            elif section and steps.index(each) > steps.index(step) and not section["inputs"].items() <= named.items():
-                say("write", f"{self.out / 'manifest.json'}: {each} was made from other files, so it is left out now")
-                break  # and what follows from it
-            elif section:
-                kept[each] = section
-        self.manifest, self.seconds = kept | {"files": named}, {}
-        write_json(self.out / "manifest.json", self.manifest)
+        section = found | {
+            "config": self.config.model_dump(mode="json", include=SETTINGS_READ[step]),
+            "versions": versions(),
+            "seconds": self.seconds,
+            "inputs": inputs,
+        }
+        self.manifest, self.seconds = with_section(self.out, self.manifest, step, section, files), {}
+        write_json(self.out / MANIFEST, self.manifest)
 
 
 @contextmanager
@@ -258,33 +165,3 @@ def _writing(out: Path) -> Iterator[None]:
         raise DataError(
             f"--out {out} cannot be written: {path}: {error.strerror}; make way or room there, or choose another --out"
         ) from None
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """Return the manifest of a run folder, empty if there is none yet.
-
-    Raises:
-        DataError: it cannot be read or is not ours.
-    """
-    path = out / "manifest.json"
-    if not path.exists():
-        return {}
-    try:
-        return _Manifest.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
-    except OSError as error:
-        problem = str(error)
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-    raise DataError(f"{path} is not a manifest of this hnmine ({problem}); remove it or choose another --out")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that matter for a result."""
-    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
-    for name in _VERSIONS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

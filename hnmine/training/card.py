@@ -8,7 +8,7 @@ from typing import Any
 
 from hnmine.config.training import LOADED_BY, Kind
 from hnmine.ranking.measures import MAIN_METRIC
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 
 _CALLS: dict[Kind, str] = {
     "cross-encoder": "model.predict([('query', 'document')])",

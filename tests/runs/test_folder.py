@@ -1,8 +1,7 @@
-"""The folder of a run: one writer, whole files, a manifest that can be trusted."""
+"""The folder of a run: one writer, whole files, and errors that name what stops it."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -15,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import BaseModel
 from safetensors.numpy import save_file
 
-from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.errors import DataError
-from hnmine.runs.files import write_json
-from hnmine.runs.folder import Run, open_run, read_manifest, versions
-from hnmine.runs.hashing import digest, file_sha256
+from hnmine.runs.folder import open_run
+from hnmine.runs.hashing import file_sha256
 
 TABLE = pa.table({"a": [1, 2]})
 
@@ -46,117 +44,72 @@ def test_a_table_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
     assert pq.read_table(tmp_path / "table.parquet").equals(TABLE)
 
 
-def mining(run: Run) -> None:
-    files = run.sha256_of("negatives.parquet", "basis.safetensors")
-    run.commit("mining", inputs={}, files=files, counts={"negatives": 2})
+def test_a_text_is_written_whole_under_its_name_and_replaces_the_one_before(tmp_path: Path) -> None:
+    with open_run(tmp_path, Config()) as run:
+        for text in ("before", "ünïcode\n"):
+            run.write_text("pages/changes.md", text)
+    assert (tmp_path / "pages" / "changes.md").read_bytes() == "ünïcode\n".encode()
+    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["changes.md"]
 
 
-KIND = {"kind": "cross-encoder", "max_tokens": 64}
+def test_the_cache_of_a_run_is_that_of_its_folder(tmp_path: Path) -> None:
+    class Found(BaseModel):
+        best: int
+
+    with open_run(tmp_path / "out", Config()) as run:
+        run.write_text("table", "x")
+        run.cache.put("work", "one", Found(best=3), [run.out / "table"])
+        assert run.cache.files("work") == run.sha256_of("table", "missing") == {"table": file_sha256(run.out / "table")}
+    with open_run(tmp_path / "out", Config()) as run:
+        assert run.cache.get("work", "one", Found) == Found(best=3)
 
 
-def training(run: Run, weights: str = "w") -> None:
-    inputs, files = run.sha256_of("negatives.parquet"), {"rerankers/paper/model.safetensors": weights}
-    (run.out / "rerankers" / "paper").mkdir(parents=True, exist_ok=True)
-    (run.out / "rerankers" / "paper" / "model.safetensors").write_text(weights)
-    start = {"model": "m", "warmed_up": False}
-    run.commit("training", inputs=inputs, files=files, start=start, **KIND, presets={"paper": {"dev": 0.5}})
-
-
-def evaluation(run: Run) -> None:
-    inputs = {"rerankers/paper/model.safetensors": run.manifest["files"]["rerankers/paper/model.safetensors"]}
-    run.commit("evaluation", inputs=inputs, files={}, table="")
-
-
-def test_a_step_records_its_own_settings_versions_seconds_and_files(tmp_path: Path) -> None:
-    config = load(overrides=["select.negatives=4"])
-    with open_run(tmp_path, config) as run:
-        run.write_table("negatives.parquet", TABLE)
-        with run.timed("read"):
-            time.sleep(0.01)
-        mining(run)
-    with open_run(tmp_path, load(overrides=["select.negatives=5", "train.epochs=3"])) as run:
-        with run.timed("train"):
+def test_seconds_of_a_step_add_up(tmp_path: Path) -> None:
+    with open_run(tmp_path, Config()) as run:
+        for _ in range(2):
+            with run.timed("read"):
+                time.sleep(0.02)
+        with run.timed("select"):
             pass
-        training(run)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert list(manifest) == ["mining", "training", "files"]
-    mined, trained = manifest["mining"], manifest["training"]
-    assert mined["counts"] == {"negatives": 2}
-    assert load(overrides=[f"select={mined['config']['select']}"]).select == config.select
-    assert "train" not in mined["config"]
-    assert trained["config"]["train"]["epochs"] == 3
-    assert "select" not in trained["config"]
-    assert mined["seconds"]["read"] >= 0.01
-    assert list(trained["seconds"]) == ["train"]
-    assert mined["versions"] == trained["versions"] == versions()
-    assert trained["inputs"] == {"negatives.parquet": file_sha256(tmp_path / "negatives.parquet")}
-    assert manifest["files"] == trained["inputs"] | {"rerankers/paper/model.safetensors": "w"}
-    assert read_manifest(tmp_path) == manifest
+    assert run.seconds["read"] >= 0.04
+    assert list(run.seconds) == ["read", "select"]
 
 
-@pytest.mark.parametrize(
-    ("redo", "kept"),
-    [
-        ("the same negatives", ["mining", "training", "evaluation", "files"]),
-        ("other negatives", ["mining", "files"]),
-        ("the same models", ["mining", "training", "evaluation", "files"]),
-        ("other models", ["mining", "training", "files"]),
-    ],
-)
-def test_what_followed_from_a_step_stays_only_if_it_still_follows(
-    tmp_path: Path, redo: str, kept: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+# What a later step needs of an earlier one
+
+
+def test_what_was_not_mined_or_has_changed_since_is_named_with_the_remedy(tmp_path: Path) -> None:
     with open_run(tmp_path, Config()) as run:
+        with pytest.raises(DataError, match=r"negatives\.parquet does not exist; run `hnmine mine` with the same"):
+            run.require_mined()
         run.write_table("negatives.parquet", TABLE)
-        for step in (mining, training, evaluation):
-            step(run)
+        run.require_mined()  # a file of the user's own
+        run.commit("mining", inputs={}, files=run.sha256_of("negatives.parquet"))
+        run.require_mined()
+        run.write_table("negatives.parquet", pa.table({"a": [3]}))
+        with pytest.raises(
+            DataError, match=r"negatives\.parquet is not as .*manifest\.json says, perhaps since a later"
+        ):
+            run.require_mined()
+
+
+def test_a_run_without_a_trained_reranker_is_named_with_the_remedy(tmp_path: Path) -> None:
     with open_run(tmp_path, Config()) as run:
-        if "negatives" in redo:
-            run.write_table("negatives.parquet", pa.table({"a": [3]}) if "other" in redo else TABLE)
-            mining(run)
-        else:
-            training(run, "v" if "other" in redo else "w")
-    assert list(read_manifest(tmp_path)) == kept
-    assert ("was made from other files, so it is left out now" in capsys.readouterr().err) == ("other" in redo)
+        with pytest.raises(DataError, match=r"holds no trained re-ranker; run `hnmine train` with the same --data"):
+            run.require_trained()
+        run.manifest["training"] = {"inputs": {}}
+        run.require_trained()
 
 
-def test_a_file_that_is_gone_is_named_no_more(tmp_path: Path) -> None:
-    with open_run(tmp_path, Config()) as run:
-        for name in ("negatives.parquet", "basis.safetensors"):
-            run.write_table(name, TABLE)
-        mining(run)
-        assert list(run.manifest["files"]) == ["basis.safetensors", "negatives.parquet"]
-        (tmp_path / "basis.safetensors").unlink()
-        mining(run)
-    assert list(read_manifest(tmp_path)["files"]) == ["negatives.parquet"]
+# Who may write, and where
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{broken",
-        "[]",
-        "",
-        "\xff",
-        "[" * 100_000,
-        '{"seconds": 3}',
-        '{"training": 1}',
-        '{"training": {"presets": 4}}',
-        '{"mining": {"inputs": {}, "files": []}, "files": []}',
-        '{"mining": {"inputs": {"a": 1}}}',
-        '{"training": {"inputs": {}, "max_tokens": 64, "presets": {}, "start": {"warmed_up": 1, "model": "m"}}}',
-        '{"files": {"a": null}}',
-    ],
-)
-def test_a_manifest_that_is_not_ours_is_a_clear_error(tmp_path: Path, content: str) -> None:
-    (tmp_path / "manifest.json").write_text(content, encoding="latin-1")
-    with (
-        pytest.raises(
-            DataError, match=r"manifest\.json is not a manifest of this hnmine \(.+\).* choose another --out$"
-        ),
-        open_run(tmp_path, Config()),
-    ):
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])
+def test_a_folder_that_holds_a_collection_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds a collection; choose another folder"), open_run(tmp_path, Config()):
         pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_folder_in_use_is_refused_until_its_process_ends_however_it_ends(tmp_path: Path) -> None:
@@ -232,21 +185,7 @@ def test_a_disk_without_room_is_said(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
 
 
-def test_a_digest_is_that_of_the_value_not_of_its_order(tmp_path: Path) -> None:
-    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
-    assert len({digest(value) for value in ({"a": 1}, {"a": 2}, [1, 2], [2, 1], "1", 1)}) == 6
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    write_json(path, {"é": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
-    assert [each.name for each in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_writers_that_name_no_file_are_told_from_as_well(tmp_path: Path) -> None:
+def test_an_error_that_names_its_file_in_its_text_alone_is_said_as_well(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "link").symlink_to("nowhere")
 

@@ -1,0 +1,139 @@
+"""OUT/manifest.json: one section a step, with what it found and from which data, settings, versions and files."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hnmine.config.base import Slug
+from hnmine.config.training import Kind
+from hnmine.errors import DataError
+from hnmine.runs.progress import say
+
+MANIFEST = "manifest.json"
+
+Step = Literal["mining", "training", "evaluation"]
+_SHARED = {"seed", "device", "engine", "ray", "sources", "encoders", "embed", "reduce", "search"}
+SETTINGS_READ: dict[Step, set[str]] = {
+    "mining": _SHARED | {"select", "guards"},
+    "training": _SHARED | {"train", "evaluate", "compare"},
+    "evaluation": _SHARED | {"train", "evaluate"},
+}
+"""The steps in the order of their work, and what each reads of the configuration."""
+
+_PACKAGES = (
+    "hnmine",
+    "faiss-cpu",
+    "faiss-gpu",
+    "cuml-cu13",
+    "numpy",
+    "openvino",
+    "pyarrow",
+    "ray",
+    "scikit-learn",
+    "sentence-transformers",
+    "torch",
+    "transformers",
+)
+
+
+class _Section(BaseModel):
+    """What every step records beside its findings."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    inputs: dict[str, str]
+
+
+class _Start(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str
+    warmed_up: bool
+
+
+class _Training(_Section):
+    start: _Start
+    kind: Kind
+    max_tokens: int
+    presets: dict[Slug, dict[str, Any]]
+
+
+class _Manifest(BaseModel):
+    """What is relied on when a manifest is read again."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    mining: _Section | None = None
+    training: _Training | None = None
+    evaluation: _Section | None = None
+    files: dict[str, str] = {}
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """Return the manifest of a run folder, empty if there is none yet.
+
+    Raises:
+        DataError: it cannot be read or is not ours.
+    """
+    path = out / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        return _Manifest.model_validate_json(path.read_bytes()).model_dump(exclude_unset=True)
+    except OSError as error:
+        problem = str(error)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    raise DataError(f"{path} is not a manifest of this hnmine ({problem}); remove it or choose another --out")
+
+
+def with_section(
+    out: Path, manifest: dict[str, Any], step: Step, section: dict[str, Any], files: dict[str, str]
+) -> dict[str, Any]:
+    """Return a manifest with the section of one step renewed, and without what no longer follows from it.
+
+    A later step's section stays only if the files it was made from are unchanged.
+
+    Args:
+        out: the run folder; files that are gone from it are named no more.
+        manifest: as it is.
+        step: whose section is renewed.
+        section: the new one.
+        files: sha256 of the files that the step leaves, by path in OUT.
+    """
+    # Name the files that are there
+    named: dict[str, str] = manifest.get("files", {}) | files
+    named = {name: sha256 for name, sha256 in sorted(named.items()) if (out / name).is_file()}
+    # Renew the section; keep those before it, and those after it as long as they follow
+    renewed: dict[str, Any] = {}
+    steps = list(SETTINGS_READ)
+    for other in steps:
+        if other == step:
+            renewed[other] = section
+            continue
+        if other not in manifest:
+            continue
+        is_later = steps.index(other) > steps.index(step)
+        if is_later and not manifest[other]["inputs"].items() <= named.items():
+            say("write", f"{out / MANIFEST}: {other} was made from other files, so it is left out now")
+            break  # and what follows from it
+        renewed[other] = manifest[other]
+    return renewed | {"files": named}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that matter for a result."""
+    found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
