@@ -5,11 +5,13 @@ Sources are parsed with `ast`, never imported. Each documented public function, 
 
     definitions > documents (`dropped` says why one is none) > queries (`unasked` says why one has none)
 
-True look-alikes abound (`scipy.linalg.svd`, `numpy.linalg.svd`), and so do near-copies (a method that each
-class of a family repeats). These stay on purpose: condition 2 of the method is for near-copies of a positive.
-Not read: tests, vendored code, functions inside functions. In a private folder or file, what the
-`__init__.py` of the nearest public package mentions is public.
+True look-alikes abound (`scipy.linalg.svd`, `numpy.linalg.svd`), and so do near-copies (a method that each class of
+a family repeats). These stay on purpose: condition 2 of the method is for near-copies of a positive. Not read: tests,
+vendored code, functions inside functions. In a private folder or file, what the `__init__.py` of the nearest public
+package mentions is public.
 """
+
+from __future__ import annotations
 
 import ast
 import hashlib
@@ -34,16 +36,7 @@ RULES = 1  # raise it with every change of the rules below, and no collection ma
 MIN_TEXT, MAX_TEXT = 200, 4000  # characters of a document; a longer one is cut at the end of a line
 MIN_WORDS, MAX_WORDS = 4, 30  # of a query
 AREA_SHARE = 0.1  # of the corpus that one area may take while there are others
-_UNREAD = {
-    "_vendor",
-    "conftest.py",
-    "experimental",
-    "externals",
-    "test",
-    "testing",
-    "tests",
-    "thirdparty_files",
-}
+_UNREAD = {"_vendor", "conftest.py", "experimental", "externals", "test", "testing", "tests", "thirdparty_files"}
 _HEADING = r"[A-Z][\w ]+\n[-=~]{3,}\n"
 _EXAMPLES = rf"^(Examples?|References)\n[-=~]{{3,}}\n.*?(?=^{_HEADING}|\Z)|^Examples?::?\n.*?(?=^\S|\Z)"
 _UNFILLED = r"^[ \t]*(\{\w+\}|%\(\w+\)s)?[ \t]*$"  # the gap of a template, or a blank line
@@ -58,7 +51,7 @@ _NO_QUESTION = (
 
 @dataclass(frozen=True)
 class Counts:
-    """What was met and what became of it; every level balances."""
+    """What was found in the sources and what became of it; every level balances."""
 
     seen: int  # definitions in the sources, and one for each file that does not parse
     documents: int
@@ -103,8 +96,8 @@ def write_collection(
 
     Raises:
         DataError: a package is missing, nothing is documented, or `out` holds anything but this collection.
-
     """
+    # Name what decides the collection; if it is there already, it is reused.
     limits = {"train": train_queries, "dev": dev_queries, "test": test_queries}
     if not packages or documents < 1 or min(limits.values()) < 0:
         raise DataError(f"expected packages, documents >= 1, limits >= 0; got {packages}, {documents}, {limits}")
@@ -114,12 +107,16 @@ def write_collection(
     source: dict[str, Any] = {"rules": RULES, "arguments": arguments, "versions": versions}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _reuse(out, source)
-    met = [met for package, root in roots.items() for met in _read(package, root)]
-    dropped = Counter(reason for reason in met if isinstance(reason, str))
-    corpus = _sample([row for row in met if isinstance(row, _Document)], documents, seed, dropped)
-    splits, unasked = _ask(corpus, limits, seed)
+
+    # Read the sources, and draw documents and queries.
+    definitions = [found for package, root in roots.items() for found in _read(package, root)]
+    dropped = Counter(reason for reason in definitions if isinstance(reason, str))
+    corpus = _sample([row for row in definitions if isinstance(row, _Document)], documents, seed, dropped)
+    splits, unasked = _draw_queries(corpus, limits, seed)
+
+    # Count, and write.
     pairs = {split: len(rows) for split, rows in splits.items()}
-    counts = Counts(len(met), len(corpus), sum(pairs.values()), pairs, dict(dropped), dict(unasked))
+    counts = Counts(len(definitions), len(corpus), sum(pairs.values()), pairs, dict(dropped), dict(unasked))
     if not counts.queries:
         raise DataError(f"expected documented packages, got no query; name others\n{describe(counts)}")
     _write(out, source | {"counts": asdict(counts)}, corpus, splits)
@@ -129,8 +126,8 @@ def write_collection(
 def describe(counts: Counts) -> str:
     """Return the counts as lines to print."""
     reasons = [
-        ", ".join(f"{name} {n:,}" for name, n in sorted(of.items(), key=lambda item: -item[1]) if n) or "none"
-        for of in (counts.dropped, counts.unasked, counts.pairs)
+        ", ".join(f"{name} {n:,}" for name, n in sorted(numbers.items(), key=lambda item: -item[1]) if n) or "none"
+        for numbers in (counts.dropped, counts.unasked, counts.pairs)
     ]
     return f"""definitions  {counts.seen:,}{" (the collection was there and is reused)" * counts.reused}
   dropped    {reasons[0]}
@@ -163,8 +160,9 @@ def _version(package: str, root: Path) -> str:
 
 def _read(package: str, root: Path) -> Iterator[_Document | str]:
     """Yield, for each definition, a document or the reason for none."""
-    mentioned: dict[Path, set[str]] = {}
+    mentioned: dict[Path, set[str]] = {}  # words of the __init__.py of a public package
     for file in _files(root):
+        # Parse the file.
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # other people's escape sequences
@@ -172,15 +170,19 @@ def _read(package: str, root: Path) -> Iterator[_Document | str]:
         except (SyntaxError, ValueError, RecursionError):
             yield "syntax_error"
             continue
+
+        # Find the nearest public package.
         module = [package, *file.with_suffix("").parts]
         module = module[:-1] if module[-1] == "__init__" else module
-        public = module[: next((at for at, part in enumerate(module) if part.startswith("_")), len(module))]
-        door = root.joinpath(*public[1:], "__init__.py")
-        if public != module and door not in mentioned:
-            mentioned[door] = set(re.findall(r"\w+", door.read_text("utf-8", "replace"))) if door.exists() else set()
+        public = module[: next((i for i, part in enumerate(module) if part.startswith("_")), len(module))]
+        init = root.joinpath(*public[1:], "__init__.py")
+        if public != module and init not in mentioned:
+            mentioned[init] = set(re.findall(r"\w+", init.read_text("utf-8", "replace"))) if init.exists() else set()
+
+        # Take what is public and documented.
         for name, docstring, bound in _definitions(tree.body, ""):
             path, (summary, text) = name.split("."), _split(docstring)
-            shown = bound or public == module or path[0] in mentioned[door]
+            shown = bound or public == module or path[0] in mentioned[init]
             if not shown or any(part.startswith("_") for part in path):
                 yield "private"
             elif len(text) < MIN_TEXT:
@@ -250,19 +252,19 @@ def _sample(pool: list[_Document], documents: int, seed: int, dropped: Counter[s
     return sorted(order[:documents])
 
 
-def _ask(corpus: list[_Document], limits: dict[str, int], seed: int) -> tuple[_Splits, Counter[str]]:
-    """Return by split the documents whose summary is a query, and the reasons why others ask nothing."""
-    key = {document.id: " ".join(re.findall(r"\w+", document.summary.casefold())) for document in corpus}
-    times, unasked = Counter(key.values()), Counter[str]()
+def _draw_queries(corpus: list[_Document], limits: dict[str, int], seed: int) -> tuple[_Splits, Counter[str]]:
+    """Return by split the documents whose summary is a query, and the reasons why others have none."""
+    words = {document.id: " ".join(re.findall(r"\w+", document.summary.casefold())) for document in corpus}
+    times, unasked = Counter(words.values()), Counter[str]()
     splits: _Splits = {split: [] for split in limits}
-    for document in sorted(corpus, key=lambda d: (_hash(seed, key[d.id]), d)):
-        words, place = len(document.summary.split()), _hash(seed, f"split {key[document.id]}")
-        split = "train" if place < 0.7 else "dev" if place < 0.8 else "test"
+    for document in sorted(corpus, key=lambda d: (_hash(seed, words[d.id]), d)):
+        length, draw = len(document.summary.split()), _hash(seed, f"split {words[document.id]}")
+        split = "train" if draw < 0.7 else "dev" if draw < 0.8 else "test"
         reasons = {
             "no_question": re.match(_NO_QUESTION, document.summary),
-            "summary_too_short": words < MIN_WORDS,
-            "summary_too_long": words > MAX_WORDS,
-            "duplicate_summary": times[key[document.id]] > 1,
+            "summary_too_short": length < MIN_WORDS,
+            "summary_too_long": length > MAX_WORDS,
+            "duplicate_summary": times[words[document.id]] > 1,
             "beyond_limit": len(splits[split]) >= limits[split],
         }
         if reason := next((reason for reason, holds in reasons.items() if holds), None):
@@ -273,6 +275,7 @@ def _ask(corpus: list[_Document], limits: dict[str, int], seed: int) -> tuple[_S
 
 
 def _reuse(out: Path, source: dict[str, Any]) -> Counts:
+    """Return the counts of the collection in `out`, if it is this very one."""
     try:
         found = json.loads((out / "SOURCE.json").read_text(encoding="utf-8"))
         counts = Counts(**found.pop("counts"))
@@ -284,6 +287,7 @@ def _reuse(out: Path, source: dict[str, Any]) -> Counts:
 
 
 def _write(out: Path, source: dict[str, Any], corpus: list[_Document], splits: _Splits) -> None:
+    """Write the folder, complete or not at all."""
     asked = sorted(document for rows in splits.values() for document in rows)
     files = {
         "corpus.jsonl": [json.dumps({"_id": d.id, "title": d.title, "text": d.text}) for d in corpus],

@@ -19,8 +19,7 @@ from hnmine.errors import ModelError
 from hnmine.models.folder import declared_prompts
 from hnmine.types import Float32, Role
 
-Row = dict[str, str]
-"""The texts of a pair, by role."""
+Row = dict[str, str]  # the texts of a pair, by role
 
 _CHARACTERS_PER_TOKEN = 4  # decides batches only, never what is read
 _TEXTS_PER_BATCH = 64
@@ -68,6 +67,7 @@ class BiEncoder:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
+        # Load the model.
         logging.disable_progress_bar()
         torch.manual_seed(seed)
         self._prompts = declared_prompts(folder) if prompts is None else prompts
@@ -75,10 +75,11 @@ class BiEncoder:
             self._encoder = SentenceTransformer(str(folder), device=device, local_files_only=True).float()
         except Exception as error:  # what is raised depends on the library that meets the broken file
             raise ModelError(f"bi-encoder {folder} cannot be loaded: {error}") from None
+
+        # Set what it reads, and how passes are cut: each encodes its queries beside its documents.
         self._encoder.max_seq_length = min(max_tokens, self._encoder.max_seq_length or max_tokens)
         self.model = _Cosine(self._encoder).to(device).eval()
         self.device, self._dtype = device, dtype
-        # Each pass encodes its queries beside its documents.
         self.tokens_per_pass, self.pass_cost = (2048, 256) if device == "cpu" else (16_384, 2048)
 
     def tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> list[Row]:
@@ -91,7 +92,7 @@ class BiEncoder:
         return int(min(most, 2 + len(row["document"]) // _CHARACTERS_PER_TOKEN))
 
     def forward(self, rows: Sequence[Row], network: Any = None) -> Tensor:
-        """Return the scores (n,) of the rows; float32. `network` is the model as wrapped for distributed training."""
+        """Return the scores (n,) of the rows; see `reranker.Reranker`."""
         position = {query: i for i, query in enumerate(dict.fromkeys(row["query"] for row in rows))}
         queries = self._features(list(position), "query")
         documents = self._features([row["document"] for row in rows], "document")

@@ -25,8 +25,7 @@ from hnmine.models.openvino import CompiledNetwork, choose_engine
 from hnmine.runs.device import Kind
 from hnmine.types import Float32, Int64
 
-Row = dict[str, list[int]]
-"""The tokens of a pair, as the tokenizer names them."""
+Row = dict[str, list[int]]  # the tokens of a pair, as the tokenizer names them
 
 _PAIRS_AT_ONCE = 1024  # tokenised
 _CLIP_CHARACTERS_PER_TOKEN = 16
@@ -125,10 +124,7 @@ class CrossEncoder:
         return len(row["input_ids"])
 
     def forward(self, rows: Sequence[Row], network: Any = None) -> Tensor:
-        """Return the scores (n,) of tokenised pairs, padded to the longest of them; float32.
-
-        `network` is the model as wrapped for distributed training.
-        """
+        """Return the scores (n,) of tokenised pairs, padded to the longest of them; see `reranker.Reranker`."""
         padded = self.tokenizer.pad(list(rows), return_tensors="pt").to(self.device)
         with self._autocast():
             logits = (network or self.model)(**padded).logits

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,19 +25,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 _NOT_HASHED = (".gitattributes", "README.md", ".DS_Store")
 _OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of copies for them, which are not read
 _HUB_PATTERNS = ("*.json", "*.txt", "*.model")
-_POSITIONS_FOLLOW_PADDING = frozenset(
-    {
-        "camembert",
-        "data2vec-text",
-        "longformer",
-        "mpnet",
-        "roberta",
-        "roberta-prelayernorm",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "xmod",
-    }
-)  # families whose first token stands at the position behind the number of the padding token
+# Families whose first token stands at the position behind the number of the padding token.
+_STARTS_BEHIND_PADDING = re.compile(r"camembert|data2vec-text|longformer|mpnet|(xlm-)?roberta(-prelayernorm|-xl)?|xmod")
 
 
 def resolve(model: str, *, dense_head: int | None = None) -> Path:
@@ -142,9 +132,9 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions <= 0:
         return None
-    if config.get("model_type") not in _POSITIONS_FOLLOW_PADDING:
-        return positions
-    return positions - 1 - int(config.get("pad_token_id", 1) or 0)
+    if _STARTS_BEHIND_PADDING.fullmatch(str(config.get("model_type"))):
+        return positions - 1 - int(config.get("pad_token_id", 1) or 0)
+    return positions
 
 
 def declared_prompts(folder: Path) -> dict[Role, str]:

@@ -17,8 +17,7 @@ from hnmine.errors import ConfigError, ModelError
 from hnmine.runs.device import Kind
 
 Engine = Literal["torch", "openvino"]
-Inputs = Mapping[str, Any]
-"""Tensors by the name of the network's argument."""
+Inputs = Mapping[str, Any]  # tensors by the name of the network's argument
 
 TRIED = frozenset(
     {"bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"}
@@ -140,12 +139,10 @@ def _refuse_other_results(network: Any, output: str, inputs: Inputs, found: Any,
     expected = by_torch("float32")
     if not expected.isfinite().all():
         return  # broken weights are reported where they are used
-    if found.shape == expected.shape:
-        read = inputs["attention_mask"].bool() if expected.ndim == 3 else slice(None)
-        error = (found - expected)[read].abs().max()
-        if error <= _LARGEST_ERROR[dtype] * expected[read].abs().max():
-            return
-        # All scores of a re-ranker may be sums near 0 of terms that are not.
-        if dtype == "bfloat16" and error <= _LARGEST_MULTIPLE * (by_torch(dtype) - expected)[read].abs().max():
-            return
+    read = inputs["attention_mask"].bool() if expected.ndim == 3 else slice(None)
+    allowed = _LARGEST_ERROR[dtype] * expected[read].abs().max()
+    if dtype == "bfloat16":  # all scores of a re-ranker may be sums near 0 of terms that are not
+        allowed = max(allowed, _LARGEST_MULTIPLE * (by_torch(dtype) - expected)[read].abs().max())
+    if found.shape == expected.shape and (found - expected)[read].abs().max() <= allowed:
+        return
     raise ModelError(f"OpenVINO computes something else than torch of {type(network).__name__}; set engine: torch")

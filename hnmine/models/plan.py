@@ -154,23 +154,37 @@ def plan(
         ModelError: the model, its head or an adapter is missing, or it is unsafe.
         DataError: the documents have no terms, the fit is not there, or the store cannot be used.
     """
-    # A lexical encoder is its fit.
     if config.lexical is not None:
         fitted = lexical.fitted(documents, store, width=config.lexical.width, seed=seed, known=fit)
         return Plan(name=config.name, fingerprint=fitted.fingerprint, fit=fitted)
+    unnamed = _model_plan(config, device, tokens_per_batch, engine)
+    return replace(unnamed, fingerprint=_fingerprint(unnamed))
 
-    # Find the model, and refuse what it cannot do.
-    folder = _found(config)
-    settings = read_settings(folder / "config.json")
-    _refuse_too_many_tokens(config, folder, max_positions(settings))
 
-    # Choose how it computes.
+def _model_plan(config: EncoderConfig, device: devices.Choice, tokens_per_batch: int | None, engine: str) -> Plan:
+    """Plan a `model` encoder; its fingerprint is still empty."""
+    # Find the model; say what its licence forbids, and refuse what it cannot do.
+    assert config.model is not None
+    name, _ = split_revision(config.model)
+    if name in LICENCES:
+        say("embed", f"{config.name}: {name} is under {LICENCES[name]}")
+    folder = resolve(config.model, dense_head=config.dense_head)
+    settings, prompts = read_settings(folder / "config.json"), declared_prompts(folder)
+    positions = max_positions(settings)
+    if config.max_tokens is not None and positions is not None and positions < config.max_tokens:
+        raise ModelError(
+            f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
+            f"set max_tokens to {positions} or less"
+        )
     adapters = bool(config.query_adapter or config.document_adapter)
     if adapters and find_spec("peft") is None:
         raise ModelError(f"encoder {config.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
+
+    # Choose how it reads and computes.
     dtype = devices.choose_dtype(config.dtype, device.kind)
-    prompts = declared_prompts(folder)
-    unnamed = Plan(
+    if config.long_documents == "mean":
+        say("embed", f"{config.name}: of a document passages after the first {MAX_PASSAGES} are not read")
+    return Plan(
         name=config.name,
         fingerprint=Fingerprint(()),
         folder=folder,
@@ -185,30 +199,6 @@ def plan(
         tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.kind],
         gpus=config.gpus,
     )
-    if config.long_documents == "mean":
-        say(
-            "embed",
-            f"{config.name}: the vector of a document is the mean of its passages'; passages after the first "
-            f"{MAX_PASSAGES} are not read",
-        )
-    return replace(unnamed, fingerprint=_fingerprint(unnamed))
-
-
-def _found(config: EncoderConfig) -> Path:
-    """Return the folder of the model, and say what its licence forbids."""
-    assert config.model is not None
-    name, _ = split_revision(config.model)
-    if name in LICENCES:
-        say("embed", f"{config.name}: {name} is under {LICENCES[name]}")
-    return resolve(config.model, dense_head=config.dense_head)
-
-
-def _refuse_too_many_tokens(config: EncoderConfig, folder: Path, positions: int | None) -> None:
-    if config.max_tokens is not None and positions is not None and positions < config.max_tokens:
-        raise ModelError(
-            f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
-            f"set max_tokens to {positions} or less"
-        )
 
 
 def _reading(configured: str | None, declared: str, adapter: str | None) -> Reading:

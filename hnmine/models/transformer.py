@@ -18,8 +18,7 @@ from hnmine.models.openvino import CompiledNetwork, Engine
 from hnmine.runs.counters import TOKENS
 from hnmine.types import Float32
 
-Features = dict[str, Any]
-"""Tokenised texts as a model takes them: tensors by name, and a few plain values."""
+Features = dict[str, Any]  # tokenised texts as a model takes them: tensors by name, and a few plain values
 
 _CHARACTERS_AT_ONCE = 2**20  # the tokenizer reads a long text to its end, however little of it is used
 
@@ -44,22 +43,11 @@ class TransformerEncoder:
         tokens_per_batch: int,
         lanes: int | None = None,
     ) -> None:
-        """Load the model; errors of the libraries that read the folder pass through.
-
-        Args:
-            folder: arranged as it is to be read; it is not needed any more afterwards.
-            name: of the encoder, under which tokens are counted.
-            adapters: folders of the adapters to load; which is on is said at each call of `encode`.
-            max_tokens: read of a text, special ones included; None: the model's own number.
-            device: as torch names it.
-            dtype: of the weights and the computation.
-            engine: that computes the transformer; OpenVINO on a CPU only.
-            tokens_per_batch: of one forward pass, padding included.
-            lanes: batches at a time on a CPU, a core each; None: one for each of this process's cores.
+        """Load the model; see `plan.Plan` for the arguments.
 
         Raises:
             ModelError: an adapter is of another model, a static model was to read `max_tokens`, or OpenVINO cannot
-                compute the model.
+                compute the model. Errors of the libraries that read the folder pass through.
         """
         import torch
         from sentence_transformers import SentenceTransformer
