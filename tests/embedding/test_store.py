@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import multiprocessing
 import multiprocessing.synchronize
@@ -28,7 +27,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.corpus.text_keys import Reading, key_of, keys_of
+from hnmine.corpus.text_keys import key_of, keys_of
 from hnmine.embedding.blocks import BLOCK_TEXTS
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DataError
@@ -103,28 +102,10 @@ def test_equal_texts_share_a_key_and_are_served_alike(store):
     assert np.array_equal(vectors, vectors_of(["same", "other", "same"]))
 
 
-def test_the_way_it_is_read_is_part_of_the_key():
-    prompted, adapted = Reading("query: "), Reading("query: ", "retrieval")
-    ways = [Reading(), prompted, adapted, Reading("query: ", "other"), Reading("", "retrieval"), Reading("", "query: ")]
-    assert len({key_of("text", reading) for reading in ways}) == len(ways)
-    assert key_of("text", prompted) != key_of("query: text")
-    assert keys_of(["a", "b"], adapted).tobytes() == key_of("a", adapted) + key_of("b", adapted)
-
-
-def test_keys_without_an_adapter_are_those_of_stores_written_before_there_were_any():
-    assert key_of("text", Reading("query: ")) == hashlib.blake2b(b"query: \0text", digest_size=16).digest()
-
-
 def test_another_fingerprint_sees_nothing(store):
     write(store, ["a"])
     other = VectorStore(store.root, Fingerprint.of(kind="other"))
     assert not other.load(keys_of(["a"]))[1].any()
-
-
-def test_a_fingerprint_is_its_facts_in_any_order():
-    assert Fingerprint.of(a=1, b=None).digest == Fingerprint.of(b=None, a=1).digest
-    different = [Fingerprint.of(a=1), Fingerprint.of(a="1"), Fingerprint.of(a=None), Fingerprint.of(b=1)]
-    assert len({fingerprint.digest for fingerprint in different}) == 4
 
 
 def test_encoder_json_tells_people_the_facts_and_leaves_no_temporary_file(store):
