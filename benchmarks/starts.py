@@ -21,16 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
+import hnmine
 from hnmine.config.corpus import SourcesConfig
 from hnmine.config.root import Config
 from hnmine.config.training import TrainConfig
-from hnmine.pipeline import read_collection, splits_of
-from hnmine.runs.folder import open_run
-from hnmine.training.lists import first_stage_anchors, training_lists
-from hnmine.training.trainer import Bench
 
 BODY = "all-MiniLM-L6-v2"
-NEGATIVES, DEPTH = 4, 50
+ARM = "random-of-bm25-s-first-50"
 
 
 def main() -> None:
@@ -49,11 +46,11 @@ def main() -> None:
         parser.error("give either --apidocs or --cold")
     options.out.mkdir(parents=True, exist_ok=True)
     cold = options.cold or options.out / "cold"
-    how = TrainConfig(max_pairs=options.pairs, max_tokens=options.max_tokens, dev_queries=100)
+    settings = TrainConfig(max_pairs=options.pairs, max_tokens=options.max_tokens, dev_queries=100)
     if options.cold is None:
-        tune(options.apidocs, how.model_copy(update={"model": BODY}), cold)
+        tune(options.apidocs, settings.model_copy(update={"model": BODY}), cold)
     seen, unseen = divide(options.data, options.out, options.share)
-    tune(seen, how.model_copy(update={"model": str(cold)}), options.out / "deployed", options.template)
+    tune(seen, settings.model_copy(update={"model": str(cold)}), options.out / "deployed", options.template)
     print(f"compare on {unseen} from {cold} or {options.out / 'deployed'}")
 
 
@@ -76,19 +73,12 @@ def divide(data: Path, out: Path, share: float) -> tuple[Path, Path]:
     return folders
 
 
-def tune(data: Path, how: TrainConfig, out: Path, template: str | None = None) -> None:
+def tune(data: Path, settings: TrainConfig, out: Path, template: str | None = None) -> None:
     """Tune a model on lists of BM25's and put it into `out`; what was tuned before is reused."""
-    config = Config(train=how, sources=SourcesConfig(template=template) if template else SourcesConfig())
-    with open_run(out.with_name(f"{out.name}-run"), config) as run:
-        splits = splits_of(read_collection(data, config, run), config, run)
-        bench = Bench(splits, config.train, run)
-        folder, _ = bench.start()
-        first = {row: rows[:DEPTH] for row, (rows, _) in splits.first_stage(bench.pairs.query_rows_P).items()}
-        drawn = first_stage_anchors(bench.pairs, bench.positives, first, NEGATIVES, config.seed)
-        nothing: list[list[int]] = [[] for _ in drawn]
-        lists = training_lists(bench.documents, bench.queries, bench.pairs, nothing, drawn)
-        bench.fit(out.name, folder, lists, bench.recipe)
-        shutil.copytree(run.out / "rerankers" / out.name, out, dirs_exist_ok=True)
+    sources = SourcesConfig(template=template) if template else SourcesConfig()
+    run = out.with_name(f"{out.name}-run")
+    hnmine.train(data, run, Config(train=settings.model_copy(update={"presets": (ARM,)}), sources=sources))
+    shutil.copytree(run / "rerankers" / ARM, out, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

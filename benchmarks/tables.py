@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell, arms_table
+from hnmine.comparison.cells import Cell
+from hnmine.comparison.compare import arm_row
 from hnmine.config.base import slug
-from hnmine.ranking.evaluate import TESTED, table_of
-from hnmine.ranking.task import METRICS, PerQuery
+from hnmine.ranking.evaluate import Ranking
+from hnmine.ranking.measures import MAIN_METRIC, PerQuery
+from hnmine.ranking.rescoring import read_metrics, scores_file
+from hnmine.report.arms import FIRST_STAGE, NO_TRAINING, Block, arms_table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("outs", nargs="+", type=Path, metavar="OUT", help="run folder of `hnmine compare`")
     parser.add_argument("--seed", type=int, help="take the trainings of this seed alone")
     options = parser.parse_args(arguments)
-    found: dict[str, dict[int, tuple[Cell, PerQuery]]] = {}
+    # Collect the cells by arm and seed.
+    cells: dict[str, dict[int, tuple[Cell, Ranking]]] = {}
     hidden: dict[str, float] = {}
     shared: list[dict[str, Any]] = []
     for out in options.outs:
@@ -37,35 +40,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if len(record["blocks"]) != 1:
             parser.error(f"{out} has {len(record['blocks'])} tables; one each is wanted")
         block = record["blocks"][0]
-        queries, start = per_query(out, "compare: start")
-        same = {key: block[key] for key in ("model", "pairs", FIRST_STAGE, NO_TRAINING)} | {"test queries": queries}
-        shared.append(same)
-        if other := [key for key, value in same.items() if value != shared[0][key]]:
+        queries, start = read_metrics(out / scores_file("compare: start"))
+        shared.append(
+            {key: block[key] for key in ("model", "pairs", FIRST_STAGE, NO_TRAINING)} | {"test queries": queries}
+        )
+        if other := [key for key, value in shared[-1].items() if value != shared[0][key]]:
             parser.error(f"{out} and {options.outs[0]} do not have the same: {', '.join(other)}")
         hidden = block["hidden_positives"] | hidden
-        for name, cells in block["arms"].items():
-            for cell in map(Cell.model_validate, cells):
-                if options.seed in (None, cell.seed) and cell.seed not in found.setdefault(name, {}):
-                    found[name][cell.seed] = cell, per_query(out, f"compare: {slug(name)}-{cell.seed}")[1]
-    seeds = max(map(len, found.values()))
-    fewer = {name: "" if len(of) == seeds else f" ({len(of)} seed)" for name, of in found.items() if of}
+        for name, found in block["arms"].items():
+            for cell in map(Cell.model_validate, found):
+                if options.seed in (None, cell.seed) and cell.seed not in cells.setdefault(name, {}):
+                    _, values = read_metrics(out / scores_file(f"compare: {slug(name)}-{cell.seed}"))
+                    cells[name][cell.seed] = cell, ranking(values, cell.blended)
+    # Print them as one comparison.
+    seeds = max(map(len, cells.values()))
     first_stage = {metric: np.array([value]) for metric, value in block[FIRST_STAGE]["metrics"].items()}
     references = {
-        FIRST_STAGE: (first_stage, block[FIRST_STAGE]["blended"]),
-        NO_TRAINING: (start, block[NO_TRAINING]["blended"]),
+        name: ranking(values, block[name]["blended"])
+        for name, values in ((FIRST_STAGE, first_stage), (NO_TRAINING, start))
     }
-    print(f"{len(queries):,} test queries, {seeds} seed(s); spread: highest less lowest {TESTED} of an arm")
+    arms = {
+        name if len(by_seed) == seeds else f"{name} ({len(by_seed)} seed)": arm_row(
+            [by_seed[seed] for seed in sorted(by_seed)], hidden.get(name)
+        )
+        for name, by_seed in cells.items()
+        if by_seed
+    }
+    print(f"{len(queries):,} test queries, {seeds} seed(s); spread: highest less lowest {MAIN_METRIC} of an arm")
     print("blended: beside first stage and encoders, by weights that dev chooses\n")
-    arms = {f"{name}{note}": [found[name][seed] for seed in sorted(found[name])] for name, note in fewer.items()}
-    print(
-        arms_table(arms, references, {f"{name}{note}": hidden[name] for name, note in fewer.items() if name in hidden})
+    print(arms_table(Block(label="", references=references, arms=arms)))
+
+
+def ranking(values: PerQuery, blended: Mapping[str, float]) -> Ranking:
+    """Return a ranking of which the metrics are known, those of its blend as means."""
+    return Ranking(
+        name="",
+        part="",
+        scores_QK=np.empty((0, 0), np.float32),
+        values=values,
+        weights={},
+        blended={metric: np.array([value]) for metric, value in blended.items()},
     )
-
-
-def per_query(out: Path, name: str) -> tuple[list[str], PerQuery]:
-    """Return the test queries, and the metrics of each."""
-    rows = pq.read_table(out / table_of(name), columns=["query_id", *METRICS])
-    return rows.column("query_id").to_pylist(), {metric: rows.column(metric).to_numpy() for metric in METRICS}
 
 
 if __name__ == "__main__":

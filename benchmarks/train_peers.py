@@ -38,7 +38,7 @@ from hnmine.ranking.measures import means, measure
 from hnmine.ranking.splits import Splits
 from hnmine.ranking.task import Score, rerank
 from hnmine.runs.device import Choice, choose_dtype
-from hnmine.runs.folder import versions
+from hnmine.runs.manifest import versions
 from hnmine.types import Float32
 
 TOKENS, PAIRS, RATE, WARM_UP = 256, 32, 2e-5, 0.1
@@ -129,11 +129,11 @@ def contest(options: argparse.Namespace) -> dict[str, float]:
 def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     """Train with hnmine's worker; return the seconds of the steps."""
     import torch
+    from hnmine.training.dropout import seeded
 
     from hnmine.config.training import TrainConfig
     from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
     from hnmine.training import losses
-    from hnmine.training.dropout import seeded
     from hnmine.training.lists import Lists
     from hnmine.training.worker import Recipe, _backward, adamw
 
@@ -201,7 +201,7 @@ def our_score(trained: Path) -> Score:
     """Return hnmine's re-ranker, in the type it would choose."""
     from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
 
-    return OurCrossEncoder(trained, max_tokens=TOKENS, device="cpu", dtype=choose_dtype("auto", "cpu", training=True))
+    return OurCrossEncoder(trained, max_tokens=TOKENS, device="cpu", dtype=choose_dtype("auto", "cpu", training=True)).scores
 
 
 def peer_score(trained: Path, bfloat16: bool) -> Score:

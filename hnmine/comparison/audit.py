@@ -19,7 +19,7 @@ from hnmine.mining.mine import denoise_model, groups_of_equal_text, guards_of, o
 from hnmine.mining.space import single_spaces
 from hnmine.project import Project
 from hnmine.ranking.first_stage import Bm25
-from hnmine.report.risks import Risk, risk_table, verdict
+from hnmine.report.risks import risk_table, verdict
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import track
@@ -65,19 +65,11 @@ def audit(project: Project) -> dict[str, Any]:
     settings, configured = _settings(config.guards, config.select)
     counts |= _mined(project, trials, queries, fused, space, settings)
     # Record.
-    risks = {name: _risk(choices) for name, choices in counts.items()}
+    risks = {name: choices.facts() for name, choices in counts.items()}
     record = {
         "queries": len(queries),
         "pairs": len(pairs),
-        "rules": {
-            name: {
-                "hidden": risk.hidden,
-                "interval": risk.interval,
-                "yield": risk.yield_rate,
-                "negatives": risk.negatives,
-            }
-            for name, risk in risks.items()
-        },
+        "rules": risks,
         "config": config.model_dump(mode="json"),
         "versions": versions(),
     }
@@ -120,12 +112,3 @@ def _mined(
                 )
             counts[name] = HiddenChoices.count(trials, found.pair_M, found.doc_rows_M)
     return counts
-
-
-def _risk(choices: HiddenChoices) -> Risk:
-    return Risk(
-        hidden=choices.hidden_rate,
-        interval=choices.interval,
-        yield_rate=choices.yield_rate,
-        negatives=choices.negatives,
-    )

@@ -23,7 +23,7 @@ from hnmine.comparison.hidden import HiddenChoices, hide_positives
 from hnmine.config.base import slug
 from hnmine.project import Project
 from hnmine.ranking.evaluate import Ranking
-from hnmine.ranking.measures import MAIN_METRIC, PerQuery, means
+from hnmine.ranking.measures import MAIN_METRIC, means
 from hnmine.ranking.rescoring import KeptScores, Reading, scores_file
 from hnmine.ranking.task import Task
 from hnmine.report.arms import FIRST_STAGE, NO_TRAINING
@@ -123,7 +123,7 @@ class Cells:
                 progress.advance(len(trials.pairs))
         return rates
 
-    def cell(self, name: str, arm: Arm, seed: int, pairs: int | None) -> tuple[Cell, PerQuery] | None:
+    def cell(self, name: str, arm: Arm, seed: int, pairs: int | None) -> tuple[Cell, Ranking] | None:
         """Train the arm with this seed and measure it, or return what was measured before; None: nothing to train on.
 
         Of the pairs so many are used, the fewer among the more; None: all.
@@ -172,7 +172,7 @@ class Cells:
         self._rates[name, pairs] = cell.learning_rate
         result = f"{MAIN_METRIC} {cell.metrics[MAIN_METRIC]:.3f} at a learning rate of {cell.learning_rate:g}"
         say("compare", f"{name}, seed {seed}{'' if pairs is None else f', {pairs:,} pairs'}: {result}")
-        return cell, ranking.values
+        return cell, ranking
 
     def _known(self, label: str, identity: str) -> tuple[Cell, list[Float32]] | None:
         """Return a cell that was kept, and its scores on test, and on dev where something is blended."""

@@ -29,8 +29,8 @@ from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.project import Project
 from hnmine.ranking.evaluate import Ranking
-from hnmine.ranking.measures import MAIN_METRIC, PerQuery, means
-from hnmine.report.arms import ArmRow, Block, Reference, comparison_text
+from hnmine.ranking.measures import MAIN_METRIC, means
+from hnmine.report.arms import ArmRow, Block, comparison_text
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import clock, say
@@ -52,21 +52,18 @@ class Setup:
     references: Mapping[str, Ranking]
     hidden: Mapping[str, float]
     """Of each arm the share of hidden right answers, where it can be measured; the start judges some."""
-    found: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
+    found: dict[str, list[tuple[Cell, Ranking]]] = field(default_factory=dict)
 
-    def lists(self, arm: Arm, lessons: int) -> int:
-        """Return about how many lists an arm trains on: one a pair, and lessons."""
+    def work(self, arm: Arm, seed: int, config: Config) -> int:
+        """Return about how many lists a cell trains on: one a pair, and lessons; the first seed tries all rates."""
         pairs = 0 if arm.lessons == "alone" else self.pairs or self.cells.pairs
-        return pairs + (lessons if arm.lessons else 0)
+        lists = pairs + (config.train.lessons if arm.lessons else 0)
+        return lists * (1 if seed else len(config.compare.learning_rates))
 
     def block(self) -> Block:
         """Return what the table shows."""
-        references = {
-            name: Reference(values=ranking.values, blended=means(ranking.blended)[MAIN_METRIC])
-            for name, ranking in self.references.items()
-        }
-        arms = {name: arm_row(cells, self.hidden.get(name)) for name, cells in self.found.items()}
-        return Block(label=self.label, references=references, arms=arms)
+        arms = {name: arm_row(found, self.hidden.get(name)) for name, found in self.found.items()}
+        return Block(label=self.label, references=self.references, arms=arms)
 
     def facts(self) -> dict[str, Any]:
         """Return what compare.json records."""
@@ -81,34 +78,14 @@ class Setup:
         }
 
 
-def arm_row(cells: Sequence[tuple[Cell, PerQuery]], hidden: float | None) -> ArmRow:
+def arm_row(found: Sequence[tuple[Cell, Ranking]], hidden: float | None) -> ArmRow:
     """Return what a table shows of the cells of one arm, one a seed."""
     return ArmRow(
-        values=[values for _, values in cells],
-        blended=[cell.blended[MAIN_METRIC] for cell, _ in cells],
-        yield_rate=statistics.fmean(cell.pairs_with_negatives for cell, _ in cells),
-        learning_rate=cells[0][0].learning_rate,
+        rankings=[ranking for _, ranking in found],
+        yield_rate=statistics.fmean(cell.pairs_with_negatives for cell, _ in found),
+        learning_rate=found[0][0].learning_rate,
         hidden=hidden,
     )
-
-
-@dataclass(kw_only=True)
-class Pace:
-    """How long cells take: by their lists, and by the learning rates that an arm's first seed tries for all seeds."""
-
-    took: float = 0.0
-    lists: int = 0
-    rates: list[int] = field(default_factory=list)
-
-    def add(self, cell: Cell, *, first: bool) -> None:
-        """Take a cell; `first`: of its arm's first seed."""
-        self.took += cell.seconds
-        self.lists += cell.lists * len(cell.dev_by_rate)
-        self.rates += [len(cell.dev_by_rate)] if first else []
-
-    def seconds(self, lists: int, *, first: bool) -> float:
-        """Return the seconds that a cell of so many lists is expected to take."""
-        return self.took / self.lists * lists * (statistics.fmean(self.rates) if first else 1)
 
 
 def compare(project: Project) -> dict[str, Any]:
@@ -124,7 +101,7 @@ def compare(project: Project) -> dict[str, Any]:
     setups = _setups(project, arms)
     # Train cell by cell, and write the tables after each.
     order = list(product(range(config.compare.seeds), setups, arms))
-    text, pace = "", Pace()
+    text, seconds, work = "", 0.0, 0
     for done, (seed, setup, name) in enumerate(order, 1):
         found = setup.cells.cell(name, arms[name], config.seed + seed, setup.pairs)
         if found is None:
@@ -134,12 +111,9 @@ def compare(project: Project) -> dict[str, Any]:
         blocks = [each.block() for each in setups if each.found]
         text = comparison_text(blocks, project.evaluator.test, config.evaluate.first_stage)
         run.write_text("compare.md", f"```\n{text}\n```\n")
-        pace.add(found[0], first=not seed)
+        seconds, work = seconds + found[0].seconds, work + setup.work(arms[name], seed, config)
         if done < len(order):
-            left = sum(
-                pace.seconds(each.lists(arms[arm], config.train.lessons), first=not number)
-                for number, each, arm in order[done:]
-            )
+            left = seconds / work * sum(each.work(arms[arm], number, config) for number, each, arm in order[done:])
             message = f"{done} of {len(order)} trainings are in {run.out / 'compare.md'}; about {clock(left)} left"
             say("compare", message)
     if not text:

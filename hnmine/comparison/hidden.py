@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -114,6 +115,15 @@ class HiddenChoices:
         centre, scale = rate + _Z**2 / (2 * count), 1 + _Z**2 / count
         half = _Z * math.sqrt(rate * (1 - rate) / count + (_Z / (2 * count)) ** 2)
         return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is recorded and shown."""
+        return {
+            "hidden": self.hidden_rate,
+            "interval": self.interval,
+            "yield": self.yield_rate,
+            "negatives": self.negatives,
+        }
 
     @property
     def _effective_choices(self) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from hnmine.config.ranking import EvaluateConfig
 from hnmine.config.training import Kind
 from hnmine.errors import DataError, ModelError
-from hnmine.models.folder import folder_sha256, resolve
+from hnmine.models.folder import resolve
 from hnmine.ranking.blend import best_weights, blended
 from hnmine.ranking.measures import METRICS, PerQuery, means, measure, reach
 from hnmine.ranking.rescoring import KeptScores
@@ -111,15 +111,7 @@ class Evaluator:
     def __init__(
         self, splits: Splits, evaluate: EvaluateConfig, *, dev_queries: int, seed: int, cosines: Cosines
     ) -> None:
-        """Take the test and dev queries.
-
-        Args:
-            splits: which queries are test and dev.
-            evaluate: how many test queries, and what is blended.
-            dev_queries: at most so many of the dev queries.
-            seed: of both samples.
-            cosines: asked for those of the encoders, where they are blended.
-        """
+        """Take the test and dev queries, or seeded samples of them; `cosines` is called only where it is blended."""
         self.test = splits.task(splits.test, evaluate.queries, seed)
         self.dev = None if evaluate.blend == "none" else splits.task(splits.dev, dev_queries, seed)
         self.split, self.split_queries = splits.test_name, len(np.unique(splits.test.query_rows_P))
@@ -138,9 +130,8 @@ class Evaluator:
 
     def _ranking(self, name: str, part: str, scores: list[dict[str, Float32]], test_QK: Float32) -> Ranking:
         """Measure a ranking; `scores` on dev and test stand before the others' in the blend."""
-        values = measure(self.test, test_QK)
+        values = blend = measure(self.test, test_QK)
         weights: Mapping[str, float] = {}
-        blend = values
         if self.dev is not None:
             on_dev, on_test = (first | others for first, others in zip(scores, self._other_parts, strict=True))
             if len(on_dev) > 1:
@@ -203,6 +194,7 @@ def trained_rerankers(run: Run, max_tokens: int) -> Trained:
         DataError: OUT holds no trained re-ranker, or others than its manifest says.
         ModelError: the start is not there any more.
     """
+    # Read the manifest.
     run.require_trained()
     training, folder = run.manifest["training"], run.out / "rerankers"
     if max_tokens != training["max_tokens"]:
@@ -211,33 +203,22 @@ def trained_rerankers(run: Run, max_tokens: int) -> Trained:
     start = training["start"]
     name, model = ("warm-started", folder / START) if start["warmed_up"] else ("as given", resolve(start["model"]))
     after = {f"after: {preset}": folder / preset for preset in training["presets"]}
+    # Refuse models that the manifest does not name, as a training that was stopped leaves them.
+    folders = tuple(f"rerankers/{each.name}/" for each in (model, *after.values()))
+    files = {path: sha256 for path, sha256 in run.manifest["files"].items() if path.startswith(folders)}
+    found = run.sha256_of(*files)
+    if changed := [path for path, sha256 in files.items() if found.get(path) != sha256]:
+        raise DataError(
+            f"{(run.out / changed[0]).parent} is not as {run.out / 'manifest.json'} says, perhaps since a later "
+            "`hnmine train` was stopped; run `hnmine train` again"
+        )
     return Trained(
         before=(f"before: {name}", model),
         after=after,
         kind=training["kind"],
         max_tokens=training["max_tokens"],
-        files=_files_as_recorded([model, *after.values()], run),
+        files=files,
     )
-
-
-def _files_as_recorded(folders: Sequence[Path], run: Run) -> dict[str, str]:
-    """Return the sha256 of the files of the models in OUT, by path there.
-
-    Raises:
-        DataError: a training that was stopped, or someone, has left other models than the manifest names.
-    """
-    files: dict[str, str] = {}
-    for folder in folders:
-        if folder.is_relative_to(run.out):
-            prefix = f"{folder.relative_to(run.out).as_posix()}/"
-            found = {f"{prefix}{name}": sha256 for name, sha256 in folder_sha256(folder).items()}
-            if found != {name: sha256 for name, sha256 in run.manifest["files"].items() if name.startswith(prefix)}:
-                raise DataError(
-                    f"{folder} is not as {run.out / 'manifest.json'} says, perhaps since a later `hnmine train` was "
-                    "stopped; run `hnmine train` again"
-                )
-            files |= found
-    return files
 
 
 def evaluate_rerankers(evaluator: Evaluator, trained: Trained, kept: KeptScores, seed: int) -> Evaluation:
@@ -259,7 +240,7 @@ def evaluate_rerankers(evaluator: Evaluator, trained: Trained, kept: KeptScores,
         dev_QK = None if dev is None else kept.scores(dev, f"dev: {name}", folder)
         rankings.append(evaluator.reranker(name, test_QK, dev_QK))
     used = trained.names if dev is not None else list(trained.folders)
-    kept.remove_all_but(used, [f"{split}{role}-*.parquet" for split in ("", "dev-") for role in ("before", "after")])
+    kept.remove_all_but(used)
     # Test what was trained, alone and blended, against the start.
     before, *after = rankings
     rows = {ranking.name: ranking.values for ranking in after} | _blended_rows(after)

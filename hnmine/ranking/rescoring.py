@@ -19,7 +19,7 @@ from hnmine.config.root import Config
 from hnmine.config.training import Kind
 from hnmine.errors import DataError
 from hnmine.models.folder import folder_sha256
-from hnmine.ranking.measures import METRICS, PerQuery, means, measure
+from hnmine.ranking.measures import METRICS, PerQuery, measure
 from hnmine.ranking.task import Score, Task, rerank
 from hnmine.runs.device import choose_device, choose_dtype
 from hnmine.runs.folder import Run
@@ -76,10 +76,8 @@ class Reading:
         ).scores
 
 
-class _Means(BaseModel):
-    """The means of the metrics in a file of scores."""
-
-    metrics: dict[str, float]
+class _Rescored(BaseModel):
+    """An entry of the cache: the file of scores says all."""
 
 
 class KeptScores:
@@ -99,12 +97,12 @@ class KeptScores:
             ModelError: the re-ranker cannot be loaded.
         """
         identity, entry = digest([folder_sha256(folder), self.identity(task)]), scores_file(name)
-        known = self.read(task, name) if self._run.cache.get(entry, identity, _Means) else None
+        known = self.read(task, name) if self._run.cache.get(entry, identity, _Rescored) else None
         if known is not None:
             say("evaluate", f"{name}: reused {self._run.out / entry}")
         scores_QK = self.score(task, name, folder) if known is None else known
-        values = self.write(task, name, scores_QK)  # known scores too: other judgements make other metrics
-        self._run.cache.put(entry, identity, _Means(metrics=means(values)), [self._run.out / entry])
+        self.write(task, name, scores_QK)  # known scores too: other judgements make other metrics
+        self._run.cache.put(entry, identity, _Rescored(), [self._run.out / entry])
         return scores_QK
 
     def score(self, task: Task, name: str, folder: Path) -> Float32:
@@ -124,8 +122,8 @@ class KeptScores:
             return None
         return np.array(rows.column("scores").to_pylist(), dtype=np.float32)
 
-    def write(self, task: Task, name: str, scores_QK: Float32) -> PerQuery:
-        """Write the scores with the metrics that today's judgements give them; return these."""
+    def write(self, task: Task, name: str, scores_QK: Float32) -> None:
+        """Write the scores, with the metrics that today's judgements give them."""
         values = measure(task, scores_QK)
         columns = {
             "query_id": list(task.queries.ids),
@@ -133,14 +131,15 @@ class KeptScores:
             "scores": scores_QK.tolist(),
         }
         self._run.write_table(scores_file(name), pa.table(columns | {metric: values[metric] for metric in METRICS}))
-        return values
 
-    def remove_all_but(self, names: Collection[str], patterns: Collection[str]) -> None:
-        """Remove the files of scores that match a pattern and are of none of these names."""
-        kept = {self._run.out / scores_file(name) for name in names}
-        for path in {path for pattern in patterns for path in (self._run.out / _FOLDER).glob(pattern)} - kept:
-            path.unlink()
-            self._run.cache.drop(path.relative_to(self._run.out).as_posix())
+    def remove_all_but(self, names: Collection[str]) -> None:
+        """Remove the scores that an evaluation has left of other re-rankers than these; those of `compare` stay."""
+        kept = set(map(scores_file, names))
+        for path in (self._run.out / _FOLDER).glob("*.parquet"):
+            entry = path.relative_to(self._run.out).as_posix()
+            if entry not in kept and path.name.removeprefix("dev-").startswith(("before-", "after-")):
+                path.unlink()
+                self._run.cache.drop(entry)
 
 
 def scores_file(name: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, means
+from hnmine.ranking.evaluate import Ranking
+from hnmine.ranking.measures import MAIN_METRIC, METRICS, means
 from hnmine.ranking.significance import paired
 from hnmine.ranking.task import Task
 from hnmine.report.rankings import length_table
@@ -19,21 +20,11 @@ FIRST_STAGE, NO_TRAINING = "first stage", "no fine-tuning"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
-    """What a ranking is worth that no arm was trained for."""
-
-    values: PerQuery
-    blended: float
-    """MAIN_METRIC of its blend."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ArmRow:
-    """What an arm is worth: one training a seed."""
+    """What an arm is worth."""
 
-    values: Sequence[PerQuery]
-    blended: Sequence[float]
-    """MAIN_METRIC of the blends."""
+    rankings: Sequence[Ranking]
+    """One a seed."""
     yield_rate: float
     """Mean share of the pairs that got a negative."""
     learning_rate: float
@@ -42,7 +33,7 @@ class ArmRow:
 
     def per_query(self, metric: str = MAIN_METRIC) -> Float64:
         """Return every query's mean over the seeds (Q,)."""
-        mean_Q: Float64 = np.mean([values[metric] for values in self.values], axis=0)
+        mean_Q: Float64 = np.mean([ranking.values[metric] for ranking in self.rankings], axis=0)
         return mean_Q
 
 
@@ -52,7 +43,7 @@ class Block:
 
     label: str
     """Empty if there is no other block."""
-    references: Mapping[str, Reference]
+    references: Mapping[str, Ranking]
     arms: Mapping[str, ArmRow]
 
     def ranked_arms(self) -> list[tuple[str, ArmRow]]:
@@ -68,7 +59,7 @@ def comparison_text(blocks: Sequence[Block], task: Task, first_stage: str) -> st
         task: the test queries.
         first_stage: as configured; arms are named after BM25.
     """
-    seeds = max(len(arm.values) for block in blocks for arm in block.arms.values())
+    seeds = max(len(arm.rankings) for block in blocks for arm in block.arms.values())
     legend = [
         f"{len(task):,} test queries, {seeds} seed(s)",
         f"spread: the highest {MAIN_METRIC} of an arm's seeds less the lowest",
@@ -92,20 +83,20 @@ def arms_table(block: Block) -> str:
     """
     headers = ["", *METRICS, "blended", "spread", "yield", "hidden", "rate", "against start", "p", "p to first"]
     rows = [
-        [name, *(f"{value:.3f}" for value in means(reference.values).values()), f"{reference.blended:.3f}"]
+        [name, *(f"{value:.3f}" for value in means(reference.values).values()), f"{_blended(reference):.3f}"]
         for name, reference in block.references.items()
     ]
     arms = block.ranked_arms()
     start_Q = block.references[NO_TRAINING].values[MAIN_METRIC]
     for name, arm in arms:
-        by_seed = [float(values[MAIN_METRIC].mean()) for values in arm.values]
+        by_seed = [float(ranking.values[MAIN_METRIC].mean()) for ranking in arm.rankings]
         to_start = paired(arm.per_query(), start_Q)
         first = "" if name == arms[0][0] else f"{paired(arms[0][1].per_query(), arm.per_query()).p:.2g}"
         rows.append(
             [
                 name,
                 *(f"{arm.per_query(metric).mean():.3f}" for metric in METRICS),
-                f"{np.mean(arm.blended):.3f}",
+                f"{np.mean([_blended(ranking) for ranking in arm.rankings]):.3f}",
                 f"{np.ptp(by_seed):.3f}",
                 f"{arm.yield_rate:.0%}",
                 "" if arm.hidden is None else f"{arm.hidden:.1%}",
@@ -127,3 +118,7 @@ def all_blocks_table(blocks: Sequence[Block]) -> str:
     names = dict.fromkeys(name for column in columns for name in column)
     rows = [[name, *(f"{column[name].mean():.3f}" if name in column else "" for column in columns)] for name in names]
     return text_table(rows, [MAIN_METRIC, *(block.label for block in blocks)])
+
+
+def _blended(ranking: Ranking) -> float:
+    return means(ranking.blended)[MAIN_METRIC]

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from hnmine.runs.tables import text_table
 
 _SAFE, _USABLE = 0.03, 0.10  # shares of hidden positives
 
 
-@dataclass(frozen=True, kw_only=True)
-class Risk:
-    """How often a rule takes a hidden positive for a negative."""
-
-    hidden: float
-    """Share of the negatives that are hidden positives."""
-    interval: tuple[float, float]
-    """Of that share, 95 %."""
-    yield_rate: float
-    """Share of the pairs that got a negative."""
-    negatives: int
+Risk = Mapping[str, Any]
+"""`hidden`: the share of a rule's negatives that are hidden positives; `interval`: its 95 %, low and high; `yield`: the
+share of the pairs that got a negative; `negatives`: how many."""
 
 
 def risk_table(risks: Mapping[str, Risk]) -> str:
     """Return one line a rule."""
-    rows = [
-        [
-            name,
-            f"{risk.hidden:.1%}",
-            f"{risk.interval[0]:.1%} - {risk.interval[1]:.1%}",
-            f"{risk.yield_rate:.1%}",
-            f"{risk.negatives:,}",
-        ]
-        for name, risk in risks.items()
-    ]
+    rows = []
+    for name, risk in risks.items():
+        low, high = risk["interval"]
+        shares = [f"{risk['hidden']:.1%}", f"{low:.1%} - {high:.1%}", f"{risk['yield']:.1%}"]
+        rows.append([name, *shares, f"{risk['negatives']:,}"])
     return text_table(rows, ["rule", "hidden positives", "95 % interval", "yield", "negatives"])
 
 
@@ -46,8 +33,8 @@ def verdict(risks: Mapping[str, Risk], rule: str, configured: str | None = None)
 
 def _judgement(risk: Risk) -> str:
     """Judge by the upper end of the interval: a small sample proves nothing safe."""
-    (low, high), share = risk.interval, risk.hidden
-    if not risk.negatives:
+    (low, high), share = risk["interval"], risk["hidden"]
+    if not risk["negatives"]:
         return "there is none: every pair is without"
     if high <= _SAFE:
         meaning = "safe here"

@@ -11,8 +11,6 @@ import pytest
 import hnmine
 from hnmine import cli
 from hnmine.arms.arm import compared_arms
-from hnmine.comparison.cells import Cell
-from hnmine.comparison.compare import Pace
 from hnmine.config.load import load
 from hnmine.errors import ConfigError, DataError
 from tests.builders.collections import write_collection
@@ -170,32 +168,6 @@ def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path:
         hnmine.compare(data, out, quick_config(one, *more, "compare.sizes=[5000]"))
     with pytest.raises(ConfigError, match="letters and digits of the names' last parts must differ"):
         load(overrides=["compare.models=[a/reranker, b/reranker]"])
-
-
-def cell(lists: int, rates: int, seconds: float) -> Cell:
-    return Cell(
-        arm="good",
-        seed=0,
-        learning_rate=1e-5,
-        dev_by_rate={str(rate): 0.1 for rate in range(rates)},
-        dev_of_start=0.1,
-        best_step=1,
-        lists=lists,
-        negatives=1,
-        pairs_with_negatives=0.5,
-        seconds=seconds,
-    )
-
-
-def test_the_time_that_is_left_follows_lists_and_the_learning_rates_of_first_seeds():
-    pace = Pace()
-    pace.add(cell(100, 2, 40.0), first=True)
-    assert pace.seconds(500, first=True) == pytest.approx(200)
-    assert pace.seconds(500, first=False) == pytest.approx(100)
-    pace.add(cell(200, 1, 20.0), first=False)
-    assert pace.seconds(400, first=True) == pytest.approx(60 / 400 * 400 * 2), (
-        "others say nothing of how many are tried"
-    )
 
 
 def test_the_last_line_trains_the_winner_as_it_was_trained(data: Path, tmp_path: Path, capsys):

@@ -62,7 +62,7 @@ def test_files_of_rankings_that_are_gone_are_removed_and_others_are_not(tmp_path
         kept = KeptScores(READING, run)
         for name in ("after: paper", "after: positives", "dev: after: paper", "compare: start"):
             kept.write(TASK, name, np.zeros((2, 3), np.float32))
-        kept.remove_all_but(["after: paper"], ["after-*.parquet", "dev-after-*.parquet"])
+        kept.remove_all_but(["after: paper"])
         left = sorted(path.name for path in (run.out / "evaluation").iterdir())
     assert left == ["after-paper.parquet", "compare-start.parquet"]
 
@@ -70,11 +70,11 @@ def test_files_of_rankings_that_are_gone_are_removed_and_others_are_not(tmp_path
 def test_the_metrics_of_a_file_are_read_and_other_files_are_named(tmp_path: Path) -> None:
     with open_run(tmp_path / "out", Config()) as run:
         scores = np.array([[1, 2, -np.inf], [1, 3, 2]], np.float32)
-        values = KeptScores(READING, run).write(TASK, "x", scores)
+        KeptScores(READING, run).write(TASK, "x", scores)
         ids, read = read_metrics(run.out / scores_file("x"))
     assert ids == ["q0", "q1"]
     assert {name: of_query.tolist() for name, of_query in read.items()} == {
-        name: values[name].tolist() for name in METRICS
+        name: measure(TASK, scores)[name].tolist() for name in METRICS
     }
     (tmp_path / "text").write_text("no table")
     pq.write_table(pa.table({"query_id": ["a"]}), tmp_path / "other.parquet")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from hnmine.ranking.measures import METRICS
-from hnmine.report.arms import FIRST_STAGE, NO_TRAINING, ArmRow, Block, Reference, arms_table, comparison_text
-from tests.builders.ranking import task_of_rows
+from hnmine.report.arms import FIRST_STAGE, NO_TRAINING, ArmRow, Block, arms_table, comparison_text
+from tests.builders.ranking import ranking_of, task_of_rows
 
 
 def arm(*means: float, hidden: float | None = None) -> ArmRow:
     """Return an arm with so many seeds, each with the same value for all of fifty queries."""
-    values = [dict.fromkeys(METRICS, np.full(50, mean)) for mean in means]
-    return ArmRow(values=values, blended=means, yield_rate=0.5, learning_rate=1e-5, hidden=hidden)
+    rankings = [ranking_of("re-ranker", [mean] * 50) for mean in means]
+    return ArmRow(rankings=rankings, yield_rate=0.5, learning_rate=1e-5, hidden=hidden)
 
 
 def block(label: str = "", **arms: ArmRow) -> Block:
-    zero = Reference(values=dict.fromkeys(METRICS, np.zeros(50)), blended=0.9)
+    zero = ranking_of("zero", [0.0] * 50, [0.9] * 50)
     return Block(label=label, references={FIRST_STAGE: zero, NO_TRAINING: zero}, arms=arms)
 
 

@@ -8,7 +8,7 @@ RULE = "two conditions"
 
 
 def risk(hidden: float, low: float, high: float, negatives: int = 100) -> Risk:
-    return Risk(hidden=hidden, interval=(low, high), yield_rate=1.0, negatives=negatives)
+    return {"hidden": hidden, "interval": (low, high), "yield": 1.0, "negatives": negatives}
 
 
 def test_the_verdict_follows_the_upper_end_of_the_interval() -> None:
