@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -73,6 +74,7 @@ def encode_by_actors(
     start_ray()
     from ray.exceptions import RayActorError
 
+    # Encode, and begin again with what is left, as long as each pool finishes some blocks
     left = blocks
     while left:
         try:
@@ -86,6 +88,8 @@ def encode_by_actors(
                     f"out, lower embed.actors or embed.tokens_per_batch ({error})"
                 ) from None
             say("embed", f"{plan.name}: actors were lost; {len(left)} block(s) are left and begun again")
+        # Let go of the lost pool: its actors hold their cores until nothing refers to them, and the error did
+        gc.collect()
 
 
 def _not_stored(blocks: list[pa.Table], store: VectorStore) -> list[pa.Table]:

@@ -122,7 +122,7 @@ class VectorStore:
                 except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
                     self._blocks.pop(name, None)
                     aside = folder.set_aside(name)
-                    say("store", f"block {name} is damaged ({error}); it is now {aside}, and what it held is made again")
+                    say("store", f"block {name} is damaged ({error}); it is now {aside}, its content is made again")
                     continue
                 self._blocks[name] = block
             # Serve the keys that no block before it has served

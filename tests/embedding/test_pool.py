@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,20 +230,28 @@ def test_a_block_that_always_kills_its_actor_ends_in_a_model_error(tmp_path):
         embed_into(plan, tmp_path, texts, ray=True, actors=1, block_texts=1)
 
 
+class Actor:
+    """Stands for the handle of an actor."""
+
+
 @pytest.mark.ray
 def test_what_is_left_when_a_node_took_all_retries_is_begun_again(tiny, tmp_path, capsys):
     """Here the loss is played; in test_cluster.py a node is really killed."""
     from ray.exceptions import RayActorError
 
-    given = []
+    given, lost_actors = [], []
 
     def lost_after_one(plan, left, store, actors):
+        assert all(actor() is None for actor in lost_actors), "cores of a pool that is referred to are never free"
         given.append((len(left), actors))
         encoder = BlockEncoder(plan, store, 1)
         yield encoder(left[0])
         if len(given) < 3:
             encoder(left[1])  # stored, and lost on its way back
-            raise RayActorError
+            error, actor = RayActorError(), Actor()
+            error.actor, actor.error = actor, error  # a circle, as Ray Data leaves it
+            lost_actors.append(weakref.ref(actor))
+            raise error
         yield from map(encoder, left[1:])
 
     keys = {role: keys_of(TEXTS[role].texts, tiny.reading(role)) for role in TEXTS}
