@@ -21,9 +21,12 @@ from hnmine.mining.conditions import Known
 from hnmine.ranking.first_stage import NO_ROW
 from hnmine.types import Float32, Float64, Int64, Pairs, Space, distance
 
-_CELLS = 2**23  # distances that are held at once
-_BLOCK_NUMBERS = 2**18  # of documents in float64: what stays in a core's cache while queries pass
-_CLUSTER_DOCUMENTS, _CLUSTERS = 50, 200  # at least on average, at most: as in Curator
+DISTANCES_AT_ONCE = 2**23
+"""Distances that are held at once: of some queries to all documents."""
+NUMBERS_AT_ONCE = 2**18
+"""Numbers of documents in float64 that queries are compared with at once: they stay in a core's cache."""
+CLUSTER_DOCUMENTS, MAX_CLUSTERS = 50, 200
+"""Documents of a cluster, at least on average, and clusters at most: as in Curator."""
 
 
 def choose_negatives(
@@ -62,7 +65,7 @@ def clusters(docs_NR: Float32, seed: int) -> Int64:
     """Return the number of each document's cluster, by spherical k-means: up to 200 clusters, of 50 on average."""
     import faiss
 
-    count = min(_CLUSTERS, len(docs_NR) // _CLUSTER_DOCUMENTS + 1)
+    count = min(MAX_CLUSTERS, len(docs_NR) // CLUSTER_DOCUMENTS + 1)
     kmeans = faiss.Kmeans(docs_NR.shape[1], count, seed=seed % 2**31, spherical=True, min_points_per_centroid=1)
     docs_NR = np.ascontiguousarray(docs_NR)
     kmeans.train(docs_NR)
@@ -101,7 +104,7 @@ def _by_query(space: Space, pairs: Pairs) -> Iterator[tuple[int, Int64, Float64]
     order_P = np.argsort(pairs.query_rows_P, kind="stable")
     queries, starts = np.unique(pairs.query_rows_P[order_P], return_index=True)
     pairs_of = np.split(order_P, starts[1:])
-    step = max(1, _CELLS // len(space.docs_NR))
+    step = max(1, DISTANCES_AT_ONCE // len(space.docs_NR))
     for start in range(0, len(queries), step):
         block = slice(start, start + step)
         d_query_qN = _distances(space.queries_QR[queries[block]], space.docs_NR)
@@ -111,7 +114,7 @@ def _by_query(space: Space, pairs: Pairs) -> Iterator[tuple[int, Int64, Float64]
 def _distances(queries_qR: Float32, docs_NR: Float32) -> Float64:
     """Return the exact distances (q, N)."""
     d_qN = np.empty((len(queries_qR), len(docs_NR)))
-    step = max(1, _BLOCK_NUMBERS // docs_NR.shape[1])
+    step = max(1, NUMBERS_AT_ONCE // docs_NR.shape[1])
     for start in range(0, len(docs_NR), step):
         docs = docs_NR[start : start + step].astype(np.float64)
         for d_N, query in zip(d_qN, queries_qR, strict=True):

@@ -16,8 +16,7 @@ from hnmine.arms.mined import Mined
 from hnmine.arms.rules import Rule
 from hnmine.arms.spaces import Spaces
 from hnmine.arms.star import TrainingSet
-from hnmine.arms.trained_encoders import TrainedEncoders
-from hnmine.config.models import EncoderConfig
+from hnmine.arms.trained_encoders import TrainedEncoders, encode_by
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import Score, ScoreStore
@@ -33,7 +32,7 @@ from hnmine.training.lessons import Lessons, make_lessons
 from hnmine.training.lists import Lists, first_stage_negatives, training_lists
 from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer
-from hnmine.types import Float32, Float64, Int64, Pairs, Role, Space, Texts, unit_rows
+from hnmine.types import Float64, Int64, Pairs, Space
 
 FIRST_DOCUMENTS = 50
 """Of a query's first stage, those that anchors are drawn from and among which mistakes are looked for."""
@@ -41,7 +40,6 @@ JUDGED_DOCUMENTS = 16
 """Documents that a rule shows a judge, the best first."""
 MARGIN_RATE = 0.2
 """Of the default learning rate, for the margin loss: larger steps made re-rankers worse (`benchmarks/LOG.md`)."""
-NO_TEXTS = Texts(ids=(), texts=())
 _NOTHING = Lists(queries=(), documents=())
 
 
@@ -215,27 +213,12 @@ class ListMaker:
                 ),
                 trainer.recipe,
                 trainer.run,
-                encode=self._encode,
+                encode=encode_by(config, config.embed.store or trainer.run.out / "store"),
                 search_device=choose_device(config.device, needs="faiss-gpu"),
                 suffix="" if len(pairs) == len(self.pairs) else f"-{len(pairs)}",
             )
             self._encoders = len(pairs), encoders
         return self._encoders[1]
-
-    def _encode(self, encoder: EncoderConfig, texts: Texts, role: Role) -> Float32:
-        """Return a unit vector a text by any encoder; those that the store lacks are computed."""
-        config = self._config
-        documents, queries = (texts, NO_TEXTS) if role == "document" else (NO_TEXTS, texts)
-        ensemble = Ensemble(
-            [encoder],
-            documents,
-            store=config.embed.store or self._trainer.run.out / "store",
-            embed=config.embed,
-            device=config.device,
-            engine=config.engine,
-            ray=config.ray,
-        )
-        return unit_rows(ensemble.vectors(queries)[0].take(role, np.arange(len(texts))))
 
     @cached_property
     def _store_of_start(self) -> ScoreStore:

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel
 
 from hnmine.arms.adore import adore
 from hnmine.arms.arm import Method
 from hnmine.arms.star import TrainingSet, star
 from hnmine.config.models import EncoderConfig
+from hnmine.config.root import Config
+from hnmine.embedding.ensemble import Ensemble
 from hnmine.models.folder import declared_prompts, folder_sha256, resolve
 from hnmine.runs.device import Choice
 from hnmine.runs.folder import Run
@@ -28,7 +31,7 @@ from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.training.recipe import Recipe
-from hnmine.types import Float32, Role, Space, Texts
+from hnmine.types import Float32, Role, Space, Texts, unit_rows
 
 ENCODERS = "encoders"
 """The folder in OUT, and in the cache, of the encoders that were trained."""
@@ -36,8 +39,28 @@ EPOCHS, LEARNING_RATE, QUERIES_PER_STEP = 3, 2e-5, 32
 ANCE_ROUNDS = 3
 """Each is one epoch."""
 
+NO_TEXTS = Texts(ids=(), texts=())
 EncodeBy = Callable[[EncoderConfig, Texts, Role], Float32]
 """Returns a unit vector a text by an encoder."""
+
+
+def encode_by(config: Config, store: str | Path) -> EncodeBy:
+    """Return what encodes texts as `config` says, by any encoder; vectors are taken from the store and kept in it."""
+
+    def encode(encoder: EncoderConfig, texts: Texts, role: Role) -> Float32:
+        documents, queries = (texts, NO_TEXTS) if role == "document" else (NO_TEXTS, texts)
+        ensemble = Ensemble(
+            [encoder],
+            documents,
+            store=store,
+            embed=config.embed,
+            device=config.device,
+            engine=config.engine,
+            ray=config.ray,
+        )
+        return unit_rows(ensemble.vectors(queries)[0].take(role, np.arange(len(texts))))
+
+    return encode
 
 
 class _TrainedEncoder(BaseModel):

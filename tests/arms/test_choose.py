@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.arms import choose as arms
-from hnmine.arms.choose import choose, clusters
+from hnmine.arms.choose import choose_negatives, clusters
 from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, View
 from hnmine.mining.conditions import Known, select
 from hnmine.mining.search import Searcher
@@ -87,7 +87,7 @@ def by_plain_loop(
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 5))
 def test_the_rules_choose_what_they_would_choose_of_a_plain_loop(seed: int, count: int) -> None:
     space, pairs, known, first = awkward(seed)
-    chosen = choose(space, pairs, known, ALL, count=count, seed=5, first_QK=first)
+    chosen = choose_negatives(space, pairs, known, ALL, count=count, seed=5, first_QK=first)
     expected = by_plain_loop(space, pairs, known.groups_N, first, ALL, count)
     assert {name: rows_Pm.tolist() for name, rows_Pm in chosen.items()} == expected
 
@@ -97,7 +97,7 @@ def test_the_rules_choose_what_they_would_choose_of_a_plain_loop(seed: int, coun
 def test_the_two_conditions_are_those_of_select(seed: int, docs: int, queries: int, negatives: int) -> None:
     space, pairs, known, _ = awkward(seed, docs=docs, queries=queries)
     rules = {"two conditions": RULES["two conditions"]}
-    chosen = choose(space, pairs, known, rules, count=negatives, seed=0)["two conditions"]
+    chosen = choose_negatives(space, pairs, known, rules, count=negatives, seed=0)["two conditions"]
     found = select(space, pairs, known, Searcher(space.docs_NR, CPU), negatives=negatives, candidates=5)
     pair_M, column_M = np.nonzero(chosen != NO_ROW)
     assert pair_M.tolist() == found.pair_M.tolist()
@@ -110,7 +110,7 @@ def test_no_rule_chooses_a_judged_positive_or_a_text_twice() -> None:
     for seed in range(20):
         space, pairs, known, first = awkward(seed)
         positives = pairs.positives_of()
-        for rows_Pm in choose(space, pairs, known, ALL, count=6, seed=seed, first_QK=first).values():
+        for rows_Pm in choose_negatives(space, pairs, known, ALL, count=6, seed=seed, first_QK=first).values():
             for query, rows in zip(pairs.query_rows_P.tolist(), rows_Pm.tolist(), strict=True):
                 taken = [row for row in rows if row != NO_ROW]
                 assert rows == taken + [NO_ROW] * (6 - len(taken))
@@ -125,13 +125,13 @@ def test_no_rule_chooses_a_judged_positive_or_a_text_twice() -> None:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_what_is_chosen_for_a_pair_depends_neither_on_other_pairs_nor_on_other_rules(seed: int) -> None:
     space, pairs, known, first = awkward(seed)
-    whole = choose(space, pairs, known, ALL, count=3, seed=5, first_QK=first)
+    whole = choose_negatives(space, pairs, known, ALL, count=3, seed=5, first_QK=first)
     rng = np.random.default_rng(seed)
     part = rng.permutation(len(pairs))[: rng.integers(1, len(pairs) + 1)]
     positives = pairs.positives_of()
     known_of_part = Known.of([positives[query] for query in pairs.query_rows_P[part].tolist()], known.groups_N)
     names = rng.permutation(list(ALL))[:4].tolist()
-    some = choose(
+    some = choose_negatives(
         space, pairs.take(part), known_of_part, {name: ALL[name] for name in names}, count=3, seed=5, first_QK=first
     )
     assert list(some) == names
@@ -141,7 +141,7 @@ def test_what_is_chosen_for_a_pair_depends_neither_on_other_pairs_nor_on_other_r
 
 def test_another_seed_draws_otherwise_and_the_same_seed_the_same() -> None:
     space, pairs, known, first = awkward(3)
-    one, same, other = (choose(space, pairs, known, ALL, count=3, seed=s, first_QK=first) for s in (1, 1, 2))
+    one, same, other = (choose_negatives(space, pairs, known, ALL, count=3, seed=s, first_QK=first) for s in (1, 1, 2))
     drawing = {"SimANS", "TriSampler", "random of ranks 10-110", "random of BM25's first 50", "random", *MIXTURES}
     for name in ALL:
         assert one[name].tolist() == same[name].tolist()
@@ -151,7 +151,7 @@ def test_another_seed_draws_otherwise_and_the_same_seed_the_same() -> None:
 
 def test_a_rule_of_the_first_stage_chooses_nothing_without_one() -> None:
     space, pairs, known, _ = awkward(3)
-    chosen = choose(space, pairs, known, ALL, count=3, seed=5)
+    chosen = choose_negatives(space, pairs, known, ALL, count=3, seed=5)
     assert (chosen["BM25"] == NO_ROW).all()
     assert (chosen["random of BM25's first 50"] == NO_ROW).all()
     assert (chosen["nearest document"] != NO_ROW).all()
@@ -159,12 +159,12 @@ def test_a_rule_of_the_first_stage_chooses_nothing_without_one() -> None:
 
 def test_neither_the_block_nor_the_layout_of_the_vectors_changes_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     space, pairs, known, first = awkward(8, docs=200, queries=30, pairs=60)
-    expected = choose(space, pairs, known, ALL, count=3, seed=5, first_QK=first)
+    expected = choose_negatives(space, pairs, known, ALL, count=3, seed=5, first_QK=first)
     turned = Space(docs_NR=np.asfortranarray(space.docs_NR), queries_QR=np.asfortranarray(space.queries_QR))
-    monkeypatch.setattr(arms, "_CELLS", 700)
-    monkeypatch.setattr(arms, "_BLOCK_NUMBERS", 100)
+    monkeypatch.setattr(arms, "DISTANCES_AT_ONCE", 700)
+    monkeypatch.setattr(arms, "NUMBERS_AT_ONCE", 100)
     told: list[int] = []
-    chosen = choose(turned, pairs, known, ALL, count=3, seed=5, first_QK=first, done=told.append)
+    chosen = choose_negatives(turned, pairs, known, ALL, count=3, seed=5, first_QK=first, done=told.append)
     for name in ALL:
         assert chosen[name].tolist() == expected[name].tolist(), name
     assert sum(told) == len(pairs)
@@ -173,7 +173,7 @@ def test_neither_the_block_nor_the_layout_of_the_vectors_changes_the_result(monk
 def test_without_pairs_nothing_is_chosen() -> None:
     space, pairs, known, _ = awkward(1)
     none = pairs.take(np.empty(0, dtype=np.int64))
-    chosen = choose(space, none, Known.of([], known.groups_N), RULES, count=2, seed=0)
+    chosen = choose_negatives(space, none, Known.of([], known.groups_N), RULES, count=2, seed=0)
     assert {rows_Pm.shape for rows_Pm in chosen.values()} == {(0, 2)}
 
 
