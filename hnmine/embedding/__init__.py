@@ -1,1 +1,1 @@
-"""Texts to vectors: the store, what it lacks, who encodes it, and the ensemble of all encoders."""
+"""Texts to vectors: the store, what it lacks, who encodes it, the ensemble of all encoders, and scores that are kept."""

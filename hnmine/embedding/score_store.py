@@ -62,14 +62,15 @@ class ScoreStore:
         missing = np.sort(first[~found])
         done(len(keys) - len(missing))
         # Score the rest, block by block, in the order in which it was asked for
+        if len(missing):
+            self._store.describe()
         for start in range(0, len(missing), self._block_scores):
             rows = missing[start : start + self._block_scores]
             self._score = self._score or self._load()
             given = self._score([queries[row] for row in rows], [documents[row] for row in rows], done)
-            self._store.describe()
             self._store.write(keys[rows], given.reshape(-1, 1))
-            scores[position.reshape(-1)[rows]] = given
-        return scores[position.reshape(-1)]
+            scores[position[rows]] = given
+        return scores[position]
 
     def scores_of_rows(
         self, queries: Texts, query_rows_F: Int64, documents: Texts, doc_rows_F: Int64, done: Done
