@@ -199,3 +199,16 @@ def test_of_lessons_the_loss_is_the_divergence_from_their_teacher_and_of_others_
     ours = loss(scores_BL, mask_BL, teacher_BL, lesson_B)
     torch.testing.assert_close(ours[lesson_B], losses.kl(3 * scores_BL, mask_BL, 3 * teacher_BL)[lesson_B])
     torch.testing.assert_close(ours[~lesson_B], loss(scores_BL, mask_BL, teacher_BL)[~lesson_B])
+
+
+def test_the_margin_of_cosines_is_that_of_distances() -> None:
+    """arXiv 2505.18366, Eq. 7 with Eq. 8: max(0, d(Q,PD) - d(Q,D) + margin), d = 1 - cosine."""
+    positive, negative = 0.71, 0.64
+    loss = losses.make("margin", 0.2)(torch.tensor([[positive, negative]]), torch.ones(1, 2, dtype=torch.bool))
+    assert loss.item() == pytest.approx(max(0, (1 - positive) - (1 - negative) + 0.2), abs=1e-6)
+
+
+def test_scores_are_multiplied_before_every_loss_but_the_margin() -> None:
+    scores, mask = torch.tensor([[0.3, 0.1, 0.5]]), torch.ones(1, 3, dtype=torch.bool)
+    assert torch.equal(losses.make("infonce", 1.0, 20.0)(scores, mask), losses.infonce(20 * scores, mask))
+    assert torch.equal(losses.make("margin", 0.2, 20.0)(scores, mask), losses.margin(scores, mask, 0.2))

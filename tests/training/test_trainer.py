@@ -12,13 +12,32 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 from hnmine.errors import ModelError
+from hnmine.models.bi_encoder import BiEncoder
+from hnmine.ranking.measures import means, measure
+from hnmine.ranking.task import rerank
 from hnmine.runs.folder import Run
 from hnmine.training.trainer import Trainer, Training
 from tests.builders.collections import append_lines, write_collection
 from tests.builders.folders import hidden_files
-from tests.builders.models import load_cross_encoder, same_weights, spoil_weights, tiny_cross_encoder
+from tests.builders.models import (
+    load_cross_encoder,
+    load_sentence_transformer,
+    same_weights,
+    spoil_weights,
+    tiny_cross_encoder,
+    tiny_letter_encoder,
+)
 from tests.builders.presets import run_with_negatives, splits_and_config, trainer_of
-from tests.builders.training import quick_recipe, quick_trainer, train_quickly, wrong_start, yes_no_lists, yes_no_metric
+from tests.builders.texts import random_text_pairs
+from tests.builders.training import (
+    quick_recipe,
+    quick_trainer,
+    train_quickly,
+    wrong_start,
+    yes_no_dev_task,
+    yes_no_lists,
+    yes_no_metric,
+)
 
 Trained = tuple[Path, Training]
 
@@ -174,3 +193,33 @@ def test_an_identity_follows_start_lists_dev_recipe_and_workers(start: Path, tmp
         quick_trainer(start, tmp_path, workers=2).identity(start, lists, recipe),
     ]
     assert len({identity, *changed}) == 8
+
+
+def trained_bi_encoder(start: Path, out: Path, workers: int = 1) -> Trained:
+    """Train a bi-encoder, whose transformer has a pooler that mean pooling does not ask."""
+    return train_quickly(start, out, yes_no_lists(33), workers, kind="bi-encoder", learning_rate=1e-3, epochs=4)
+
+
+def test_a_trained_bi_encoder_is_better_and_a_sentence_transformer(tmp_path: Path) -> None:
+    model, outcome = trained_bi_encoder(tiny_letter_encoder(tmp_path / "start"), tmp_path / "out")
+    assert outcome.best_step > 0
+    assert outcome.dev > outcome.dev_by_step["0"]
+    task, scores = yes_no_dev_task(), BiEncoder(model, max_tokens=32, device="cpu", dtype="float32").scores
+    assert means(measure(task, rerank(task, scores)))["MRR@10"] == pytest.approx(outcome.dev)
+    assert load_sentence_transformer(model).encode(["yes"]).shape == (1, 32)
+    assert hidden_files(tmp_path) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_train_the_bi_encoder_that_one_trains(tmp_path: Path) -> None:
+    start = tiny_letter_encoder(tmp_path / "start")
+    (one, first), (two, second) = (trained_bi_encoder(start, tmp_path / str(count), count) for count in (1, 2))
+    assert first.steps == second.steps
+    assert list(first.dev_by_step.values()) == pytest.approx(list(second.dev_by_step.values()))
+    queries, documents = random_text_pairs(8)
+    begun, alone, together = (
+        BiEncoder(model, max_tokens=32, device="cpu", dtype="float32").scores(queries, documents)
+        for model in (start, one, two)
+    )
+    assert np.abs(alone - together).max() < np.abs(alone - begun).max() / 1000
