@@ -1,1 +1,1 @@
-"""Texts to vectors: the store, what it lacks, who encodes it, the ensemble of all encoders, and scores that are kept."""
+"""Texts to vectors: the store, what it lacks, who encodes it, the ensemble of encoders, and scores that are kept."""
