@@ -11,7 +11,8 @@ rate 2e-5 with a tenth of warm-up. Contestants, in turn, each training in a proc
     peer, bfloat16  CrossEncoderTrainer with bf16=True
 
 Training time is that of the steps, without loading. Then each model scores the first 20 of BM25 for the dev queries,
-ours by `hnmine.models.cross_encoder.CrossEncoder.scores`, the peers' by `CrossEncoder.predict` (in bfloat16 for the last), and MRR@10 is compared.
+ours by the `scores` of hnmine's `CrossEncoder`, the peers' by `CrossEncoder.predict` (in bfloat16 for the last), and
+MRR@10 is compared.
 """
 
 from __future__ import annotations
@@ -201,7 +202,8 @@ def our_score(trained: Path) -> Score:
     """Return hnmine's re-ranker, in the type it would choose."""
     from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
 
-    return OurCrossEncoder(trained, max_tokens=TOKENS, device="cpu", dtype=choose_dtype("auto", "cpu", training=True)).scores
+    dtype = choose_dtype("auto", "cpu", training=True)
+    return OurCrossEncoder(trained, max_tokens=TOKENS, device="cpu", dtype=dtype).scores
 
 
 def peer_score(trained: Path, bfloat16: bool) -> Score:

@@ -25,7 +25,7 @@ from hnmine.mining.conditions import Known
 from hnmine.mining.mine import groups_of_equal_text
 from hnmine.models.reranker import load_reranker
 from hnmine.ranking.first_stage import NO_ROW
-from hnmine.ranking.splits import Splits
+from hnmine.ranking.splits import FIRST_DOCUMENTS, Splits
 from hnmine.runs.device import choose_device
 from hnmine.runs.progress import say, track
 from hnmine.training.lessons import Lessons, make_lessons
@@ -34,8 +34,6 @@ from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer
 from hnmine.types import Float64, Int64, Pairs, Space
 
-FIRST_DOCUMENTS = 50
-"""Of a query's first stage, those that anchors are drawn from and among which mistakes are looked for."""
 JUDGED_DOCUMENTS = 16
 """Documents that a rule shows a judge, the best first."""
 MARGIN_RATE = 0.2

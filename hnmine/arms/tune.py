@@ -14,10 +14,11 @@ from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.ranking.splits import Splits
+from hnmine.runs.folder import RERANKERS, START
 from hnmine.runs.progress import say
 from hnmine.training.lists import Lists
 from hnmine.training.recipe import Recipe
-from hnmine.training.trainer import RERANKERS, START, Trainer, Training
+from hnmine.training.trainer import Trainer, Training
 
 BEST = "reranker"
 """The link in OUT that points to the best re-ranker."""

@@ -27,16 +27,16 @@ from hnmine.ranking.measures import MAIN_METRIC, means
 from hnmine.ranking.rescoring import KeptScores, Reading, scores_file
 from hnmine.ranking.task import Task
 from hnmine.report.arms import FIRST_STAGE, NO_TRAINING
+from hnmine.runs.folder import RERANKERS
 from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track
 from hnmine.training.data import TrainingData
 from hnmine.training.lists import Lists
 from hnmine.training.recipe import Recipe
-from hnmine.training.trainer import RERANKERS, Trainer, Training
+from hnmine.training.trainer import Trainer, Training
 from hnmine.types import Float32, Int64
 
-START = "compare-start"
-"""The start of a comparison has a folder of its own: with other settings, `train` begins with another."""
+_START = "compare-start"  # a folder of its own: with other settings, `train` begins with another
 _ENTRIES = "compare"  # of the cache
 _FEWEST_TRIALS = 30  # hidden right answers that are worth a share
 
@@ -92,7 +92,7 @@ class Cells:
         self._trainer = Trainer(
             data, train, self._run, seed=config.seed, device=config.device, engine=config.engine, ray=config.ray
         )
-        self.start, _ = self._trainer.start(f"{START}{suffix}")
+        self.start, _ = self._trainer.start(f"{_START}{suffix}")
         self.maker = ListMaker(self._trainer, self.start, project.splits, project.ensemble, config, mined)
         self._kept = KeptScores(Reading.of(config, train.kind, train.max_tokens), self._run)
         self._order_P: Int64 = np.random.default_rng(config.seed).permutation(self.pairs)

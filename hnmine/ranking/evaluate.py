@@ -23,12 +23,10 @@ from hnmine.ranking.rescoring import KeptScores
 from hnmine.ranking.significance import Paired, paired
 from hnmine.ranking.splits import Splits
 from hnmine.ranking.task import Task
-from hnmine.runs.folder import Run
+from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64, Texts
 
-START = "start"
-"""OUT/rerankers/start is the model that all trainings began with, where that had no ranking head before."""
 RERANKER = "re-ranker"
 """The name of a re-ranker among the parts of its blend."""
 
@@ -196,7 +194,7 @@ def trained_rerankers(run: Run, max_tokens: int) -> Trained:
     """
     # Read the manifest.
     run.require_trained()
-    training, folder = run.manifest["training"], run.out / "rerankers"
+    training, folder = run.manifest["training"], run.out / RERANKERS
     if max_tokens != training["max_tokens"]:
         message = f"train.max_tokens={max_tokens} is not used: these were trained with {training['max_tokens']}"
         say("evaluate", message)
@@ -204,7 +202,7 @@ def trained_rerankers(run: Run, max_tokens: int) -> Trained:
     name, model = ("warm-started", folder / START) if start["warmed_up"] else ("as given", resolve(start["model"]))
     after = {f"after: {preset}": folder / preset for preset in training["presets"]}
     # Refuse models that the manifest does not name, as a training that was stopped leaves them.
-    folders = tuple(f"rerankers/{each.name}/" for each in (model, *after.values()))
+    folders = tuple(f"{RERANKERS}/{each.name}/" for each in (model, *after.values()))
     files = {path: sha256 for path, sha256 in run.manifest["files"].items() if path.startswith(folders)}
     found = run.sha256_of(*files)
     if changed := [path for path, sha256 in files.items() if found.get(path) != sha256]:

@@ -74,12 +74,14 @@ def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
     Raises:
         DataError: the file cannot be read, or a line is not of that form.
     """
-    lists: dict[int, list[tuple[float, int, int]]] = {}
-    foreign = 0
+    # Read the lines.
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"evaluate.first_stage: {path} cannot be read: {error}; bm25 and dense need no file") from None
+    # Collect each query's documents.
+    lists: dict[int, list[tuple[float, int, int]]] = {}
+    foreign = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -95,6 +97,7 @@ def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
             foreign += 1
         else:
             lists.setdefault(query, []).append((*entry, doc))
+    # Order them.
     ranked = {query: sorted(entries) for query, entries in lists.items()}
     say("evaluate", f"{path}: {len(ranked):,} queries" + (f", {foreign:,} lines of others ignored" if foreign else ""))
 

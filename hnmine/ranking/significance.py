@@ -36,11 +36,13 @@ def paired(after_Q: Float64, before_Q: Float64, seed: int = 0) -> Paired:
 
     if after_Q.shape != before_Q.shape or not len(after_Q):
         raise ValueError(f"need one value a query of both runs, got {after_Q.shape} and {before_Q.shape}")
+    # Answer at once where there is nothing to resample.
     differences_Q = after_Q - before_Q
     mean = float(differences_Q.mean())
-    if len(differences_Q) == 1 or not np.ptp(differences_Q):  # nothing to resample
+    if len(differences_Q) == 1 or not np.ptp(differences_Q):
         p = 1.0 if not mean else float(2.0 ** (1 - len(differences_Q)))
         return Paired(difference=mean, low=mean, high=mean, p=p)
+    # Test, and resample the queries.
     test = stats.permutation_test(
         (differences_Q,),
         np.mean,

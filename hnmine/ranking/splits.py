@@ -16,7 +16,7 @@ from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64, Pairs
 
 FIRST_DOCUMENTS = 50
-"""Of every query at least so many documents are asked for: arms choose negatives among them, and their names say so."""
+"""Of a query's first stage, those that anchors are drawn from and among which mistakes are looked for."""
 
 
 class Splits:
@@ -42,6 +42,7 @@ class Splits:
         Raises:
             DataError: the train split is missing, or one query cannot be divided.
         """
+        # Remember how to search, which is done when it is asked for.
         self.collection = collection
         self._depth, self._open_first_stage = evaluate.depth, open_first_stage
         self._search: FirstStage | None = None

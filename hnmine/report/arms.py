@@ -81,11 +81,13 @@ def arms_table(block: Block) -> str:
 
     Tested are each query's means over the seeds, against the start and against the arm with the highest mean.
     """
+    # Show what no arm was trained for.
     headers = ["", *METRICS, "blended", "spread", "yield", "hidden", "rate", "against start", "p", "p to first"]
     rows = [
         [name, *(f"{value:.3f}" for value in means(reference.values).values()), f"{_blended(reference):.3f}"]
         for name, reference in block.references.items()
     ]
+    # Show the arms, and test them.
     arms = block.ranked_arms()
     start_Q = block.references[NO_TRAINING].values[MAIN_METRIC]
     for name, arm in arms:

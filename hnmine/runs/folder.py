@@ -7,7 +7,7 @@ OUT/store/               vectors; OUT/scored/ scores of cross-encoders
 OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
 OUT/evaluation/          scores and metrics a query
 OUT/audit.json           the last audit
-OUT/compare.md           the last comparison; OUT/compare/ and OUT/encoders/ what it goes on from
+OUT/compare.md           the last comparison; OUT/encoders/ what it goes on from
 OUT/cache/               what finished work found, see `runs.cache`
 """
 
@@ -36,6 +36,10 @@ from hnmine.runs.files import whole_file, write_json
 from hnmine.runs.hashing import file_sha256
 from hnmine.runs.manifest import MANIFEST, SETTINGS_READ, Step, read_manifest, versions, with_section
 
+RERANKERS = "rerankers"
+"""The folder in OUT, and in the cache, of all re-rankers that were trained."""
+START = "start"
+"""The name there of the model that all trainings begin with, where it had no ranking head and was warmed up."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 

@@ -26,7 +26,7 @@ from hnmine.models.cross_encoder import has_ranking_head
 from hnmine.models.folder import folder_sha256, hidden_size, resolve
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.device import choose_device, visible_gpus
-from hnmine.runs.folder import Run
+from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
@@ -41,10 +41,6 @@ from hnmine.training.teacher import Teacher
 from hnmine.training.trackers import tracking
 from hnmine.training.worker import Job
 
-START = "start"
-"""The name of a start that was warmed up."""
-RERANKERS = "rerankers"
-"""The folder in OUT, and in the cache, of all re-rankers that were trained."""
 WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
 DEFAULT_RATE, DEFAULT_RATE_WIDTH = 1e-4, 384
 """The default learning rate, for a model so wide. It was found with MiniLM (`benchmarks/LOG.md`); for others it goes

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hnmine.arms.arm import NEGATIVES, known_arms
-from hnmine.arms.list_maker import FIRST_DOCUMENTS
 from hnmine.ranking.first_stage import NO_ROW
+from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.runs.folder import Run, open_run
 from hnmine.types import Space
 from tests.builders.collections import append_lines, write_collection
