@@ -129,35 +129,27 @@ def contest(options: argparse.Namespace) -> dict[str, float]:
 
 def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     """Train with hnmine's worker; return the seconds of the steps."""
-    import torch
-    from hnmine.training.dropout import seeded
-
     from hnmine.config.training import TrainConfig
     from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
     from hnmine.training import losses
+    from hnmine.training.gradient import Optimizer
+    from hnmine.training.list_losses import ListLosses
     from hnmine.training.lists import Lists
-    from hnmine.training.worker import Recipe, _backward, adamw
+    from hnmine.training.recipe import Recipe
 
     lists = Lists(
         queries=tuple(row["query"] for row in triplets),
         documents=tuple((row["positive"], row["negative"]) for row in triplets),
     )
-    dtype = choose_dtype("auto", "cpu", training=True)
-    config = TrainConfig(loss="bce", pairs_per_batch=PAIRS // 2, max_tokens=TOKENS, learning_rate=RATE)
-    recipe = Recipe.of(config, Choice(kind="cpu", reason="benchmark"), dtype)
-    reranker = OurCrossEncoder(begin, max_tokens=TOKENS, device="cpu", dtype=dtype)
-    optimizer, loss_of = adamw(reranker.model, recipe), losses.make("bce", 1.0)
-    steps = recipe.steps(len(lists))
+    settings = TrainConfig(loss="bce", pairs_per_batch=PAIRS // 2, max_tokens=TOKENS)
+    device = Choice(kind="cpu", reason="benchmark")
+    recipe = Recipe.of(settings, device, learning_rate=RATE, seed=0, engine="torch")
+    reranker = OurCrossEncoder(begin, max_tokens=TOKENS, device="cpu", dtype=recipe.dtype)
+    optimizer = Optimizer(reranker.model, recipe, recipe.steps(len(lists)))
+    loss = losses.make("bce", 1.0)
     began = time.monotonic()
     for step, (batch, _) in enumerate(recipe.batches(len(lists))):
-        reranker.train_mode()
-        with seeded("cpu", step):
-            _backward(reranker, reranker.model, lists, batch, loss_of, 1 / len(batch))
-        torch.nn.utils.clip_grad_norm_(reranker.model.parameters(), recipe.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step, steps)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.step(step, ListLosses(reranker, reranker.model, lists, batch, loss, share=1 / len(batch)))
     seconds = time.monotonic() - began
     reranker.save(trained)
     return seconds
