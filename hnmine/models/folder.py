@@ -42,7 +42,7 @@ def resolve(model: str, *, dense_head: int | None = None) -> Path:
     Raises:
         ModelError: nothing is there, or it holds no safetensors weights.
     """
-    folder = as_folder(model)
+    folder = Path(os.path.expanduser(model))  # unlike Path.expanduser, lets an unknown ~user be
     if folder.is_dir():
         _refuse_without_safetensors(folder)
         return folder
@@ -53,11 +53,6 @@ def resolve(model: str, *, dense_head: int | None = None) -> Path:
     folder = _from_hub(model, dense_head)
     _refuse_without_safetensors(folder)
     return folder
-
-
-def as_folder(model: str) -> Path:
-    """Return where a model is if its name is that of a folder."""
-    return Path(os.path.expanduser(model))  # unlike Path.expanduser, lets an unknown ~user be
 
 
 def split_revision(model: str) -> tuple[str, str | None]:

@@ -32,12 +32,7 @@ _LARGEST_MULTIPLE = 8  # or as a multiple of the error that torch makes in bfloa
 def choose_engine(setting: str, device: Kind, dtype: str, model_type: str | None, *, adapters: bool = False) -> Engine:
     """Turn `auto`, `torch` or `openvino` into an engine.
 
-    Args:
-        setting: as configured.
-        device: OpenVINO is used on a CPU only.
-        dtype: OpenVINO computes in float32 or bfloat16.
-        model_type: architecture, as config.json names it.
-        adapters: whether the network is changed between two calls.
+    `model_type` is the architecture as config.json names it; with `adapters` the network changes between two calls.
 
     Raises:
         ConfigError: openvino was asked for and cannot be used.
@@ -59,14 +54,9 @@ class CompiledNetwork:
     """A torch network as OpenVINO computes it; up to `lanes` threads call it at a time, others wait."""
 
     def __init__(self, network: Any, output: str, examples: Iterable[Inputs], dtype: str, lanes: int) -> None:
-        """Trace and compile the network by one batch, and compare it with torch on another.
+        """Trace and compile the network by the first of two batches, and compare it with torch on the second.
 
-        Args:
-            network: torch module on the CPU, in float32, in evaluation mode.
-            output: name of the one output that is wanted, of shape (batch, …).
-            examples: two batches of different shapes.
-            dtype: float32 or bfloat16.
-            lanes: batches at a time, a core each.
+        The network is on the CPU, in float32 and in evaluation mode; `output` names the one output that is wanted.
 
         Raises:
             ModelError: OpenVINO cannot take the network, or computes something else than torch.
@@ -143,6 +133,5 @@ def _refuse_other_results(network: Any, output: str, inputs: Inputs, found: Any,
     allowed = _LARGEST_ERROR[dtype] * expected[read].abs().max()
     if dtype == "bfloat16":  # all scores of a re-ranker may be sums near 0 of terms that are not
         allowed = max(allowed, _LARGEST_MULTIPLE * (by_torch(dtype) - expected)[read].abs().max())
-    if found.shape == expected.shape and (found - expected)[read].abs().max() <= allowed:
-        return
-    raise ModelError(f"OpenVINO computes something else than torch of {type(network).__name__}; set engine: torch")
+    if found.shape != expected.shape or (found - expected)[read].abs().max() > allowed:
+        raise ModelError(f"OpenVINO computes something else than torch of {type(network).__name__}; set engine: torch")

@@ -90,10 +90,7 @@ class Plan:
         return arranged(self.folder, dense_head=self.dense_head, adapters=self.adapters)
 
     def build(self, lanes: int | None = None) -> Encoder:
-        """Load the encoder, which is heavy.
-
-        Args:
-            lanes: batches that it computes at a time on a CPU, a core each; None: as many as this process has cores.
+        """Load the encoder, which is heavy; on a CPU it computes `lanes` batches at a time, None: one a core.
 
         Raises:
             ModelError: the model cannot be loaded, or the lexical fit is gone.
@@ -143,10 +140,10 @@ def plan(
         config: of the encoder.
         documents: what a lexical encoder is fitted on.
         store: address of the vector store, where fits are kept too.
-        device: where the model computes.
-        tokens_per_batch: tokens of one forward pass, padding included; None: by the device.
-        engine: auto, torch or openvino.
-        seed: of the lexical fit.
+        device: of a model.
+        tokens_per_batch: of one forward pass of a model, padding included; None: by the device.
+        engine: of a model: auto, torch or openvino.
+        seed: of a lexical fit.
         fit: file of an earlier lexical fit, which is taken whatever the documents; None: fit on these.
 
     Raises:
