@@ -139,7 +139,7 @@ def plan(
     Args:
         config: of the encoder.
         documents: what a lexical encoder is fitted on.
-        store: address of the vector store, where fits are kept too.
+        store: where fits are kept: the address of the vector store.
         device: of a model.
         tokens_per_batch: of one forward pass of a model, padding included; None: by the device.
         engine: of a model: auto, torch or openvino.
@@ -151,9 +151,12 @@ def plan(
         ModelError: the model, its head or an adapter is missing, or it is unsafe.
         DataError: the documents have no terms, the fit is not there, or the store cannot be used.
     """
+    # A lexical encoder is its fit.
     if config.lexical is not None:
         fitted = lexical.fitted(documents, store, width=config.lexical.width, seed=seed, known=fit)
         return Plan(name=config.name, fingerprint=fitted.fingerprint, fit=fitted)
+
+    # A model is named by its files and by how they are read.
     unnamed = _model_plan(config, device, tokens_per_batch, engine)
     return replace(unnamed, fingerprint=_fingerprint(unnamed))
 
