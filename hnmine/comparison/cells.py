@@ -75,15 +75,7 @@ class Cells:
     """Trainings of arms from one start."""
 
     def __init__(self, project: Project, data: TrainingData, model: str, mined: Mined, suffix: str = "") -> None:
-        """Make the start if the model has no ranking head.
-
-        Args:
-            project: what is compared, and where it is kept.
-            data: what all arms have to train on.
-            model: the re-ranker to start from.
-            mined: the negatives of the run, for arms that want them.
-            suffix: of the names of what is kept of this start.
-        """
+        """Make the start, if the model has no ranking head; `suffix` ends the names of what is kept of this start."""
         config, self._run, self._suffix = project.config, project.run, suffix
         self.model, self.pairs = model, len(data.pairs)
         train = config.train.model_copy(update={"model": model})

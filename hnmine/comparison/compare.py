@@ -161,11 +161,7 @@ def _setups(project: Project, arms: Mapping[str, Arm]) -> list[Setup]:
 def winner_text(setups: Sequence[Setup], config: Config, data: str, out: Path) -> str:
     """Return the arm that is best on dev, and as the last line the command that trains it; nothing if the start is.
 
-    Args:
-        setups: with what was found.
-        config: in force in the comparison.
-        data: as given to the command line.
-        out: the same.
+    `data` and `out` are the folders as the command line names them.
     """
     # Choose on dev: test has to stay unseen.
     candidates = [

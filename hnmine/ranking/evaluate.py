@@ -166,9 +166,9 @@ class Trained:
     """The re-rankers of a run: the start, and what each preset made of it."""
 
     before: tuple[str, Path]
-    """Its name in the table, and its folder."""
+    """Name in the table, and folder."""
     after: dict[str, Path]
-    """By the names that they have in the table."""
+    """The same."""
     kind: Kind
     max_tokens: int
     files: Mapping[str, str]
@@ -221,12 +221,6 @@ def trained_rerankers(run: Run, max_tokens: int) -> Trained:
 
 def evaluate_rerankers(evaluator: Evaluator, trained: Trained, kept: KeptScores, seed: int) -> Evaluation:
     """Measure the first stage, the start and every trained re-ranker; test the latter against the start.
-
-    Args:
-        evaluator: the test and dev queries.
-        trained: the re-rankers of the run.
-        kept: scores them, or knows their scores.
-        seed: of the tests.
 
     Raises:
         ModelError: a re-ranker cannot be loaded.

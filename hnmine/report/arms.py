@@ -54,10 +54,7 @@ class Block:
 def comparison_text(blocks: Sequence[Block], task: Task, first_stage: str) -> str:
     """Return what has to be known to read the tables, the table of all blocks if there are several, and each block's.
 
-    Args:
-        blocks: with at least one arm each.
-        task: the test queries.
-        first_stage: as configured; arms are named after BM25.
+    Every block has an arm; `first_stage` is the one that is configured, where arms are named after BM25.
     """
     seeds = max(len(arm.rankings) for block in blocks for arm in block.arms.values())
     legend = [

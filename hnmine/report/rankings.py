@@ -19,11 +19,9 @@ _FEWEST_QUERIES = 10  # of a length, that are worth a mean
 
 
 def evaluation_text(evaluation: Evaluation, *, distilled: bool = True) -> str:
-    """Return the table of an evaluation and what has to be known to read it.
+    """Return the table of an evaluation, before or after training, and what has to be known to read it.
 
-    Args:
-        evaluation: before or after training.
-        distilled: whether first stage and encoders have taught one of the re-rankers; if not, it may be advised.
+    `distilled`: whether first stage and encoders have taught one of the re-rankers; if not, it may be advised.
     """
     task, count = evaluation.task, f"{len(evaluation.task):,}"
     queries = count if len(task) == evaluation.split_queries else f"{count} of {evaluation.split_queries:,}"
