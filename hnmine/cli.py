@@ -223,7 +223,7 @@ def _nightly(options: argparse.Namespace) -> str:
 def _history(options: argparse.Namespace) -> str:
     from hnmine.nights.home import Home, history_table
 
-    home = Home.at(options.home)
+    home = Home(options.home)
     nights = home.history()
     return history_table(nights) if nights else f"home {home.directory} has no version yet"
 
