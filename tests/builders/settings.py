@@ -17,7 +17,7 @@ def quick_overrides(model: Path, *more: str) -> list[str]:
         f"train.model={model}",
         "train.max_tokens=64",
         "train.dtype=float32",
-        "train.engine=torch",
+        "engine=torch",
         *more,
     ]
 
