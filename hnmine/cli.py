@@ -1,4 +1,4 @@
-"""The command line: one function a command does the work and returns what a person wants to see at the end.
+"""The command line: it calls the steps of `pipeline` and the nights, and prints what a person wants to see at the end.
 
 An error that a user can mend is one message on standard error, and exit code 2.
 """
@@ -96,6 +96,7 @@ _QUICK = (
     "train.evaluations_per_epoch=1",
     "evaluate.queries=200",
 )
+_AS_WRITTEN = argparse.RawDescriptionHelpFormatter
 _SPINS = "10000"
 """Turns that a thread of OpenMP waits for others before it sleeps. 30 times fewer than its own default cost nothing
 where cores are free, and where another training wants them both do 1.7 times the work."""
@@ -150,61 +151,32 @@ def _ended(options: argparse.Namespace, code: int, message: str, level: Level, l
     return code
 
 
-def _embed(options: argparse.Namespace) -> str:
-    from hnmine import pipeline
-
-    found = pipeline.embed(options.data, options.out, _settings(options))
-    return f"{found['encoded']:,} texts encoded, {found['reused']:,} were in the store"
-
-
-def _mine(options: argparse.Namespace) -> str:
+def _step(options: argparse.Namespace) -> str:
+    """Call the function of the pipeline that has the command's name."""
     from hnmine import pipeline
     from hnmine.report.examples import examples
 
-    pipeline.mine(options.data, options.out, _settings(options))
-    return examples(options.out / "triplets.parquet", options.out / "negatives.parquet", count=5)
+    command, out = options.command, options.out
+    show = {"show": lambda text: _show(options, f"{text}\n")} if command == "run" else {}
+    found = getattr(pipeline, command)(options.data, out, _settings(options), **show)
+    match command:
+        case "embed":
+            return f"{found['encoded']:,} texts encoded, {found['reused']:,} were in the store"
+        case "mine":
+            return examples(out / "triplets.parquet", out / "negatives.parquet", count=5)
+        case "train":
+            return _best(out, found["training"])
+        case "evaluate":
+            return str(found["evaluation"]["table"])
+        case "run":
+            return f"{found['evaluation']['table']}\n\n{_best(out, found['training'])}"
+        case "audit":
+            return f"{found['table']}\n\n{found['verdict']}"
+    return str(found["table"])
 
 
-def _train(options: argparse.Namespace) -> str:
-    from hnmine import pipeline
-
-    return _best(options.out, pipeline.train(options.data, options.out, _settings(options)))
-
-
-def _evaluate(options: argparse.Namespace) -> str:
-    from hnmine import pipeline
-
-    manifest = pipeline.evaluate(options.data, options.out, _settings(options))
-    return str(manifest["evaluation"]["table"])
-
-
-def _run(options: argparse.Namespace) -> str:
-    from hnmine import pipeline
-
-    def show(text: str) -> None:
-        _show(options, f"{text}\n")
-
-    manifest = pipeline.run(options.data, options.out, _settings(options), show)
-    return f"{manifest['evaluation']['table']}\n\n{_best(options.out, manifest)}"
-
-
-def _best(out: Path, manifest: dict[str, Any]) -> str:
-    training = manifest["training"]
+def _best(out: Path, training: dict[str, Any]) -> str:
     return f"Best on dev: {training['best']}. It is {out / 'reranker'}; {LOADED_BY[training['kind']]} loads it."
-
-
-def _compare(options: argparse.Namespace) -> str:
-    from hnmine import pipeline
-
-    record = pipeline.compare(options.data, options.out, _settings(options))
-    return "\n\n".join(filter(None, [record["table"], record["winner"]]))
-
-
-def _audit(options: argparse.Namespace) -> str:
-    from hnmine import pipeline
-
-    found = pipeline.audit(options.data, options.out, _settings(options))
-    return f"{found['table']}\n\n{found['verdict']}"
 
 
 def _paired(options: argparse.Namespace) -> str:
@@ -242,14 +214,8 @@ def _apidocs(options: argparse.Namespace) -> str:
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
-    "run": _run,
-    "embed": _embed,
-    "mine": _mine,
-    "train": _train,
-    "evaluate": _evaluate,
+    **dict.fromkeys(_STEPS, _step),
     "paired": _paired,
-    "compare": _compare,
-    "audit": _audit,
     "nightly": _nightly,
     "history": _history,
     "rollback": _rollback,
@@ -303,51 +269,37 @@ class _ListArms(argparse.Action):
         parser.exit()
 
 
-class _Commands:
-    """Adds commands to a parser, each with what all have."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        self._log = argparse.ArgumentParser(add_help=False)
-        more = "json: one object a line (default text)"
-        self._log.add_argument("--log", choices=["text", "json"], default="text", help=more)
-
-    def add(self, name: str, about: str, *, more: str = "", epilog: str = "") -> argparse.ArgumentParser:
-        """Return the parser of a new command; `more` follows `about` in its own help."""
-        return self._commands.add_parser(
-            name,
-            help=about,
-            description=f"{about}{more}",
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[self._log],
-        )
-
-
 def command_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
-        "hnmine", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser("hnmine", description=_DESCRIPTION, formatter_class=_AS_WRITTEN)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version that is installed and end")
-    commands = _Commands(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for step in _STEPS:
         _add_step(commands, step)
     _add_paired(commands)
     _add_nights(commands)
-    commands.add("config", "list every setting with its default and meaning")
-    apidocs = commands.add("apidocs", "make a collection of the installed packages' API documentation")
+    _add_command(commands, "config", "list every setting with its default and meaning")
+    apidocs = _add_command(commands, "apidocs", "make a collection of the installed packages' API documentation")
     apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")
     apidocs.add_argument("--documents", type=int, default=3000, metavar="N", help="documents to keep (default 3000)")
     return parser
 
 
-def _add_step(commands: _Commands, step: str) -> None:
+def _add_command(commands: Any, name: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Add a command with what all have, and return its parser."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=about, description=about, epilog=epilog, formatter_class=_AS_WRITTEN
+    )
+    command.add_argument("--log", choices=["text", "json"], default="text", help="json: one object a line")
+    return command
+
+
+def _add_step(commands: Any, step: str) -> None:
     """Add a command that works on --data and in --out."""
     start = f"  hnmine {step} --data my-search/ --out out/"
     examples = [start, *(f"{start} {more}" for more in _EXAMPLES[step]), f"{start} --config settings.yaml"]
     epilog = "\n".join(["examples:", *examples, "`hnmine config` lists every setting with its default."])
-    command = commands.add(step, _STEPS[step], epilog=epilog)
+    command = _add_command(commands, step, _STEPS[step], epilog)
     command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
     _add_settings(command)
@@ -372,23 +324,22 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", action="append", default=[], metavar="step.key=value", help=about)
 
 
-def _add_paired(commands: _Commands) -> None:
+def _add_paired(commands: Any) -> None:
     """Add the command that tests two rankings."""
-    command = commands.add(
-        "paired",
-        "test two rankings of the same queries against each other",
-        more=":\na paired randomisation test and the 95 % interval of every metric, over the queries both files have",
-        epilog="example:\n  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet",
-    )
+    about = "test two rankings of the same queries: paired randomisation test and 95 % interval of every metric"
+    example = "  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet"
+    command = _add_command(commands, "paired", about, f"example:\n{example}")
     for name in ("after", "before"):
         command.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
 
 
-def _add_nights(commands: _Commands) -> None:
+def _add_nights(commands: Any) -> None:
     """Add the commands that work on --home."""
-    nightly = commands.add("nightly", "mine the collection as it is tonight, and deploy a re-ranker that is not worse")
-    history = commands.add("history", "list the nights: documents, negatives, MRR@10, decision")
-    rollback = commands.add("rollback", "deploy the re-ranker before the current one again")
+    nightly = _add_command(
+        commands, "nightly", "mine the collection as it is tonight, and deploy a re-ranker that is not worse"
+    )
+    history = _add_command(commands, "history", "list the nights: documents, negatives, MRR@10, decision")
+    rollback = _add_command(commands, "rollback", "deploy the re-ranker before the current one again")
     for command in (nightly, history, rollback):
         command.add_argument("--home", required=True, metavar="DIR", help="folder or s3://bucket/prefix of all nights")
     nightly.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder, as it is tonight")

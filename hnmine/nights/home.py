@@ -12,12 +12,11 @@ A version that the history does not name is a night that was broken off. The old
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hnmine.errors import DataError
 from hnmine.models.folder import folder_sha256
@@ -28,13 +27,17 @@ from hnmine.runs.tables import text_table
 _POINTER = "current.json"
 _VERSION = "version.json"
 _FILES = "files.json"
-_ModelT = TypeVar("_ModelT", bound=BaseModel)
+_KindT = TypeVar("_KindT")
 
 
-class Row(BaseModel):
-    """One row of the history: a night, or a rollback."""
+class _Record(BaseModel):
+    """What a home keeps as JSON."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Row(_Record):
+    """One row of the history: a night, or a rollback."""
 
     when: str
     version: str
@@ -55,19 +58,15 @@ class Row(BaseModel):
     decision: str
 
 
-class PinnedFit(BaseModel):
+class PinnedFit(_Record):
     """A fit of a lexical encoder, in the store under the name `fit`, and the settings that it was made by."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     fit: str
     settings: dict[str, Any]
 
 
-class Facts(BaseModel):
+class Facts(_Record):
     """What a night must know of the nights before it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     epoch: int = 0
     fused: list[str] = []
@@ -86,10 +85,8 @@ class Facts(BaseModel):
     """How the deployed re-ranker reads texts: `kind` and `max_tokens`."""
 
 
-class Version(BaseModel):
+class Version(_Record):
     """What a night leaves; without the number, the content of version.json."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     number: str = Field("", exclude=True)
     """Empty before the first night."""
@@ -99,37 +96,27 @@ class Version(BaseModel):
     facts: Facts
 
 
-class _Pointer(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class _Pointer(_Record):
     version: str = ""
     history: list[Row] = []
     rejected: list[str] = []
     """Identities of models that were rolled back from: no night deploys one again."""
 
 
-@dataclass(frozen=True)
 class Home:
-    """The home of a series of nights."""
+    """The home of a series of nights. Reading it creates nothing.
 
-    directory: Directory
+    Raises:
+        ConfigError: the address cannot be understood.
+        DataError: the object store does not answer, or a file of the home is missing or damaged.
+    """
 
-    @classmethod
-    def at(cls, address: str | Path) -> Home:
-        """Open a home; nothing is created.
-
-        Raises:
-            ConfigError: the address cannot be understood.
-            DataError: the object store does not answer.
-        """
-        return cls(Directory.at(address, "home", "--home"))
+    def __init__(self, address: str | Path) -> None:
+        self.directory = Directory.at(address, "home", "--home")
+        self._versions, self._rerankers = self.directory / "versions", self.directory / "rerankers"
 
     def current(self) -> Version:
-        """Return the version that holds; before the first night, one without a number and without files.
-
-        Raises:
-            DataError: a file of the home is missing or damaged.
-        """
+        """Return the version that holds; before the first night, one without a number and without files."""
         number = self._pointer().version
         return self._version(number) if number else Version(files=[], reranker="", facts=Facts())
 
@@ -142,11 +129,10 @@ class Home:
         return f"{1 + max((int(row.version) for row in self.history()), default=0):04d}"
 
     def file(self, version: Version, name: str, work: Path) -> Path | None:
-        """Return a file of a version, or None if it lacks it; copied below `work` if the home is in an object store."""
+        """Return a file of a version, or None if it lacks it; from an object store, a copy below `work`."""
         if name not in version.files:
             return None
-        directory = self._versions / version.number
-        return (directory.local or _download(directory, [name], work / "last" / version.number)) / name
+        return (self._versions / version.number).on_this_machine(name, work / "last" / name)
 
     def write(self, version: str, files: dict[str, Path], reranker: str, facts: Facts) -> None:
         """Write a version, which nobody sees before `point`; what a broken night left under its number is removed."""
@@ -157,13 +143,12 @@ class Home:
         (self._versions / version).write(_VERSION, content.encode())
 
     def point(self, version: str, row: Row, keep: int) -> None:
-        """Let a version hold, by one write; then remove all but the last `keep` versions and their re-rankers."""
+        """Let a new version hold, by one write; then remove all but the last `keep` versions and their re-rankers."""
         self._write_pointer(version, row, self._pointer().rejected)
         published = self._published()
-        stay = {version, *published[-keep:]}
-        for number in set(published) - stay:
+        for number in published[:-keep]:
             self._versions.remove_folder(number)
-        needed = {self._version(number).reranker for number in stay}
+        needed = {self._version(number).reranker for number in published[-keep:]}
         for name in set(self._rerankers.folders()) - needed:
             self._rerankers.remove_folder(name)
 
@@ -175,14 +160,11 @@ class Home:
         Raises:
             DataError: there is no such version.
         """
-        # Find out what is there.
         number, published = self.current().number, self._published()
         if not number:
             raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
-        identities = {each: digest(self._files(self._version(each).reranker)) for each in {*published, number}}
+        identities = {each: digest(self._files(self._version(each).reranker)) for each in published}
         rejected = {*self._pointer().rejected, identities[number]}
-
-        # Choose the version.
         earlier = [each for each in published if each < number and identities[each] not in rejected]
         listed = ", ".join(published)
         if to is not None and to not in published:
@@ -192,8 +174,6 @@ class Home:
                 f"home {self.directory} keeps no version before {number} with another re-ranker, only {listed}"
             )
         target = to or earlier[-1]
-
-        # Point to it.
         row = Row(when=when, version=number, decision=f"rolled back to {target}")
         self._write_pointer(target, row, sorted(rejected - {identities[target]}))
         return row
@@ -202,33 +182,22 @@ class Home:
         """Keep the model in a folder; return its name."""
         files = folder_sha256(folder)
         name = digest(files)
-        if _FILES not in (self._rerankers / name).files():
+        kept = self._rerankers / name
+        if _FILES not in kept.files():
             for file in files:
-                (self._rerankers / name).write(file, (folder / file).read_bytes())
-            (self._rerankers / name).write(_FILES, json.dumps(files, indent=1).encode())
+                kept.write(file, (folder / file).read_bytes())
+            kept.write(_FILES, json.dumps(files, indent=1).encode())
         return name
 
     def reranker(self, name: str, work: Path) -> Path:
-        """Return the folder of a model; if the home is in an object store, a copy below `work`."""
-        directory, copy = self._rerankers / name, work / "deployed" / name
-        if directory.local is not None:
-            return directory.local
-        files = self._files(name)
-        if not copy.is_dir() or folder_sha256(copy) != files:
-            _download(directory, files, copy)
-        return copy
+        """Return the folder of a model; from an object store, a copy below `work`, which later nights find there."""
+        copy = work / "deployed" / name
+        copied = self._files(name).items() <= folder_sha256(copy).items()
+        return copy if copied else self._rerankers.on_this_machine(name, copy)
 
     def is_rejected(self, folder: Path) -> bool:
         """Whether the model in this folder was rolled back from."""
         return digest(folder_sha256(folder)) in self._pointer().rejected
-
-    @property
-    def _versions(self) -> Directory:
-        return self.directory / "versions"
-
-    @property
-    def _rerankers(self) -> Directory:
-        return self.directory / "rerankers"
 
     def _published(self) -> list[str]:
         """Return the numbers of the versions in the history that are kept, oldest first."""
@@ -236,23 +205,35 @@ class Home:
         return [number for number in self._versions.folders() if number in published]
 
     def _pointer(self) -> _Pointer:
-        raw = self.directory.read(_POINTER)
-        return _Pointer() if raw is None else _validated(_Pointer, raw.to_pybytes(), self.directory, _POINTER)
+        return self._read(_POINTER, _Pointer, absent=_Pointer())
 
     def _write_pointer(self, version: str, row: Row, rejected: list[str]) -> None:
         pointer = _Pointer(version=version, history=[*self.history(), row], rejected=rejected)
         self.directory.write(_POINTER, pointer.model_dump_json(indent=1).encode())
 
     def _version(self, number: str) -> Version:
-        directory = self._versions / number
-        version = _validated(Version, _read(directory, _VERSION), directory, _VERSION)
+        version = self._read(f"versions/{number}/{_VERSION}", Version)
         return version.model_copy(update={"number": number})
 
     def _files(self, reranker: str) -> dict[str, str]:
         """Return the sha256 of a model's files, without the training's record that earlier releases put beside them."""
-        files: dict[str, str] = json.loads(_read(self._rerankers / reranker, _FILES))
-        files.pop("hnmine.json", None)
-        return files
+        files = self._read(f"rerankers/{reranker}/{_FILES}", dict[str, str])
+        return {name: sha256 for name, sha256 in files.items() if name != "hnmine.json"}
+
+    def _read(self, name: str, kind: type[_KindT], absent: _KindT | None = None) -> _KindT:
+        """Return what a JSON file of the home holds, or `absent` if there is no such file."""
+        raw = self.directory.read(name)
+        if raw is None and absent is not None:
+            return absent
+        problem = "missing"
+        if raw is not None:
+            try:
+                return TypeAdapter(kind).validate_json(raw.to_pybytes())
+            except ValidationError as error:
+                first = error.errors()[0]
+                explained = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+                problem = f"not what a night leaves ({explained})"
+        raise DataError(f"{self.directory}/{name} is {problem}; bring it back, or begin anew with another --home")
 
 
 def history_table(rows: Sequence[Row]) -> str:
@@ -264,30 +245,3 @@ def history_table(rows: Sequence[Row]) -> str:
         figures = ["-" if value is None else f"{value:.3f}" for value in (row.mrr, row.mrr_trained)]
         cells.append([row.when, row.version, *(f"{count:,}" for count in counts), *figures, row.decision])
     return text_table(cells, [*headers, "MRR@10", "trained", "decision"], left=(0, 10))
-
-
-def _validated(model: type[_ModelT], raw: bytes, directory: Directory, name: str) -> _ModelT:
-    try:
-        return model.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-    raise DataError(
-        f"{directory}/{name} is not what a night leaves ({problem}); bring it back, or begin anew with another --home"
-    )
-
-
-def _read(directory: Directory, name: str) -> bytes:
-    raw = directory.read(name)
-    if raw is None:
-        raise DataError(f"{directory}/{name} is missing; bring it back, or begin anew with another --home")
-    content: bytes = raw.to_pybytes()
-    return content
-
-
-def _download(directory: Directory, files: Iterable[str], folder: Path) -> Path:
-    """Copy files into a folder of this machine; return it."""
-    for file in files:
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(_read(directory, file))
-    return folder

@@ -54,7 +54,7 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
     """
     config = config or Config()
     refuse_unknown_presets(config)
-    opened = Home.at(home)
+    opened = Home(home)
     directory = opened.directory
     work = config.nightly.work or (directory.local and directory.local / "work")
     if work is None:
@@ -68,7 +68,7 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
 
 def rollback(home: str | Path, to: str | None = None) -> Row:
     """Deploy an older version; return its row of the history. See `Home.rollback`."""
-    opened = Home.at(home)
+    opened = Home(home)
     with hold(opened.directory):
         return opened.rollback(to, _now())
 

@@ -33,11 +33,9 @@ class Choice:
 @cache
 def visible_gpus() -> int:
     """Return the number of NVIDIA GPUs this process may use, without importing a GPU library."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    if visible is None:
-        return present
-    return min(present, len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
+    present = [path.name for path in Path("/dev").glob("nvidia[0-9]*")]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(present)).split(",")
+    return min(len(present), sum(part.strip() not in ("", "-1") for part in visible))
 
 
 def choose_device(setting: str, needs: str | None = None) -> Choice:
@@ -49,11 +47,11 @@ def choose_device(setting: str, needs: str | None = None) -> Choice:
     if setting == "cpu":
         return Choice(kind="cpu", reason="as configured")
     missing = _missing_for_gpu(needs)
+    if not missing:
+        return Choice(kind="gpu", reason="as configured" if setting == "gpu" else "a GPU is there")
     if setting == "gpu":
-        if missing:
-            raise DeviceError(f"device: gpu was asked for, but {missing}; or set device: auto")
-        return Choice(kind="gpu", reason="as configured")
-    return Choice(kind="cpu", reason=missing) if missing else Choice(kind="gpu", reason="a GPU is there")
+        raise DeviceError(f"device: gpu was asked for, but {missing}; or set device: auto")
+    return Choice(kind="cpu", reason=missing)
 
 
 def _missing_for_gpu(needs: str | None) -> str:
@@ -81,10 +79,8 @@ def torch_uses_gpus() -> bool:
 @cache
 def cpu_multiplies_bfloat16() -> bool:
     """Whether the processor has bfloat16 matrix instructions (AVX512-BF16 or AMX)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
+    known = Path("/proc/cpuinfo")
+    flags = known.read_text(encoding="ascii", errors="ignore") if known.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 
 from hnmine.errors import ConfigError, DataError
 
+_open = functools.cache(pafs.FileSystem.from_uri)  # the region of a bucket may be a question to the network
 _REMOTE_REMEDY = "check that the bucket exists, its region, the credentials in the environment, and the network"
 
 
@@ -44,8 +45,19 @@ class Directory:
         """
         if "://" not in str(address):
             return cls(pafs.LocalFileSystem(), os.path.abspath(address), str(address), role, setting)
-        filesystem, path = _open(str(address), role, setting)
-        return cls(filesystem, path.rstrip("/"), _without_query(str(address)), role, setting)
+        shown = str(address).partition("?")[0].rstrip("/")
+        try:
+            filesystem, path = _open(str(address))
+        except pa.ArrowException as error:
+            raise ConfigError(
+                f"{setting}: {shown} cannot be understood: {error}; expected a folder, "
+                "s3://bucket/prefix, gs://bucket/prefix or another address of pyarrow.fs"
+            ) from None
+        except OSError as error:
+            raise DataError(f"{role} {shown} cannot be opened: {error}; {_REMOTE_REMEDY}") from None
+        if not path.strip("/"):
+            raise ConfigError(f"{setting}: {address} names no bucket; expected for instance s3://bucket/prefix")
+        return cls(filesystem, path.rstrip("/"), shown, role, setting)
 
     def __truediv__(self, name: str) -> Directory:
         return replace(self, path=f"{self.path}/{name}", address=f"{self.address}/{name}")
@@ -59,11 +71,7 @@ class Directory:
         return Path(self.path) if isinstance(self.filesystem, pafs.LocalFileSystem) else None
 
     def create(self) -> None:
-        """Make the directory if it is missing; a problem that would stop a write shows here already.
-
-        Raises:
-            DataError: it cannot be made.
-        """
+        """Make the directory if it is missing; a problem that would stop a write shows here already."""
         with self._explained("used"):
             if self.filesystem.get_file_info(self.path).type != pafs.FileType.Directory:
                 self.filesystem.create_dir(self.path)
@@ -74,20 +82,19 @@ class Directory:
 
     def times(self) -> dict[str, float]:
         """Return each file's last write by name, in seconds of the clock of the machine that keeps the files."""
-        entries = self._entries()
-        return {entry.base_name: entry.mtime_ns / 1e9 for entry in entries if entry.type == pafs.FileType.File}
+        return {entry.base_name: entry.mtime_ns / 1e9 for entry in self._entries(pafs.FileType.File)}
 
     def folders(self) -> list[str]:
         """Return the sorted names of the folders; none if the directory does not exist."""
-        return sorted(entry.base_name for entry in self._entries() if entry.type == pafs.FileType.Directory)
+        return sorted(entry.base_name for entry in self._entries(pafs.FileType.Directory))
 
-    def _entries(self) -> list[pafs.FileInfo]:
+    def _entries(self, kind: pafs.FileType) -> list[pafs.FileInfo]:
         with self._explained("listed"):
             try:
-                entries: list[pafs.FileInfo] = self.filesystem.get_file_info(pafs.FileSelector(self.path))
+                entries = self.filesystem.get_file_info(pafs.FileSelector(self.path))
             except FileNotFoundError:  # allow_not_found fails if the folder is made during the call
                 return []
-        return entries
+        return [entry for entry in entries if entry.type == kind]
 
     def read(self, name: str) -> pa.Buffer | None:
         """Return the bytes of a file, or None if there is no such file."""
@@ -97,6 +104,15 @@ class Directory:
                     return stream.read_buffer()
             except FileNotFoundError:
                 return None
+
+    def on_this_machine(self, name: str, copy: Path) -> Path:
+        """Return the path of a file or a folder; from an object store, that of a copy made at `copy`."""
+        if self.local is not None:
+            return self.local / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with self._explained("read"):
+            pafs.copy_files(f"{self.path}/{name}", str(copy), self.filesystem, pafs.LocalFileSystem())
+        return copy
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write a file, whole or not at all; a file of that name is replaced, and missing folders are made."""
@@ -157,24 +173,3 @@ class Directory:
         except (OSError, pa.ArrowException) as error:
             remedy = f"choose another {self.setting}, or mend this folder" if self.local else _REMOTE_REMEDY
             raise DataError(f"{self.role} {self.address} cannot be {action}: {error}; {remedy}") from None
-
-
-@functools.cache
-def _open(address: str, role: str, setting: str) -> tuple[pafs.FileSystem, str]:
-    """Open an address once per process: the region of a bucket may be a question to the network."""
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(address)
-    except pa.ArrowException as error:
-        raise ConfigError(
-            f"{setting}: {_without_query(address)} cannot be understood: {error}; expected a folder, "
-            "s3://bucket/prefix, gs://bucket/prefix or another address of pyarrow.fs"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{role} {_without_query(address)} cannot be opened: {error}; {_REMOTE_REMEDY}") from None
-    if not path.strip("/"):
-        raise ConfigError(f"{setting}: {address} names no bucket; expected for instance s3://bucket/prefix")
-    return filesystem, path
-
-
-def _without_query(address: str) -> str:
-    return address.partition("?")[0].rstrip("/")

@@ -67,8 +67,9 @@ def json_lines() -> Iterator[None]:
 
 
 class _JsonFormatter(logging.Formatter):
+    """Makes JSON objects of what other libraries log."""
+
     def format(self, record: logging.LogRecord) -> str:
-        """Return the JSON object of a log record of another library."""
         return _json_object(record.levelname.lower(), record.name, super().format(record).strip(), {})
 
 
@@ -83,51 +84,48 @@ class Progress:
     def __init__(self, step: str, task: str, total: int, unit: str, *, begun: float = 0.0) -> None:
         """Start the clock; `begun` says how many seconds ago the work began."""
         self.step, self.task, self.total, self.unit = step, task, total, unit
-        self.done = 0
-        self.note = ""
+        self.done, self._note = 0, ""
         self._start = self._end = time.monotonic() - begun
         self._live = sys.stderr.isatty() and not _as_json
-        self._last = self._start if not self._live else 0.0
+        self._last = 0.0 if self._live else self._start
 
     def advance(self, amount: int, note: str = "") -> None:
         """Add finished units, and optionally a short note that is shown beside them."""
         self.done += amount
-        self.note = note or self.note
-        now = self._end = time.monotonic()
-        if now - self._last >= (LIVE_SECONDS if self._live else LOG_SECONDS) and self.done < self.total:
-            self._last = now
-            seconds_left = (self.total - self.done) * self.seconds / max(self.done, 1)
-            left = f", {self._rate}, {clock(seconds_left)} left" if self.done else ""
-            done = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
-            self._print(f"{self.task}: {done}{left}{self._shown_note}", live=self._live)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds from the start to the last finished unit."""
-        return self._end - self._start
+        self._note = f", {note}" if note else self._note
+        self._end = time.monotonic()
+        if self._end - self._last < (LIVE_SECONDS if self._live else LOG_SECONDS) or self.done >= self.total:
+            return
+        self._last = self._end
+        seconds_left = (self.total - self.done) * self._seconds / max(self.done, 1)
+        left = f", {self._rate}, {clock(seconds_left)} left" if self.done else ""
+        done = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
+        text = f"{self.task}: {done}{left}{self._note}"
+        if self._live:
+            sys.stderr.write(f"\r\033[K{self.step:>10} │ {text}")
+            sys.stderr.flush()
+        else:
+            self._say(text)
 
     def finish(self) -> None:
         """Print the closing line."""
-        done = f"{self.done:,} {self.unit} in {clock(self.seconds)}"
         if self._live:
             sys.stderr.write("\r\033[K")
-        self._print(f"{self.task}: {done} ({self._rate}{self._shown_note})")
+        done = f"{self.done:,} {self.unit} in {clock(self._seconds)}"
+        self._say(f"{self.task}: {done} ({self._rate}{self._note})")
+
+    @property
+    def _seconds(self) -> float:
+        """Seconds from the start to the last finished unit."""
+        return self._end - self._start
 
     @property
     def _rate(self) -> str:
-        rate = self.done / max(self.seconds, 1e-9)
+        rate = self.done / max(self._seconds, 1e-9)
         return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"
 
-    @property
-    def _shown_note(self) -> str:
-        return f", {self.note}" if self.note else ""
-
-    def _print(self, text: str, *, live: bool = False) -> None:
-        if live:
-            sys.stderr.write(f"\r\033[K{self.step:>10} │ {text}")
-            sys.stderr.flush()
-            return
-        seconds = round(self.seconds, 3)
+    def _say(self, text: str) -> None:
+        seconds = round(self._seconds, 3)
         say(self.step, text, what=self.task, done=self.done, total=self.total, unit=self.unit, seconds=seconds)
 
 

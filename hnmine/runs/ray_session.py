@@ -14,8 +14,6 @@ from contextlib import contextmanager
 
 from hnmine.runs.progress import is_json, say
 
-_OBJECT_STORE_BYTES = 512 * 2**20
-
 
 def start_ray() -> None:
     """Connect to the Ray of RAY_ADDRESS (as in a submitted job), else start a local one; once per process.
@@ -23,31 +21,30 @@ def start_ray() -> None:
     The local one listens on 127.0.0.1 only, asks for a token made for this process, has no dashboard, and ends with
     the process.
     """
-    submitted = bool(os.environ.get("RAY_ADDRESS"))
-    # Connect, or start a local session.
-    if not submitted:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address and "ray" not in sys.modules:
         _prepare_local_environment()
     import ray
 
     if ray.is_initialized():
         return
-    with _sigterm_handler_kept():
-        if submitted:
-            ray.init(logging_level=logging.ERROR, log_to_driver=not is_json())  # lines of actors are no JSON objects
-        else:
-            with _stderr_held_back():
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-    # Say which resources there are.
-    resources, nodes = ray.cluster_resources(), len(ray.nodes())
-    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
-    session = f"connected to {os.environ['RAY_ADDRESS']}" if submitted else "local session"
-    say("ray", f"{session}: {cpus:.0f} CPUs, {gpus:.0f} GPUs, {nodes} node(s)", cpus=cpus, gpus=gpus, nodes=nodes)
+    handler = signal.getsignal(signal.SIGTERM)
+    if address:
+        ray.init(logging_level=logging.ERROR, log_to_driver=not is_json())  # lines of actors are no JSON objects
+    else:
+        with _stderr_held_back():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=512 * 2**20,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray has set one that aborts
+    resources = ray.cluster_resources()
+    size = f"{resources.get('CPU', 0):.0f} CPUs, {resources.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} node(s)"
+    say("ray", f"connected to {address}: {size}" if address else f"local session: {size}")
 
 
 def in_ray() -> bool:
@@ -55,15 +52,6 @@ def in_ray() -> bool:
     if os.environ.get("RAY_ADDRESS"):
         start_ray()
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
-
-
-@contextmanager
-def _sigterm_handler_kept() -> Iterator[None]:
-    """Restore the program's handler of SIGTERM, which Ray replaces by one that aborts."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
@@ -89,8 +77,6 @@ def _prepare_local_environment() -> None:
 
     Without them its defaults depend on its version and on files that earlier starts left in the home folder.
     """
-    if "ray" in sys.modules:
-        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # This keeps Linux on 127.0.0.1 too; `_node_ip_address` does not: Ray makes it an address that others can reach.

@@ -14,7 +14,7 @@ from hnmine.runs.directory import Directory
 
 @pytest.fixture
 def home(root: str) -> Home:
-    return Home.at(root)
+    return Home(root)
 
 
 def model(folder: Path, content: str) -> Path:
@@ -37,7 +37,7 @@ def publish(home: Home, tmp_path: Path, content: str, keep: int = 10) -> str:
 
 
 def test_a_new_home_is_empty_and_reading_it_creates_nothing(tmp_path):
-    home = Home.at(tmp_path / "home")
+    home = Home(tmp_path / "home")
     assert (home.current().number, home.current().files) == ("", [])
     assert home.history() == []
     assert home.next_number() == "0001"
@@ -147,7 +147,7 @@ def test_a_home_without_a_night_cannot_be_rolled_back(home):
 def test_the_error_of_a_damaged_home_names_the_file(tmp_path, content, message):
     Directory.at(tmp_path).write("current.json", content)
     with pytest.raises(DataError, match=message):
-        Home.at(tmp_path).current()
+        Home(tmp_path).current()
 
 
 def test_the_history_is_a_table():

@@ -49,7 +49,7 @@ class Nights:
 
     @property
     def current(self) -> Version:
-        return Home.at(self.home).current()
+        return Home(self.home).current()
 
     def night(self, *more: str) -> Row:
         return nightly(self.data, self.home, hnmine.load_config(overrides=[*self.settings, *more]))
@@ -189,7 +189,7 @@ def test_a_night_decides_by_what_changed(nights: Nights, capsys: pytest.CaptureF
     better = last.mrr_trained >= last.mrr
     assert last.decision.startswith("deployed: MRR@10" if better else "not deployed: MRR@10")
     assert (nights.current.reranker != version.reranker) <= better
-    assert [row.version for row in Home.at(nights.home).history()] == ["0001", "0002", "0003", "0004"]
+    assert [row.version for row in Home(nights.home).history()] == ["0001", "0002", "0003", "0004"]
 
 
 @pytest.mark.slow
@@ -203,10 +203,10 @@ def test_a_night_ended_by_sigterm_leaves_nothing_and_is_done_again_with_the_same
                 break
         process.wait(60)
     assert process.returncode == 143
-    assert Home.at(nights.home).history() == []
+    assert Home(nights.home).history() == []
     assert (Directory.at(nights.home) / "lock").files() == []
     nights.night()
-    assert [row.version for row in Home.at(nights.home).history()] == ["0001"]
+    assert [row.version for row in Home(nights.home).history()] == ["0001"]
     assert nights.rows() == nights.rows_from_scratch(nights.home.parent / "scratch")
 
 
@@ -219,7 +219,7 @@ def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     assert (second.added, second.changed, second.removed) == (2, 1, 1)
     assert second.searched == second.pairs
     assert second.mrr is not None
-    assert [row.version for row in Home.at(home).history()] == ["0001", "0002"]
+    assert [row.version for row in Home(home).history()] == ["0001", "0002"]
     assert (Directory.at(home) / "lock").files() == []
 
 
@@ -348,7 +348,7 @@ def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> Non
         assert "Traceback" not in second.stderr
         assert time.monotonic() - started < 60
         assert run_hnmine("rollback", "--home", nights.home).returncode == 3
-    assert Home.at(nights.home).history() == []
+    assert Home(nights.home).history() == []
 
 
 def test_an_object_store_needs_a_folder_to_work_in(nights: Nights, s3) -> None:
