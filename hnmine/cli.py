@@ -326,7 +326,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 
 def _add_paired(commands: Any) -> None:
     """Add the command that tests two rankings."""
-    about = "test two rankings of the same queries: paired randomisation test and 95 % interval of every metric"
+    about = "test two rankings of the same queries: randomisation test and confidence interval of every metric"
     example = "  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet"
     command = _add_command(commands, "paired", about, f"example:\n{example}")
     for name in ("after", "before"):
