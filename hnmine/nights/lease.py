@@ -4,16 +4,15 @@
     DIRECTORY/lock/holds_<the same>                            the job holds it; serves only the message to others
 
 An object store can neither create a file only if it is absent nor rename one (not through pyarrow.fs). The lock relies
-on less, which folders, S3, GCS and Azure all keep: a listing contains every file that was written before it began and
-is not removed during it. A job writes its own claim, *then* lists. Of two jobs, the one that wrote last sees the claim
-of the other, which keeps its name until it is given up. A job that sees another claim withdraws its own. If the lock
-is held, the job ends; if both only wanted it, each tries again after a random pause. So two jobs never hold it, and no
-clock and no waiting time matters for that. Nothing but the listing is ever read.
+on what folders, S3, GCS and Azure all keep: a listing contains every file that was written before it began and is not
+removed during it. A job writes its own claim, *then* lists. Of two jobs, the one that wrote last sees the claim of the
+other, and a job that sees one withdraws its own. If the lock is held, it ends; if both only wanted it, each tries again
+after a random pause. So two jobs never hold the lock, and no clock and no waiting time matters for that.
 
-The claim of a dead job expires after its lease. Its age is measured by the store's clock: the time of the claim that
-was just written, minus its own. A holder renews its claim four times a lease. A holder that could not renew for half
-a lease (it was stopped, the network was away) treats the lock as lost, and its next `check` says so. The other half
-is the time that a single write may take: a job that sleeps longer *within* the write after its `check` goes unnoticed.
+The claim of a dead job expires after its lease, by the store's clock: the time of the claim that was just written minus
+its own. A holder renews its claim four times a lease. One that could not for half a lease (it was stopped, the network
+was away) treats the lock as lost, and its next `check` says so. The other half is the time that a single write may
+take: a job that sleeps longer *within* the write after its `check` goes unnoticed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from hnmine.errors import HnmineError, InUseError
 from hnmine.runs.directory import Directory
@@ -35,27 +33,7 @@ from hnmine.runs.directory import Directory
 TRIES = 8
 """How often a job claims a lock that others claim at the same time."""
 _RENEWALS = 4  # in one lease
-
-
-def _now() -> float:
-    """Return seconds of a clock that also runs while the machine sleeps, where there is one."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-@dataclass(frozen=True)
-class _Claim:
-    """Another job's claim; its age is in seconds since it was written or renewed."""
-
-    seconds: float
-    since: str
-    owner: str
-    age: float
-    held: bool
-
-    @classmethod
-    def parse(cls, name: str, age: float, *, held: bool) -> _Claim:
-        _, seconds, since, owner, _ = name.split("_")
-        return cls(float(seconds), since, owner, age, held)
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first runs while the machine sleeps, too
 
 
 class Lease:
@@ -67,7 +45,7 @@ class Lease:
         host = re.sub(r"[^A-Za-z0-9.\-]", "-", socket.gethostname())
         name = f"{seconds:g}_{since}_process-{os.getpid()}-on-{host}_{uuid.uuid4().hex}"
         self.claim, self._mark = f"claim_{name}", f"holds_{name}"
-        self._renewed = _now()
+        self._renewed = time.clock_gettime(_CLOCK)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
 
@@ -77,7 +55,7 @@ class Lease:
         Raises:
             InUseError: the claim was not renewed in time, or is gone.
         """
-        silent = _now() - self._renewed
+        silent = time.clock_gettime(_CLOCK) - self._renewed
         if silent > self._seconds / 2:
             raise InUseError(
                 f"{self._folder} could not be renewed for {silent:.0f} s, so another job may have taken it over; "
@@ -90,20 +68,15 @@ class Lease:
         """Take the lock; see `hold`."""
         for attempt in range(TRIES):
             self.renew()
-            others = self._other_claims()
-            if not others:
+            claimed, holder = self._other_claims()
+            if not claimed:
                 self.check()  # others may have removed the claim if this process slept since it wrote it
                 self._folder.touch(self._mark)
                 self._thread.start()
                 return
             self._folder.remove(self.claim)
-            holder = next((claim for claim in others if claim.held), None)
-            if holder is not None:
-                raise InUseError(
-                    f"another job holds {self._folder}: {holder.owner}, since {holder.since}, last heard of "
-                    f"{holder.age:.0f} s ago; wait until it is done. If it is dead, its lock expires "
-                    f"{holder.seconds:g} s after its last word"
-                )
+            if holder:
+                raise InUseError(f"another job holds {self._folder}: {holder}")
             time.sleep(random.uniform(0, 0.1 * 2**attempt))
         raise InUseError(f"several jobs want {self._folder} at once; start one of them again")
 
@@ -117,7 +90,7 @@ class Lease:
 
     def renew(self) -> None:
         """Write the claim anew, which begins another lease."""
-        began = _now()
+        began = time.clock_gettime(_CLOCK)
         self._folder.touch(self.claim)
         self._renewed = began
 
@@ -131,31 +104,33 @@ class Lease:
             except HnmineError:
                 continue  # the store does not answer; `check` raises when that has lasted too long
 
-    def _other_claims(self) -> list[_Claim]:
-        """Return the valid claims of other jobs; remove the expired ones."""
+    def _other_claims(self) -> tuple[bool, str]:
+        """Return whether another job claims the lock, and who holds it, in words; remove the expired claims."""
         times = self._folder.times()
         now = times.get(self.claim, 0.0)  # 0 if others have removed the claim, which `check` will find
-        claims = []
-        for name, written in times.items():
-            if not name.startswith("claim_") or name == self.claim:
+        claimed, holder = False, ""
+        for name in times.keys() - {self.claim}:
+            if not name.startswith("claim_"):
                 continue
             mark = name.replace("claim_", "holds_", 1)
-            claim = _Claim.parse(name, max(0.0, now - written), held=mark in times)
-            if claim.age > claim.seconds:
+            _, seconds, since, owner, _ = name.split("_")
+            age = max(0.0, now - times[name])
+            if age > float(seconds):
                 self._folder.remove(name)
                 self._folder.remove(mark)
-            else:
-                claims.append(claim)
-        return claims
+                continue
+            claimed = True
+            if mark in times:
+                holder = (
+                    f"{owner}, since {since}, last heard of {age:.0f} s ago; wait until it is done. If it is dead, its "
+                    f"lock expires {seconds} s after its last word"
+                )
+        return claimed, holder
 
 
 @contextmanager
 def hold(directory: Directory, seconds: float = 60.0) -> Iterator[Lease]:
-    """Hold the lock of a directory for the block; give it back at the end, also after an error.
-
-    Args:
-        directory: the home that is locked.
-        seconds: the lease, after which the lock of a dead job expires.
+    """Hold the lock of a directory for the block; `seconds` after its death, a job's lock expires.
 
     Raises:
         InUseError: another job holds it.
