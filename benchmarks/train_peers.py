@@ -37,10 +37,10 @@ from hnmine.models.folder import resolve
 from hnmine.ranking.first_stage import bm25_or_run_file
 from hnmine.ranking.measures import means, measure
 from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import Score, rerank
+from hnmine.ranking.task import rerank
 from hnmine.runs.device import Choice, choose_dtype
 from hnmine.runs.manifest import versions
-from hnmine.types import Float32
+from hnmine.types import Float32, Score
 
 TOKENS, PAIRS, RATE, WARM_UP = 256, 32, 2e-5, 0.1
 CONTESTANTS = ("ours", "peer", "peer, bfloat16")
@@ -122,7 +122,7 @@ def contest(options: argparse.Namespace) -> dict[str, float]:
     score_seconds = time.monotonic() - began
     return {
         "train_pairs_per_second": 2 * len(triplets) / train_seconds,
-        "scored_pairs_per_second": task.documents_to_score / score_seconds,
+        "scored_pairs_per_second": int(task.exists_QK.sum()) / score_seconds,
         "MRR@10": means(measure(task, scores))["MRR@10"],
     }
 
@@ -147,6 +147,7 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     reranker = OurCrossEncoder(begin, max_tokens=TOKENS, device="cpu", dtype=recipe.dtype)
     optimizer = Optimizer(reranker.model, recipe, recipe.steps(len(lists)))
     loss = losses.make("bce", 1.0)
+    reranker.train_mode()
     began = time.monotonic()
     for step, (batch, _) in enumerate(recipe.batches(len(lists))):
         optimizer.step(step, ListLosses(reranker, reranker.model, lists, batch, loss, share=1 / len(batch)))

@@ -65,7 +65,7 @@ def adore(
     def loss_of(batch: list[int]) -> Tensor:
         # Search what the queries find now, and sort it into right documents and negatives.
         queries_BR = encoder.vectors([given.queries.texts[row] for row in batch], "query")
-        found_BK = searcher.nearest(queries_BR.detach().cpu().numpy(), depth).doc_rows_QK
+        found_BK, _ = searcher.nearest(queries_BR.detach().cpu().numpy(), depth)
         live = live_lists(found_BK, [positives[row] for row in batch], [given.known[row] for row in batch])
 
         # Score both with the queries' gradient.

@@ -6,7 +6,7 @@ An arm is one way to choose what a re-ranker is trained on. `hnmine train` train
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
@@ -67,6 +67,62 @@ class Arm:
         return NEGATIVES if self.rule is None else NEGATIVES // 2
 
 
+_TWO_CONDITIONS, _NEAREST = RULES["two conditions"], RULES["nearest document"]
+_THEN_BM25 = RULES["random of BM25's first 50"]
+_ANCHORED = "The mined negatives and, beside each, easier ones of the first stage (train.anchors)"
+
+_PAPER = "The mined negatives alone and the margin loss, as in arXiv 2505.18366."
+_LESSONS_TOO = f"{_ANCHORED}, with lessons if there are any."
+
+ON_MINED = {
+    "distilled": Arm(about=_LESSONS_TOO, mined=True, anchored=True, lessons="if any", only_named=True),
+    "anchored": Arm(about=f"{_ANCHORED}.", mined=True, anchored=True, only_named=True),
+    "paper": Arm(about=_PAPER, mined=True, loss="margin", only_named=True),
+}
+"""The default of training, and what it is compared with; all take what `hnmine mine` left in the run."""
+
+BY_RULE = {
+    "positives": Arm(about="Each positive by itself, no negative at all.", loss="bce"),
+    "in-batch": Arm(about="Positives of the other pairs in the step.", in_batch=True),
+    **{name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | GUARDED | MIXTURES).items()},
+    "the paper": Arm(
+        about="The two conditions, as in arXiv 2505.18366, and the margin loss.", rule=_TWO_CONDITIONS, loss="margin"
+    ),
+    "BM25 and in-batch": Arm(about="Half of each.", rule=RULES["BM25"], in_batch=True),
+}
+
+AGREED = "two conditions, agreed, then BM25"
+"""An arm that needs several encoders."""
+JUDGED = {
+    "two conditions, denoised, then BM25": Arm(
+        about="The nearest by the two conditions that the start scores below the positive, then BM25's.",
+        rule=_TWO_CONDITIONS,
+        judge="denoise",
+        rest=_THEN_BM25,
+    ),
+    AGREED: Arm(
+        about="The nearest by the two conditions that satisfies them in each single encoder's space, then BM25's.",
+        rule=_TWO_CONDITIONS,
+        judge="agreement",
+        rest=_THEN_BM25,
+    ),
+    "mistakes of the start": Arm(
+        about="Of BM25's first 50 those that the start scores highest, but below the positive.",
+        rule=RULES["BM25"],
+        judge="mistakes",
+    ),
+}
+
+_METHODS: dict[Method, str] = {
+    "STAR": "The nearest to a bi-encoder trained with static hard and random negatives (arXiv 2104.08051).",
+    "ADORE + STAR": "The nearest to STAR's, its query tower then trained against what it finds (arXiv 2104.08051).",
+    "ANCE": "The nearest to a bi-encoder whose hard negatives are found anew every epoch (arXiv 2007.00808).",
+}
+IN_TRAINED_SPACES: dict[str, Arm] = {
+    name: Arm(about=line, rule=_NEAREST, method=name) for name, line in _METHODS.items()
+}
+
+
 def trainable_encoder(encoders: Sequence[EncoderConfig]) -> EncoderConfig | None:
     """Return the encoder that STAR, ADORE and ANCE begin with: the first model without adapters and chosen heads."""
     for encoder in encoders:
@@ -77,102 +133,32 @@ def trainable_encoder(encoders: Sequence[EncoderConfig]) -> EncoderConfig | None
 
 def known_arms(config: Config) -> dict[str, Arm]:
     """Return every arm by name, in the order of listings; some depend on the encoders and the loss."""
-    arms = _arms_on_mined() | _arms_by_rules() | _judged_arms(len(config.encoders))
+    arms = ON_MINED | BY_RULE | JUDGED
+    # Look in the spaces of encoders that are trained first, and of single encoders.
     if trainable_encoder(config.encoders) is not None:
-        arms |= _arms_of_trained_encoders()
-    if len(config.encoders) > 1:
+        arms |= IN_TRAINED_SPACES
+    if len(config.encoders) == 1:
+        del arms[AGREED]
+    else:
         for encoder in config.encoders:
             name = f"two conditions, {encoder.name}"
             name = f"two conditions, encoder {encoder.name}" if name in arms else name
             line = f"The two conditions in the space of {encoder.name} alone."
-            arms[name] = Arm(about=line, rule=RULES["two conditions"], encoder=encoder.name)
-    arms |= _arms_with_lessons(arms) | _arms_of_the_ablation()
-    if config.train.loss in TAUGHT:  # a teacher scores lists before training, and these grow in it
-        arms = {name: arm for name, arm in arms.items() if not arm.in_batch}
-    return arms
-
-
-def _arms_on_mined() -> dict[str, Arm]:
-    """Return the arms on what was mined into the run: the default, and what it is compared with."""
-    anchored = Arm(
-        about="The mined negatives and, beside each, easier ones of the first stage (train.anchors).",
-        mined=True,
-        anchored=True,
-        only_named=True,
-    )
-    return {
-        "distilled": replace(anchored, about=f"{anchored.about} With lessons, if there are any.", lessons="if any"),
-        "anchored": anchored,
-        "paper": Arm(
-            about="The mined negatives alone and the margin loss, as in arXiv 2505.18366.",
-            mined=True,
-            loss="margin",
-            only_named=True,
-        ),
-    }
-
-
-def _arms_by_rules() -> dict[str, Arm]:
-    """Return the arms that choose by a rule alone, in the ensemble's space."""
-    margin = "The two conditions, as in arXiv 2505.18366, and the margin loss."
-    return {
-        "positives": Arm(about="Each positive by itself, no negative at all.", loss="bce"),
-        "in-batch": Arm(about="Positives of the other pairs in the step.", in_batch=True),
-        **{name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | GUARDED | MIXTURES).items()},
-        "the paper": Arm(about=margin, rule=RULES["two conditions"], loss="margin"),
-        "BM25 and in-batch": Arm(about="Half of each.", rule=RULES["BM25"], in_batch=True),
-    }
-
-
-def _judged_arms(encoders: int) -> dict[str, Arm]:
-    """Return the arms in which somebody judges what a rule has chosen; agreement needs several encoders."""
-    judges: dict[str, tuple[Judge, str]] = {"denoised": ("denoise", "that the start scores below the positive")}
-    if encoders > 1:
-        judges["agreed"] = "agreement", "that satisfies them in each single encoder's space"
-    arms = {
-        f"two conditions, {word}, then BM25": Arm(
-            about=f"The nearest by the two conditions {line}, then BM25's.",
-            rule=RULES["two conditions"],
-            judge=judge,
-            rest=RULES["random of BM25's first 50"],
-        )
-        for word, (judge, line) in judges.items()
-    }
-    mistakes = "Of BM25's first 50 those that the start scores highest, but below the positive."
-    return arms | {"mistakes of the start": Arm(about=mistakes, rule=RULES["BM25"], judge="mistakes")}
-
-
-def _arms_of_trained_encoders() -> dict[str, Arm]:
-    """Return the arms that look for the nearest documents in the space of an encoder that is trained first."""
-    lines: dict[Method, str] = {
-        "STAR": "The nearest to a bi-encoder trained with static hard and random negatives (arXiv 2104.08051).",
-        "ADORE + STAR": "The nearest to STAR's, its query tower then trained against what it finds (arXiv 2104.08051).",
-        "ANCE": "The nearest to a bi-encoder whose hard negatives are found anew every epoch (arXiv 2007.00808).",
-    }
-    rule = RULES["nearest document"]
-    return {method: Arm(about=line, rule=rule, method=method) for method, line in lines.items()}
-
-
-def _arms_with_lessons(arms: Mapping[str, Arm]) -> dict[str, Arm]:
-    """Return the arms with lessons, alone and beside what some of these arms train on."""
-    line = "Lessons from first stage and encoders together"
-    found = {"distillation alone": Arm(about=f"{line}, and no judged pair.", lessons="alone")}
+            arms[name] = Arm(about=line, rule=_TWO_CONDITIONS, encoder=encoder.name)
+    # Add lessons, alone and beside some of these.
+    lessons = "Lessons from first stage and encoders together"
+    arms["distillation alone"] = Arm(about=f"{lessons}, and no judged pair.", lessons="alone")
     for name in ("random of BM25's first 50", "two conditions, then BM25", "mistakes of the start"):
-        arm = replace(arms[name], about=f"{line}, and: {arms[name].about}", lessons="beside")
-        found[f"distillation, {name}"] = arm
-    return found
-
-
-def _arms_of_the_ablation() -> dict[str, Arm]:
-    """Return the two conditions in spaces of several widths (arXiv 2505.18366, Table 6)."""
-    found = {}
+        arm = replace(arms[name], about=f"{lessons}, and: {arms[name].about}", lessons="beside")
+        arms[f"distillation, {name}"] = arm
+    # Look in spaces of several widths (arXiv 2505.18366, Table 6).
     for variance in (None, 0.99, 0.95, 0.9, 0.8, 0.7):
         space = "X_concat" if variance is None else f"{variance:.0%} of the variance"
         line = f"The two conditions in {space} (the ablation of Table 6)."
-        found[f"two conditions, {space}"] = Arm(
-            about=line, rule=RULES["two conditions"], variance=variance, only_named=True
-        )
-    return found
+        arms[f"two conditions, {space}"] = Arm(about=line, rule=_TWO_CONDITIONS, variance=variance, only_named=True)
+    if config.train.loss in TAUGHT:  # a teacher scores lists before training, and these grow in it
+        arms = {name: arm for name, arm in arms.items() if not arm.in_batch}
+    return arms
 
 
 def preset_arms(config: Config) -> dict[str, Arm]:

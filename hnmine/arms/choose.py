@@ -18,8 +18,7 @@ import numpy as np
 
 from hnmine.arms.rules import Rule, View
 from hnmine.mining.conditions import Known
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.types import Float32, Float64, Int64, Pairs, Space, distance
+from hnmine.types import NO_ROW, Float32, Float64, Int64, Pairs, Space, distance
 
 DISTANCES_AT_ONCE = 2**23
 """Distances that are held at once: of some queries to all documents."""

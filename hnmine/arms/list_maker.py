@@ -19,12 +19,11 @@ from hnmine.arms.star import TrainingSet
 from hnmine.arms.trained_encoders import TrainedEncoders, encode_by
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
-from hnmine.embedding.score_store import Score, ScoreStore
+from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
 from hnmine.mining.mine import groups_of_equal_text
 from hnmine.models.reranker import load_reranker
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.splits import FIRST_DOCUMENTS, Splits
 from hnmine.runs.device import choose_device
 from hnmine.runs.progress import say, track
@@ -32,7 +31,7 @@ from hnmine.training.lessons import Lessons, make_lessons
 from hnmine.training.lists import Lists, first_stage_negatives, training_lists
 from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer
-from hnmine.types import Float64, Int64, Pairs, Space
+from hnmine.types import NO_ROW, Float64, Int64, Pairs, Score, Space
 
 JUDGED_DOCUMENTS = 16
 """Documents that a rule shows a judge, the best first."""
@@ -113,7 +112,7 @@ class ListMaker:
         if arm.mined:
             negatives = [self._mined_negatives(arm, seed)[position] for position in chosen.tolist()]
         else:
-            known = Known.of([data.never_negative[query] for query in pairs.query_rows_P.tolist()], self.groups_N)
+            known = Known([data.never_negative[query] for query in pairs.query_rows_P.tolist()], self.groups_N)
             negatives = self.negatives(arm, NEGATIVES - in_batch, seed, self.pairs.take(chosen), known)
         # Put the lists together.
         lists = training_lists(
@@ -221,11 +220,7 @@ class ListMaker:
     @cached_property
     def _store_of_start(self) -> ScoreStore:
         recipe, start = self._trainer.recipe, self._start
-        settings: dict[str, Any] = {
-            "max_tokens": recipe.max_tokens,
-            "dtype": recipe.dtype,
-            "engine": recipe.engine,
-        }
+        settings: dict[str, Any] = {name: getattr(recipe, name) for name in ("max_tokens", "dtype", "engine")}
 
         def load() -> Score:
             return load_reranker(recipe.kind, start, device=recipe.device, **settings).scores

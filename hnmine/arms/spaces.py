@@ -8,8 +8,7 @@ from hnmine.arms.arm import Arm
 from hnmine.config.mining import ReduceConfig
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.mining.fuse import Fused
-from hnmine.mining.space import fit_basis, given_basis, project_space, single_spaces
-from hnmine.runs.device import choose_device
+from hnmine.mining.space import choose_basis, project_space, single_spaces
 from hnmine.types import Space, Texts
 
 
@@ -39,12 +38,8 @@ class Spaces:
 
     def _project(self, variance: float | str | None) -> Space:
         """Return the ensemble's space with this share of the variance; None: not reduced."""
-        fused, reduce = self._fused, self._reduce
-        if variance == "configured" and reduce.basis is not None:
-            return project_space(fused, given_basis(reduce.basis, fused))
-        share = reduce.variance if variance == "configured" else variance
-        if share is None:
-            return project_space(fused, None)
-        device = choose_device(self._device, needs="cuml-cu13")
-        basis = fit_basis(fused, variance=float(share), fit_rows=reduce.fit_rows, seed=self._seed, device=device)
-        return project_space(fused, basis)
+        reduce = self._reduce
+        if variance != "configured":
+            reduce = reduce.model_copy(update={"variance": variance, "basis": None})
+        basis = choose_basis(self._fused, reduce, device=self._device, seed=self._seed)
+        return project_space(self._fused, basis)

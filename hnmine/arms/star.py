@@ -1,9 +1,8 @@
-"""Bi-encoders trained with hard negatives of their own: STAR, in-batch negatives alone, and ANCE's refreshed ones.
+"""Bi-encoders trained with hard negatives of their own: STAR's static ones, and ANCE's refreshed ones.
 
     STAR      `depth` documents nearest to each query by the start, found once; a step takes of every query in the batch
               one positive and one of these, and all documents of the other queries as random negatives
               (Zhan et al., SIGIR 2021, arXiv 2104.08051)
-    in-batch  the same with depth=0, and what STAR calls its warm-up where the start knows nothing of retrieval
     ANCE      in_batch=False and several rounds: a query sees its own hard negative only, and these are found anew by
               what was trained so far (Xiong et al., ICLR 2021, arXiv 2007.00808; here in turns, there side by side)
 
@@ -84,7 +83,7 @@ def star(
     in_batch: bool = True,
     done: Done = lambda _queries, _loss: None,
 ) -> Space:
-    """Train both towers of a bi-encoder; the module says with which arguments this is STAR, in-batch or ANCE.
+    """Train both towers of a bi-encoder; the module says with which arguments this is STAR or ANCE.
 
     All documents are encoded once a round: after it.
 
@@ -97,7 +96,7 @@ def star(
         out: model folder to be written.
         encode: see `Encode`; it is asked for the model in `out`.
         device: where documents are searched.
-        depth: nearest documents from which hard negatives are drawn; 0: there are none, nothing is searched.
+        depth: nearest documents from which hard negatives are drawn.
         rounds: times that hard negatives are found.
         in_batch: whether the documents of the other queries in a batch are negatives too.
         done: hears of every step.
@@ -128,10 +127,8 @@ def star(
 def nearest_unknown(space: Space, given: TrainingSet, depth: int, device: Choice) -> dict[int, Int64]:
     """Return by query row up to `depth` nearest documents that are not known to be right, nearest first."""
     rows = given.query_rows()
-    if depth == 0:
-        return {row: np.empty(0, dtype=np.int64) for row in rows.tolist()}
     most = max(len(given.known[row]) for row in rows.tolist())
-    found = Searcher(space.docs_NR, device).nearest(space.queries_QR[rows], depth + most).doc_rows_QK
+    found, _ = Searcher(space.docs_NR, device).nearest(space.queries_QR[rows], depth + most)
     return {
         row: docs[~np.isin(docs, list(given.known[row]))][:depth]
         for row, docs in zip(rows.tolist(), found, strict=True)

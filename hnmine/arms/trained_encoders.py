@@ -83,19 +83,10 @@ class TrainedEncoders:
         search_device: Choice,
         suffix: str = "",
     ) -> None:
-        """Find the start.
+        """Find the start, an encoder that is a model; a ModelError says that it is missing.
 
-        Args:
-            start: an encoder that is a model.
-            given: what is trained on; the start's prompts are added.
-            recipe: of the re-rankers; device, number type and tokens are taken from it.
-            run: where encoders are kept.
-            encode: encodes texts by an encoder.
-            search_device: where documents are searched.
-            suffix: of the names under which encoders are kept, where several training sets share a run.
-
-        Raises:
-            ModelError: the start is missing.
+        Of `recipe` device, number type and tokens are taken. `suffix` ends the names under which encoders are kept,
+        where several training sets share a run.
         """
         assert start.model is not None
         self._start, self._folder = start, resolve(start.model, dense_head=start.dense_head)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import RERANKERS, START
 from hnmine.runs.progress import say
-from hnmine.training.lists import Lists
-from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer, Training
 
 BEST = "reranker"
@@ -29,11 +26,7 @@ def train_presets(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Train every arm that train.presets names, and point OUT/reranker to the best on dev.
 
-    Args:
-        trainer: trains, in the run folder OUT.
-        splits: those that the trainer's data come from.
-        ensemble: the encoders.
-        config: see `ListMaker`.
+    `splits` are those that the trainer's data come from; of `config` see `ListMaker`.
 
     Returns:
         what to record, and the sha256 of the models' files by path in OUT.
@@ -78,38 +71,23 @@ def train_presets(
 
 
 def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path, seed: int) -> Training:
-    """Train one arm, and say what may be wrong with it."""
-    lists, recipe, facts = maker.lists(arm, seed)
-    _warn(name, arm, lists, recipe, facts, trainer)
-    training = trainer.fit(name, start, lists, recipe)
-    if not training.best_step:
-        say(
-            "train",
-            f"{name}: no step beats the start on dev, which stays as it is; try train.learning_rate="
-            f"{recipe.learning_rate / 5:g} instead of {recipe.learning_rate:g}, or other arms (`hnmine compare`)",
-            level="warning",
-        )
-    return training
-
-
-def _warn(name: str, arm: Arm, lists: Lists, recipe: Recipe, facts: Mapping[str, Any], trainer: Trainer) -> None:
-    """Say what an arm trains on, and warn of lists that teach the wrong thing.
+    """Train one arm, and say what may be wrong with it.
 
     Raises:
         DataError: there is nothing to train on.
     """
+    lists, recipe, facts = maker.lists(arm, seed)
     if not len(lists):
         raise DataError(
             f"preset {name}: none of {len(trainer.data.pairs)} train pairs has a negative, or there is no lesson, so "
             "there is nothing to train on; use --preset anchored with train.anchors of 1 or more, or see `dropped` in "
             "manifest.json"
         )
-    lessons = f", {sum(lists.is_lesson):,} lessons among them" if any(lists.is_lesson) else ""
-    say(
-        "train",
-        f"{name}: {len(lists):,} lists{lessons}; {facts['negatives']:,} negatives of "
-        f"{facts['pairs_with_negatives']:.0%} of the pairs; {recipe.loss} loss",
-    )
+    # Say what it trains on, and warn of lists that teach the wrong thing.
+    lessons, share = sum(lists.is_lesson), facts["pairs_with_negatives"]
+    among = f", {lessons:,} lessons among them" if lessons else ""
+    negatives = f"{facts['negatives']:,} negatives of {share:.0%} of the pairs"
+    say("train", f"{name}: {len(lists):,} lists{among}; {negatives}; {recipe.loss} loss")
     if arm.mined and not (arm.anchored and trainer.settings.anchors):
         say(
             "train",
@@ -119,6 +97,16 @@ def _warn(name: str, arm: Arm, lists: Lists, recipe: Recipe, facts: Mapping[str,
         )
     if not facts["negatives"] and not recipe.in_batch_negatives and not lessons:
         say("train", f"{name}: without negatives all it can learn is that everything is right", level="warning")
+    # Train, and suggest smaller steps where these led nowhere.
+    training = trainer.fit(name, start, lists, recipe)
+    if not training.best_step:
+        say(
+            "train",
+            f"{name}: no step beats the start on dev, which stays as it is; try train.learning_rate="
+            f"{recipe.learning_rate / 5:g} instead of {recipe.learning_rate:g}, or other arms (`hnmine compare`)",
+            level="warning",
+        )
+    return training
 
 
 def _point(link: Path, target: Path) -> None:

@@ -20,7 +20,6 @@ import numpy as np
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError
 from hnmine.ranking.blend import blended, likeliest
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.measures import MAIN_METRIC, means, measure
 from hnmine.ranking.splits import Splits
 from hnmine.ranking.task import Task
@@ -49,13 +48,8 @@ class Lessons:
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records of them."""
-        queries = len(set(self.lists.queries))
-        return {
-            "lessons": len(self.lists),
-            "queries": queries,
-            "weights": self.weights,
-            "teacher_dev": self.teacher_dev,
-        }
+        counts = {"lessons": len(self.lists), "queries": len(set(self.lists.queries))}
+        return counts | {"weights": self.weights, "teacher_dev": self.teacher_dev}
 
 
 def make_lessons(
@@ -65,7 +59,7 @@ def make_lessons(
 
     Args:
         data: what the lessons stand beside; queries that are not trained on come first.
-        splits: give the first stage's documents of any query.
+        splits: those that the data come from.
         ensemble: the encoders.
         count: lessons; where there are fewer queries, each comes again with other documents.
         scale: factor of the student's scores in its loss, by which the teacher's are divided.
@@ -101,11 +95,8 @@ def make_lessons(
     teacher_dev = means(measure(data.dev, blended(data.dev, dev_scores, weights)))[MAIN_METRIC]
     lists = _lists(task, blended(task, task_scores, weights) / scale, count, seed)
     listed = ", ".join(f"{weight:.2f} {name}" for name, weight in weights.items())
-    say(
-        "train",
-        f"distillation: {len(lists):,} lessons on {len(task):,} queries; the teacher's {MAIN_METRIC} on dev "
-        f"{teacher_dev:.3f} ({listed})",
-    )
+    taught = f"{len(lists):,} lessons on {len(task):,} queries"
+    say("train", f"distillation: {taught}; the teacher's {MAIN_METRIC} on dev {teacher_dev:.3f} ({listed})")
     return Lessons(lists=lists, weights=weights, teacher_dev=teacher_dev)
 
 
@@ -140,7 +131,7 @@ def _task(splits: Splits, rows_Q: Int64, wanted: int) -> Task | None:
     found: list[int] = []
     while len(found) < wanted and len(rows_Q):
         part, rows_Q = rows_Q[: wanted - len(found)], rows_Q[wanted - len(found) :]
-        found_Q = (splits.unjudged(part).doc_rows_QK != NO_ROW).sum(axis=1)
+        found_Q = splits.unjudged(part).exists_QK.sum(axis=1)
         found += part[found_Q > 1].tolist()
     return splits.unjudged(np.array(found, dtype=np.int64)) if found else None
 
@@ -148,7 +139,7 @@ def _task(splits: Splits, rows_Q: Int64, wanted: int) -> Task | None:
 def _lists(task: Task, teacher_QK: Float32, count: int, seed: int) -> Lists:
     """Return lessons, each a query and documents with the teacher's scores: its best, and others at random."""
     order_QK = np.argsort(-teacher_QK, axis=1, kind="stable")
-    found_Q = (task.doc_rows_QK != NO_ROW).sum(axis=1)
+    found_Q = task.exists_QK.sum(axis=1)
     rng = np.random.default_rng(seed)
     queries: list[str] = []
     documents: list[tuple[str, ...]] = []
@@ -159,9 +150,5 @@ def _lists(task: Task, teacher_QK: Float32, count: int, seed: int) -> Lists:
         queries.append(task.queries.texts[query])
         documents.append(tuple(task.document_texts[row] for row in task.doc_rows_QK[query, chosen].tolist()))
         scores.append(tuple(round(score, 3) for score in teacher_QK[query, chosen].tolist()))
-    return Lists(
-        queries=tuple(queries),
-        documents=tuple(documents),
-        teacher=tuple(scores),
-        is_lesson=(True,) * len(queries),
-    )
+    lessons = (True,) * len(queries)
+    return Lists(queries=tuple(queries), documents=tuple(documents), teacher=tuple(scores), is_lesson=lessons)

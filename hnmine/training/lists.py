@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.types import Int64, Pairs, Texts
+from hnmine.types import NO_ROW, Int64, Pairs, Texts
 
 
 @dataclass(frozen=True, kw_only=True)

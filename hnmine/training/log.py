@@ -13,7 +13,7 @@ from typing import Literal
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.progress import Progress, say
 from hnmine.training.recipe import Recipe
-from hnmine.training.trackers import Tracker
+from hnmine.training.trackers import Track
 
 _POLL_SECONDS = 0.5
 
@@ -70,13 +70,16 @@ class TrainingLog:
         """Return that failure, or an empty text."""
         return self._failure
 
+    def close(self) -> None:
+        """Release what the log holds: nothing."""
+
 
 class EventPrinter:
     """Shows events as messages and a progress line, and passes their values on to a tracker."""
 
-    def __init__(self, name: str, recipe: Recipe, lists: int, tracker: Tracker) -> None:
+    def __init__(self, name: str, recipe: Recipe, lists: int, track: Track) -> None:
         """Take the training's name in messages, and how many lists an epoch has."""
-        self._name, self._recipe, self._lists, self._tracker = name, recipe, lists, tracker
+        self._name, self._recipe, self._lists, self._track = name, recipe, lists, track
         self._progress: Progress | None = None  # its clock starts with the first step, not with the workers
         self._loss = self._padding = math.nan
 
@@ -91,7 +94,7 @@ class EventPrinter:
                     begun = time.time() - event.time
                     self._progress = Progress("train", self._name, total, "lists", begun=begun)
             case "evaluated":
-                self._tracker.scalar(MAIN_METRIC, event.value, event.step)
+                self._track(MAIN_METRIC, event.value, event.step)
                 message = f"{self._name}: step {event.step}: {MAIN_METRIC} {event.value:.3f} on dev"
                 say("train", message, model=self._name, training_step=event.step, mrr_at_10=event.value)
             case "trained":
@@ -100,7 +103,7 @@ class EventPrinter:
     def _show_step(self, event: Event) -> None:
         rate = self._recipe.rate(event.step - 1, self._recipe.steps(self._lists))
         for name, value in (("loss", event.value), ("learning_rate", rate), ("padding", event.padding)):
-            self._tracker.scalar(name, value, event.step)
+            self._track(name, value, event.step)
         self._loss, self._padding = _smooth(self._loss, event.value), _smooth(self._padding, event.padding)
         if self._progress is not None:
             self._progress.advance(event.pairs, f"loss {self._loss:.3f}, {self._padding:.1%} padding")

@@ -70,8 +70,8 @@ def kl(scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor) -> Tensor:
     Knowledge distillation (arXiv 1503.02531) at temperature 1, of whole lists.
     """
     student, teacher = (
-        functional.log_softmax(of.masked_fill(~mask_BL, float("-inf")), dim=1).masked_fill(~mask_BL, 0.0)
-        for of in (scores_BL, teacher_BL)
+        functional.log_softmax(each_BL.masked_fill(~mask_BL, float("-inf")), dim=1).masked_fill(~mask_BL, 0.0)
+        for each_BL in (scores_BL, teacher_BL)
     )
     return (teacher.exp() * (teacher - student) * mask_BL).sum(dim=1)
 
@@ -123,8 +123,8 @@ def make(name: str, width: float, scale: float = 1.0) -> Loss:
         if lesson_B is None or not lesson_B.any():
             return judged(scores_BL, mask_BL, teacher_BL)
         assert teacher_BL is not None, "lessons have a teacher"
-        of_lessons = kl(scale * scores_BL, mask_BL, scale * teacher_BL)
-        return torch.where(lesson_B, of_lessons, judged(scores_BL, mask_BL, teacher_BL))
+        lessons_B = kl(scale * scores_BL, mask_BL, scale * teacher_BL)
+        return torch.where(lesson_B, lessons_B, judged(scores_BL, mask_BL, teacher_BL))
 
     return loss
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.embedding.score_store import Score, ScoreStore
+from hnmine.embedding.score_store import ScoreStore
 from hnmine.models.cross_encoder import CrossEncoder, resolve_cross_encoder
 from hnmine.models.folder import folder_sha256
 from hnmine.runs.device import Choice, choose_dtype
 from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track
 from hnmine.training.lists import Lists
+from hnmine.types import Score
 
 TEACHER_TOKENS = 256
 """Tokens of query and document together that the teacher reads."""

@@ -2,63 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hnmine.errors import ConfigError
 
-
-class Tracker(Protocol):
-    """Takes the values of a training as they come."""
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Take one value."""
-
-
-class _All:
-    """Passes every value on to several trackers."""
-
-    def __init__(self, trackers: list[Tracker]) -> None:
-        self._trackers = trackers
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        for tracker in self._trackers:
-            tracker.scalar(name.replace("@", "_at_"), value, step)  # neither takes an @
+Track = Callable[[str, float, int], None]
+"""Takes the name of a value, the value, and the step it is of."""
 
 
 @contextmanager
-def tracking(name: str, folder: Path, mlflow: str | None, settings: dict[str, Any]) -> Iterator[Tracker]:
+def tracking(name: str, folder: Path, mlflow: str | None, settings: dict[str, Any]) -> Iterator[Track]:
     """Open TensorBoard files in `folder`, and a run at the MLflow tracking address `mlflow` if one is given.
 
     Raises:
         ConfigError: an address is given and MLflow is not installed, or does not answer.
     """
-    with ExitStack() as stack:
-        trackers: list[Tracker] = [stack.enter_context(_tensorboard(folder))]
-        if mlflow is not None:
-            trackers.append(stack.enter_context(_mlflow(name, mlflow, settings)))
-        yield _All(trackers)
-
-
-@contextmanager
-def _tensorboard(folder: Path) -> Iterator[Tracker]:
     from tensorboardX import SummaryWriter
 
-    class Files:
-        def scalar(self, name: str, value: float, step: int) -> None:
-            writer.add_scalar(name, value, step)
+    with ExitStack() as stack:
+        writer = SummaryWriter(str(folder))
+        stack.callback(writer.close)
+        tracks: list[Track] = [writer.add_scalar]
+        if mlflow is not None:
+            tracks.append(stack.enter_context(_mlflow(name, mlflow, settings)))
 
-    writer = SummaryWriter(str(folder))
-    try:
-        yield Files()
-    finally:
-        writer.close()
+        def track(value_name: str, value: float, step: int) -> None:
+            for each in tracks:
+                each(value_name.replace("@", "_at_"), value, step)  # neither takes an @
+
+        yield track
 
 
 @contextmanager
-def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Tracker]:
+def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Track]:
     try:
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -75,14 +54,13 @@ def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Track
     except MlflowException as error:
         raise ConfigError(f"train.mlflow: {address} cannot be used: {error}") from None
 
-    class Run:
-        def scalar(self, name: str, value: float, step: int) -> None:
-            client.log_metric(run_id, name, value, step=step)
+    def track(value_name: str, value: float, step: int) -> None:
+        client.log_metric(run_id, value_name, value, step=step)
 
     # Close it, failed if the training failed.
     state = "FAILED"
     try:
-        yield Run()
+        yield track
         state = "FINISHED"
     finally:
         client.set_terminated(run_id, state)

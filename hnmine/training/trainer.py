@@ -30,16 +30,16 @@ from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
-from hnmine.training.backends import Backend, RayTrain, ThisProcess
 from hnmine.training.card import model_card
 from hnmine.training.checkpoints import best_step, publish, work_folder
 from hnmine.training.data import TrainingData
 from hnmine.training.lists import Lists, random_negatives, training_lists
-from hnmine.training.log import EventPrinter, shown
+from hnmine.training.log import EventPrinter, TrainingLog, shown
+from hnmine.training.ray_workers import RemoteLog, train_on_ray
 from hnmine.training.recipe import Recipe
 from hnmine.training.teacher import Teacher
 from hnmine.training.trackers import tracking
-from hnmine.training.worker import Job
+from hnmine.training.worker import Group, Job, Worker
 
 WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
 DEFAULT_RATE, DEFAULT_RATE_WIDTH = 1e-4, 384
@@ -82,14 +82,7 @@ class Trainer:
     ) -> None:
         """Find the model and the teacher, and say what is trained on and where.
 
-        Args:
-            data: what is trained on.
-            settings: how, as configured.
-            run: where models, their scores and what is known of them are kept.
-            seed: of the order of the lists, and of a fresh ranking head.
-            device: auto, cpu or gpu.
-            engine: auto, torch or openvino; what scores on a CPU.
-            ray: whether workers of Ray Train are used; None: on a cluster, or with several workers.
+        `ray` says whether workers of Ray Train are used; None: on a cluster, or with several workers.
 
         Raises:
             ModelError: the model or the teacher is missing or unusable.
@@ -114,12 +107,8 @@ class Trainer:
         fewer = f", fewer than train.dev_queries={wanted}" if count < wanted else ""
         say("train", f"dev: {count:,} queries of {data.dev_name}{fewer}; training on {choice}")
         if count < FEW_DEV_QUERIES:
-            say(
-                "train",
-                f"{count} dev queries are too few to tell a better step from a lucky one; judge {FEW_DEV_QUERIES} at "
-                "least",
-                level="warning",
-            )
+            few = f"{count} dev queries are too few to tell a better step from a lucky one"
+            say("train", f"{few}; judge {FEW_DEV_QUERIES} at least", level="warning")
 
     def folder(self, name: str) -> Path:
         """Return the folder of a re-ranker that is trained here."""
@@ -132,10 +121,8 @@ class Trainer:
         """
         if self.settings.kind == "bi-encoder" or has_ranking_head(self.model):
             return self.model, None
-        say(
-            "train",
-            f"{self.settings.model} has no ranking head: warmed up first, on random negatives of the same pairs",
-        )
+        model = self.settings.model
+        say("train", f"{model} has no ranking head: warmed up first, on random negatives of the same pairs")
         data, recipe = self.data, self.recipe
         count = len(data.documents)
         negatives = random_negatives(data.pairs, data.never_negative, count, WARM_UP_NEGATIVES, recipe.seed)
@@ -152,12 +139,7 @@ class Trainer:
     def fit(self, name: str, start: Path, lists: Lists, recipe: Recipe) -> Training:
         """Train a re-ranker and write it to `folder(name)`, replacing what is there; or find the same trained before.
 
-        Args:
-            name: of the re-ranker.
-            start: the folder of the model that training begins with; one without a ranking head gets a fresh one, and
-                has no step 0.
-            lists: what it is trained on.
-            recipe: how.
+        A start without a ranking head gets a fresh one, and has no step 0.
 
         Raises:
             ModelError: the gradient or the scores become non-finite, or a worker cannot load the model.
@@ -165,10 +147,8 @@ class Trainer:
         out, key, identity = self.folder(name), f"{RERANKERS}/{name}", self.identity(start, lists, recipe)
         known = self.run.cache.get(key, identity, Training)
         if known is not None:
-            say(
-                "train",
-                f"{name}: reused {out} (same pairs, settings, versions); {MAIN_METRIC} on dev {known.dev:.3f}",
-            )
+            found = f"reused {out} (same pairs, settings, versions); {MAIN_METRIC} on dev {known.dev:.3f}"
+            say("train", f"{name}: {found}")
             if "0" in known.dev_by_step:
                 self._start_dev[start] = known.dev_by_step["0"]
             return known
@@ -176,9 +156,8 @@ class Trainer:
         settings = self._decisive(lists, recipe)
         if self._teacher is not None and _needs_teacher(lists, recipe):
             lists = self._teacher.teach(name, lists, recipe.scale)
-        job = Job(
-            start=start.resolve(), lists=lists, dev=self.data.dev, recipe=recipe, start_dev=self._start_dev.get(start)
-        )
+        start_dev = self._start_dev.get(start)
+        job = Job(start=start.resolve(), lists=lists, dev=self.data.dev, recipe=recipe, start_dev=start_dev)
         best, history = self._train(name, job, identity, settings)
         # Describe the model, and remember it.
         training = Training(
@@ -192,13 +171,11 @@ class Trainer:
         )
         self._write_card(name, training)
         self.run.cache.put(key, identity, training, [out / file for file in folder_sha256(out)])
-        before = ""
+        kept = f"kept step {best} of {training.steps}, {MAIN_METRIC} on dev {training.dev:.3f}"
         if 0 in history:
-            self._start_dev[start], before = history[0], f" (start {history[0]:.3f})"
-        say(
-            "train",
-            f"{name}: kept step {best} of {training.steps}, {MAIN_METRIC} on dev {training.dev:.3f}{before}",
-        )
+            self._start_dev[start] = history[0]
+            kept += f" (start {history[0]:.3f})"
+        say("train", f"{name}: {kept}")
         return training
 
     def _train(self, name: str, job: Job, identity: str, settings: dict[str, Any]) -> tuple[int, dict[int, float]]:
@@ -208,21 +185,32 @@ class Trainer:
         say("train", f"{name}: {lists:,} lists, {recipe.steps(lists)} step(s), {on} {recipe.device}, {recipe.dtype}")
         # Go on where a killed call of the same identity stopped.
         work = work_folder(out, identity)
-        backend: Backend = RayTrain(job, work, self._workers) if self._by_ray else ThisProcess(job, work)
+        log = RemoteLog() if self._by_ray else TrainingLog()
+        curves = self.run.out / "tensorboard" / name
         try:
-            with tracking(name, self.run.out / "tensorboard" / name, self.settings.mlflow, settings) as tracker:
-                with shown(backend.events, EventPrinter(name, recipe, lists, tracker)):
-                    checkpoints = backend.train()
-                history = backend.history()
-                best = best_step(history)
-                publish(job.start if best == 0 else checkpoints[best], out)
+            with (
+                tracking(name, curves, self.settings.mlflow, settings) as track,
+                shown(log.read, EventPrinter(name, recipe, lists, track)),
+            ):
+                checkpoints = self._checkpoints(job, work, log)
+            history = log.history()
+            best = best_step(history)
+            publish(job.start if best == 0 else checkpoints[best], out)
         except ModelError as error:
             shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
             raise ModelError(f"training of {name} failed: {error}") from None
         finally:
-            backend.close()
+            log.close()
         shutil.rmtree(work, ignore_errors=True)
         return best, history
+
+    def _checkpoints(self, job: Job, work: Path, log: TrainingLog | RemoteLog) -> dict[int, Path]:
+        """Do the job, here or on Ray; return the kept checkpoints by step."""
+        if isinstance(log, RemoteLog):
+            return train_on_ray(job, work, self._workers, log)
+        group = Group(work)
+        Worker(job, group, log.add).run()
+        return group.checkpoints()
 
     def identity(self, start: Path, lists: Lists, recipe: Recipe) -> str:
         """Return a digest of all that decides what a training ends with."""
@@ -251,7 +239,7 @@ class Trainer:
             f"{len(data.dev):,} dev queries. Trained on {training.lists:,} lists; step {training.best_step} of "
             f"{training.steps} was kept."
         )
-        card = model_card(name, self.settings.kind, about, training.dev_by_step, training.recipe)
+        card = model_card(name, training.recipe["kind"], about, training.dev_by_step, training.recipe)
         (self.folder(name) / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -8,11 +8,12 @@ rounding.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hnmine.models.batches import tokens_per_backward
 from hnmine.models.cross_encoder import has_ranking_head
@@ -20,12 +21,14 @@ from hnmine.models.reranker import load_reranker
 from hnmine.ranking.measures import MAIN_METRIC, means, measure
 from hnmine.ranking.task import Task, rerank
 from hnmine.training import losses
-from hnmine.training.checkpoints import load_state, readable, save_state
+from hnmine.training.checkpoints import best_step, load_state, readable, save_state
 from hnmine.training.gradient import Optimizer
 from hnmine.training.list_losses import ListLosses
 from hnmine.training.lists import Lists, step_lists
 from hnmine.training.log import Event
 from hnmine.training.recipe import Recipe
+
+_CHECKPOINT = "checkpoint-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,23 +43,42 @@ class Job:
     """MAIN_METRIC of the start, if it is known already."""
 
 
-class Group(Protocol):
-    """The workers of one training, as one of them sees them."""
+class Group:
+    """The workers of a training, as one of them sees them; this group is one worker alone, in this process."""
 
-    rank: int
-    count: int
+    rank, count = 0, 1
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder of the checkpoints; these get their names once they are whole."""
+        self._folder, self._unfinished = folder, folder / ".checkpoint"
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Return the folders of the kept checkpoints by step: the best and the last."""
+        return {int(path.name.removeprefix(_CHECKPOINT)): path for path in self._folder.glob(f"{_CHECKPOINT}*")}
 
     def checkpoint(self) -> AbstractContextManager[Path | None]:
         """Give the last checkpoint's folder, if there is one."""
+        found = self.checkpoints()
+        return nullcontext(found[max(found)] if found else None)
 
-    def join(self, network: Any, *, unused_weights: bool) -> Any:
+    def join(self, network: Any, *, unused_weights: bool) -> Any:  # noqa: ARG002
         """Return the network with gradients that are the mean over all workers.
 
         `unused_weights` says that some weights get no gradient.
         """
+        return network
 
     def report(self, step: int, history: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
         """Keep what `write` puts into a folder as the checkpoint of this step; only rank 0 has a `write`, if any."""
+        if write is None:
+            return
+        self._unfinished.mkdir()
+        write(self._unfinished)
+        self._unfinished.rename(self._folder / f"{_CHECKPOINT}{step}")
+        for other, path in self.checkpoints().items():
+            if other not in (step, best_step(history)):
+                shutil.rmtree(path)
 
 
 class Worker:

@@ -57,7 +57,7 @@ def test_the_loss_and_its_gradient_are_those_of_a_double_loop(
     fast = lambda_loss(right, found, live)
     slow = torch.stack([slow_loss(scores_BN[i], depth, positives[i], known[i]) for i in range(queries)])
     torch.testing.assert_close(fast, slow, check_dtype=False, rtol=1e-5, atol=1e-7)
-    gradients = [torch.autograd.grad(of.sum(), scores_BN)[0] for of in (fast, slow)]
+    gradients = [torch.autograd.grad(loss_B.sum(), scores_BN)[0] for loss_B in (fast, slow)]
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
 
 

@@ -14,8 +14,7 @@ from hnmine.arms.choose import choose_negatives, clusters
 from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, View
 from hnmine.mining.conditions import Known, select
 from hnmine.mining.search import Searcher
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.types import Pairs, Space, distance, unit_rows
+from hnmine.types import NO_ROW, Pairs, Space, distance, unit_rows
 from tests.builders.devices import CPU
 
 ALL = RULES | GUARDED | MIXTURES
@@ -42,7 +41,7 @@ def awkward(seed: int, docs: int = 60, queries: int = 6, pairs: int = 14) -> tup
 
 def known_of(pairs: Pairs, groups: np.ndarray) -> Known:
     positives = pairs.positives_of()
-    return Known.of([positives[query] for query in pairs.query_rows_P.tolist()], groups)
+    return Known([positives[query] for query in pairs.query_rows_P.tolist()], groups)
 
 
 def d(a: np.ndarray, b: np.ndarray) -> float:
@@ -129,7 +128,7 @@ def test_what_is_chosen_for_a_pair_depends_neither_on_other_pairs_nor_on_other_r
     rng = np.random.default_rng(seed)
     part = rng.permutation(len(pairs))[: rng.integers(1, len(pairs) + 1)]
     positives = pairs.positives_of()
-    known_of_part = Known.of([positives[query] for query in pairs.query_rows_P[part].tolist()], known.groups_N)
+    known_of_part = Known([positives[query] for query in pairs.query_rows_P[part].tolist()], known.groups_N)
     names = rng.permutation(list(ALL))[:4].tolist()
     some = choose_negatives(
         space, pairs.take(part), known_of_part, {name: ALL[name] for name in names}, count=3, seed=5, first_QK=first
@@ -163,17 +162,17 @@ def test_neither_the_block_nor_the_layout_of_the_vectors_changes_the_result(monk
     turned = Space(docs_NR=np.asfortranarray(space.docs_NR), queries_QR=np.asfortranarray(space.queries_QR))
     monkeypatch.setattr(arms, "DISTANCES_AT_ONCE", 700)
     monkeypatch.setattr(arms, "NUMBERS_AT_ONCE", 100)
-    told: list[int] = []
-    chosen = choose_negatives(turned, pairs, known, ALL, count=3, seed=5, first_QK=first, done=told.append)
+    finished: list[int] = []
+    chosen = choose_negatives(turned, pairs, known, ALL, count=3, seed=5, first_QK=first, done=finished.append)
     for name in ALL:
         assert chosen[name].tolist() == expected[name].tolist(), name
-    assert sum(told) == len(pairs)
+    assert sum(finished) == len(pairs)
 
 
 def test_without_pairs_nothing_is_chosen() -> None:
     space, pairs, known, _ = awkward(1)
     none = pairs.take(np.empty(0, dtype=np.int64))
-    chosen = choose_negatives(space, none, Known.of([], known.groups_N), RULES, count=2, seed=0)
+    chosen = choose_negatives(space, none, Known([], known.groups_N), RULES, count=2, seed=0)
     assert {rows_Pm.shape for rows_Pm in chosen.values()} == {(0, 2)}
 
 

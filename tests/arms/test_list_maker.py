@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from hnmine.arms.arm import NEGATIVES, known_arms
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.runs.folder import Run, open_run
-from hnmine.types import Space
+from hnmine.types import NO_ROW, Space
 from tests.builders.collections import append_lines, write_collection
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder, tiny_letter_encoder
 from tests.builders.presets import MINED, maker_of, run_with_negatives, splits_and_config, trainer_of

@@ -11,9 +11,8 @@ from hnmine.arms.spaces import Spaces
 from hnmine.config.load import load
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.mining.fuse import Fused
-from hnmine.mining.space import fit_basis, project_space
+from hnmine.mining.space import choose_basis, project_space
 from hnmine.types import Space, Texts
-from tests.builders.devices import CPU
 
 WORDS = ("wash", "it", "gently", "keep", "dry", "and", "cold", "in", "winter", "snow", "ice")
 
@@ -36,7 +35,8 @@ def test_each_arm_looks_in_its_own_space_and_a_space_is_made_once(tmp_path: Path
     ensemble = Ensemble(config.encoders, documents, store=tmp_path / "store", embed=config.embed)
     spaces, arms = Spaces(ensemble, queries, config.reduce, device="cpu", seed=0), known_arms(config)
     fused = Fused(encoders=ensemble.vectors(queries), weights=ensemble.weights)
-    basis = fit_basis(fused, variance=0.8, fit_rows=100, seed=0, device=CPU)
+    basis = choose_basis(fused, config.reduce, device="cpu", seed=0)
+    assert basis is not None
     assert_equal(spaces.of_arm(arms["two conditions"]), project_space(fused, basis))
     assert_equal(spaces.of_arm(arms["two conditions, X_concat"]), project_space(fused, None))
     assert_equal(spaces.of_arm(arms["two conditions, 80% of the variance"]), project_space(fused, basis))

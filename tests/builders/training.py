@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,3 +93,20 @@ def train_quickly(
     """Train the quick recipe, with changes, in the run folder `out`; return the model's folder, and what came of it."""
     trainer = quick_trainer(start, out, workers, by_ray)
     return trainer.folder("model"), trainer.fit("model", start, given, quick_recipe(**changes))
+
+
+def after_checkpoints(out: Path, count: int, act: Callable[[], None]) -> threading.Thread:
+    """Do something as soon as so many checkpoints were written in the run `out`; Ray registers one a moment later."""
+
+    def watch() -> None:
+        seen: set[str] = set()
+        deadline = time.monotonic() + 120
+        while len(seen) < count and time.monotonic() < deadline:
+            for pattern in ("fit/checkpoint_2*", "checkpoint-*"):  # Ray's, ours
+                seen |= {path.name for path in out.glob(f"rerankers/.train-model-*/{pattern}")}
+            time.sleep(0.005)
+        act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread

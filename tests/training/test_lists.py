@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.training.lists import Lists, first_stage_negatives, random_negatives, step_lists, training_lists
-from hnmine.types import Int64, Pairs, Texts
+from hnmine.types import NO_ROW, Int64, Pairs, Texts
 
 Positives = dict[int, set[int]]
 Draw = Callable[[Pairs, Positives, int, int, int], list[list[int]]]

@@ -35,12 +35,11 @@ def test_what_is_logged_again_after_a_restart_counts_once() -> None:
 def test_events_are_shown_and_tracked(capsys: pytest.CaptureFixture[str]) -> None:
     tracked: list[tuple[str, float, int]] = []
 
-    class Tracker:
-        def scalar(self, name: str, value: float, step: int) -> None:
-            tracked.append((name, value, step))
+    def track(name: str, value: float, step: int) -> None:
+        tracked.append((name, value, step))
 
     log, recipe = TrainingLog(), quick_recipe(epochs=1)
-    with shown(log.read, EventPrinter("name", recipe, 16, Tracker())):
+    with shown(log.read, EventPrinter("name", recipe, 16, track)):
         for event in (
             Event("resumed", 1),
             Event("evaluated", 1, 0.25),

@@ -28,9 +28,9 @@ def curves(folder: Path) -> list[tuple[str, float, int]]:
 
 
 def test_tensorboard_files_hold_every_value(tmp_path: Path) -> None:
-    with tracking("model", tmp_path / "curves", None, {}) as tracker:
+    with tracking("model", tmp_path / "curves", None, {}) as track:
         for value in VALUES:
-            tracker.scalar(*value)
+            track(*value)
     assert curves(tmp_path / "curves") == [(name.replace("@", "_at_"), value, step) for name, value, step in VALUES]
 
 
@@ -38,9 +38,9 @@ def test_mlflow_holds_every_value_the_settings_and_the_outcome(tmp_path: Path, m
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server would need a database
     mlflow = pytest.importorskip("mlflow", reason="needs hnmine[mlflow]")
     address = (tmp_path / "runs").as_uri()
-    with tracking("model", tmp_path / "curves", address, {"epochs": 2}) as tracker:
+    with tracking("model", tmp_path / "curves", address, {"epochs": 2}) as track:
         for value in VALUES:
-            tracker.scalar(*value)
+            track(*value)
     with pytest.raises(RuntimeError), tracking("broken", tmp_path / "curves", address, {}):
         raise RuntimeError
     client = mlflow.MlflowClient(tracking_uri=address)

@@ -1,36 +1,23 @@
-"""Where a training runs: alone and shared, killed and gone on with, it ends with the same model."""
+"""Workers of Ray Train: they train the model that one process trains, also where one is killed on the way."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from hnmine.errors import ModelError
-from hnmine.training.backends import ThisProcess
-from hnmine.training.checkpoints import STATE, work_folder
 from hnmine.training.lists import Lists
 from hnmine.training.trainer import Training
-from hnmine.training.worker import Job
 from tests.builders.folders import hidden_files
 from tests.builders.models import load_cross_encoder, same_weights
 from tests.builders.training import (
     LONG_TRAINING,
-    quick_recipe,
-    quick_trainer,
+    after_checkpoints,
     train_quickly,
     wrong_start,
-    yes_no_dev_task,
     yes_no_lists,
 )
 
@@ -88,23 +75,6 @@ def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_pas
     assert_same_training(start, alone, together)
 
 
-def after_checkpoints(out: Path, count: int, act: Callable[[], None]) -> threading.Thread:
-    """Do something as soon as so many checkpoints were written in the run `out`; Ray registers one a moment later."""
-
-    def watch() -> None:
-        seen: set[str] = set()
-        deadline = time.monotonic() + 120
-        while len(seen) < count and time.monotonic() < deadline:
-            for pattern in ("fit/checkpoint_2*", "checkpoint-*"):  # Ray's, ours
-                seen |= {path.name for path in out.glob(f"rerankers/.train-model-*/{pattern}")}
-            time.sleep(0.005)
-        act()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
-
-
 def ray_workers() -> list[psutil.Process]:
     """Ray Train's workers below this very process."""
     found = []
@@ -135,46 +105,3 @@ def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_train
     assert again[1] == undisturbed[1]
     assert same_weights(again[0], undisturbed[0])
     assert hidden_files(tmp_path / "rerankers") == []
-
-
-def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
-    start: Path, undisturbed: Trained, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    code = (
-        "import sys; from pathlib import Path; from tests.builders.training import *; "
-        "train_quickly(Path(sys.argv[1]), Path(sys.argv[2]), yes_no_lists(60), **LONG_TRAINING)"
-    )
-    job = subprocess.Popen(
-        [sys.executable, "-c", code, str(start), str(tmp_path)], cwd=Path(__file__).parents[2], start_new_session=True
-    )
-    after_checkpoints(tmp_path, 4, lambda: os.killpg(job.pid, signal.SIGKILL)).join()
-    assert job.wait() == -signal.SIGKILL
-    assert not (tmp_path / "rerankers" / "model").exists()
-    assert len(hidden_files(tmp_path / "rerankers")) == 1
-    again = train_quickly(start, tmp_path, yes_no_lists(60), **LONG_TRAINING)
-    assert "goes on from the checkpoint of step" in capfd.readouterr().err
-    assert again[1] == undisturbed[1]
-    assert same_weights(again[0], undisturbed[0])
-    assert hidden_files(tmp_path / "rerankers") == []
-
-
-@pytest.mark.parametrize("harm", ["cut", "unfinished", "empty"])
-def test_a_checkpoint_that_is_broken_is_said_and_the_next_call_begins_anew(
-    start: Path, trained: Trained, tmp_path: Path, harm: str
-) -> None:
-    given, (model, outcome) = yes_no_lists(33), trained
-    trainer = quick_trainer(start, tmp_path)
-    work = work_folder(trainer.folder("model"), trainer.identity(start, given, quick_recipe()))
-    job = Job(start=start, lists=given, dev=yes_no_dev_task(), recipe=quick_recipe(epochs=1), start_dev=None)
-    state = ThisProcess(job, work).train()[5] / STATE
-    if harm == "cut":
-        (state / "adamw.safetensors").write_bytes((state / "adamw.safetensors").read_bytes()[:-50])
-    elif harm == "unfinished":
-        (state / "progress.json").unlink()
-    else:
-        (work / "checkpoint-7").mkdir()
-    with pytest.raises(ModelError, match=r"training of model failed: checkpoint .* cannot be read \(.*from the start$"):
-        train_quickly(start, tmp_path, given)
-    again = train_quickly(start, tmp_path, given)
-    assert again[1] == outcome
-    assert same_weights(again[0], model)

@@ -1,0 +1,185 @@
+"""A training on workers of Ray Train, on this machine or in a cluster; a worker that dies is replaced and goes on.
+
+Ray is imported inside the functions: `ray_session` decides how a local one authenticates before it first is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from hnmine.errors import ModelError
+from hnmine.runs.ray_session import start_ray
+from hnmine.training.log import Event, TrainingLog
+from hnmine.training.worker import Group, Job, Worker
+
+# Ray Train looks at its workers so often; at its defaults of 2 and 5 s a short training ends 6 s late.
+_POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
+_MAX_DEATHS = 3  # of workers, before a training is given up
+
+
+class RemoteLog:
+    """A `TrainingLog` in an actor, which workers and driver share; workers end when it does."""
+
+    def __init__(self) -> None:
+        """Start or join Ray, and start the actor."""
+        start_ray()
+        import ray
+
+        self._actor = ray.remote(num_cpus=0)(TrainingLog).remote()
+
+    def add(self, event: Event) -> None:
+        """Take an event; of an evaluation it waits until it is taken, for the driver's history must be whole."""
+        added = self._actor.add.remote(event)
+        if event.kind == "evaluated":
+            self._wait(added)
+
+    def read(self) -> list[Event]:
+        """Return the events since the last call."""
+        events: list[Event] = self._wait(self._actor.read.remote())
+        return events
+
+    def history(self) -> dict[int, float]:
+        """Return the dev metric by step."""
+        history: dict[int, float] = self._wait(self._actor.history.remote())
+        return history
+
+    def fail(self, message: str) -> None:
+        """Take a failure that a new try cannot mend."""
+        self._wait(self._actor.fail.remote(message))
+
+    def failure(self) -> str:
+        """Return that failure, or an empty text."""
+        failure: str = self._wait(self._actor.failure.remote())
+        return failure
+
+    def close(self) -> None:
+        """End the actor, without which workers that are left end too."""
+        import ray
+
+        ray.kill(self._actor)
+
+    @staticmethod
+    def _wait(answer: Any) -> Any:
+        import ray
+
+        return ray.get(answer)
+
+
+def train_on_ray(job: Job, work: Path, workers: int, log: RemoteLog) -> dict[int, Path]:
+    """Train on so many workers; return the kept checkpoints by step, the best and the last.
+
+    Args:
+        job: what is to be done.
+        work: the folder of the checkpoints; a training goes on from the latest that it holds.
+        workers: each has a GPU, or its share of the CPUs.
+        log: hears what the workers do.
+
+    Raises:
+        ModelError: a worker says so, or too many died.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    # Describe the run; one of the same name and path goes on from its latest checkpoint.
+    os.environ.update({name: seconds for name, seconds in _POLLS.items() if name not in os.environ})
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    on_gpu = job.recipe.device == "cuda"
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+    resources = {"GPU": 1} if on_gpu else {"CPU": cpus}
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job, "log": log},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=on_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name="fit",
+            storage_path=str(work.resolve()),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
+            failure_config=FailureConfig(max_failures=_MAX_DEATHS),
+        ),
+    )
+    # Train; a failure that is in the log is the reason, whatever Ray says.
+    try:
+        result = _in_thread(trainer.fit)
+    except ray.train.TrainingFailedError as error:
+        raise ModelError(log.failure() or _cause(error)) from None
+    if failure := log.failure():
+        raise ModelError(failure)
+    return {metrics["step"]: Path(checkpoint.path) for checkpoint, metrics in result.best_checkpoints or []}
+
+
+def _work(settings: dict[str, Any]) -> None:
+    """Do the work of one worker, in its process; a failure that a new try cannot mend is logged."""
+    log: RemoteLog = settings["log"]
+    if log.failure():
+        return
+    try:
+        Worker(settings["job"], _RayGroup(), log.add).run()
+    except ModelError as error:
+        log.fail(str(error))
+        raise
+
+
+class _RayGroup(Group):
+    """The workers of Ray Train, as one of them sees them."""
+
+    def __init__(self) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        self.rank, self.count = context.get_world_rank(), context.get_world_size()
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        import ray.train
+
+        found = ray.train.get_checkpoint()
+        with found.as_directory() if found else nullcontext() as folder:
+            yield None if folder is None else Path(folder)
+
+    def join(self, network: Any, *, unused_weights: bool) -> Any:
+        from ray.train.torch import prepare_model
+
+        # Each forward pass would exchange buffers, but workers take as many passes as their own texts need.
+        options = {"broadcast_buffers": False, "find_unused_parameters": unused_weights}
+        return prepare_model(network, parallel_strategy_kwargs=options)
+
+    def report(self, step: int, history: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
+        import ray.train
+
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if write is not None:
+                write(Path(folder))
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            # Ray keeps the best score and the latest; of equal metrics the earlier step is the better.
+            ray.train.report({"step": step, "score": history.get(step, 0.0) - 1e-9 * step}, checkpoint=checkpoint)
+
+
+def _in_thread(work: Callable[[], Any]) -> Any:
+    """Call `work` outside the main thread, where Ray Train would take Ctrl-C for itself, for good, and exit with 0."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result()
+
+
+def _cause(error: BaseException) -> str:
+    """Return what the first worker that failed said."""
+    failures = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    return str(getattr(first, "cause", None) or first)
