@@ -21,7 +21,8 @@ from hnmine.corpus.beir import read_beir
 from hnmine.corpus.text_keys import Reading
 from hnmine.models.passages import PassageEncoder
 from hnmine.models.plan import plan
-from hnmine.ranking.significance import paired
+from hnmine.models.transformer import TransformerEncoder
+from hnmine.ranking.measures import paired
 from hnmine.runs.device import Choice
 from hnmine.runs.manifest import versions
 from hnmine.types import Float32, Float64, Int64, unit_rows
@@ -50,7 +51,8 @@ def main() -> None:
 
     # Load the model; a passage is encoded once, whichever ways read it.
     planned = plan(Config().encoders[0], documents, Path("."), Choice(kind="cpu", reason="benchmark"))
-    model = planned.build_transformer()
+    model = planned.build()
+    assert isinstance(model, TransformerEncoder)
     known: dict[str, Float32] = {}
 
     def encode(texts: Sequence[str], reading: Reading) -> Float32:

@@ -13,7 +13,7 @@ from hnmine.types import Int64
 TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
 """Tokens of a forward pass, padding included: on a CPU its activations stay in the caches, a GPU is filled by it."""
 TOKENS_PER_BACKWARD = {"cpu": 32_768, "cuda": 131_072}
-"""Most tokens whose activations are kept for one backward pass."""
+"""Most tokens whose activations are kept for one backward pass, by torch's name of the device."""
 MAX_LANES = 8
 """Batches side by side in one process: they share its Python interpreter."""
 
@@ -39,11 +39,11 @@ def batches_by_length(lengths: Int64, tokens_per_batch: int) -> list[list[int]]:
     return batches
 
 
-def lanes_of_this_process() -> int:
-    """Return how many batches this process computes side by side: one for each thread that torch has."""
+def lanes_on(device: str) -> int:
+    """Return how many batches this process computes side by side: on a CPU one for each thread that torch has."""
     import torch
 
-    return min(MAX_LANES, torch.get_num_threads())
+    return min(MAX_LANES, torch.get_num_threads()) if device == "cpu" else 1
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: int) -> Iterator[Result]:
@@ -53,13 +53,14 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: i
     """
     import torch
 
+    if lanes == 1:
+        yield from map(work, items)
+        return
+
     def on_one_core(item: Item) -> Result:
         torch.set_num_threads(1)
         return work(item)
 
-    if lanes == 1:
-        yield from map(work, items)
-        return
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(lanes) as pool:
@@ -73,12 +74,7 @@ def tokens_per_backward(network: Any, device: str, dtype: str, free: int | None 
 
     A layer keeps 34 bytes a token and unit of its width in half precision (Korthikanti et al., arXiv 2205.05198, Eq. 1
     without attention scores, which fused attention does not keep). Here it is 38, since norms are kept in float32.
-
-    Args:
-        network: torch module on the device, without gradients and optimizer yet.
-        device: `cpu` or `cuda`; the memory bounds the number on `cuda` alone.
-        dtype: of the activations.
-        free: bytes of the device that are free; None: what the device says.
+    `network` has neither gradients nor an optimizer yet; `free` bytes are free on the GPU, None: what it says itself.
     """
     import torch
 

@@ -19,7 +19,7 @@ from hnmine.errors import ModelError
 from hnmine.models.folder import declared_prompts
 from hnmine.types import Float32, Role
 
-Row = dict[str, str]  # the texts of a pair, by role
+Row = dict[str, Any]  # the texts of a pair, by role
 
 _CHARACTERS_PER_TOKEN = 4  # decides batches only, never what is read
 _TEXTS_PER_BATCH = 64
@@ -51,15 +51,11 @@ class BiEncoder:
         seed: int = 0,
         prompts: Mapping[Role, str] | None = None,
     ) -> None:
-        """Load the model.
+        """Load the model; `dtype` is of the computation, the weights are float32.
 
-        Args:
-            folder: of the model.
-            max_tokens: read of a text, special ones included; fewer where the model reads fewer.
-            device: as torch names it.
-            dtype: of the computation; the weights are float32.
-            seed: of weights that the folder lacks, as those of a pooler that nothing is asked of.
-            prompts: put before the texts of a role; None: those that the model declares.
+        Of a text at most `max_tokens` are read, special ones included, and fewer where the model reads fewer. With
+        `seed` weights are drawn that the folder lacks, as those of a pooler that nothing is asked of. `prompts` stand
+        before the texts of a role; None: those that the model declares.
 
         Raises:
             ModelError: the folder cannot be loaded.
@@ -88,11 +84,10 @@ class BiEncoder:
 
     def length(self, row: Row) -> int:
         """Return about how many tokens of the document are read."""
-        most = self._encoder.max_seq_length or 512
-        return int(min(most, 2 + len(row["document"]) // _CHARACTERS_PER_TOKEN))
+        return int(min(self._encoder.max_seq_length, 2 + len(row["document"]) // _CHARACTERS_PER_TOKEN))
 
     def forward(self, rows: Sequence[Row], network: Any = None) -> Tensor:
-        """Return the scores (n,) of the rows; see `reranker.Reranker`."""
+        """Return the scores (n,) of the rows, with gradients; `network` is the wrapped `model`, if it is."""
         position = {query: i for i, query in enumerate(dict.fromkeys(row["query"] for row in rows))}
         queries = self._features(list(position), "query")
         documents = self._features([row["document"] for row in rows], "document")
@@ -102,10 +97,7 @@ class BiEncoder:
         return scores
 
     def scores(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[str],
-        done: Callable[[int], None] = lambda _count: None,
+        self, queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None] = lambda _count: None
     ) -> Float32:
         """Return the score (n,) of each (query, document), every text encoded once; `done` gets the number of pairs.
 
@@ -136,7 +128,6 @@ class BiEncoder:
 
     def save(self, folder: Path) -> None:
         """Write the model; `SentenceTransformer(folder)` gives these vectors."""
-        folder.mkdir(parents=True, exist_ok=True)
         self._encoder.save_pretrained(str(folder), safe_serialization=True)
 
     def _autocast(self) -> AbstractContextManager[Any]:

