@@ -49,9 +49,9 @@ class ListMaker:
         """Take what the arms choose from.
 
         Args:
-            trainer: its data are what lists are made of.
+            trainer: lists are made of its data.
             start: the re-ranker that all arms begin with, and the judge of some.
-            splits: give the first stage's documents.
+            splits: those that the trainer's data come from.
             ensemble: the encoders.
             config: the sections `encoders`, `embed`, `reduce`, `train` and `evaluate` are read.
             mined: the negatives of the run (`read_mined`); empty if no arm needs them.

@@ -91,10 +91,10 @@ def star(
         start: model folder.
         space: all documents and queries as `start` encodes them.
         given: what is trained on.
-        recipe: how; its epochs are those of one round and go over queries, one of whose positives is drawn. The
-            learning rate rises and falls once over all rounds. A step keeps the activations of two documents a query.
-        out: model folder to be written.
-        encode: see `Encode`; it is asked for the model in `out`.
+        recipe: its epochs are those of one round and go over queries, one of whose positives is drawn. The learning
+            rate rises and falls once over all rounds. A step keeps the activations of two documents a query.
+        out: model folder to be written; `encode` is asked for it.
+        encode: see `Encode`.
         device: where documents are searched.
         depth: nearest documents from which hard negatives are drawn.
         rounds: times that hard negatives are found.

@@ -17,15 +17,7 @@ _CALLS: dict[Kind, str] = {
 
 
 def model_card(name: str, kind: Kind, data: str, dev_by_step: Mapping[str, float], recipe: Mapping[str, Any]) -> str:
-    """Return the card.
-
-    Args:
-        name: of the re-ranker.
-        kind: decides how it is loaded.
-        data: what it was trained on, in sentences.
-        dev_by_step: the dev metric by step.
-        recipe: the settings of its training.
-    """
+    """Return the card; `data` says in sentences what the re-ranker was trained on."""
     rows = "\n".join(f"| {step} | {value:.4f} |" for step, value in dev_by_step.items())
     settings = f"{json.dumps(recipe, indent=1)}\n{json.dumps(versions(), indent=1)}"
     return (

@@ -57,15 +57,9 @@ def make_lessons(
 ) -> Lessons:
     """Choose the queries, encode those that the store lacks, and ask the teacher.
 
-    Args:
-        data: what the lessons stand beside; queries that are not trained on come first.
-        splits: those that the data come from.
-        ensemble: the encoders.
-        count: lessons; where there are fewer queries, each comes again with other documents.
-        scale: factor of the student's scores in its loss, by which the teacher's are divided.
-        seed: of all draws.
-        judged_only: whether only train queries are asked about, because the first stage or precomputed vectors may
-            lack others.
+    Queries that `data` does not train on come first. Where there are fewer than `count`, each comes again with other
+    documents. The teacher's scores are divided by `scale`, the factor of the student's in its loss. With `judged_only`
+    train queries alone are asked about: the first stage or precomputed vectors may lack others.
 
     Raises:
         DataError: the teacher cannot tell the dev queries' right documents from others, there is no query to learn

@@ -40,16 +40,10 @@ class ListLosses:
         share: float,
         tokens_per_backward: int = TOKENS_PER_BACKWARD["cpu"],
     ) -> None:
-        """Prepare a step.
+        """Take the lists of a step, and the positions of those that this worker has `chosen`; of none the loss is 0.
 
-        Args:
-            model: tokenises and scores.
-            network: the model's network, perhaps wrapped for several workers.
-            lists: of the whole step.
-            chosen: positions of this worker's lists; of none the loss is 0, and only gradients are exchanged.
-            loss_of: the loss.
-            share: factor of each list's loss.
-            tokens_per_backward: tokens whose activations fit into the memory.
+        `network` is the model's, perhaps wrapped for several workers; `share` is a factor of each list's loss; the
+        activations of `tokens_per_backward` tokens fit into the memory.
         """
         self._model, self._network, self._lists, self._chosen = model, network, lists, chosen
         self._loss_of, self._share, self._most = loss_of, share, tokens_per_backward

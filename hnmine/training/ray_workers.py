@@ -76,11 +76,7 @@ class RemoteLog:
 def train_on_ray(job: Job, work: Path, workers: int, log: RemoteLog) -> dict[int, Path]:
     """Train on so many workers; return the kept checkpoints by step, the best and the last.
 
-    Args:
-        job: what is to be done.
-        work: the folder of the checkpoints; a training goes on from the latest that it holds.
-        workers: each has a GPU, or its share of the CPUs.
-        log: hears what the workers do.
+    Each worker has a GPU, or its share of the CPUs. A training goes on from the latest checkpoint in the folder `work`.
 
     Raises:
         ModelError: a worker says so, or too many died.
