@@ -1,7 +1,7 @@
 """Counters for Prometheus at the metrics endpoint of each Ray node; `cluster/grafana.json` shows them.
 
-The driver and the actors count. Without Ray nobody can ask for the numbers: nothing is counted, and Ray not imported.
-A process sends the counts of its last seconds when it ends in an orderly way; a killed process loses them.
+Without Ray nobody can ask for the numbers: nothing is counted, and Ray is not imported. A process that is killed loses
+the counts of its last seconds.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def visible_gpus() -> int:
     return min(len(present), sum(part.strip() not in ("", "-1") for part in visible))
 
 
-def choose_device(setting: str, needs: str | None = None) -> Choice:
+def choose_device(setting: str, needs: str = "torch") -> Choice:
     """Turn `auto`, `cpu` or `gpu` into a device; `needs` names a distribution that work on the GPU imports.
 
     Raises:
@@ -54,26 +54,19 @@ def choose_device(setting: str, needs: str | None = None) -> Choice:
     return Choice(kind="cpu", reason=missing)
 
 
-def _missing_for_gpu(needs: str | None) -> str:
+def _missing_for_gpu(needs: str) -> str:
     """Return why the GPU cannot be used; empty if it can."""
     if visible_gpus() == 0:
         return "no GPU is visible"
-    if needs is not None:
-        try:
-            version(needs)
-        except PackageNotFoundError:
-            return f"{needs} is not installed (pip install 'hnmine[gpu]')"
-    if not torch_uses_gpus():
-        return "torch cannot use the GPU: this is a build for CPUs, or the driver is older than its CUDA"
-    return ""
-
-
-@cache
-def torch_uses_gpus() -> bool:
-    """Whether torch is built for GPUs and finds a driver that fits."""
+    try:
+        version(needs)
+    except PackageNotFoundError:
+        return f"{needs} is not installed (pip install 'hnmine[gpu]')"
     import torch
 
-    return torch.cuda.is_available()
+    if not torch.cuda.is_available():
+        return "torch cannot use the GPU: this is a build for CPUs, or the driver is older than its CUDA"
+    return ""
 
 
 @cache

@@ -44,14 +44,14 @@ def test_a_library_that_is_missing_for_the_gpu_is_named(one_gpu):
 
 
 def test_a_gpu_that_torch_cannot_use_is_not_chosen(one_gpu, monkeypatch):
-    monkeypatch.setattr(device, "torch_uses_gpus", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "torch cannot use the GPU" in str(device.choose_device("auto"))
     with pytest.raises(DeviceError, match=r"torch cannot use the GPU.*device: auto"):
         device.choose_device("gpu", needs="numpy")
 
 
 def test_a_gpu_with_its_library_is_chosen(one_gpu, monkeypatch):
-    monkeypatch.setattr(device, "torch_uses_gpus", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert device.choose_device("auto", needs="numpy").kind == "gpu"
     assert device.choose_device("gpu", needs="numpy").torch_name == "cuda"
 
