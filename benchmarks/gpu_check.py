@@ -35,15 +35,17 @@ from hnmine.config.models import EncoderConfig
 from hnmine.errors import HnmineError
 from hnmine.mining.conditions import Known, select
 from hnmine.mining.pca import Basis, fit
-from hnmine.mining.search import Ivf, IvfSearcher, Searcher, error_bound, nearer, nearer_by_torch
+from hnmine.mining.search import Ivf, Searcher, error_bound, nearer, nearer_by_torch
 from hnmine.models.folder import resolve
 from hnmine.models.plan import plan
 from hnmine.runs import device as devices
 from hnmine.runs.device import Choice
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
-from hnmine.types import Candidates, Float32, Pairs, Space, Texts, distance, unit_rows
+from hnmine.types import Float32, Int64, Pairs, Space, Texts, distance, unit_rows
 
+Found = tuple[Int64, Float32]
+"""Rows and distances (Q, K) of the nearest documents."""
 CPU = Choice(kind="cpu", reason="check")
 MINILM = "all-MiniLM-L6-v2"
 
@@ -122,35 +124,27 @@ def check_pca(space: Space, gpu: Choice) -> Line:
     return Line("PCA", same, detail, cpu_s, gpu_s)
 
 
-def compared(path: str, space: Space, ours: Candidates, theirs: Candidates, cpu_s: float, gpu_s: float) -> Line:
+def compared(path: str, space: Space, ours: Found, theirs: Found, cpu_s: float, gpu_s: float) -> Line:
     """Compare lists: the distances the GPU gives are those of its rows, and these are as near as the CPU's."""
-    bound = 2 * error_bound(space.width)
-    there = theirs.doc_rows_QK >= 0
-    rows, queries = theirs.doc_rows_QK[there], np.nonzero(there)[0]
-    error = float(np.abs(distance(space.queries_QR[queries], space.docs_NR[rows]) - theirs.distances_QK[there]).max())
-    both = there & (ours.doc_rows_QK >= 0)
-    gap = np.abs(np.where(both, ours.distances_QK, 0) - np.where(both, theirs.distances_QK, 0))
-    near = float(((gap <= bound) & (there == (ours.doc_rows_QK >= 0))).mean())
-    ids = float((ours.doc_rows_QK == theirs.doc_rows_QK).mean())
+    (our_rows_QK, our_distances_QK), (their_rows_QK, their_distances_QK) = ours, theirs
+    bound, there = 2 * error_bound(space.width), their_rows_QK >= 0
+    rows, queries = their_rows_QK[there], np.nonzero(there)[0]
+    error = float(np.abs(distance(space.queries_QR[queries], space.docs_NR[rows]) - their_distances_QK[there]).max())
+    both = there & (our_rows_QK >= 0)
+    gap = np.abs(np.where(both, our_distances_QK, 0) - np.where(both, their_distances_QK, 0))
+    near = float(((gap <= bound) & (there == (our_rows_QK >= 0))).mean())
+    ids = float((our_rows_QK == their_rows_QK).mean())
     detail = f"error {error:.1e} (bound {bound:.1e}), distances equal to it {near:.4%}, ids equal {ids:.2%}"
     # a query as near to two centres may probe another list: a few lists in a thousand may differ
     return Line(path, error <= bound and near >= (1 if "flat" in path else 0.995), detail, cpu_s, gpu_s)
 
 
-def check_flat(space: Space, gpu: Choice) -> Line:
-    """Compare the exact lists."""
-    slow, fast = Searcher(space.docs_NR, CPU), Searcher(space.docs_NR, gpu)
+def check_search(path: str, space: Space, gpu: Choice, ivf: Ivf | None) -> Line:
+    """Compare the lists, exact or approximate; the division of an IVF index is made on the CPU by both."""
+    slow, fast = Searcher(space.docs_NR, CPU, ivf), Searcher(space.docs_NR, gpu, ivf)
     ours, cpu_s = timed(lambda: slow.nearest(space.queries_QR, 64))
     theirs, gpu_s = timed(lambda: fast.nearest(space.queries_QR, 64))
-    return compared("search: flat", space, ours, theirs, cpu_s, gpu_s)
-
-
-def check_ivf(space: Space, gpu: Choice) -> Line:
-    """Compare the approximate lists; the division into parts is made on the CPU by both."""
-    slow, fast = IvfSearcher(space.docs_NR, CPU, Ivf()), IvfSearcher(space.docs_NR, gpu, Ivf())
-    ours, cpu_s = timed(lambda: slow.nearest(space.queries_QR, 64))
-    theirs, gpu_s = timed(lambda: fast.nearest(space.queries_QR, 64))
-    return compared("search: IVF", space, ours, theirs, cpu_s, gpu_s)
+    return compared(path, space, ours, theirs, cpu_s, gpu_s)
 
 
 def check_scan(space: Space, pairs: Pairs, gpu: Choice) -> Line:
@@ -168,7 +162,7 @@ def check_scan(space: Space, pairs: Pairs, gpu: Choice) -> Line:
 
 def check_selection(space: Space, pairs: Pairs, gpu: Choice) -> Line:
     """Compare the negatives."""
-    known = Known.of([[doc] for doc in pairs.doc_rows_P.tolist()], np.arange(len(space.docs_NR)))
+    known = Known([[doc] for doc in pairs.doc_rows_P.tolist()], np.arange(len(space.docs_NR)))
     slow, fast = Searcher(space.docs_NR, CPU), Searcher(space.docs_NR, gpu)
     ours, cpu_s = timed(lambda: select(space, pairs, known, slow, negatives=4))
     theirs, gpu_s = timed(lambda: select(space, pairs, known, fast, negatives=4))
@@ -352,8 +346,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         small = cache(lambda: resolve(MINILM) if sizes.minilm else large())
         checks: list[tuple[str, str | None, Callable[[Choice], Line]]] = [
             ("PCA", "cuml-cu13", lambda gpu: check_pca(space, gpu)),
-            ("search: flat", "faiss-gpu", lambda gpu: check_flat(space, gpu)),
-            ("search: IVF", "faiss-gpu", lambda gpu: check_ivf(space, gpu)),
+            ("search: flat", "faiss-gpu", lambda gpu: check_search("search: flat", space, gpu, None)),
+            ("search: IVF", "faiss-gpu", lambda gpu: check_search("search: IVF", space, gpu, Ivf())),
             ("scan: torch", None, lambda gpu: check_scan(space, pairs, gpu)),
             ("selection", "faiss-gpu", lambda gpu: check_selection(space, pairs, gpu)),
             ("encoder", None, lambda gpu: check_encoder(sizes, small(), gpu)),

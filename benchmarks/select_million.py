@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--check", type=int, default=500)
     options = parser.parse_args()
     space, pairs = make(options.documents, options.pairs)
-    known = Known.of([[doc] for doc in pairs.doc_rows_P.tolist()], np.arange(options.documents, dtype=np.int64))
+    known = Known([[doc] for doc in pairs.doc_rows_P.tolist()], np.arange(options.documents, dtype=np.int64))
     start = time.monotonic()
     searcher = Searcher(space.docs_NR, Choice(kind="cpu", reason="benchmark"))
     found = select(space, pairs, known, searcher)

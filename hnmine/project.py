@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hnmine.config.corpus import SourcesConfig
+from hnmine.config.mining import GuardsConfig
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
 from hnmine.corpus.collection import Collection, write_quarantine
 from hnmine.embedding.ensemble import Ensemble
-from hnmine.embedding.score_store import Score, ScoreStore
+from hnmine.embedding.score_store import ScoreStore
 from hnmine.mining.conditions import select
 from hnmine.mining.fuse import Fused
 from hnmine.mining.guards import Guard, denoise_guard
@@ -24,20 +25,20 @@ from hnmine.mining.mine import (
     denoise_model,
     dense_first_stage,
     guards_of,
+    mined_tables,
     open_search,
     say_selected,
 )
 from hnmine.mining.pca import Basis
-from hnmine.mining.space import fit_basis, given_basis, project_space, single_spaces
-from hnmine.mining.tables import negatives_table, triplets_table
+from hnmine.mining.space import choose_basis, project_space, single_spaces
 from hnmine.ranking.evaluate import Evaluator
 from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits
-from hnmine.runs import device as devices
 from hnmine.runs.counters import DROPPED, GUARDED, NEGATIVES, QUARANTINED
+from hnmine.runs.device import choose_device, choose_dtype
 from hnmine.runs.folder import Run, open_run
 from hnmine.runs.progress import Progress, say, track
-from hnmine.types import Float64, Int64, Negatives, Space, Texts
+from hnmine.types import Negatives, Score, Space, Texts
 
 DENOISE_TOKENS = 256
 """Tokens of query and document that the cross-encoder of `guards.denoise` reads."""
@@ -77,6 +78,11 @@ class Project:
             fits=self.fits,
         )
 
+    def fit_anew(self) -> None:
+        """Keep no fit of a lexical encoder; the ensemble is planned again."""
+        self.fits = {}
+        del self.ensemble
+
     @cached_property
     def splits(self) -> Splits:
         """Train, dev and test pairs, and the first stage's documents of their queries."""
@@ -98,19 +104,13 @@ class Project:
             cosines=lambda queries, doc_rows_QK: self.ensemble.cosines(queries, doc_rows_QK),
         )
 
-    @property
-    def search_device(self) -> devices.Choice:
-        """The device on which documents are searched."""
-        return devices.choose_device(self.config.device, needs="faiss-gpu")
-
     def open_first_stage(self) -> FirstStage:
         """Open the first stage that is configured: BM25, a run file, or the encoders' space."""
         config = self.config
         if config.evaluate.first_stage != "dense":
             return bm25_or_run_file(config.evaluate, self.collection.documents, self.collection.queries)
-        fused = self.fuse(self.collection.judged)
-        space = project_space(fused, self.basis or self.choose_basis(fused))
-        return dense_first_stage(space, config.search, self.search_device, config.seed)
+        space = self.reduce(self.fuse(self.collection.judged), self.basis)
+        return dense_first_stage(space, config.search, device=config.device, seed=config.seed)
 
     def judge(self) -> Judged:
         """Return the train pairs with all that was judged for their queries."""
@@ -122,56 +122,49 @@ class Project:
         with self.run.timed("embed"):
             return Fused(encoders=self.ensemble.vectors(queries), weights=self.ensemble.weights)
 
-    def choose_basis(self, fused: Fused) -> Basis | None:
-        """Return the basis that is configured, or one fitted on these documents, or None where none is wanted."""
-        reduce = self.config.reduce
-        if reduce.basis is not None:
-            return given_basis(reduce.basis, fused)
-        if reduce.variance is None:
-            return None
+    def reduce(self, fused: Fused, basis: Basis | None = None) -> Space:
+        """Return documents and queries as unit vectors on this basis, or on the one that is configured or fitted."""
+        config = self.config
         with self.run.timed("reduce"):
-            device = devices.choose_device(self.config.device, needs="cuml-cu13")
-            return fit_basis(
-                fused, variance=reduce.variance, fit_rows=reduce.fit_rows, seed=self.config.seed, device=device
-            )
-
-    def project(self, fused: Fused, basis: Basis | None) -> Space:
-        """Return documents and queries as unit vectors of the reduced space, and remember its basis."""
-        self.basis = basis
-        with self.run.timed("reduce"):
-            return project_space(fused, basis)
+            self.basis = basis or choose_basis(fused, config.reduce, device=config.device, seed=config.seed)
+            return project_space(fused, self.basis)
 
     def select(self, judged: Judged, fused: Fused, space: Space) -> tuple[Negatives, dict[str, Any]]:
-        """Select the hard negatives as configured, with the guards that are on; return them and facts of the search."""
-        config = self.config
-        guards = guards_of(config.guards, lambda: single_spaces(fused))
-        search_opened = open_search(space, config.search, self.search_device, config.seed)
-        with (
-            self.run.timed("select"),
-            search_opened as (search, facts),
-            track("select", "two conditions", len(judged.pairs), "pairs") as progress,
-        ):
-            negatives = select(
-                space,
-                judged.pairs,
-                judged.known,
-                search,
-                negatives=config.select.negatives,
-                guards=guards,
-                expensive=self.denoise(judged.queries, progress),
-                done=progress.advance,
-            )
-        return negatives, facts
+        """Select the hard negatives as configured; return them and facts of the search."""
+        name, config = "two conditions", self.config
+        found, facts = self.select_each(judged, fused, space, {name: (config.guards, config.select.negatives)})
+        return found[name], facts
 
-    def denoise(self, queries: Texts, progress: Progress) -> Guard | None:
+    def select_each(
+        self, judged: Judged, fused: Fused, space: Space, settings: Mapping[str, tuple[GuardsConfig, int]]
+    ) -> tuple[dict[str, Negatives], dict[str, Any]]:
+        """Select with each of these guards and numbers of negatives, by name; return facts of the search beside."""
+        found, config = {}, self.config
+        opened = open_search(space, config.search, device=config.device, seed=config.seed)
+        with self.run.timed("select"), opened as (search, facts):
+            for name, (guards, negatives) in settings.items():
+                with track("select", name, len(judged.pairs), "pairs") as progress:
+                    found[name] = select(
+                        space,
+                        judged.pairs,
+                        judged.known,
+                        search,
+                        negatives=negatives,
+                        guards=guards_of(guards, lambda: single_spaces(fused)),
+                        expensive=self._denoise(guards, judged.queries, progress),
+                        done=progress.advance,
+                    )
+        return found, facts
+
+    def _denoise(self, guards: GuardsConfig, queries: Texts, progress: Progress) -> Guard | None:
         """Return the guard that asks a cross-encoder, None if there is none; the progress shows how much it scored."""
-        config, model = self.config.guards.denoise, denoise_model(self.config.guards)
+        config, model = guards.denoise, denoise_model(guards)
         if config is None or model is None:
             return None
-        device = devices.choose_device(self.config.device)
-        dtype = devices.choose_dtype("auto", device.kind)
+        # Name all that decides the scores.
+        device = choose_device(self.config.device)
+        dtype, scored = choose_dtype("auto", device.kind), 0
         how: dict[str, Any] = {"max_tokens": DENOISE_TOKENS, "dtype": dtype, "engine": self.config.engine}
-        scored = 0
 
         def load() -> Score:
             from hnmine.models.cross_encoder import CrossEncoder  # imports torch and transformers
@@ -184,54 +177,36 @@ class Project:
             scored += count
             progress.advance(0, f"{scored:,} scored")
 
-        kept = ScoreStore(self.run.out / "scored", model, how, load)
-
-        def scores(query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
-            return kept.scores_of_rows(queries, query_rows_F, self.collection.documents, doc_rows_F, show)
-
-        return denoise_guard(scores, config.margin, config.most)
+        # Score each (query, document) once, in any run.
+        kept, documents = ScoreStore(self.run.out / "scored", model, how, load), self.collection.documents
+        return denoise_guard(
+            lambda query_rows_F, doc_rows_F: kept.scores_of_rows(queries, query_rows_F, documents, doc_rows_F, show),
+            config.margin,
+            config.most,
+        )
 
     def write_mined(
         self, judged: Judged, negatives: Negatives, fused: Fused, space: Space, search_facts: dict[str, Any]
     ) -> None:
         """Write negatives, triplets and basis, count them, and record them in the manifest."""
-        run, documents, basis = self.run, self.collection.documents, self.basis
-        # Write the tables and the basis
+        # Write the tables and the basis.
+        run, collection, basis = self.run, self.collection, self.basis
+        names = ("negatives.parquet", "triplets.parquet", "basis.safetensors", "quarantine.jsonl")
         with run.timed("write"):
-            run.write_table("negatives.parquet", negatives_table(negatives, judged, documents))
-            run.write_table("triplets.parquet", triplets_table(negatives, judged, documents))
+            proof, triplets = mined_tables(negatives, judged, collection.documents)
+            run.write_table("negatives.parquet", proof)
+            run.write_table("triplets.parquet", triplets)
             if basis is None:
                 (run.out / "basis.safetensors").unlink(missing_ok=True)  # of an earlier run
             else:
                 basis.save(run.out / "basis.safetensors")
-        # Count
+
+        # Count.
         say_selected(negatives)
         NEGATIVES.add(len(negatives))
         DROPPED.add_each(negatives.dropped)
         GUARDED.add_each(negatives.guarded)
-        # Record
-        run.commit(
-            "mining",
-            inputs={},
-            files=run.sha256_of("negatives.parquet", "triplets.parquet", "basis.safetensors", "quarantine.jsonl"),
-            data=self.data,
-            counts=self._mining_counts(judged, negatives),
-            space={
-                "fused_width": fused.width,
-                "width": space.width,
-                "variance_kept": basis.kept if basis else None,
-                "variance_kept_held_out": basis.kept_held_out if basis else None,
-                "fitted_rows": basis.fitted_rows if basis else None,
-                "library": basis.library if basis else None,
-            },
-            search=search_facts,
-        )
-        files = (run.out / name for name in ("negatives.parquet", "triplets.parquet", "manifest.json"))
-        say("write", ", ".join(map(str, files)))
-
-    def _mining_counts(self, judged: Judged, negatives: Negatives) -> dict[str, Any]:
-        collection = self.collection
-        return {
+        counts = {
             "documents": len(collection.documents),
             "queries": len(judged.queries),
             "pairs": len(judged.pairs),
@@ -249,6 +224,25 @@ class Project:
             "texts_reused": self.ensemble.reused,
         }
 
+        # Record.
+        run.commit(
+            "mining",
+            inputs={},
+            files=run.sha256_of(*names),
+            data=self.data,
+            counts=counts,
+            space={
+                "fused_width": fused.width,
+                "width": space.width,
+                "variance_kept": basis and basis.kept,
+                "variance_kept_held_out": basis and basis.kept_held_out,
+                "fitted_rows": basis and basis.fitted_rows,
+                "library": basis and basis.library,
+            },
+            search=search_facts,
+        )
+        say("write", ", ".join(str(run.out / name) for name in (*names[:2], "manifest.json")))
+
 
 @contextmanager
 def open_project(data: str | Path, out: str | Path, config: Config | None) -> Iterator[Project]:
@@ -259,32 +253,22 @@ def open_project(data: str | Path, out: str | Path, config: Config | None) -> It
     """
     config = config or Config()
     with open_run(Path(out), config) as run:
-        yield Project(data=str(data), config=config, run=run, collection=read_collection(data, config.sources, run))
+        yield Project(data=str(data), config=config, run=run, collection=_read_collection(data, config.sources, run))
 
 
-def read_collection(data: str | Path, sources: SourcesConfig, run: Run) -> Collection:
+def _read_collection(data: str | Path, sources: SourcesConfig, run: Run) -> Collection:
     """Read the collection, say what came, and write what was quarantined to OUT/quarantine.jsonl."""
-    # Read, and set bad rows aside
     with run.timed("read"):
         collection = read_beir(data, sources)
         write_quarantine(collection.quarantined, run.out / "quarantine.jsonl")
-    # Say what came
+    documents, judged = len(collection.documents), len(collection.judged)
     splits = ", ".join(f"{name} {len(pairs):,}" for name, pairs in collection.splits.items())
-    judged = len(collection.judged)
-    unjudged = len(collection.queries) - judged
-    say(
-        "read",
-        f"{len(collection.documents):,} documents, {judged:,} queries, pairs: {splits}"
-        + (f"; {unjudged:,} queries more without a right document" if unjudged else ""),
-        documents=len(collection.documents),
-        queries=judged,
-        unjudged=unjudged,
-        quarantined=len(collection.quarantined),
-    )
-    # Say what is wrong with it
-    reasons = _by_reason(collection)
-    QUARANTINED.add_each(reasons)
-    if reasons:
+    message = f"{documents:,} documents, {judged:,} queries, pairs: {splits}"
+    if unjudged := len(collection.queries) - judged:
+        message += f"; {unjudged:,} queries more without a right document"
+    say("read", message, documents=documents, queries=judged, quarantined=len(collection.quarantined))
+    if reasons := _by_reason(collection):
+        QUARANTINED.add_each(reasons)
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
         say("read", f"quarantined: {listed}; listed in {run.out / 'quarantine.jsonl'}")
     if equal := collection.queries_of_equal_text:

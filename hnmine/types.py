@@ -6,7 +6,7 @@ Array names end in letters that give their shape:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,9 +18,13 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Role = Literal["document", "query"]
+Done = Callable[[int], None]
+"""Hears how many of what was asked have been finished since it heard last."""
+Score = Callable[[Sequence[str], Sequence[str], Done], Float32]
+"""Maps queries and documents of the same length n to scores (n,)."""
 
-CERTIFICATES = ("found", "radius", "exhausted", "approximate")
-"""Why a pair's list is complete; see `select`."""
+NO_ROW = -1
+"""Stands where a list of document rows has no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,23 +122,6 @@ class Space:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidates:
-    """The short list of each query: distinct document rows with *approximate* distances, ascending.
-
-    Row -1 at infinite distance: an approximate index found no more.
-    """
-
-    doc_rows_QK: Int64
-    distances_QK: Float32
-
-    def __post_init__(self) -> None:
-        assert self.doc_rows_QK.dtype == np.int64, self.doc_rows_QK.dtype
-        assert self.distances_QK.dtype == np.float32, self.distances_QK.dtype
-        assert self.doc_rows_QK.shape == self.distances_QK.shape
-        assert self.doc_rows_QK.ndim == 2
-
-
-@dataclass(frozen=True, kw_only=True)
 class Negatives:
     """Hard negatives, sorted by (pair, rank). `dropped` counts the pairs that got none, by reason."""
 
@@ -147,6 +134,7 @@ class Negatives:
     d_query_negative_M: Float64
     d_positive_negative_M: Float64
     certificate_M: NDArray[np.object_]
+    """Why the pair's list is complete: found, radius, exhausted or approximate; see `mining.conditions`."""
     pairs: int
     """Number of pairs that were offered."""
     dropped: dict[str, int]
@@ -154,15 +142,8 @@ class Negatives:
     """Documents that satisfied both conditions and were removed, by guard."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "doc_rows_M",
-            "rank_M",
-            "d_query_positive_M",
-            "d_query_negative_M",
-            "d_positive_negative_M",
-            "certificate_M",
-        ):
-            assert getattr(self, name).shape == self.pair_M.shape, name
+        arrays = [value for name, value in vars(self).items() if name.endswith("_M")]
+        assert all(array.shape == self.pair_M.shape for array in arrays), [array.shape for array in arrays]
         assert self.pairs == self.selected_pairs + sum(self.dropped.values()), "pairs must balance"
 
     def __len__(self) -> int:

@@ -54,10 +54,8 @@ def test_a_path_that_is_missing_or_fails_does_not_hide_the_others():
 
 def test_a_wrong_list_disagrees():
     space, _ = gpu_check.space_of(gpu_check.SMALL)
-    right = gpu_check.Searcher(space.docs_NR, gpu_check.CPU).nearest(space.queries_QR, 8)
-    shifted = gpu_check.Candidates(
-        doc_rows_QK=(right.doc_rows_QK + 1) % len(space.docs_NR), distances_QK=right.distances_QK
-    )
+    rows, distances = right = gpu_check.Searcher(space.docs_NR, gpu_check.CPU).nearest(space.queries_QR, 8)
+    shifted = ((rows + 1) % len(space.docs_NR), distances)
     assert gpu_check.compared("search: flat", space, right, right, 1, 1).agrees
     assert not gpu_check.compared("search: flat", space, right, shifted, 1, 1).agrees
 

@@ -14,15 +14,8 @@ import numpy as np
 from hnmine.embedding.vectors import Vectors
 from hnmine.types import Float32, Int64, Role, unit_rows
 
-
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Some rows of some columns of X_concat."""
-
-    rows_n: Int64
-    columns: slice
-    values: Float32
-    """(n, columns)."""
+Piece = tuple[Int64, slice, Float32]
+"""Rows (n) and columns (c) of X_concat, and the numbers (n, c) there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +61,7 @@ class Fused:
         """Yield the whole of X_concat, encoder by encoder."""
         for encoder, weight, columns in self._blocks():
             for rows, values in encoder.scan(role):
-                yield Piece(rows_n=rows, columns=columns, values=_weighted(values, weight))
+                yield rows, columns, _weighted(values, weight)
 
     def _blocks(self) -> Iterator[tuple[Vectors, float, slice]]:
         start = 0

@@ -2,10 +2,7 @@
 
 Condition 1 keeps what is nearer to the query than the judged positive, where unlabelled right answers live
 (NV-Retriever, arXiv 2407.15831, and RocketQA, arXiv 2010.08191, clear that region). Each guard removes the more
-suspicious of these documents; every removal is counted under the guard's name.
-
-All but one look at distances that are known already. `denoise_guard` asks a cross-encoder, which is expensive:
-`conditions.select` asks it only about what may be chosen.
+suspicious of these documents. All but `denoise_guard`, which asks a cross-encoder, look at distances alone.
 """
 
 from __future__ import annotations
@@ -80,15 +77,13 @@ RowScores = Callable[[Int64, Int64], Float64]
 
 
 def denoise_guard(scores: RowScores, margin: float | None, most: float | None) -> Guard:
-    """Keep p(Q,D) <= p(Q,PD) - `margin` and p(Q,D) <= `most` (RocketQA: 0.1), p being the sigmoid of the score.
-
-    A limit that is None does not apply.
-    """
+    """Keep p(Q,D) <= p(Q,PD) - `margin` and p(Q,D) <= `most` (RocketQA: 0.1), p being the sigmoid of the score."""
 
     def keep(suspects: Suspects) -> NDArray[np.bool_]:
         queries = np.concatenate([suspects.query_rows_F, suspects.query_rows_F])
         docs = np.concatenate([suspects.doc_rows_F, suspects.positive_rows_F])  # one call fills batches better
-        document_F, positive_F = np.split(_sigmoid(scores(queries, docs)), 2)
+        p_F = 0.5 * (1 + np.tanh(0.5 * scores(queries, docs)))  # the sigmoid: exp would overflow
+        document_F, positive_F = np.split(p_F, 2)
         stays_F = np.ones(len(document_F), dtype=bool)
         if margin is not None:
             stays_F &= document_F <= positive_F - margin
@@ -97,7 +92,3 @@ def denoise_guard(scores: RowScores, margin: float | None, most: float | None) -
         return stays_F
 
     return Guard("denoise", keep)
-
-
-def _sigmoid(scores_F: Float64) -> Float64:
-    return 0.5 * (1 + np.tanh(0.5 * scores_F))  # exp would overflow

@@ -1,8 +1,4 @@
-"""The steps of mining that follow the space; a pipeline calls them in turn.
-
-`Judged.of` takes the pairs, `open_search` opens an index, `guards_of` makes the guards, `conditions.select` decides,
-and `say_selected` says what came of it.
-"""
+"""The steps of mining around the selection: judged pairs, an index, guards; and what came of it, said and in tables."""
 
 from __future__ import annotations
 
@@ -13,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from hnmine.config.mining import GuardsConfig, SearchConfig
 from hnmine.corpus.text_keys import keys_of
 from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search
 from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_duplicate_guard, rank_window_guard
-from hnmine.mining.search import Ivf, gpus_needed, make_searcher, recall
+from hnmine.mining.search import Ivf, Searcher, gpus_needed, recall
 from hnmine.mining.shards import ShardedSearcher
-from hnmine.runs.device import Choice
+from hnmine.runs.device import choose_device
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64, Negatives, Pairs, Space, Texts
 
@@ -51,8 +48,8 @@ class Judged:
                 "are needed"
             )
         rows_Q, local = pairs.renumbered()
-        known = Known.of([positives[row] for row in pairs.query_rows_P.tolist()], groups_of_equal_text(documents))
-        return cls(pairs=local, queries=queries.take(rows_Q.tolist()), known=known)
+        known = Known([positives[row] for row in pairs.query_rows_P.tolist()], groups_of_equal_text(documents))
+        return cls(pairs=local, queries=queries.take(rows_Q), known=known)
 
 
 def groups_of_equal_text(documents: Texts) -> Int64:
@@ -63,7 +60,7 @@ def groups_of_equal_text(documents: Texts) -> Int64:
 
 @contextmanager
 def open_search(
-    space: Space, config: SearchConfig, device: Choice, seed: int
+    space: Space, config: SearchConfig, *, device: str, seed: int
 ) -> Iterator[tuple[Search, dict[str, Any]]]:
     """Yield an index over the documents and facts about it to record; close it at the end.
 
@@ -71,23 +68,22 @@ def open_search(
     index divides them by k-means with this seed.
 
     Raises:
-        DeviceError: the Ray cluster has fewer GPUs than are needed, or a shard died.
+        DeviceError: the device is not there, the Ray cluster has fewer GPUs than are needed, or a shard died.
     """
     # Decide on the kind of index and on the number of shards.
-    say("select", f"search on {device}")
+    on = choose_device(device, needs="faiss-gpu")
+    say("select", f"search on {on}")
     ivf = Ivf(probes=config.ivf_probes, seed=seed) if config.index == "ivf" else None
     index_bytes = space.docs_NR.nbytes * (1 if ivf is None else 2)  # the lists of an approximate index grow by doubling
-    shards = config.shards or (gpus_needed(index_bytes) if device.kind == "gpu" else 1)
+    shards = config.shards or (gpus_needed(index_bytes) if on.kind == "gpu" else 1)
     shards = max(1, min(shards, len(space.docs_NR)))
-    facts: dict[str, Any] = {"index": config.index, "device": device.kind, "shards": shards}
+    facts: dict[str, Any] = {"index": config.index, "device": on.kind, "shards": shards}
 
     # Build the index, measure what an approximate one misses, and free the actors at the end.
-    sharded = ShardedSearcher(space.docs_NR, device, shards, ivf) if shards > 1 else None
-    search: Search = sharded or make_searcher(space.docs_NR, device, ivf)
+    sharded = ShardedSearcher(space.docs_NR, on, shards, ivf) if shards > 1 else None
+    search: Search = sharded or Searcher(space.docs_NR, on, ivf)
     try:
-        if ivf is not None:
-            facts |= _measured_recall(search, ivf, space, shards)
-        yield search, facts
+        yield search, facts if ivf is None else facts | _measured_recall(search, ivf, space, shards)
     finally:
         if sharded is not None:
             sharded.close()
@@ -98,13 +94,26 @@ def _measured_recall(search: Search, ivf: Ivf, space: Space, shards: int) -> dic
     count = min(RECALL_QUERIES, len(space.queries_QR))
     sample = np.random.default_rng(ivf.seed).choice(len(space.queries_QR), size=count, replace=False)
     queries_QR = space.queries_QR[np.sort(sample)]
-    found = search.nearest(queries_QR, FIRST_LENGTH)
-    share = recall(found, space.docs_NR, queries_QR)
+    _, distances_QK = search.nearest(queries_QR, FIRST_LENGTH)
+    share = recall(distances_QK, space.docs_NR, queries_QR)
     lists = ivf.lists_for(len(space.docs_NR) // shards)
-    probes, length = min(ivf.probes, lists), found.doc_rows_QK.shape[1]
+    probes, length = min(ivf.probes, lists), distances_QK.shape[1]
     say("select", f"approximate: {probes:,} of {lists:,} lists probed" + (" in each shard" if shards > 1 else ""))
     say("select", f"recall of the approximate lists, {length:,} long, on {count:,} queries: {share:.1%}")
     return {"lists": lists, "probes": probes, "recall": share, "recall_queries": count}
+
+
+def dense_first_stage(
+    space: Space, config: SearchConfig, *, device: str, seed: int
+) -> Callable[[Int64, int], tuple[Int64, Float32]]:
+    """Return what ranks documents for query rows of the space by distance: (Q rows, K) → (rows (Q, K), cosines)."""
+
+    def first(query_rows_Q: Int64, depth: int) -> tuple[Int64, Float32]:
+        with open_search(space, config, device=device, seed=seed) as (search, _):
+            doc_rows_QK, distances_QK = search.nearest(space.queries_QR[query_rows_Q], depth)
+        return doc_rows_QK, 1 - distances_QK
+
+    return first
 
 
 def guards_of(config: GuardsConfig, single_spaces: Callable[[], list[Space]]) -> list[Guard]:
@@ -139,30 +148,34 @@ def denoise_model(config: GuardsConfig) -> Path | None:
 
 def say_selected(negatives: Negatives) -> None:
     """Say how many pairs have hard negatives, why others have none, and how many documents the guards removed."""
-    dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in negatives.dropped.items() if count)
-    say(
-        "select",
-        f"{negatives.selected_pairs:,} of {negatives.pairs:,} pairs have a hard negative "
-        f"({negatives.selected_pairs / negatives.pairs:.0%}), {len(negatives):,} in all"
-        + (f"; without: {dropped}" if dropped else ""),
-        pairs=negatives.pairs,
-        selected_pairs=negatives.selected_pairs,
-        negatives=len(negatives),
-        dropped=negatives.dropped,
-    )
+    pairs, selected, count = negatives.pairs, negatives.selected_pairs, len(negatives)
+    message = f"{selected:,} of {pairs:,} pairs have a hard negative ({selected / pairs:.0%}), {count:,} in all"
+    if dropped := [f"{lost:,} {reason.replace('_', ' ')}" for reason, lost in negatives.dropped.items() if lost]:
+        message += f"; without: {', '.join(dropped)}"
+    say("select", message, pairs=pairs, selected_pairs=selected, negatives=count, dropped=negatives.dropped)
     if negatives.guarded:
         removed = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in negatives.guarded.items())
         say("select", f"documents removed by guards: {removed}")
 
 
-def dense_first_stage(
-    space: Space, config: SearchConfig, device: Choice, seed: int
-) -> Callable[[Int64, int], tuple[Int64, Float32]]:
-    """Return what ranks documents for query rows of the space by distance: (Q rows, K) → (rows (Q, K), cosines)."""
+def mined_tables(negatives: Negatives, judged: Judged, documents: Texts) -> tuple[pa.Table, pa.Table]:
+    """Return one row a negative, twice: with ids, distances and certificate, and with texts and ids.
 
-    def first(query_rows_Q: Int64, depth: int) -> tuple[Int64, Float32]:
-        with open_search(space, config, device, seed) as (search, _):
-            found = search.nearest(space.queries_QR[query_rows_Q], depth)
-        return found.doc_rows_QK, (1 - found.distances_QK).astype(np.float32)
-
-    return first
+    sentence-transformers trains on the columns query, positive, negative of the second as they stand.
+    """
+    pairs, ids, triplets = judged.pairs.take(negatives.pair_M), {}, {}
+    for side, texts, rows_M in (
+        ("query", judged.queries, pairs.query_rows_P),
+        ("positive", documents, pairs.doc_rows_P),
+        ("negative", documents, negatives.doc_rows_M),
+    ):
+        ids[f"{side}_id"] = pa.array([texts.ids[row] for row in rows_M.tolist()], pa.string())
+        triplets[side] = pa.array([texts.texts[row] for row in rows_M.tolist()], pa.large_string())
+    proof = {
+        "rank": pa.array(negatives.rank_M, pa.int32()),
+        "d_query_positive": negatives.d_query_positive_M,
+        "d_query_negative": negatives.d_query_negative_M,
+        "d_positive_negative": negatives.d_positive_negative_M,
+        "certificate": pa.array(negatives.certificate_M.tolist(), pa.string()),
+    }
+    return pa.table(ids | proof), pa.table(triplets | ids)

@@ -1,8 +1,8 @@
 """PCA of the fused vectors (X_PCA): the smallest width that keeps the wanted variance, and unit rows again.
 
-The basis is fitted on documents; documents and queries are projected on it. scikit-learn fits on the CPU and cuML on
-the GPU. The width is chosen here, since cuML takes only a whole number of components. Fitting holds at most `fit_rows`
-fused rows and projection holds one piece, so memory does not grow with documents x fused width.
+The basis is fitted on documents; documents and queries are projected on it. The width is chosen here, since cuML takes
+only a whole number of components. Fitting holds at most `fit_rows` fused rows and projection holds one piece, so memory
+does not grow with documents x fused width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -22,9 +22,6 @@ from hnmine.errors import DataError
 from hnmine.mining.fuse import Piece
 from hnmine.runs.device import Choice
 from hnmine.types import Float32, Float64, Int64, unit_rows
-
-RowsOf = Callable[[Int64], Float32]
-"""Returns the fused vectors (n, C) of these rows (n)."""
 
 HELD_OUT_ROWS = 8192
 """Documents outside the sample on which a basis is checked, at most."""
@@ -82,8 +79,12 @@ class Basis:
         return cls(mean_C=mean, components_RC=components, explained_variance_C=spectrum, **facts)
 
 
-def fit(rows_of: RowsOf, rows: int, *, variance: float, fit_rows: int, seed: int, device: Choice) -> Basis:
+def fit(
+    rows_of: Callable[[Int64], Float32], rows: int, *, variance: float, fit_rows: int, seed: int, device: Choice
+) -> Basis:
     """Fit the basis on all rows, or on a seeded sample of `fit_rows` of them, and check that on others.
+
+    `rows_of` returns the fused vectors (n, C) of rows (n).
 
     Raises:
         DataError: fewer than two rows, or all vectors are equal.
@@ -104,12 +105,12 @@ def fit(rows_of: RowsOf, rows: int, *, variance: float, fit_rows: int, seed: int
         )
 
     # Fit all components, and keep as many as the variance asks for.
-    mean, components, spectrum, library = (_fit_gpu if device.kind == "gpu" else _fit_cpu)(sample)
-    spectrum = np.maximum(spectrum, 0)
+    pca, library = _fitted(sample, device)
+    spectrum = np.maximum(np.asarray(pca.explained_variance_, dtype=np.float64), 0)
     width = cut(spectrum, variance)
     basis = Basis(
-        mean_C=mean,
-        components_RC=np.ascontiguousarray(components[:width], dtype=np.float32),
+        mean_C=np.asarray(pca.mean_, dtype=np.float64).reshape(-1),
+        components_RC=np.ascontiguousarray(pca.components_[:width], dtype=np.float32),
         explained_variance_C=spectrum,
         fitted_rows=len(sample),
         library=library,
@@ -144,11 +145,11 @@ def project(basis: Basis | None, pieces: Iterable[Piece], rows: int, fused_width
     The result of a row is the same to the last bit in any piece: every product has the same shape.
     """
     space = np.zeros((rows, fused_width if basis is None else basis.width), dtype=np.float32)
-    for piece in pieces:
+    for rows_n, columns, values in pieces:
         if basis is None:
-            space[piece.rows_n, piece.columns] = piece.values
+            space[rows_n, columns] = values
         else:
-            space[piece.rows_n] += _products(piece.values, basis.components_RC[:, piece.columns])
+            space[rows_n] += _products(values, basis.components_RC[:, columns])
     offset = 0 if basis is None else (basis.components_RC @ basis.mean_C).astype(np.float32)
     for start in range(0, rows, _PRODUCT_ROWS):
         block = slice(start, start + _PRODUCT_ROWS)
@@ -172,27 +173,16 @@ def _products(values_nC: Float32, components_RC: Float32) -> Float32:
     return products
 
 
-def _fit_cpu(sample: Float32) -> tuple[Float64, Float32, Float64, str]:
+def _fitted(sample: Float32, device: Choice) -> tuple[Any, str]:
+    """Return the fitted PCA, by cuML on the GPU and by scikit-learn on the CPU, and the library's name and version."""
+    if device.kind == "gpu":
+        import cupy
+        from cuml.decomposition import PCA
+
+        on_device = cupy.asarray(sample, order="F")  # cuML would copy a C-order matrix
+        pca = PCA(n_components=min(sample.shape), svd_solver="full", output_type="numpy").fit(on_device)
+        return pca, f"cuml {version('cuml-cu13')}"
     from sklearn.decomposition import PCA
 
     pca = PCA(svd_solver="covariance_eigh" if sample.shape[0] >= sample.shape[1] else "full").fit(sample)
-    return (
-        pca.mean_.astype(np.float64),
-        pca.components_.astype(np.float32),
-        pca.explained_variance_.astype(np.float64),
-        f"scikit-learn {version('scikit-learn')}",
-    )
-
-
-def _fit_gpu(sample: Float32) -> tuple[Float64, Float32, Float64, str]:
-    import cupy
-    from cuml.decomposition import PCA
-
-    on_device = cupy.asarray(sample, order="F")  # cuML would copy a C-order matrix
-    pca = PCA(n_components=min(sample.shape), svd_solver="full", output_type="numpy").fit(on_device)
-    return (
-        cast(Float64, np.asarray(pca.mean_, dtype=np.float64).reshape(-1)),
-        np.asarray(pca.components_, dtype=np.float32),
-        np.asarray(pca.explained_variance_, dtype=np.float64),
-        f"cuml {version('cuml-cu13')}",
-    )
+    return pca, f"scikit-learn {version('scikit-learn')}"

@@ -9,14 +9,14 @@ to round to TF32 (11 bits), so the scan turns that off. Equal distances may come
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hnmine.runs.device import Choice
-from hnmine.types import Candidates, Float32, Float64, Int64
+from hnmine.types import Float32, Float64, Int64
 
 GPU_MAX_CANDIDATES = 2048
 """The longest list, and the largest number of probes, of FAISS on a GPU."""
@@ -45,71 +45,6 @@ def error_bound(width: int) -> float:
     return 2 * (width + 2) * 2.0**-24
 
 
-class Searcher:
-    """A flat FAISS index over the documents of a space."""
-
-    approximate = False
-    query_block = 1024
-    """Queries that are searched at a time, at most."""
-    scan_bytes = 256 * 2**20
-    """Memory that one step of a scan may take."""
-
-    def __init__(self, docs_NR: Float32, device: Choice) -> None:
-        self._docs_NR, self._device = docs_NR, device
-        self._error = error_bound(docs_NR.shape[1])
-        self.max_candidates = len(docs_NR)
-        if device.kind == "gpu":
-            import faiss
-
-            self._resources = faiss.StandardGpuResources()
-            self.max_candidates = min(self.max_candidates, GPU_MAX_CANDIDATES)
-        self._index = self._on_device(self._empty_index())
-        self._index.add(docs_NR)
-
-    def nearest(self, queries_QR: Float32, k: int) -> Candidates:
-        """Return the k nearest documents of every query, at most `max_candidates`, ascending."""
-        k = min(k, self.max_candidates)
-        rows = np.empty((len(queries_QR), k), dtype=np.int64)
-        distances = np.empty((len(queries_QR), k), dtype=np.float32)
-        step = self._queries_at_once(k)
-        for start in range(0, len(queries_QR), step):
-            block = slice(start, start + step)
-            similarities, rows[block] = self._index.search(np.ascontiguousarray(queries_QR[block]), k)
-            distances[block] = 1 - similarities
-        distances[rows < 0] = np.inf
-        return Candidates(doc_rows_QK=rows, distances_QK=distances)
-
-    def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
-        """Return every (query position, document row) that can be nearer than the query's radius: a full scan."""
-        reach_Q, hits = radius_Q + self._error, []
-        for part in self._parts(len(self._docs_NR), len(queries_QR)):
-            positions_F, rows_F = nearer(queries_QR, self._docs_NR[part], reach_Q, self._device)
-            hits.append((positions_F, rows_F + part.start))
-        return joined(hits)
-
-    def _empty_index(self) -> Any:
-        import faiss
-
-        return faiss.IndexFlatIP(self._docs_NR.shape[1])
-
-    def _on_device(self, index: Any) -> Any:
-        """Move an index from the CPU to the device."""
-        import faiss
-
-        return index if self._device.kind == "cpu" else faiss.index_cpu_to_gpu(self._resources, 0, index)
-
-    def _queries_at_once(self, _k: int) -> int:
-        return self.query_block
-
-    def _parts(self, documents: int, queries: int) -> Iterator[slice]:
-        """Cut so many documents into slices; a slice and its distances to the queries take `scan_bytes` each at most.
-
-        A GPU that is full of documents holds a slice of them a second time.
-        """
-        step = max(1, self.scan_bytes // (4 * max(queries, self._docs_NR.shape[1])))
-        return (slice(start, start + step) for start in range(0, documents, step))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Ivf:
     """How documents are divided: about 4·√N lists by seeded k-means, of which `probes` are searched for a query."""
@@ -122,76 +57,99 @@ class Ivf:
         return max(1, min(round(4 * math.sqrt(documents)), documents // _DOCUMENTS_PER_LIST))
 
 
-class IvfSearcher(Searcher):
-    """An inverted file: only the lists nearest to a query are searched, so documents in other lists are missed.
+class Searcher:
+    """A FAISS index over the documents of a space: flat and exact, or with `ivf` an inverted file.
 
-    A short list that ends before k documents is filled with rows -1 at infinite distance. `within` scans the same lists
-    of the inverted file, never the whole corpus.
+    Of an inverted file only the lists nearest to a query are searched, so documents in other lists are missed. `within`
+    scans the same lists, never the whole corpus.
     """
 
-    approximate = True
+    query_block = 1024
+    """Queries that are searched at a time, at most."""
+    scan_bytes = 256 * 2**20
+    """Memory that one step of a scan may take."""
 
-    def __init__(self, docs_NR: Float32, device: Choice, ivf: Ivf) -> None:
-        self._lists = ivf.lists_for(len(docs_NR))
-        self._probes = min(ivf.probes, self._lists)
-        self._seed = ivf.seed
-        super().__init__(docs_NR, device)
-        if device.kind == "gpu":
-            self._index.reclaimMemory()  # the lists have grown by doubling
-        list_N = self._coarse.search(docs_NR, 1)[1][:, 0]
-        self._rows_by_list = np.argsort(list_N, kind="stable")
-        self._starts = np.searchsorted(list_N[self._rows_by_list], np.arange(self._lists + 1))
-
-    def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
-        """Return the (query position, document row) in the probed lists that can be nearer than the query's radius."""
-        # Sort the probes (query, list) by list: each list is scanned once, for all queries that probe it.
-        list_F = self._coarse.search(np.ascontiguousarray(queries_QR), self._probes)[1].reshape(-1)
-        by_list = np.argsort(list_F, kind="stable")
-        probes_of_lists = np.split(by_list, np.flatnonzero(np.diff(list_F[by_list])) + 1) if len(by_list) else []
-
-        # Scan each probed list.
-        reach_Q, hits = radius_Q + self._error, []
-        for probes in probes_of_lists:
-            number, positions = list_F[probes[0]], probes // self._probes
-            rows = self._rows_by_list[self._starts[number] : self._starts[number + 1]]
-            for part in self._parts(len(rows), len(positions)):
-                docs = self._docs_NR[rows[part]]
-                found_queries, found_docs = nearer(queries_QR[positions], docs, reach_Q[positions], self._device)
-                hits.append((positions[found_queries], rows[part][found_docs]))
-        return joined(hits)
-
-    def _empty_index(self) -> Any:
+    def __init__(self, docs_NR: Float32, device: Choice, ivf: Ivf | None = None) -> None:
         import faiss
 
-        width = self._docs_NR.shape[1]
-        centres = faiss.IndexFlatIP(width)
-        index = faiss.IndexIVFFlat(centres, width, self._lists, faiss.METRIC_INNER_PRODUCT)
-        index.cp.seed, index.cp.max_points_per_centroid = self._seed, _TRAINED_PER_LIST
-        index.cp.min_points_per_centroid = 1  # FAISS only warns of fewer; `lists_for` avoids them
-        index.nprobe = self._probes
-        index.train(self._docs_NR)
-        self._coarse = self._on_device(centres)
-        return index
+        documents, width = docs_NR.shape
+        self._docs_NR, self._device, self._error = docs_NR, device, error_bound(width)
+        self.approximate, self.max_candidates = ivf is not None, longest_list(documents, device)
+        # Make the index on the CPU; an inverted file divides the documents here.
+        centres: Any = faiss.IndexFlatIP(width)
+        index: Any = centres
+        lists = 1 if ivf is None else ivf.lists_for(documents)
+        self._probes = 0 if ivf is None else min(ivf.probes, lists)
+        if ivf is not None:
+            index = faiss.IndexIVFFlat(centres, width, lists, faiss.METRIC_INNER_PRODUCT)
+            index.cp.seed, index.cp.max_points_per_centroid = ivf.seed, _TRAINED_PER_LIST
+            index.cp.min_points_per_centroid = 1  # FAISS only warns of fewer; `lists_for` avoids them
+            index.nprobe = self._probes
+            index.train(docs_NR)
 
-    def _queries_at_once(self, k: int) -> int:
-        """FAISS on a GPU keeps of every query the centre of every probed list, then the k found in each list."""
-        query_bytes: int = self._probes * max(4 * self._docs_NR.shape[1], CANDIDATE_BYTES * k)
-        return max(1, min(self.query_block, self.scan_bytes // query_bytes))
+        # Move it to the device, and fill it.
+        if device.kind == "gpu":
+            self._resources = faiss.StandardGpuResources()
+            centres, index = (faiss.index_cpu_to_gpu(self._resources, 0, each) for each in (centres, index))
+        index.add(docs_NR)
+        self._index, self._centres = index, centres
+
+        # Remember which documents lie in which list: FAISS does not say it on a GPU.
+        if ivf is not None:
+            if device.kind == "gpu":
+                index.reclaimMemory()  # the lists have grown by doubling
+            list_N = centres.search(docs_NR, 1)[1][:, 0]
+            self._rows_by_list = np.argsort(list_N, kind="stable")
+            self._starts = np.searchsorted(list_N[self._rows_by_list], np.arange(lists + 1))
+
+    def nearest(self, queries_QR: Float32, k: int) -> tuple[Int64, Float32]:
+        """Return the distinct rows and approximate distances (Q, k) of each query's nearest documents, ascending.
+
+        There are at most `max_candidates`. Row -1 at infinite distance: an approximate index found no more.
+        """
+        k = min(k, self.max_candidates)
+
+        def search(block_qR: Float32) -> tuple[Int64, Float32]:
+            similarities, rows = self._index.search(np.ascontiguousarray(block_qR), k)
+            return rows, np.where(rows < 0, np.float32(np.inf), 1 - similarities)
+
+        # FAISS on a GPU keeps of every query the centre of every probed list, then the k found in each list.
+        query_bytes = self._probes * max(4 * self._docs_NR.shape[1], CANDIDATE_BYTES * k)
+        return by_blocks(queries_QR, min(self.query_block, self.scan_bytes // max(1, query_bytes)), search)
+
+    def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
+        """Return every (query position, document row) that can be nearer than the query's radius: a full scan."""
+        reach_Q, hits = radius_Q + self._error, []
+        for positions, rows in self._scanned_lists(queries_QR):
+            # A slice and its distances take `scan_bytes` each at most: a GPU full of documents holds a slice twice.
+            step = max(1, self.scan_bytes // (4 * max(len(positions), self._docs_NR.shape[1])))
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                docs = self._docs_NR[part] if self.approximate else self._docs_NR[start : start + step]  # no copy
+                found_queries, found_docs = nearer(queries_QR[positions], docs, reach_Q[positions], self._device)
+                hits.append((positions[found_queries], part[found_docs]))
+        return joined(hits)
+
+    def _scanned_lists(self, queries_QR: Float32) -> Iterator[tuple[Int64, Int64]]:
+        """Yield the rows of each list with the positions of the queries that are compared with all of it."""
+        if not self.approximate:
+            yield np.arange(len(queries_QR)), np.arange(len(self._docs_NR))
+            return
+        # Sort the probes (query, list) by list: each list is scanned once, for all queries that probe it.
+        list_F = self._centres.search(np.ascontiguousarray(queries_QR), self._probes)[1].reshape(-1)
+        by_list = np.argsort(list_F, kind="stable")
+        for probes in np.split(by_list, np.flatnonzero(np.diff(list_F[by_list])) + 1) if len(by_list) else []:
+            number = list_F[probes[0]]
+            yield probes // self._probes, self._rows_by_list[self._starts[number] : self._starts[number + 1]]
 
 
-def make_searcher(docs_NR: Float32, device: Choice, ivf: Ivf | None) -> Searcher:
-    """Return the approximate index with the lists of `ivf`, or without it the exact one."""
-    return Searcher(docs_NR, device) if ivf is None else IvfSearcher(docs_NR, device, ivf)
-
-
-def recall(found: Candidates, docs_NR: Float32, queries_QR: Float32) -> float:
+def recall(distances_QK: Float32, docs_NR: Float32, queries_QR: Float32) -> float:
     """Return the share of the true nearest documents that the lists hold; any of several equally near ones counts."""
     import faiss
 
-    k = found.doc_rows_QK.shape[1]
-    similarities, _ = faiss.knn(queries_QR, docs_NR, k, metric=faiss.METRIC_INNER_PRODUCT)
+    similarities, _ = faiss.knn(queries_QR, docs_NR, distances_QK.shape[1], metric=faiss.METRIC_INNER_PRODUCT)
     last_Q = 1 - similarities[:, -1:] + 2 * error_bound(docs_NR.shape[1])
-    return float((found.distances_QK <= last_Q).mean())
+    return float((distances_QK <= last_Q).mean())
 
 
 def nearer(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, device: Choice) -> tuple[Int64, Int64]:
@@ -218,7 +176,21 @@ def nearer_by_torch(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, dev
     return hits[0], hits[1]
 
 
-def joined(hits: Sequence[tuple[Int64, Int64]]) -> tuple[Int64, Int64]:
+def longest_list(documents: int, device: Choice) -> int:
+    """Return how many nearest documents a query can have."""
+    return documents if device.kind == "cpu" else min(documents, GPU_MAX_CANDIDATES)
+
+
+def by_blocks(
+    queries_QR: Float32, step: int, search: Callable[[Float32], tuple[Int64, Float32]]
+) -> tuple[Int64, Float32]:
+    """Search the nearest documents block by block of queries; of no queries there is one block."""
+    starts = range(0, max(1, len(queries_QR)), max(1, step))
+    rows, distances = zip(*(search(queries_QR[start : start + starts.step]) for start in starts), strict=True)
+    return np.concatenate(rows), np.concatenate(distances)
+
+
+def joined(hits: Iterable[tuple[Int64, Int64]]) -> tuple[Int64, Int64]:
     """Return the (query positions, document rows) of all parts of a scan together."""
     nothing = np.empty(0, dtype=np.int64)
     positions, rows = zip((nothing, nothing), *hits, strict=True)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from hnmine.errors import DeviceError
-from hnmine.mining.search import CANDIDATE_BYTES, GPU_MAX_CANDIDATES, Ivf, joined, make_searcher
+from hnmine.mining.search import CANDIDATE_BYTES, Ivf, Searcher, by_blocks, joined, longest_list
 from hnmine.runs.device import Choice
 from hnmine.runs.progress import say
 from hnmine.runs.ray_session import start_ray
-from hnmine.types import Candidates, Float32, Float64, Int64
+from hnmine.types import Float32, Float64, Int64
 
 
 class ShardedSearcher:
@@ -34,38 +34,31 @@ class ShardedSearcher:
             DeviceError: the Ray cluster has fewer GPUs than shards were asked for on GPUs, or a shard died.
         """
         start_ray()
-        import ray
-
-        shards = min(shards, len(docs_NR))
-        bounds = np.linspace(0, len(docs_NR), shards + 1).astype(int).tolist()
         self._docs_NR, self._device, self._ivf = docs_NR, device, ivf
+        self.approximate, self.max_candidates = ivf is not None, longest_list(len(docs_NR), device)
+        bounds = np.linspace(0, len(docs_NR), min(shards, len(docs_NR)) + 1).astype(int).tolist()
         self._slices = list(itertools.pairwise(bounds))
-        self.approximate = ivf is not None
-        self.max_candidates = len(docs_NR) if device.kind == "cpu" else min(len(docs_NR), GPU_MAX_CANDIDATES)
-        self.actors = [self._start(number) for number in range(shards)]
-        for number, loaded in enumerate([self._load(number) for number in range(shards)]):
-            try:
-                ray.get(loaded)
-            except ray.exceptions.RayActorError as error:
-                self.close()
-                raise self._death(number, error) from None
-        say("select", f"{len(docs_NR):,} documents in {shards} shards")
+        self.actors = [self._start(number) for number in range(len(self._slices))]
+        try:
+            for number, loaded in enumerate([self._load(number) for number in range(len(self._slices))]):
+                self._get(number, loaded)
+        except DeviceError:
+            self.close()
+            raise
+        say("select", f"{len(docs_NR):,} documents in {len(self._slices)} shards")
 
-    def nearest(self, queries_QR: Float32, k: int) -> Candidates:
-        """Return the k nearest documents of every query over all shards, ascending, ties by row."""
+    def nearest(self, queries_QR: Float32, k: int) -> tuple[Int64, Float32]:
+        """Return rows and distances (Q, k) of each query's nearest documents in all shards, ascending, ties by row."""
         k = min(k, self.max_candidates)
-        rows = np.empty((len(queries_QR), k), dtype=np.int64)
-        distances = np.empty((len(queries_QR), k), dtype=np.float32)
-        step = max(1, self.sent_bytes // (4 * queries_QR.shape[1] + CANDIDATE_BYTES * k * len(self.actors)))
-        for start in range(0, len(queries_QR), step):
-            block = slice(start, start + step)
-            parts: list[Candidates] = self._ask("nearest", queries_QR[block], k)
-            all_rows = np.concatenate([part.doc_rows_QK for part in parts], axis=1)
-            all_distances = np.concatenate([part.distances_QK for part in parts], axis=1)
-            order = np.lexsort((all_rows, all_distances), axis=1)[:, :k]
-            rows[block] = np.take_along_axis(all_rows, order, axis=1)
-            distances[block] = np.take_along_axis(all_distances, order, axis=1)
-        return Candidates(doc_rows_QK=rows, distances_QK=distances)
+
+        def search(block_qR: Float32) -> tuple[Int64, Float32]:
+            parts = zip(*self._ask("nearest", block_qR, k), strict=True)
+            rows, distances = (np.concatenate(part, axis=1) for part in parts)
+            order = np.lexsort((rows, distances), axis=1)[:, :k]
+            return np.take_along_axis(rows, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+        query_bytes = 4 * queries_QR.shape[1] + CANDIDATE_BYTES * k * len(self.actors)
+        return by_blocks(queries_QR, self.sent_bytes // query_bytes, search)
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return every (query position, document row) that can be nearer than the query's radius."""
@@ -79,41 +72,35 @@ class ShardedSearcher:
             ray.kill(actor)
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
-        """Ask all shards at once and return their answers."""
+        """Ask all shards at once; start one again that died, and ask it once more."""
         import ray
 
         sent = [ray.put(argument) for argument in arguments]
         answers = [getattr(actor, method).remote(*sent) for actor in self.actors]
-        return [self._answer(number, answer, method, sent) for number, answer in enumerate(answers)]
-
-    def _answer(self, number: int, answer: Any, method: str, sent: list[Any]) -> Any:
-        """Wait for a shard's answer; start the shard again if it died, and ask once more."""
-        import ray
-
-        try:
-            return ray.get(answer)
-        except ray.exceptions.RayActorError:
-            say("select", f"search shard {number + 1} of {len(self.actors)} died; it is started again")
-        ray.kill(self.actors[number])  # one that cannot be reached may still live
-        try:
-            self.actors[number] = self._start(number)
-            ray.get(self._load(number))
-            return ray.get(getattr(self.actors[number], method).remote(*sent))
-        except ray.exceptions.RayActorError as error:
-            raise self._death(number, error) from None
+        found = []
+        for number, answer in enumerate(answers):
+            try:
+                found.append(ray.get(answer))
+            except ray.exceptions.RayActorError:
+                say("select", f"search shard {number + 1} of {len(self.actors)} died; it is started again")
+                ray.kill(self.actors[number])  # one that cannot be reached may still live
+                self.actors[number] = self._start(number)
+                self._get(number, self._load(number))
+                found.append(self._get(number, getattr(self.actors[number], method).remote(*sent)))
+        return found
 
     def _start(self, number: int) -> Any:
         """Start the actor of a shard, without documents."""
         import ray
 
+        resources = {"num_cpus": 0}
         if self._device.kind == "gpu":
-            gpus = int(ray.cluster_resources().get("GPU", 0))
+            resources, gpus = {"num_gpus": 1}, int(ray.cluster_resources().get("GPU", 0))
             if gpus < len(self._slices):
                 raise DeviceError(
                     f"search needs {len(self._slices)} GPUs, one a shard, and the Ray cluster has {gpus}; add nodes"
                 )
         low, high = self._slices[number]
-        resources = {"num_gpus": 1} if self._device.kind == "gpu" else {"num_cpus": 0}
         return ray.remote(**resources)(Shard).remote(low, high - low, self._docs_NR.shape[1])
 
     def _load(self, number: int) -> Any:
@@ -127,12 +114,18 @@ class ShardedSearcher:
             ray.wait([actor.fill.remote(start - low, ray.put(piece))])
         return actor.build.remote(self._device, self._ivf)
 
-    def _death(self, number: int, error: Exception) -> DeviceError:
-        cause = str(error).strip().splitlines() or [""]
-        return DeviceError(
-            f"search shard {number + 1} of {len(self._slices)} died ({cause[0]}); if its node ran out of memory, add "
-            "nodes"
-        )
+    def _get(self, number: int, answer: Any) -> Any:
+        """Wait for an answer of a shard that is not started again."""
+        import ray
+
+        try:
+            return ray.get(answer)
+        except ray.exceptions.RayActorError as error:
+            cause = str(error).strip().splitlines() or [""]
+            raise DeviceError(
+                f"search shard {number + 1} of {len(self._slices)} died ({cause[0]}); if its node ran out of memory, "
+                "add nodes"
+            ) from None
 
 
 class Shard:
@@ -147,13 +140,12 @@ class Shard:
 
     def build(self, device: Choice, ivf: Ivf | None) -> None:
         """Build the index of the slice."""
-        self._searcher = make_searcher(self._docs_nR, device, ivf)
+        self._searcher = Searcher(self._docs_nR, device, ivf)
 
-    def nearest(self, queries_QR: Float32, k: int) -> Candidates:
+    def nearest(self, queries_QR: Float32, k: int) -> tuple[Int64, Float32]:
         """Return the k nearest of the slice, by rows of the corpus."""
-        found = self._searcher.nearest(queries_QR, k)
-        rows = np.where(found.doc_rows_QK < 0, -1, found.doc_rows_QK + self._first_row)
-        return Candidates(doc_rows_QK=rows, distances_QK=found.distances_QK)
+        rows, distances = self._searcher.nearest(queries_QR, k)
+        return np.where(rows < 0, -1, rows + self._first_row), distances
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return what can be nearer than the radius, by rows of the corpus."""

@@ -4,54 +4,46 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+from hnmine.config.mining import ReduceConfig
 from hnmine.errors import DataError
 from hnmine.mining.fuse import Fused
 from hnmine.mining.pca import Basis, fit, project
-from hnmine.runs.device import Choice
+from hnmine.runs.device import choose_device
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Role, Space
 
 
-def fit_basis(fused: Fused, *, variance: float, fit_rows: int, seed: int, device: Choice) -> Basis:
-    """Fit a basis that keeps this share of the variance on at most `fit_rows` documents; say what it keeps.
+def choose_basis(fused: Fused, reduce: ReduceConfig, *, device: str, seed: int) -> Basis | None:
+    """Return the basis of an earlier run that is configured, else one fitted on the documents; None: no reduction.
 
     Raises:
-        DataError: fewer than two documents, or all vectors are equal.
+        DataError: the file is missing, is no basis, or was fitted on vectors of other encoders or weights; there are
+            fewer than two documents, or all vectors are equal.
     """
-    documents = fused.count("document")
-    with track("reduce", f"PCA of width {fused.width} on {device}", documents, "documents") as progress:
-        basis = fit(
-            partial(fused.take, "document"), documents, variance=variance, fit_rows=fit_rows, seed=seed, device=device
-        )
+    # Read the basis that is given.
+    if reduce.basis is not None:
+        basis = Basis.load(reduce.basis)
+        if basis.made_of != fused.identity:
+            raise DataError(
+                f"{reduce.basis} was fitted on vectors of {'; '.join(basis.made_of)}, this run has "
+                f"{'; '.join(fused.identity)}; use the same encoders, prompts, types and weights, or reduce.basis=null"
+            )
+        say("reduce", f"basis of {reduce.basis}: width {fused.width} → {basis.width}")
+        return basis
+    if reduce.variance is None:
+        return None
+
+    # Fit one, and say what it keeps.
+    on, documents = choose_device(device, needs="cuml-cu13"), fused.count("document")
+    with track("reduce", f"PCA of width {fused.width} on {on}", documents, "documents") as progress:
+        rows_of = partial(fused.take, "document")
+        basis = fit(rows_of, documents, variance=reduce.variance, fit_rows=reduce.fit_rows, seed=seed, device=on)
         progress.advance(documents)
     others = "" if basis.kept_held_out is None else f", {basis.kept_held_out:.1%} of others"
-    say(
-        "reduce",
-        f"width {fused.width} → {basis.width}, keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} "
-        f"documents{others}",
-        fused_width=fused.width,
-        width=basis.width,
-        variance_kept=basis.kept,
-    )
+    kept = f"keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} documents{others}"
+    say("reduce", f"width {fused.width} → {basis.width}, {kept}")
     return replace(basis, made_of=fused.identity)
-
-
-def given_basis(path: Path, fused: Fused) -> Basis:
-    """Read the basis of an earlier run.
-
-    Raises:
-        DataError: the file is missing, is no basis, or was fitted on vectors of other encoders or weights.
-    """
-    basis = Basis.load(path)
-    if basis.made_of != fused.identity:
-        raise DataError(
-            f"{path} was fitted on vectors of {'; '.join(basis.made_of)}, this run has {'; '.join(fused.identity)}; "
-            "use the same encoders, prompts, types and weights, or reduce.basis=null"
-        )
-    say("reduce", f"basis of {path}: width {fused.width} → {basis.width}")
-    return basis
 
 
 def project_space(fused: Fused, basis: Basis | None) -> Space:

@@ -38,7 +38,7 @@ def awkward_space(seed: int, docs: int, queries: int, pairs: int, width: int) ->
     chosen = Pairs(query_rows_P=rows[:, 0].copy(), doc_rows_P=rows[:, 1].copy())
     groups = np.where(rng.random(docs) < 0.2, rng.integers(0, docs, docs), np.arange(docs)).astype(np.int64)
     positives = chosen.positives_of()
-    known = Known.of([positives[query] for query in chosen.query_rows_P.tolist()], groups)
+    known = Known([positives[query] for query in chosen.query_rows_P.tolist()], groups)
     return space, chosen, known
 
 

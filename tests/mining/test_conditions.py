@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnmine.mining import conditions
 from hnmine.mining.conditions import (
     GUARDS_LEAVE_NONE,
     NEARER_ONES_RESEMBLE_POSITIVE,
     POSITIVE_IS_NEAREST,
     Known,
-    Limits,
     select,
 )
 from hnmine.mining.guards import (
@@ -28,7 +28,7 @@ from hnmine.mining.guards import (
 )
 from hnmine.mining.search import Searcher
 from hnmine.runs.device import Choice
-from hnmine.types import Candidates, Pairs, Space, distance, unit_rows
+from hnmine.types import Pairs, Space, distance, unit_rows
 from tests.builders.devices import CPU
 from tests.builders.vectors import awkward_space, negatives_as_rows
 
@@ -101,9 +101,9 @@ class Backwards:
         self._searcher, self._last = Searcher(docs_NR[::-1].copy(), device), len(docs_NR) - 1
         self.approximate = False
 
-    def nearest(self, queries_QR: np.ndarray, k: int) -> Candidates:
-        found = self._searcher.nearest(queries_QR, k)
-        return Candidates(doc_rows_QK=self._last - found.doc_rows_QK, distances_QK=found.distances_QK)
+    def nearest(self, queries_QR: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        doc_rows_QK, distances_QK = self._searcher.nearest(queries_QR, k)
+        return self._last - doc_rows_QK, distances_QK
 
     def within(self, queries_QR: np.ndarray, radius_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         queries, docs = self._searcher.within(queries_QR, radius_Q)
@@ -264,7 +264,7 @@ def test_of_copies_of_one_text_only_the_nearest_is_a_negative() -> None:
     docs = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     space = Space(docs_NR=unit_rows(docs), queries_QR=np.array([[1, 0]], np.float32))
     pairs = Pairs(query_rows_P=np.array([0]), doc_rows_P=np.array([0]))
-    known = Known.of([[0]], np.array([0, 1, 1, 1, 2]))
+    known = Known([[0]], np.array([0, 1, 1, 1, 2]))
     for length in (1, 2, 5):
         found = select(space, pairs, known, Searcher(space.docs_NR, CPU), negatives=3, candidates=length)
         assert found.doc_rows_M.tolist() == [2, 4]
@@ -296,12 +296,16 @@ def test_agreement_asks_every_encoder_for_both_conditions() -> None:
 
 @pytest.mark.parametrize("flat", [1, 7, 100, 2**23])
 @pytest.mark.parametrize("length", [1, 2, 16, 500, 4000])
-def test_the_result_depends_neither_on_the_list_nor_on_the_block(length: int, flat: int) -> None:
+def test_the_result_depends_neither_on_the_list_nor_on_the_block(
+    length: int, flat: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space, judged, known = awkward_space(3, docs=1500, queries=40, pairs=60, width=6)
     searcher = Searcher(space.docs_NR, CPU)
     expected = select(space, judged, known, searcher, negatives=3, candidates=64)
-    limits = Limits(gathered_numbers=flat * space.width, listed_cells=flat, scanned_cells=flat * 1500)
-    again = select(space, judged, known, searcher, negatives=3, candidates=length, limits=limits)
+    monkeypatch.setattr(conditions, "GATHERED_NUMBERS", flat * space.width)
+    monkeypatch.setattr(conditions, "LISTED_CELLS", flat)
+    monkeypatch.setattr(conditions, "SCANNED_CELLS", flat * 1500)
+    again = select(space, judged, known, searcher, negatives=3, candidates=length)
     assert negatives_as_rows(again) == negatives_as_rows(expected)
     assert again.dropped == expected.dropped
     assert len(expected) > 20
@@ -315,7 +319,7 @@ def test_a_pair_that_no_list_certifies_is_found_by_the_full_scan() -> None:
     hard = np.array([[0.55, 0, 0.8]], np.float32)
     space = Space(docs_NR=unit_rows(np.concatenate([positive, copies, hard])), queries_QR=query)
     pairs = Pairs(query_rows_P=np.array([0]), doc_rows_P=np.array([0]))
-    known = Known.of([[0]], np.arange(702))
+    known = Known([[0]], np.arange(702))
     result = select(space, pairs, known, Searcher(space.docs_NR, CPU), candidates=1)
     assert result.doc_rows_M.tolist() == [701]
     assert result.certificate_M.tolist() == ["found"]

@@ -55,11 +55,11 @@ def test_the_pieces_put_together_are_the_whole():
     blocks, weights = [rows(6, 20_000, 2), rows(7, 20_000, 3)], [1.0, 0.5]
     together = np.full((20_000, 5), np.nan, dtype=np.float32)
     pieces = list(fused(blocks, weights).pieces("document"))
-    for piece in pieces:
-        assert np.isnan(together[piece.rows_n, piece.columns]).all()
-        together[piece.rows_n, piece.columns] = piece.values
+    for rows_n, columns, values in pieces:
+        assert np.isnan(together[rows_n, columns]).all()
+        together[rows_n, columns] = values
     assert np.array_equal(together, whole(blocks, weights))
-    assert max(len(piece.rows_n) for piece in pieces) < 20_000
+    assert max(len(rows_n) for rows_n, _, _ in pieces) < 20_000
 
 
 def test_a_weight_counts_with_its_square_in_the_inner_product():

@@ -16,10 +16,10 @@ from hnmine.config.load import load
 from hnmine.config.mining import SearchConfig
 from hnmine.config.root import Config
 from hnmine.errors import DataError, ModelError
-from hnmine.mining.mine import Judged, dense_first_stage
+from hnmine.mining.conditions import Known
+from hnmine.mining.mine import Judged, dense_first_stage, mined_tables
 from hnmine.models.cross_encoder import CrossEncoder
-from hnmine.types import Pairs, Texts
-from tests.builders.devices import CPU
+from hnmine.types import Negatives, Pairs, Texts
 from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
 from tests.builders.texts import random_text_pairs
 from tests.builders.vectors import awkward_space
@@ -365,8 +365,69 @@ def test_an_approximate_index_says_so_in_every_row_and_what_it_finds_in_the_log(
 def test_the_space_is_a_first_stage() -> None:
     space, _, _ = awkward_space(3, docs=70, queries=9, pairs=5, width=4)
     asked = np.array([4, 0, 8])
-    found, scores = dense_first_stage(space, SearchConfig(), CPU, seed=0)(asked, 70)
+    found, scores = dense_first_stage(space, SearchConfig(), device="cpu", seed=0)(asked, 70)
     for query, rows, given in zip(asked, found, scores, strict=True):
         similarity = space.docs_NR @ space.queries_QR[query]
         assert similarity[rows] == pytest.approx(np.sort(similarity)[::-1], abs=1e-5)
         assert given == pytest.approx(similarity[rows], abs=1e-5)
+
+
+THREE_TEXTS = Texts(ids=("d0", "d1", "d2"), texts=("a guide", "a price", "a story"))
+JUDGED = Judged(
+    pairs=Pairs(query_rows_P=np.array([1, 0]), doc_rows_P=np.array([0, 2])),
+    queries=Texts(ids=("q0", "q1"), texts=("which story?", "which guide?")),
+    known=Known([{0}, {2}], np.arange(3)),
+)
+
+
+def negatives(pair_M: list[int], doc_rows_M: list[int]) -> Negatives:
+    count = len(pair_M)
+    return Negatives(
+        pair_M=np.array(pair_M, dtype=np.int64),
+        doc_rows_M=np.array(doc_rows_M, dtype=np.int64),
+        rank_M=np.arange(1, count + 1),
+        d_query_positive_M=np.full(count, 0.5),
+        d_query_negative_M=np.full(count, 0.25),
+        d_positive_negative_M=np.full(count, 0.75),
+        certificate_M=np.full(count, "found", dtype=object),
+        pairs=2,
+        dropped={"positive_is_nearest": 2 - len(set(pair_M))},
+        guarded={},
+    )
+
+
+FOUND, NOTHING = negatives([0, 0], [2, 1]), negatives([], [])
+IDS = {"query_id": pa.string(), "positive_id": pa.string(), "negative_id": pa.string()}
+DISTANCES = {name: pa.float64() for name in ("d_query_positive", "d_query_negative", "d_positive_negative")}
+COLUMNS = (
+    IDS | {"rank": pa.int32()} | DISTANCES | {"certificate": pa.string()},
+    {name: pa.large_string() for name in ("query", "positive", "negative")} | IDS,
+)
+
+
+@pytest.mark.parametrize(("found", "rows"), [(FOUND, 2), (NOTHING, 0)], ids=["some", "none"])
+def test_columns_and_types_are_the_same_whether_or_not_anything_is_found(found: Negatives, rows: int) -> None:
+    for table, columns in zip(mined_tables(found, JUDGED, THREE_TEXTS), COLUMNS, strict=True):
+        assert {field.name: field.type for field in table.schema} == columns
+        assert table.column_names == list(columns)
+        assert len(table) == rows
+
+
+def test_every_negative_stands_with_its_ids_its_proof_and_its_texts() -> None:
+    ids = {"query_id": "q1", "positive_id": "d0"}
+    proof = {
+        "d_query_positive": 0.5,
+        "d_query_negative": 0.25,
+        "d_positive_negative": 0.75,
+        "certificate": "found",
+    }
+    negatives, triplets = mined_tables(FOUND, JUDGED, THREE_TEXTS)
+    assert negatives.to_pylist() == [
+        ids | {"negative_id": "d2", "rank": 1} | proof,
+        ids | {"negative_id": "d1", "rank": 2} | proof,
+    ]
+    texts = {"query": "which guide?", "positive": "a guide"}
+    assert triplets.to_pylist() == [
+        texts | ids | {"negative": "a story", "negative_id": "d2"},
+        texts | ids | {"negative": "a price", "negative_id": "d1"},
+    ]

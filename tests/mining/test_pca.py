@@ -30,7 +30,7 @@ def fitted(fused: np.ndarray, variance: float = 0.95, fit_rows: int = 10**6, see
 
 
 def projected(basis: Basis | None, fused: np.ndarray) -> np.ndarray:
-    everything = Piece(rows_n=np.arange(len(fused)), columns=slice(0, fused.shape[1]), values=fused)
+    everything = (np.arange(len(fused)), slice(0, fused.shape[1]), fused)
     return project(basis, [everything], len(fused), fused.shape[1])
 
 
@@ -159,7 +159,7 @@ def test_the_projection_in_pieces_is_to_the_bit_that_of_the_whole(data, encoders
     columns = [slice(end - width, end) for end, width in zip(ends, encoders, strict=True)]
 
     def pieces(parts: list[np.ndarray]) -> list[Piece]:
-        return [Piece(rows_n=part, columns=c, values=fused[part][:, c]) for c in columns for part in parts]
+        return [(part, chosen, fused[part][:, chosen]) for chosen in columns for part in parts]
 
     in_order = project(basis, pieces([np.arange(700)]), 700, fused.shape[1])
     assert np.array_equal(project(basis, pieces(np.split(order, cuts)), 700, fused.shape[1]), in_order)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnmine.mining import search
 from hnmine.mining.conditions import select
-from hnmine.mining.search import Ivf, IvfSearcher, Searcher, error_bound, nearer, nearer_by_torch, recall
+from hnmine.mining.search import Ivf, Searcher, error_bound, nearer, nearer_by_torch, recall
 from hnmine.types import distance, unit_rows
 from tests.builders.devices import CPU
 from tests.builders.vectors import awkward_space, negatives_as_rows
@@ -27,35 +28,37 @@ def exact(queries: np.ndarray, docs: np.ndarray) -> np.ndarray:
 def test_the_nearest_equal_a_full_sort_up_to_ties(k, width):
     docs, queries = unit(0, 300, width), unit(1, 30, width)
     docs[50:60] = docs[40:50]  # exact ties
-    found = Searcher(docs, CPU).nearest(queries, k)
+    doc_rows_QK, distances_QK = Searcher(docs, CPU).nearest(queries, k)
     distances = exact(queries, docs)
     expected = np.sort(distances, axis=1)[:, :k]
-    assert found.doc_rows_QK.shape == (30, k)
-    assert np.abs(np.take_along_axis(distances, found.doc_rows_QK, axis=1) - expected).max() <= 2 * error_bound(width)
-    assert np.abs(found.distances_QK - expected).max() <= 2 * error_bound(width)
-    assert (np.diff(found.distances_QK, axis=1) >= 0).all()
-    assert all(len(set(row)) == k for row in found.doc_rows_QK.tolist())
+    assert doc_rows_QK.shape == (30, k)
+    assert (doc_rows_QK.dtype, distances_QK.dtype) == (np.int64, np.float32)
+    assert np.abs(np.take_along_axis(distances, doc_rows_QK, axis=1) - expected).max() <= 2 * error_bound(width)
+    assert np.abs(distances_QK - expected).max() <= 2 * error_bound(width)
+    assert (np.diff(distances_QK, axis=1) >= 0).all()
+    assert all(len(set(row)) == k for row in doc_rows_QK.tolist())
 
 
 def test_more_than_there_is_gives_all_documents():
     docs, queries = unit(2, 9, 4), unit(3, 5, 4)
     searcher = Searcher(docs, CPU)
     assert searcher.max_candidates == 9
-    found = searcher.nearest(queries, 1000)
-    assert all(sorted(row) == list(range(9)) for row in found.doc_rows_QK.tolist())
+    doc_rows_QK, _ = searcher.nearest(queries, 1000)
+    assert all(sorted(row) == list(range(9)) for row in doc_rows_QK.tolist())
 
 
 def test_one_document_is_the_nearest_of_all():
-    found = Searcher(unit(4, 1, 4), CPU).nearest(unit(5, 3, 4), 10)
-    assert found.doc_rows_QK.tolist() == [[0], [0], [0]]
+    doc_rows_QK, _ = Searcher(unit(4, 1, 4), CPU).nearest(unit(5, 3, 4), 10)
+    assert doc_rows_QK.tolist() == [[0], [0], [0]]
 
 
 def test_blocks_of_queries_change_nothing():
     docs, queries = unit(6, 200, 8), unit(7, 50, 8)
-    whole = Searcher(docs, CPU).nearest(queries, 10)
+    whole, _ = Searcher(docs, CPU).nearest(queries, 10)
     searcher = Searcher(docs, CPU)
     searcher.query_block = 7
-    assert np.array_equal(whole.doc_rows_QK, searcher.nearest(queries, 10).doc_rows_QK)
+    assert np.array_equal(whole, searcher.nearest(queries, 10)[0])
+    assert searcher.nearest(queries[:0], 10)[0].shape == (0, 10)
 
 
 @pytest.mark.parametrize("scan_bytes", [1, 4 * 20 * 33, 2**28])
@@ -93,7 +96,7 @@ def test_with_all_lists_probed_only_the_certificate_differs(seed, docs, wanted, 
         select(space, judged, known, searcher, negatives=wanted, candidates=length)
         for searcher in (
             Searcher(space.docs_NR, CPU),
-            IvfSearcher(space.docs_NR, CPU, Ivf(probes=2048, seed=seed % 100)),
+            Searcher(space.docs_NR, CPU, Ivf(probes=2048, seed=seed % 100)),
         )
     )
     assert [row[:-1] for row in negatives_as_rows(ivf_rows)] == [row[:-1] for row in negatives_as_rows(exact_rows)]
@@ -110,12 +113,12 @@ def clustered(seed: int, count: int) -> np.ndarray:
 @pytest.mark.parametrize("scan_bytes", [64, 2**28])
 def test_lists_and_scan_of_an_approximate_index_see_the_same_part_of_the_corpus(scan_bytes):
     docs, queries = clustered(1, 900), clustered(2, 20)
-    searcher = IvfSearcher(docs, CPU, Ivf(probes=3))
+    searcher = Searcher(docs, CPU, Ivf(probes=3))
     searcher.scan_bytes = scan_bytes
-    found = searcher.nearest(queries, 900)
-    seen = [set(row[row >= 0].tolist()) for row in found.doc_rows_QK]
+    doc_rows_QK, distances_QK = searcher.nearest(queries, 900)
+    seen = [set(row[row >= 0].tolist()) for row in doc_rows_QK]
     assert all(0 < len(rows) < 600 for rows in seen)
-    assert (found.distances_QK[found.doc_rows_QK < 0] == np.inf).all()
+    assert (distances_QK[doc_rows_QK < 0] == np.inf).all()
     scanned = list(zip(*(part.tolist() for part in searcher.within(queries, np.full(20, 3.0))), strict=True))
     assert len(scanned) == len(set(scanned))
     assert [{doc for q, doc in scanned if q == query} for query in range(20)] == seen
@@ -128,13 +131,20 @@ def test_lists_and_scan_of_an_approximate_index_see_the_same_part_of_the_corpus(
 
 def test_an_approximate_selection_is_the_same_for_any_first_length_and_never_scans_the_corpus(monkeypatch):
     space, judged, known = awkward_space(4, docs=1500, queries=40, pairs=60, width=12)
-    searcher = IvfSearcher(space.docs_NR, CPU, Ivf(probes=2))
-    monkeypatch.setattr(Searcher, "within", None)
+    searcher = Searcher(space.docs_NR, CPU, Ivf(probes=2))
+    scanned = []
+
+    def watched(queries_QR: np.ndarray, docs_NR: np.ndarray, *rest: object) -> tuple[np.ndarray, np.ndarray]:
+        scanned.append(len(docs_NR))
+        return nearer(queries_QR, docs_NR, *rest)
+
+    monkeypatch.setattr(search, "nearer", watched)
     results = [select(space, judged, known, searcher, negatives=3, candidates=length) for length in (1, 16, 1500)]
+    assert 0 < max(scanned) < 750
     assert negatives_as_rows(results[0]) == negatives_as_rows(results[1]) == negatives_as_rows(results[2])
     assert results[0].dropped == results[1].dropped
     assert set(results[0].certificate_M) == {"approximate"}
-    exact_one = select(space, judged, known, IvfSearcher(space.docs_NR, CPU, Ivf(probes=2048)), negatives=3)
+    exact_one = select(space, judged, known, Searcher(space.docs_NR, CPU, Ivf(probes=2048)), negatives=3)
     assert negatives_as_rows(results[0]) != negatives_as_rows(
         exact_one
     )  # two of 38 lists miss something, else this shows nothing
@@ -144,8 +154,8 @@ def test_an_approximate_selection_is_the_same_for_any_first_length_and_never_sca
 def test_few_documents_make_few_lists_and_no_warning(documents, capfd):
     ivf = Ivf(probes=7)
     assert ivf.lists_for(documents) == max(1, documents // 39)
-    found = IvfSearcher(unit(1, documents, 5), CPU, ivf).nearest(unit(2, 3, 5), 10)
-    assert found.doc_rows_QK.shape == (3, min(10, documents))
+    doc_rows_QK, _ = Searcher(unit(1, documents, 5), CPU, ivf).nearest(unit(2, 3, 5), 10)
+    assert doc_rows_QK.shape == (3, min(10, documents))
     output = capfd.readouterr()
     assert output.out == output.err == ""
 
@@ -157,9 +167,7 @@ def test_the_number_of_lists():
 
 def test_the_division_is_seeded():
     docs, queries = unit(1, 800, 8), unit(2, 30, 8)
-    first, again, other = (
-        IvfSearcher(docs, CPU, Ivf(probes=1, seed=seed)).nearest(queries, 5).doc_rows_QK for seed in (1, 1, 2)
-    )
+    first, again, other = (Searcher(docs, CPU, Ivf(probes=1, seed=seed)).nearest(queries, 5)[0] for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -167,11 +175,11 @@ def test_the_division_is_seeded():
 def test_recall_is_the_share_of_the_true_list():
     docs, queries = unit(1, 1200, 16), unit(2, 50, 16)
     docs[600:] = docs[:600]  # either of two equals is right
-    found = [IvfSearcher(docs, CPU, Ivf(probes=probes)).nearest(queries, 10) for probes in (1, 4, 30)]
-    shares = [recall(lists, docs, queries) for lists in found]
+    found = [Searcher(docs, CPU, Ivf(probes=probes)).nearest(queries, 10) for probes in (1, 4, 30)]
+    shares = [recall(distances, docs, queries) for _, distances in found]
     assert shares[0] < shares[1] < shares[2] == 1.0
     last = np.sort(exact(queries, docs), axis=1)[:, 9:10]
-    rows = found[1].doc_rows_QK
+    rows, _ = found[1]
     right = (np.take_along_axis(exact(queries, docs), rows, axis=1) <= last + 1e-6) & (rows >= 0)
     assert shares[1] == pytest.approx(right.mean())
 
@@ -211,6 +219,6 @@ def test_the_error_bound_holds_for_the_search() -> None:
     rng = np.random.default_rng(1)
     for width in (4, 100, 768):
         docs, queries = (unit_rows(rng.normal(size=(n, width)).astype(np.float32)) for n in (2000, 20))
-        found = Searcher(docs, CPU).nearest(queries, 2000)
-        distances = distance(np.repeat(queries, 2000, axis=0), docs[found.doc_rows_QK.reshape(-1)])
-        assert np.abs(distances - found.distances_QK.reshape(-1)).max() <= error_bound(width)
+        doc_rows_QK, distances_QK = Searcher(docs, CPU).nearest(queries, 2000)
+        distances = distance(np.repeat(queries, 2000, axis=0), docs[doc_rows_QK.reshape(-1)])
+        assert np.abs(distances - distances_QK.reshape(-1)).max() <= error_bound(width)

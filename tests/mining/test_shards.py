@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hnmine.errors import DeviceError
 from hnmine.mining import shards as shards_module
 from hnmine.mining.conditions import select
-from hnmine.mining.search import Ivf, IvfSearcher, Searcher
+from hnmine.mining.search import Ivf, Searcher
 from hnmine.mining.shards import ShardedSearcher
 from hnmine.runs.device import Choice
 from hnmine.types import unit_rows
@@ -54,11 +54,12 @@ def test_the_negatives_depend_neither_on_shards_nor_on_blocks_nor_on_the_first_l
 @pytest.mark.ray
 @pytest.mark.parametrize("k", [1, 7, 300, 900])
 def test_the_lists_of_all_shards_together_are_those_of_one(sharded: dict[int, ShardedSearcher], k: int) -> None:
-    expected, found = (s.nearest(SPACE.queries_QR, k) for s in (Searcher(SPACE.docs_NR, CPU), sharded[5]))
-    assert found.doc_rows_QK.shape == expected.doc_rows_QK.shape
-    np.testing.assert_allclose(found.distances_QK, expected.distances_QK, atol=1e-6)
-    assert all(len(set(row)) == len(row) for row in found.doc_rows_QK.tolist())
-    assert len(sharded[5].nearest(SPACE.queries_QR[:0], k).doc_rows_QK) == 0
+    expected_rows, expected_distances = Searcher(SPACE.docs_NR, CPU).nearest(SPACE.queries_QR, k)
+    rows, distances = sharded[5].nearest(SPACE.queries_QR, k)
+    assert rows.shape == expected_rows.shape
+    np.testing.assert_allclose(distances, expected_distances, atol=1e-6)
+    assert all(len(set(row)) == len(row) for row in rows.tolist())
+    assert len(sharded[5].nearest(SPACE.queries_QR[:0], k)[0]) == 0
 
 
 @pytest.mark.ray
@@ -74,10 +75,9 @@ def test_a_killed_shard_is_started_again_and_asked_once_more(
     ray.kill(searcher.actors[1])
     after = getattr(searcher, method)(SPACE.queries_QR, argument)
     assert "search shard 2 of 2 died; it is started again" in capsys.readouterr().err
-    pairs = [before, after] if method == "within" else [(x.doc_rows_QK, x.distances_QK) for x in (before, after)]
-    for expected, found in zip(*pairs, strict=True):
+    for expected, found in zip(before, after, strict=True):
         assert np.array_equal(found, expected)
-    assert len(pairs[0][0])
+    assert len(before[0])
 
 
 @pytest.mark.ray
@@ -130,7 +130,7 @@ def test_documents_travel_in_pieces_and_leave_the_object_store(
         assert time.monotonic() < deadline, "the documents stay in the object store"
         time.sleep(0.1)
     asked = docs[::7999]
-    assert searcher.nearest(asked, 1).doc_rows_QK[:, 0].tolist() == list(range(0, 40_000, 7999))
+    assert searcher.nearest(asked, 1)[0][:, 0].tolist() == list(range(0, 40_000, 7999))
     searcher.close()
 
 
@@ -138,11 +138,11 @@ def test_documents_travel_in_pieces_and_leave_the_object_store(
 def test_shards_of_an_approximate_index_leave_gaps_at_the_end() -> None:
     ivf = Ivf(probes=1)
     searcher = ShardedSearcher(SPACE.docs_NR, CPU, 2, ivf)
-    found = searcher.nearest(SPACE.queries_QR, 600)
-    halves = [IvfSearcher(half, CPU, ivf).nearest(SPACE.queries_QR, 300) for half in np.split(SPACE.docs_NR, 2)]
+    found, _ = searcher.nearest(SPACE.queries_QR, 600)
+    halves = [Searcher(half, CPU, ivf).nearest(SPACE.queries_QR, 300)[0] for half in np.split(SPACE.docs_NR, 2)]
     for query in range(40):
-        rows = found.doc_rows_QK[query]
-        seen = {int(row) + 300 * at for at, half in enumerate(halves) for row in half.doc_rows_QK[query] if row >= 0}
+        rows = found[query]
+        seen = {int(row) + 300 * at for at, half in enumerate(halves) for row in half[query] if row >= 0}
         assert set(rows[: len(seen)].tolist()) == seen
         assert set(rows[len(seen) :].tolist()) == {-1}
     result = select(SPACE, JUDGED, KNOWN, searcher, negatives=3)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hnmine.corpus.text_keys import keys_of
+from hnmine.config.mining import ReduceConfig
+from hnmine.corpus.text_keys import Fingerprint, keys_of
 from hnmine.embedding.precomputed import Precomputed
 from hnmine.embedding.store import VectorStore
 from hnmine.embedding.vectors import StoredVectors
 from hnmine.errors import DataError
 from hnmine.mining.fuse import Fused
 from hnmine.mining.pca import Basis
-from hnmine.mining.space import fit_basis, given_basis, project_space, single_spaces
-from hnmine.models.fingerprint import Fingerprint
-from tests.builders.devices import CPU
+from hnmine.mining.space import choose_basis, project_space, single_spaces
 
 DOCUMENTS, QUERIES = 300, 40
 
@@ -32,8 +32,10 @@ def random_fused(widths: tuple[int, ...] = (6, 9), weights: tuple[float, ...] = 
     return Fused(encoders=tuple(map(random_encoder, widths)), weights=weights)
 
 
-def basis_of(fused: Fused, variance: float = 0.95) -> Basis:
-    return fit_basis(fused, variance=variance, fit_rows=10**6, seed=0, device=CPU)
+def basis_of(fused: Fused, **settings: Any) -> Basis:
+    basis = choose_basis(fused, ReduceConfig(**settings), device="cpu", seed=0)
+    assert basis is not None
+    return basis
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -44,7 +46,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 def test_the_space_is_the_reduced_concatenation_of_weighted_unit_vectors(variance: float | None) -> None:
     one, two = random_encoder(6), random_encoder(9)
     fused = Fused(encoders=(one, two), weights=(1.0, 0.5))
-    space = project_space(fused, None if variance is None else basis_of(fused, variance))
+    space = project_space(fused, None if variance is None else basis_of(fused, variance=variance))
     docs = np.hstack([unit(one.docs_NR), 0.5 * unit(two.docs_NR)])
     queries = np.hstack([unit(one.queries_QR), 0.5 * unit(two.queries_QR)])
     if variance is not None:
@@ -72,7 +74,7 @@ def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp
     stored = StoredVectors(name="wide", store=store, keys={"document": keys, "query": keys[:9]}, width=width)
     fused = Fused(encoders=(stored,), weights=(1.0,))
     tracemalloc.start()
-    basis = fit_basis(fused, variance=0.02, fit_rows=600, seed=0, device=CPU)
+    basis = basis_of(fused, variance=0.02, fit_rows=600)
     space = project_space(fused, basis)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -81,8 +83,12 @@ def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp
     assert peak < documents * width * 4 * 0.75, f"{peak / 2**20:.0f} MiB"
 
 
+def test_without_a_share_of_the_variance_nothing_is_reduced() -> None:
+    assert choose_basis(random_fused(), ReduceConfig(variance=None), device="cpu", seed=0) is None
+
+
 def test_what_the_basis_keeps_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    basis = fit_basis(random_fused(), variance=0.8, fit_rows=100, seed=0, device=CPU)
+    basis = basis_of(random_fused(), variance=0.8, fit_rows=100)
     said = capsys.readouterr().err
     assert f"width 15 → {basis.width}, keeps {basis.kept:.1%} of the variance of 100 documents" in said
     assert f"{basis.kept_held_out:.1%} of others" in said
@@ -93,10 +99,10 @@ def test_a_basis_of_other_weights_or_encoders_is_refused(weights: tuple[float, f
     path = tmp_path / "basis.safetensors"
     fitted = basis_of(random_fused())
     fitted.save(path)
-    again = given_basis(path, random_fused())
+    again = basis_of(random_fused(), basis=path)
     assert np.array_equal(again.components_RC, fitted.components_RC)
     message = r"was fitted on vectors of e6 \(6 wide\) x 1; e9 \(9 wide\) x 0\.5, this run has e6 .* x .*; e9 .* x 1"
     with pytest.raises(DataError, match=message):
-        given_basis(path, random_fused(weights=weights))
+        basis_of(random_fused(weights=weights), basis=path)
     with pytest.raises(DataError, match=r"this run has e9 .* x 0\.5; e6 .* x 1"):
-        given_basis(path, random_fused((9, 6), (0.5, 1.0)))
+        basis_of(random_fused((9, 6), (0.5, 1.0)), basis=path)
