@@ -1,22 +1,16 @@
 """The installed Python packages as a search collection: a real domain on every machine, without a download.
 
 Sources are parsed with `ast`, never imported. Each documented public function, class and method is a document
-(its dotted name, and its docstring without the summary); most summaries are a query with that one positive:
-
-    definitions > documents (`dropped` says why one is none) > queries (`unasked` says why one has none)
-
-True look-alikes abound (`scipy.linalg.svd`, `numpy.linalg.svd`), and so do near-copies (a method that each class of
-a family repeats). These stay on purpose: condition 2 of the method is for near-copies of a positive. Not read: tests,
-vendored code, functions inside functions. In a private folder or file, what the `__init__.py` of the nearest public
-package mentions is public.
+(its dotted name, and its docstring without the summary), and most summaries are a query with that one positive. True
+look-alikes abound (`scipy.linalg.svd`, `numpy.linalg.svd`); near-copies stay, since condition 2 is for those of a
+positive. Not read: tests, vendored code, functions inside functions. In a private folder or file, what the
+`__init__.py` of the nearest public package mentions is public.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.machinery
-import importlib.metadata
 import inspect
 import json
 import re
@@ -24,14 +18,18 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hnmine.errors import DataError
+from hnmine.runs.hashing import digest, file_sha256
 
-DEFAULT_PACKAGES = ("numpy", "scipy", "sklearn", "pandas", "torch")
+PACKAGES = ("numpy", "scipy", "sklearn", "pandas", "torch")
+QUERIES = {"train": 900, "dev": 150, "test": 300}
 RULES = 1  # raise it with every change of the rules below, and no collection made by older ones is reused
 MIN_TEXT, MAX_TEXT = 200, 4000  # characters of a document; a longer one is cut at the end of a line
 MIN_WORDS, MAX_WORDS = 4, 30  # of a query
@@ -81,28 +79,24 @@ _Splits = dict[str, list[_Document]]
 
 def write_collection(
     out: Path,
-    packages: Sequence[str] = DEFAULT_PACKAGES,
+    packages: Sequence[str] = PACKAGES,
     documents: int = 3000,
     seed: int = 0,
-    *,
-    train_queries: int = 900,
-    dev_queries: int = 150,
-    test_queries: int = 300,
+    queries: Mapping[str, int] = QUERIES,
 ) -> Counts:
     """Write a BEIR folder and its SOURCE.json: the same bytes for the same arguments and package versions.
 
-    `documents` and the queries of each split are upper limits; areas that several packages share come first.
+    `documents` and the `queries` of each split are upper limits; areas that several packages share come first.
     A hash of the query alone puts it into train (70 %), dev (10 %) or test (20 %).
 
     Raises:
         DataError: a package is missing, nothing is documented, or `out` holds anything but this collection.
     """
     # Name what decides the collection; if it is there already, it is reused.
-    limits = {"train": train_queries, "dev": dev_queries, "test": test_queries}
-    if not packages or documents < 1 or min(limits.values()) < 0:
-        raise DataError(f"expected packages, documents >= 1, limits >= 0; got {packages}, {documents}, {limits}")
+    if not packages or documents < 1 or min(queries.values()) < 0:
+        raise DataError(f"expected packages, documents >= 1, queries >= 0; got {packages}, {documents}, {queries}")
     roots = {package: _root(package) for package in sorted(set(packages))}
-    arguments = {"packages": list(roots), "documents": documents, "seed": seed, "queries": limits}
+    arguments = {"packages": list(roots), "documents": documents, "seed": seed, "queries": dict(queries)}
     versions = {package: _version(package, root) for package, root in roots.items()}
     source: dict[str, Any] = {"rules": RULES, "arguments": arguments, "versions": versions}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -112,9 +106,7 @@ def write_collection(
     definitions = [found for package, root in roots.items() for found in _read(package, root)]
     dropped = Counter(reason for reason in definitions if isinstance(reason, str))
     corpus = _sample([row for row in definitions if isinstance(row, _Document)], documents, seed, dropped)
-    splits, unasked = _draw_queries(corpus, limits, seed)
-
-    # Count, and write.
+    splits, unasked = _draw_queries(corpus, queries, seed)
     pairs = {split: len(rows) for split, rows in splits.items()}
     counts = Counts(len(definitions), len(corpus), sum(pairs.values()), pairs, dict(dropped), dict(unasked))
     if not counts.queries:
@@ -137,7 +129,7 @@ queries      {counts.queries:,}, each with one right document: {reasons[2]}"""
 
 
 def _root(package: str) -> Path:
-    spec = importlib.machinery.PathFinder.find_spec(package, sys.path) if package.isidentifier() else None
+    spec = PathFinder.find_spec(package, sys.path) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise DataError(f"expected an installed package with Python sources, got {package!r}; leave it out")
     return Path(next(iter(spec.submodule_search_locations)))
@@ -150,12 +142,9 @@ def _files(root: Path) -> list[Path]:
 
 def _version(package: str, root: Path) -> str:
     """Return the version of its distribution; without one, a hash of its sources."""
-    if names := importlib.metadata.packages_distributions().get(package):
-        return ", ".join(importlib.metadata.version(name) for name in sorted(set(names)))
-    digest = hashlib.sha256()
-    for file in _files(root):
-        digest.update(repr((file.as_posix(), (root / file).read_bytes())).encode())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    if names := metadata.packages_distributions().get(package):
+        return ", ".join(metadata.version(name) for name in sorted(set(names)))
+    return f"sha256:{digest({file.as_posix(): file_sha256(root / file) for file in _files(root)})}"
 
 
 def _read(package: str, root: Path) -> Iterator[_Document | str]:
@@ -252,7 +241,7 @@ def _sample(pool: list[_Document], documents: int, seed: int, dropped: Counter[s
     return sorted(order[:documents])
 
 
-def _draw_queries(corpus: list[_Document], limits: dict[str, int], seed: int) -> tuple[_Splits, Counter[str]]:
+def _draw_queries(corpus: list[_Document], limits: Mapping[str, int], seed: int) -> tuple[_Splits, Counter[str]]:
     """Return by split the documents whose summary is a query, and the reasons why others have none."""
     words = {document.id: " ".join(re.findall(r"\w+", document.summary.casefold())) for document in corpus}
     times, unasked = Counter(words.values()), Counter[str]()

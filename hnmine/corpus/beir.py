@@ -6,10 +6,7 @@
                               four columns between tabs or spaces: query, iteration, document, score
 
 For every file, rows read = rows kept + rows judged not relevant + rows quarantined. Blank lines and the
-header of a qrels file are no rows. Reasons:
-
-    texts    not_utf8  broken_json  not_an_object  missing_id  wrong_type  empty_text  duplicate_id
-    qrels    not_utf8  malformed_row  bad_score  unknown_query  unknown_document  duplicate_pair
+header of a qrels file are no rows.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -38,9 +35,9 @@ _TEXT_FIELDS = frozenset({"title", "text"})  # a document consists of these; oth
 def read_beir(folder: str | Path, config: SourcesConfig) -> Collection:
     """Read a folder in BEIR layout.
 
-    A document is its title and text, or other fields of its row, joined by `config.template` and stripped of white
-    space; any other separator, as in `{title}: {text}`, stays where the title is empty. Fields the template does not
-    name are not looked at. Of several rows with one id the first is kept.
+    A document is the fields of its row that `config.template` names, joined by it and stripped of white space; any
+    other separator, as in `{title}: {text}`, stays where the title is empty. Of several rows with one id the first is
+    kept.
 
     Raises:
         DataError: the folder or a file is missing, there twice (plain and gzip), or unreadable; none of the
@@ -77,7 +74,7 @@ class _BadRowError(Exception):
 
 @dataclass
 class _File:
-    """A file being read: the account of its rows and, of a file of texts, the texts and their lines."""
+    """A file being read: the account of its rows and, of a file of texts, the texts."""
 
     path: Path
     name: str
@@ -86,7 +83,6 @@ class _File:
     not_relevant: int = 0
     quarantined: list[Quarantined] = field(default_factory=list)
     texts: Texts = field(default_factory=lambda: Texts(ids=(), texts=()))
-    lines: list[int] = field(default_factory=list)
     rejected: dict[str | None, Quarantined] = field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[int, str]]:
@@ -155,25 +151,21 @@ def _find(folder: Path, name: str) -> _File | None:
 def _read_texts(file: _File, template: str) -> None:
     """Read a file of documents or queries into `file.texts`."""
     parts = [(text, key) for text, key, _, _ in Formatter().parse(template)]
-    row_of: dict[str, int] = {}
-    texts: list[str] = []
-    unseen = {key for _, key in parts if key}
+    kept: dict[str, tuple[int, str]] = {}  # line and text, by id
+    unseen = {key for _, key in parts if key} - _TEXT_FIELDS
     for line, content in file.rows():
         try:
             text_id, text, seen = _parse_text(content, parts)
             unseen -= seen
-            if (first := row_of.get(text_id)) is not None:
-                same = "the same text" if texts[first] == text else "another text"
-                raise _BadRowError("duplicate_id", f"line {file.lines[first]} has it, with {same}", text_id)
+            first, first_text = kept.setdefault(text_id, (line, text))
+            if first != line:
+                same = "the same text" if text == first_text else "another text"
+                raise _BadRowError("duplicate_id", f"line {first} has it, with {same}", text_id)
         except _BadRowError as bad:
             file.reject(line, *bad.args)
-        else:
-            row_of[text_id] = len(texts)
-            texts.append(text)
-            file.lines.append(line)
-    if texts and (unknown := unseen - _TEXT_FIELDS):
-        raise DataError(f"sources.template names {', '.join(sorted(unknown))}, which no row of {file.name} has")
-    file.texts, file.kept = Texts(ids=tuple(row_of), texts=tuple(texts)), len(texts)
+    if kept and unseen:
+        raise DataError(f"sources.template names {', '.join(sorted(unseen))}, which no row of {file.name} has")
+    file.texts, file.kept = Texts(ids=tuple(kept), texts=tuple(text for _, text in kept.values())), len(kept)
     file.rejected = {row.id: row for row in file.quarantined}
 
 
@@ -265,10 +257,7 @@ def _judged_first(queries: _File, splits: dict[str, Pairs]) -> tuple[dict[str, P
     order_Q = np.argsort(~paired_Q, kind="stable")
     queries.texts = queries.texts.take(order_Q.tolist())
     new_Q = np.argsort(order_Q)
-    moved = {
-        split: Pairs(query_rows_P=new_Q[pairs.query_rows_P], doc_rows_P=pairs.doc_rows_P)
-        for split, pairs in splits.items()
-    }
+    moved = {name: replace(pairs, query_rows_P=new_Q[pairs.query_rows_P]) for name, pairs in splits.items()}
     return moved, int(paired_Q.sum())
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from hnmine.errors import DataError
 from hnmine.runs.files import whole_file
@@ -17,13 +20,10 @@ from hnmine.types import Pairs, Texts
 class Quarantined:
     """One bad row of a file, which was set aside."""
 
-    file: str
-    """Relative to the data folder."""
-    line: int
-    """The first is 1."""
+    file: str  # relative to the data folder
+    line: int  # the first is 1
     reason: str
-    id: str | None
-    """Of the row, or in a qrels file of its query; None where none can be read."""
+    id: str | None  # of the row, or in a qrels file of its query; None where none can be read
     detail: str
 
 
@@ -32,14 +32,11 @@ class Collection:
     """Documents, queries and judged pairs; of every file the rows that were read, kept and set aside."""
 
     documents: Texts
-    queries: Texts
-    """Those that no pair names come last: nobody judged them, and only lessons ask for them."""
-    splits: dict[str, Pairs]
-    """By name, those whose file exists."""
+    queries: Texts  # those that no pair names come last: nobody judged them, and only lessons ask for them
+    splits: dict[str, Pairs]  # by name, those whose file exists
     rows_read: dict[str, int]
     rows_kept: dict[str, int]
-    not_relevant: dict[str, int]
-    """Of each qrels file the rows with a score of 0 or less: no pair, and no error."""
+    not_relevant: dict[str, int]  # of each qrels file the rows with a score of 0 or less: no pair, and no error
     quarantined: tuple[Quarantined, ...]
 
     def __post_init__(self) -> None:
@@ -90,11 +87,25 @@ class Collection:
         )
 
 
-def write_quarantine(quarantined: Iterable[Quarantined], path: Path) -> None:
-    """Write the rows as JSON lines; after a failure `path` holds what it held before.
+def hold_out(pairs: Pairs, queries: Texts, share: float, seed: int) -> tuple[Pairs, Pairs]:
+    """Return (held out, rest): about this share of the queries, those of one text together, with all their pairs.
 
-    Raises:
-        OSError: the folder does not exist or cannot be written.
+    A query's text and the seed alone decide, so that what is held out today was not trained on yesterday. Either side
+    has one query at least.
     """
+    draws = {queries.texts[row]: 0.0 for row in pairs.query_rows_P.tolist()}
+    if len(draws) < 2:
+        raise DataError("one train query only, and no dev split to stop early on; add qrels/dev.tsv or more queries")
+    for text in draws:
+        digest = hashlib.sha256(f"{seed} {text}".encode()).digest()
+        draws[text] = int.from_bytes(digest[:8]) / 2**64
+    ascending = sorted(draws.values())
+    border = min(max(share, ascending[1]), ascending[-1])
+    held_P = np.array([draws[queries.texts[row]] < border for row in pairs.query_rows_P.tolist()])
+    return pairs.take(held_P), pairs.take(~held_P)
+
+
+def write_quarantine(quarantined: Iterable[Quarantined], path: Path) -> None:
+    """Write the rows as JSON lines; after a failure `path` holds what it held before."""
     with whole_file(path) as hidden, hidden.open("w", encoding="utf-8", newline="\n") as lines:
         lines.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in quarantined)

@@ -1,10 +1,12 @@
-"""The key of a text as an encoder reads it: what tells two texts apart in stores and in copies."""
+"""What names a vector: the fingerprint of its encoder, and the key of its text as the encoder reads it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,3 +40,20 @@ def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
     """Return the keys of many texts, in their order."""
     joined = b"".join(key_of(text, reading) for text in texts)
     return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """All that decides an encoder's output, and the digest that names it."""
+
+    facts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, **facts: Any) -> Fingerprint:
+        """Take the facts as JSON; their order does not matter."""
+        return cls(tuple(sorted((name, json.dumps(fact, sort_keys=True)) for name, fact in facts.items())))
+
+    @property
+    def digest(self) -> str:
+        """20 hexadecimal digits."""
+        return hashlib.sha256(repr(self.facts).encode()).hexdigest()[:20]

@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hnmine.corpus.text_keys import KEY_BYTES, Keys
-from hnmine.models.fingerprint import Fingerprint
+from hnmine.corpus.text_keys import KEY_BYTES, Fingerprint, Keys
 from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64

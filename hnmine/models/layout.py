@@ -32,13 +32,8 @@ _GTE_SETTINGS = {
 def arranged(folder: Path, *, dense_head: int | None = None, adapters: Collection[str] = ()) -> Iterator[Path]:
     """Yield the folder as it is to be read: itself, or for the time of the block a hidden one of links to its files.
 
-    There `config.json` names transformers' GteModel instead of `new`, `modules.json` names the chosen head, and of
-    several heads and adapters only the chosen are present.
-
-    Args:
-        folder: of the model; it stays as it is.
-        dense_head: width of the head; None: the one that modules.json names.
-        adapters: folders of the LoRA adapters that are read.
+    There `config.json` names transformers' GteModel instead of `new`, `modules.json` names the head of width
+    `dense_head` (None: as it does), and of several heads and LoRA adapters only the chosen are present.
 
     Raises:
         ModelError: the head or an adapter is missing, or the model is of another architecture than GteModel.
@@ -52,12 +47,8 @@ def arranged(folder: Path, *, dense_head: int | None = None, adapters: Collectio
     if dense_head is not None:
         head, rewritten["modules.json"] = _with_head(folder, dense_head)
         unread |= {path.name for path in folder.glob(f"{head.rpartition('_')[0]}*") if path.name != head}
-
-    # Look for the adapters.
     for adapter in adapters:
-        if not all((folder / adapter / name).is_file() for name in _ADAPTER_FILES):
-            there = _listed(folder, f"*/{_ADAPTER_FILES[1]}")
-            raise ModelError(f"{folder} has no adapter {adapter} ({' and '.join(_ADAPTER_FILES)}); it has {there}")
+        _refuse_missing(folder, "adapter", adapter, _ADAPTER_FILES, "*")
     if not rewritten and not adapters:
         yield folder
         return
@@ -82,17 +73,16 @@ def _with_head(folder: Path, width: int) -> tuple[str, list[dict[str, Any]]]:
     heads = [head for head in map(_HEAD.fullmatch, paths) if head]
     if len(heads) != 1:
         raise ModelError(f"{folder}: dense_head wants one <n>_Dense in modules.json, there are {len(heads)}; remove it")
-    stem = heads[0][1]
-    head = f"{stem}_{width}"
-    if not all((folder / head / name).is_file() for name in _HEAD_FILES):
-        there = _listed(folder, f"{stem}*/{_HEAD_FILES[1]}")
-        raise ModelError(f"{folder} has no head {head} ({' and '.join(_HEAD_FILES)}); it has {there}")
+    head = f"{heads[0][1]}_{width}"
+    _refuse_missing(folder, "head", head, _HEAD_FILES, f"{heads[0][1]}*")
     return head, [module | {"path": head} if module["path"] == heads[0][0] else module for module in modules]
 
 
-def _listed(folder: Path, pattern: str) -> str:
-    """Return the names of the folders in which a file of this pattern is."""
-    return ", ".join(sorted(path.parent.name for path in folder.glob(pattern))) or "none"
+def _refuse_missing(folder: Path, kind: str, name: str, files: tuple[str, str], pattern: str) -> None:
+    """Raise ModelError if a folder in the model's lacks one of its files; `pattern` finds those there are."""
+    if not all((folder / name / file).is_file() for file in files):
+        there = ", ".join(sorted(path.parent.name for path in folder.glob(f"{pattern}/{files[1]}"))) or "none"
+        raise ModelError(f"{folder} has no {kind} {name} ({' and '.join(files)}); it has {there}")
 
 
 def _native_gte(folder: Path, config: dict[str, Any]) -> dict[str, Any]:

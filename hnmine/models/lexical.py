@@ -2,8 +2,8 @@
 
     STORE/lexical/<documents and settings>-<sha256>.safetensors    terms, idf (T,), components (width, T)
 
-The name of a fit holds the hash of its bytes, which is part of the encoder's fingerprint too: a damaged fit is noticed
-and made anew, and vectors of two fits that differ in a bit never meet, whoever made them.
+The name holds the hash of the bytes, which is part of the encoder's fingerprint too: a damaged fit is noticed and made
+anew, and vectors of two fits that differ in a bit never meet, whoever made them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
-from hnmine.corpus.text_keys import PLAIN, Reading, keys_of
+from hnmine.corpus.text_keys import PLAIN, Fingerprint, Reading, keys_of
 from hnmine.errors import DataError, ModelError
-from hnmine.models.fingerprint import Fingerprint
 from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Texts
@@ -28,8 +28,8 @@ from hnmine.types import Float32, Texts
 MAX_TERMS = 50_000
 """Vocabulary: the most frequent terms."""
 
-_TERM = r"(?u)\b\w\w+\b"
 _ENDING = ".safetensors"
+_WEIGHTS: dict[str, Any] = {"sublinear_tf": True, "dtype": np.float32}  # of TF-IDF, beside scikit-learn's usual ones
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,6 @@ class Fit:
         """The sha256 that its bytes must have."""
         return self.name.removesuffix(_ENDING).rpartition("-")[2]
 
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """The fingerprint of the encoder that has this fit."""
-        return Fingerprint.of(kind="lexical", fit=self.sha256, scikit_learn=version("scikit-learn"))
-
     def read(self) -> pa.Buffer | None:
         """Return the bytes, or None if they are gone or damaged; a damaged file is set aside."""
         raw = self.directory.read(self.name)
@@ -74,17 +69,10 @@ class Fit:
 
 
 def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known: str | None = None) -> Fit:
-    """Return the fit of the encoder on these documents; make it if the store lacks it.
+    """Return the fit of the encoder on these documents, in whatever order; make it if the store lacks it.
 
-    Args:
-        documents: their order does not matter.
-        store: address of the vector store.
-        width: dimensions that the truncated SVD keeps; fewer where the documents have fewer.
-        seed: of the randomised SVD.
-        known: file of an earlier fit, which is taken whatever the documents; None: fit on these.
-
-    Raises:
-        DataError: the documents have no terms, the known fit is not there, or the store cannot be used.
+    The truncated SVD keeps `width` dimensions, fewer where the documents have fewer; `seed` is of its randomness.
+    `known` names the file of an earlier fit, which is taken whatever the documents.
     """
     # Take the fit that is given.
     if known is not None:
@@ -109,7 +97,6 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
         if fit.read() is not None:
             return fit
 
-    # Make it.
     return Fit.write(store, request, *_fit([documents.texts[row] for row in order], width, seed))
 
 
@@ -118,7 +105,7 @@ def _fit(texts: Sequence[str], width: int, seed: int) -> tuple[list[str], Float3
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
 
-    vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=MAX_TERMS, token_pattern=_TERM, dtype=np.float32)
+    vectorizer = TfidfVectorizer(max_features=MAX_TERMS, **_WEIGHTS)
     try:
         matrix = vectorizer.fit_transform(texts)
     except ValueError as error:
@@ -139,13 +126,7 @@ class LexicalEncoder:
         if raw is None:
             raise ModelError(f"the lexical fit {fit.directory}/{fit.name} was there and is gone or damaged; run again")
         arrays = load(raw.to_pybytes())
-        terms = arrays["terms"].tobytes().decode().split("\n")
-        self._vectorizer = TfidfVectorizer(
-            sublinear_tf=True,
-            vocabulary={term: column for column, term in enumerate(terms)},
-            token_pattern=_TERM,
-            dtype=np.float32,
-        )
+        self._vectorizer = TfidfVectorizer(vocabulary=arrays["terms"].tobytes().decode().split("\n"), **_WEIGHTS)
         self._vectorizer.idf_ = arrays["idf"]
         self._components = arrays["components"]
 

@@ -19,9 +19,7 @@ from hnmine.runs.device import Kind
 Engine = Literal["torch", "openvino"]
 Inputs = Mapping[str, Any]  # tensors by the name of the network's argument
 
-TRIED = frozenset(
-    {"bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta"}
-)
+TRIED = ("bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 """Architectures (`model_type` in config.json) that `auto` gives to OpenVINO; it may compute others if asked to."""
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -30,9 +28,7 @@ _LARGEST_MULTIPLE = 8  # or as a multiple of the error that torch makes in bfloa
 
 
 def choose_engine(setting: str, device: Kind, dtype: str, model_type: str | None, *, adapters: bool = False) -> Engine:
-    """Turn `auto`, `torch` or `openvino` into an engine.
-
-    `model_type` is the architecture as config.json names it; with `adapters` the network changes between two calls.
+    """Turn `auto`, `torch` or `openvino` into an engine; with `adapters` the network changes between two calls.
 
     Raises:
         ConfigError: openvino was asked for and cannot be used.

@@ -19,11 +19,10 @@ from typing import Any, Literal, Protocol
 
 from hnmine.config.encoder_presets import LICENCES
 from hnmine.config.models import EncoderConfig
-from hnmine.corpus.text_keys import PLAIN, Reading
+from hnmine.corpus.text_keys import PLAIN, Fingerprint, Reading
 from hnmine.errors import ModelError
 from hnmine.models import lexical
 from hnmine.models.batches import TOKENS_PER_BATCH
-from hnmine.models.fingerprint import Fingerprint
 from hnmine.models.folder import declared_prompts, folder_sha256, max_positions, read_settings, resolve
 from hnmine.models.layout import arranged
 from hnmine.models.openvino import Engine, choose_engine
@@ -137,7 +136,8 @@ def plan(
     if config.lexical is None:
         return _plan_model(config, device, tokens_per_batch, engine)
     fitted = lexical.fitted(documents, store, width=config.lexical.width, seed=seed, known=fit)
-    return Plan(name=config.name, fingerprint=fitted.fingerprint, fit=fitted)
+    fingerprint = Fingerprint.of(kind="lexical", fit=fitted.sha256, scikit_learn=version("scikit-learn"))
+    return Plan(name=config.name, fingerprint=fingerprint, fit=fitted)
 
 
 def _plan_model(config: EncoderConfig, device: devices.Choice, tokens_per_batch: int | None, engine: str) -> Plan:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hnmine.corpus.apidocs import MAX_TEXT, Counts, describe, write_collection
+from hnmine.corpus.apidocs import MAX_TEXT, QUERIES, Counts, describe, write_collection
 from hnmine.errors import DataError
 
 BODY = "Parameters\n----------\nx : float\n" + "    A long explanation of what the argument {} does. \n" * 6
@@ -202,8 +202,8 @@ def test_a_folder_of_something_else_is_never_overwritten(tree: Path, tmp_path: P
         (["this"], {}, "this"),  # one file, no folder
         ([], {}, "expected packages"),
         (["fakelib"], {"documents": 0}, "documents"),
-        (["fakelib"], {"dev_queries": -1}, "dev"),
-        (["fakelib"], {"train_queries": 0, "dev_queries": 0, "test_queries": 0}, "no query"),
+        (["fakelib"], {"queries": {"train": 9, "dev": -1}}, "dev"),
+        (["fakelib"], {"queries": dict.fromkeys(QUERIES, 0)}, "no query"),
     ],
 )
 def test_what_cannot_be_done_is_said(tree: Path, tmp_path: Path, packages, options, message) -> None:
@@ -214,7 +214,7 @@ def test_what_cannot_be_done_is_said(tree: Path, tmp_path: Path, packages, optio
 
 def test_limits_are_kept_and_a_query_never_changes_its_split(tree: Path, tmp_path: Path) -> None:
     counts = write_collection(tmp_path / "all", ["fakelib"])
-    few = write_collection(tmp_path / "few", ["fakelib"], train_queries=2)
+    few = write_collection(tmp_path / "few", ["fakelib"], queries=QUERIES | {"train": 2})
     assert few.pairs == counts.pairs | {"train": 2}
     assert few.unasked["beyond_limit"] == counts.pairs["train"] - 2
     assert set(_pairs(tmp_path / "few", "train")) < set(_pairs(tmp_path / "all", "train"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from hnmine.corpus.text_keys import Reading, key_of, keys_of
+from hnmine.corpus.text_keys import Fingerprint, Reading, key_of, keys_of
 
 
 def test_the_way_it_is_read_is_part_of_the_key():
@@ -17,3 +17,9 @@ def test_the_way_it_is_read_is_part_of_the_key():
 
 def test_keys_without_an_adapter_are_those_of_stores_written_before_there_were_any():
     assert key_of("text", Reading("query: ")) == hashlib.blake2b(b"query: \0text", digest_size=16).digest()
+
+
+def test_a_fingerprint_is_its_facts_in_any_order():
+    assert Fingerprint.of(a=1, b=None).digest == Fingerprint.of(b=None, a=1).digest
+    different = [Fingerprint.of(a=1), Fingerprint.of(a="1"), Fingerprint.of(a=None), Fingerprint.of(b=1)]
+    assert len({fingerprint.digest for fingerprint in different}) == 4

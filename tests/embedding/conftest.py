@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from hnmine.config.models import EncoderConfig, LexicalConfig
-from hnmine.corpus.text_keys import Reading
-from hnmine.models.fingerprint import Fingerprint
+from hnmine.corpus.text_keys import Fingerprint, Reading
 from hnmine.models.plan import Plan, plan
 from tests.builders.devices import CPU
 from tests.builders.embedding import TEXTS

@@ -27,11 +27,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.corpus.text_keys import key_of, keys_of
+from hnmine.corpus.text_keys import Fingerprint, key_of, keys_of
 from hnmine.embedding.blocks import BLOCK_TEXTS
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DataError
-from hnmine.models.fingerprint import Fingerprint
 from hnmine.runs.directory import Directory
 from tests.builders.collections import append_documents, write_collection
 from tests.builders.settings import LEXICAL_ENCODER

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hnmine.corpus.text_keys import Reading, keys_of
+from hnmine.corpus.text_keys import Fingerprint, Reading, keys_of
 from hnmine.embedding.store import VectorStore
 from hnmine.embedding.vectors import StoredVectors
 from hnmine.errors import ModelError
-from hnmine.models.fingerprint import Fingerprint
 from tests.builders.embedding import all_rows
 
 DOCUMENTS, QUERIES = [f"text {i}" for i in range(30)], ["query 0", "text 3", "query 0"]
