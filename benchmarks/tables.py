@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.comparison.cells import Cell
-from hnmine.comparison.compare import arm_row
+from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell
+from hnmine.comparison.tables import Block, arms_table
 from hnmine.config.base import slug
 from hnmine.ranking.evaluate import Ranking
 from hnmine.ranking.measures import MAIN_METRIC, PerQuery
 from hnmine.ranking.rescoring import read_metrics, scores_file
-from hnmine.report.arms import FIRST_STAGE, NO_TRAINING, Block, arms_table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, help="take the trainings of this seed alone")
     options = parser.parse_args(arguments)
     # Collect the cells by arm and seed.
-    cells: dict[str, dict[int, tuple[Cell, Ranking]]] = {}
+    cells: dict[str, dict[int, tuple[Cell, PerQuery]]] = {}
     hidden: dict[str, float] = {}
     shared: list[dict[str, Any]] = []
     for out in options.outs:
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for cell in map(Cell.model_validate, found):
                 if options.seed in (None, cell.seed) and cell.seed not in cells.setdefault(name, {}):
                     _, values = read_metrics(out / scores_file(f"compare: {slug(name)}-{cell.seed}"))
-                    cells[name][cell.seed] = cell, ranking(values, cell.blended)
+                    cells[name][cell.seed] = cell, values
     # Print them as one comparison.
     seeds = max(map(len, cells.values()))
     first_stage = {metric: np.array([value]) for metric, value in block[FIRST_STAGE]["metrics"].items()}
@@ -59,16 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: ranking(values, block[name]["blended"])
         for name, values in ((FIRST_STAGE, first_stage), (NO_TRAINING, start))
     }
-    arms = {
-        name if len(by_seed) == seeds else f"{name} ({len(by_seed)} seed)": arm_row(
-            [by_seed[seed] for seed in sorted(by_seed)], hidden.get(name)
-        )
+    shown = {
+        name: name if len(by_seed) == seeds else f"{name} ({len(by_seed)} seed)"
         for name, by_seed in cells.items()
         if by_seed
     }
+    arms = {label: [cells[name][seed] for seed in sorted(cells[name])] for name, label in shown.items()}
+    rates = {label: hidden[name] for name, label in shown.items() if name in hidden}
     print(f"{len(queries):,} test queries, {seeds} seed(s); spread: highest less lowest {MAIN_METRIC} of an arm")
     print("blended: beside first stage and encoders, by weights that dev chooses\n")
-    print(arms_table(Block(label="", references=references, arms=arms)))
+    print(arms_table(Block(label="", references=references, hidden=rates, arms=arms)))
 
 
 def ranking(values: PerQuery, blended: Mapping[str, float]) -> Ranking:

@@ -12,25 +12,24 @@ from __future__ import annotations
 
 import json
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
 
 from hnmine.arms.arm import Arm, compared_arms
 from hnmine.arms.mined import read_mined
-from hnmine.comparison.cells import Cell, Cells
+from hnmine.comparison.cells import Cells
+from hnmine.comparison.tables import Block, comparison_text
 from hnmine.config.base import slug
 from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.project import Project
-from hnmine.ranking.evaluate import Ranking
 from hnmine.ranking.measures import MAIN_METRIC, means
-from hnmine.report.arms import ArmRow, Block, comparison_text
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import clock, say
@@ -42,17 +41,13 @@ _NOT_OF_TRAINING = {"compare", "nightly", "select", "guards"}
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What the arms of one table share: a start and a number of train pairs; and the cells that were found."""
+    """What the arms of one table share: a start and a number of train pairs."""
 
     cells: Cells
     pairs: int | None
     """None: all."""
-    label: str
-    """Empty if there is no other setup."""
-    references: Mapping[str, Ranking]
-    hidden: Mapping[str, float]
-    """Of each arm the share of hidden right answers, where it can be measured; the start judges some."""
-    found: dict[str, list[tuple[Cell, Ranking]]] = field(default_factory=dict)
+    block: Block
+    """The table, with the cells that were found."""
 
     def work(self, arm: Arm, seed: int, config: Config) -> int:
         """Return about how many lists a cell trains on: one a pair, and lessons; the first seed tries all rates."""
@@ -60,32 +55,17 @@ class Setup:
         lists = pairs + (config.train.lessons if arm.lessons else 0)
         return lists * (1 if seed else len(config.compare.learning_rates))
 
-    def block(self) -> Block:
-        """Return what the table shows."""
-        arms = {name: arm_row(found, self.hidden.get(name)) for name, found in self.found.items()}
-        return Block(label=self.label, references=self.references, arms=arms)
-
     def facts(self) -> dict[str, Any]:
         """Return what compare.json records."""
         return {
             "model": self.cells.model,
             "pairs": self.pairs or self.cells.pairs,
-            "hidden_positives": self.hidden,
-            "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.found.items()},
+            "hidden_positives": self.block.hidden,
+            "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.block.arms.items()},
         } | {
             name: {"metrics": means(ranking.values), "blended": means(ranking.blended)}
-            for name, ranking in self.references.items()
+            for name, ranking in self.block.references.items()
         }
-
-
-def arm_row(found: Sequence[tuple[Cell, Ranking]], hidden: float | None) -> ArmRow:
-    """Return what a table shows of the cells of one arm, one a seed."""
-    return ArmRow(
-        rankings=[ranking for _, ranking in found],
-        yield_rate=statistics.fmean(cell.pairs_with_negatives for cell, _ in found),
-        learning_rate=found[0][0].learning_rate,
-        hidden=hidden,
-    )
 
 
 def compare(project: Project) -> dict[str, Any]:
@@ -107,8 +87,8 @@ def compare(project: Project) -> dict[str, Any]:
         if found is None:
             say("compare", f"{name}: there is nothing to train on, no pair has a negative or nobody a lesson; left out")
             continue
-        setup.found.setdefault(name, []).append(found)
-        blocks = [each.block() for each in setups if each.found]
+        setup.block.arms.setdefault(name, []).append(found)
+        blocks = [each.block for each in setups if each.block.arms]
         text = comparison_text(blocks, project.evaluator.test, config.evaluate.first_stage)
         run.write_text("compare.md", f"```\n{text}\n```\n")
         seconds, work = seconds + found[0].seconds, work + setup.work(arms[name], seed, config)
@@ -123,7 +103,7 @@ def compare(project: Project) -> dict[str, Any]:
     # Record, and say how the winner is trained.
     record = {
         "table": text,
-        "winner": winner_text(setups, config, project.data, run.out),
+        "winner": _winner_text(project, setups),
         "queries": len(project.evaluator.test),
         "blocks": [setup.facts() for setup in setups],
         "config": config.model_dump(mode="json"),
@@ -134,11 +114,7 @@ def compare(project: Project) -> dict[str, Any]:
 
 
 def _setups(project: Project, arms: Mapping[str, Arm]) -> list[Setup]:
-    """Return a setup for each start and number of pairs.
-
-    Raises:
-        DataError: there are fewer train pairs than `compare.sizes` asks for.
-    """
+    """Return a setup for each start and number of pairs."""
     config, settings = project.config, project.config.compare
     # Take the train pairs.
     models, sizes = settings.models or (config.train.model,), settings.sizes or (None,)
@@ -154,33 +130,32 @@ def _setups(project: Project, arms: Mapping[str, Arm]) -> list[Setup]:
         references, hidden = cells.references(), cells.hidden_rates(arms)
         for pairs in sizes:
             label = ", ".join(filter(None, ["" if pairs is None else f"{pairs:,} pairs", name]))
-            setups.append(Setup(cells=cells, pairs=pairs, label=label, references=references, hidden=hidden))
+            block = Block(label=label, references=references, hidden=hidden)
+            setups.append(Setup(cells=cells, pairs=pairs, block=block))
     return setups
 
 
-def winner_text(setups: Sequence[Setup], config: Config, data: str, out: Path) -> str:
-    """Return the arm that is best on dev, and as the last line the command that trains it; nothing if the start is.
-
-    `data` and `out` are the folders as the command line names them.
-    """
+def _winner_text(project: Project, setups: Sequence[Setup]) -> str:
+    """Return the arm that is best on dev, and as the last line the command that trains it; nothing if the start is."""
     # Choose on dev: test has to stay unseen.
     candidates = [
-        (statistics.fmean(cell.dev for cell, _ in cells), setup, name, cells[0][0])
+        (fmean(cell.dev for cell, _ in cells), setup, name, cells[0][0])
         for setup in setups
-        for name, cells in setup.found.items()
+        for name, cells in setup.block.arms.items()
     ]
     dev, setup, name, cell = max(candidates, key=lambda candidate: candidate[0])
     if dev <= cell.dev_of_start:
         return ""
     # Write the command with every setting that training reads and that is not a default.
+    config = project.config
     train = config.train.model_dump(mode="json", exclude_defaults=True)
     train.pop("presets", None)
     train |= {"model": setup.cells.model, "learning_rate": cell.learning_rate}
     train |= {} if setup.pairs is None else {"max_pairs": setup.pairs}
     sections = config.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_OF_TRAINING) | {"train": train}
-    command = ["hnmine", "train", "--data", data, "--out", str(out), "--preset", slug(name)]
+    command = ["hnmine", "train", "--data", project.data, "--out", str(project.run.out), "--preset", slug(name)]
     command += [part for setting in _as_overrides(sections) for part in ("--set", setting)]
-    where = f" ({setup.label})" if setup.label else ""
+    where = f" ({setup.block.label})" if setup.block.label else ""
     found = f"Best on dev: {name}{where}, {MAIN_METRIC} {dev:.3f} there against {cell.dev_of_start:.3f} of the start."
     return f"{found} This trains it:\n{shlex.join(command)}"
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.measures import MAIN_METRIC, means, measure
 from hnmine.ranking.task import Task
 from hnmine.types import Float32, Float64
@@ -28,9 +27,7 @@ Rankings = Mapping[str, Float32]
 def standardised(scores_QK: Float32, exists_QK: NDArray[np.bool_]) -> Float64:
     """Return each query's scores with mean 0 and standard deviation 1; 0 where all are equal or there is none.
 
-    Args:
-        scores_QK: finite where there is a document.
-        exists_QK: whether there is one.
+    `exists_QK` says where there is a document; its score is finite.
     """
     scores = np.where(exists_QK, scores_QK, 0.0).astype(np.float64)
     count_Q = np.maximum(exists_QK.sum(1, keepdims=True), 1)
@@ -43,9 +40,8 @@ def standardised(scores_QK: Float32, exists_QK: NDArray[np.bool_]) -> Float64:
 
 def blended(task: Task, rankings: Rankings, weights: Mapping[str, float]) -> Float32:
     """Return the weighted sum (Q, K) of the rankings that have a weight; -inf where there is no document."""
-    exists_QK = task.doc_rows_QK != NO_ROW
-    sum_QK = sum(weight * standardised(rankings[name], exists_QK) for name, weight in weights.items())
-    return np.where(exists_QK, sum_QK, -np.inf).astype(np.float32)
+    sum_QK = sum(weight * standardised(rankings[name], task.exists_QK) for name, weight in weights.items())
+    return np.where(task.exists_QK, sum_QK, -np.inf).astype(np.float32)
 
 
 def best_weights(dev: Task, rankings: Rankings) -> dict[str, float]:
@@ -54,11 +50,15 @@ def best_weights(dev: Task, rankings: Rankings) -> dict[str, float]:
     The first ranking is the one that others are added to: it has all the weight unless the sum has a higher MRR@10 on
     dev than the first ranking by itself.
     """
+
+    def value(weights: Mapping[str, float]) -> float:
+        return means(measure(dev, blended(dev, rankings, weights)))[MAIN_METRIC]
+
     alone = {next(iter(rankings)): 1.0}
     weights = likeliest(dev, rankings)
     hundredths = np.round(100 * weights / weights.sum()) if weights.sum() else weights
     chosen = {name: float(share) / 100 for name, share in zip(rankings, hundredths, strict=True) if share}
-    return chosen if chosen and _value(dev, rankings, chosen) > _value(dev, rankings, alone) else alone
+    return chosen if chosen and value(chosen) > value(alone) else alone
 
 
 def likeliest(dev: Task, rankings: Rankings) -> Float64:
@@ -67,15 +67,12 @@ def likeliest(dev: Task, rankings: Rankings) -> Float64:
     All are 0 where the rankings hold no relevant document.
     """
     from scipy.optimize import minimize
+    from scipy.special import logsumexp
 
     # Keep the queries with a relevant document among the ranked ones.
-    exists_QK = dev.doc_rows_QK != NO_ROW
-    z_QKR = np.stack([standardised(scores, exists_QK) for scores in rankings.values()], axis=-1)
-    relevant_QK = np.array(
-        [[row in docs for row in rows] for rows, docs in zip(dev.doc_rows_QK.tolist(), dev.relevant, strict=True)]
-    )
-    has_one = relevant_QK.any(1)
-    z_QKR, exists_QK, relevant_QK = z_QKR[has_one], exists_QK[has_one], relevant_QK[has_one]
+    has_one = dev.relevant_QK.any(1)
+    exists_QK, relevant_QK = dev.exists_QK[has_one], dev.relevant_QK[has_one]
+    z_QKR = np.stack([standardised(scores[has_one], exists_QK) for scores in rankings.values()], axis=-1)
     if not len(relevant_QK):
         return np.zeros(len(rankings))
     target_QK = relevant_QK / relevant_QK.sum(1, keepdims=True)
@@ -83,19 +80,12 @@ def likeliest(dev: Task, rankings: Rankings) -> Float64:
     def loss(weights_R: Float64) -> tuple[float, Float64]:
         """Return cross-entropy and penalty, and their gradient."""
         scores = np.where(exists_QK, z_QKR @ weights_R, -np.inf)
-        top = scores.max(1, keepdims=True)
-        odds = np.exp(scores - top)
-        log_sum = np.log(odds.sum(1, keepdims=True)) + top
-        entropy = (target_QK * np.where(exists_QK, log_sum - scores, 0.0)).sum(1).mean()
-        error_QK = odds / odds.sum(1, keepdims=True) - target_QK
-        gradient = np.einsum("qk,qkr->r", error_QK, z_QKR) / len(z_QKR) + 2 * _PENALTY * weights_R
+        log_odds = scores - logsumexp(scores, axis=1, keepdims=True)
+        entropy = -(target_QK * np.where(exists_QK, log_odds, 0.0)).sum(1).mean()
+        gradient = np.einsum("qk,qkr->r", np.exp(log_odds) - target_QK, z_QKR) / len(z_QKR) + 2 * _PENALTY * weights_R
         return float(entropy + _PENALTY * weights_R @ weights_R), gradient
 
     # Minimise from equal weights.
     bounds = [(0.0, None)] * len(rankings)
     weights_R: Float64 = minimize(loss, np.ones(len(rankings)), jac=True, method="L-BFGS-B", bounds=bounds).x
     return weights_R
-
-
-def _value(dev: Task, rankings: Rankings, weights: Mapping[str, float]) -> float:
-    return means(measure(dev, blended(dev, rankings, weights)))[MAIN_METRIC]

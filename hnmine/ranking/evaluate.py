@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,7 @@ from hnmine.config.training import Kind
 from hnmine.errors import DataError, ModelError
 from hnmine.models.folder import resolve
 from hnmine.ranking.blend import best_weights, blended
-from hnmine.ranking.measures import METRICS, PerQuery, means, measure, reach
-from hnmine.ranking.rescoring import KeptScores
-from hnmine.ranking.significance import Paired, paired
+from hnmine.ranking.measures import METRICS, Paired, PerQuery, means, measure, paired, reach
 from hnmine.ranking.splits import Splits
 from hnmine.ranking.task import Task
 from hnmine.runs.folder import RERANKERS, START, Run
@@ -54,6 +52,12 @@ class Ranking:
         return bool(self.weights.keys() - {self.part})
 
 
+def rows_of(rankings: Sequence[Ranking]) -> dict[str, PerQuery]:
+    """Return the metrics of every ranking, then those of the blends in which dev gives another part a weight."""
+    alone = {ranking.name: ranking.values for ranking in rankings}
+    return alone | {f"{ranking.name}, blended": ranking.blended for ranking in rankings if ranking.gains_parts}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Rankings of the test queries, side by side."""
@@ -62,24 +66,15 @@ class Evaluation:
     split: str
     split_queries: int
     """Of which the task may be a sample."""
-    first_stage: Ranking
-    before: Ranking | None = None
-    """The start of all trainings."""
-    after: tuple[Ranking, ...] = ()
-    """What each preset made of it."""
-    tests: Mapping[str, Mapping[str, Paired]] = field(default_factory=dict)
+    rankings: Sequence[Ranking]
+    """The first stage; once there is a training, the start and what each preset made of it."""
+    tests: Mapping[str, Mapping[str, Paired]]
     """Of each row after training, by metric, against the start."""
 
     @property
-    def rankings(self) -> tuple[Ranking, ...]:
-        """All of them, in the order of the table."""
-        return (self.first_stage, *([self.before] if self.before else []), *self.after)
-
-    @property
     def rows(self) -> dict[str, PerQuery]:
-        """The metrics of every ranking, then those of the blends in which dev gives another part a weight."""
-        alone = {ranking.name: ranking.values for ranking in self.rankings}
-        return alone | _blended_rows(self.rankings)
+        """The metrics by row of the table."""
+        return rows_of(self.rankings)
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records."""
@@ -112,19 +107,37 @@ class Evaluator:
         """Take the test and dev queries, or seeded samples of them; `cosines` is called only where it is blended."""
         self.test = splits.task(splits.test, evaluate.queries, seed)
         self.dev = None if evaluate.blend == "none" else splits.task(splits.dev, dev_queries, seed)
-        self.split, self.split_queries = splits.test_name, len(np.unique(splits.test.query_rows_P))
-        label = {"bm25": "BM25", "dense": "dense"}.get(evaluate.first_stage, Path(evaluate.first_stage).name)
-        self._label, self._cosines = label, cosines if evaluate.blend == "encoders" else None
+        self._split, self._split_queries = splits.test_name, len(np.unique(splits.test.query_rows_P))
+        self._label = {"bm25": "BM25", "dense": "dense"}.get(evaluate.first_stage, Path(evaluate.first_stage).name)
+        self._cosines = cosines if evaluate.blend == "encoders" else None
+
+    def tasks(self, name: str) -> dict[str, Task]:
+        """Return the queries that a re-ranker is asked about, test first, by the names under which scores are kept."""
+        return {name: self.test} | ({} if self.dev is None else {f"dev: {name}": self.dev})
 
     @cached_property
     def first_stage(self) -> Ranking:
         """What the first stage is worth, and its blend with the encoders: both need no training."""
         return self._ranking(f"first stage: {self._label}", self._label, [{}, {}], self.test.first_scores_QK)
 
-    def reranker(self, name: str, test_QK: Float32, dev_QK: Float32 | None) -> Ranking:
-        """Measure a re-ranker by its scores on the test queries; those on dev are read where something is blended."""
+    def reranker(self, name: str, test_QK: Float32, dev_QK: Float32 | None = None) -> Ranking:
+        """Measure a re-ranker by its scores on `tasks`."""
         scores = [] if dev_QK is None else [{RERANKER: dev_QK}, {RERANKER: test_QK}]
         return self._ranking(name, RERANKER, scores, test_QK)
+
+    def evaluation(self, rerankers: Sequence[Ranking] = (), seed: int = 0) -> Evaluation:
+        """Return first stage and re-rankers side by side; the first is the start that the others are tested against."""
+        tests = {
+            name: {metric: paired(values[metric], rerankers[0].values[metric], seed) for metric in METRICS}
+            for name, values in rows_of(rerankers[1:]).items()
+        }
+        return Evaluation(
+            task=self.test,
+            split=self._split,
+            split_queries=self._split_queries,
+            rankings=(self.first_stage, *rerankers),
+            tests=tests,
+        )
 
     def _ranking(self, name: str, part: str, scores: list[dict[str, Float32]], test_QK: Float32) -> Ranking:
         """Measure a ranking; `scores` on dev and test stand before the others' in the blend."""
@@ -151,38 +164,16 @@ class Evaluator:
         return parts
 
 
-def evaluate_first_stage(evaluator: Evaluator) -> Evaluation:
-    """Measure what needs no training: the first stage, and its blend with the encoders."""
-    return Evaluation(
-        task=evaluator.test,
-        split=evaluator.split,
-        split_queries=evaluator.split_queries,
-        first_stage=evaluator.first_stage,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The re-rankers of a run: the start, and what each preset made of it."""
+    """The re-rankers of a run, and how they read."""
 
-    before: tuple[str, Path]
-    """Name in the table, and folder."""
-    after: dict[str, Path]
-    """The same."""
+    folders: Mapping[str, Path]
+    """By name in the table: the start, then what each preset made of it."""
     kind: Kind
     max_tokens: int
     files: Mapping[str, str]
     """sha256 of the files of those in OUT, by path there."""
-
-    @property
-    def folders(self) -> dict[str, Path]:
-        """All of them."""
-        return dict([self.before]) | self.after
-
-    @property
-    def names(self) -> list[str]:
-        """The names under which their scores are kept, on test and on dev."""
-        return [*self.folders, *(f"dev: {name}" for name in self.folders)]
 
 
 def trained_rerankers(run: Run, max_tokens: int) -> Trained:
@@ -200,49 +191,14 @@ def trained_rerankers(run: Run, max_tokens: int) -> Trained:
         say("evaluate", message)
     start = training["start"]
     name, model = ("warm-started", folder / START) if start["warmed_up"] else ("as given", resolve(start["model"]))
-    after = {f"after: {preset}": folder / preset for preset in training["presets"]}
+    folders = {f"before: {name}": model} | {f"after: {preset}": folder / preset for preset in training["presets"]}
     # Refuse models that the manifest does not name, as a training that was stopped leaves them.
-    folders = tuple(f"{RERANKERS}/{each.name}/" for each in (model, *after.values()))
-    files = {path: sha256 for path, sha256 in run.manifest["files"].items() if path.startswith(folders)}
+    prefixes = tuple(f"{RERANKERS}/{each.name}/" for each in folders.values())
+    files = {path: sha256 for path, sha256 in run.manifest["files"].items() if path.startswith(prefixes)}
     found = run.sha256_of(*files)
     if changed := [path for path, sha256 in files.items() if found.get(path) != sha256]:
         raise DataError(
             f"{(run.out / changed[0]).parent} is not as {run.out / 'manifest.json'} says, perhaps since a later "
             "`hnmine train` was stopped; run `hnmine train` again"
         )
-    return Trained(
-        before=(f"before: {name}", model),
-        after=after,
-        kind=training["kind"],
-        max_tokens=training["max_tokens"],
-        files=files,
-    )
-
-
-def evaluate_rerankers(evaluator: Evaluator, trained: Trained, kept: KeptScores, seed: int) -> Evaluation:
-    """Measure the first stage, the start and every trained re-ranker; test the latter against the start.
-
-    Raises:
-        ModelError: a re-ranker cannot be loaded.
-    """
-    # Score each re-ranker on test, and on dev where something is blended.
-    dev, rankings = evaluator.dev, []
-    for name, folder in trained.folders.items():
-        test_QK = kept.scores(evaluator.test, name, folder)
-        dev_QK = None if dev is None else kept.scores(dev, f"dev: {name}", folder)
-        rankings.append(evaluator.reranker(name, test_QK, dev_QK))
-    used = trained.names if dev is not None else list(trained.folders)
-    kept.remove_all_but(used)
-    # Test what was trained, alone and blended, against the start.
-    before, *after = rankings
-    rows = {ranking.name: ranking.values for ranking in after} | _blended_rows(after)
-    tests = {
-        name: {metric: paired(values[metric], before.values[metric], seed) for metric in METRICS}
-        for name, values in rows.items()
-    }
-    return replace(evaluate_first_stage(evaluator), before=before, after=tuple(after), tests=tests)
-
-
-def _blended_rows(rankings: Sequence[Ranking]) -> dict[str, PerQuery]:
-    """Return the metrics of the blends in which dev gives another part a weight, by the names of their rows."""
-    return {f"{ranking.name}, blended": ranking.blended for ranking in rankings if ranking.gains_parts}
+    return Trained(folders=folders, kind=training["kind"], max_tokens=training["max_tokens"], files=files)

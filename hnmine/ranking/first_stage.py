@@ -10,20 +10,14 @@ import numpy as np
 from hnmine.config.ranking import EvaluateConfig
 from hnmine.errors import DataError
 from hnmine.runs.progress import say, track
-from hnmine.types import Float32, Int64, Texts
-
-NO_ROW = -1
+from hnmine.types import NO_ROW, Float32, Int64, Texts
 
 FirstStage = Callable[[Int64, int], tuple[Int64, Float32]]
 """Maps (query rows (Q,), depth) to document rows (Q, depth) and scores, best first; NO_ROW fills up."""
 
 
 def bm25_or_run_file(evaluate: EvaluateConfig, documents: Texts, queries: Texts) -> FirstStage:
-    """Index the documents by BM25, or read the run file that `evaluate.first_stage` names.
-
-    Raises:
-        DataError: the file cannot be read; see `read_run`.
-    """
+    """Index the documents by BM25, or read the run file that `evaluate.first_stage` names."""
     if evaluate.first_stage != "bm25":
         return read_run(Path(evaluate.first_stage), documents, queries)
     index = Bm25(documents, k1=evaluate.k1, b=evaluate.b)
@@ -48,8 +42,7 @@ class Bm25:
     def first(self, queries: Texts, depth: int) -> tuple[Int64, Float32]:
         """Return the rows (Q, depth) of the best documents of every query and their scores, best first.
 
-        Documents that share no term with the query are not returned: the tail of such a row is NO_ROW with score 0.
-        Ties break by row.
+        Ties break by row. Documents without a term of the query are not returned: NO_ROW with score 0 fills up.
         """
         import bm25s
 
@@ -74,12 +67,12 @@ def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
     Raises:
         DataError: the file cannot be read, or a line is not of that form.
     """
-    # Read the lines.
+    # Read.
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"evaluate.first_stage: {path} cannot be read: {error}; bm25 and dense need no file") from None
-    # Collect each query's documents.
+    # Collect each query's documents, and order them.
     lists: dict[int, list[tuple[float, int, int]]] = {}
     foreign = 0
     for number, line in enumerate(lines, 1):
@@ -97,7 +90,6 @@ def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
             foreign += 1
         else:
             lists.setdefault(query, []).append((*entry, doc))
-    # Order them.
     ranked = {query: sorted(entries) for query, entries in lists.items()}
     say("evaluate", f"{path}: {len(ranked):,} queries" + (f", {foreign:,} lines of others ignored" if foreign else ""))
 

@@ -1,20 +1,19 @@
-"""What a ranking is worth to each query: MRR@3, MRR@10, nDCG@10 and Recall@10, all by ir_measures.
-
-Letters: Q queries, K documents the first stage gave each.
-"""
+"""What a ranking is worth to each query, by ir_measures, and whether one is better than another, or lucky."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.task import Task
-from hnmine.types import Float32, Float64
+from hnmine.types import NO_ROW, Float32, Float64
 
 METRICS = {"MRR@3": "RR@3", "MRR@10": "RR@10", "nDCG@10": "nDCG@10", "Recall@10": "R@10"}
 """Our names of the metrics, and ir_measures' names of the values that are averaged."""
 MAIN_METRIC = "MRR@10"
 """The metric that chooses steps, weights and arms, and orders what is shown."""
+_RESAMPLES = 9999
 
 PerQuery = dict[str, Float64]
 """Metric → its value for each query (Q,)."""
@@ -45,5 +44,37 @@ def means(values: PerQuery) -> dict[str, float]:
 
 def reach(task: Task) -> float:
     """Return the share of the relevant documents that the first stage found: re-ranking cannot add others."""
-    found = [len(docs & set(rows)) for docs, rows in zip(task.relevant, task.doc_rows_QK.tolist(), strict=True)]
-    return sum(found) / sum(len(docs) for docs in task.relevant)
+    return float(task.relevant_QK.sum()) / sum(map(len, task.relevant))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """The mean difference of a metric over queries, and how sure it is."""
+
+    difference: float
+    low: float
+    """Lower end of the 95 % confidence interval (percentile bootstrap over queries)."""
+    high: float
+    p: float
+    """Two-sided p-value of the paired randomisation test; exact where all 2^Q sign patterns are few."""
+
+
+def paired(after_Q: Float64, before_Q: Float64, seed: int = 0) -> Paired:
+    """Compare two rankings query by query.
+
+    The randomisation test asks how often a difference of means as large would come if for every query it were chance
+    which ranking got which value (Smucker et al., CIKM 2007).
+    """
+    from scipy import stats
+
+    if after_Q.shape != before_Q.shape or not len(after_Q):
+        raise ValueError(f"need one value a query of both runs, got {after_Q.shape} and {before_Q.shape}")
+    differences_Q = after_Q - before_Q
+    mean = float(differences_Q.mean())
+    if len(differences_Q) == 1 or not np.ptp(differences_Q):  # there is nothing to resample
+        p = 1.0 if not mean else float(2.0 ** (1 - len(differences_Q)))
+        return Paired(difference=mean, low=mean, high=mean, p=p)
+    how = {"n_resamples": _RESAMPLES, "rng": seed}
+    test = stats.permutation_test((differences_Q,), np.mean, permutation_type="samples", **how)
+    interval = stats.bootstrap((differences_Q,), np.mean, batch=1000, method="percentile", **how).confidence_interval
+    return Paired(difference=mean, low=float(interval.low), high=float(interval.high), p=float(test.pvalue))

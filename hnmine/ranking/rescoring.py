@@ -5,22 +5,21 @@ OUT/evaluation/<name>.parquet    of every query the documents, their scores, the
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from hnmine.config.base import Engine
 from hnmine.config.root import Config
 from hnmine.config.training import Kind
 from hnmine.errors import DataError
 from hnmine.models.folder import folder_sha256
 from hnmine.ranking.measures import METRICS, PerQuery, measure
-from hnmine.ranking.task import Score, Task, rerank
+from hnmine.ranking.task import Task, rerank
 from hnmine.runs.device import choose_device, choose_dtype
 from hnmine.runs.folder import Run
 from hnmine.runs.hashing import digest
@@ -31,106 +30,61 @@ from hnmine.types import Float32
 _FOLDER = "evaluation"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How a re-ranker reads a query and a document: all that decides its scores but its weights."""
-
-    kind: Kind
-    max_tokens: int
-    passages: bool
-    """Whether a long document is read in passages, of which the best counts."""
-    dtype: str
-    engine: Engine
-    device: str
-    """As torch calls it."""
-
-    @classmethod
-    def of(cls, config: Config, kind: Kind, max_tokens: int) -> Reading:
-        """Return what the configuration says of re-rankers of this kind."""
-        device = choose_device(config.device)
-        return cls(
-            kind=kind,
-            max_tokens=max_tokens,
-            passages=config.evaluate.long_documents == "maxp",
-            dtype=choose_dtype(config.train.dtype, device.kind, training=True),
-            engine=config.engine,
-            device=device.torch_name,
-        )
-
-    def load(self, folder: Path) -> Score:
-        """Load the re-ranker in this folder.
-
-        Raises:
-            ModelError: it cannot be loaded.
-        """
-        from hnmine.models.reranker import load_reranker  # imports torch, which a run of known scores does without
-
-        return load_reranker(
-            self.kind,
-            folder,
-            engine=self.engine,
-            passages=self.passages,
-            max_tokens=self.max_tokens,
-            device=self.device,
-            dtype=self.dtype,
-        ).scores
+def how_to_read(config: Config, kind: Kind, max_tokens: int) -> dict[str, Any]:
+    """Return the arguments of `load_reranker` beside the folder: all that decides scores but the weights."""
+    device = choose_device(config.device)
+    return {
+        "kind": kind,
+        "max_tokens": max_tokens,
+        "passages": config.evaluate.long_documents == "maxp",
+        "dtype": choose_dtype(config.train.dtype, device.kind, training=True),
+        "engine": config.engine,
+        "device": device.torch_name,
+    }
 
 
-class _Rescored(BaseModel):
+class _Kept(BaseModel):
     """An entry of the cache: the file of scores says all."""
 
 
 class KeptScores:
     """Scores of a run's re-rankers; those that an earlier run left are taken where nothing has changed."""
 
-    def __init__(self, reading: Reading, run: Run) -> None:
+    def __init__(self, reading: dict[str, Any], run: Run) -> None:
+        """Keep scores in this run; `reading` is from `how_to_read`."""
         self._reading, self._run = reading, run
 
-    def identity(self, task: Task) -> str:
-        """Return a digest of all that decides the scores on a task but the model."""
-        return digest([task.texts, asdict(self._reading), versions()])
+    def of_folder(self, tasks: Mapping[str, Task], folder: Path) -> list[Float32]:
+        """Return the scores (Q, K) of the re-ranker in this folder on each task, kept under the tasks' names."""
+        weights = folder_sha256(folder)
+        return [self.scores(task, name, weights, lambda: folder) for name, task in tasks.items()]
 
-    def scores(self, task: Task, name: str, folder: Path) -> Float32:
-        """Return the scores (Q, K) of the re-ranker in this folder, and keep them under this name.
+    def scores(self, task: Task, name: str, weights: Any, model: Callable[[], Path]) -> Float32:
+        """Return the scores (Q, K) of a re-ranker on a task, kept under this name.
 
-        Raises:
-            ModelError: the re-ranker cannot be loaded.
+        `weights`, JSON-able, decides those of the model; `model` finds its folder, if the scores are not known.
         """
-        identity, entry = digest([folder_sha256(folder), self.identity(task)]), scores_file(name)
-        known = self.read(task, name) if self._run.cache.get(entry, identity, _Rescored) else None
-        if known is not None:
-            say("evaluate", f"{name}: reused {self._run.out / entry}")
-        scores_QK = self.score(task, name, folder) if known is None else known
-        self.write(task, name, scores_QK)  # known scores too: other judgements make other metrics
-        self._run.cache.put(entry, identity, _Rescored(), [self._run.out / entry])
-        return scores_QK
+        # Take known scores, or load the re-ranker.
+        entry, identity = scores_file(name), digest([weights, task.texts, self._reading, versions()])
+        path = self._run.out / entry
+        if self._run.cache.get(entry, identity, _Kept) is not None:
+            say("evaluate", f"{name}: reused {path}")
+            scores_QK = np.array(pq.read_table(path, columns=["scores"])["scores"].to_pylist(), dtype=np.float32)
+        else:
+            from hnmine.models.reranker import load_reranker  # imports torch
 
-    def score(self, task: Task, name: str, folder: Path) -> Float32:
-        """Return the scores (Q, K) of the re-ranker in this folder, computed whatever is kept.
-
-        Raises:
-            ModelError: the re-ranker cannot be loaded.
-        """
-        with track("evaluate", name, task.documents_to_score, "pairs") as progress:
-            return rerank(task, self._reading.load(folder), progress.advance)
-
-    def read(self, task: Task, name: str) -> Float32 | None:
-        """Return the scores that are kept under this name, whatever their model; None: they are not of this task."""
-        rows = _read(self._run.out / scores_file(name), ["query_id", "document_rows", "scores"])
-        ids, doc_rows = rows.column("query_id").to_pylist(), rows.column("document_rows").to_pylist()
-        if (ids, doc_rows) != (list(task.queries.ids), task.doc_rows_QK.tolist()):
-            return None
-        return np.array(rows.column("scores").to_pylist(), dtype=np.float32)
-
-    def write(self, task: Task, name: str, scores_QK: Float32) -> None:
-        """Write the scores, with the metrics that today's judgements give them."""
-        values = measure(task, scores_QK)
+            folder = model()
+            with track("evaluate", name, int(task.exists_QK.sum()), "pairs") as progress:
+                scores_QK = rerank(task, load_reranker(folder=folder, **self._reading).scores, progress.advance)
+        # Write known scores too: other judgements make other metrics.
         columns = {
             "query_id": list(task.queries.ids),
             "document_rows": task.doc_rows_QK.tolist(),
             "scores": scores_QK.tolist(),
         }
-        self._run.write_table(scores_file(name), pa.table(columns | {metric: values[metric] for metric in METRICS}))
+        self._run.write_table(entry, pa.table(columns | measure(task, scores_QK)))
+        self._run.cache.put(entry, identity, _Kept(), [path])
+        return scores_QK
 
     def remove_all_but(self, names: Collection[str]) -> None:
         """Remove the scores that an evaluation has left of other re-rankers than these; those of `compare` stay."""
@@ -153,16 +107,12 @@ def read_metrics(path: Path) -> tuple[list[str], PerQuery]:
     Raises:
         DataError: there is no such file, or it is another.
     """
-    rows = _read(path, ["query_id", *METRICS])
-    ids: list[str] = rows.column("query_id").to_pylist()
-    return ids, {metric: rows.column(metric).to_numpy() for metric in METRICS}
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
     if not path.is_file():
         raise DataError(f"{path} does not exist; `hnmine evaluate` writes such files into OUT/evaluation")
+    columns = ["query_id", *METRICS]
     try:
-        return pq.read_table(path, columns=columns).select(columns)
+        rows = pq.read_table(path, columns=columns).select(columns)
     except (OSError, ValueError, KeyError) as error:  # Arrow's errors are children of these
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} is no file of OUT/evaluation that `hnmine evaluate` writes: {reason}") from None
+    return rows.column("query_id").to_pylist(), {metric: rows.column(metric).to_numpy() for metric in METRICS}

@@ -8,8 +8,7 @@ import numpy as np
 
 from hnmine.config.corpus import SourcesConfig
 from hnmine.config.ranking import EvaluateConfig
-from hnmine.corpus.collection import Collection
-from hnmine.corpus.splits import hold_out
+from hnmine.corpus.collection import Collection, hold_out
 from hnmine.ranking.first_stage import FirstStage
 from hnmine.ranking.task import Task
 from hnmine.runs.progress import say
@@ -30,41 +29,30 @@ class Splits:
         seed: int,
         open_first_stage: Callable[[], FirstStage],
     ) -> None:
-        """Divide the collection's pairs.
-
-        Args:
-            collection: documents, queries and judged pairs.
-            sources: names of the splits, and the share that is held out where there is no dev split.
-            evaluate: how many of the first stage's documents are re-ranked.
-            seed: of what is held out.
-            open_first_stage: called once, when the first documents are asked for.
+        """Divide the collection's pairs; `open_first_stage` is called once, when the first documents are asked for.
 
         Raises:
             DataError: the train split is missing, or one query cannot be divided.
         """
-        # Remember how to search, which is done when it is asked for.
         self.collection = collection
         self._depth, self._open_first_stage = evaluate.depth, open_first_stage
         self._search: FirstStage | None = None
         self._found: dict[int, tuple[Int64, Float32]] = {}
-        # Divide: the files' splits where they exist, else held-out queries.
-        train = collection.pairs(sources.train_split)
-        self.dev_name = sources.dev_split
-        if sources.dev_split in collection.splits:
-            self.dev, self.train = collection.pairs(sources.dev_split), train
+        # Take the files' splits where they exist, else held-out queries.
+        self.train, self.dev_name = collection.pairs(sources.train_split), sources.dev_split
+        if self.dev_name in collection.splits:
+            self.dev = collection.pairs(self.dev_name)
         else:
-            self.dev, self.train = hold_out(train, collection.queries, sources.dev_share, seed)
+            self.dev, self.train = hold_out(self.train, collection.queries, sources.dev_share, seed)
             self.dev_name = f"{sources.dev_share:.0%} of {sources.train_split}"
             say("read", f"no {sources.dev_split} split: {self.dev_name} queries are held out for early stopping")
+        self.test_name, self.test = self.dev_name, self.dev
         if sources.test_split in collection.splits:
             self.test_name, self.test = sources.test_split, collection.pairs(sources.test_split)
         else:
-            self.test_name, self.test = self.dev_name, self.dev
             say("read", f"no {sources.test_split} split: {self.dev_name} is reported, which also chose the step")
-        self._warn_of_shared_queries()
-
-    def _warn_of_shared_queries(self) -> None:
-        texts = self.collection.queries.texts
+        # Warn of queries that are trained on too.
+        texts = collection.queries.texts
         train = {texts[row] for row in self.train.query_rows_P}
         for name, pairs in ((self.dev_name, self.dev), (self.test_name, self.test)):
             if shared := sum(texts[row] in train for row in np.unique(pairs.query_rows_P)):
@@ -85,7 +73,6 @@ class Splits:
         queries = np.unique(pairs.query_rows_P)
         if limit is not None and limit < len(queries):
             queries = np.sort(np.random.default_rng(seed).choice(queries, size=limit, replace=False))
-            pairs = pairs.take(np.isin(pairs.query_rows_P, queries))
         return self._task(queries, pairs)
 
     def unjudged(self, query_rows: Int64) -> Task:

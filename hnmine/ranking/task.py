@@ -6,23 +6,18 @@ Letters: Q queries, K documents the first stage gave each.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.types import Float32, Int64, Pairs, Texts
+from hnmine.types import NO_ROW, Done, Float32, Int64, Pairs, Score, Texts
 
 LONG_WORDS = 1024
 """A document of more words and marks counts as long (arXiv 2505.18366, Table 5, draws the line at as many tokens)."""
 _WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
-
-Done = Callable[[int], None]
-"""Hears how many (query, document) were scored since its last call."""
-Score = Callable[[Sequence[str], Sequence[str], Done], Float32]
-"""Maps queries, as many documents, and a `Done` to one score for each (query, document)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,41 +44,46 @@ class Task:
         rows: Sequence[int],
     ) -> Task:
         """Make the task of the queries in these rows; `first` gives a query row's documents and scores."""
-        judged = pairs.positives_of()
-        positives = {row: judged.get(row, []) for row in rows}
-        is_long = {doc: _is_long(documents.texts[doc]) for docs in positives.values() for doc in docs}
+        positives = pairs.positives_of()
+        relevant = tuple(frozenset(positives.get(row, ())) for row in rows)
+        is_long = {doc: _is_long(documents.texts[doc]) for doc in frozenset().union(*relevant)}
         doc_rows_QK = np.stack([first[row][0] for row in rows])
         return cls(
             queries=queries.take(rows),
             doc_rows_QK=doc_rows_QK,
             first_scores_QK=np.stack([first[row][1] for row in rows]),
             document_texts={int(doc): documents.texts[doc] for doc in np.unique(doc_rows_QK) if doc != NO_ROW},
-            relevant=tuple(frozenset(positives[row]) for row in rows),
-            long=frozenset(i for i, row in enumerate(rows) if any(is_long[doc] for doc in positives[row])),
+            relevant=relevant,
+            long=frozenset(query for query, docs in enumerate(relevant) if any(is_long[doc] for doc in docs)),
         )
 
     def __len__(self) -> int:
         return len(self.queries)
 
     @property
+    def exists_QK(self) -> NDArray[np.bool_]:
+        """Where there is a document to score."""
+        exists_QK: NDArray[np.bool_] = self.doc_rows_QK != NO_ROW
+        return exists_QK
+
+    @property
+    def relevant_QK(self) -> NDArray[np.bool_]:
+        """Which of the documents are relevant."""
+        return np.array([np.isin(rows, list(docs)) for rows, docs in zip(self.doc_rows_QK, self.relevant, strict=True)])
+
+    @property
     def texts(self) -> list[Any]:
         """All that a re-ranker reads."""
         return [self.queries.texts, self.doc_rows_QK.tolist(), sorted(self.document_texts.items())]
 
-    @property
-    def documents_to_score(self) -> int:
-        """Number of (query, document) a re-ranker has to score."""
-        return int((self.doc_rows_QK != NO_ROW).sum())
-
 
 def rerank(task: Task, score: Score, done: Done = lambda _count: None) -> Float32:
     """Return a re-ranker's scores (Q, K); -inf where there is no document."""
-    query_F, position_F = np.nonzero(task.doc_rows_QK != NO_ROW)
-    doc_rows_F = task.doc_rows_QK[query_F, position_F].tolist()
+    query_F, position_F = np.nonzero(task.exists_QK)
+    queries = [task.queries.texts[query] for query in query_F]
+    documents = [task.document_texts[row] for row in task.doc_rows_QK[query_F, position_F].tolist()]
     scores_QK = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
-    scores_QK[query_F, position_F] = score(
-        [task.queries.texts[query] for query in query_F], [task.document_texts[row] for row in doc_rows_F], done
-    )
+    scores_QK[query_F, position_F] = score(queries, documents, done)
     return scores_QK
 
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from hnmine.errors import DataError
 from hnmine.ranking.evaluate import Evaluation, Ranking
-from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, means, reach
+from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, means, paired, reach
 from hnmine.ranking.rescoring import read_metrics
-from hnmine.ranking.significance import paired
 from hnmine.ranking.task import LONG_WORDS, Task
 from hnmine.runs.tables import text_table
 
@@ -25,15 +24,14 @@ def evaluation_text(evaluation: Evaluation, *, distilled: bool = True) -> str:
     """
     task, count = evaluation.task, f"{len(evaluation.task):,}"
     queries = count if len(task) == evaluation.split_queries else f"{count} of {evaluation.split_queries:,}"
-    depth = task.doc_rows_QK.shape[1]
     tested = "\nIn brackets the 95 % interval and the p-value of a paired randomisation test against the start."
     parts = [
-        f"{queries} {evaluation.split} queries, the first {depth} documents re-ranked",
+        f"{queries} {evaluation.split} queries, the first {task.doc_rows_QK.shape[1]} documents re-ranked",
         metrics_table(evaluation),
         f"The first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others."
         + (tested if evaluation.tests else ""),
         blends_text(evaluation.rankings),
-        "" if distilled else distillation_advice(evaluation),
+        "" if distilled else distillation_advice(evaluation.rankings),
         length_table(task, evaluation.rows),
     ]
     return "\n\n".join(filter(None, parts))
@@ -53,17 +51,12 @@ def metrics_table(evaluation: Evaluation) -> str:
 
 def blends_text(rankings: Sequence[Ranking]) -> str:
     """Return the parts of each blend and their weights; nothing where there are no blends."""
-    nothing = f"nothing: on dev no sum has a higher {MAIN_METRIC} than this alone"
-    lines = [
-        [
-            f"  {ranking.name}",
-            "  ".join(f"{weight:.2f} {part}" for part, weight in ranking.weights.items())
-            if ranking.gains_parts
-            else nothing,
-        ]
-        for ranking in rankings
-        if ranking.weights
-    ]
+    lines = []
+    for ranking in rankings:
+        parts = "  ".join(f"{weight:.2f} {part}" for part, weight in ranking.weights.items())
+        if parts and not ranking.gains_parts:
+            parts = f"nothing: on dev no sum has a higher {MAIN_METRIC} than this alone"
+        lines += [[f"  {ranking.name}", parts]] if parts else []
     if not lines:
         return ""
     return (
@@ -72,11 +65,12 @@ def blends_text(rankings: Sequence[Ranking]) -> str:
     )
 
 
-def distillation_advice(evaluation: Evaluation) -> str:
-    """Return an advice where first stage and encoders together beat all of these re-rankers; else nothing."""
-    blend = float(evaluation.first_stage.blended[MAIN_METRIC].mean())
-    rerankers = [float(ranking.values[MAIN_METRIC].mean()) for ranking in evaluation.rankings[1:]]
-    if not evaluation.first_stage.gains_parts or not rerankers or blend <= max(rerankers):
+def distillation_advice(rankings: Sequence[Ranking]) -> str:
+    """Return an advice where first stage and encoders together beat all of the re-rankers; else nothing."""
+    first_stage, *rerankers = rankings
+    blend = means(first_stage.blended)[MAIN_METRIC]
+    best = max((means(ranking.values)[MAIN_METRIC] for ranking in rerankers), default=blend)
+    if not first_stage.gains_parts or blend <= best:
         return ""
     return (
         f"First stage and encoders together ({MAIN_METRIC} {blend:.3f}) know more than any re-ranker here:\n"
@@ -87,11 +81,12 @@ def distillation_advice(evaluation: Evaluation) -> str:
 def length_table(task: Task, rows: Mapping[str, PerQuery], fewest: int = _FEWEST_QUERIES) -> str:
     """Return the main metric of queries with short and with long right documents; nothing with too few of either."""
     long_Q = np.isin(np.arange(len(task)), sorted(task.long))
-    if min(long_Q.sum(), (~long_Q).sum()) < fewest:
+    parts = {"short": ~long_Q, "long": long_Q}
+    if min(part_Q.sum() for part_Q in parts.values()) < fewest:
         return ""
-    headers = ["", f"short ({int((~long_Q).sum()):,})", f"long ({int(long_Q.sum()):,})"]
+    headers = ["", *(f"{name} ({part_Q.sum():,})" for name, part_Q in parts.items())]
     cells = [
-        [name, *(f"{values[MAIN_METRIC][part_Q].mean():.3f}" for part_Q in (~long_Q, long_Q))]
+        [name, *(f"{values[MAIN_METRIC][part_Q].mean():.3f}" for part_Q in parts.values())]
         for name, values in rows.items()
     ]
     title = f"{MAIN_METRIC} by the length of the right document (long: over {LONG_WORDS:,} words and marks)"

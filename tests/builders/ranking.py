@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hnmine.ranking.evaluate import Evaluation, Ranking
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.measures import METRICS
 from hnmine.ranking.task import Task
+from hnmine.types import NO_ROW
 from tests.builders.texts import numbered_texts
 
 
@@ -38,15 +38,6 @@ def ranking_of(name: str, values: Sequence[float], blended: Sequence[float] | No
     )
 
 
-def evaluation_of(
-    task: Task, first_stage: Ranking, before: Ranking | None = None, after: Sequence[Ranking] = ()
-) -> Evaluation:
-    """Return the evaluation of these rankings, without tests."""
-    return Evaluation(
-        task=task,
-        split="test",
-        split_queries=len(task),
-        first_stage=first_stage,
-        before=before,
-        after=tuple(after),
-    )
+def evaluation_of(task: Task, *rankings: Ranking) -> Evaluation:
+    """Return the evaluation of these rankings (first stage, start, what was trained), without tests."""
+    return Evaluation(task=task, split="test", split_queries=len(task), rankings=rankings, tests={})

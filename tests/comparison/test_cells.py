@@ -10,14 +10,14 @@ import pytest
 
 import hnmine
 from hnmine.arms.arm import known_arms
+from hnmine.comparison.audit import count_hidden_choices, hide_positives
 from hnmine.comparison.cells import Cells
-from hnmine.comparison.hidden import count_hidden_choices, hide_positives
 from hnmine.project import open_project
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.training.data import TrainingData
 from hnmine.training.lists import Lists
 from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer, Training
+from hnmine.types import NO_ROW
 from tests.builders.collections import write_collection
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 from tests.builders.settings import quick_config

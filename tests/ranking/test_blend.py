@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.ranking.blend import Rankings, best_weights, blended, likeliest, standardised
-from hnmine.ranking.first_stage import NO_ROW
 from hnmine.ranking.measures import means, measure
 from hnmine.ranking.task import Task
-from hnmine.types import Texts
+from hnmine.types import NO_ROW, Texts
 
 QUERIES, DOCUMENTS = 6, 5
 

@@ -13,21 +13,13 @@ from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
 from hnmine.errors import DataError, HnmineError
 from hnmine.models.folder import folder_sha256
-from hnmine.ranking.evaluate import (
-    Cosines,
-    Evaluator,
-    Trained,
-    evaluate_first_stage,
-    evaluate_rerankers,
-    trained_rerankers,
-)
-from hnmine.ranking.first_stage import NO_ROW, bm25_or_run_file
-from hnmine.ranking.measures import METRICS, means, measure
-from hnmine.ranking.rescoring import KeptScores, Reading, scores_file
-from hnmine.ranking.significance import paired
+from hnmine.ranking.evaluate import Cosines, Evaluator, rows_of, trained_rerankers
+from hnmine.ranking.first_stage import bm25_or_run_file
+from hnmine.ranking.measures import METRICS, means, measure, paired
+from hnmine.ranking.rescoring import KeptScores, how_to_read
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run, open_run
-from hnmine.types import Float32, Int64, Texts
+from hnmine.types import NO_ROW, Float32, Int64, Texts
 from tests.builders.collections import write_collection
 from tests.builders.models import tiny_cross_encoder
 
@@ -57,8 +49,8 @@ def test_an_encoder_that_knows_is_blended_with_the_first_stage(tmp_path: Path) -
     assert evaluator.dev is not None
     for task in (evaluator.dev, evaluator.test):
         relevant |= dict(zip(task.queries.texts, task.relevant, strict=True))
-    evaluation = evaluate_first_stage(evaluator)
-    ranking = evaluation.first_stage
+    evaluation = evaluator.evaluation()
+    (ranking,) = evaluation.rankings
     assert ranking.name == "first stage: BM25"
     assert ranking.weights.keys() <= {"BM25", "oracle"}
     assert ranking.weights["oracle"] > 0.5
@@ -73,8 +65,8 @@ def test_encoders_are_asked_only_where_they_are_blended(tmp_path: Path, blend: s
     evaluator = evaluator_of(tmp_path / "data", no_cosines, f"evaluate.blend={blend}")
     assert evaluator.first_stage.weights == {}, "there is nothing to blend it with"
     assert (evaluator.dev is None) == (blend == "none")
-    test_QK = evaluator.test.first_scores_QK
-    ranking = evaluator.reranker("x", test_QK, None if evaluator.dev is None else evaluator.dev.first_scores_QK)
+    assert list(evaluator.tasks("x")) == (["x"] if blend == "none" else ["x", "dev: x"])
+    ranking = evaluator.reranker("x", *(task.first_scores_QK for task in evaluator.tasks("x").values()))
     assert ranking.weights.keys() <= parts
     assert bool(ranking.weights) == bool(parts)
     assert not ranking.gains_parts
@@ -86,36 +78,29 @@ def test_vectors_that_lack_queries_are_told_with_what_to_do(tmp_path: Path) -> N
 
     evaluator = evaluator_of(tmp_path / "data", lacks, "evaluate.depth=7")
     with pytest.raises(DataError, match=r"4 x 7 are missing; or set evaluate\.blend=first_stage, which asks no"):
-        evaluate_first_stage(evaluator)
+        evaluator.evaluation()
 
 
 def test_what_was_trained_is_measured_and_tested_against_the_start(tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path / "data", no_cosines, "evaluate.blend=first_stage")
     models = [tiny_cross_encoder(tmp_path / f"model {seed}", seed=seed) for seed in range(3)]
-    trained = Trained(
-        before=("before: as given", models[0]),
-        after={"after: paper": models[1], "after: anchored": models[2]},
-        kind="cross-encoder",
-        max_tokens=32,
-        files={},
-    )
-    reading = Reading.of(load(overrides=CPU), "cross-encoder", 32)
+    names = ["before: as given", "after: paper", "after: anchored"]
     with open_run(tmp_path / "out", Config()) as run:
-        kept = KeptScores(reading, run)
-        kept.write(evaluator.test, "after: gone", evaluator.test.first_scores_QK)
-        evaluation = evaluate_rerankers(evaluator, trained, kept, seed=3)
-        left = {path.relative_to(run.out).as_posix() for path in (run.out / "evaluation").iterdir()}
-    assert left == set(map(scores_file, trained.names))
-    assert [ranking.name for ranking in evaluation.rankings] == ["first stage: BM25", *trained.folders]
-    assert evaluation.before is not None
-    for ranking in evaluation.after:
+        kept = KeptScores(how_to_read(load(overrides=CPU), "cross-encoder", 32), run)
+        scores = [kept.of_folder(evaluator.tasks(name), model) for name, model in zip(names, models, strict=True)]
+    rankings = [evaluator.reranker(name, *each) for name, each in zip(names, scores, strict=True)]
+    evaluation = evaluator.evaluation(rankings, seed=3)
+    assert [ranking.name for ranking in evaluation.rankings] == ["first stage: BM25", *names]
+    _, before, *after = evaluation.rankings
+    for ranking in after:
         assert measure(evaluator.test, ranking.scores_QK).keys() == METRICS.keys()
         rows = {ranking.name: ranking.values}
         rows |= {f"{ranking.name}, blended": ranking.blended} if ranking.gains_parts else {}
+        assert rows_of([ranking]) == rows
         for name, values in rows.items():
             assert values is evaluation.rows[name]
             for metric, test in evaluation.tests[name].items():
-                assert test == paired(values[metric], evaluation.before.values[metric], 3)
+                assert test == paired(values[metric], before.values[metric], 3)
     assert {name for name in evaluation.rows if name.startswith("after")} == evaluation.tests.keys()
 
 
@@ -144,10 +129,9 @@ def test_the_manifest_says_what_was_trained(
         run_with_models(run, warmed_up=warmed_up, model=given)
         trained = trained_rerankers(run, 16)
         rerankers = run.out / "rerankers"
-        assert trained.before == (
-            ("before: warm-started", rerankers / "start") if warmed_up else ("before: as given", given)
-        )
-        assert trained.after == {"after: paper": rerankers / "paper", "after: anchored": rerankers / "anchored"}
+        start = ("before: warm-started", rerankers / "start") if warmed_up else ("before: as given", given)
+        after = [("after: paper", rerankers / "paper"), ("after: anchored", rerankers / "anchored")]
+        assert list(trained.folders.items()) == [start, *after]
         assert dict(trained.files) == run.manifest["files"]
         assert "train.max_tokens=16 is not used: these were trained with 64" in capsys.readouterr().err
         trained_rerankers(run, 64)

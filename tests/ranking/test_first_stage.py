@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.errors import DataError
-from hnmine.ranking.first_stage import NO_ROW, Bm25, read_run
-from hnmine.types import Float32, Int64, Texts
+from hnmine.ranking.first_stage import Bm25, read_run
+from hnmine.types import NO_ROW, Float32, Int64, Texts
 
 
 def texts(*all_texts: str) -> Texts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,27 +14,28 @@ import pytest
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.errors import DataError
-from hnmine.ranking.first_stage import NO_ROW
+from hnmine.models.reranker import load_reranker
 from hnmine.ranking.measures import METRICS, measure
-from hnmine.ranking.rescoring import KeptScores, Reading, read_metrics, scores_file
+from hnmine.ranking.rescoring import KeptScores, how_to_read, read_metrics, scores_file
 from hnmine.ranking.task import rerank
 from hnmine.runs.folder import open_run
+from hnmine.types import NO_ROW
 from tests.builders.models import tiny_cross_encoder
 from tests.builders.ranking import task_of_rows
 
 TASK = task_of_rows([[0, 1, NO_ROW], [2, 3, 4]], [{0}, {3}])
-READING = Reading.of(load(overrides=["device=cpu", "engine=torch", "train.dtype=float32"]), "cross-encoder", 32)
+READING = how_to_read(load(overrides=["device=cpu", "engine=torch", "train.dtype=float32"]), "cross-encoder", 32)
 
 
 def test_known_scores_are_taken_and_others_are_computed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = [tiny_cross_encoder(tmp_path / f"model {seed}", seed=seed) for seed in range(2)]
     with open_run(tmp_path / "out", Config()) as run:
-        kept, file = KeptScores(READING, run), run.out / scores_file("after: paper")
+        file = run.out / scores_file("after: paper")
         assert file == run.out / "evaluation" / "after-paper.parquet"
 
-        def reused(reading: Reading = READING, model: Path = models[0], task=TASK) -> bool:
-            scores = KeptScores(reading, run).scores(task, "after: paper", model)
-            assert scores.tolist() == rerank(task, reading.load(model)).tolist()
+        def reused(reading: dict[str, Any] = READING, model: Path = models[0], task=TASK) -> bool:
+            (scores,) = KeptScores(reading, run).of_folder({"after: paper": task}, model)
+            assert scores.tolist() == rerank(task, load_reranker(folder=model, **reading).scores).tolist()
             assert np.array_equal(read_metrics(file)[1]["MRR@10"], measure(task, scores)["MRR@10"])
             return f"after: paper: reused {file}" in capsys.readouterr().err
 
@@ -46,7 +48,7 @@ def test_known_scores_are_taken_and_others_are_computed(tmp_path: Path, capsys: 
         assert file.read_bytes() == written
         assert not reused(model=models[1])
         assert not reused()
-        assert not reused(replace(READING, max_tokens=8))
+        assert not reused(READING | {"max_tokens": 8})
         assert not reused()
         assert not reused(task=replace(TASK, doc_rows_QK=TASK.doc_rows_QK[:, ::-1].copy()))
         assert not reused()
@@ -54,14 +56,14 @@ def test_known_scores_are_taken_and_others_are_computed(tmp_path: Path, capsys: 
         assert not reused()
         file.unlink()
         assert not reused()
-        assert kept.read(replace(TASK, doc_rows_QK=TASK.doc_rows_QK[:, ::-1]), "after: paper") is None
 
 
 def test_files_of_rankings_that_are_gone_are_removed_and_others_are_not(tmp_path: Path) -> None:
     with open_run(tmp_path / "out", Config()) as run:
-        kept = KeptScores(READING, run)
-        for name in ("after: paper", "after: positives", "dev: after: paper", "compare: start"):
-            kept.write(TASK, name, np.zeros((2, 3), np.float32))
+        kept, model = KeptScores(READING, run), tiny_cross_encoder(tmp_path / "model")
+        kept.of_folder(
+            dict.fromkeys(["after: paper", "after: positives", "dev: after: paper", "compare: start"], TASK), model
+        )
         kept.remove_all_but(["after: paper"])
         left = sorted(path.name for path in (run.out / "evaluation").iterdir())
     assert left == ["after-paper.parquet", "compare-start.parquet"]
@@ -69,8 +71,7 @@ def test_files_of_rankings_that_are_gone_are_removed_and_others_are_not(tmp_path
 
 def test_the_metrics_of_a_file_are_read_and_other_files_are_named(tmp_path: Path) -> None:
     with open_run(tmp_path / "out", Config()) as run:
-        scores = np.array([[1, 2, -np.inf], [1, 3, 2]], np.float32)
-        KeptScores(READING, run).write(TASK, "x", scores)
+        (scores,) = KeptScores(READING, run).of_folder({"x": TASK}, tiny_cross_encoder(tmp_path / "model"))
         ids, read = read_metrics(run.out / scores_file("x"))
     assert ids == ["q0", "q1"]
     assert {name: of_query.tolist() for name, of_query in read.items()} == {

@@ -13,9 +13,9 @@ from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
 from hnmine.errors import DataError
-from hnmine.ranking.first_stage import NO_ROW, Bm25, FirstStage, bm25_or_run_file
+from hnmine.ranking.first_stage import Bm25, FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits
-from hnmine.types import Pairs
+from hnmine.types import NO_ROW, Pairs
 from tests.builders.collections import write_collection
 
 

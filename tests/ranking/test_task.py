@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.ranking.task import Done, Task, rerank
-from hnmine.types import Float32, Pairs, Texts
+from hnmine.ranking.task import Task, rerank
+from hnmine.types import NO_ROW, Done, Float32, Pairs, Texts
 from tests.builders.ranking import task_of_rows
 from tests.builders.texts import numbered_texts
 
@@ -27,7 +26,7 @@ def test_every_document_of_the_first_stage_is_scored_once_and_put_in_its_place()
     hole = -np.inf
     assert scores.tolist() == [[5, 2, hole], [hole, hole, hole], [7, 5, 3]]
     assert asked == [("q0", "d5"), ("q0", "d2"), ("q2", "d7"), ("q2", "d5"), ("q2", "d3")]
-    assert sum(finished) == task.documents_to_score == 5
+    assert sum(finished) == task.exists_QK.sum() == 5
 
 
 def test_a_task_has_each_query_once_with_all_its_positives_and_the_texts_it_needs() -> None:

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hnmine.errors import DataError
-from hnmine.ranking.measures import METRICS
-from hnmine.ranking.significance import Paired, paired
+from hnmine.ranking.measures import METRICS, Paired, paired
 from hnmine.report.rankings import (
     blends_text,
     distillation_advice,
@@ -29,7 +28,7 @@ TWO_QUERIES = task_of_rows([[1, 2], [1, 2]], [{1}, {7}])
 
 def test_the_table_shows_each_ranking_and_what_training_changed() -> None:
     test = Paired(difference=-0.05, low=-0.1, high=0.02, p=0.0312)
-    rankings = ranking_of(FIRST, [0.5, 0.5]), ranking_of(START, [0.25, 0.25]), [ranking_of(PAPER, [0.4, 0.0])]
+    rankings = ranking_of(FIRST, [0.5, 0.5]), ranking_of(START, [0.25, 0.25]), ranking_of(PAPER, [0.4, 0.0])
     evaluation = replace(evaluation_of(TWO_QUERIES, *rankings), tests={PAPER: dict.fromkeys(METRICS, test)})
     head, *lines = metrics_table(evaluation).splitlines()
     assert head.split("  ")[-1] == "MRR@10 against the start"
@@ -41,7 +40,7 @@ def test_the_table_shows_each_ranking_and_what_training_changed() -> None:
 
 
 def test_blends_that_add_something_have_rows_of_their_own_behind_all_others() -> None:
-    rankings = ranking_of(FIRST, [0.5, 0.5], [0.6, 0.6]), ranking_of(START, [0.25, 0.25]), [ranking_of(PAPER, [1, 1])]
+    rankings = ranking_of(FIRST, [0.5, 0.5], [0.6, 0.6]), ranking_of(START, [0.25, 0.25]), ranking_of(PAPER, [1, 1])
     lines = metrics_table(evaluation_of(TWO_QUERIES, *rankings)).splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == [FIRST, START, PAPER, f"{FIRST}, blended"]
     assert lines[4].endswith("0.600")
@@ -68,15 +67,15 @@ def test_the_text_before_training_is_the_beginning_of_the_text_after_it() -> Non
 def test_lessons_are_advised_where_the_encoders_know_more_than_any_re_ranker(
     start: float, paper: float, blend: float | None, is_given: bool
 ) -> None:
-    after = [ranking_of(PAPER, [paper], None if blend is None else [blend])]
-    first = ranking_of(FIRST, [0.4], [0.6])
-    found = evaluation_of(TWO_QUERIES, first, ranking_of(START, [start]), after)
+    after = ranking_of(PAPER, [paper], None if blend is None else [blend])
+    rankings = [ranking_of(FIRST, [0.4], [0.6]), ranking_of(START, [start]), after]
+    found = evaluation_of(TWO_QUERIES, *rankings)
     advice = "(MRR@10 0.600) know more than any re-ranker here"
-    assert (advice in distillation_advice(found)) == is_given
+    assert (advice in distillation_advice(rankings)) == is_given
     assert (advice in evaluation_text(found, distilled=False)) == is_given
     assert advice not in evaluation_text(found, distilled=True)
-    assert not distillation_advice(replace(found, first_stage=ranking_of(FIRST, [0.4])))
-    assert not distillation_advice(evaluation_of(TWO_QUERIES, first)), "nothing is trained yet"
+    assert not distillation_advice([ranking_of(FIRST, [0.4]), *rankings[1:]])
+    assert not distillation_advice(rankings[:1]), "nothing is trained yet"
 
 
 def test_the_parts_of_a_blend_are_listed_and_that_dev_wants_none() -> None:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from hnmine.report.arms import FIRST_STAGE, NO_TRAINING, ArmRow, Block, arms_table, comparison_text
+from collections.abc import Mapping
+
+from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell
+from hnmine.comparison.tables import Block, arms_table, comparison_text
+from hnmine.ranking.measures import PerQuery
 from tests.builders.ranking import ranking_of, task_of_rows
 
 
-def arm(*means: float, hidden: float | None = None) -> ArmRow:
+def arm(*means: float) -> list[tuple[Cell, PerQuery]]:
     """Return an arm with so many seeds, each with the same value for all of fifty queries."""
-    rankings = [ranking_of("re-ranker", [mean] * 50) for mean in means]
-    return ArmRow(rankings=rankings, yield_rate=0.5, learning_rate=1e-5, hidden=hidden)
+    values = [ranking_of("re-ranker", [mean] * 50).values for mean in means]
+    cells = [
+        Cell(
+            arm="",
+            seed=seed,
+            learning_rate=1e-5,
+            dev_by_rate={"1e-05": 0.5},
+            dev_of_start=0.5,
+            best_step=1,
+            lists=50,
+            negatives=50,
+            pairs_with_negatives=0.5,
+            blended={"MRR@10": mean},
+        )
+        for seed, mean in enumerate(means)
+    ]
+    return list(zip(cells, values, strict=True))
 
 
-def block(label: str = "", **arms: ArmRow) -> Block:
+def block(label: str = "", hidden: Mapping[str, float] | None = None, **arms: list[tuple[Cell, PerQuery]]) -> Block:
     zero = ranking_of("zero", [0.0] * 50, [0.9] * 50)
-    return Block(label=label, references={FIRST_STAGE: zero, NO_TRAINING: zero}, arms=arms)
+    return Block(label=label, references={FIRST_STAGE: zero, NO_TRAINING: zero}, hidden=hidden or {}, arms=arms)
 
 
 def test_the_table_has_means_over_seeds_and_tests_over_queries():
-    lines = arms_table(block(good=arm(0.5, 0.6, hidden=0.25), better=arm(0.7))).splitlines()
+    lines = arms_table(block(hidden={"good": 0.25}, good=arm(0.5, 0.6), better=arm(0.7))).splitlines()
     assert lines[2].split() == ["no", "fine-tuning", "0.000", "0.000", "0.000", "0.000", "0.900"]
     assert lines[3].split()[:8] == ["better", "0.700", "0.700", "0.700", "0.700", "0.700", "0.000", "50%"]
     assert lines[4].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%"]

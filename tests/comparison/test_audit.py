@@ -1,4 +1,4 @@
-"""Hidden positives on a space small enough to count by hand, and on random ones against a plain loop."""
+"""Hidden positives by hand and against a plain loop, and what is said of the rules that choose them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 
 from hnmine.arms.rules import RULES
-from hnmine.comparison.hidden import HiddenChoices, Trials, count_hidden_choices, hide_positives
+from hnmine.comparison.audit import (
+    TWO_CONDITIONS,
+    HiddenChoices,
+    Risk,
+    Trials,
+    count_hidden_choices,
+    hide_positives,
+    risk_table,
+    verdict,
+)
 from hnmine.mining.conditions import select
 from hnmine.mining.guards import margin_guard
 from hnmine.mining.search import Searcher
-from hnmine.ranking.first_stage import NO_ROW
-from hnmine.types import Pairs, Space, distance, unit_rows
+from hnmine.types import NO_ROW, Pairs, Space, distance, unit_rows
 from tests.builders.devices import CPU
 
 
@@ -22,14 +30,13 @@ def pairs_of(rows: list[tuple[int, int]]) -> Pairs:
 
 def counts(choices: HiddenChoices) -> tuple[int, int, int, int]:
     """Pairs, pairs with a negative, negatives, hidden positives among them."""
-    by_query = (choices.offered_Q, choices.selected_Q, choices.chosen_Q, choices.hidden_Q)
-    return tuple(int(count_Q.sum()) for count_Q in by_query)  # type: ignore[return-value]
+    return choices.offered, choices.selected, int(choices.chosen_Q.sum()), int(choices.hidden_Q.sum())
 
 
 def of_queries(chosen: list[int], hidden: list[int]) -> HiddenChoices:
     """What one finds: of each query so many negatives, of different pairs, so many of them hidden positives."""
-    chosen_Q, hidden_Q = np.array(chosen, dtype=np.int64), np.array(hidden, dtype=np.int64)
-    return HiddenChoices(offered_Q=chosen_Q, selected_Q=chosen_Q, chosen_Q=chosen_Q, hidden_Q=hidden_Q)
+    pairs = sum(chosen)
+    return HiddenChoices(offered=pairs, selected=pairs, chosen_Q=np.array(chosen), hidden_Q=np.array(hidden))
 
 
 def test_a_hidden_positive_that_is_nearest_is_counted_for_the_other_pair_only() -> None:
@@ -130,7 +137,7 @@ def test_what_is_mined_with_guards_equals_a_plain_loop(margin: float, wanted: in
     choices = HiddenChoices.count(trials, found.pair_M, found.doc_rows_M)
     assert counts(choices) == by_plain_loop(space, judged, trials.known.groups_N, margin, wanted)
     assert 0 < choices.hidden_rate < 1
-    assert (choices.negatives > choices.selected_Q.sum()) == (wanted > 1)
+    assert (choices.negatives > choices.selected) == (wanted > 1)
 
 
 def test_copies_of_one_text_are_one_positive() -> None:
@@ -192,3 +199,34 @@ def test_without_variance_a_query_counts_as_one(
     chosen: list[int], hidden: list[int], expected: tuple[float, float]
 ) -> None:
     assert of_queries(chosen, hidden).interval == pytest.approx(expected, abs=1e-4)
+
+
+def risk(hidden: float, low: float, high: float, negatives: int = 100) -> Risk:
+    return {"hidden": hidden, "interval": (low, high), "yield": 1.0, "negatives": negatives}
+
+
+def test_the_verdict_follows_the_upper_end_of_the_interval() -> None:
+    assert "safe here" in verdict({TWO_CONDITIONS: risk(0.01, 0.005, 0.018)})
+    assert "anchors" in verdict({TWO_CONDITIONS: risk(0.08, 0.065, 0.099)})
+    assert "anchors" in verdict({TWO_CONDITIONS: risk(0.02, 0.005, 0.07)}), "2 % is not safe if it may be 7 %"
+    assert "dangerous" in verdict({TWO_CONDITIONS: risk(0.3, 0.27, 0.33)})
+    assert "dangerous" in verdict({TWO_CONDITIONS: risk(0.5, 0.23, 0.77)})
+    for few in (risk(0, 0, 0.28), risk(0.125, 0.02, 0.47), risk(0.08, 0.04, 0.15), risk(0, 0, 1, negatives=1)):
+        assert "too few to tell" in verdict({TWO_CONDITIONS: few})
+    assert verdict({TWO_CONDITIONS: risk(0.3, 0.272, 0.329)}).startswith(
+        "Of the two conditions' first negatives, 30.0% (27.2% to 32.9%) are right answers"
+    )
+    assert "there is none" in verdict({TWO_CONDITIONS: risk(0, 0, 1, negatives=0)})
+
+
+def test_the_verdict_speaks_of_what_is_configured_too() -> None:
+    first, second = verdict({TWO_CONDITIONS: risk(0.3, 0.27, 0.33), "mine": risk(0, 0, 0.004)}, "mine").splitlines()
+    assert "dangerous" in first
+    assert second == "As configured (mine), 0.0% (0.0% to 0.4%) are right answers that were hidden: safe here."
+
+
+def test_the_table_shows_rate_interval_yield_and_sample() -> None:
+    header, row = risk_table({TWO_CONDITIONS: risk(0.3, 0.272, 0.329, negatives=1000)}).splitlines()
+    assert header.split() == ["rule", "hidden", "positives", "95", "%", "interval", "yield", "negatives"]
+    assert row.split() == ["two", "conditions", "30.0%", "27.2%", "-", "32.9%", "100.0%", "1,000"]
+    assert len(header) == len(row)
