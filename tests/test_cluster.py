@@ -34,7 +34,7 @@ from hnmine.runs.directory import Directory
 from tests.builders.collections import append_documents, write_collection
 from tests.builders.commands import REPOSITORY, end_process_tree, free_ports, ray_command, wait_until_it_answers
 from tests.builders.folders import result_hashes
-from tests.builders.models import tiny_cross_encoder
+from tests.builders.models import tiny_cross_encoder, tiny_letter_encoder
 from tests.builders.settings import quick_options
 from tests.builders.texts import random_texts
 
@@ -558,8 +558,10 @@ def done(job: subprocess.Popen[str]) -> str:
 @pytest.mark.timeout(900)
 def test_two_nodes_share_a_run_and_one_that_is_killed_changes_nothing_of_it(tmp_path: Path, nodes: Nodes):
     data = write_collection(tmp_path / "data")
-    append_documents(data, random_texts(40 * BLOCK_TEXTS, "more", 400))  # long ones, so that a block takes a moment
-    two = ["embed.actors=2", "train.workers=2", "evaluate.depth=10"]
+    append_documents(data, random_texts(40 * BLOCK_TEXTS, "more", 60))
+    model = tiny_letter_encoder(tmp_path / "letters")  # slow enough for one node not to end before the other begins
+    encoder = f"encoders=[{{name: letters, model: {model}, dtype: float32}}]"
+    two = [encoder, "embed.actors=2", "train.workers=2", "evaluate.depth=10"]
     start = tiny_cross_encoder(tmp_path / "start", spread=1)
     nodes.start("head", "--num-cpus=1")
     nodes.start("second", "--num-cpus=1")
