@@ -6,7 +6,7 @@ of its losses, its number and the weights, and a checkpoint is weights, AdamW's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class Optimizer:
         network.eval()
         matrices = [weight for weight in network.parameters() if weight.ndim > 1]
         vectors = [weight for weight in network.parameters() if weight.ndim <= 1]
-        self._adamw = torch.optim.AdamW(
+        self.adamw = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}],
             lr=recipe.learning_rate,
             fused=True,
@@ -53,25 +53,8 @@ class Optimizer:
                 f"the gradient became {norm.item()} at step {number + 1}; lower the learning rate "
                 "(train.learning_rate of a re-ranker)"
             )
-        for group in self._adamw.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = self._recipe.rate(number, self._steps)
-        self._adamw.step()
-        self._adamw.zero_grad(set_to_none=True)
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
         return float(total)
-
-    def moments(self) -> dict[str, Tensor]:
-        """Return AdamW's state, as tensors named `<number of the weight>.<name>`."""
-        states = self._adamw.state_dict()["state"]
-        return {f"{at}.{name}": value.contiguous() for at, state in states.items() for name, value in state.items()}
-
-    def restore(self, moments: Mapping[str, Tensor]) -> None:
-        """Continue from what `moments` returned.
-
-        Raises:
-            ValueError: a name is not of that form.
-        """
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in moments.items():
-            at, _, name = key.partition(".")
-            states.setdefault(int(at), {})[name] = value
-        self._adamw.load_state_dict(self._adamw.state_dict() | {"state": states})

@@ -1,21 +1,21 @@
-"""How far a training is: its workers log events, the driver reads them and shows them."""
+"""What is heard of a training: its workers log events, which become messages, a progress line and curves."""
 
 from __future__ import annotations
 
 import math
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+from hnmine.errors import ConfigError
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.progress import Progress, say
 from hnmine.training.recipe import Recipe
-from hnmine.training.trackers import Track
 
-_POLL_SECONDS = 0.5
+Track = Callable[[str, float, int], None]
+"""Takes the name of a value, the value, and the step it is of."""
 
 
 @dataclass(frozen=True)
@@ -29,78 +29,39 @@ class Event:
     pairs: int = 0
     padding: float = 0.0
     """The share of a trained step's tokens that was padding."""
-    time: float = field(default_factory=time.time)
 
 
 class TrainingLog:
-    """The events of one training. What a restarted worker logs again counts once."""
-
-    def __init__(self) -> None:
-        self._unread: list[Event] = []
-        self._history: dict[int, float] = {}
-        self._failure = ""
-        self._last_step = 0
-
-    def add(self, event: Event) -> None:
-        """Take an event."""
-        if event.kind == "trained":
-            if event.step <= self._last_step:
-                return
-            self._last_step = event.step
-        if event.kind == "evaluated":
-            if event.step in self._history:
-                return
-            self._history[event.step] = event.value
-        self._unread.append(event)
-
-    def read(self) -> list[Event]:
-        """Return the events since the last call."""
-        unread, self._unread = self._unread, []
-        return unread
-
-    def history(self) -> dict[int, float]:
-        """Return MAIN_METRIC by step, of all evaluations."""
-        return self._history
-
-    def fail(self, message: str) -> None:
-        """Take a failure that a new try cannot mend."""
-        self._failure = message
-
-    def failure(self) -> str:
-        """Return that failure, or an empty text."""
-        return self._failure
-
-    def close(self) -> None:
-        """Release what the log holds: nothing."""
-
-
-class EventPrinter:
-    """Shows events as messages and a progress line, and passes their values on to a tracker."""
+    """Shows the events of one training, and tracks its values. What a restarted worker logs again counts once."""
 
     def __init__(self, name: str, recipe: Recipe, lists: int, track: Track) -> None:
         """Take the training's name in messages, and how many lists an epoch has."""
         self._name, self._recipe, self._lists, self._track = name, recipe, lists, track
+        self.history: dict[int, float] = {}
+        """MAIN_METRIC by step, of all evaluations."""
+        self._last_step = 0
         self._progress: Progress | None = None  # its clock starts with the first step, not with the workers
         self._loss = self._padding = math.nan
 
-    def show(self, event: Event) -> None:
-        """Show one event."""
+    def add(self, event: Event) -> None:
+        """Take an event."""
         match event.kind:
             case "resumed":
                 say("train", f"{self._name}: goes on from the checkpoint of step {event.step}")
             case "begun":
                 total = self._lists * self._recipe.epochs - event.step * self._recipe.pairs_per_batch
                 if self._progress is None and total > 0:
-                    begun = time.time() - event.time
-                    self._progress = Progress("train", self._name, total, "lists", begun=begun)
-            case "evaluated":
+                    self._progress = Progress("train", self._name, total, "lists")
+            case "evaluated" if event.step not in self.history:
+                self.history[event.step] = event.value
                 self._track(MAIN_METRIC, event.value, event.step)
                 message = f"{self._name}: step {event.step}: {MAIN_METRIC} {event.value:.3f} on dev"
                 say("train", message, model=self._name, training_step=event.step, mrr_at_10=event.value)
-            case "trained":
-                self._show_step(event)
+            case "trained" if event.step > self._last_step:
+                self._last_step = event.step
+                self._add_step(event)
 
-    def _show_step(self, event: Event) -> None:
+    def _add_step(self, event: Event) -> None:
         rate = self._recipe.rate(event.step - 1, self._recipe.steps(self._lists))
         for name, value in (("loss", event.value), ("learning_rate", rate), ("padding", event.padding)):
             self._track(name, value, event.step)
@@ -108,33 +69,64 @@ class EventPrinter:
         if self._progress is not None:
             self._progress.advance(event.pairs, f"loss {self._loss:.3f}, {self._padding:.1%} padding")
 
-    def finish(self) -> None:
+    def close(self) -> None:
         """Close the progress line."""
         if self._progress is not None:
             self._progress.finish()
 
 
-@contextmanager
-def shown(read: Callable[[], list[Event]], printer: EventPrinter) -> Iterator[None]:
-    """Show what `read` returns, again and again while the block runs, and once more at its end."""
-    stop = threading.Event()
-
-    def poll() -> None:
-        last = False
-        while not last:
-            last = stop.wait(_POLL_SECONDS)
-            for event in read():
-                printer.show(event)
-        printer.finish()
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def _smooth(before: float, now: float) -> float:
     return now if math.isnan(before) else 0.9 * before + 0.1 * now
+
+
+@contextmanager
+def tracking(name: str, folder: Path, mlflow: str | None, settings: dict[str, Any]) -> Iterator[Track]:
+    """Open TensorBoard files in `folder`, and a run at the MLflow tracking address `mlflow` if one is given.
+
+    Raises:
+        ConfigError: an address is given and MLflow is not installed, or does not answer.
+    """
+    from tensorboardX import SummaryWriter
+
+    with ExitStack() as stack:
+        writer = SummaryWriter(str(folder))
+        stack.callback(writer.close)
+        tracks: list[Track] = [writer.add_scalar]
+        if mlflow is not None:
+            tracks.append(stack.enter_context(_mlflow(name, mlflow, settings)))
+
+        def track(value_name: str, value: float, step: int) -> None:
+            for each in tracks:
+                each(value_name.replace("@", "_at_"), value, step)  # neither takes an @
+
+        yield track
+
+
+@contextmanager
+def _mlflow(name: str, address: str, settings: dict[str, Any]) -> Iterator[Track]:
+    try:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+    except ImportError:
+        raise ConfigError("train.mlflow is set, but MLflow is not installed: pip install 'hnmine[mlflow]'") from None
+    # Open a run of experiment `hnmine` with the settings.
+    try:
+        client = mlflow.MlflowClient(tracking_uri=address, registry_uri=address)
+        experiment = client.get_experiment_by_name("hnmine")
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment("hnmine")
+        run_id = client.create_run(experiment_id, run_name=name).info.run_id
+        for key, value in settings.items():
+            client.log_param(run_id, key, value)
+    except MlflowException as error:
+        raise ConfigError(f"train.mlflow: {address} cannot be used: {error}") from None
+
+    def track(value_name: str, value: float, step: int) -> None:
+        client.log_metric(run_id, value_name, value, step=step, synchronous=False)  # training does not wait for it
+
+    # Close it, failed if the training failed.
+    state = "FAILED"
+    try:
+        yield track
+        state = "FINISHED"
+    finally:
+        client.set_terminated(run_id, state)

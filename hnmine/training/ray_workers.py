@@ -10,70 +10,23 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from hnmine.errors import ModelError
 from hnmine.runs.ray_session import start_ray
-from hnmine.training.log import Event, TrainingLog
+from hnmine.training.log import Event
 from hnmine.training.worker import Group, Job, Worker
 
 # Ray Train looks at its workers so often; at its defaults of 2 and 5 s a short training ends 6 s late.
 _POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
 _MAX_DEATHS = 3  # of workers, before a training is given up
+_POLL_SECONDS = 0.5  # between two looks at what the workers logged
 
 
-class RemoteLog:
-    """A `TrainingLog` in an actor, which workers and driver share; workers end when it does."""
-
-    def __init__(self) -> None:
-        """Start or join Ray, and start the actor."""
-        start_ray()
-        import ray
-
-        self._actor = ray.remote(num_cpus=0)(TrainingLog).remote()
-
-    def add(self, event: Event) -> None:
-        """Take an event; of an evaluation it waits until it is taken, for the driver's history must be whole."""
-        added = self._actor.add.remote(event)
-        if event.kind == "evaluated":
-            self._wait(added)
-
-    def read(self) -> list[Event]:
-        """Return the events since the last call."""
-        events: list[Event] = self._wait(self._actor.read.remote())
-        return events
-
-    def history(self) -> dict[int, float]:
-        """Return the dev metric by step."""
-        history: dict[int, float] = self._wait(self._actor.history.remote())
-        return history
-
-    def fail(self, message: str) -> None:
-        """Take a failure that a new try cannot mend."""
-        self._wait(self._actor.fail.remote(message))
-
-    def failure(self) -> str:
-        """Return that failure, or an empty text."""
-        failure: str = self._wait(self._actor.failure.remote())
-        return failure
-
-    def close(self) -> None:
-        """End the actor, without which workers that are left end too."""
-        import ray
-
-        ray.kill(self._actor)
-
-    @staticmethod
-    def _wait(answer: Any) -> Any:
-        import ray
-
-        return ray.get(answer)
-
-
-def train_on_ray(job: Job, work: Path, workers: int, log: RemoteLog) -> dict[int, Path]:
+def train_on_ray(job: Job, work: Path, workers: int, log: Callable[[Event], None]) -> dict[int, Path]:
     """Train on so many workers; return the kept checkpoints by step, the best and the last.
 
     Each worker has a GPU, or its share of the CPUs. A training goes on from the latest checkpoint in the folder `work`.
@@ -81,9 +34,11 @@ def train_on_ray(job: Job, work: Path, workers: int, log: RemoteLog) -> dict[int
     Raises:
         ModelError: a worker says so, or too many died.
     """
+    start_ray()
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.util.queue import Queue
 
     # Describe the run; one of the same name and path goes on from its latest checkpoint.
     os.environ.update({name: seconds for name, seconds in _POLLS.items() if name not in os.environ})
@@ -91,9 +46,11 @@ def train_on_ray(job: Job, work: Path, workers: int, log: RemoteLog) -> dict[int
     on_gpu = job.recipe.device == "cuda"
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
     resources = {"GPU": 1} if on_gpu else {"CPU": cpus}
+    events, failure = Queue(actor_options={"num_cpus": 0}), work.resolve() / "failure"
+    failure.unlink(missing_ok=True)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job, "log": log},
+        train_loop_config={"job": job, "events": events, "failure": failure},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=on_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name="fit",
@@ -102,25 +59,27 @@ def train_on_ray(job: Job, work: Path, workers: int, log: RemoteLog) -> dict[int
             failure_config=FailureConfig(max_failures=_MAX_DEATHS),
         ),
     )
-    # Train; a failure that is in the log is the reason, whatever Ray says.
+    # Train; a failure that a worker wrote down is the reason, whatever Ray says.
     try:
-        result = _in_thread(trainer.fit)
+        result = _fit(trainer, events, log)
     except ray.train.TrainingFailedError as error:
-        raise ModelError(log.failure() or _cause(error)) from None
-    if failure := log.failure():
-        raise ModelError(failure)
+        raise ModelError(failure.read_text("utf-8") if failure.exists() else _cause(error)) from None
+    finally:
+        events.shutdown(force=True)  # without it workers that are left end too
+    if failure.exists():
+        raise ModelError(failure.read_text("utf-8"))
     return {metrics["step"]: Path(checkpoint.path) for checkpoint, metrics in result.best_checkpoints or []}
 
 
 def _work(settings: dict[str, Any]) -> None:
-    """Do the work of one worker, in its process; a failure that a new try cannot mend is logged."""
-    log: RemoteLog = settings["log"]
-    if log.failure():
+    """Do the work of one worker, in its process; a failure that a new try cannot mend is written down."""
+    failure: Path = settings["failure"]
+    if failure.exists():
         return
     try:
-        Worker(settings["job"], _RayGroup(), log.add).run()
+        Worker(settings["job"], _RayGroup(), settings["events"].put).run()
     except ModelError as error:
-        log.fail(str(error))
+        failure.write_text(str(error), "utf-8")
         raise
 
 
@@ -160,17 +119,25 @@ class _RayGroup(Group):
             ray.train.report({"step": step, "score": history.get(step, 0.0) - 1e-9 * step}, checkpoint=checkpoint)
 
 
-def _in_thread(work: Callable[[], Any]) -> Any:
-    """Call `work` outside the main thread, where Ray Train would take Ctrl-C for itself, for good, and exit with 0."""
+def _fit(trainer: Any, events: Any, log: Callable[[Event], None]) -> Any:
+    """Return what `trainer.fit` does, and log what the workers put into the queue `events` meanwhile.
+
+    It runs outside the main thread, where Ray Train would take Ctrl-C for itself, for good, and exit with 0.
+    """
     outcome: Future[Any] = Future()
 
     def run() -> None:
         try:
-            outcome.set_result(work())
+            outcome.set_result(trainer.fit())
         except BaseException as error:
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
+    is_done = False
+    while not is_done:
+        is_done = bool(wait([outcome], timeout=_POLL_SECONDS).done)
+        for event in events.get_nowait_batch(events.qsize()):
+            log(event)
     return outcome.result()
 
 

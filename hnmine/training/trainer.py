@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,13 @@ from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
 from hnmine.training.card import model_card
-from hnmine.training.checkpoints import best_step, publish, work_folder
 from hnmine.training.data import TrainingData
 from hnmine.training.lists import Lists, random_negatives, training_lists
-from hnmine.training.log import EventPrinter, TrainingLog, shown
-from hnmine.training.ray_workers import RemoteLog, train_on_ray
+from hnmine.training.log import TrainingLog, tracking
+from hnmine.training.ray_workers import train_on_ray
 from hnmine.training.recipe import Recipe
 from hnmine.training.teacher import Teacher
-from hnmine.training.trackers import tracking
-from hnmine.training.worker import Group, Job, Worker
+from hnmine.training.worker import STATE, Group, Job, Worker, best_step
 
 WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
 DEFAULT_RATE, DEFAULT_RATE_WIDTH = 1e-4, 384
@@ -185,32 +184,25 @@ class Trainer:
         say("train", f"{name}: {lists:,} lists, {recipe.steps(lists)} step(s), {on} {recipe.device}, {recipe.dtype}")
         # Go on where a killed call of the same identity stopped.
         work = work_folder(out, identity)
-        log = RemoteLog() if self._by_ray else TrainingLog()
         curves = self.run.out / "tensorboard" / name
         try:
             with (
                 tracking(name, curves, self.settings.mlflow, settings) as track,
-                shown(log.read, EventPrinter(name, recipe, lists, track)),
+                closing(TrainingLog(name, recipe, lists, track)) as log,
             ):
-                checkpoints = self._checkpoints(job, work, log)
-            history = log.history()
-            best = best_step(history)
-            publish(job.start if best == 0 else checkpoints[best], out)
+                if self._by_ray:
+                    checkpoints = train_on_ray(job, work, self._workers, log.add)
+                else:
+                    group = Group(work)
+                    Worker(job, group, log.add).run()
+                    checkpoints = group.checkpoints()
+            best = best_step(log.history)
+            _publish(job.start if best == 0 else checkpoints[best], out)
         except ModelError as error:
             shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
             raise ModelError(f"training of {name} failed: {error}") from None
-        finally:
-            log.close()
         shutil.rmtree(work, ignore_errors=True)
-        return best, history
-
-    def _checkpoints(self, job: Job, work: Path, log: TrainingLog | RemoteLog) -> dict[int, Path]:
-        """Do the job, here or on Ray; return the kept checkpoints by step."""
-        if isinstance(log, RemoteLog):
-            return train_on_ray(job, work, self._workers, log)
-        group = Group(work)
-        Worker(job, group, log.add).run()
-        return group.checkpoints()
+        return best, log.history
 
     def identity(self, start: Path, lists: Lists, recipe: Recipe) -> str:
         """Return a digest of all that decides what a training ends with."""
@@ -246,3 +238,25 @@ class Trainer:
 def _needs_teacher(lists: Lists, recipe: Recipe) -> bool:
     """Whether the loss needs a teacher's scores, and some lists have none."""
     return recipe.loss in TAUGHT and bool(lists.untaught)
+
+
+def work_folder(out: Path, identity: str) -> Path:
+    """Return the folder of the checkpoints of the model folder `out`; what another identity left there is removed."""
+    prefix = f".train-{out.name}-"
+    work = out.parent / f"{prefix}{identity[:20]}"
+    for other in out.parent.glob(f"{prefix}*"):
+        if other != work and "-" not in other.name.removeprefix(prefix):  # else it is of a longer name
+            shutil.rmtree(other, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
+def _publish(model: Path, out: Path) -> None:
+    """Put a copy of a model folder at `out`, replacing what is there, without what a checkpoint holds beside it."""
+    hidden = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)  # left by a call that was killed
+    shutil.copytree(model, hidden, ignore=shutil.ignore_patterns(STATE))
+    hidden.chmod(0o755)
+    if out.exists():
+        shutil.rmtree(out)
+    hidden.rename(out)

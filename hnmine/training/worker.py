@@ -13,21 +13,26 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
+
+from hnmine.errors import ModelError
 from hnmine.models.batches import tokens_per_backward
 from hnmine.models.cross_encoder import has_ranking_head
 from hnmine.models.reranker import load_reranker
 from hnmine.ranking.measures import MAIN_METRIC, means, measure
 from hnmine.ranking.task import Task, rerank
 from hnmine.training import losses
-from hnmine.training.checkpoints import best_step, load_state, readable, save_state
 from hnmine.training.gradient import Optimizer
 from hnmine.training.list_losses import ListLosses
 from hnmine.training.lists import Lists, step_lists
 from hnmine.training.log import Event
 from hnmine.training.recipe import Recipe
 
+STATE = "training.pt"
+"""The file in a checkpoint's model folder with AdamW's state, the step, and the metric by step so far."""
 _CHECKPOINT = "checkpoint-"
 
 
@@ -41,6 +46,11 @@ class Job:
     recipe: Recipe
     start_dev: float | None
     """MAIN_METRIC of the start, if it is known already."""
+
+
+def best_step(history: Mapping[int, float]) -> int:
+    """Return the step with the highest metric, the earliest of equals: a later one must beat the start strictly."""
+    return min(history, key=lambda step: (-history[step], step))
 
 
 class Group:
@@ -91,27 +101,38 @@ class Worker:
             ModelError: it cannot be loaded.
         """
         recipe = job.recipe
-        self._job, self._group, self._log = job, group, log
-        self._history: dict[int, float] = {}
-        self._done = 0
-        with group.checkpoint() as checkpoint, readable(checkpoint):
-            self._model = load_reranker(
-                recipe.kind,
-                checkpoint or job.start,
-                engine=recipe.engine,
-                max_tokens=recipe.max_tokens,
-                device=recipe.device,
-                dtype=recipe.dtype,
-                seed=recipe.seed,
-            )
-            # A bi-encoder's network has a pooler that nothing is asked of.
-            self._network = group.join(self._model.model, unused_weights=recipe.kind == "bi-encoder")
-            self._tokens_per_backward = tokens_per_backward(self._model.model, recipe.device, recipe.dtype)
-            self._optimizer = Optimizer(self._network, recipe, recipe.steps(len(job.lists)))
-            if checkpoint:
-                self._done, self._history = load_state(checkpoint, self._optimizer)
-                self._log_as_first(Event("resumed", self._done))
-                self._log_history()
+        self._job, self._group = job, group
+        self._log = log if group.rank == 0 else lambda _event: None
+        # Load the weights, and how far the training was.
+        with group.checkpoint() as checkpoint:
+            try:
+                self._model = load_reranker(
+                    recipe.kind,
+                    checkpoint or job.start,
+                    engine=recipe.engine,
+                    max_tokens=recipe.max_tokens,
+                    device=recipe.device,
+                    dtype=recipe.dtype,
+                    seed=recipe.seed,
+                )
+                state = torch.load(checkpoint / STATE, "cpu", weights_only=True) if checkpoint else None
+            except (ModelError, OSError, RuntimeError, EOFError, UnpicklingError) as error:
+                if checkpoint is None or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise ModelError(
+                    f"checkpoint {checkpoint} cannot be read ({error}) and is given up; the same command trains from "
+                    "the start"
+                ) from None
+        # Set up what changes the weights; a bi-encoder's network has a pooler that nothing is asked of.
+        self._network = group.join(self._model.model, unused_weights=recipe.kind == "bi-encoder")
+        self._tokens_per_backward = tokens_per_backward(self._model.model, recipe.device, recipe.dtype)
+        self._optimizer = Optimizer(self._network, recipe, recipe.steps(len(job.lists)))
+        self._done, self._history = 0, {}
+        if state is not None:
+            self._done, self._history = state["step"], state["history"]
+            self._optimizer.adamw.load_state_dict(state["adamw"])
+            self._log(Event("resumed", self._done))
+            self._log_history()
 
     def run(self) -> None:
         """Train from the checkpoint, or from the start, to the end.
@@ -123,7 +144,7 @@ class Worker:
         if not self._done and (recipe.kind == "bi-encoder" or has_ranking_head(self._job.start)):
             self._evaluate(0)
         loss_of = losses.make(recipe.loss, recipe.margin, recipe.scale)
-        self._log_as_first(Event("begun", self._done))
+        self._log(Event("begun", self._done))
         for step, (batch, is_evaluated) in enumerate(recipe.batches(len(lists)), 1):
             if step <= self._done:
                 continue
@@ -139,7 +160,7 @@ class Worker:
             )
             loss = self._optimizer.step(step - 1, taken)
             self._done = step
-            self._log_as_first(Event("trained", step, loss, len(batch), taken.padding))
+            self._log(Event("trained", step, loss, len(batch), taken.padding))
             if is_evaluated:
                 self._evaluate(step)
 
@@ -157,12 +178,9 @@ class Worker:
 
     def _save(self, folder: Path) -> None:
         self._model.save(folder)
-        save_state(folder, self._optimizer, self._done, self._history)
-
-    def _log_as_first(self, event: Event) -> None:
-        if self._group.rank == 0:
-            self._log(event)
+        state = {"step": self._done, "history": self._history, "adamw": self._optimizer.adamw.state_dict()}
+        torch.save(state, folder / STATE)
 
     def _log_history(self) -> None:
         for step, value in self._history.items():
-            self._log_as_first(Event("evaluated", step, value))
+            self._log(Event("evaluated", step, value))

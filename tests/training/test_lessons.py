@@ -122,11 +122,11 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, r
     vectors = ensemble.vectors(queries)
     assert list(found.weights) == ["first stage", "wide", "narrow"]
     assert found.weights["first stage"] > 0
-    first = splits.first_stage(np.arange(len(queries)))
+    doc_rows_QK, scores_QK = splits.first_stage(np.arange(len(queries)))
     for query, texts, scores in zip(found.lists.queries, found.lists.documents, found.lists.teacher, strict=True):
         row = queries.texts.index(query)
-        docs = [doc for doc in first[row][0].tolist()[:9] if doc >= 0]
-        values = [np.array(first[row][1][: len(docs)], dtype=float)]
+        docs = [doc for doc in doc_rows_QK[row].tolist()[:9] if doc >= 0]
+        values = [scores_QK[row, : len(docs)].astype(float)]
         for encoder in vectors:
             q, d = encoder.take("query", np.array([row]))[0], encoder.take("document", np.array(docs))
             values.append(d @ q / np.linalg.norm(q) / np.linalg.norm(d, axis=1))
