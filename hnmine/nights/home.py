@@ -12,6 +12,7 @@ A version that the history does not name is a night that was broken off. The old
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +40,7 @@ class _Record(BaseModel):
 class Row(_Record):
     """One row of the history: a night, or a rollback."""
 
-    when: str
+    when: str = Field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M", time.gmtime()))
     version: str
     added: int = 0
     """Documents."""
@@ -152,7 +153,7 @@ class Home:
         for name in set(self._rerankers.folders()) - needed:
             self._rerankers.remove_folder(name)
 
-    def rollback(self, to: str | None, when: str) -> Row:
+    def rollback(self, to: str | None) -> Row:
         """Let an older version hold again: `to`, or the newest before the current one with another re-ranker.
 
         No version is removed. No night deploys the current re-ranker again; another rollback can.
@@ -174,7 +175,7 @@ class Home:
                 f"home {self.directory} keeps no version before {number} with another re-ranker, only {listed}"
             )
         target = to or earlier[-1]
-        row = Row(when=when, version=number, decision=f"rolled back to {target}")
+        row = Row(version=number, decision=f"rolled back to {target}")
         self._write_pointer(target, row, sorted(rejected - {identities[target]}))
         return row
 
@@ -231,8 +232,7 @@ class Home:
                 return TypeAdapter(kind).validate_json(raw.to_pybytes())
             except ValidationError as error:
                 first = error.errors()[0]
-                explained = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-                problem = f"not what a night leaves ({explained})"
+                problem = f"not what a night leaves ({'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']})"
         raise DataError(f"{self.directory}/{name} is {problem}; bring it back, or begin anew with another --home")
 
 

@@ -50,11 +50,7 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Make sure that this process still holds the lock; called before every write that others see.
-
-        Raises:
-            InUseError: the claim was not renewed in time, or is gone.
-        """
+        """Raise InUseError unless this process still holds the lock; called before every write that others see."""
         silent = time.clock_gettime(_CLOCK) - self._renewed
         if silent > self._seconds / 2:
             raise InUseError(

@@ -14,7 +14,6 @@ those of a run from scratch with the same basis and fits.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hnmine.arms.arm import preset_arms
+from hnmine.config.base import Section
 from hnmine.config.root import Config
 from hnmine.corpus.text_keys import KEY_BYTES, keys_of
 from hnmine.errors import ConfigError
@@ -29,13 +30,12 @@ from hnmine.mining.fuse import Fused
 from hnmine.mining.mine import denoise_model
 from hnmine.mining.pca import HELD_OUT_ROWS, Basis, captured
 from hnmine.models.lexical import Fit
-from hnmine.nights.home import Facts, Home, PinnedFit, Row, Version
+from hnmine.nights.home import Facts, Home, PinnedFit, Row
 from hnmine.nights.lease import Lease, hold
-from hnmine.pipeline import refuse_unknown_presets, train_step
+from hnmine.pipeline import train_step
 from hnmine.project import Project, open_project
-from hnmine.ranking.measures import MAIN_METRIC, measure
-from hnmine.ranking.rescoring import KeptScores, Reading
-from hnmine.ranking.significance import Paired, paired
+from hnmine.ranking.measures import MAIN_METRIC, Paired, measure, paired
+from hnmine.ranking.rescoring import KeptScores, how_to_read
 from hnmine.runs.progress import say
 from hnmine.types import Float64, Int64
 
@@ -53,7 +53,7 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
         HnmineError: the data, the configuration, a model, a device or the home is not usable.
     """
     config = config or Config()
-    refuse_unknown_presets(config)
+    preset_arms(config)  # an unknown one is said before the collection is read
     opened = Home(home)
     directory = opened.directory
     work = config.nightly.work or (directory.local and directory.local / "work")
@@ -70,12 +70,12 @@ def rollback(home: str | Path, to: str | None = None) -> Row:
     """Deploy an older version; return its row of the history. See `Home.rollback`."""
     opened = Home(home)
     with hold(opened.directory):
-        return opened.rollback(to, _now())
+        return opened.rollback(to)
 
 
 def _night(project: Project, home: Home, lease: Lease) -> Row:
     config, out, last = project.config, project.run.out, home.current()
-    facts, row = last.facts.model_copy(), Row(when=_now(), version=home.next_number(), decision="")
+    facts, row = last.facts.model_copy(), Row(version=home.next_number(), decision="")
 
     # Refuse at once what would stop the night after hours: a model that cannot be had, data that cannot be divided.
     denoise_model(config.guards)
@@ -84,11 +84,13 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     # Embed. Lexical encoders keep the fits of the epoch: fitted anew, they would give every text another vector.
     new_rows = _compare_documents(project, home.file(last, _DOCUMENTS, out), row)
     facts.came += len(new_rows)
-    lexical = _lexical_settings(config)
+    lexical = {each.name: _recorded(each.lexical, config) for each in config.encoders if each.lexical is not None}
     project.fits = {
         name: pinned.fit
         for name, pinned in facts.fits.items()
-        if _same(pinned.settings, lexical.get(name)) and Fit(project.store, pinned.fit).read()
+        if name in lexical
+        and lexical[name].items() <= pinned.settings.items()
+        and Fit(project.store, pinned.fit).read()
     }
     judged = project.judge()
     fused = project.fuse(judged.queries)
@@ -96,20 +98,19 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     # Keep the basis, or begin an epoch with a new basis and new fits.
     path = home.file(last, _BASIS, out)
     basis = None if path is None else Basis.load(path)
-    reason = _end_of_epoch(project, last, facts, fused, basis, new_rows)
+    reason = _end_of_epoch(project, facts, fused, basis, new_rows) if last.number else "the first night"
     if reason:
         say("nightly", f"epoch {facts.epoch + 1} begins: {reason}")
         facts.epoch, facts.came = facts.epoch + 1, 0
         if project.fits:
-            project.fits = {}
-            del project.ensemble  # it is planned again, with new fits
+            project.fit_anew()
             fused = project.fuse(judged.queries)
-        basis = project.choose_basis(fused)
-    facts.fused, facts.reduce = list(fused.identity), _reduce_settings(config)
+        basis = None
+    facts.fused, facts.reduce = list(fused.identity), _recorded(config.reduce, config)
     facts.fits = {name: PinnedFit(fit=fit, settings=lexical[name]) for name, fit in project.ensemble.fits.items()}
 
     # Project, select and write, as `hnmine mine` does.
-    space = project.project(fused, basis)
+    space = project.reduce(fused, basis)
     negatives, search_facts = project.select(judged, fused, space)
     project.write_mined(judged, negatives, fused, space, search_facts)
 
@@ -117,57 +118,43 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     row.pairs = row.searched = len(judged.pairs)
     row.epoch, row.negatives_changed = facts.epoch, _count_changed_pairs(home.file(last, _TRIPLETS, out), out)
     facts.pairs_changed += row.negatives_changed
-    message = f"{row.negatives_changed:,} of {row.pairs:,} pairs have other negatives than the night before"
-    say("nightly", message, pairs=row.pairs, negatives_changed=row.negatives_changed)
-    deployed = _promote(project, home, row, facts)
-    _publish(project, home, lease, row, facts, deployed)
+    say("nightly", f"{row.negatives_changed:,} of {row.pairs:,} pairs have other negatives than the night before")
+    trained = _promote(project, home, row, facts)
+    _publish(project, home, lease, row, facts, trained)
     return row
 
 
+def _recorded(section: Section, config: Config) -> dict[str, Any]:
+    """Return settings as a version records them; earlier releases recorded more of them."""
+    return section.model_dump(mode="json") | {"seed": config.seed}
+
+
 def _compare_documents(project: Project, last: Path | None, row: Row) -> Int64:
-    """Count the documents that came, changed and went by id; return the rows with a text that no document had."""
+    """Count the documents that came, changed and went by id; return the rows with a text that no document had.
+
+    Writes OUT/documents.parquet, with which the next night compares.
+    """
     documents = project.collection.documents
-    tonight = dict(zip(documents.ids, map(bytes, keys_of(documents.texts)), strict=True))
-    before: dict[str, bytes] = {}
-    if last is not None:
-        table = pq.read_table(last)
-        before = dict(zip(table["id"].to_pylist(), table["text_key"].to_pylist(), strict=True))
-    both = tonight.keys() & before.keys()
+    keys = pa.array(list(map(bytes, keys_of(documents.texts))), pa.binary(KEY_BYTES))
+    table = pa.table({"id": pa.array(documents.ids, pa.string()), "text_key": keys})
+    project.run.write_table(_DOCUMENTS, table)
+    tonight = table.to_pandas()
+    before = tonight[:0] if last is None else pq.read_table(last).to_pandas()
+    both = tonight.merge(before, on="id", suffixes=("", "_before"))
     row.added, row.removed = len(tonight) - len(both), len(before) - len(both)
-    row.changed = sum(tonight[doc_id] != before[doc_id] for doc_id in both)
-    message = f"documents: {row.added:,} added, {row.changed:,} changed, {row.removed:,} removed"
-    say("nightly", message, added=row.added, changed=row.changed, removed=row.removed)
-    texts = set(before.values())
-    return np.array([number for number, key in enumerate(tonight.values()) if key not in texts], dtype=np.int64)
+    row.changed = int((both["text_key"] != both["text_key_before"]).sum())
+    say("nightly", f"documents: {row.added:,} added, {row.changed:,} changed, {row.removed:,} removed")
+    return np.flatnonzero(~tonight["text_key"].isin(before["text_key"]))
 
 
-def _lexical_settings(config: Config) -> dict[str, dict[str, Any]]:
-    """Return the settings that decide a lexical encoder's fit, by encoder."""
-    lexical = {encoder.name: encoder.lexical for encoder in config.encoders if encoder.lexical is not None}
-    return {name: settings.model_dump(mode="json") | {"seed": config.seed} for name, settings in lexical.items()}
-
-
-def _reduce_settings(config: Config) -> dict[str, Any]:
-    return config.reduce.model_dump(mode="json") | {"seed": config.seed}
-
-
-def _same(recorded: dict[str, Any], settings: dict[str, Any] | None) -> bool:
-    """Whether settings, if there are any, are as recorded; earlier releases recorded more of them."""
-    return settings is not None and {name: recorded.get(name) for name in settings} == settings
-
-
-def _end_of_epoch(
-    project: Project, last: Version, facts: Facts, fused: Fused, basis: Basis | None, new_rows: Int64
-) -> str | None:
+def _end_of_epoch(project: Project, facts: Facts, fused: Fused, basis: Basis | None, new_rows: Int64) -> str | None:
     """Return why basis and lexical fits of the last night do not serve tonight; None if they do."""
     config, documents = project.config, len(project.collection.documents)
 
     # Other vectors, another way to reduce them, or another corpus.
-    if not last.number:
-        return "the first night"
     if facts.fused != list(fused.identity):
         return "other encoders"
-    if not _same(facts.reduce, _reduce_settings(config)):
+    if not _recorded(config.reduce, config).items() <= facts.reduce.items():
         return "other settings of reduce"
     if (basis or facts.fits) and facts.came > config.nightly.refit_share * documents:
         return f"{facts.came:,} documents came since the basis was fitted, of {documents:,}"
@@ -181,8 +168,7 @@ def _end_of_epoch(
     kept = captured(basis, fused.take("document", sample))
     kind = "" if precomputed else "new "
     say("nightly", f"the last basis captures {kept:.1%} of the variance of {len(rows):,} {kind}documents")
-    limit = config.nightly.refit_variance
-    return f"less than {limit:.1%}" if kept < limit else None
+    return f"less than {config.nightly.refit_variance:.1%}" if kept < config.nightly.refit_variance else None
 
 
 def _count_changed_pairs(last: Path | None, out: Path) -> int:
@@ -193,10 +179,8 @@ def _count_changed_pairs(last: Path | None, out: Path) -> int:
 
 def _negatives_by_pair(path: Path) -> dict[tuple[str, str], list[str]]:
     """Return the texts of the negatives of every (query, positive), in the order of their ranks."""
-    negatives: dict[tuple[str, str], list[str]] = {}
-    for row in pq.read_table(path, columns=["query", "positive", "negative"]).to_pylist():
-        negatives.setdefault((row["query"], row["positive"]), []).append(row["negative"])
-    return negatives
+    rows = pq.read_table(path, columns=["query", "positive", "negative"]).to_pandas()
+    return dict(rows.groupby(["query", "positive"])["negative"].agg(list))
 
 
 def _promote(project: Project, home: Home, row: Row, facts: Facts) -> Path | None:
@@ -205,13 +189,12 @@ def _promote(project: Project, home: Home, row: Row, facts: Facts) -> Path | Non
     Returns:
         The folder of the re-ranker that is to be deployed; None if the last one stays.
     """
-    config, run, last, before = project.config, project.run, home.current(), None
+    config, run, deployed = project.config, project.run, home.current().reranker
 
     # Measure the deployed re-ranker, and leave it at that if too little has changed.
-    settings = config.train.model_dump(mode="json") | {"seed": config.seed}
-    if last.reranker:
-        folder = home.reranker(last.reranker, run.out)
-        before = _reciprocal_ranks(project, "deployed", folder, facts.reads)
+    settings, before = _recorded(config.train, config), None
+    if deployed:
+        before = _reciprocal_ranks(project, "deployed", home.reranker(deployed, run.out), facts.reads)
         row.mrr, share = float(before.mean()), facts.pairs_changed / row.pairs
         if facts.train == settings and (share < config.nightly.train_share or not facts.pairs_changed):
             row.decision = f"not trained: {share:.1%} of pairs changed since the last training"
@@ -223,12 +206,10 @@ def _promote(project: Project, home: Home, row: Row, facts: Facts) -> Path | Non
     trained = (run.out / "reranker").resolve()
     reads = {name: run.manifest["training"][name] for name in ("kind", "max_tokens")}
     after = _reciprocal_ranks(project, "trained", trained, reads)
-    row.mrr_trained = float(after.mean())
+    row.mrr_trained, row.decision = float(after.mean()), "deployed, the first"
 
     # Decide.
-    if before is None:
-        row.decision = "deployed, the first"
-    else:
+    if before is not None:
         test, rejected = paired(after, before, config.seed), home.is_rejected(trained)
         deploy = not rejected and not_worse(test, config.nightly.promote_margin)
         row.decision = ("" if deploy else "not ") + "deployed: " + ("it was rolled back from, " if rejected else "")
@@ -248,24 +229,19 @@ def _reciprocal_ranks(project: Project, name: str, folder: Path, reads: dict[str
     """Return the held-out queries' MRR@10 (Q,) of a re-ranker."""
     splits, config = project.splits, project.config
     task = splits.task(splits.test, config.evaluate.queries, config.seed)
-    scores = KeptScores(Reading.of(config, reads["kind"], reads["max_tokens"]), project.run)
-    return measure(task, scores.scores(task, name, folder))[MAIN_METRIC]
+    kept = KeptScores(how_to_read(config, reads["kind"], reads["max_tokens"]), project.run)
+    (scores_QK,) = kept.of_folder({name: task}, folder)
+    return measure(task, scores_QK)[MAIN_METRIC]
 
 
-def _publish(project: Project, home: Home, lease: Lease, row: Row, facts: Facts, deployed: Path | None) -> None:
+def _publish(project: Project, home: Home, lease: Lease, row: Row, facts: Facts, trained: Path | None) -> None:
     """Write the version, then let it hold."""
-    run, documents = project.run, project.collection.documents
-    say("nightly", row.decision, epoch=row.epoch, mrr_at_10=row.mrr, mrr_at_10_trained=row.mrr_trained)
-    keys = pa.array(list(map(bytes, keys_of(documents.texts))), pa.binary(KEY_BYTES))
-    run.write_table(_DOCUMENTS, pa.table({"id": pa.array(documents.ids, pa.string()), "text_key": keys}))
-    files = {name: run.out / name for name in _FILES if (run.out / name).exists()}
+    out = project.run.out
+    say("nightly", row.decision, **row.model_dump(exclude={"decision"}))
+    files = {name: out / name for name in _FILES if (out / name).exists()}
     lease.check()  # otherwise another job may write a version of this number
-    reranker = home.current().reranker if deployed is None else home.add_reranker(deployed)
+    reranker = home.current().reranker if trained is None else home.add_reranker(trained)
     home.write(row.version, files, reranker, facts)
     lease.check()
     home.point(row.version, row, project.config.nightly.keep)
     say("nightly", f"version {row.version} holds; its re-ranker is {home.directory}/rerankers/{reranker}")
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime())

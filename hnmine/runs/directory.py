@@ -109,9 +109,10 @@ class Directory:
         """Return the path of a file or a folder; from an object store, that of a copy made at `copy`."""
         if self.local is not None:
             return self.local / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
         with self._explained("read"):
-            pafs.copy_files(f"{self.path}/{name}", str(copy), self.filesystem, pafs.LocalFileSystem())
+            source = self.filesystem.get_file_info(f"{self.path}/{name}")
+            (copy.parent if source.is_file else copy).mkdir(parents=True, exist_ok=True)
+            pafs.copy_files(source.path, str(copy), self.filesystem, pafs.LocalFileSystem())
         return copy
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:

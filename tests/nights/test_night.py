@@ -23,7 +23,7 @@ from hnmine.nights.lease import hold
 from hnmine.nights.night import nightly, not_worse, rollback
 from hnmine.pipeline import mine_step
 from hnmine.project import Project, open_project
-from hnmine.ranking.significance import Paired
+from hnmine.ranking.measures import Paired
 from hnmine.runs.directory import Directory
 from hnmine.runs.files import write_json
 from tests.builders.collections import write_collection

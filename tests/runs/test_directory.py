@@ -48,6 +48,18 @@ def test_files_and_folders_are_removed_and_may_be_gone_already(directory):
     assert directory.files() == directory.folders() == []
 
 
+def test_files_and_folders_come_to_this_machine_and_missing_ones_are_an_error(directory, tmp_path):
+    (directory / "flat").write("a", b"1")
+    (directory / "deep" / "below").write("a", b"2")
+    assert directory.on_this_machine("flat/a", tmp_path / "file" / "a").read_bytes() == b"1"
+    assert (directory.on_this_machine("flat", tmp_path / "flat") / "a").read_bytes() == b"1"
+    for _ in range(2):  # a copy that is there is written again
+        assert (directory.on_this_machine("deep", tmp_path / "deep") / "below" / "a").read_bytes() == b"2"
+    if directory.local is None:
+        with pytest.raises(DataError, match="cannot be read"):
+            directory.on_this_machine("missing", tmp_path / "missing")
+
+
 def test_times_are_those_of_the_last_write(directory):
     directory.write("a", b"1")
     before = directory.times()
