@@ -46,6 +46,11 @@ class EncoderConfig(Section):
     weight: float = Field(1.0, ge=1e-3, le=1e3, description="weight of this encoder in the fused vector")
     gpus: float = Field(1.0, gt=0, le=1, description="GPU of one actor, or a share of it (0.5: two actors a GPU)")
 
+    @property
+    def adapters(self) -> set[str]:
+        """The adapters that some role reads with."""
+        return {adapter for adapter in (self.query_adapter, self.document_adapter) if adapter}
+
     @model_validator(mode="after")
     def _one_kind(self) -> EncoderConfig:
         kinds = [kind for kind in ("model", "precomputed", "lexical") if getattr(self, kind) is not None]

@@ -51,14 +51,11 @@ class BiEncoder:
         seed: int = 0,
         prompts: Mapping[Role, str] | None = None,
     ) -> None:
-        """Load the model; `dtype` is of the computation, the weights are float32.
+        """Load the model, whose weights are float32; `dtype` is of the computation.
 
-        Of a text at most `max_tokens` are read, special ones included, and fewer where the model reads fewer. With
-        `seed` weights are drawn that the folder lacks, as those of a pooler that nothing is asked of. `prompts` stand
-        before the texts of a role; None: those that the model declares.
-
-        Raises:
-            ModelError: the folder cannot be loaded.
+        Of a text at most `max_tokens` are read, special ones included. With `seed` weights are drawn that the folder
+        lacks, as those of a pooler that nothing is asked of. `prompts` stand before the texts of a role; None: those
+        that the model declares.
         """
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
@@ -87,7 +84,7 @@ class BiEncoder:
         return int(min(self._encoder.max_seq_length, 2 + len(row["document"]) // _CHARACTERS_PER_TOKEN))
 
     def forward(self, rows: Sequence[Row], network: Any = None) -> Tensor:
-        """Return the scores (n,) of the rows, with gradients; `network` is the wrapped `model`, if it is."""
+        """Return the scores (n,) of the rows, with gradients; `network` computes in the place of `model`."""
         position = {query: i for i, query in enumerate(dict.fromkeys(row["query"] for row in rows))}
         queries = self._features(list(position), "query")
         documents = self._features([row["document"] for row in rows], "document")
@@ -99,11 +96,7 @@ class BiEncoder:
     def scores(
         self, queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None] = lambda _count: None
     ) -> Float32:
-        """Return the score (n,) of each (query, document), every text encoded once; `done` gets the number of pairs.
-
-        Raises:
-            ModelError: a score is NaN or infinite.
-        """
+        """Return the score (n,) of each (query, document), every text encoded once; `done` gets the number of pairs."""
         with torch.inference_mode():
             cosines = (self.vectors(queries, "query") * self.vectors(documents, "document")).sum(dim=1)
         scores: Float32 = cosines.cpu().numpy()

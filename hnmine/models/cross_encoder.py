@@ -31,11 +31,7 @@ _CLIP_CHARACTERS_PER_TOKEN = 16
 
 
 def has_ranking_head(folder: Path) -> bool:
-    """Whether the model in this folder has a trained head that scores.
-
-    Raises:
-        ModelError: it has no readable config.json.
-    """
+    """Whether the model in this folder has a trained head that scores."""
     config = read_settings(folder / "config.json")
     if not config:
         raise ModelError(f"{folder} has no config.json with settings; give a Hugging Face model folder")
@@ -43,11 +39,7 @@ def has_ranking_head(folder: Path) -> bool:
 
 
 def resolve_cross_encoder(setting: str, model: str) -> Path:
-    """Return the folder of a model that is to score; `setting` is the key of the configuration that names it.
-
-    Raises:
-        ModelError: it cannot be had, or has no trained ranking head.
-    """
+    """Return the folder of a model that is to score; refuse one without a ranking head, by the `setting`'s name."""
     folder = resolve(model)
     if not has_ranking_head(folder):
         raise ModelError(
@@ -71,29 +63,26 @@ class CrossEncoder:
         seed: int = 0,
         passages: bool = False,
     ) -> None:
-        """Load the model; without a ranking head it gets a fresh one, drawn with `seed`.
+        """Load the model, whose weights are float32; without a ranking head it gets a fresh one, drawn with `seed`.
 
-        Of query and document together at most `max_tokens` are read, special ones included, and fewer where the model
-        reads fewer. `dtype` is of the computation, the weights are float32. `engine` scores (`openvino.choose_engine`),
-        torch trains. With `passages` a long document is scored in overlapping passages, and the best one counts (MaxP,
-        Dai and Callan, SIGIR 2019), instead of by its beginning alone.
-
-        Raises:
-            ModelError: the folder cannot be loaded, or the model has more than one label.
+        Of query and document together at most `max_tokens` are read, special ones included. `dtype` and `engine`
+        (`openvino.choose_engine`) are of the computation; torch trains. With `passages` a long document is scored in
+        overlapping passages, and the best counts (MaxP, Dai and Callan, SIGIR 2019), not its beginning alone.
         """
         self.tokenizer, model = _load(folder, seed)
         self.model = model.float().to(device).eval()
 
         # Read no more tokens than the model has positions.
-        positions = getattr(self.model.config, "max_position_embeddings", None)  # some call it otherwise in config.json
-        settings = self.model.config.to_dict() | {"max_position_embeddings": positions}
-        self.max_tokens = min(max_tokens, max_positions(settings) or max_tokens)
+        config = self.model.config
+        positions = getattr(config, "max_position_embeddings", None)  # some call it otherwise in config.json
+        readable = max_positions(config.to_dict() | {"max_position_embeddings": positions})
+        self.max_tokens = min(max_tokens, readable or max_tokens)
 
         # Choose how it computes.
         kind: Kind = "cpu" if device == "cpu" else "gpu"
         self.device, self._dtype, self._passages = device, dtype, passages
         self.tokens_per_pass, self.pass_cost = (2048, 32) if kind == "cpu" else (16_384, 2048)
-        self._engine = choose_engine(engine, kind, dtype, model.config.model_type)
+        self._engine = choose_engine(engine, kind, dtype, config.model_type)
         self._lanes, self._tokens_per_batch = lanes_on(device), TOKENS_PER_BATCH[kind]
         self._compiled: CompiledNetwork | None = None  # of the weights as they are
 
@@ -114,10 +103,7 @@ class CrossEncoder:
         return len(row["input_ids"])
 
     def forward(self, rows: Sequence[Row], network: Any = None) -> Tensor:
-        """Return the scores (n,) of rows, padded to the longest, with gradients.
-
-        `network` is the wrapped `model`, or what computes in its place.
-        """
+        """Return the scores (n,) of the rows, with gradients; `network` computes in the place of `model`."""
         padded = self.tokenizer.pad(list(rows), return_tensors="pt").to(self.device)
         with torch.autocast(self.device, dtype=getattr(torch, self._dtype), enabled=self._dtype != "float32"):
             logits = (network or self.model)(**padded).logits
@@ -127,11 +113,7 @@ class CrossEncoder:
     def scores(
         self, queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None] = lambda _count: None
     ) -> Float32:
-        """Return the score (n,) of each (query, document); `done` gets the number of pairs finished since last.
-
-        Raises:
-            ModelError: a score is NaN or infinite, or OpenVINO cannot compute the model.
-        """
+        """Return the score (n,) of each (query, document); `done` gets the number of pairs finished since last."""
         scores = np.full(len(queries), -np.inf, dtype=np.float32)
         self.model.set_attn_implementation("sdpa")
         network = self._by_openvino() if self._engine == "openvino" else None
@@ -144,17 +126,15 @@ class CrossEncoder:
             # Tokenise some pairs, and cut their rows into batches.
             chunk = slice(start, start + _PAIRS_AT_ONCE)
             rows, pair_of_row = self._rows(queries[chunk], documents[chunk])
-            rows_left = np.bincount(pair_of_row)
+            is_last = np.diff(pair_of_row, append=-1) != 0
             batches = batches_by_length(np.array([self.length(row) for row in rows]), self._tokens_per_batch)
 
-            # Score the rows; a pair has the score of its best row, and is finished with its last.
+            # Score the rows; a pair has the score of its best row, and counts with its last, which is the shortest.
             for batch, batch_scores in side_by_side(score, batches, self._lanes):
                 if bad := int((~np.isfinite(batch_scores)).sum()):
                     raise ModelError(f"the re-ranker gives NaN or infinity for {bad} of {len(batch)} pairs")
                 np.maximum.at(scores[chunk], pair_of_row[batch], batch_scores)
-                unfinished = np.count_nonzero(rows_left)
-                rows_left -= np.bincount(pair_of_row[batch], minlength=len(rows_left))
-                done(int(unfinished - np.count_nonzero(rows_left)))
+                done(int(is_last[batch].sum()))
         return scores
 
     def train_mode(self) -> None:

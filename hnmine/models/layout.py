@@ -34,9 +34,6 @@ def arranged(folder: Path, *, dense_head: int | None = None, adapters: Collectio
 
     There `config.json` names transformers' GteModel instead of `new`, `modules.json` names the head of width
     `dense_head` (None: as it does), and of several heads and LoRA adapters only the chosen are present.
-
-    Raises:
-        ModelError: the head or an adapter is missing, or the model is of another architecture than GteModel.
     """
     # Rewrite the settings that name the architecture and the head.
     rewritten: dict[str, Any] = {}

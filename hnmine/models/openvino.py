@@ -28,11 +28,7 @@ _LARGEST_MULTIPLE = 8  # or as a multiple of the error that torch makes in bfloa
 
 
 def choose_engine(setting: str, device: Kind, dtype: str, model_type: str | None, *, adapters: bool = False) -> Engine:
-    """Turn `auto`, `torch` or `openvino` into an engine; with `adapters` the network changes between two calls.
-
-    Raises:
-        ConfigError: openvino was asked for and cannot be used.
-    """
+    """Turn `auto`, `torch` or `openvino` into an engine; with `adapters` the network changes between two calls."""
     obstacles = {
         f"the device is {device}": device != "cpu",
         f"the dtype is {dtype}": dtype not in _PRECISIONS,
@@ -53,9 +49,6 @@ class CompiledNetwork:
         """Trace and compile the network by the first of two batches, and compare it with torch on the second.
 
         The network is on the CPU, in float32 and in evaluation mode; `output` names the one output that is wanted.
-
-        Raises:
-            ModelError: OpenVINO cannot take the network, or computes something else than torch.
         """
         first, second = examples
         self._names = list(first)

@@ -41,11 +41,7 @@ class PassageEncoder:
         max_tokens: float | None,
         max_passages: int = MAX_PASSAGES,
     ) -> None:
-        """Cut by the tokens of a model that reads `max_tokens` of them, special ones included.
-
-        Raises:
-            ModelError: the model has no limit of tokens, or its tokenizer does not say where in the text tokens are.
-        """
+        """Cut by the tokens of a model that reads `max_tokens` of them, special ones included."""
         if max_tokens is None or max_tokens >= _UNLIMITED:
             raise ModelError(
                 f"encoder {name}: long_documents: mean cuts by the tokens that a model reads, and this one has no "
@@ -70,13 +66,10 @@ class PassageEncoder:
         return means
 
     def cut(self, texts: Sequence[str], prompt: str = "") -> list[list[Span]]:
-        """Return the passages of each text, in order; a text has at least one.
+        """Return the passages of each text, at least one.
 
         The first begins where the text does, each next inside the one before, and the last ends where the text does,
         unless that takes more than the most passages.
-
-        Raises:
-            ModelError: the prompt takes more than half of what the model reads.
         """
         room = self._max_tokens - self._tokenizer.num_special_tokens_to_add(pair=False)
         prompt_tokens = len(self._tokenizer(prompt, add_special_tokens=False)["input_ids"])

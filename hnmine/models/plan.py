@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from hnmine.config.encoder_presets import LICENCES
 from hnmine.config.models import EncoderConfig
@@ -43,51 +43,40 @@ class Encoder(Protocol):
 class Plan:
     """What an actor needs to build an encoder, and what decides its output."""
 
-    name: str
+    config: EncoderConfig
     fingerprint: Fingerprint
-    folder: Path | None = None
-    """Of a model; a lexical encoder has its fit instead."""
+    folder: Path | None = None  # of a model; a lexical encoder has its fit instead
     fit: lexical.Fit | None = None
     document: Reading = PLAIN
     query: Reading = PLAIN
-    max_tokens: int | None = None
-    long_documents: Literal["truncate", "mean"] = "truncate"
-    dense_head: int | None = None
-    device: str = "cpu"
-    """As torch names it."""
+    device: str = "cpu"  # as torch names it
     dtype: str = "float32"
     engine: Engine = "torch"
     tokens_per_batch: int = 2048
-    gpus: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The encoder's name, in logs and messages."""
+        return self.config.name
 
     def reading(self, role: Role) -> Reading:
         """Return how a text of this role is read."""
         return self.document if role == "document" else self.query
 
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """The adapters that some role reads with."""
-        return tuple(sorted({reading.adapter for reading in (self.document, self.query) if reading.adapter}))
-
     def build(self, lanes: int | None = None) -> Encoder:
-        """Load the encoder, which is heavy; on a CPU it computes `lanes` batches at a time, None: one a core.
-
-        Raises:
-            ModelError: the model cannot be loaded, or the lexical fit is gone.
-        """
+        """Load the encoder, which is heavy; on a CPU it computes `lanes` batches at a time, None: one a core."""
         if self.fit is not None:
             return lexical.LexicalEncoder(self.fit)
         from hnmine.models.transformer import TransformerEncoder
 
         # Load the model, which truncates long documents.
         assert self.folder is not None
+        config = self.config
         try:
-            with arranged(self.folder, dense_head=self.dense_head, adapters=self.adapters) as folder:
+            with arranged(self.folder, dense_head=config.dense_head, adapters=config.adapters) as folder:
                 encoder = TransformerEncoder(
                     folder,
-                    name=self.name,
-                    adapters=self.adapters,
-                    max_tokens=self.max_tokens,
+                    config,
                     device=self.device,
                     dtype=self.dtype,
                     engine=self.engine,
@@ -100,7 +89,7 @@ class Plan:
             raise ModelError(f"encoder {self.name}: {self.folder} cannot be loaded: {error}") from None
 
         # Let it read them in passages.
-        if self.long_documents == "truncate":
+        if config.long_documents == "truncate":
             return encoder
         return PassageEncoder(encoder.encode, encoder.tokenizer, name=self.name, max_tokens=encoder.max_tokens)
 
@@ -116,28 +105,17 @@ def plan(
     seed: int = 0,
     fit: str | None = None,
 ) -> Plan:
-    """Plan a `model` or `lexical` encoder; the lexical one is fitted here.
+    """Plan a `model` or `lexical` encoder, and refuse what is missing or unsafe.
 
-    Args:
-        config: of the encoder.
-        documents: what a lexical encoder is fitted on.
-        store: where fits are kept: the address of the vector store.
-        device: of a model.
-        tokens_per_batch: of one forward pass of a model, padding included; None: by the device.
-        engine: of a model: auto, torch or openvino.
-        seed: of a lexical fit.
-        fit: file of an earlier lexical fit, which is taken whatever the documents; None: fit on these.
-
-    Raises:
-        ConfigError: openvino was asked for and cannot be used.
-        ModelError: the model, its head or an adapter is missing, or it is unsafe.
-        DataError: the documents have no terms, the fit is not there, or the store cannot be used.
+    A model computes on `device` by `engine` (auto, torch or openvino), `tokens_per_batch` in a forward pass, padding
+    included (None: by the device). A lexical encoder is fitted here on `documents` with `seed`, and its fit is kept in
+    `store`, the address of the vector store; `fit` names the file of an earlier one, which is taken instead.
     """
     if config.lexical is None:
         return _plan_model(config, device, tokens_per_batch, engine)
     fitted = lexical.fitted(documents, store, width=config.lexical.width, seed=seed, known=fit)
     fingerprint = Fingerprint.of(kind="lexical", fit=fitted.sha256, scikit_learn=version("scikit-learn"))
-    return Plan(name=config.name, fingerprint=fingerprint, fit=fitted)
+    return Plan(config=config, fingerprint=fingerprint, fit=fitted)
 
 
 def _plan_model(config: EncoderConfig, device: devices.Choice, tokens_per_batch: int | None, engine: str) -> Plan:
@@ -146,14 +124,13 @@ def _plan_model(config: EncoderConfig, device: devices.Choice, tokens_per_batch:
     folder = _find_model(config)
     given: dict[Role, str | None] = {"document": config.document_prompt, "query": config.query_prompt}
     prompts = declared_prompts(folder) | {role: prompt for role, prompt in given.items() if prompt is not None}
-    adapters = {adapter for adapter in (config.document_adapter, config.query_adapter) if adapter}
     dtype = devices.choose_dtype(config.dtype, device.kind)
     model_type = read_settings(folder / "config.json").get("model_type")
-    chosen_engine = choose_engine(engine, device.kind, dtype, model_type, adapters=bool(adapters))
+    chosen_engine = choose_engine(engine, device.kind, dtype, model_type, adapters=bool(config.adapters))
 
     # Name what decides the vectors; architecture, head and adapters are in the files as they are arranged.
     try:
-        with arranged(folder, dense_head=config.dense_head, adapters=adapters) as read:
+        with arranged(folder, dense_head=config.dense_head, adapters=config.adapters) as read:
             files = folder_sha256(read)
     except ModelError as error:
         raise ModelError(f"encoder {config.name}: {error}") from None
@@ -165,19 +142,15 @@ def _plan_model(config: EncoderConfig, device: devices.Choice, tokens_per_batch:
         facts["mean_of_passages"] = {"most": MAX_PASSAGES, "overlap": OVERLAP}
     major = version("sentence-transformers").split(".")[0]
     return Plan(
-        name=config.name,
+        config=config,
         fingerprint=Fingerprint.of(kind="model", sentence_transformers=major, **facts),
         folder=folder,
         document=Reading(prompts["document"], config.document_adapter),
         query=Reading(prompts["query"], config.query_adapter),
-        max_tokens=config.max_tokens,
-        long_documents=config.long_documents,
-        dense_head=config.dense_head,
         device=device.torch_name,
         dtype=dtype,
         engine=chosen_engine,
         tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.kind],
-        gpus=config.gpus,
     )
 
 
@@ -194,6 +167,6 @@ def _find_model(config: EncoderConfig) -> Path:
             f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
             f"set max_tokens to {positions} or less"
         )
-    if (config.query_adapter or config.document_adapter) and find_spec("peft") is None:
+    if config.adapters and find_spec("peft") is None:
         raise ModelError(f"encoder {config.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sentence_transformers.util import batch_to_device
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
+from hnmine.config.models import EncoderConfig
 from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
 from hnmine.models.batches import batches_by_length, lanes_on, side_by_side
@@ -38,22 +39,15 @@ class TransformerEncoder:
     def __init__(
         self,
         folder: Path,
+        config: EncoderConfig,
         *,
-        name: str,
-        adapters: Collection[str],
-        max_tokens: int | None,
         device: str,
         dtype: str,
         engine: Engine,
         tokens_per_batch: int,
         lanes: int | None = None,
     ) -> None:
-        """Load the model; see `plan.Plan` for the arguments.
-
-        Raises:
-            ModelError: an adapter is of another model, a static model was to read `max_tokens`, or OpenVINO cannot
-                compute the model. Errors of the libraries that read the folder pass through.
-        """
+        """Load the model; see `plan.Plan` for the arguments. Errors of the libraries that read it pass through."""
         # Load the model and its adapters, and compile it if OpenVINO computes.
         logging.disable_progress_bar()
         loaded_dtype = getattr(torch, "float32" if engine == "openvino" else dtype)  # OpenVINO rounds by itself
@@ -63,27 +57,27 @@ class TransformerEncoder:
         self._lanes = lanes or lanes_on(device)
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # it would warn of other adapters' tensors, and of a loss that is not there
-        for adapter in adapters:
+        for adapter in sorted(config.adapters):
             _load_adapter(self._model.transformers_model, folder, adapter)
         if engine == "openvino":
             _compute_by_openvino(self._model, dtype, self._lanes)
         logging.set_verbosity(verbosity)
 
         # Set how much is read and computed at a time.
-        if max_tokens is not None:
+        if config.max_tokens is not None:
             if self._model.max_seq_length == math.inf:
                 raise ModelError("a static model reads texts to their end; remove max_tokens")
-            self._model.max_seq_length = max_tokens
-        self._name, self._adapters, self._tokens_per_batch = name, adapters, tokens_per_batch
+            self._model.max_seq_length = config.max_tokens
+        self._config, self._tokens_per_batch = config, tokens_per_batch
         self.tokenizer: Any = self._model.tokenizer  # a static model's is of the library tokenizers
         self.max_tokens: float | None = self._model.max_seq_length  # without limit infinite, vast or None
 
     def encode(self, texts: Sequence[str], reading: Reading = PLAIN) -> Float32:
         """Return one row a text (n, width), in the order of the texts."""
         # Switch to the adapter, or to the bare model.
-        if self._adapters and reading.adapter is None:
+        if self._config.adapters and reading.adapter is None:
             self._model.disable_adapters()
-        elif self._adapters:
+        elif self._config.adapters:
             self._model.enable_adapters()
             self._model.set_adapter(reading.adapter)
 
@@ -94,7 +88,7 @@ class TransformerEncoder:
             features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
             mask = features.get("attention_mask")  # a static model has none
             tokens = len(features.get("input_ids", ())) if mask is None else int(mask.sum())
-            TOKENS.add(tokens, encoder=self._name)
+            TOKENS.add(tokens, encoder=self._config.name)
             batches = self._batches(features, len(chunk))
             for rows, computed in side_by_side(self._forward, batches, self._lanes):
                 vectors.update(zip([chunk[row] for row in rows], computed, strict=True))

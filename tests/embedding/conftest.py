@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from hnmine.config.models import EncoderConfig, LexicalConfig
-from hnmine.corpus.text_keys import Fingerprint, Reading
 from hnmine.models.plan import Plan, plan
 from tests.builders.devices import CPU
 from tests.builders.embedding import TEXTS
@@ -17,8 +16,11 @@ from tests.builders.models import tiny_word_encoder
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A random transformer that reads queries with a prompt."""
-    folder = tiny_word_encoder(tmp_path_factory.mktemp("embed") / "model")
-    return Plan(name="tiny", folder=folder, fingerprint=Fingerprint.of(kind="tiny"), query=Reading("query : "))
+    folder = tmp_path_factory.mktemp("embed")
+    config = EncoderConfig(
+        name="tiny", model=str(tiny_word_encoder(folder / "model")), dtype="float32", query_prompt="query : "
+    )
+    return plan(config, TEXTS["document"], folder, CPU, engine="torch")
 
 
 @pytest.fixture

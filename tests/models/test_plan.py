@@ -135,8 +135,8 @@ def test_the_fingerprint_follows_head_and_adapters(stella, jina):
 
 def test_batch_size_and_share_of_a_gpu_change_no_vector(tiny):
     usual, small = encoder_plan(tiny, 4096), encoder_plan(tiny, 64, gpus=0.5)
-    assert (usual.tokens_per_batch, usual.gpus) == (4096, 1.0)
-    assert (small.tokens_per_batch, small.gpus) == (64, 0.5)
+    assert (usual.tokens_per_batch, usual.config.gpus) == (4096, 1.0)
+    assert (small.tokens_per_batch, small.config.gpus) == (64, 0.5)
     assert usual.fingerprint == small.fingerprint
     assert np.abs(usual.build().encode(SENTENCES) - small.build().encode(SENTENCES)).max() < 1e-5
 
