@@ -72,7 +72,13 @@ def main() -> None:
         }
         for task in ("encode", "score")
     }
-    sizes = {"model": MODEL, "dtype": "bfloat16", "documents": len(documents), "pairs": len(pairs)}
+    sizes = {
+        "collection": {"name": options.data.name, "documents": len(collection.documents)},
+        "model": MODEL,
+        "dtype": "bfloat16",
+        "encoded_documents": len(documents),
+        "scored_pairs": {"queries": 30, "documents_each": 20, "max_tokens": 256},
+    }
     print(json.dumps(sizes | found | {"versions": versions()}, indent=1))
 
 
