@@ -35,7 +35,7 @@ from hnmine.config.models import EncoderConfig
 from hnmine.errors import HnmineError
 from hnmine.mining.conditions import Known, select
 from hnmine.mining.pca import Basis, fit
-from hnmine.mining.search import Ivf, Searcher, error_bound, nearer, nearer_by_torch
+from hnmine.mining.search import Ivf, Searcher, error_bound, nearer
 from hnmine.models.folder import resolve
 from hnmine.models.plan import plan
 from hnmine.runs import device as devices
@@ -151,8 +151,8 @@ def check_scan(space: Space, pairs: Pairs, gpu: Choice) -> Line:
     """Compare what lies nearer than the positive."""
     queries = space.queries_QR[:500]
     reach = distance(queries, space.docs_NR[pairs.doc_rows_P[:500]])
-    ours, cpu_s = timed(lambda: nearer(queries, space.docs_NR, reach, CPU))
-    theirs, gpu_s = timed(lambda: nearer_by_torch(queries, space.docs_NR, reach, gpu.torch_name))
+    ours, cpu_s = timed(lambda: nearer(queries, space.docs_NR, reach, None))
+    theirs, gpu_s = timed(lambda: nearer(queries, space.docs_NR, reach, gpu.torch_name))
     found, expected = (set(zip(*(part.tolist() for part in pair), strict=True)) for pair in (theirs, ours))
     query, doc = np.array(sorted(found ^ expected), dtype=np.int64).reshape(-1, 2).T
     off = np.abs(distance(queries[query], space.docs_NR[doc]) - reach[query])

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnmine.config.load import load
-from hnmine.mining.space import project_space
+from hnmine.mining.pca import project_space
 from hnmine.project import open_project
 from hnmine.types import Float32, Texts
 

@@ -10,24 +10,19 @@ Nothing heavy is imported until a step is called.
 from importlib import import_module
 from typing import Any
 
-_HOME = {
-    "Config": "hnmine.config.root",
-    "HnmineError": "hnmine.errors",
-    "audit": "hnmine.pipeline",
-    "compare": "hnmine.pipeline",
-    "evaluate": "hnmine.pipeline",
-    "load_config": "hnmine.config.load",
-    "mine": "hnmine.pipeline",
-    "run": "hnmine.pipeline",
-    "train": "hnmine.pipeline",
-}
 __all__ = ["Config", "HnmineError", "audit", "compare", "evaluate", "load_config", "mine", "run", "train"]
+_ELSEWHERE = {
+    "Config": ("hnmine.config.root", "Config"),
+    "HnmineError": ("hnmine.errors", "HnmineError"),
+    "load_config": ("hnmine.config.load", "load"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'hnmine' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), {"load_config": "load"}.get(name, name))
+    module, attribute = _ELSEWHERE.get(name, ("hnmine.pipeline", name))
+    return getattr(import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hnmine.arms.arm import compared_arms, preset_arms
 from hnmine.config.root import Config
 from hnmine.mining.mine import denoise_model
 from hnmine.project import Project, open_project
-from hnmine.ranking.evaluate import evaluate_first_stage, evaluate_rerankers, trained_rerankers
-from hnmine.ranking.rescoring import KeptScores, Reading, scores_file
-from hnmine.report.changes import write_changes
-from hnmine.report.examples import examples
+from hnmine.ranking.evaluate import KeptScores, Ranking, scores_file, trained_rerankers
+from hnmine.report.examples import examples, write_changes
 from hnmine.report.rankings import evaluation_text
 
 Show = Callable[[str], object]
@@ -53,8 +52,6 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
     Writes OUT/rerankers/<preset> for every preset of `train.presets`, and OUT/reranker, which points to the best of
     these and of the start by MRR@10 on the dev queries.
     """
-    from hnmine.arms.arm import preset_arms
-
     arms = preset_arms(config or Config())  # an unknown one is said before the collection is read
     with open_project(data, out, config) as project:
         if any(arm.mined for arm in arms.values()):
@@ -66,7 +63,6 @@ def train(data: str | Path, out: str | Path, config: Config | None = None) -> di
 def evaluate(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
     """Re-rank the test queries with every re-ranker in OUT; return the manifest, with the table in it."""
     with open_project(data, out, config) as project:
-        project.run.require_trained()
         evaluate_step(project)
         return project.run.manifest
 
@@ -78,21 +74,16 @@ def run(
 
     `show` gets some mined triplets, and what first stage and encoders are worth, before the training begins.
     """
-    refuse_unknown_presets(config or Config())
+    preset_arms(config or Config())  # an unknown one is said before the collection is read
     with open_project(data, out, config) as project:
         project.divide()  # the data may be refused here, so before the work
         mine_step(project)
-        show_before_training(project, show)
+        triplets, negatives = (project.run.out / f"{name}.parquet" for name in ("triplets", "negatives"))
+        show(examples(triplets, negatives, count=5))
+        show(evaluation_text(project.evaluator.evaluation()))
         train_step(project)
         evaluate_step(project)
         return project.run.manifest
-
-
-def refuse_unknown_presets(config: Config) -> None:
-    """Raise ConfigError if a preset is not known; called before the collection is read."""
-    from hnmine.arms.arm import preset_arms
-
-    preset_arms(config)
 
 
 def compare(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
@@ -103,7 +94,6 @@ def compare(data: str | Path, out: str | Path, config: Config | None = None) -> 
     Raises:
         ConfigError: an arm is not known.
     """
-    from hnmine.arms.arm import compared_arms
     from hnmine.comparison.compare import compare as compare_arms  # imports torch
 
     compared_arms(config or Config())  # an unknown arm is said before the collection is read
@@ -111,12 +101,24 @@ def compare(data: str | Path, out: str | Path, config: Config | None = None) -> 
         return compare_arms(project)
 
 
+def audit(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+    """Measure how often each rule would choose a right answer that is not labelled; return what was measured.
+
+    Of queries with several judged positives all but one are hidden in turn. Beside the rules, the two conditions are
+    mined with some guards, and with the configured `guards` and `select.negatives`. Writes OUT/audit.json.
+    """
+    from hnmine.comparison.audit import audit as audit_project  # imports torch
+
+    with open_project(data, out, config) as project:
+        return audit_project(project)
+
+
 def mine_step(project: Project) -> None:
     """Mine the train pairs: embed, fit the basis, project, select, write."""
     denoise_model(project.config.guards)  # its absence is said before hours of encoding
     judged = project.judge()
     fused = project.fuse(judged.queries)
-    space = project.project(fused, project.choose_basis(fused))
+    space = project.reduce(fused)
     negatives, search_facts = project.select(judged, fused, space)
     project.write_mined(judged, negatives, fused, space, search_facts)
 
@@ -124,7 +126,7 @@ def mine_step(project: Project) -> None:
 def train_step(project: Project) -> None:
     """Train on what was mined into the run, and record it."""
     from hnmine.arms.tune import train_presets  # imports torch and Ray Train, which mining does without
-    from hnmine.training.data import TrainingData
+    from hnmine.training.lists import TrainingData
     from hnmine.training.trainer import Trainer
 
     run, config = project.run, project.config
@@ -142,35 +144,24 @@ def evaluate_step(project: Project) -> None:
     """Measure first stage, start and trained re-rankers on the test queries, and record it."""
     run, config = project.run, project.config
     with run.timed("evaluate"):
-        trained = trained_rerankers(run, config.train.max_tokens)
-        kept = KeptScores(Reading.of(config, trained.kind, trained.max_tokens), run)
-        evaluation = evaluate_rerankers(project.evaluator, trained, kept, config.seed)
+        folders, inputs = trained_rerankers(run)
+        training, evaluator = run.manifest["training"], project.evaluator
+        kept = KeptScores(run, training["kind"], training["max_tokens"])
+        rankings: list[Ranking] = []
+        names: list[str] = []
+        for name, folder in folders.items():
+            tasks = evaluator.tasks(name)
+            rankings.append(evaluator.ranking(name, *kept.of_folder(tasks, folder)))
+            names += tasks
+        kept.remove_all_but(names)
+        evaluation = evaluator.evaluation(rankings, config.seed)
         pages = write_changes(evaluation, run)
     run.commit(
         "evaluation",
-        inputs=dict(trained.files),
-        files=run.sha256_of(*map(scores_file, trained.names), *pages, "quarantine.jsonl"),
+        inputs=inputs,
+        files=run.sha256_of(*map(scores_file, names), *pages, "quarantine.jsonl"),
         data=project.data,
-        max_tokens=trained.max_tokens,
+        max_tokens=training["max_tokens"],
         **evaluation.facts(),
-        table=evaluation_text(evaluation, distilled="distilled" in run.manifest["training"]),
+        table=evaluation_text(evaluation, distilled="distilled" in training),
     )
-
-
-def show_before_training(project: Project, show: Show) -> None:
-    """Show some mined triplets, and the test metrics of first stage and free blend."""
-    out = project.run.out
-    show(examples(out / "triplets.parquet", out / "negatives.parquet", count=5))
-    show(evaluation_text(evaluate_first_stage(project.evaluator)))
-
-
-def audit(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
-    """Measure how often each rule would choose a right answer that is not labelled; return what was measured.
-
-    Of queries with several judged positives all but one are hidden in turn. Beside the rules, the two conditions are
-    mined with some guards, and with the configured `guards` and `select.negatives`. Writes OUT/audit.json.
-    """
-    from hnmine.comparison.audit import audit as audit_project  # imports torch
-
-    with open_project(data, out, config) as project:
-        return audit_project(project)

@@ -22,6 +22,7 @@ from hnmine.mining.fuse import Fused
 from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
     Judged,
+    choose_basis,
     denoise_model,
     dense_first_stage,
     guards_of,
@@ -29,8 +30,7 @@ from hnmine.mining.mine import (
     open_search,
     say_selected,
 )
-from hnmine.mining.pca import Basis
-from hnmine.mining.space import choose_basis, project_space, single_spaces
+from hnmine.mining.pca import Basis, project_space, single_spaces
 from hnmine.ranking.evaluate import Evaluator
 from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits

@@ -23,6 +23,8 @@ Done = Callable[[int], None]
 Score = Callable[[Sequence[str], Sequence[str], Done], Float32]
 """Maps queries and documents of the same length n to scores (n,)."""
 
+GATHERED_NUMBERS = 2**23
+"""float64 numbers in one matrix of gathered vectors: bounds memory, changes no distance."""
 NO_ROW = -1
 """Stands where a list of document rows has no more."""
 
@@ -59,10 +61,8 @@ class Pairs:
     doc_rows_P: Int64
 
     def __post_init__(self) -> None:
-        for array in (self.query_rows_P, self.doc_rows_P):
-            assert array.dtype == np.int64, array.dtype
-            assert array.shape == self.query_rows_P.shape, array.shape
-            assert array.ndim == 1, array.shape
+        assert self.query_rows_P.dtype == self.doc_rows_P.dtype == np.int64, (self.query_rows_P, self.doc_rows_P)
+        assert self.query_rows_P.shape == self.doc_rows_P.shape == (len(self),), (self.query_rows_P, self.doc_rows_P)
 
     def __len__(self) -> int:
         return len(self.query_rows_P)
@@ -93,6 +93,13 @@ def distance(a_nR: Float32 | Float64, b_nR: Float32 | Float64) -> Float64:
     a_nR, b_nR = (np.asarray(rows, dtype=np.float64, order="C") for rows in (a_nR, b_nR))
     similarity: Float64 = np.einsum("...r,...r->...", a_nR, b_nR)
     return 1.0 - similarity
+
+
+def distances(a_NR: Float32, a_rows_F: Int64, b_NR: Float32, b_rows_F: Int64) -> Float64:
+    """Return the distance of each of these rows of `a_NR` to the row of `b_NR` beside it, gathered part by part."""
+    step = max(1, GATHERED_NUMBERS // a_NR.shape[1])
+    slices = [slice(start, start + step) for start in range(0, len(a_rows_F), step)]
+    return np.concatenate([np.empty(0), *(distance(a_NR[a_rows_F[part]], b_NR[b_rows_F[part]]) for part in slices)])
 
 
 def unit_rows(rows_nR: Float32) -> Float32:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hnmine.types import Pairs, distance, unit_rows
+from hnmine import types
+from hnmine.types import Pairs, distance, distances, unit_rows
 
 
 def rows(seed: int, count: int, width: int) -> np.ndarray:
@@ -54,6 +55,15 @@ def test_the_distance_of_two_rows_is_the_same_in_any_company() -> None:
         together = distance(a, b)
         assert all(together[i] == distance(a[i : i + 1], b[i : i + 1])[0] for i in range(500))
         assert (together[7:100] == distance(a[7:100], b[7:100])).all()
+
+
+def test_distances_of_rows_do_not_depend_on_how_many_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, rng = unit_rows(rows(4, 9, 5)), unit_rows(rows(5, 7, 5)), np.random.default_rng(6)
+    a_rows, b_rows = rng.integers(0, 9, 40), rng.integers(0, 7, 40)
+    for numbers in (1, 35, 10**6):
+        monkeypatch.setattr(types, "GATHERED_NUMBERS", numbers)
+        assert (distances(a, a_rows, b, b_rows) == distance(a[a_rows], b[b_rows])).all()
+    assert len(distances(a, a_rows[:0], b, b_rows[:0])) == 0
 
 
 def test_pairs_are_renumbered_on_the_distinct_queries() -> None:

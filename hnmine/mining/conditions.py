@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from hnmine.mining.guards import Guard, Suspects
 from hnmine.mining.search import error_bound
-from hnmine.types import Float32, Float64, Int64, Negatives, Pairs, Space, distance
+from hnmine.types import Float32, Float64, Int64, Negatives, Pairs, Space, distances
 
 POSITIVE_IS_NEAREST = "positive_is_nearest"
 NEARER_ONES_RESEMBLE_POSITIVE = "nearer_ones_resemble_positive"
@@ -43,12 +43,9 @@ GUARDS_LEAVE_NONE = "guards_leave_none"
 
 FIRST_LENGTH = 64
 """Length of the first short list of a query."""
-_LONGER = 8  # factor from one list to the next
-_LISTS = 2  # lists tried before the full scan
+_LONGER = 8  # times longer is the second list, the last before the full scan
 
 # Bounds on what is in memory at a time. They change the time, never the result.
-GATHERED_NUMBERS = 2**23
-"""float64 numbers in one matrix of gathered vectors."""
 LISTED_CELLS = 2**20
 """(pair, candidate) cells that are settled at once."""
 SCANNED_CELLS = 2**24
@@ -113,10 +110,8 @@ def select(
     """Return up to `negatives` hard negatives of every pair; see the module for the rule and its certificates.
 
     Args:
-        space: documents and queries.
-        pairs: judged pairs; a query may stand in several.
+        space: `pairs` are on its rows, `search` is over its documents.
         known: what is excluded, by position in `pairs`.
-        search: an index over the same documents.
         negatives: wanted of each pair, at least 1.
         candidates: first length of the short list; changes the time, never the result.
         guards: further tests, applied in order to what satisfies both conditions.
@@ -125,7 +120,7 @@ def select(
     """
     selection = _Selection(space, pairs, known, search, negatives, guards, expensive, done)
     open_p = np.arange(len(pairs), dtype=np.int64)
-    for length in [candidates * _LONGER**turn for turn in range(_LISTS)]:
+    for length in (candidates, _LONGER * candidates):
         if len(open_p):
             open_p = selection.settle_by_lists(open_p, length)
     selection.settle_by_scans(open_p)
@@ -134,10 +129,7 @@ def select(
 
 @dataclass
 class _Selection:
-    """The state of one selection: what was found for the pairs that are certified so far.
-
-    Letters of shapes here: P all pairs, p the pairs that are settled together, F rows of (pair, document).
-    """
+    """The state of one selection. Letters of shapes: P all pairs, p those settled together, F (pair, document)."""
 
     space: Space
     pairs: Pairs
@@ -151,11 +143,7 @@ class _Selection:
     def __post_init__(self) -> None:
         self.guards = [*self.cheap, self.expensive] if self.expensive else [*self.cheap]
         self.error = error_bound(self.space.width)
-        self.gathered_rows = max(1, GATHERED_NUMBERS // self.space.width)
-        self.radius_P = np.empty(len(self.pairs))  # d(Q, PD)
-        for part in _slices(len(self.pairs), self.gathered_rows):
-            queries = self.space.queries_QR[self.pairs.query_rows_P[part]]
-            self.radius_P[part] = distance(queries, self.space.docs_NR[self.pairs.doc_rows_P[part]])
+        self.radius_P = self._to_query(np.arange(len(self.pairs)), self.pairs.doc_rows_P)
         self.certificate_P = np.full(len(self.pairs), "", dtype=object)
         self.chosen = [np.empty(0, EXAMINED)]
         reasons = [POSITIVE_IS_NEAREST, NEARER_ONES_RESEMBLE_POSITIVE] + [GUARDS_LEAVE_NONE] * bool(self.guards)
@@ -209,18 +197,18 @@ class _Selection:
 
     def _examine(self, pair_F: Int64, doc_rows_F: Int64) -> Examined:
         """Keep the documents nearer than their pair's positive (condition 1), with all that decides over them."""
-        space, parts = self.space, [np.empty(0, EXAMINED)]
-        for part in _slices(len(doc_rows_F), self.gathered_rows):
-            pair, docs = pair_F[part], doc_rows_F[part]
-            d_query = distance(space.queries_QR[self.pairs.query_rows_P[pair]], space.docs_NR[docs])
-            is_nearer = d_query < self.radius_P[pair]
-            pair, docs = pair[is_nearer], docs[is_nearer]
-            rows = np.empty(len(pair), EXAMINED)
-            rows["pair"], rows["doc"], rows["d_query"] = pair, docs, d_query[is_nearer]
-            rows["d_positive"] = distance(space.docs_NR[self.pairs.doc_rows_P[pair]], space.docs_NR[docs])
-            rows["is_positive"] = self.known.mask(pair, docs)
-            parts.append(rows)
-        return np.concatenate(parts)
+        d_query_F = self._to_query(pair_F, doc_rows_F)
+        is_nearer_F = d_query_F < self.radius_P[pair_F]
+        pair_F, doc_rows_F = pair_F[is_nearer_F], doc_rows_F[is_nearer_F]
+        docs_NR, nearer_F = self.space.docs_NR, np.empty(len(pair_F), EXAMINED)
+        nearer_F["pair"], nearer_F["doc"], nearer_F["d_query"] = pair_F, doc_rows_F, d_query_F[is_nearer_F]
+        nearer_F["d_positive"] = distances(docs_NR, self.pairs.doc_rows_P[pair_F], docs_NR, doc_rows_F)
+        nearer_F["is_positive"] = self.known.mask(pair_F, doc_rows_F)
+        return nearer_F
+
+    def _to_query(self, pair_F: Int64, doc_rows_F: Int64) -> Float64:
+        """Return the distances of documents to the queries of pairs."""
+        return distances(self.space.queries_QR, self.pairs.query_rows_P[pair_F], self.space.docs_NR, doc_rows_F)
 
     def _settle(self, pair_p: Int64, examined_F: Examined, outside_p: Float64) -> NDArray[np.bool_]:
         """Record the pairs that are certified; return which are.

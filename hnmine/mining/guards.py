@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hnmine.types import Float64, Int64, Space, distance
+from hnmine.types import Float64, Int64, Space, distances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +63,11 @@ def agreement_guard(spaces: Sequence[Space], least: int) -> Guard:
     def keep(suspects: Suspects) -> NDArray[np.bool_]:
         votes_F = np.zeros(len(suspects.doc_rows_F), dtype=np.int64)
         for space in spaces:
-            queries = space.queries_QR[suspects.query_rows_F]
-            positives, docs = space.docs_NR[suspects.positive_rows_F], space.docs_NR[suspects.doc_rows_F]
-            d_query_F = distance(queries, docs)
-            votes_F += (d_query_F < distance(queries, positives)) & (d_query_F < distance(positives, docs))
+            queries_QR, docs_NR = space.queries_QR, space.docs_NR
+            d_query_F = distances(queries_QR, suspects.query_rows_F, docs_NR, suspects.doc_rows_F)
+            radius_F = distances(queries_QR, suspects.query_rows_F, docs_NR, suspects.positive_rows_F)
+            d_positive_F = distances(docs_NR, suspects.positive_rows_F, docs_NR, suspects.doc_rows_F)
+            votes_F += (d_query_F < radius_F) & (d_query_F < d_positive_F)
         return votes_F >= least
 
     return Guard("agreement", keep)

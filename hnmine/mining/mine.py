@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hnmine.config.mining import GuardsConfig, SearchConfig
+from hnmine.config.mining import GuardsConfig, ReduceConfig, SearchConfig
 from hnmine.corpus.text_keys import keys_of
 from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search
+from hnmine.mining.fuse import Fused
 from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_duplicate_guard, rank_window_guard
+from hnmine.mining.pca import Basis, fit
 from hnmine.mining.search import Ivf, Searcher, gpus_needed, recall
 from hnmine.mining.shards import ShardedSearcher
 from hnmine.runs.device import choose_device
-from hnmine.runs.progress import say
+from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Negatives, Pairs, Space, Texts
 
 RECALL_QUERIES = 200
@@ -56,6 +59,38 @@ def groups_of_equal_text(documents: Texts) -> Int64:
     """Return a number for each document (N): equal text, equal number."""
     _, groups = np.unique(keys_of(documents.texts), axis=0, return_inverse=True)
     return groups.reshape(-1).astype(np.int64)
+
+
+def choose_basis(fused: Fused, reduce: ReduceConfig, *, device: str, seed: int) -> Basis | None:
+    """Return the basis of an earlier run that is configured, else one fitted on the documents; None: no reduction.
+
+    Raises:
+        DataError: the file is missing, is no basis, or was fitted on vectors of other encoders or weights; there are
+            fewer than two documents, or all vectors are equal.
+    """
+    # Read the basis that is given.
+    if reduce.basis is not None:
+        basis = Basis.load(reduce.basis)
+        if basis.made_of != fused.identity:
+            raise DataError(
+                f"{reduce.basis} was fitted on vectors of {'; '.join(basis.made_of)}, this run has "
+                f"{'; '.join(fused.identity)}; use the same encoders, prompts, types and weights, or reduce.basis=null"
+            )
+        say("reduce", f"basis of {reduce.basis}: width {fused.width} → {basis.width}")
+        return basis
+    if reduce.variance is None:
+        return None
+
+    # Fit one, and say what it keeps.
+    on, documents = choose_device(device, needs="cuml-cu13"), fused.count("document")
+    with track("reduce", f"PCA of width {fused.width} on {on}", documents, "documents") as progress:
+        rows_of = partial(fused.take, "document")
+        basis = fit(rows_of, documents, variance=reduce.variance, fit_rows=reduce.fit_rows, seed=seed, device=on)
+        progress.advance(documents)
+    others = "" if basis.kept_held_out is None else f", {basis.kept_held_out:.1%} of others"
+    kept = f"keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} documents{others}"
+    say("reduce", f"width {fused.width} → {basis.width}, {kept}")
+    return replace(basis, made_of=fused.identity)
 
 
 @contextmanager
@@ -134,10 +169,10 @@ def guards_of(config: GuardsConfig, single_spaces: Callable[[], list[Space]]) ->
 
 
 def denoise_model(config: GuardsConfig) -> Path | None:
-    """Return the folder of the cross-encoder that denoises, if one is configured; call this before hours of encoding.
+    """Return the folder of the cross-encoder that denoises; None: none does.
 
     Raises:
-        ModelError: it cannot be had, or has no trained ranking head.
+        ModelError: it cannot be had, or has no trained ranking head. Call this before hours of encoding.
     """
     if config.denoise is None:
         return None

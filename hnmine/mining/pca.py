@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hnmine.errors import DataError
-from hnmine.mining.fuse import Piece
+from hnmine.mining.fuse import Fused, Piece
 from hnmine.runs.device import Choice
-from hnmine.types import Float32, Float64, Int64, unit_rows
+from hnmine.runs.files import whole_file
+from hnmine.types import Float32, Float64, Int64, Role, Space, unit_rows
 
 HELD_OUT_ROWS = 8192
 """Documents outside the sample on which a basis is checked, at most."""
@@ -58,9 +59,8 @@ class Basis:
         """Write the basis as safetensors; the file appears complete or not at all."""
         arrays = {"mean": self.mean_C, "components": self.components_RC, "spectrum": self.explained_variance_C}
         facts = {name: getattr(self, name) for name in ("fitted_rows", "library", "kept_held_out", "made_of")}
-        hidden = path.with_name(f".{path.name}.tmp")
-        save_file(arrays, hidden, metadata={"hnmine": json.dumps(facts)})
-        hidden.replace(path)
+        with whole_file(path) as hidden:
+            save_file(arrays, hidden, metadata={"hnmine": json.dumps(facts)})
 
     @classmethod
     def load(cls, path: Path) -> Basis:
@@ -155,6 +155,20 @@ def project(basis: Basis | None, pieces: Iterable[Piece], rows: int, fused_width
         block = slice(start, start + _PRODUCT_ROWS)
         space[block] = unit_rows(space[block] - offset)
     return space
+
+
+def project_space(fused: Fused, basis: Basis | None) -> Space:
+    """Return the unit vectors of documents and queries on the basis; without one, the fused vectors themselves."""
+
+    def projected(role: Role) -> Float32:
+        return project(basis, fused.pieces(role), fused.count(role), fused.width)
+
+    return Space(docs_NR=projected("document"), queries_QR=projected("query"))
+
+
+def single_spaces(fused: Fused) -> list[Space]:
+    """Return the space of each encoder alone, not reduced; unlike the fused one, it is whole in memory."""
+    return [project_space(Fused(encoders=(encoder,), weights=(1.0,)), None) for encoder in fused.encoders]
 
 
 def _products(values_nC: Float32, components_RC: Float32) -> Float32:

@@ -1,4 +1,4 @@
-"""The short list of every query by FAISS, on the CPU or one GPU: `Searcher` is exact, `IvfSearcher` searches a part.
+"""The short list of every query by FAISS, on the CPU or one GPU.
 
 The distances here come from float32 matrix products, so they are *approximate* to within `error_bound`. `select`
 recomputes in float64 what it decides on, and the bound tells it what a list may have missed. The bound holds for true
@@ -73,7 +73,8 @@ class Searcher:
         import faiss
 
         documents, width = docs_NR.shape
-        self._docs_NR, self._device, self._error = docs_NR, device, error_bound(width)
+        self._docs_NR, self._error = docs_NR, error_bound(width)
+        self._scanned_on = device.torch_name if device.kind == "gpu" else None
         self.approximate, self.max_candidates = ivf is not None, longest_list(documents, device)
         # Make the index on the CPU; an inverted file divides the documents here.
         centres: Any = faiss.IndexFlatIP(width)
@@ -126,7 +127,7 @@ class Searcher:
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 docs = self._docs_NR[part] if self.approximate else self._docs_NR[start : start + step]  # no copy
-                found_queries, found_docs = nearer(queries_QR[positions], docs, reach_Q[positions], self._device)
+                found_queries, found_docs = nearer(queries_QR[positions], docs, reach_Q[positions], self._scanned_on)
                 hits.append((positions[found_queries], part[found_docs]))
         return joined(hits)
 
@@ -152,17 +153,14 @@ def recall(distances_QK: Float32, docs_NR: Float32, queries_QR: Float32) -> floa
     return float((distances_QK <= last_Q).mean())
 
 
-def nearer(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, device: Choice) -> tuple[Int64, Int64]:
-    """Return the positions (query, document) of all float32 distances below the query's reach."""
-    if device.kind == "cpu":
-        distances_QN = 1 - queries_QR @ docs_NR.T
-        queries, docs = np.nonzero(distances_QN < reach_Q[:, None])
-        return queries, docs
-    return nearer_by_torch(queries_QR, docs_NR, reach_Q, device.torch_name)
+def nearer(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, device: str | None) -> tuple[Int64, Int64]:
+    """Return the positions (query, document) of all float32 distances below the query's reach.
 
-
-def nearer_by_torch(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, device: str) -> tuple[Int64, Int64]:
-    """Return the same as `nearer`, computed by torch on the device of this name."""
+    `device` is torch's name of the device; None: NumPy computes.
+    """
+    if device is None:
+        found_queries, found_docs = np.nonzero(1 - queries_QR @ docs_NR.T < reach_Q[:, None])
+        return found_queries, found_docs
     import torch
 
     matmul: Any = torch.backends.cuda.matmul

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hnmine.config.mining import ReduceConfig
+from hnmine.embedding.precomputed import Precomputed
 from hnmine.mining.conditions import Known
+from hnmine.mining.fuse import Fused
+from hnmine.mining.mine import choose_basis
+from hnmine.mining.pca import Basis
 from hnmine.types import Negatives, Pairs, Space, unit_rows
 
 FLOATS = pa.list_(pa.float32())
@@ -56,3 +62,22 @@ def negatives_as_rows(negatives: Negatives) -> list[tuple]:
             strict=True,
         )
     )
+
+
+def random_encoder(width: int) -> Precomputed:
+    """Return random vectors of 300 documents and 40 queries; the name tells the width."""
+    rng = np.random.default_rng(width)
+    docs, queries = (rng.normal(size=(count, width)).astype(np.float32) for count in (300, 40))
+    return Precomputed(name=f"e{width}", docs_NR=docs, queries_QR=queries)
+
+
+def random_fused(widths: tuple[int, ...] = (6, 9), weights: tuple[float, ...] = (1.0, 0.5)) -> Fused:
+    """Return random encoders of these widths side by side."""
+    return Fused(encoders=tuple(map(random_encoder, widths)), weights=weights)
+
+
+def basis_of(fused: Fused, **settings: Any) -> Basis:
+    """Return the basis that these settings of `reduce` choose."""
+    basis = choose_basis(fused, ReduceConfig(**settings), device="cpu", seed=0)
+    assert basis is not None
+    return basis

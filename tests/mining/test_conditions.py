@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnmine import types
 from hnmine.mining import conditions
 from hnmine.mining.conditions import (
     GUARDS_LEAVE_NONE,
@@ -302,7 +303,7 @@ def test_the_result_depends_neither_on_the_list_nor_on_the_block(
     space, judged, known = awkward_space(3, docs=1500, queries=40, pairs=60, width=6)
     searcher = Searcher(space.docs_NR, CPU)
     expected = select(space, judged, known, searcher, negatives=3, candidates=64)
-    monkeypatch.setattr(conditions, "GATHERED_NUMBERS", flat * space.width)
+    monkeypatch.setattr(types, "GATHERED_NUMBERS", flat * space.width)
     monkeypatch.setattr(conditions, "LISTED_CELLS", flat)
     monkeypatch.setattr(conditions, "SCANNED_CELLS", flat * 1500)
     again = select(space, judged, known, searcher, negatives=3, candidates=length)

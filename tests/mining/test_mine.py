@@ -13,16 +13,16 @@ import pytest
 
 from hnmine import pipeline
 from hnmine.config.load import load
-from hnmine.config.mining import SearchConfig
+from hnmine.config.mining import ReduceConfig, SearchConfig
 from hnmine.config.root import Config
 from hnmine.errors import DataError, ModelError
 from hnmine.mining.conditions import Known
-from hnmine.mining.mine import Judged, dense_first_stage, mined_tables
+from hnmine.mining.mine import Judged, choose_basis, dense_first_stage, mined_tables
 from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.types import Negatives, Pairs, Texts
 from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
 from tests.builders.texts import random_text_pairs
-from tests.builders.vectors import awkward_space
+from tests.builders.vectors import awkward_space, basis_of, random_fused
 
 # three directions of meaning: the product, the place, the deed
 DOCUMENTS = {
@@ -431,3 +431,28 @@ def test_every_negative_stands_with_its_ids_its_proof_and_its_texts() -> None:
         texts | ids | {"negative": "a story", "negative_id": "d2"},
         texts | ids | {"negative": "a price", "negative_id": "d1"},
     ]
+
+
+def test_without_a_share_of_the_variance_nothing_is_reduced() -> None:
+    assert choose_basis(random_fused(), ReduceConfig(variance=None), device="cpu", seed=0) is None
+
+
+def test_what_the_basis_keeps_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    basis = basis_of(random_fused(), variance=0.8, fit_rows=100)
+    said = capsys.readouterr().err
+    assert f"width 15 → {basis.width}, keeps {basis.kept:.1%} of the variance of 100 documents" in said
+    assert f"{basis.kept_held_out:.1%} of others" in said
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 1.0)])
+def test_a_basis_of_other_weights_or_encoders_is_refused(weights: tuple[float, float], tmp_path: Path) -> None:
+    path = tmp_path / "basis.safetensors"
+    fitted = basis_of(random_fused())
+    fitted.save(path)
+    again = basis_of(random_fused(), basis=path)
+    assert np.array_equal(again.components_RC, fitted.components_RC)
+    message = r"was fitted on vectors of e6 \(6 wide\) x 1; e9 \(9 wide\) x 0\.5, this run has e6 .* x .*; e9 .* x 1"
+    with pytest.raises(DataError, match=message):
+        basis_of(random_fused(weights=weights), basis=path)
+    with pytest.raises(DataError, match=r"this run has e9 .* x 0\.5; e6 .* x 1"):
+        basis_of(random_fused((9, 6), (0.5, 1.0)), basis=path)

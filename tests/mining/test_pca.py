@@ -1,7 +1,8 @@
-"""The basis against scikit-learn in float64, the cut against its definition, the stream against the whole."""
+"""The basis against scikit-learn in float64, the cut against its definition, the space against numpy in one piece."""
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnmine.corpus.text_keys import Fingerprint, keys_of
+from hnmine.embedding.store import VectorStore
+from hnmine.embedding.vectors import StoredVectors
 from hnmine.errors import DataError
-from hnmine.mining.fuse import Piece
-from hnmine.mining.pca import Basis, captured, cut, fit, project
+from hnmine.mining.fuse import Fused, Piece
+from hnmine.mining.pca import Basis, captured, cut, fit, project, project_space, single_spaces
 from hnmine.types import unit_rows
 from tests.builders.devices import CPU
+from tests.builders.vectors import basis_of, random_encoder, random_fused
 
 
 def cloud(rows: int, columns: int, seed: int = 0, decay: float = 0.8) -> np.ndarray:
@@ -195,3 +200,48 @@ def test_a_basis_of_a_sample_is_checked_on_the_other_rows() -> None:
     sample = fit(lambda chosen: rows[chosen], 500, variance=0.7, fit_rows=12, seed=0, device=CPU)
     assert sample.kept_held_out is not None
     assert sample.kept_held_out < sample.kept  # twelve rows explain themselves better than others
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("variance", [0.8, None])
+def test_the_space_is_the_reduced_concatenation_of_weighted_unit_vectors(variance: float | None) -> None:
+    one, two = random_encoder(6), random_encoder(9)
+    fused = Fused(encoders=(one, two), weights=(1.0, 0.5))
+    space = project_space(fused, None if variance is None else basis_of(fused, variance=variance))
+    docs = np.hstack([unit(one.docs_NR), 0.5 * unit(two.docs_NR)])
+    queries = np.hstack([unit(one.queries_QR), 0.5 * unit(two.queries_QR)])
+    if variance is not None:
+        mean = docs.mean(axis=0)
+        _, sizes, axes = np.linalg.svd(docs - mean, full_matrices=False)
+        width = int(np.flatnonzero(np.cumsum(sizes**2) / (sizes**2).sum() >= variance)[0]) + 1
+        docs, queries = ((rows - mean) @ axes[:width].T for rows in (docs, queries))
+    assert space.width == docs.shape[1]
+    assert space.queries_QR @ space.docs_NR.T == pytest.approx(unit(queries) @ unit(docs).T, abs=1e-4)
+
+
+def test_the_single_spaces_are_the_unit_vectors_of_each_encoder() -> None:
+    fused = random_fused()
+    for encoder, space in zip((random_encoder(6), random_encoder(9)), single_spaces(fused), strict=True):
+        assert space.docs_NR == pytest.approx(unit(encoder.docs_NR), abs=1e-6)
+        assert space.queries_QR == pytest.approx(unit(encoder.queries_QR), abs=1e-6)
+
+
+def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp_path: Path) -> None:
+    documents, width, block = 120_000, 256, 4000
+    store, rng = VectorStore(tmp_path, Fingerprint.of(kind="wide")), np.random.default_rng(0)
+    keys = keys_of([str(i) for i in range(documents)])
+    for start in range(0, documents, block):
+        store.write(keys[start : start + block], rng.normal(size=(block, width)).astype(np.float32))
+    stored = StoredVectors(name="wide", store=store, keys={"document": keys, "query": keys[:9]}, width=width)
+    fused = Fused(encoders=(stored,), weights=(1.0,))
+    tracemalloc.start()
+    basis = basis_of(fused, variance=0.02, fit_rows=600)
+    space = project_space(fused, basis)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert space.docs_NR.shape == (documents, basis.width)
+    assert np.array_equal(space.docs_NR[:9], space.queries_QR)
+    assert peak < documents * width * 4 * 0.75, f"{peak / 2**20:.0f} MiB"

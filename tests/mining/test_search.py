@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hnmine.mining import search
 from hnmine.mining.conditions import select
-from hnmine.mining.search import Ivf, Searcher, error_bound, nearer, nearer_by_torch, recall
+from hnmine.mining.search import Ivf, Searcher, error_bound, nearer, recall
 from hnmine.types import distance, unit_rows
 from tests.builders.devices import CPU
 from tests.builders.vectors import awkward_space, negatives_as_rows
@@ -187,7 +187,7 @@ def test_recall_is_the_share_of_the_true_list():
 def test_the_scan_by_torch_finds_what_the_scan_by_numpy_finds():
     docs, queries = unit(1, 300, 24), unit(2, 40, 24)
     reach = np.linspace(0, 2, 40)
-    by_numpy, by_torch = nearer(queries, docs, reach, CPU), nearer_by_torch(queries, docs, reach, "cpu")
+    by_numpy, by_torch = nearer(queries, docs, reach, None), nearer(queries, docs, reach, "cpu")
     assert len(by_numpy[0]) > 1000
     for ours, theirs in zip(by_numpy, by_torch, strict=True):
         assert theirs.dtype == np.int64
@@ -208,7 +208,7 @@ def test_the_scan_by_torch_computes_in_true_float32_and_leaves_the_setting_as_it
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        nearer_by_torch(unit(1, 5, 4), unit(2, 5, 4), np.ones(5), "cpu")
+        nearer(unit(1, 5, 4), unit(2, 5, 4), np.ones(5), "cpu")
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         torch.set_float32_matmul_precision(before)
