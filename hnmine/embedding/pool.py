@@ -6,6 +6,8 @@ import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from threading import Event, Thread
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +29,7 @@ Pool = Callable[[Plan, list[pa.Table], VectorStore, int | None], Iterator[pa.Tab
 
 def precision_of(plan: Plan) -> str:
     """Return a model's number format and engine as they end a message; nothing for a lexical encoder."""
-    return f", {plan.dtype} by {plan.engine}" if plan.kind == "model" else ""
+    return f", {plan.dtype} by {plan.engine}" if plan.fit is None else ""
 
 
 def is_worth_ray(plan: Plan, actors: int | None) -> bool:
@@ -78,7 +80,8 @@ def encode_by_actors(
     left = blocks
     while left:
         try:
-            yield from (pool or ray_data_pool)(plan, left, store, actors)
+            with nullcontext() if left is blocks else _collecting_garbage():
+                yield from (pool or ray_data_pool)(plan, left, store, actors)
             return
         except RayActorError as error:
             before, left = len(left), _not_stored(left, store)
@@ -88,8 +91,30 @@ def encode_by_actors(
                     f"out, lower embed.actors or embed.tokens_per_batch ({error})"
                 ) from None
             say("embed", f"{plan.name}: actors were lost; {len(left)} block(s) are left and begun again")
-        # Let go of the lost pool: its actors hold their cores until nothing refers to them, and the error did
-        gc.collect()
+
+
+@contextmanager
+def _collecting_garbage() -> Iterator[None]:
+    """Collect garbage now, and every second while the block runs.
+
+    The actors of a pool that failed are restarted, and hold their cores until nothing refers to them any more. Ray
+    Data's errors still do so, in circles that only a collection resolves; until then a new pool on the same cores
+    waits.
+    """
+    over = Event()
+
+    def collect() -> None:
+        while not over.wait(1):
+            gc.collect()
+
+    gc.collect()
+    thread = Thread(target=collect, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _not_stored(blocks: list[pa.Table], store: VectorStore) -> list[pa.Table]:
@@ -126,7 +151,7 @@ def ray_data_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, actors
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=size),
             num_cpus=lanes,
-            num_gpus=plan.gpus if plan.device == "cuda" else 0,
+            num_gpus=plan.config.gpus if plan.device == "cuda" else 0,
             max_task_retries=_RETRIES,
         )
     yield from data.iter_batches(batch_size=None, batch_format="pyarrow")
@@ -138,7 +163,7 @@ def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
     Raises:
         DeviceError: there is no GPU; Ray would wait for one without end.
     """
-    actors = sum(gpus_by_node) * int(1 / plan.gpus)
+    actors = sum(gpus_by_node) * int(1 / plan.config.gpus)
     if not actors:
         raise DeviceError(f"encoder {plan.name}: no node of the Ray cluster has a GPU; add one, or set device: cpu")
     return actors

@@ -23,7 +23,6 @@ from hnmine.embedding.blocks import BlockEncoder, missing_blocks
 from hnmine.embedding.pool import cpu_actors, device_of_encoders, encode_by_actors, gpu_actors, is_worth_ray
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DeviceError, ModelError
-from hnmine.models.fingerprint import Fingerprint
 from hnmine.models.lexical import Fit
 from hnmine.models.plan import Plan, plan
 from hnmine.types import Texts
@@ -46,7 +45,8 @@ from tests.builders.texts import random_texts
     ],
 )
 def test_actors_fill_the_gpus_of_every_node(gpus, by_node, expected, tiny):
-    assert gpu_actors(replace(tiny, gpus=gpus), by_node) == expected
+    config = tiny.config.model_copy(update={"gpus": gpus})
+    assert gpu_actors(replace(tiny, config=config), by_node) == expected
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,10 @@ class DeadlyPlan(Plan):
 
 
 @pytest.mark.ray
-def test_a_block_that_always_kills_its_actor_ends_in_a_model_error(tmp_path):
-    plan = DeadlyPlan(name="deadly", folder=tmp_path, fingerprint=Fingerprint.of(kind="deadly"))
-    texts = {"document": Texts(ids=("1", "2"), texts=("mysql", "cloud")), "query": TEXTS["query"].take([])}
-    with pytest.raises(ModelError, match=r"encoder deadly: its process died 4 times on one block"):
-        embed_into(plan, tmp_path, texts, ray=True, actors=1, block_texts=1)
+def test_a_block_that_always_kills_its_actor_ends_in_a_model_error(tiny, tmp_path):
+    texts = {"document": Texts(ids=("1", "2"), texts=("mysql", "mysql again")), "query": TEXTS["query"].take([])}
+    with pytest.raises(ModelError, match=r"encoder tiny: its process died 4 times on one block"):
+        embed_into(DeadlyPlan(**vars(tiny)), tmp_path, texts, ray=True, actors=1, block_texts=1)
 
 
 class Actor:
