@@ -90,7 +90,9 @@ def test_the_wheel_holds_every_module_the_types_and_the_license(wheel: Path) -> 
         licensed = [name for name in names if name.endswith("dist-info/licenses/LICENSE")]
         assert [archive.read(name) for name in licensed] == [(REPOSITORY / "LICENSE").read_bytes()]
     modules = {str(file.path.relative_to(REPOSITORY)) for file in sources(REPOSITORY, "hnmine")}
-    assert {name for name in names if ".dist-info/" not in name} == modules | {"hnmine/py.typed"}
+    tables = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "hnmine").rglob("*.yaml")}
+    assert len(tables) == 2
+    assert {name for name in names if ".dist-info/" not in name} == modules | tables | {"hnmine/py.typed"}
 
 
 def test_every_module_of_the_wheel_is_imported_from_a_foreign_folder(python: Path, tmp_path: Path) -> None:
