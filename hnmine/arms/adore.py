@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from hnmine.arms.star import Done, Encode, TrainingSet, load_encoder
+from hnmine.arms.star import StepDone, TrainingSet, train_encoder
 from hnmine.mining.search import Searcher
+from hnmine.models.bi_encoder import BiEncoder
 from hnmine.runs.device import Choice
-from hnmine.training.gradient import Optimizer
 from hnmine.training.recipe import Recipe
-from hnmine.types import Float32, Int64, Space
+from hnmine.types import Float32, Int64
 
 
 def adore(
@@ -34,12 +34,11 @@ def adore(
     recipe: Recipe,
     out: Path,
     *,
-    encode: Encode,
     device: Choice,
     depth: int = 200,
-    done: Done = lambda _queries, _loss: None,
-) -> Space:
-    """Train the query encoder; no document is encoded.
+    done: StepDone = lambda _queries, _loss: None,
+) -> None:
+    """Train the query encoder in the folder `start` into the folder `out`; no document is encoded.
 
     Args:
         start: model folder.
@@ -47,22 +46,13 @@ def adore(
         given: what is trained on; its document texts are not read.
         recipe: how; epochs go over queries, the loss is always LambdaRank's of the cosine times `scale`.
         out: folder of the query encoder, to be written.
-        encode: see `star.Encode`; it is asked for the queries by the model in `out`.
         device: where documents are searched.
         depth: length K of the live list; beyond it the reciprocal rank counts as 0.
         done: hears of every step.
-
-    Returns:
-        `docs_NR` itself, and all queries as the model in `out` encodes them.
-
-    Raises:
-        ModelError: the start cannot be loaded, or the gradient is not finite.
     """
-    rows, positives = given.query_rows(), given.pairs.positives_of()
-    encoder, searcher = load_encoder(start, recipe, given.prompts), Searcher(docs_NR, device)
-    optimizer = Optimizer(encoder.model, recipe, recipe.steps(len(rows)))
+    positives, searcher = given.pairs.positives_of(), Searcher(docs_NR, device)
 
-    def loss_of(batch: list[int]) -> Tensor:
+    def loss_of(encoder: BiEncoder, _step: int, batch: list[int]) -> Tensor:
         # Search what the queries find now, and sort it into right documents and negatives.
         queries_BR = encoder.vectors([given.queries.texts[row] for row in batch], "query")
         found_BK, _ = searcher.nearest(queries_BR.detach().cpu().numpy(), depth)
@@ -75,10 +65,7 @@ def adore(
 
         return lambda_loss(recipe.scale * scores(live.right_BP), recipe.scale * scores(live.found_BK), live).mean()
 
-    for step, (batch, _) in enumerate(recipe.batches(len(rows))):
-        done(len(batch), optimizer.step(step, [loss_of([int(rows[i]) for i in batch])]))
-    encoder.save(out)
-    return Space(docs_NR=docs_NR, queries_QR=encode(out, given.queries, "query"))
+    train_encoder(start, given, recipe, out, loss_of, done)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
 
-from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, about
+from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, about, first_stage, nearest, two_conditions
 from hnmine.config.base import slug
 from hnmine.config.models import EncoderConfig
 from hnmine.config.root import Config
@@ -22,9 +22,9 @@ NEGATIVES = 4
 """Negatives that an arm chooses for a pair, so that all arms have as many."""
 
 Judge = Literal["agreement", "denoise", "mistakes"]
-"""Who judges what a rule has chosen, the single encoders or the start as a cross-encoder; see `judges`."""
+"""Who judges what a rule has chosen: the single encoders, or the start as a cross-encoder (`choose`)."""
 Method = Literal["STAR", "ADORE + STAR", "ANCE"]
-"""How an encoder is trained in whose space an arm looks; see `trained_encoders`."""
+"""How an encoder is trained in whose space an arm looks (`trained_encoders`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,7 @@ class Arm:
     rule: Rule | None = None
     """Chooses negatives of each pair; None: no rule does."""
     judge: Judge | None = None
-    """Takes away some of what the rule has chosen."""
-    rest: Rule | None = None
-    """With a judge: chooses all negatives but the first, which is the judge's; None: the judge chooses all."""
+    """Chooses among the rule's: `mistakes` all negatives, the others the first, beside random ones of BM25's."""
     encoder: str | None = None
     """In whose own space the rule looks; None: in that of the ensemble."""
     variance: float | Literal["configured"] | None = "configured"
@@ -56,8 +54,11 @@ class Arm:
     lessons: Literal["beside", "alone", "if any"] | None = None
     """Lessons from first stage and encoders (`training.lessons`): beside the judged pairs, or instead of them. Where
     there are none, the arm has nothing to train on, unless it wants them only if there are any."""
-    only_named: bool = False
-    """Whether `hnmine compare` trains it only where it is asked for by name."""
+
+    @property
+    def only_named(self) -> bool:
+        """Whether `hnmine compare` trains it only where it is asked for by name."""
+        return self.mined or self.variance != "configured"
 
     @property
     def in_batch_negatives(self) -> int:
@@ -67,60 +68,41 @@ class Arm:
         return NEGATIVES if self.rule is None else NEGATIVES // 2
 
 
-_TWO_CONDITIONS, _NEAREST = RULES["two conditions"], RULES["nearest document"]
-_THEN_BM25 = RULES["random of BM25's first 50"]
 _ANCHORED = "The mined negatives and, beside each, easier ones of the first stage (train.anchors)"
+_STAR = "The nearest to a bi-encoder trained with static hard and random negatives (arXiv 2104.08051)."
+_ADORE = "The nearest to STAR's, its query tower then trained against what it finds (arXiv 2104.08051)."
+_ANCE = "The nearest to a bi-encoder whose hard negatives are found anew every epoch (arXiv 2007.00808)."
+_DENOISED = "The nearest by the two conditions that the start scores below the positive, then BM25's."
+_AGREED = "The nearest by the two conditions that satisfies them in each single encoder's space, then BM25's."
+_MISTAKES = "Of BM25's first 50 those that the start scores highest, but below the positive."
+_LESSONS = "Lessons from first stage and encoders together"
 
-_PAPER = "The mined negatives alone and the margin loss, as in arXiv 2505.18366."
-_LESSONS_TOO = f"{_ANCHORED}, with lessons if there are any."
-
-ON_MINED = {
-    "distilled": Arm(about=_LESSONS_TOO, mined=True, anchored=True, lessons="if any", only_named=True),
-    "anchored": Arm(about=f"{_ANCHORED}.", mined=True, anchored=True, only_named=True),
-    "paper": Arm(about=_PAPER, mined=True, loss="margin", only_named=True),
-}
-"""The default of training, and what it is compared with; all take what `hnmine mine` left in the run."""
-
-BY_RULE = {
+AGREED = "two conditions, agreed, then BM25"
+"""An arm that needs several encoders."""
+ARMS = {
+    "distilled": Arm(about=f"{_ANCHORED}, with lessons if there are any.", mined=True, anchored=True, lessons="if any"),
+    "anchored": Arm(about=f"{_ANCHORED}.", mined=True, anchored=True),
+    "paper": Arm(
+        about="The mined negatives alone and the margin loss, as in arXiv 2505.18366.", mined=True, loss="margin"
+    ),
     "positives": Arm(about="Each positive by itself, no negative at all.", loss="bce"),
     "in-batch": Arm(about="Positives of the other pairs in the step.", in_batch=True),
     **{name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | GUARDED | MIXTURES).items()},
     "the paper": Arm(
-        about="The two conditions, as in arXiv 2505.18366, and the margin loss.", rule=_TWO_CONDITIONS, loss="margin"
+        about="The two conditions, as in arXiv 2505.18366, and the margin loss.", rule=two_conditions, loss="margin"
     ),
-    "BM25 and in-batch": Arm(about="Half of each.", rule=RULES["BM25"], in_batch=True),
+    "BM25 and in-batch": Arm(about="Half of each.", rule=first_stage, in_batch=True),
+    "two conditions, denoised, then BM25": Arm(about=_DENOISED, rule=two_conditions, judge="denoise"),
+    AGREED: Arm(about=_AGREED, rule=two_conditions, judge="agreement"),
+    "mistakes of the start": Arm(about=_MISTAKES, rule=first_stage, judge="mistakes"),
 }
-
-AGREED = "two conditions, agreed, then BM25"
-"""An arm that needs several encoders."""
-JUDGED = {
-    "two conditions, denoised, then BM25": Arm(
-        about="The nearest by the two conditions that the start scores below the positive, then BM25's.",
-        rule=_TWO_CONDITIONS,
-        judge="denoise",
-        rest=_THEN_BM25,
-    ),
-    AGREED: Arm(
-        about="The nearest by the two conditions that satisfies them in each single encoder's space, then BM25's.",
-        rule=_TWO_CONDITIONS,
-        judge="agreement",
-        rest=_THEN_BM25,
-    ),
-    "mistakes of the start": Arm(
-        about="Of BM25's first 50 those that the start scores highest, but below the positive.",
-        rule=RULES["BM25"],
-        judge="mistakes",
-    ),
+"""The arms of every configuration; the first three take what `hnmine mine` left in the run."""
+IN_TRAINED_SPACES = {
+    "STAR": Arm(about=_STAR, rule=nearest, method="STAR"),
+    "ADORE + STAR": Arm(about=_ADORE, rule=nearest, method="ADORE + STAR"),
+    "ANCE": Arm(about=_ANCE, rule=nearest, method="ANCE"),
 }
-
-_METHODS: dict[Method, str] = {
-    "STAR": "The nearest to a bi-encoder trained with static hard and random negatives (arXiv 2104.08051).",
-    "ADORE + STAR": "The nearest to STAR's, its query tower then trained against what it finds (arXiv 2104.08051).",
-    "ANCE": "The nearest to a bi-encoder whose hard negatives are found anew every epoch (arXiv 2007.00808).",
-}
-IN_TRAINED_SPACES: dict[str, Arm] = {
-    name: Arm(about=line, rule=_NEAREST, method=name) for name, line in _METHODS.items()
-}
+"""Those that need a `trainable_encoder`."""
 
 
 def trainable_encoder(encoders: Sequence[EncoderConfig]) -> EncoderConfig | None:
@@ -133,7 +115,7 @@ def trainable_encoder(encoders: Sequence[EncoderConfig]) -> EncoderConfig | None
 
 def known_arms(config: Config) -> dict[str, Arm]:
     """Return every arm by name, in the order of listings; some depend on the encoders and the loss."""
-    arms = ON_MINED | BY_RULE | JUDGED
+    arms = dict(ARMS)
     # Look in the spaces of encoders that are trained first, and of single encoders.
     if trainable_encoder(config.encoders) is not None:
         arms |= IN_TRAINED_SPACES
@@ -144,18 +126,17 @@ def known_arms(config: Config) -> dict[str, Arm]:
             name = f"two conditions, {encoder.name}"
             name = f"two conditions, encoder {encoder.name}" if name in arms else name
             line = f"The two conditions in the space of {encoder.name} alone."
-            arms[name] = Arm(about=line, rule=_TWO_CONDITIONS, encoder=encoder.name)
+            arms[name] = Arm(about=line, rule=two_conditions, encoder=encoder.name)
     # Add lessons, alone and beside some of these.
-    lessons = "Lessons from first stage and encoders together"
-    arms["distillation alone"] = Arm(about=f"{lessons}, and no judged pair.", lessons="alone")
+    arms["distillation alone"] = Arm(about=f"{_LESSONS}, and no judged pair.", lessons="alone")
     for name in ("random of BM25's first 50", "two conditions, then BM25", "mistakes of the start"):
-        arm = replace(arms[name], about=f"{lessons}, and: {arms[name].about}", lessons="beside")
+        arm = replace(arms[name], about=f"{_LESSONS}, and: {arms[name].about}", lessons="beside")
         arms[f"distillation, {name}"] = arm
     # Look in spaces of several widths (arXiv 2505.18366, Table 6).
     for variance in (None, 0.99, 0.95, 0.9, 0.8, 0.7):
         space = "X_concat" if variance is None else f"{variance:.0%} of the variance"
         line = f"The two conditions in {space} (the ablation of Table 6)."
-        arms[f"two conditions, {space}"] = Arm(about=line, rule=_TWO_CONDITIONS, variance=variance, only_named=True)
+        arms[f"two conditions, {space}"] = Arm(about=line, rule=two_conditions, variance=variance)
     if config.train.loss in TAUGHT:  # a teacher scores lists before training, and these grow in it
         arms = {name: arm for name, arm in arms.items() if not arm.in_batch}
     return arms
@@ -191,12 +172,10 @@ def named_arms(config: Config, names: Sequence[str], setting: str) -> dict[str, 
     """
     known = known_arms(config)
     full_name = {slug(name): name for name in known}
-    # Refuse what is not known.
     if unknown := [name for name in names if slug(name) not in full_name]:
         near = [name for word in unknown for name in get_close_matches(slug(word), full_name, n=1)]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ConfigError(f"{setting}: {', '.join(unknown)} is not known{hint}; known are: {', '.join(full_name)}")
-    # Refuse what the steps are too small for.
     arms = {full_name[slug(name)]: known[full_name[slug(name)]] for name in names}
     others = config.train.pairs_per_batch - 1
     for name, arm in arms.items():

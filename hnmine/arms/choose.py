@@ -1,4 +1,4 @@
-"""Rules run over pairs: which negatives each of them chooses, for an audit, or to train on them.
+"""Which negatives rules choose for many pairs, to train on them or for an audit; and which of these judges keep.
 
 For every query the distances to all documents are computed once and exactly (`types.distance`), whatever the number of
 rules: a rule may look anywhere, and the two conditions choose the rows that `mining.conditions` selects. A draw depends
@@ -10,15 +10,16 @@ near, are one document, of which the first row stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 
 from hnmine.arms.rules import Rule, View
 from hnmine.mining.conditions import Known
-from hnmine.types import NO_ROW, Float32, Float64, Int64, Pairs, Space, distance
+from hnmine.mining.guards import RowScores
+from hnmine.types import NO_ROW, Done, Float32, Float64, Int64, Pairs, Space, distance
 
 DISTANCES_AT_ONCE = 2**23
 """Distances that are held at once: of some queries to all documents."""
@@ -26,6 +27,8 @@ NUMBERS_AT_ONCE = 2**18
 """Numbers of documents in float64 that queries are compared with at once: they stay in a core's cache."""
 CLUSTER_DOCUMENTS, MAX_CLUSTERS = 50, 200
 """Documents of a cluster, at least on average, and clusters at most: as in Curator."""
+Rows = Sequence[Sequence[int]]
+"""Of each pair some document rows."""
 
 
 def choose_negatives(
@@ -37,7 +40,7 @@ def choose_negatives(
     count: int,
     seed: int,
     first_QK: Int64 | None = None,
-    done: Callable[[int], None] = lambda _pairs: None,
+    done: Done = lambda _pairs: None,
 ) -> dict[str, Int64]:
     """Return the rows (P, count) of the negatives that each rule chooses for each pair; NO_ROW fills up.
 
@@ -52,11 +55,22 @@ def choose_negatives(
         done: hears how many pairs have been finished since it heard last.
     """
     chosen = {name: np.full((len(pairs), count), NO_ROW, dtype=np.int64) for name in rules}
-    for pair, rows_n, view in _views(space, pairs, known, seed, first_QK):
-        for name, rule in rules.items():
-            rows = rows_n[rule(replace(view), count)]  # a copy of the view, so that each rule draws from the beginning
-            chosen[name][pair, : len(rows)] = rows
-        done(1)
+    clusters_N = cache(lambda: clusters(space.docs_NR, seed))
+    for query, pairs_p, d_query_N in _by_query(space, pairs):
+        # Order the documents by distance, one of each text.
+        order_N = np.argsort(d_query_N, kind="stable")
+        order_N = order_N[known.first_of_text(np.zeros_like(order_N), order_N)]
+        first_K = np.empty(0, dtype=np.int64) if first_QK is None else first_QK[query]
+        # Show each pair to the rules; each has a view of its own, so that it draws from the beginning.
+        for pair in pairs_p.tolist():
+            positive = int(pairs.doc_rows_P[pair])
+            rows_n = order_N[~known.mask(np.full(len(order_N), pair), order_N)]
+            first_f = _positions(first_K[first_K != NO_ROW], rows_n, known.groups_N)
+            view = _view(space, d_query_N, rows_n, positive, clusters_N, first_f, (seed, query, positive))
+            for name, rule in rules.items():
+                rows = rows_n[rule(replace(view), count)]
+                chosen[name][pair, : len(rows)] = rows
+            done(1)
     return chosen
 
 
@@ -71,31 +85,30 @@ def clusters(docs_NR: Float32, seed: int) -> Int64:
     return np.asarray(kmeans.assign(docs_NR)[1], dtype=np.int64)
 
 
-def _views(
-    space: Space, pairs: Pairs, known: Known, seed: int, first_QK: Int64 | None
-) -> Iterator[tuple[int, Int64, View]]:
-    """Yield of each pair its position, the rows of the documents that may be chosen, and what the rules see."""
-    docs_NR, groups_N = space.docs_NR, known.groups_N
-    clusters_N = cache(lambda: clusters(docs_NR, seed))
-    for query, pairs_p, d_query_N in _by_query(space, pairs):
-        order_N = np.argsort(d_query_N, kind="stable")
-        order_N = order_N[known.first_of_text(np.zeros_like(order_N), order_N)]
-        first_K = np.empty(0, dtype=np.int64) if first_QK is None else first_QK[query]
-        for pair in pairs_p.tolist():
-            positive = int(pairs.doc_rows_P[pair])
-            rows_n = order_N[~known.mask(np.full(len(order_N), pair), order_N)]
-            yield (
-                pair,
-                rows_n,
-                View(
-                    d_query_n=d_query_N[rows_n],
-                    radius=float(d_query_N[positive]),
-                    d_positive=partial(_to_positive, docs_NR, positive, rows_n),
-                    own_cluster=partial(_of_cluster, clusters_N, positive, rows_n),
-                    first_f=_positions(first_K[first_K != NO_ROW], rows_n, groups_N),
-                    seed=(seed, query, positive),
-                ),
-            )
+def agreed(pairs: Pairs, candidates: Rows, spaces: Sequence[Space]) -> list[list[int]]:
+    """Keep the candidates that satisfy both conditions in every space; `pairs` has rows of the spaces' queries."""
+    pair_F, doc_F = _flat(candidates)
+    query_F, positive_F = pairs.query_rows_P[pair_F], pairs.doc_rows_P[pair_F]
+    keep_F = np.ones(len(pair_F), dtype=bool)
+    for space in spaces:
+        queries, positives, docs = space.queries_QR[query_F], space.docs_NR[positive_F], space.docs_NR[doc_F]
+        d_query_F = distance(queries, docs)
+        keep_F &= (d_query_F < distance(queries, positives)) & (d_query_F < distance(positives, docs))
+    return _by_pair(len(pairs), pair_F[keep_F], doc_F[keep_F])
+
+
+def denoised(pairs: Pairs, candidates: Rows, scores: RowScores, *, highest_first: bool = False) -> list[list[int]]:
+    """Keep the candidates that a re-ranker scores no higher than the positive; the others may be right, not labelled.
+
+    With `highest_first` its worst mistakes lead; otherwise the order stays.
+    """
+    pair_F, doc_F = _flat(candidates)
+    query_rows = np.concatenate([pairs.query_rows_P[pair_F], pairs.query_rows_P])
+    doc_rows = np.concatenate([doc_F, pairs.doc_rows_P])  # one call fills batches better
+    score_F, score_P = np.split(scores(query_rows, doc_rows), [len(doc_F)])
+    order_F = np.argsort(-score_F, kind="stable") if highest_first else np.arange(len(doc_F))
+    order_F = order_F[score_F[order_F] <= score_P[pair_F[order_F]]]
+    return _by_pair(len(pairs), pair_F[order_F], doc_F[order_F])
 
 
 def _by_query(space: Space, pairs: Pairs) -> Iterator[tuple[int, Int64, Float64]]:
@@ -121,13 +134,25 @@ def _distances(queries_qR: Float32, docs_NR: Float32) -> Float64:
     return d_qN
 
 
-def _to_positive(docs_NR: Float32, positive: int, rows_n: Int64, positions: Int64) -> Float64:
-    return distance(docs_NR[positive], docs_NR[rows_n[positions]])
-
-
-def _of_cluster(clusters_N: Callable[[], Int64], positive: int, rows_n: Int64) -> Int64:
-    numbers_N = clusters_N()
-    return np.flatnonzero(numbers_N[rows_n] == numbers_N[positive])
+def _view(
+    space: Space,
+    d_query_N: Float64,
+    rows_n: Int64,
+    positive: int,
+    clusters_N: Callable[[], Int64],
+    first_f: Int64,
+    seed: tuple[int, ...],
+) -> View:
+    """Return what the rules see of a pair; distances to the positive and clusters are computed if one asks."""
+    docs_NR = space.docs_NR
+    return View(
+        d_query_n=d_query_N[rows_n],
+        radius=float(d_query_N[positive]),
+        d_positive=lambda positions: distance(docs_NR[positive], docs_NR[rows_n[positions]]),
+        own_cluster=lambda: np.flatnonzero(clusters_N()[rows_n] == clusters_N()[positive]),
+        first_f=first_f,
+        seed=seed,
+    )
 
 
 def _positions(docs_f: Int64, rows_n: Int64, groups_N: Int64) -> Int64:
@@ -136,3 +161,17 @@ def _positions(docs_f: Int64, rows_n: Int64, groups_N: Int64) -> Int64:
     position_of[groups_N[rows_n]] = np.arange(len(rows_n))
     found = position_of[groups_N[docs_f]]
     return np.array(list(dict.fromkeys(found[found >= 0].tolist())), dtype=np.int64)
+
+
+def _flat(candidates: Rows) -> tuple[Int64, Int64]:
+    """Return the candidates of all pairs, one after the other: the position of the pair, and the document row."""
+    pair_F = np.repeat(np.arange(len(candidates)), [len(rows) for rows in candidates])
+    return pair_F, np.array([row for rows in candidates for row in rows], dtype=np.int64)
+
+
+def _by_pair(pairs: int, pair_F: Int64, doc_F: Int64) -> list[list[int]]:
+    """Return the documents of each of so many pairs, in the order in which they stand."""
+    rows: list[list[int]] = [[] for _ in range(pairs)]
+    for pair, doc in zip(pair_F.tolist(), doc_F.tolist(), strict=True):
+        rows[pair].append(doc)
+    return rows

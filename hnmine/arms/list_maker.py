@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-from hnmine.arms.arm import NEGATIVES, Arm, trainable_encoder
-from hnmine.arms.choose import choose_negatives
-from hnmine.arms.judges import agreed, denoised, mistakes
-from hnmine.arms.mined import Mined
-from hnmine.arms.rules import Rule
-from hnmine.arms.spaces import Spaces
+from hnmine.arms.arm import NEGATIVES, Arm
+from hnmine.arms.choose import agreed, choose_negatives, denoised
+from hnmine.arms.rules import Rule, of_first_stage
 from hnmine.arms.star import TrainingSet
-from hnmine.arms.trained_encoders import TrainedEncoders, encode_by
+from hnmine.arms.trained_encoders import TrainedEncoders
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
-from hnmine.mining.mine import groups_of_equal_text
+from hnmine.mining.fuse import Fused
+from hnmine.mining.mine import choose_basis, groups_of_equal_text
+from hnmine.mining.pca import project_space, single_spaces
 from hnmine.models.reranker import load_reranker
 from hnmine.ranking.splits import FIRST_DOCUMENTS, Splits
-from hnmine.runs.device import choose_device
+from hnmine.runs.folder import Run
 from hnmine.runs.progress import say, track
 from hnmine.training.lessons import Lessons, make_lessons
-from hnmine.training.lists import Lists, first_stage_negatives, training_lists
+from hnmine.training.lists import Lists, TrainingData, first_stage_negatives, training_lists
 from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer
 from hnmine.types import NO_ROW, Float64, Int64, Pairs, Score, Space
@@ -37,7 +37,35 @@ JUDGED_DOCUMENTS = 16
 """Documents that a rule shows a judge, the best first."""
 MARGIN_RATE = 0.2
 """Of the default learning rate, for the margin loss: larger steps made re-rankers worse (`benchmarks/LOG.md`)."""
-_NOTHING = Lists(queries=(), documents=())
+Mined = dict[tuple[int, int], list[int]]
+"""Negatives' document rows by (query row, positive's document row), nearest first."""
+
+
+def read_mined(run: Run, data: TrainingData) -> Mined:
+    """Read the negatives that `hnmine mine` left in a run; what was judged positive since then is left out.
+
+    Raises:
+        DataError: there are none, or they cannot be read, or are of other data.
+    """
+    # Read the ids, nearest first.
+    run.require_mined()
+    path = run.out / "negatives.parquet"
+    try:
+        rows = pq.read_table(path).select(["query_id", "positive_id", "negative_id", "rank"]).to_pylist()
+        rows.sort(key=lambda row: row["rank"])
+    except (OSError, ValueError, TypeError, KeyError) as error:  # Arrow's errors are children of these
+        raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}); run `hnmine mine` again") from None
+    # Turn them into rows.
+    documents, queries = data.documents.row_of, data.queries.row_of
+    mined: Mined = {}
+    try:
+        for row in rows:
+            key = queries[row["query_id"]], documents[row["positive_id"]]
+            mined.setdefault(key, []).append(documents[row["negative_id"]])
+    except KeyError as error:
+        raise DataError(f"{path} names {error}, which --data does not have; mine again from this data") from None
+    never = data.never_negative
+    return {key: [row for row in rows if row not in never.get(key[0], ())] for key, rows in mined.items()}
 
 
 class ListMaker:
@@ -61,13 +89,12 @@ class ListMaker:
         data = trainer.data
         self.query_rows, self.pairs = data.pairs.renumbered()
         """Rows of the queries of the train pairs, and the pairs on positions in these, which are the spaces' rows."""
-        first = splits.first_stage(data.pairs.query_rows_P)
-        self.first_QK: Int64 = np.stack([first[row][0] for row in self.query_rows.tolist()])
+        self.first_QK, _ = splits.first_stage(self.query_rows)
         """The first stage's documents of these queries."""
         self.groups_N = groups_of_equal_text(data.documents)
         self.never_negative = {at: data.never_negative[row] for at, row in enumerate(self.query_rows.tolist())}
         """By position of the query, the document rows that are no negatives."""
-        self._encoders: tuple[int, TrainedEncoders] | None = None  # and of how many pairs they are
+        self._reduced = cache(self._reduce)
 
     def lists(self, arm: Arm, seed: int, positions: Int64 | None = None) -> tuple[Lists, Recipe, dict[str, Any]]:
         """Return what the arm trains on, and how; and the number of its negatives, and the share of pairs with any.
@@ -77,13 +104,43 @@ class ListMaker:
             seed: of all draws.
             positions: of the pairs that are used; None: all.
         """
-        lists, recipe, facts = self._judged_lists(arm, seed, positions)
-        if arm.lessons is None or not len(lists):
-            return lists, recipe, facts
+        data, recipe, in_batch = self._trainer.data, self._trainer.recipe, arm.in_batch_negatives
+        chosen = np.arange(len(data.pairs)) if positions is None else positions
+        pairs = data.pairs.take(chosen)
+        # Choose the negatives.
+        if arm.mined:
+            mined = self._mined_negatives(arm, seed)
+            negatives = [mined[position] for position in chosen.tolist()]
+        else:
+            known = Known([data.never_negative[query] for query in pairs.query_rows_P.tolist()], self.groups_N)
+            negatives = self.negatives(arm, NEGATIVES - in_batch, seed, self.pairs.take(chosen), known)
+        # Put the lists together, and the lessons beside them.
+        lists = training_lists(
+            data.documents,
+            data.queries,
+            pairs,
+            negatives,
+            bare=not arm.mined and (arm.rule is None or in_batch > 0),
+            positives=data.never_negative if in_batch else None,
+        )
+        if arm.lessons is not None and lists:
+            lists = self._with_lessons(arm, lists)
+        # Change the recipe where the arm wants it.
+        smaller = arm.loss == "margin" and self._trainer.settings.learning_rate is None
+        recipe = replace(
+            recipe,
+            seed=seed,
+            in_batch_negatives=in_batch,
+            loss=arm.loss or recipe.loss,
+            learning_rate=recipe.learning_rate * (MARGIN_RATE if smaller else 1),
+        )
+        share = sum(map(bool, negatives)) / len(negatives)
+        return lists, recipe, {"negatives": sum(map(len, negatives)), "pairs_with_negatives": share}
+
+    def _with_lessons(self, arm: Arm, lists: Lists) -> Lists:
         if self.lessons is None:
-            return (lists if arm.lessons == "if any" else _NOTHING), recipe, facts
-        judged = _NOTHING if arm.lessons == "alone" else lists
-        return judged.with_lessons(self.lessons.lists), recipe, facts
+            return lists if arm.lessons == "if any" else ()
+        return (() if arm.lessons == "alone" else lists) + self.lessons.lists
 
     @cached_property
     def lessons(self) -> Lessons | None:
@@ -103,45 +160,11 @@ class ListMaker:
             say("train", str(error), level="warning")
             return None
 
-    def _judged_lists(self, arm: Arm, seed: int, positions: Int64 | None) -> tuple[Lists, Recipe, dict[str, Any]]:
-        """Return the lists of the judged pairs; see `lists`."""
-        data = self._trainer.data
-        chosen = np.arange(len(data.pairs)) if positions is None else positions
-        pairs, in_batch = data.pairs.take(chosen), arm.in_batch_negatives
-        # Choose the negatives.
-        if arm.mined:
-            negatives = [self._mined_negatives(arm, seed)[position] for position in chosen.tolist()]
-        else:
-            known = Known([data.never_negative[query] for query in pairs.query_rows_P.tolist()], self.groups_N)
-            negatives = self.negatives(arm, NEGATIVES - in_batch, seed, self.pairs.take(chosen), known)
-        # Put the lists together.
-        lists = training_lists(
-            data.documents,
-            data.queries,
-            pairs,
-            negatives,
-            bare=not arm.mined and (arm.rule is None or in_batch > 0),
-            positives=data.never_negative if in_batch else None,
-        )
-        # Change the recipe where the arm wants it.
-        recipe = self._trainer.recipe
-        by_default = self._trainer.settings.learning_rate is None
-        recipe = replace(
-            recipe,
-            seed=seed,
-            in_batch_negatives=in_batch,
-            loss=arm.loss or recipe.loss,
-            learning_rate=recipe.learning_rate * (MARGIN_RATE if arm.loss == "margin" and by_default else 1),
-        )
-        share = sum(1 for rows in negatives if rows) / len(negatives)
-        return lists, recipe, {"negatives": sum(map(len, negatives)), "pairs_with_negatives": share}
-
     def _mined_negatives(self, arm: Arm, seed: int) -> list[list[int]]:
         """Return of every train pair the negatives of the run, and behind them the anchors, if the arm has any."""
-        data = self._trainer.data
+        data, count = self._trainer.data, self._trainer.settings.anchors
         keys = zip(data.pairs.query_rows_P.tolist(), data.pairs.doc_rows_P.tolist(), strict=True)
         mined = [self._mined.get(key, []) for key in keys]
-        count = self._trainer.settings.anchors
         if not arm.anchored or not count:
             return mined
         documents = dict(zip(self.query_rows.tolist(), self.first_QK[:, :FIRST_DOCUMENTS], strict=True))
@@ -160,62 +183,56 @@ class ListMaker:
         """
         if arm.rule is None:
             return [[] for _ in range(len(pairs))]
+        space = self.space(arm, seed, pairs)
 
         def by_rule(rule: Rule, most: int) -> list[list[int]]:
-            space, first_QK = self.space(arm, seed, pairs), self.first_QK
-            found = choose_negatives(space, pairs, known, {"": rule}, count=most, seed=seed, first_QK=first_QK)
+            found = choose_negatives(space, pairs, known, {"": rule}, count=most, seed=seed, first_QK=self.first_QK)
             return [[row for row in rows if row != NO_ROW] for rows in found[""].tolist()]
 
         # Choose by the rule alone, or let the start choose its mistakes.
         if arm.judge is None:
             return by_rule(arm.rule, count)
-        asked = replace(pairs, query_rows_P=self.query_rows[pairs.query_rows_P])  # rows by which texts are found
         if arm.judge == "mistakes":
-            return mistakes(asked, by_rule(arm.rule, FIRST_DOCUMENTS), self._start_scores, count)
-        # Let the judge choose the first, and another rule the rest.
+            first = by_rule(arm.rule, FIRST_DOCUMENTS)
+            return [rows[:count] for rows in denoised(pairs, first, self._start_scores, highest_first=True)]
+        # Let the judge choose the first, and BM25 the rest.
         near = by_rule(arm.rule, JUDGED_DOCUMENTS)
         if arm.judge == "agreement":
-            kept = agreed(pairs, near, self.spaces.single)
+            kept = agreed(pairs, near, self.single_spaces)
         else:
-            kept = denoised(asked, near, self._start_scores)
-        assert arm.rest is not None
-        rest = by_rule(arm.rest, count + 1)
+            kept = denoised(pairs, near, self._start_scores)
+        rest = by_rule(of_first_stage, count + 1)
         return [[*dict.fromkeys([*rows[:1], *others])][:count] for rows, others in zip(kept, rest, strict=True)]
 
     def space(self, arm: Arm, seed: int, pairs: Pairs) -> Space:
         """Return the space in which the arm's rule looks; an encoder that is trained for it is trained on `pairs`."""
+        if arm.encoder is not None:
+            return self.single_spaces[self._ensemble.names.index(arm.encoder)]
         if arm.method is None:
-            return self.spaces.of_arm(arm)
-        return self._trained_on(pairs).space(arm.method, seed)
+            return self._reduced(arm.variance)
+        data, trainer = self._trainer.data, self._trainer
+        queries = data.queries.take(self.query_rows)
+        given = TrainingSet(documents=data.documents, queries=queries, pairs=pairs, known=self.never_negative)
+        suffix = "" if len(pairs) == len(self.pairs) else f"-{len(pairs)}"
+        return TrainedEncoders(given, trainer.recipe, self._config, trainer.run, suffix).space(arm.method, seed)
 
     @cached_property
-    def spaces(self) -> Spaces:
-        """The spaces of the encoders as they are."""
-        config, queries = self._config, self._trainer.data.queries.take(self.query_rows)
-        return Spaces(self._ensemble, queries, config.reduce, device=config.device, seed=config.seed)
+    def _fused(self) -> Fused:
+        queries = self._trainer.data.queries.take(self.query_rows)
+        return Fused(encoders=self._ensemble.vectors(queries), weights=self._ensemble.weights)
 
-    def _trained_on(self, pairs: Pairs) -> TrainedEncoders:
-        """Return the encoders that are trained on these pairs: the last ones, if they were as many."""
-        data, config, trainer = self._trainer.data, self._config, self._trainer
-        if self._encoders is None or self._encoders[0] != len(pairs):
-            start = trainable_encoder(config.encoders)
-            assert start is not None
-            encoders = TrainedEncoders(
-                start,
-                TrainingSet(
-                    documents=data.documents,
-                    queries=data.queries.take(self.query_rows),
-                    pairs=pairs,
-                    known=self.never_negative,
-                ),
-                trainer.recipe,
-                trainer.run,
-                encode=encode_by(config, config.embed.store or trainer.run.out / "store"),
-                search_device=choose_device(config.device, needs="faiss-gpu"),
-                suffix="" if len(pairs) == len(self.pairs) else f"-{len(pairs)}",
-            )
-            self._encoders = len(pairs), encoders
-        return self._encoders[1]
+    @cached_property
+    def single_spaces(self) -> list[Space]:
+        """Each encoder's own space of the documents and the train queries."""
+        return single_spaces(self._fused)
+
+    def _reduce(self, variance: float | str | None) -> Space:
+        """Return the ensemble's space with this share of the variance, or as configured; None: not reduced."""
+        config = self._config
+        reduce = config.reduce
+        if variance != "configured":
+            reduce = reduce.model_copy(update={"variance": variance, "basis": None})
+        return project_space(self._fused, choose_basis(self._fused, reduce, device=config.device, seed=config.seed))
 
     @cached_property
     def _store_of_start(self) -> ScoreStore:
@@ -227,10 +244,10 @@ class ListMaker:
 
         return ScoreStore(self._trainer.run.out / "scored", start, [recipe.kind, settings], load)
 
-    def _start_scores(self, query_rows_F: Int64, doc_rows_F: Int64) -> Float64:
-        """Return how relevant the start finds documents, by rows; what it has scored is kept in the run."""
-        data, name = self._trainer.data, self._start.name
-        with track("train", f"judged by {name}", len(query_rows_F), "documents") as progress:
+    def _start_scores(self, positions_F: Int64, doc_rows_F: Int64) -> Float64:
+        """Return how relevant the start finds documents to train queries; what it has scored is kept in the run."""
+        data, query_rows_F = self._trainer.data, self.query_rows[positions_F]
+        with track("train", f"judged by {self._start.name}", len(positions_F), "documents") as progress:
             return self._store_of_start.scores_of_rows(
                 data.queries, query_rows_F, data.documents, doc_rows_F, progress.advance
             )

@@ -27,13 +27,12 @@ from hnmine.runs.device import Choice
 from hnmine.training import losses
 from hnmine.training.gradient import Optimizer
 from hnmine.training.recipe import Recipe
-from hnmine.types import Float32, Int64, Pairs, Role, Space, Texts
+from hnmine.types import Int64, Pairs, Role, Space, Texts
 
-Encode = Callable[[Path, Texts, Role], Float32]
-"""Returns a unit vector a text, by the model in a folder."""
-
-Done = Callable[[int, float], None]
+StepDone = Callable[[int, float], None]
 """Hears, after every step, how many queries it had, and their mean loss."""
+StepLoss = Callable[[BiEncoder, int, list[int]], Tensor]
+"""Returns the loss of a step of this number with these query rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +52,27 @@ class TrainingSet:
         return np.unique(self.pairs.query_rows_P)
 
 
-def load_encoder(start: Path, recipe: Recipe, prompts: Mapping[Role, str] | None) -> BiEncoder:
-    """Load the model that a training begins with; `prompts` as in `TrainingSet`.
+def train_encoder(
+    start: Path, given: TrainingSet, recipe: Recipe, out: Path, loss_of: StepLoss, done: StepDone
+) -> None:
+    """Train the model in `start` on batches of queries, and write it to `out`.
 
     Raises:
-        ModelError: the folder cannot be loaded.
+        ModelError: the start cannot be loaded, or the gradient is not finite.
     """
-    return BiEncoder(
+    encoder = BiEncoder(
         start,
         max_tokens=recipe.max_tokens,
         device=recipe.device,
         dtype=recipe.dtype,
         seed=recipe.seed,
-        prompts=prompts,
+        prompts=given.prompts,
     )
+    rows = given.query_rows().tolist()
+    optimizer = Optimizer(encoder.model, recipe, recipe.steps(len(rows)))
+    for step, (batch, _) in enumerate(recipe.batches(len(rows))):
+        done(len(batch), optimizer.step(step, [loss_of(encoder, step, [rows[i] for i in batch])]))
+    encoder.save(out)
 
 
 def star(
@@ -76,16 +82,14 @@ def star(
     recipe: Recipe,
     out: Path,
     *,
-    encode: Encode,
+    space_of: Callable[[Path], Space],
     device: Choice,
     depth: int = 200,
     rounds: int = 1,
     in_batch: bool = True,
-    done: Done = lambda _queries, _loss: None,
-) -> Space:
+    done: StepDone = lambda _queries, _loss: None,
+) -> None:
     """Train both towers of a bi-encoder; the module says with which arguments this is STAR or ANCE.
-
-    All documents are encoded once a round: after it.
 
     Args:
         start: model folder.
@@ -93,35 +97,43 @@ def star(
         given: what is trained on.
         recipe: its epochs are those of one round and go over queries, one of whose positives is drawn. The learning
             rate rises and falls once over all rounds. A step keeps the activations of two documents a query.
-        out: model folder to be written; `encode` is asked for it.
-        encode: see `Encode`.
+        out: model folder to be written.
+        space_of: returns all documents and queries as a model folder encodes them; asked between rounds.
         device: where documents are searched.
         depth: nearest documents from which hard negatives are drawn.
         rounds: times that hard negatives are found.
         in_batch: whether the documents of the other queries in a batch are negatives too.
         done: hears of every step.
-
-    Returns:
-        all documents and queries as the model in `out` encodes them.
-
-    Raises:
-        ModelError: the start cannot be loaded, or the gradient is not finite.
     """
-    rows, positives = given.query_rows(), given.pairs.positives_of()
-    whole, steps_per_round = replace(recipe, epochs=recipe.epochs * rounds), recipe.steps(len(rows))
-    encoder, loss_of = load_encoder(start, recipe, given.prompts), losses.make(recipe.loss, recipe.margin, recipe.scale)
-    optimizer = Optimizer(encoder.model, recipe, whole.steps(len(rows)))
-    for step, (batch, _) in enumerate(whole.batches(len(rows))):
-        # Find the hard negatives of the round.
-        if step % steps_per_round == 0:
-            if step:
-                space = _saved(encoder, out, given, encode)
-            nearest = nearest_unknown(space, given, depth, device)
-        # Draw the documents of the step, and do it.
+    positives, steps_per_round = given.pairs.positives_of(), recipe.steps(len(given.query_rows()))
+    scaled_loss = losses.make(recipe.loss, recipe.margin, recipe.scale)
+    nearest = nearest_unknown(space, given, depth, device)
+
+    def loss_of(encoder: BiEncoder, step: int, batch: list[int]) -> Tensor:
+        # Find the hard negatives of a new round.
+        nonlocal nearest
+        if step and step % steps_per_round == 0:
+            encoder.save(out)
+            nearest = nearest_unknown(space_of(out), given, depth, device)
+        # Draw a positive of every query and, if it has any, one of its hard negatives.
         rng = np.random.default_rng([recipe.seed, step])
-        lists = _drawn([int(rows[i]) for i in batch], positives, nearest, given, rng, in_batch=in_batch)
-        done(len(batch), optimizer.step(step, [_loss(encoder, lists, loss_of)]))
-    return _saved(encoder, out, given, encode)
+        docs = [int(rng.choice(positives[row])) for row in batch]
+        hard = [(at, int(rng.choice(nearest[row]))) for at, row in enumerate(batch) if len(nearest[row])]
+        docs += [doc for _, doc in hard]
+        owners = [*range(len(batch)), *(at for at, _ in hard)]
+        negative_BD = np.array([[doc not in given.known[row] for doc in docs] for row in batch])
+        if not in_batch:
+            negative_BD &= np.arange(len(batch))[:, None] == np.array(owners)
+        # Compare them all; the positive of each query stands first in its list.
+        queries_BR = encoder.vectors([given.queries.texts[row] for row in batch], "query")
+        docs_DR = encoder.vectors([given.documents.texts[doc] for doc in docs], "document")
+        scores_BD = queries_BR @ docs_DR.T
+        positive_B1 = scores_BD.diagonal()[:, None]
+        mask_BD = torch.from_numpy(negative_BD).to(scores_BD.device)
+        mask_BL = torch.cat([torch.ones_like(positive_B1, dtype=torch.bool), mask_BD], dim=1)
+        return scaled_loss(torch.cat([positive_B1, scores_BD], dim=1), mask_BL).mean()
+
+    train_encoder(start, given, replace(recipe, epochs=recipe.epochs * rounds), out, loss_of, done)
 
 
 def nearest_unknown(space: Space, given: TrainingSet, depth: int, device: Choice) -> dict[int, Int64]:
@@ -133,56 +145,3 @@ def nearest_unknown(space: Space, given: TrainingSet, depth: int, device: Choice
         row: docs[~np.isin(docs, list(given.known[row]))][:depth]
         for row, docs in zip(rows.tolist(), found, strict=True)
     }
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """One step: B queries; D documents, first the positive of each query, then hard negatives."""
-
-    queries: list[str]
-    documents: list[str]
-    negative_BD: Tensor
-    """Which documents are negatives of which query."""
-
-
-def _drawn(
-    batch: list[int],
-    positives: Mapping[int, list[int]],
-    nearest: Mapping[int, Int64],
-    given: TrainingSet,
-    rng: np.random.Generator,
-    *,
-    in_batch: bool,
-) -> _Lists:
-    """Draw a positive of every query row and, if it has any, one of its hard negatives."""
-    docs = [int(rng.choice(positives[row])) for row in batch]
-    owners = list(range(len(batch)))
-    for at, row in enumerate(batch):
-        if len(nearest[row]):
-            docs.append(int(rng.choice(nearest[row])))
-            owners.append(at)
-    negative_BD = np.array([[doc not in given.known[row] for doc in docs] for row in batch])
-    if not in_batch:
-        negative_BD &= np.arange(len(batch))[:, None] == np.array(owners)
-    return _Lists(
-        queries=[given.queries.texts[row] for row in batch],
-        documents=[given.documents.texts[doc] for doc in docs],
-        negative_BD=torch.from_numpy(negative_BD),
-    )
-
-
-def _loss(encoder: BiEncoder, lists: _Lists, loss_of: losses.Loss) -> Tensor:
-    scores_BD = encoder.vectors(lists.queries, "query") @ encoder.vectors(lists.documents, "document").T
-    negative_BD = lists.negative_BD.to(scores_BD.device)
-    positive_B1 = scores_BD.diagonal()[:, None]
-    mask_BL = torch.cat([torch.ones_like(positive_B1, dtype=torch.bool), negative_BD], dim=1)
-    return loss_of(torch.cat([positive_B1, scores_BD], dim=1), mask_BL).mean()
-
-
-def _saved(encoder: BiEncoder, out: Path, given: TrainingSet, encode: Encode) -> Space:
-    """Write the model; return all documents and queries as it encodes them."""
-    encoder.save(out)
-    return Space(
-        docs_NR=encode(out, given.documents, "document"),
-        queries_QR=encode(out, given.queries, "query"),
-    )

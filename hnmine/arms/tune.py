@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hnmine.arms.arm import Arm, preset_arms
-from hnmine.arms.list_maker import ListMaker
-from hnmine.arms.mined import read_mined
+from hnmine.arms.list_maker import ListMaker, read_mined
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError
@@ -77,14 +76,14 @@ def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path,
         DataError: there is nothing to train on.
     """
     lists, recipe, facts = maker.lists(arm, seed)
-    if not len(lists):
+    if not lists:
         raise DataError(
             f"preset {name}: none of {len(trainer.data.pairs)} train pairs has a negative, or there is no lesson, so "
             "there is nothing to train on; use --preset anchored with train.anchors of 1 or more, or see `dropped` in "
             "manifest.json"
         )
     # Say what it trains on, and warn of lists that teach the wrong thing.
-    lessons, share = sum(lists.is_lesson), facts["pairs_with_negatives"]
+    lessons, share = sum(each.is_lesson for each in lists), facts["pairs_with_negatives"]
     among = f", {lessons:,} lessons among them" if lessons else ""
     negatives = f"{facts['negatives']:,} negatives of {share:.0%} of the pairs"
     say("train", f"{name}: {len(lists):,} lists{among}; {negatives}; {recipe.loss} loss")

@@ -8,15 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hnmine.arms.arm import NEGATIVES, known_arms
+from hnmine.arms.list_maker import read_mined
+from hnmine.errors import DataError
+from hnmine.mining.fuse import Fused
+from hnmine.mining.mine import choose_basis
+from hnmine.mining.pca import project_space
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.runs.folder import Run, open_run
+from hnmine.training.lists import TrainingData
 from hnmine.types import NO_ROW, Space
 from tests.builders.collections import append_lines, write_collection
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder, tiny_letter_encoder
-from tests.builders.presets import MINED, maker_of, run_with_negatives, splits_and_config, trainer_of
+from tests.builders.presets import MINED, ensemble_of, maker_of, run_with_negatives, splits_and_config, trainer_of
 from tests.builders.settings import quick_overrides
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
@@ -59,12 +67,12 @@ def test_what_each_arm_is_trained_on(made: Made) -> None:
     pairs = len(splits.train)
     for name, (lists, recipe, facts) in found.items():
         assert recipe.seed == 3
-        assert facts["negatives"] == sum(len(documents) - 1 for documents in lists.documents), name
-        for query, documents in zip(lists.queries, lists.documents, strict=True):
-            assert documents[0] in judged[query]
-            assert not judged[query] & set(documents[1:]), name
-            assert len(set(documents)) == len(documents) <= 1 + NEGATIVES
-    sizes = {name: [len(documents) for documents in lists.documents] for name, (lists, _, _) in found.items()}
+        assert facts["negatives"] == sum(len(each.documents) - 1 for each in lists), name
+        for each in lists:
+            assert each.documents[0] in judged[each.query]
+            assert not judged[each.query] & set(each.documents[1:]), name
+            assert len(set(each.documents)) == len(each.documents) <= 1 + NEGATIVES
+    sizes = {name: [len(each.documents) for each in lists] for name, (lists, _, _) in found.items()}
     assert sizes["positives"] == [1] * pairs
     assert found["positives"][1].loss == "bce"
     assert sizes["in-batch"] == [1] * pairs
@@ -84,8 +92,7 @@ def test_of_some_pairs_an_arm_has_the_lists_that_these_have_among_all(made: Made
     for name, arm in made.arms.items():
         if arm.lessons is None:
             part, whole = made.maker.lists(arm, 3, some)[0], made.maker.lists(arm, 3)[0]
-            kept = [position for position, query in enumerate(whole.queries) if query in wanted]
-            assert part.documents == tuple(whole.documents[position] for position in kept), name
+            assert part == tuple(each for each in whole if each.query in wanted), name
 
 
 def test_with_in_batch_negatives_what_was_judged_is_known(data: Path, run: Run, tmp_path: Path) -> None:
@@ -93,10 +100,11 @@ def test_with_in_batch_negatives_what_was_judged_is_known(data: Path, run: Run, 
     made = Made(data, run, tiny_cross_encoder(tmp_path / "start"))
     lists, recipe, _ = made.maker.lists(made.arms["BM25 and in-batch"], 0)
     assert (len(lists), recipe.in_batch_negatives) == (len(made.splits.train), 2)
-    care = next(at for at, query in enumerate(lists.queries) if query == text_of(data, "apple-care", "queries"))
-    assert lists.judged[care] == {text_of(data, "apple-guide"), text_of(data, "apple-story")}
+    care = next(each for each in lists if each.query == text_of(data, "apple-care", "queries"))
+    assert care.judged == {text_of(data, "apple-guide"), text_of(data, "apple-story")}
     paper, recipe, _ = made.maker.lists(made.arms["paper"], 0)
-    assert (len(paper), paper.judged, recipe.loss, recipe.in_batch_negatives) == (len(MINED), (), "margin", 0)
+    assert (len(paper), recipe.loss, recipe.in_batch_negatives) == (len(MINED), "margin", 0)
+    assert not any(each.judged for each in paper)
 
 
 def conditions(space: Space, query: int, positive: int, doc: int) -> bool:
@@ -109,7 +117,7 @@ def test_judges_against_a_plain_loop(made: Made, monkeypatch: pytest.MonkeyPatch
     maker, data, arms = made.maker, made.trainer.data, made.arms
     texts, queries = data.documents.texts, data.queries.texts
     judged = {name: maker.lists(arm, 0)[0] for name, arm in arms.items() if arm.judge and arm.lessons is None}
-    lists_of = {name: dict(zip(lists.queries, lists.documents, strict=True)) for name, lists in judged.items()}
+    lists_of = {name: {each.query: each.documents for each in lists} for name, lists in judged.items()}
     start, space = load_cross_encoder(made.start, 64), maker.space(arms["two conditions"], 0, maker.pairs)
     agreed = denoised = mistaken = 0
     for query, position, positive in zip(
@@ -120,7 +128,7 @@ def test_judges_against_a_plain_loop(made: Made, monkeypatch: pytest.MonkeyPatch
         near = sorted(free, key=lambda row: (-space.queries_QR[position].astype(float) @ space.docs_NR[row], row))
         mined = [row for row in near if conditions(space, position, positive, row)]
         below = [row for row in mined if score[row] <= score[positive]]
-        both = [row for row in mined if all(conditions(one, position, positive, row) for one in maker.spaces.single)]
+        both = [row for row in mined if all(conditions(one, position, positive, row) for one in maker.single_spaces)]
         found = {name: lists_of[name].get(queries[query], ("",)) for name in judged}
         if both:
             agreed += 1
@@ -162,10 +170,11 @@ def test_lessons_stand_beside_what_an_arm_is_trained_on_or_alone(made: Made) -> 
     for name, without in beside.items():
         lists, recipe, facts = maker.lists(made.arms[name], 3, some)
         alone, recipe_alone, facts_alone = maker.lists(made.arms[without], 3, some)
-        assert lists == alone.with_lessons(lessons.lists), name
+        assert lists == alone + lessons.lists, name
         assert (recipe, facts) == (recipe_alone, facts_alone)
     lists, recipe, facts = maker.lists(made.arms["distillation alone"], 3)
-    assert (lists.queries, lists.is_lesson) == (lessons.lists.queries, (True,) * len(lessons.lists))
+    assert lists == lessons.lists
+    assert all(each.is_lesson for each in lists)
     assert (recipe, facts["negatives"]) == (replace(made.trainer.recipe, seed=3), 0)
 
 
@@ -199,8 +208,7 @@ def text_of(data: Path, name: str, kind: str = "corpus") -> str:
 def negatives_of(made: Made, arm: str) -> dict[tuple[str, str], tuple[str, ...]]:
     """The documents of each list after the positive, by query and positive."""
     lists, _, _ = made.maker.lists(made.arms[arm], 0)
-    rows = zip(lists.queries, lists.documents, strict=True)
-    return {(query, documents[0]): documents[1:] for query, documents in rows}
+    return {(each.query, each.documents[0]): each.documents[1:] for each in lists}
 
 
 @pytest.mark.parametrize("twin", [False, True], ids=["copies", "copies, and a query of equal text"])
@@ -219,7 +227,7 @@ def test_anchors_are_all_but_positives_their_copies_and_the_positives_of_the_sam
     for query, positive in zip(splits.train.query_rows_P.tolist(), splits.train.doc_rows_P.tolist(), strict=True):
         is_twin = twin and queries.ids[query] == "apple-care"
         never = {texts[positive]} | ({text_of(data, "apple-story")} if is_twin else set())
-        first = splits.first_stage(splits.train.query_rows_P)[query][0][:FIRST_DOCUMENTS].tolist()
+        first = splits.first_stage(np.array([query]))[0][0, :FIRST_DOCUMENTS].tolist()
         expected = sorted(texts[row] for row in first if row != NO_ROW and texts[row] not in never)
         mined = [text_of(data, negative) for name, _, negative in MINED if name == queries.ids[query]]
         listed = lists[queries.texts[query], texts[positive]]
@@ -250,3 +258,74 @@ def test_a_mined_pair_whose_query_nobody_judges_any_more_is_trained_on_no_more(
     path.write_text("".join(row for row in path.read_text().splitlines(keepends=True) if "apple-care" not in row))
     made = Made(data, run, tiny_cross_encoder(tmp_path / "start"))
     assert list(negatives_of(made, "paper").values()) == [(text_of(data, "bread-price"),)]
+
+
+def assert_equal(one: Space, other: Space) -> None:
+    np.testing.assert_array_equal(one.docs_NR, other.docs_NR)
+    np.testing.assert_array_equal(one.queries_QR, other.queries_QR)
+
+
+def test_each_arm_looks_in_its_own_space_and_a_space_is_made_once(data: Path, run: Run, tmp_path: Path) -> None:
+    start = tiny_cross_encoder(tmp_path / "start")
+    made = Made(data, run, start, "reduce.variance=0.8")
+    maker, config, ensemble = made.maker, made.config, ensemble_of(made.splits, made.config, run)
+    fused = Fused(encoders=ensemble.vectors(made.trainer.data.queries.take(maker.query_rows)), weights=ensemble.weights)
+    basis = choose_basis(fused, config.reduce, device="cpu", seed=0)
+    assert basis is not None
+
+    def space(arm: str) -> Space:
+        return maker.space(made.arms[arm], 0, maker.pairs)
+
+    assert_equal(space("two conditions"), project_space(fused, basis))
+    assert_equal(space("two conditions, X_concat"), project_space(fused, None))
+    assert_equal(space("two conditions, 80% of the variance"), project_space(fused, basis))
+    assert space("two conditions, narrow").width == 3
+    assert space("BM25") is space("two conditions")
+    basis.save(tmp_path / "basis.safetensors")
+    given = Made(data, run, start, "reduce.variance=0.5", f"reduce.basis={tmp_path / 'basis.safetensors'}")
+    assert_equal(given.maker.space(given.arms["two conditions"], 0, maker.pairs), project_space(fused, basis))
+
+
+@pytest.fixture
+def training_data(data: Path) -> TrainingData:
+    splits, config = splits_and_config(data)
+    return TrainingData.of(splits, config.train, config.seed)
+
+
+def test_negatives_are_rows_by_query_and_positive(run: Run, training_data: TrainingData) -> None:
+    queries, documents = training_data.queries.row_of, training_data.documents.row_of
+    assert read_mined(run, training_data) == {
+        (queries[query], documents[positive]): [documents[negative]] for query, positive, negative in MINED
+    }
+
+
+@pytest.mark.parametrize("harm", ["truncated", "other columns", "no ranks"])
+def test_negatives_that_cannot_be_read_are_an_error_that_says_to_mine_again(
+    run: Run, training_data: TrainingData, harm: str
+) -> None:
+    path = run.out / "negatives.parquet"
+    if harm == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        ids = {name: ["a", "b"] for name in ("query_id", "positive_id", "negative_id")}
+        run.write_table(path.name, pa.table(ids if harm == "other columns" else ids | {"rank": [1, None]}))
+    with pytest.raises(DataError, match=r"negatives\.parquet cannot be read \(.+\); run `hnmine mine` again"):
+        read_mined(run, training_data)
+
+
+def test_negatives_of_other_data_are_refused(run: Run, training_data: TrainingData) -> None:
+    rows = {name: ["elsewhere"] for name in ("query_id", "positive_id", "negative_id")}
+    run.write_table("negatives.parquet", pa.table(rows | {"rank": [1]}))
+    with pytest.raises(DataError, match=r"names 'elsewhere', which --data does not have; mine again from this data"):
+        read_mined(run, training_data)
+
+
+def test_negatives_of_a_mining_that_was_stopped_before_its_end_are_refused(
+    run: Run, training_data: TrainingData
+) -> None:
+    run.commit("mining", inputs={}, files=run.sha256_of("negatives.parquet"))
+    assert read_mined(run, training_data)
+    path = run.out / "negatives.parquet"
+    run.write_table(path.name, pq.read_table(path).slice(1))
+    with pytest.raises(DataError, match=r"negatives\.parquet is not as .*manifest\.json says.*; run it again"):
+        read_mined(run, training_data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,10 @@ import torch
 
 from hnmine.arms.star import TrainingSet, nearest_unknown, star
 from hnmine.errors import ModelError
-from hnmine.types import Float32, Role, Space, Texts
+from hnmine.types import Float32, Space
 from tests.builders.devices import CPU
 from tests.builders.encoder_training import (
     LossRecorder,
-    encode_texts,
     encoded_space,
     encoder_recipe,
     letter_training_set,
@@ -71,72 +71,52 @@ def test_the_loss_of_a_step_is_pairwise_over_its_negatives(in_batch: bool, start
     given, heard = single_positive_training_set(), LossRecorder()
     space = encoded_space(start, given)
     at_once = encoder_recipe(epochs=1, pairs_per_batch=100)
-    options = {"encode": encode_texts, "device": CPU, "depth": 1, "in_batch": in_batch}
+    options = {"space_of": partial(encoded_space, given=given), "device": CPU, "depth": 1, "in_batch": in_batch}
     star(start, space, given, at_once, tmp_path / "out", done=heard, **options)
     assert heard.losses == pytest.approx([slow_loss(space, given, in_batch)], rel=1e-4)
 
 
-def test_every_round_finds_the_negatives_anew_and_encodes_the_documents_once(start: Path, tmp_path: Path) -> None:
+def test_every_round_finds_the_negatives_anew(start: Path, tmp_path: Path) -> None:
     given, heard = single_positive_training_set(), LossRecorder()
-    seen: list[tuple[Role, Float32]] = []
+    spaces = [encoded_space(start, given)]
 
-    def noted(folder: Path, texts: Texts, role: Role) -> Float32:
-        seen.append((role, encode_texts(folder, texts, role)))
-        return seen[-1][1]
+    def noted(folder: Path) -> Space:
+        spaces.append(encoded_space(folder, given))
+        return spaces[-1]
 
-    before = encoded_space(start, given)
     at_once = encoder_recipe(epochs=5, pairs_per_batch=100)
-    options = {"encode": noted, "device": CPU, "depth": 1, "in_batch": False}
-    after = star(start, before, given, at_once, tmp_path / "out", rounds=3, done=heard, **options)
-    assert [role for role, _ in seen] == ["document", "query"] * 3
-    spaces = [Space(docs_NR=seen[at][1], queries_QR=seen[at + 1][1]) for at in (0, 2)]
-    expected = [slow_loss(space, given, False) for space in (before, *spaces)]
-    assert heard.losses[::5] == pytest.approx(expected, rel=1e-4)
-    stale = nearest_unknown(before, given, 1, CPU)
-    fresh = nearest_unknown(spaces[0], given, 1, CPU)
+    options = {"space_of": noted, "device": CPU, "depth": 1, "in_batch": False}
+    star(start, spaces[0], given, at_once, tmp_path / "out", rounds=3, done=heard, **options)
+    assert len(spaces) == 3, "the documents are encoded once between two rounds"
+    assert heard.losses[::5] == pytest.approx([slow_loss(space, given, False) for space in spaces], rel=1e-4)
+    stale, fresh = (nearest_unknown(space, given, 1, CPU) for space in spaces[:2])
     assert sum(fresh[query].tolist() != stale[query].tolist() for query in stale) > 5
-    assert after.docs_NR is seen[4][1]
 
 
-def trained(start: Path, out: Path, **options: object) -> tuple[Space, LossRecorder]:
+def train(start: Path, out: Path, **options: object) -> LossRecorder:
     given, heard = letter_training_set(), LossRecorder()
-    space = star(
-        start,
-        encoded_space(start, given),
-        given,
-        encoder_recipe(),
-        out,
-        encode=encode_texts,
-        device=CPU,
-        **({"done": heard} | options),
-    )
-    return space, heard
+    space_of = partial(encoded_space, given=given)
+    options = {"recipe": encoder_recipe(), "space_of": space_of, "device": CPU, "depth": 20, "done": heard} | options
+    star(start, encoded_space(start, given), given, out=out, **options)
+    return heard
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"depth": 20}, {"depth": 20, "in_batch": False, "rounds": 2}],
-    ids=["star", "ance"],
-)
+@pytest.mark.parametrize("options", [{}, {"in_batch": False, "rounds": 2}], ids=["star", "ance"])
 def test_tuning_brings_the_positives_to_the_train_queries(
     options: dict[str, object], start: Path, tmp_path: Path
 ) -> None:
-    given = letter_training_set()
-    space, heard = trained(start, tmp_path / "out", **options)
+    given, heard = letter_training_set(), train(start, tmp_path / "out", **options)
     steps = 3 * 12 * options.get("rounds", 1)
     assert (len(heard.losses), heard.queries) == (steps, 8 * steps)
     assert np.mean(heard.losses[-5:]) < 0.5 * np.mean(heard.losses[:5])
-    assert train_mrr(space, given) > train_mrr(encoded_space(start, given), given) + 0.3
-    np.testing.assert_array_equal(space.docs_NR, encoded_space(tmp_path / "out", given).docs_NR)
+    before, after = (encoded_space(folder, given) for folder in (start, tmp_path / "out"))
+    assert train_mrr(after, given) > train_mrr(before, given) + 0.3
 
 
 def test_the_same_seed_gives_the_same_weights(start: Path, tmp_path: Path) -> None:
-    given = letter_training_set()
-    space = encoded_space(start, given)
     for noise, (name, seed) in enumerate([("one", 0), ("two", 0), ("other", 1)]):
         torch.manual_seed(noise)
-        settings = encoder_recipe(seed=seed, epochs=2)
-        star(start, space, given, settings, tmp_path / name, encode=encode_texts, device=CPU, depth=20)
+        train(start, tmp_path / name, recipe=encoder_recipe(seed=seed, epochs=2))
     assert same_weights(tmp_path / "one", tmp_path / "two")
     assert not same_weights(tmp_path / "one", tmp_path / "other")
     assert not same_weights(tmp_path / "one", start)
@@ -144,14 +124,7 @@ def test_the_same_seed_gives_the_same_weights(start: Path, tmp_path: Path) -> No
 
 def test_what_cannot_be_trained_is_a_model_error(start: Path, tmp_path: Path) -> None:
     broken, given = spoil_weights(tiny_letter_encoder(tmp_path / "broken")), letter_training_set()
+    space_of = partial(encoded_space, given=given)
     with pytest.raises(ModelError, match="the gradient became nan at step 1; lower the learning rate"):
-        star(
-            broken,
-            encoded_space(start, given),
-            given,
-            encoder_recipe(),
-            tmp_path / "out",
-            encode=encode_texts,
-            device=CPU,
-        )
+        star(broken, space_of(start), given, encoder_recipe(), tmp_path / "out", space_of=space_of, device=CPU)
     assert not (tmp_path / "out").exists()
