@@ -10,7 +10,6 @@ positive. Not read: tests, vendored code, functions inside functions. In a priva
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
 import json
 import re
@@ -25,6 +24,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hnmine.corpus.text_keys import draw
 from hnmine.errors import DataError
 from hnmine.runs.hashing import digest, file_sha256
 
@@ -87,12 +87,10 @@ def write_collection(
     """Write a BEIR folder and its SOURCE.json: the same bytes for the same arguments and package versions.
 
     `documents` and the `queries` of each split are upper limits; areas that several packages share come first.
-    A hash of the query alone puts it into train (70 %), dev (10 %) or test (20 %).
-
-    Raises:
-        DataError: a package is missing, nothing is documented, or `out` holds anything but this collection.
+    A hash of the query alone puts it into train (70 %), dev (10 %) or test (20 %). If `out` holds this very collection
+    it is reused, and anything else there is refused.
     """
-    # Name what decides the collection; if it is there already, it is reused.
+    # Name what decides the collection.
     if not packages or documents < 1 or min(queries.values()) < 0:
         raise DataError(f"expected packages, documents >= 1, queries >= 0; got {packages}, {documents}, {queries}")
     roots = {package: _root(package) for package in sorted(set(packages))}
@@ -151,7 +149,6 @@ def _read(package: str, root: Path) -> Iterator[_Document | str]:
     """Yield, for each definition, a document or the reason for none."""
     mentioned: dict[Path, set[str]] = {}  # words of the __init__.py of a public package
     for file in _files(root):
-        # Parse the file.
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # other people's escape sequences
@@ -215,11 +212,6 @@ def _split(docstring: str) -> tuple[str, str]:
     return " ".join(summary.split()).rstrip(" ,;"), text
 
 
-def _hash(seed: int, text: str) -> float:
-    """Return a number in [0, 1), the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {text}".encode()).digest()[:6]) / 2**48
-
-
 def _sample(pool: list[_Document], documents: int, seed: int, dropped: Counter[str]) -> list[_Document]:
     """Drop repeated names and texts; take area by area, and in an area what has the same last name."""
     ids, kept = set[str](), dict[str, _Document]()  # kept: by text
@@ -229,14 +221,14 @@ def _sample(pool: list[_Document], documents: int, seed: int, dropped: Counter[s
         else:
             kept[document.text] = document
         ids.add(document.id)
-    order = sorted(kept.values(), key=lambda d: (_hash(seed, d.title.rpartition(".")[2]), d))
+    order = sorted(kept.values(), key=lambda d: (draw(seed, d.title.rpartition(".")[2]), d))
     crowded, size = set[str](), Counter[str]()
     for document in order:
         size[document.area] += 1
         if size[document.area] > AREA_SHARE * documents:
             crowded.add(document.id)
     sharing = Counter(area for area, _ in {(document.area, document.package) for document in order})
-    order.sort(key=lambda d: (d.id in crowded, -sharing[d.area], _hash(seed, d.area)))
+    order.sort(key=lambda d: (d.id in crowded, -sharing[d.area], draw(seed, d.area)))
     dropped.update({"not_sampled": len(order[documents:])})
     return sorted(order[:documents])
 
@@ -246,9 +238,9 @@ def _draw_queries(corpus: list[_Document], limits: Mapping[str, int], seed: int)
     words = {document.id: " ".join(re.findall(r"\w+", document.summary.casefold())) for document in corpus}
     times, unasked = Counter(words.values()), Counter[str]()
     splits: _Splits = {split: [] for split in limits}
-    for document in sorted(corpus, key=lambda d: (_hash(seed, words[d.id]), d)):
-        length, draw = len(document.summary.split()), _hash(seed, f"split {words[document.id]}")
-        split = "train" if draw < 0.7 else "dev" if draw < 0.8 else "test"
+    for document in sorted(corpus, key=lambda d: (draw(seed, words[d.id]), d)):
+        length, drawn = len(document.summary.split()), draw(seed, f"split {words[document.id]}")
+        split = "train" if drawn < 0.7 else "dev" if drawn < 0.8 else "test"
         reasons = {
             "no_question": re.match(_NO_QUESTION, document.summary),
             "summary_too_short": length < MIN_WORDS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hnmine.corpus.text_keys import draw
 from hnmine.errors import DataError
 from hnmine.runs.files import whole_file
 from hnmine.types import Pairs, Texts
@@ -71,11 +71,7 @@ class Collection:
         return sum(count for count in Counter(self.judged.texts).values() if count > 1)
 
     def pairs(self, split: str) -> Pairs:
-        """Return the pairs of a split.
-
-        Raises:
-            DataError: the split was not read or has no pair; the message names the splits and the files.
-        """
+        """Return the pairs of a split, or raise a DataError that names the splits and the files there are."""
         pairs = self.splits.get(split)
         if pairs is not None and len(pairs):
             return pairs
@@ -93,15 +89,13 @@ def hold_out(pairs: Pairs, queries: Texts, share: float, seed: int) -> tuple[Pai
     A query's text and the seed alone decide, so that what is held out today was not trained on yesterday. Either side
     has one query at least.
     """
-    draws = {queries.texts[row]: 0.0 for row in pairs.query_rows_P.tolist()}
+    texts_P = [queries.texts[row] for row in pairs.query_rows_P.tolist()]
+    draws = {text: draw(seed, text) for text in texts_P}
     if len(draws) < 2:
         raise DataError("one train query only, and no dev split to stop early on; add qrels/dev.tsv or more queries")
-    for text in draws:
-        digest = hashlib.sha256(f"{seed} {text}".encode()).digest()
-        draws[text] = int.from_bytes(digest[:8]) / 2**64
     ascending = sorted(draws.values())
     border = min(max(share, ascending[1]), ascending[-1])
-    held_P = np.array([draws[queries.texts[row]] < border for row in pairs.query_rows_P.tolist()])
+    held_P = np.array([draws[text] < border for text in texts_P])
     return pairs.take(held_P), pairs.take(~held_P)
 
 

@@ -1,4 +1,4 @@
-"""What names a vector: the fingerprint of its encoder, and the key of its text as the encoder reads it."""
+"""What names a vector: the fingerprint of its encoder and the key of its text; and draws that a text decides."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
     """Return the keys of many texts, in their order."""
     joined = b"".join(key_of(text, reading) for text in texts)
     return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
+
+
+def draw(seed: int, text: str) -> float:
+    """Return a number in [0, 1) that the text and the seed decide, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {text}".encode()).digest()[:6]) / 2**48
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 _NOT_HASHED = (".gitattributes", "README.md", ".DS_Store")
 _OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of copies for them, which are not read
-_HUB_PATTERNS = ("*.json", "*.txt", "*.model")
 # Families whose first token stands at the position behind the number of the padding token.
 _STARTS_BEHIND_PADDING = re.compile(r"camembert|data2vec-text|longformer|mpnet|(xlm-)?roberta(-prelayernorm|-xl)?|xmod")
 
@@ -70,10 +69,8 @@ def refuse_other_weights(weights: Path, sha256: str) -> None:
 
 def hub_patterns(dense_head: int | None) -> list[str]:
     """Return what is fetched of a hub model, as patterns of paths; never code."""
-    if dense_head is None:
-        return [*_HUB_PATTERNS, "*.safetensors"]
-    weights = ("model*.safetensors", f"*_Dense_{dense_head}/*.safetensors", "*/adapter_model.safetensors")
-    return [*_HUB_PATTERNS, *weights]
+    weights = ["model*.safetensors", f"*_Dense_{dense_head}/*.safetensors", "*/adapter_model.safetensors"]
+    return ["*.json", "*.txt", "*.model", *(["*.safetensors"] if dense_head is None else weights)]
 
 
 def _from_hub(model: str, dense_head: int | None) -> Path:
