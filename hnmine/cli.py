@@ -201,10 +201,9 @@ def _history(options: argparse.Namespace) -> str:
 
 
 def _rollback(options: argparse.Namespace) -> str:
-    from hnmine.nights.home import history_table
-    from hnmine.nights.night import rollback
+    from hnmine.nights.home import Home, history_table
 
-    return history_table([rollback(options.home, options.to)])
+    return history_table([Home(options.home).rollback(options.to)])
 
 
 def _apidocs(options: argparse.Namespace) -> str:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hnmine.errors import DataError
 from hnmine.models.folder import folder_sha256
+from hnmine.nights.lease import hold
 from hnmine.runs.directory import Directory
 from hnmine.runs.hashing import digest
 from hnmine.runs.tables import text_table
@@ -153,31 +154,33 @@ class Home:
         for name in set(self._rerankers.folders()) - needed:
             self._rerankers.remove_folder(name)
 
-    def rollback(self, to: str | None) -> Row:
+    def rollback(self, to: str | None = None) -> Row:
         """Let an older version hold again: `to`, or the newest before the current one with another re-ranker.
 
         No version is removed. No night deploys the current re-ranker again; another rollback can.
 
         Raises:
             DataError: there is no such version.
+            InUseError: a night works on this home.
         """
-        number, published = self.current().number, self._published()
-        if not number:
-            raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
-        identities = {each: digest(self._files(self._version(each).reranker)) for each in published}
-        rejected = {*self._pointer().rejected, identities[number]}
-        earlier = [each for each in published if each < number and identities[each] not in rejected]
-        listed = ", ".join(published)
-        if to is not None and to not in published:
-            raise DataError(f"home {self.directory} has no version {to}; it keeps {listed}")
-        if to is None and not earlier:
-            raise DataError(
-                f"home {self.directory} keeps no version before {number} with another re-ranker, only {listed}"
-            )
-        target = to or earlier[-1]
-        row = Row(version=number, decision=f"rolled back to {target}")
-        self._write_pointer(target, row, sorted(rejected - {identities[target]}))
-        return row
+        with hold(self.directory):
+            number, published = self.current().number, self._published()
+            if not number:
+                raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
+            identities = {each: digest(self._files(self._version(each).reranker)) for each in published}
+            rejected = {*self._pointer().rejected, identities[number]}
+            earlier = [each for each in published if each < number and identities[each] not in rejected]
+            kept = ", ".join(published)
+            if to is not None and to not in published:
+                raise DataError(f"home {self.directory} has no version {to}; it keeps {kept}")
+            if to is None and not earlier:
+                raise DataError(
+                    f"home {self.directory} keeps no version before {number} with another re-ranker, only {kept}"
+                )
+            target = to or earlier[-1]
+            row = Row(version=number, decision=f"rolled back to {target}")
+            self._write_pointer(target, row, sorted(rejected - {identities[target]}))
+            return row
 
     def add_reranker(self, folder: Path) -> str:
         """Keep the model in a folder; return its name."""

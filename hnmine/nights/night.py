@@ -34,8 +34,8 @@ from hnmine.nights.home import Facts, Home, PinnedFit, Row
 from hnmine.nights.lease import Lease, hold
 from hnmine.pipeline import train_step
 from hnmine.project import Project, open_project
+from hnmine.ranking.evaluate import KeptScores
 from hnmine.ranking.measures import MAIN_METRIC, Paired, measure, paired
-from hnmine.ranking.rescoring import KeptScores, how_to_read
 from hnmine.runs.progress import say
 from hnmine.types import Float64, Int64
 
@@ -64,13 +64,6 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
         say("nightly", f"night {opened.next_number()} of {directory}" + (f", after {last}" if last else ""))
         with open_project(data, work, config) as project:
             return _night(project, opened, lease)
-
-
-def rollback(home: str | Path, to: str | None = None) -> Row:
-    """Deploy an older version; return its row of the history. See `Home.rollback`."""
-    opened = Home(home)
-    with hold(opened.directory):
-        return opened.rollback(to)
 
 
 def _night(project: Project, home: Home, lease: Lease) -> Row:
@@ -229,7 +222,7 @@ def _reciprocal_ranks(project: Project, name: str, folder: Path, reads: dict[str
     """Return the held-out queries' MRR@10 (Q,) of a re-ranker."""
     splits, config = project.splits, project.config
     task = splits.task(splits.test, config.evaluate.queries, config.seed)
-    kept = KeptScores(how_to_read(config, reads["kind"], reads["max_tokens"]), project.run)
+    kept = KeptScores(project.run, reads["kind"], reads["max_tokens"])
     (scores_QK,) = kept.of_folder({name: task}, folder)
     return measure(task, scores_QK)[MAIN_METRIC]
 

@@ -91,7 +91,7 @@ def test_rollback_goes_to_the_reranker_before_the_last_one(home, tmp_path):
     for content in ("one", "two", "two"):
         publish(home, tmp_path, content)
     before = home.current().reranker
-    row = home.rollback(None)
+    row = home.rollback()
     assert row.decision == "rolled back to 0001"
     version = home.current()
     assert version.number == "0001"
@@ -102,7 +102,7 @@ def test_rollback_goes_to_the_reranker_before_the_last_one(home, tmp_path):
         home.rollback("0009")
     assert home.rollback("0003").version == "0004"
     with pytest.raises(DataError, match="no version before 0003 with another re-ranker, only 0003, 0004"):
-        home.rollback(None)
+        home.rollback()
 
 
 def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, tmp_path):
@@ -110,11 +110,11 @@ def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, 
         publish(home, tmp_path, content)
     folders = [tmp_path / f"model-000{number}" for number in (1, 2, 3)]
     assert [home.is_rejected(folder) for folder in folders] == [False, False, False]
-    home.rollback(None)
-    home.rollback(None)
+    home.rollback()
+    home.rollback()
     publish(home, tmp_path, "four")
     assert [home.is_rejected(folder) for folder in folders] == [False, True, True]
-    assert home.rollback(None).decision == "rolled back to 0001", "and neither of these"
+    assert home.rollback().decision == "rolled back to 0001", "and neither of these"
     home.rollback("0003")
     assert [home.is_rejected(folder) for folder in folders] == [True, True, False]
 
@@ -125,7 +125,7 @@ def test_the_training_record_in_a_model_of_an_earlier_release_is_no_part_of_the_
     (folder / "hnmine.json").write_text('{"lists": 7}')
     home.write("0002", {}, home.add_reranker(folder), Facts(epoch=1))
     home.point("0002", Row(when="2026-01-02 00:00", version="0002", decision="deployed"), 10)
-    home.rollback(None)
+    home.rollback()
     (folder / "hnmine.json").unlink()
     assert home.is_rejected(folder)
     earlier = home.reranker(home.current().reranker, tmp_path / "work")
@@ -134,7 +134,7 @@ def test_the_training_record_in_a_model_of_an_earlier_release_is_no_part_of_the_
 
 def test_a_home_without_a_night_cannot_be_rolled_back(home):
     with pytest.raises(DataError, match="no version yet; run `hnmine nightly` first"):
-        home.rollback(None)
+        home.rollback()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from sentence_transformers import CrossEncoder
 import hnmine
 from hnmine.nights.home import Home, Row, Version
 from hnmine.nights.lease import hold
-from hnmine.nights.night import nightly, not_worse, rollback
+from hnmine.nights.night import nightly, not_worse
 from hnmine.pipeline import mine_step
 from hnmine.project import Project, open_project
 from hnmine.ranking.measures import Paired
@@ -332,7 +332,7 @@ def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nigh
     other = f"train.model={tiny_cross_encoder(tmp_path / 'other', seed=1, spread=1)}", "nightly.promote_margin=1"
     assert nights.night(*other).decision.startswith("deployed: ")
     deployed = nights.current.reranker
-    rollback(nights.home)
+    Home(nights.home).rollback()
     assert nights.current.number == first.version
     again = nights.night(*other)
     assert again.decision.startswith("not deployed: it was rolled back from, ")
