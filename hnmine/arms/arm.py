@@ -143,20 +143,12 @@ def known_arms(config: Config) -> dict[str, Arm]:
 
 
 def preset_arms(config: Config) -> dict[str, Arm]:
-    """Return the arms that train.presets names, by these names.
-
-    Raises:
-        ConfigError: one is not known, or a step has too few pairs for it.
-    """
+    """Return the arms that train.presets names, by these names; errors as of `named_arms`."""
     return {slug(name): arm for name, arm in named_arms(config, config.train.presets, "train.presets").items()}
 
 
 def compared_arms(config: Config) -> dict[str, Arm]:
-    """Return the arms that `hnmine compare` trains: those that compare.arms names, or all that a step has pairs for.
-
-    Raises:
-        ConfigError: one is not known, or a step has too few pairs for one that was named.
-    """
+    """Return the arms that `hnmine compare` trains: those that compare.arms names, or all that a step has pairs for."""
     if config.compare.arms is not None:
         return named_arms(config, config.compare.arms, "compare.arms")
     others = config.train.pairs_per_batch - 1

@@ -10,7 +10,7 @@ near, are one document, of which the first row stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -54,19 +54,28 @@ def choose_negatives(
         first_QK: the first stage's document rows of every query of the space, best first, NO_ROW at the end.
         done: hears how many pairs have been finished since it heard last.
     """
+    docs_NR, clusters_N = space.docs_NR, cache(lambda: clusters(space.docs_NR, seed))
     chosen = {name: np.full((len(pairs), count), NO_ROW, dtype=np.int64) for name in rules}
-    clusters_N = cache(lambda: clusters(space.docs_NR, seed))
+
+    def view_of(query: int, positive: int, rows_n: Int64, d_query_N: Float64) -> View:
+        first_K = np.empty(0, dtype=np.int64) if first_QK is None else first_QK[query]
+        return View(
+            d_query_n=d_query_N[rows_n],
+            radius=float(d_query_N[positive]),
+            d_positive=lambda positions: distance(docs_NR[positive], docs_NR[rows_n[positions]]),
+            own_cluster=lambda: np.flatnonzero(clusters_N()[rows_n] == clusters_N()[positive]),
+            first_f=_positions(first_K[first_K != NO_ROW], rows_n, known.groups_N),
+            seed=(seed, query, positive),
+        )
+
     for query, pairs_p, d_query_N in _by_query(space, pairs):
         # Order the documents by distance, one of each text.
         order_N = np.argsort(d_query_N, kind="stable")
         order_N = order_N[known.first_of_text(np.zeros_like(order_N), order_N)]
-        first_K = np.empty(0, dtype=np.int64) if first_QK is None else first_QK[query]
         # Show each pair to the rules; each has a view of its own, so that it draws from the beginning.
         for pair in pairs_p.tolist():
-            positive = int(pairs.doc_rows_P[pair])
             rows_n = order_N[~known.mask(np.full(len(order_N), pair), order_N)]
-            first_f = _positions(first_K[first_K != NO_ROW], rows_n, known.groups_N)
-            view = _view(space, d_query_N, rows_n, positive, clusters_N, first_f, (seed, query, positive))
+            view = view_of(query, int(pairs.doc_rows_P[pair]), rows_n, d_query_N)
             for name, rule in rules.items():
                 rows = rows_n[rule(replace(view), count)]
                 chosen[name][pair, : len(rows)] = rows
@@ -132,27 +141,6 @@ def _distances(queries_qR: Float32, docs_NR: Float32) -> Float64:
         for d_N, query in zip(d_qN, queries_qR, strict=True):
             d_N[start : start + step] = distance(query, docs)
     return d_qN
-
-
-def _view(
-    space: Space,
-    d_query_N: Float64,
-    rows_n: Int64,
-    positive: int,
-    clusters_N: Callable[[], Int64],
-    first_f: Int64,
-    seed: tuple[int, ...],
-) -> View:
-    """Return what the rules see of a pair; distances to the positive and clusters are computed if one asks."""
-    docs_NR = space.docs_NR
-    return View(
-        d_query_n=d_query_N[rows_n],
-        radius=float(d_query_N[positive]),
-        d_positive=lambda positions: distance(docs_NR[positive], docs_NR[rows_n[positions]]),
-        own_cluster=lambda: np.flatnonzero(clusters_N()[rows_n] == clusters_N()[positive]),
-        first_f=first_f,
-        seed=seed,
-    )
 
 
 def _positions(docs_f: Int64, rows_n: Int64, groups_N: Int64) -> Int64:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from hnmine.arms.arm import NEGATIVES, Arm
 from hnmine.arms.choose import agreed, choose_negatives, denoised
+from hnmine.arms.encoder_training import TrainingSet
 from hnmine.arms.rules import Rule, of_first_stage
-from hnmine.arms.star import TrainingSet
 from hnmine.arms.trained_encoders import TrainedEncoders
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
@@ -21,6 +21,7 @@ from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
 from hnmine.mining.fuse import Fused
+from hnmine.mining.guards import RowScores
 from hnmine.mining.mine import choose_basis, groups_of_equal_text
 from hnmine.mining.pca import project_space, single_spaces
 from hnmine.models.reranker import load_reranker
@@ -76,13 +77,8 @@ class ListMaker:
     ) -> None:
         """Take what the arms choose from.
 
-        Args:
-            trainer: lists are made of its data.
-            start: the re-ranker that all arms begin with, and the judge of some.
-            splits: those that the trainer's data come from.
-            ensemble: the encoders.
-            config: the sections `encoders`, `embed`, `reduce`, `train` and `evaluate` are read.
-            mined: the negatives of the run (`read_mined`); empty if no arm needs them.
+        `start` is the re-ranker that all arms begin with, and the judge of some; `splits` those that the trainer's data
+        come from; `mined` the negatives of the run (`read_mined`), empty if no arm needs them.
         """
         self._trainer, self._start, self._splits = trainer, start, splits
         self._ensemble, self._config, self._mined = ensemble, config, mined
@@ -99,10 +95,7 @@ class ListMaker:
     def lists(self, arm: Arm, seed: int, positions: Int64 | None = None) -> tuple[Lists, Recipe, dict[str, Any]]:
         """Return what the arm trains on, and how; and the number of its negatives, and the share of pairs with any.
 
-        Args:
-            arm: one with mined negatives needs those of the run.
-            seed: of all draws.
-            positions: of the pairs that are used; None: all.
+        `positions` are those of the pairs that are used; None: all. The seed is that of all draws.
         """
         data, recipe, in_batch = self._trainer.data, self._trainer.recipe, arm.in_batch_negatives
         chosen = np.arange(len(data.pairs)) if positions is None else positions
@@ -172,10 +165,10 @@ class ListMaker:
         return [[*dict.fromkeys([*hard, *easy])] for hard, easy in zip(mined, anchors, strict=True)]
 
     def negatives(self, arm: Arm, count: int, seed: int, pairs: Pairs, known: Known) -> list[list[int]]:
-        """Return up to `count` document rows for each pair, by the arm's rule and judge.
+        """Return up to `count` document rows for each pair, by the rule and judge of an arm without mined negatives.
 
         Args:
-            arm: one without mined negatives.
+            arm: where to look.
             count: negatives wanted of a pair.
             seed: of the rules that draw.
             pairs: on positions of queries, as `self.pairs`.
@@ -235,19 +228,19 @@ class ListMaker:
         return project_space(self._fused, choose_basis(self._fused, reduce, device=config.device, seed=config.seed))
 
     @cached_property
-    def _store_of_start(self) -> ScoreStore:
-        recipe, start = self._trainer.recipe, self._start
+    def _start_scores(self) -> RowScores:
+        """Maps positions of train queries and document rows to what the start scores them; the run keeps its scores."""
+        data, recipe, start = self._trainer.data, self._trainer.recipe, self._start
         settings: dict[str, Any] = {name: getattr(recipe, name) for name in ("max_tokens", "dtype", "engine")}
 
         def load() -> Score:
             return load_reranker(recipe.kind, start, device=recipe.device, **settings).scores
 
-        return ScoreStore(self._trainer.run.out / "scored", start, [recipe.kind, settings], load)
+        store = ScoreStore(self._trainer.run.out / "scored", start, [recipe.kind, settings], load)
 
-    def _start_scores(self, positions_F: Int64, doc_rows_F: Int64) -> Float64:
-        """Return how relevant the start finds documents to train queries; what it has scored is kept in the run."""
-        data, query_rows_F = self._trainer.data, self.query_rows[positions_F]
-        with track("train", f"judged by {self._start.name}", len(positions_F), "documents") as progress:
-            return self._store_of_start.scores_of_rows(
-                data.queries, query_rows_F, data.documents, doc_rows_F, progress.advance
-            )
+        def scores(positions_F: Int64, doc_rows_F: Int64) -> Float64:
+            query_rows_F = self.query_rows[positions_F]
+            with track("train", f"judged by {start.name}", len(positions_F), "documents") as progress:
+                return store.scores_of_rows(data.queries, query_rows_F, data.documents, doc_rows_F, progress.advance)
+
+        return scores

@@ -10,7 +10,7 @@ The first line of a rule's docstring is its description in listings. s = 1 - d i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -69,7 +69,8 @@ def guarded(view: View, count: int, margin: float = 0.02, first_rank: int = 5) -
 
 def percent_of_positive(view: View, count: int, share: float = 0.95) -> Int64:
     """Choose the nearest with at most 95 % of the positive's similarity (TopK-PercPos, arXiv 2407.15831)."""
-    return np.flatnonzero(_at_most_percent(view, view.d_query_n, share))[:count]
+    positive = 1 - view.radius
+    return np.flatnonzero(1 - view.d_query_n <= positive - abs(positive) * (1 - share))[:count]
 
 
 def margin_of_positive(view: View, count: int, margin: float = 0.05) -> Int64:
@@ -90,9 +91,9 @@ def rank_window(view: View, count: int, low: int = 10, high: int = 110) -> Int64
 def simans(view: View, count: int, a: float = 200.0, b: float = 0.0, k: int = 100) -> Int64:
     """Draw from the 100 nearest by exp(-a (s(Q,D) - s(Q,PD) - b)²): those about as near as PD (arXiv 2210.11773).
 
-    The authors' code has a = 0.5, b = 0 and the first 100 (Wikipedia) or 200 (MS MARCO), with s a dot product that is
-    itself the logit of the training's softmax. For a cosine that logit is s / 0.05, the temperature that most encoders
-    of that kind are trained with, so a is 0.5 / 0.05². The weight falls to a half at a difference of 0.06.
+    The authors' code has a = 0.5, b = 0 and the first 100 (Wikipedia) or 200 (MS MARCO), with s the logit of the
+    training's softmax. For a cosine that logit is s / 0.05, the temperature that most encoders are trained with, so a
+    is 0.5 / 0.05². The weight falls to a half at a difference of 0.06.
     """
     gap = view.radius - view.d_query_n[:k]
     return _drawn(view, np.arange(len(gap)), -a * np.square(gap - b), count)
@@ -101,21 +102,21 @@ def simans(view: View, count: int, a: float = 200.0, b: float = 0.0, k: int = 10
 def trisampler(view: View, count: int, degrees: float = 60.0, k: int = 100) -> Int64:
     """Draw from the 100 nearest by max(0, s(PD,D) - s(Q,D)): those nearer to PD than to Q (arXiv 2402.11855).
 
-    This is the reverse of the second condition. The region is |angle(Q,PD) - angle(Q,D)| <= 60°, which seldom excludes
-    one of the nearest. From summaries of the paper, which was not at hand. Not known: its k; and to how many its first
-    step thins the k nearest, by exp(-(s(Q,D) - s(Q,PD))² / 4), which is left out.
+    The region is |angle(Q,PD) - angle(Q,D)| <= 60°, which seldom excludes one of the nearest. From summaries of the
+    paper, which was not at hand. Not known: its k; and to how many its first step thins the k nearest, by
+    exp(-(s(Q,D) - s(Q,PD))² / 4), which is left out.
     """
     near = np.arange(min(k, len(view.d_query_n)))
-    angle, bound = _angle(view.d_query_n[near]) - _angle(np.array(view.radius)), np.radians(degrees)
-    near = near[np.abs(angle) <= bound]
+    angle_n, radius_angle = (np.arccos(np.clip(1 - d, -1, 1)) for d in (view.d_query_n[near], np.array(view.radius)))
+    near = near[np.abs(angle_n - radius_angle) <= np.radians(degrees)]
     weight = view.d_query_n[near] - view.d_positive(near)
     return _drawn(view, near[weight > 0], np.log(weight[weight > 0]), count)
 
 
-def own_cluster(view: View, count: int, share: float = 0.95) -> Int64:
+def own_cluster(view: View, count: int) -> Int64:
     """Choose as PercPos 0.95 does, in the positive's own k-means cluster only (NeMo Curator's miner of 2025)."""
     within = view.own_cluster()
-    return within[_at_most_percent(view, view.d_query_n[within], share)][:count]
+    return within[percent_of_positive(replace(view, d_query_n=view.d_query_n[within]), count)]
 
 
 def first_stage(view: View, count: int) -> Int64:
@@ -150,18 +151,9 @@ def about(rule: Rule) -> str:
     return (rule.__doc__ or "").partition("\n")[0]
 
 
-def _at_most_percent(view: View, d_query_n: Float64, share: float) -> np.typing.NDArray[np.bool_]:
-    positive = 1 - view.radius
-    return 1 - d_query_n <= positive - abs(positive) * (1 - share)
-
-
 def _drawn(view: View, positions_n: Int64, log_weight_n: Float64, count: int) -> Int64:
     """Draw one after the other by weight, without replacement: the order of log w + Gumbel noise."""
     return positions_n[np.argsort(-log_weight_n - view.rng.gumbel(size=len(positions_n)))[:count]]
-
-
-def _angle(d: Float64) -> Float64:
-    return np.asarray(np.arccos(np.clip(1 - d, -1, 1)))
 
 
 RULES: dict[str, Rule] = {

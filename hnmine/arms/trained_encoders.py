@@ -1,7 +1,7 @@
 """Spaces of bi-encoders trained with hard negatives of their own: what STAR, ADORE and ANCE bring to a comparison.
 
-    STAR          both towers, static hard negatives of the start and those of the batch (`star`)
-    ADORE + STAR  then the query tower alone, against what it finds at every step (`adore`)
+    STAR          both towers, static hard negatives of the start and those of the batch (`encoder_training`)
+    ADORE + STAR  then the query tower alone, against what it finds at every step
     ANCE          both towers, hard negatives found anew after every epoch
 
 Each begins with one model of the ensemble, whose vectors are in the store. A trained encoder is kept in
@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from hnmine.arms.adore import adore
 from hnmine.arms.arm import Method, trainable_encoder
-from hnmine.arms.star import TrainingSet, star
+from hnmine.arms.encoder_training import TrainingSet, adore, star
 from hnmine.config.models import EncoderConfig
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble

@@ -25,8 +25,6 @@ def train_presets(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Train every arm that train.presets names, and point OUT/reranker to the best on dev.
 
-    `splits` are those that the trainer's data come from; of `config` see `ListMaker`.
-
     Returns:
         what to record, and the sha256 of the models' files by path in OUT.
 
@@ -70,11 +68,7 @@ def train_presets(
 
 
 def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path, seed: int) -> Training:
-    """Train one arm, and say what may be wrong with it.
-
-    Raises:
-        DataError: there is nothing to train on.
-    """
+    """Train one arm, and say what may be wrong with it."""
     lists, recipe, facts = maker.lists(arm, seed)
     if not lists:
         raise DataError(

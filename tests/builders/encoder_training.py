@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from hnmine.arms.star import TrainingSet
+from hnmine.arms.encoder_training import TrainingSet
 from hnmine.config.training import TrainConfig
 from hnmine.training.recipe import Recipe
 from hnmine.types import Float32, Pairs, Role, Space, Texts

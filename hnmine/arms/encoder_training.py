@@ -1,25 +1,34 @@
-"""Bi-encoders trained with hard negatives of their own: STAR's static ones, and ANCE's refreshed ones.
+"""Bi-encoders trained with hard negatives: STAR's static ones, ANCE's refreshed ones, and ADORE's of every step.
 
     STAR      `depth` documents nearest to each query by the start, found once; a step takes of every query in the batch
               one positive and one of these, and all documents of the other queries as random negatives
               (Zhan et al., SIGIR 2021, arXiv 2104.08051)
     ANCE      in_batch=False and several rounds: a query sees its own hard negative only, and these are found anew by
               what was trained so far (Xiong et al., ICLR 2021, arXiv 2007.00808; here in turns, there side by side)
+    ADORE     the query encoder alone, against the documents it ranks first at that very step: they keep the vectors
+              they have, so the true nearest can be searched (arXiv 2104.08051 as well)
 
-Queries and documents share the weights. The loss is that of the recipe over one list a query; `logistic` is what the
-authors of STAR publish: pairwise, every negative alike, hard or random (their text weighs the random ones by alpha).
-They score by inner products of long vectors; ours are unit vectors, so the recipe's `scale` multiplies the cosine.
+In STAR and ANCE queries and documents share the weights. Their loss is that of the recipe over one list a query;
+`logistic` is what the authors of STAR publish: pairwise, every negative alike, hard or random (their text weighs the
+random ones by alpha). They score by inner products of long vectors; ours are unit vectors, so the recipe's `scale`
+multiplies the cosine. ADORE's loss is LambdaRank's: of each pair (right document, other document) the logistic loss of
+their scores, weighted by how much the reciprocal rank would change if the two changed places.
+
+Letters: B queries in the batch, D documents of the step, K documents in the live list of ADORE, P the most right
+documents any of the queries has, L = 1 + D.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from hnmine.mining.search import Searcher
 from hnmine.models.bi_encoder import BiEncoder
@@ -27,7 +36,7 @@ from hnmine.runs.device import Choice
 from hnmine.training import losses
 from hnmine.training.gradient import Optimizer
 from hnmine.training.recipe import Recipe
-from hnmine.types import Int64, Pairs, Role, Space, Texts
+from hnmine.types import Float32, Int64, Pairs, Role, Space, Texts
 
 StepDone = Callable[[int, float], None]
 """Hears, after every step, how many queries it had, and their mean loss."""
@@ -145,3 +154,90 @@ def nearest_unknown(space: Space, given: TrainingSet, depth: int, device: Choice
         row: docs[~np.isin(docs, list(given.known[row]))][:depth]
         for row, docs in zip(rows.tolist(), found, strict=True)
     }
+
+
+def adore(
+    start: Path,
+    docs_NR: Float32,
+    given: TrainingSet,
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: Choice,
+    depth: int = 200,
+    done: StepDone = lambda _queries, _loss: None,
+) -> None:
+    """Train the query encoder in the folder `start` into the folder `out`; no document is encoded.
+
+    `docs_NR` are the unit vectors of all documents; after STAR, as its model encodes them. `depth` is the length K of
+    the live list; beyond it the reciprocal rank counts as 0. The other arguments are those of `star`.
+    """
+    positives, searcher = given.pairs.positives_of(), Searcher(docs_NR, device)
+
+    def loss_of(encoder: BiEncoder, _step: int, batch: list[int]) -> Tensor:
+        # Search what the queries find now, and sort it into right documents and negatives.
+        queries_BR = encoder.vectors([given.queries.texts[row] for row in batch], "query")
+        found_BK, _ = searcher.nearest(queries_BR.detach().cpu().numpy(), depth)
+        live = live_lists(found_BK, [positives[row] for row in batch], [given.known[row] for row in batch])
+
+        # Score both with the queries' gradient.
+        def scores(rows_Bn: Int64) -> Tensor:
+            docs_BnR = torch.from_numpy(docs_NR[rows_Bn]).to(queries_BR.device)
+            return torch.einsum("br,bnr->bn", queries_BR, docs_BnR)
+
+        return lambda_loss(recipe.scale * scores(live.right_BP), recipe.scale * scores(live.found_BK), live).mean()
+
+    train_encoder(start, given, recipe, out, loss_of, done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What each query of a batch finds now, and its right documents with the reciprocal ranks they have there."""
+
+    found_BK: Int64
+    negative_BK: NDArray[np.bool_]
+    right_BP: Int64
+    """Filled up with row 0."""
+    takes_part_BP: NDArray[np.bool_]
+    """Those that were found; where none was, all of them."""
+    gain_BP: Float32
+    """1 / rank, 0 if not found."""
+
+
+def live_lists(found_BK: Int64, positives: Sequence[Sequence[int]], known: Sequence[set[int]]) -> Live:
+    """Sort what was found into right documents and negatives; what is known but not judged is neither.
+
+    Args:
+        found_BK: document rows, nearest first.
+        positives: judged document rows of each query.
+        known: document rows of each query that are never negatives.
+    """
+    right_BP = np.zeros((len(positives), max(map(len, positives))), dtype=np.int64)
+    there_BP = np.zeros(right_BP.shape, dtype=bool)
+    for at, docs in enumerate(positives):
+        right_BP[at, : len(docs)], there_BP[at, : len(docs)] = docs, True
+    is_found_BPK = there_BP[:, :, None] & (right_BP[:, :, None] == found_BK[:, None, :])
+    gain_BP = (is_found_BPK / np.arange(1, 1 + found_BK.shape[1])).max(axis=2).astype(np.float32)
+    any_found_B1 = (gain_BP > 0).any(axis=1, keepdims=True)
+    return Live(
+        found_BK=found_BK,
+        negative_BK=np.stack([~np.isin(found_K, list(docs)) for found_K, docs in zip(found_BK, known, strict=True)]),
+        right_BP=right_BP,
+        takes_part_BP=np.where(any_found_B1, gain_BP > 0, there_BP),
+        gain_BP=gain_BP,
+    )
+
+
+def lambda_loss(right_BP: Tensor, found_BK: Tensor, live: Live) -> Tensor:
+    """Return the LambdaRank loss of each query (B,): the weighted mean over its pairs of right document and negative.
+
+    `right_BP` and `found_BK` are the scores of the documents of these names in `live`, which carries no gradient.
+    """
+    takes_part_BP, negative_BK, gain_BP = (
+        torch.from_numpy(array).to(right_BP.device) for array in (live.takes_part_BP, live.negative_BK, live.gain_BP)
+    )
+    gain_K = 1 / torch.arange(1, found_BK.shape[1] + 1, device=right_BP.device)
+    pair_BPK = takes_part_BP[:, :, None] & negative_BK[:, None, :]
+    weight_BPK = pair_BPK * (gain_BP[:, :, None] - gain_K).abs()
+    loss_BPK = weight_BPK * functional.softplus(found_BK[:, None, :] - right_BP[:, :, None])
+    return loss_BPK.sum(dim=(1, 2)) / pair_BPK.sum(dim=(1, 2)).clamp(min=1)
