@@ -295,7 +295,7 @@ def check_training(sizes: Sizes, model: Path, gpu: Choice) -> Line:
     return Line("training", cosine > 0.99, f"{model.name}, {dtype}: cosine of the gradients {cosine:.5f}", cpu_s, gpu_s)
 
 
-def attempt(path: str, needs: str | None, stand_in: bool, work: Callable[[Choice], Line]) -> Line:
+def attempt(path: str, needs: str, stand_in: bool, work: Callable[[Choice], Line]) -> Line:
     """Run one check where it can run, and say why where it cannot."""
     try:
         device = CPU if stand_in else devices.choose_device("gpu", needs)
@@ -348,11 +348,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ("PCA", "cuml-cu13", lambda gpu: check_pca(space, gpu)),
             ("search: flat", "faiss-gpu", lambda gpu: check_search("search: flat", space, gpu, None)),
             ("search: IVF", "faiss-gpu", lambda gpu: check_search("search: IVF", space, gpu, Ivf())),
-            ("scan: torch", None, lambda gpu: check_scan(space, pairs, gpu)),
+            ("scan: torch", "torch", lambda gpu: check_scan(space, pairs, gpu)),
             ("selection", "faiss-gpu", lambda gpu: check_selection(space, pairs, gpu)),
-            ("encoder", None, lambda gpu: check_encoder(sizes, small(), gpu)),
-            ("throughput", None, lambda gpu: check_throughput(sizes, large(), gpu)),
-            ("training", None, lambda gpu: check_training(sizes, small(), gpu)),
+            ("encoder", "torch", lambda gpu: check_encoder(sizes, small(), gpu)),
+            ("throughput", "torch", lambda gpu: check_throughput(sizes, large(), gpu)),
+            ("training", "torch", lambda gpu: check_training(sizes, small(), gpu)),
         ]
         lines = [attempt(path, needs, options.stand_in, work) for path, needs, work in checks]
     gpu = device_name(options.stand_in)

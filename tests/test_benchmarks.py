@@ -43,7 +43,7 @@ def test_a_path_that_is_missing_or_fails_does_not_hide_the_others():
         def work(gpu):
             raise error
 
-        return gpu_check.attempt("PCA", None, True, work)
+        return gpu_check.attempt("PCA", "torch", True, work)
 
     assert fails(DeviceError("no cuML")).agrees is None
     assert fails(ImportError("libcuml.so")).detail == "not found: libcuml.so"

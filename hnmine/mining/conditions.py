@@ -26,7 +26,7 @@ behind the last negative of its pair, where no answer could change the result or
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from hnmine.mining.guards import Guard, Suspects
 from hnmine.mining.search import error_bound
-from hnmine.types import Float32, Float64, Int64, Negatives, Pairs, Space, distances
+from hnmine.types import Done, Float32, Float64, Int64, Negatives, Pairs, Space, distances
 
 POSITIVE_IS_NEAREST = "positive_is_nearest"
 NEARER_ONES_RESEMBLE_POSITIVE = "nearer_ones_resemble_positive"
@@ -105,18 +105,13 @@ def select(
     candidates: int = FIRST_LENGTH,
     guards: Sequence[Guard] = (),
     expensive: Guard | None = None,
-    done: Callable[[int], None] = lambda _pairs: None,
+    done: Done = lambda _pairs: None,
 ) -> Negatives:
     """Return up to `negatives` hard negatives of every pair; see the module for the rule and its certificates.
 
-    Args:
-        space: `pairs` are on its rows, `search` is over its documents.
-        known: what is excluded, by position in `pairs`.
-        negatives: wanted of each pair, at least 1.
-        candidates: first length of the short list; changes the time, never the result.
-        guards: further tests, applied in order to what satisfies both conditions.
-        expensive: a test that costs much: applied last, and only to what may be chosen.
-        done: is told how many pairs were certified since the last call.
+    `known` goes by position in `pairs`; `search` is over the documents of the space. `guards` are applied in order to
+    what satisfies both conditions, and `expensive` last, only to what may be chosen. `candidates`, the first length of
+    the short list, changes the time, never the result. `done` hears how many pairs were certified.
     """
     selection = _Selection(space, pairs, known, search, negatives, guards, expensive, done)
     open_p = np.arange(len(pairs), dtype=np.int64)
@@ -138,7 +133,7 @@ class _Selection:
     wanted: int
     cheap: Sequence[Guard]
     expensive: Guard | None
-    done: Callable[[int], None]
+    done: Done
 
     def __post_init__(self) -> None:
         self.guards = [*self.cheap, self.expensive] if self.expensive else [*self.cheap]
@@ -154,7 +149,9 @@ class _Selection:
         """Examine the short lists of the pairs' queries; return the pairs that these do not certify."""
         query_rows, list_p = np.unique(self.pairs.query_rows_P[pair_p], return_inverse=True)
         doc_rows_QK, distances_QK = self.search.nearest(self.space.queries_QR[query_rows], length)
-        is_whole_corpus = doc_rows_QK.shape[1] >= len(self.space.docs_NR)
+        last_Q = distances_QK[:, -1].astype(np.float64) - self.error
+        if doc_rows_QK.shape[1] >= len(self.space.docs_NR):
+            last_Q = np.full(len(query_rows), np.inf)  # nothing is outside the whole corpus
         still_open = [pair_p[:0]]
         for part in _slices(len(pair_p), max(1, LISTED_CELLS // doc_rows_QK.shape[1])):
             pairs, lists = pair_p[part], list_p[part]
@@ -163,10 +160,7 @@ class _Selection:
             position_F, column_F = np.nonzero(distances_QK[lists] < reach_p[:, None])
             examined_F = self._examine(pairs[position_F], doc_rows_QK[lists[position_F], column_F])
             # Settle by what the last distance of a list says of all documents outside it.
-            outside_p = distances_QK[lists, -1] - self.error
-            if is_whole_corpus:
-                outside_p = np.full(len(pairs), np.inf)
-            still_open.append(pairs[~self._settle(pairs, examined_F, outside_p)])
+            still_open.append(pairs[~self._settle(pairs, examined_F, last_Q[lists])])
         return np.concatenate(still_open)
 
     def settle_by_scans(self, pair_p: Int64) -> None:
@@ -273,7 +267,17 @@ class _Selection:
         rank_F = _running_count(pair_F, ~nearer_F["is_positive"])
 
         def ask(guard: Guard, number: int, rows: Int64) -> None:
-            passed_F[rows] = guard.keep(self._suspects(nearer_F[rows], rank_F[rows]))
+            asked = pair_F[rows]
+            suspects = Suspects(
+                query_rows_F=self.pairs.query_rows_P[asked],
+                positive_rows_F=self.pairs.doc_rows_P[asked],
+                doc_rows_F=nearer_F["doc"][rows],
+                d_query_F=nearer_F["d_query"][rows],
+                d_positive_F=nearer_F["d_positive"][rows],
+                radius_F=self.radius_P[asked],
+                rank_F=rank_F[rows],
+            )
+            passed_F[rows] = guard.keep(suspects)
             removed_by_F[rows[~passed_F[rows]]] = number
 
         for number, guard in enumerate(self.cheap):
@@ -293,18 +297,6 @@ class _Selection:
             waiting_F[rows] = False
         return passed_F, removed_by_F
 
-    def _suspects(self, rows_F: Examined, rank_F: Int64) -> Suspects:
-        pair_F = rows_F["pair"]
-        return Suspects(
-            query_rows_F=self.pairs.query_rows_P[pair_F],
-            positive_rows_F=self.pairs.doc_rows_P[pair_F],
-            doc_rows_F=rows_F["doc"],
-            d_query_F=rows_F["d_query"],
-            d_positive_F=rows_F["d_positive"],
-            radius_F=self.radius_P[pair_F],
-            rank_F=rank_F,
-        )
-
 
 def _nearest_first(rows_F: Examined) -> Examined:
     """Return the rows sorted by (pair, distance to the query, document row)."""
@@ -314,8 +306,7 @@ def _nearest_first(rows_F: Examined) -> Examined:
 def _running_count(sorted_n: Int64, counts_n: NDArray[np.bool_]) -> Int64:
     """Return, for each element, how many up to and with it count within its run of equal values."""
     before_n: Int64 = np.concatenate([[0], np.cumsum(counts_n)])
-    starts_n: Int64 = np.searchsorted(sorted_n, sorted_n)
-    return before_n[1:] - before_n[starts_n]
+    return before_n[1:] - before_n[np.searchsorted(sorted_n, sorted_n)]
 
 
 def _slices(count: int, step: int) -> Iterator[slice]:

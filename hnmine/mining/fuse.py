@@ -20,11 +20,7 @@ Piece = tuple[Int64, slice, Float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Fused:
-    """X_concat of documents and queries. A block of weight w contributes w² times its cosine to an inner product.
-
-    Raises:
-        ValueError: encoders and weights differ in number, or encoders in the number of texts.
-    """
+    """X_concat of documents and queries. A block of weight w contributes w² times its cosine to an inner product."""
 
     encoders: tuple[Vectors, ...]
     weights: tuple[float, ...]
@@ -54,21 +50,17 @@ class Fused:
         """Return these rows of X_concat (n, C)."""
         taken = np.empty((len(rows_n), self.width), dtype=np.float32)
         for encoder, weight, columns in self._blocks():
-            taken[:, columns] = _weighted(encoder.take(role, rows_n), weight)
+            taken[:, columns] = unit_rows(encoder.take(role, rows_n)) * weight
         return taken
 
     def pieces(self, role: Role) -> Iterator[Piece]:
         """Yield the whole of X_concat, encoder by encoder."""
         for encoder, weight, columns in self._blocks():
             for rows, values in encoder.scan(role):
-                yield rows, columns, _weighted(values, weight)
+                yield rows, columns, unit_rows(values) * weight
 
-    def _blocks(self) -> Iterator[tuple[Vectors, float, slice]]:
+    def _blocks(self) -> Iterator[tuple[Vectors, np.float32, slice]]:
         start = 0
         for encoder, weight in zip(self.encoders, self.weights, strict=True):
-            yield encoder, weight, slice(start, start + encoder.width)
+            yield encoder, np.float32(weight), slice(start, start + encoder.width)
             start += encoder.width
-
-
-def _weighted(block_nR: Float32, weight: float) -> Float32:
-    return unit_rows(block_nR) * np.float32(weight)

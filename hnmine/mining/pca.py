@@ -27,7 +27,7 @@ from hnmine.types import Float32, Float64, Int64, Role, Space, unit_rows
 HELD_OUT_ROWS = 8192
 """Documents outside the sample on which a basis is checked, at most."""
 _PRODUCT_ROWS = 512
-_ROUNDING = 8 * float(np.finfo(np.float32).eps)
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of numbers that are equal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +64,7 @@ class Basis:
 
     @classmethod
     def load(cls, path: Path) -> Basis:
-        """Read a basis that `save` wrote.
-
-        Raises:
-            DataError: the file is missing or is no basis.
-        """
+        """Read a basis that `save` wrote; a file that is missing or no basis is a DataError."""
         try:
             with safe_open(path, framework="numpy") as file:
                 facts = json.loads((file.metadata() or {})["hnmine"])
@@ -159,11 +155,9 @@ def project(basis: Basis | None, pieces: Iterable[Piece], rows: int, fused_width
 
 def project_space(fused: Fused, basis: Basis | None) -> Space:
     """Return the unit vectors of documents and queries on the basis; without one, the fused vectors themselves."""
-
-    def projected(role: Role) -> Float32:
-        return project(basis, fused.pieces(role), fused.count(role), fused.width)
-
-    return Space(docs_NR=projected("document"), queries_QR=projected("query"))
+    roles: tuple[Role, ...] = ("document", "query")
+    docs_NR, queries_QR = (project(basis, fused.pieces(role), fused.count(role), fused.width) for role in roles)
+    return Space(docs_NR=docs_NR, queries_QR=queries_QR)
 
 
 def single_spaces(fused: Fused) -> list[Space]:

@@ -1,9 +1,8 @@
 """The same search over slices of the documents, one Ray actor each, for corpora that do not fit one device.
 
-Each shard answers with the nearest of its slice, and the nearest of these are the nearest of all. `select` recomputes
-every distance that decides, so the negatives are the same for one shard or many. Documents, queries and answers travel
-in pieces, and a shard copies its slice, so the corpus need not fit Ray's object store. A shard that dies is started
-again from the documents, which stay in this process, and asked once more.
+The nearest of the nearest of all slices are the nearest of all, so the negatives are the same for one shard or many.
+Documents, queries and answers travel in pieces, and a shard copies its slice: the corpus need not fit Ray's object
+store. A shard that dies is started again from the documents, which stay in this process, and asked once more.
 """
 
 from __future__ import annotations
