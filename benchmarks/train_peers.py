@@ -134,13 +134,10 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     from hnmine.training import losses
     from hnmine.training.gradient import Optimizer
     from hnmine.training.list_losses import ListLosses
-    from hnmine.training.lists import Lists
+    from hnmine.training.lists import TrainingList, step_lists
     from hnmine.training.recipe import Recipe
 
-    lists = Lists(
-        queries=tuple(row["query"] for row in triplets),
-        documents=tuple((row["positive"], row["negative"]) for row in triplets),
-    )
+    lists = tuple(TrainingList(query=row["query"], documents=(row["positive"], row["negative"])) for row in triplets)
     settings = TrainConfig(loss="bce", pairs_per_batch=PAIRS // 2, max_tokens=TOKENS)
     device = Choice(kind="cpu", reason="benchmark")
     recipe = Recipe.of(settings, device, learning_rate=RATE, seed=0, engine="torch")
@@ -150,7 +147,8 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     reranker.train_mode()
     began = time.monotonic()
     for step, (batch, _) in enumerate(recipe.batches(len(lists))):
-        optimizer.step(step, ListLosses(reranker, reranker.model, lists, batch, loss, share=1 / len(batch)))
+        taken = step_lists(lists, batch, 0, (0, step))
+        optimizer.step(step, ListLosses(reranker, reranker.model, taken, loss, share=1 / len(batch)))
     seconds = time.monotonic() - began
     reranker.save(trained)
     return seconds

@@ -1,39 +1,81 @@
-"""Lessons from the ensemble: a re-ranker learns to rank as the first stage and the encoders together do.
+"""Those that a re-ranker learns from beside judgements: a cross-encoder (`Teacher`), or the ensemble (`make_lessons`).
 
-These often know more than a re-ranker has learnt from a few hundred judged pairs (`benchmarks/LOG.md`), and to pass it
-on takes queries alone, which every search engine has in its log: put them into `queries.jsonl`. The teacher is the
-blend of their scores (`ranking.blend`), by weights that make the dev queries' right documents likeliest, so that its
-softmax says how sure it is; the student learns the softmax of each list (Hinton et al., arXiv 1503.02531). Of a query's
-first stage a list has the teacher's first two, which it must tell apart, and others at random. Lessons stand among the
-judged lists, in one training, so that neither overwrites what the other taught.
+The first stage and the encoders together often know more than a re-ranker has learnt from a few hundred judged pairs
+(`benchmarks/LOG.md`), and to pass it on takes queries alone, which every search engine has in its log: put them into
+`queries.jsonl`. The teacher of a lesson is the blend of their scores (`ranking.blend`), by weights that make the dev
+queries' right documents likeliest, so that its softmax says how sure it is; the student learns the softmax of each list
+(Hinton et al., arXiv 1503.02531). Of a query's first stage a list has the teacher's first two, which it must tell
+apart, and others at random. Lessons stand among the judged lists, in one training, so that neither overwrites what the
+other taught.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hnmine.embedding.ensemble import Ensemble
+from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
+from hnmine.models.cross_encoder import CrossEncoder, resolve_cross_encoder
+from hnmine.models.folder import folder_sha256
 from hnmine.ranking.blend import blended, likeliest
 from hnmine.ranking.measures import MAIN_METRIC, means, measure
 from hnmine.ranking.splits import Splits
 from hnmine.ranking.task import Task
-from hnmine.runs.progress import say
-from hnmine.training.data import TrainingData
-from hnmine.training.lists import Lists
-from hnmine.types import Float32, Int64
+from hnmine.runs.device import Choice, choose_dtype
+from hnmine.runs.hashing import digest
+from hnmine.runs.progress import say, track
+from hnmine.training.lists import Lists, TrainingData, TrainingList
+from hnmine.types import Float32, Int64, Score
 
+TEACHER_TOKENS = 256
+"""Tokens of query and document together that a `Teacher` reads."""
 LESSON_DOCUMENTS = 6
 """Documents in a lesson: so many of the first stage's."""
 BEST_DOCUMENTS = 2
 """Of these the first of the teacher's order; the others are drawn at random."""
 _FIRST_STAGE = "first stage"
 _WORD = re.compile(r"\w+")
+
+
+class Teacher:
+    """The cross-encoder that the losses `marginmse` and `kl` learn from; it is loaded when a list needs its scores."""
+
+    def __init__(self, model: str, device: Choice, *, engine: str, scores: Path) -> None:
+        """Find the model, a folder or a hub name; `scores` is the folder where scores are kept.
+
+        Raises:
+            ModelError: it is missing or has no trained ranking head.
+        """
+        self._model, self._device = model, device
+        dtype = choose_dtype("auto", device.kind)
+        self._settings: dict[str, Any] = {"max_tokens": TEACHER_TOKENS, "dtype": dtype, "engine": engine}
+        self._folder = resolve_cross_encoder("train.teacher", model)
+        self._store = ScoreStore(scores, self._folder, self._settings, self._load)
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that decides its scores."""
+        return {"model": self._model, **self._settings, "files": digest(folder_sha256(self._folder))}
+
+    def _load(self) -> Score:
+        say("train", f"the teacher is {self._model} on {self._device}, {self._settings['dtype']}")
+        return CrossEncoder(self._folder, device=self._device.torch_name, **self._settings).scores
+
+    def teach(self, name: str, lists: Lists, scale: float) -> Lists:
+        """Return the lists, those without a teacher with this one's scores, divided by the loss's `scale`."""
+        untaught = [each for each in lists if not each.teacher]
+        queries = [each.query for each in untaught for _ in each.documents]
+        documents = [text for each in untaught for text in each.documents]
+        with track("train", f"{name}: taught", len(documents), "documents") as progress:
+            scores = self._store.scores(queries, documents, progress.advance) / scale
+        parts = iter(np.split(scores, np.cumsum([len(each.documents) for each in untaught])[:-1]))
+        return tuple(each if each.teacher else replace(each, teacher=tuple(next(parts).tolist())) for each in lists)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +90,7 @@ class Lessons:
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records of them."""
-        counts = {"lessons": len(self.lists), "queries": len(set(self.lists.queries))}
+        counts = {"lessons": len(self.lists), "queries": len({each.query for each in self.lists})}
         return counts | {"weights": self.weights, "teacher_dev": self.teacher_dev}
 
 
@@ -135,14 +177,15 @@ def _lists(task: Task, teacher_QK: Float32, count: int, seed: int) -> Lists:
     order_QK = np.argsort(-teacher_QK, axis=1, kind="stable")
     found_Q = task.exists_QK.sum(axis=1)
     rng = np.random.default_rng(seed)
-    queries: list[str] = []
-    documents: list[tuple[str, ...]] = []
-    scores: list[tuple[float, ...]] = []
+    lessons = []
     for query in islice(cycle(range(len(task))), count):
         order = order_QK[query, : found_Q[query]]
         chosen = np.concatenate([order[:BEST_DOCUMENTS], rng.permutation(order[BEST_DOCUMENTS:])])[:LESSON_DOCUMENTS]
-        queries.append(task.queries.texts[query])
-        documents.append(tuple(task.document_texts[row] for row in task.doc_rows_QK[query, chosen].tolist()))
-        scores.append(tuple(round(score, 3) for score in teacher_QK[query, chosen].tolist()))
-    lessons = (True,) * len(queries)
-    return Lists(queries=tuple(queries), documents=tuple(documents), teacher=tuple(scores), is_lesson=lessons)
+        lesson = TrainingList(
+            query=task.queries.texts[query],
+            documents=tuple(task.document_texts[row] for row in task.doc_rows_QK[query, chosen].tolist()),
+            teacher=tuple(round(score, 3) for score in teacher_QK[query, chosen].tolist()),
+            is_lesson=True,
+        )
+        lessons.append(lesson)
+    return tuple(lessons)

@@ -8,19 +8,22 @@ Letters: B lists in a group, L documents in the longest of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from hnmine.models.batches import TOKENS_PER_BACKWARD
 from hnmine.models.reranker import Reranker
-from hnmine.training.lists import Lists
+from hnmine.training.lists import Lists, TrainingList
 from hnmine.training.losses import Loss
 from hnmine.types import Int64
+
+_NO_LIST = TrainingList(query="", documents=("", ""), teacher=(0.0, 0.0))
 
 
 class ListLosses:
@@ -34,25 +37,23 @@ class ListLosses:
         model: Reranker,
         network: Any,
         lists: Lists,
-        chosen: Sequence[int],
         loss_of: Loss,
         *,
         share: float,
         tokens_per_backward: int = TOKENS_PER_BACKWARD["cpu"],
     ) -> None:
-        """Take the lists of a step, and the positions of those that this worker has `chosen`; of none the loss is 0.
+        """Take this worker's lists of a step; of none the loss is 0.
 
         `network` is the model's, perhaps wrapped for several workers; `share` is a factor of each list's loss; the
         activations of `tokens_per_backward` tokens fit into the memory.
         """
-        self._model, self._network, self._lists, self._chosen = model, network, lists, chosen
-        self._loss_of, self._share, self._most = loss_of, share, tokens_per_backward
+        self._model, self._network, self._loss_of, self._most = model, network, loss_of, tokens_per_backward
+        self._lists, self._share = (lists, share) if lists else ((_NO_LIST,), 0.0)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the loss of every group of lists, a scalar."""
-        lists, model = self._lists, self._model
-        rows = [model.tokenize([lists.queries[i]] * len(lists.documents[i]), lists.documents[i]) for i in self._chosen]
-        rows = rows or [model.tokenize(["", ""], ["", ""])]
+        model = self._model
+        rows = [model.tokenize([each.query] * len(each.documents), each.documents) for each in self._lists]
         tokens = [sum(model.length(row) for row in rows_of_list) for rows_of_list in rows]
         groups = _groups(tokens, self._most)
         tokens_read = 0
@@ -61,24 +62,10 @@ class ListLosses:
             exchange = number == len(groups) or not hasattr(self._network, "no_sync")
             with nullcontext() if exchange else self._network.no_sync():
                 scores_BL, mask_BL, read = self._scores([rows[i] for i in group])
-                teacher_BL, lesson_B = self._teacher([self._chosen[i] for i in group] if self._chosen else [], mask_BL)
-                loss_B = self._loss_of(scores_BL, mask_BL, teacher_BL, lesson_B)
+                loss_B = self._loss_of(scores_BL, mask_BL, *_teacher([self._lists[i] for i in group], scores_BL.device))
                 tokens_read += read
                 self.padding = 1 - sum(tokens) / tokens_read
-                yield loss_B.sum() * (self._share if self._chosen else 0.0)
-
-    def _teacher(self, chosen: Sequence[int], mask_BL: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the teacher's scores (B, L) of these lists, and which are lessons (B,); None without a teacher."""
-        lists = self._lists
-        if not lists.teacher:
-            return None, None
-        teacher_BL = torch.zeros(mask_BL.shape)
-        for row, i in enumerate(chosen):
-            teacher_BL[row, : len(lists.teacher[i])] = torch.tensor(lists.teacher[i])
-        lesson_B = torch.zeros(len(mask_BL), dtype=torch.bool)
-        if lists.is_lesson:
-            lesson_B[: len(chosen)] = torch.tensor([lists.is_lesson[i] for i in chosen])
-        return teacher_BL.to(mask_BL.device), lesson_B.to(mask_BL.device)
+                yield loss_B.sum() * self._share
 
     def _scores(self, rows: list[list[Any]]) -> tuple[Tensor, Tensor, int]:
         """Return the scores (B, L) of tokenised lists, which of them count, and the tokens read, padding included."""
@@ -86,17 +73,24 @@ class ListLosses:
         # Score all rows in passes of like length, then put the scores back into the rows' order.
         flat = [row for rows_of_list in rows for row in rows_of_list]
         lengths = np.array([model.length(row) for row in flat])
-        most, cost = model.tokens_per_pass, model.pass_cost
-        passes = cut_into_passes(lengths, most, cost)
+        passes = cut_into_passes(lengths, model.tokens_per_pass, model.pass_cost)
         scores = torch.cat([model.forward([flat[i] for i in part], self._network) for part in passes])
-        back = torch.empty(len(flat), dtype=torch.long)
-        back[torch.tensor([i for part in passes for i in part])] = torch.arange(len(flat))
+        back = torch.from_numpy(np.argsort(np.concatenate(passes))).to(scores.device)
         # Lay the scores out as one row a list.
-        sizes = torch.tensor([len(rows_of_list) for rows_of_list in rows])
-        mask_BL = (torch.arange(int(sizes.max()))[None] < sizes[:, None]).to(scores.device)
-        zeros_BL = torch.zeros(mask_BL.shape, device=scores.device)
-        scores_BL = zeros_BL.masked_scatter(mask_BL, scores[back.to(scores.device)])
-        return scores_BL, mask_BL, sum(len(part) * int(lengths[part].max()) for part in passes)
+        sizes = [len(rows_of_list) for rows_of_list in rows]
+        scores_BL = pad_sequence(list(torch.split(scores[back], sizes)), batch_first=True)
+        mask_BL = torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]
+        tokens_read = sum(len(part) * int(lengths[part].max()) for part in passes)
+        return scores_BL, mask_BL.to(scores.device), tokens_read
+
+
+def _teacher(lists: list[TrainingList], device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Return the teacher's scores (B, L), and which lists are lessons (B,); None where no list has a teacher."""
+    if not any(each.teacher for each in lists):
+        return None, None
+    scores = [torch.tensor(each.teacher or (0.0,) * len(each.documents)) for each in lists]
+    lesson_B = torch.tensor([each.is_lesson for each in lists])
+    return pad_sequence(scores, batch_first=True).to(device), lesson_B.to(device)
 
 
 def _groups(sizes: list[int], most: int) -> list[list[int]]:

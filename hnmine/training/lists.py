@@ -1,4 +1,4 @@
-"""What a re-ranker is trained on: lists of documents, one a query, the positive first, then its negatives."""
+"""What trainings on a collection share, and what a re-ranker is trained on: lists of documents, one a query."""
 
 from __future__ import annotations
 
@@ -7,48 +7,32 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hnmine.config.training import TrainConfig
+from hnmine.corpus.collection import Collection
+from hnmine.ranking.splits import Splits
+from hnmine.ranking.task import Task
 from hnmine.types import NO_ROW, Int64, Pairs, Texts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lists:
-    """Queries, each with the documents of its list, as texts."""
+class TrainingList:
+    """A query and documents, as texts: the positive first, then its negatives."""
 
-    queries: tuple[str, ...]
-    documents: tuple[tuple[str, ...], ...]
-    judged: tuple[frozenset[str], ...] = ()
-    """The texts judged positive for each query; needed where negatives are drawn from the batch."""
-    teacher: tuple[tuple[float, ...], ...] = ()
-    """A score for each document, in the units of the student's scores; empty for a list without a teacher."""
-    is_lesson: tuple[bool, ...] = ()
-    """Whether a list says what its teacher thinks, and not which document was judged; empty: none does."""
+    query: str
+    documents: tuple[str, ...]
+    judged: frozenset[str] = frozenset()
+    """The texts judged positive for the query; needed where negatives are drawn from the batch."""
+    teacher: tuple[float, ...] = ()
+    """A score for each document, in the units of the student's scores; empty without a teacher."""
+    is_lesson: bool = False
+    """Whether the list says what its teacher thinks, and not which document was judged."""
 
     def __post_init__(self) -> None:
-        assert len(self.queries) == len(self.documents)
-        assert all(self.documents), "a list begins with its positive"
-        for values in (self.judged, self.teacher, self.is_lesson):
-            assert len(values) in (0, len(self)), (len(values), len(self))
-        sizes = zip(self.teacher, self.documents, strict=False)
-        assert all(len(scores) in (0, len(documents)) for scores, documents in sizes)
+        assert self.documents, "a list begins with its positive"
+        assert len(self.teacher) in (0, len(self.documents))
 
-    def __len__(self) -> int:
-        return len(self.queries)
 
-    @property
-    def untaught(self) -> list[int]:
-        """The positions of the lists without a teacher."""
-        return [i for i in range(len(self)) if not (self.teacher and self.teacher[i])]
-
-    def with_lessons(self, lessons: Lists) -> Lists:
-        """Return these lists and, after them, lessons."""
-        count = len(lessons)
-        return Lists(
-            queries=self.queries + lessons.queries,
-            documents=self.documents + lessons.documents,
-            judged=self.judged and self.judged + (frozenset(),) * count,
-            teacher=(self.teacher or ((),) * len(self)) + lessons.teacher,
-            is_lesson=(False,) * len(self) + (True,) * count,
-        )
+Lists = tuple[TrainingList, ...]
 
 
 def training_lists(
@@ -70,17 +54,14 @@ def training_lists(
         bare: take the pairs without a negative as well.
         positives: document rows judged positive, by query row; needed where a step adds negatives of its batch.
     """
-    query_texts: list[str] = []
-    document_texts: list[tuple[str, ...]] = []
-    judged: list[frozenset[str]] = []
+    lists = []
     for query, positive, rows in zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), negatives, strict=True):
         listed = [positive, *dict.fromkeys(rows)]
         if len(listed) > 1 or bare:
-            query_texts.append(queries.texts[query])
-            document_texts.append(tuple(documents.texts[row] for row in listed))
-            if positives is not None:
-                judged.append(frozenset(documents.texts[row] for row in positives[query]))
-    return Lists(queries=tuple(query_texts), documents=tuple(document_texts), judged=tuple(judged))
+            texts = tuple(documents.texts[row] for row in listed)
+            judged = frozenset(documents.texts[row] for row in positives[query]) if positives else frozenset[str]()
+            lists.append(TrainingList(query=queries.texts[query], documents=texts, judged=judged))
+    return tuple(lists)
 
 
 def step_lists(lists: Lists, batch: Sequence[int], in_batch: int, seed: Sequence[int]) -> Lists:
@@ -89,26 +70,21 @@ def step_lists(lists: Lists, batch: Sequence[int], in_batch: int, seed: Sequence
     These are drawn by the seed, and are distinct texts, none in the list already, none judged positive for its query.
     Lessons neither give nor take any: nobody has judged theirs.
     """
-    chosen = Lists(
-        queries=tuple(lists.queries[i] for i in batch),
-        documents=tuple(lists.documents[i] for i in batch),
-        teacher=tuple(lists.teacher[i] for i in batch) if lists.teacher else (),
-        is_lesson=tuple(lists.is_lesson[i] for i in batch) if lists.is_lesson else (),
-    )
+    chosen = tuple(lists[i] for i in batch)
     if not in_batch:
         return chosen
-    assert lists.judged, "in-batch negatives need to know what was judged positive"
-    # Collect the positives of the batch, then draw from them for each judged list.
     rng = np.random.default_rng(seed)
-    lessons = chosen.is_lesson or (False,) * len(chosen)
-    judged_lists = [listed for listed, is_lesson in zip(chosen.documents, lessons, strict=True) if not is_lesson]
-    positives = dict.fromkeys(listed[0] for listed in judged_lists)
-    longer = []
-    for i, listed, is_lesson in zip(batch, chosen.documents, lessons, strict=True):
-        pool = [text for text in positives if text not in listed and text not in lists.judged[i]]
-        more = () if is_lesson else (pool[at] for at in rng.permutation(len(pool))[:in_batch])
-        longer.append((*listed, *more))
-    return replace(chosen, documents=tuple(longer))
+    positives = dict.fromkeys(each.documents[0] for each in chosen if not each.is_lesson)
+
+    def longer(each: TrainingList) -> TrainingList:
+        if each.is_lesson:
+            return each
+        assert each.judged, "in-batch negatives need to know what was judged positive"
+        pool = [text for text in positives if text not in each.documents and text not in each.judged]
+        drawn = [pool[at] for at in rng.permutation(len(pool))[:in_batch]]
+        return replace(each, documents=(*each.documents, *drawn))
+
+    return tuple(map(longer, chosen))
 
 
 def random_negatives(
@@ -135,3 +111,44 @@ def first_stage_negatives(
         pool = [row for row in first[query].tolist() if row != NO_ROW and row not in known]
         drawn.append(rng.permutation(pool)[:per_pair].astype(int).tolist())
     return drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The data; rows are those of `documents` and `queries`."""
+
+    documents: Texts
+    queries: Texts
+    pairs: Pairs
+    """The train pairs."""
+    never_negative: Mapping[int, set[int]]
+    """By query row, the document rows that are no negatives: judged positives of any split, and their copies."""
+    dev: Task
+    dev_name: str
+
+    @classmethod
+    def of(cls, splits: Splits, settings: TrainConfig, seed: int) -> TrainingData:
+        """Take the train pairs and the dev queries; of more than train.max_pairs or train.dev_queries, a sample."""
+        pairs = splits.train
+        if settings.max_pairs is not None and settings.max_pairs < len(pairs):
+            chosen = np.random.default_rng(seed).choice(len(pairs), settings.max_pairs, replace=False)
+            pairs = pairs.take(np.sort(chosen))
+        splits.first_stage(np.union1d(pairs.query_rows_P, splits.dev.query_rows_P))  # in one search
+        return cls(
+            documents=splits.collection.documents,
+            queries=splits.collection.queries,
+            pairs=pairs,
+            never_negative=_with_copies(splits.collection),
+            dev=splits.task(splits.dev, settings.dev_queries, seed),
+            dev_name=splits.dev_name,
+        )
+
+
+def _with_copies(collection: Collection) -> dict[int, set[int]]:
+    """Return, by query row, its judged positives and the documents of the same text."""
+    texts = collection.documents.texts
+    rows_of: dict[str, set[int]] = {}
+    for row, text in enumerate(texts):
+        rows_of.setdefault(text, set()).add(row)
+    positives = collection.positives()
+    return {query: set().union(*(rows_of[texts[row]] for row in rows)) for query, rows in positives.items()}

@@ -32,12 +32,11 @@ from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
 from hnmine.training.card import model_card
-from hnmine.training.data import TrainingData
-from hnmine.training.lists import Lists, random_negatives, training_lists
+from hnmine.training.lessons import Teacher
+from hnmine.training.lists import Lists, TrainingData, random_negatives, training_lists
 from hnmine.training.log import TrainingLog, tracking
 from hnmine.training.ray_workers import train_on_ray
 from hnmine.training.recipe import Recipe
-from hnmine.training.teacher import Teacher
 from hnmine.training.worker import STATE, Group, Job, Worker, best_step
 
 WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
@@ -206,12 +205,12 @@ class Trainer:
 
     def identity(self, start: Path, lists: Lists, recipe: Recipe) -> str:
         """Return a digest of all that decides what a training ends with."""
-        judged = [sorted(texts) for texts in lists.judged]
         dev = self.data.dev
+        listed = [(each.query, each.documents, sorted(each.judged), each.teacher, each.is_lesson) for each in lists]
         return digest(
             {
                 "start": folder_sha256(start),
-                "lists": digest([lists.queries, lists.documents, judged, *lists.teacher, *lists.is_lesson]),
+                "lists": digest(listed),
                 "dev": digest([*dev.texts, [sorted(rows) for rows in dev.relevant]]),
                 "recipe": self._decisive(lists, recipe),
                 "workers": self._workers,
@@ -237,7 +236,7 @@ class Trainer:
 
 def _needs_teacher(lists: Lists, recipe: Recipe) -> bool:
     """Whether the loss needs a teacher's scores, and some lists have none."""
-    return recipe.loss in TAUGHT and bool(lists.untaught)
+    return recipe.loss in TAUGHT and not all(each.teacher for each in lists)
 
 
 def work_folder(out: Path, identity: str) -> Path:

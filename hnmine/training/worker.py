@@ -149,11 +149,11 @@ class Worker:
             if step <= self._done:
                 continue
             self._model.train_mode()
+            of_step = step_lists(lists, batch, recipe.in_batch_negatives, (recipe.seed, step))
             taken = ListLosses(
                 self._model,
                 self._network,
-                step_lists(lists, batch, recipe.in_batch_negatives, (recipe.seed, step)),
-                range(len(batch))[self._group.rank :: self._group.count],
+                of_step[self._group.rank :: self._group.count],
                 loss_of,
                 share=self._group.count / len(batch),
                 tokens_per_backward=self._tokens_per_backward,

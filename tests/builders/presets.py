@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from hnmine.arms.list_maker import ListMaker
-from hnmine.arms.mined import read_mined
+from hnmine.arms.list_maker import ListMaker, read_mined
 from hnmine.arms.tune import train_presets
 from hnmine.config.load import load
 from hnmine.config.root import Config
@@ -20,7 +19,7 @@ from hnmine.embedding.ensemble import Ensemble
 from hnmine.ranking.first_stage import bm25_or_run_file
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run, open_run
-from hnmine.training.data import TrainingData
+from hnmine.training.lists import TrainingData
 from hnmine.training.trainer import Trainer
 
 MINED = [("apple-care", "apple-guide", "apple-price"), ("bread-care", "bread-guide", "bread-price")]

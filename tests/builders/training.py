@@ -15,8 +15,7 @@ from hnmine.config.training import TrainConfig
 from hnmine.ranking.measures import means, measure
 from hnmine.ranking.task import Task, rerank
 from hnmine.runs.folder import Run
-from hnmine.training.data import TrainingData
-from hnmine.training.lists import Lists
+from hnmine.training.lists import Lists, TrainingData, TrainingList
 from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer, Training
 from hnmine.types import Pairs, Texts
@@ -39,10 +38,12 @@ def yes_no_lists(count: int, *, reversed_labels: bool = False) -> Lists:
     rng = np.random.default_rng(0)
     good, bad = ("no", "yes") if reversed_labels else ("yes", "no")
     names = ["".join(rng.choice(list("abcdef"), size=4)) for _ in range(count)]
-    documents = tuple(
-        (f"{good} {name}", *(f"{bad} {name}{'x' * i}" for i in range(rng.integers(1, 4)))) for name in names
+    return tuple(
+        TrainingList(
+            query=name, documents=(f"{good} {name}", *(f"{bad} {name}{'x' * i}" for i in range(rng.integers(1, 4))))
+        )
+        for name in names
     )
-    return Lists(queries=tuple(names), documents=documents)
 
 
 def yes_no_dev_task() -> Task:

@@ -1,4 +1,4 @@
-"""Lessons against a plain loop over scores and vectors: which queries, which documents, what the teacher says."""
+"""What is learnt beside judgements: a teacher's scores, and lessons against a plain loop over scores and vectors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,27 @@ import torch
 
 from hnmine.config.load import load as load_config
 from hnmine.config.root import Config
+from hnmine.config.training import TAUGHT as LOSSES_WITH_TEACHER
 from hnmine.corpus.beir import read_beir
 from hnmine.embedding.ensemble import Ensemble
-from hnmine.errors import DataError
+from hnmine.errors import DataError, ModelError
 from hnmine.models.reranker import load_reranker
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run, open_run
-from hnmine.training.lessons import BEST_DOCUMENTS, LESSON_DOCUMENTS, Lessons, make_lessons
-from hnmine.training.losses import kl
+from hnmine.training.lessons import (
+    BEST_DOCUMENTS,
+    LESSON_DOCUMENTS,
+    TEACHER_TOKENS,
+    Lessons,
+    Teacher,
+    make_lessons,
+)
+from hnmine.training.lists import TrainingList
+from hnmine.training.losses import TAUGHT, kl
 from hnmine.training.trainer import Trainer
 from tests.builders.collections import write_collection
-from tests.builders.models import tiny_cross_encoder
+from tests.builders.devices import CPU
+from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 from tests.builders.presets import ensemble_of, maker_of, splits_and_config, trainer_of, useless_first_stage
 from tests.builders.settings import quick_overrides
 from tests.builders.training import quick_recipe
@@ -59,6 +69,10 @@ def right_first(data: Path, file: Path) -> str:
     return f"evaluate.first_stage={file}"
 
 
+def queries_of(lessons: Lessons) -> list[str]:
+    return [each.query for each in lessons.lists]
+
+
 def taught(
     data: Path, run: Run, model: Path, *more: str, scale: float = 1.0
 ) -> tuple[Lessons, Trainer, Splits, Ensemble]:
@@ -77,16 +91,16 @@ def test_lessons_are_on_queries_without_a_judgement_first_and_never_on_dev(data:
     dev = {texts[row] for row in splits.dev.query_rows_P}
     others = set(texts) - trained - dev
     assert (len(trained), len(dev), len(others)) == (8, 4, 8)
-    assert len(found.lists.queries) == len(set(found.lists.queries)) == 14
-    assert others < set(found.lists.queries) < others | trained
+    assert len(queries_of(found)) == len(set(queries_of(found))) == 14
+    assert others < set(queries_of(found)) < others | trained
     fewer, *_ = taught(data, run, model, "train.lessons=5")
-    assert set(fewer.lists.queries) < others
-    assert len(fewer.lists.queries) == 5
+    assert set(queries_of(fewer)) < others
+    assert len(queries_of(fewer)) == 5
     more, *_ = taught(data, run, model, "train.lessons=40")
-    assert (len(more.lists), set(more.lists.queries)) == (40, others | trained)
-    assert more.lists.queries[:16] == more.lists.queries[16:32]
-    assert more.lists.documents[:16] != more.lists.documents[16:32]
-    best = [texts[:BEST_DOCUMENTS] for texts in more.lists.documents]
+    assert (len(more.lists), set(queries_of(more))) == (40, others | trained)
+    assert queries_of(more)[:16] == queries_of(more)[16:32]
+    assert more.lists[:16] != more.lists[16:32]
+    best = [each.documents[:BEST_DOCUMENTS] for each in more.lists]
     assert best[:16] == best[16:32]
 
 
@@ -101,8 +115,8 @@ def test_other_spellings_of_held_queries_and_queries_that_find_nothing_are_no_le
     found, _, splits, _ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), "train.lessons=16")
     texts = splits.collection.queries.texts
     dev = {texts[row] for row in splits.dev.query_rows_P}
-    asked = {query.strip(" ?").lower() for query in found.lists.queries}
-    assert len(asked) == len(found.lists.queries) == 16
+    asked = {query.strip(" ?").lower() for query in queries_of(found)}
+    assert len(asked) == len(queries_of(found)) == 16
     assert not asked & dev
     assert not [query for query in asked if "zzz" in query]
 
@@ -123,8 +137,8 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, r
     assert list(found.weights) == ["first stage", "wide", "narrow"]
     assert found.weights["first stage"] > 0
     doc_rows_QK, scores_QK = splits.first_stage(np.arange(len(queries)))
-    for query, texts, scores in zip(found.lists.queries, found.lists.documents, found.lists.teacher, strict=True):
-        row = queries.texts.index(query)
+    for lesson in found.lists:
+        texts, row = lesson.documents, queries.texts.index(lesson.query)
         docs = [doc for doc in doc_rows_QK[row].tolist()[:9] if doc >= 0]
         values = [scores_QK[row, : len(docs)].astype(float)]
         for encoder in vectors:
@@ -136,10 +150,10 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, r
         )
         said = {documents.texts[doc]: float(score) / 2 for doc, score in zip(docs, teacher, strict=True)}
         assert len(texts) == len(set(texts)) == min(LESSON_DOCUMENTS, len(docs))
-        np.testing.assert_allclose(scores, [said[text] for text in texts], atol=2e-3)
+        np.testing.assert_allclose(lesson.teacher, [said[text] for text in texts], atol=2e-3)
         best = sorted(said.values(), reverse=True)
-        np.testing.assert_allclose(scores[:2], best[:2], atol=2e-3)
-    assert all(found.lists.is_lesson)
+        np.testing.assert_allclose(lesson.teacher[:2], best[:2], atol=2e-3)
+    assert all(lesson.is_lesson for lesson in found.lists)
 
 
 def test_the_student_comes_nearer_to_its_teacher(data: Path, run: Run, tmp_path: Path):
@@ -151,17 +165,18 @@ def test_the_student_comes_nearer_to_its_teacher(data: Path, run: Run, tmp_path:
 
     def divergence(model: Path) -> float:
         reranker = load_reranker("cross-encoder", model, max_tokens=64, device="cpu", dtype="float32", engine="torch")
-        values, lists = [], found.lists
-        for query, texts, teacher in zip(lists.queries, lists.documents, lists.teacher, strict=True):
-            scores = torch.from_numpy(reranker.scores([query] * len(texts), list(texts)))[None]
-            values.append(kl(scores, torch.ones_like(scores, dtype=torch.bool), torch.tensor([teacher])).item())
+        values = []
+        for each in found.lists:
+            scores = torch.from_numpy(reranker.scores([each.query] * len(each.documents), each.documents))[None]
+            teacher = torch.tensor([each.teacher])
+            values.append(kl(scores, torch.ones_like(scores, dtype=torch.bool), teacher).item())
         return float(np.mean(values))
 
     assert divergence(trainer.folder("student")) < 0.98 * divergence(start)
     recipe = quick_recipe()
     for other in (
-        replace(found.lists, teacher=tuple(scores[::-1] for scores in found.lists.teacher)),
-        replace(found.lists, is_lesson=()),
+        tuple(replace(each, teacher=each.teacher[::-1]) for each in found.lists),
+        tuple(replace(each, is_lesson=False) for each in found.lists),
     ):
         assert trainer.identity(start, other, recipe) != trainer.identity(start, found.lists, recipe)
 
@@ -174,7 +189,7 @@ def test_with_a_run_file_or_vectors_made_elsewhere_only_train_queries_are_asked_
     lessons = maker_of(splits, config, run).lessons
     assert lessons is not None
     texts = splits.collection.queries.texts
-    assert set(lessons.lists.queries) == {texts[row] for row in splits.train.query_rows_P}
+    assert set(queries_of(lessons)) == {texts[row] for row in splits.train.query_rows_P}
     assert lessons.weights["first stage"] > 0
     assert lessons.teacher_dev == 1
 
@@ -183,3 +198,35 @@ def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path:
     first_stage = useless_first_stage(data, tmp_path / "run.trec")
     with pytest.raises(DataError, match=r"no lessons: .* so they have nothing to teach"):
         taught(data, run, tiny_cross_encoder(tmp_path / "start"), first_stage)
+
+
+def teacher_of(model: Path, scores: Path) -> Teacher:
+    return Teacher(str(model), CPU, engine="torch", scores=scores)
+
+
+def test_it_scores_the_lists_that_have_no_teacher_and_leaves_lessons_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_cross_encoder(tmp_path / "teacher", seed=1)
+    judged = (TrainingList(query="a b", documents=("a", "b b")), TrainingList(query="c", documents=("c", "d", "e f")))
+    lesson = TrainingList(query="x", documents=("y", "z"), teacher=(0.25, 0.5), is_lesson=True)
+    found = teacher_of(model, tmp_path / "scored").teach("student", (judged[0], lesson, judged[1]), 2.0)
+    assert found[1] == lesson
+    scores = load_cross_encoder(model, max_tokens=TEACHER_TOKENS)
+    for given, each in zip(judged, found[::2], strict=True):
+        assert each == replace(given, teacher=each.teacher)
+        alone = scores.scores([each.query] * len(each.documents), each.documents)
+        np.testing.assert_allclose(np.array(each.teacher) * 2, alone, atol=2e-2)  # the number type is the fastest
+    assert "the teacher is" in capsys.readouterr().err
+    again = teacher_of(model, tmp_path / "scored").teach("other", judged, 2.0)
+    assert again == found[::2]
+    assert "the teacher is" not in capsys.readouterr().err, "what it has scored is kept"
+
+
+def test_one_without_a_head_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"train\.teacher: .*body has no ranking head, so its scores would be"):
+        teacher_of(tiny_cross_encoder(tmp_path / "body", head=False), tmp_path / "scored")
+
+
+def test_the_names_of_what_learns_from_a_teacher_are_those_of_its_losses() -> None:
+    assert set(LOSSES_WITH_TEACHER) == set(TAUGHT)

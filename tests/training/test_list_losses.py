@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.training import losses
 from hnmine.training.list_losses import ListLosses, cut_into_passes
-from hnmine.training.lists import Lists, step_lists
+from hnmine.training.lists import Lists, TrainingList, step_lists
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 from tests.builders.training import yes_no_lists
 
@@ -54,11 +54,9 @@ def gradient(reranker: CrossEncoder) -> torch.Tensor:
     return torch.cat([weight.grad.flatten() for weight in reranker.model.parameters() if weight.grad is not None])
 
 
-def backward(
-    reranker: CrossEncoder, given: Lists, chosen: list[int], name: str, share: float
-) -> tuple[float, torch.Tensor]:
+def backward(reranker: CrossEncoder, given: Lists, name: str, share: float) -> tuple[float, torch.Tensor]:
     reranker.model.zero_grad()
-    parts = ListLosses(reranker, reranker.model, given, chosen, losses.make(name, 1.0), share=share)
+    parts = ListLosses(reranker, reranker.model, given, losses.make(name, 1.0), share=share)
     total = 0.0
     for loss in parts:
         torch.autograd.backward(loss)
@@ -71,10 +69,10 @@ def by_loop(reranker: CrossEncoder, given: Lists, name: str) -> tuple[float, tor
     """The mean loss, one list at a time, one text at a time."""
     reranker.model.zero_grad()
     total = 0.0
-    for i, (query, documents) in enumerate(zip(given.queries, given.documents, strict=True)):
-        scores = torch.cat([reranker.forward(reranker.tokenize([query], [text])) for text in documents])
-        teacher = torch.tensor(given.teacher[i])[None] if given.teacher and given.teacher[i] else None
-        loss_name = "kl" if given.is_lesson and given.is_lesson[i] else name
+    for each in given:
+        scores = torch.cat([reranker.forward(reranker.tokenize([each.query], [text])) for text in each.documents])
+        teacher = torch.tensor(each.teacher)[None] if each.teacher else None
+        loss_name = "kl" if each.is_lesson else name
         loss = losses.make(loss_name, 1.0)(scores[None], torch.ones(1, len(scores), dtype=torch.bool), teacher)[0]
         (loss / len(given)).backward()
         total += loss.item() / len(given)
@@ -83,17 +81,10 @@ def by_loop(reranker: CrossEncoder, given: Lists, name: str) -> tuple[float, tor
 
 def given_lists(name: str, lessons: int = 0) -> Lists:
     rng, plain = np.random.default_rng(1), yes_no_lists(7)
-    taught = replace(plain, teacher=tuple(tuple(rng.normal(0, 1, len(texts)).tolist()) for texts in plain.documents))
-    if not lessons:
-        return taught if name in losses.TAUGHT else plain
-    judged = part_of(taught if name in losses.TAUGHT else plain, slice(7 - lessons))
-    reversed_lists = replace(taught, documents=tuple(texts[::-1] for texts in taught.documents))
-    return judged.with_lessons(part_of(reversed_lists, slice(lessons)))
-
-
-def part_of(given: Lists, rows: slice) -> Lists:
-    parts = {name: getattr(given, name)[rows] for name in ("queries", "documents", "teacher")}
-    return Lists(**parts)
+    taught = tuple(replace(each, teacher=tuple(rng.normal(0, 1, len(each.documents)).tolist())) for each in plain)
+    judged = taught if name in losses.TAUGHT else plain
+    reversed_lists = (replace(each, documents=each.documents[::-1], is_lesson=True) for each in taught[:lessons])
+    return (*judged[: 7 - lessons], *reversed_lists)
 
 
 @pytest.mark.parametrize("lessons", [0, 3, 7])
@@ -103,36 +94,37 @@ def test_the_gradient_of_a_step_is_that_of_a_plain_loop_and_the_mean_of_its_shar
 ) -> None:
     many = given_lists(name, lessons)
     assert len(many) == 7
-    loss, whole = backward(reranker, many, list(range(7)), name, 1 / 7)
+    loss, whole = backward(reranker, many, name, 1 / 7)
     expected, slow = by_loop(reranker, many, name)
     assert loss == pytest.approx(expected, rel=1e-4)
     torch.testing.assert_close(whole, slow, rtol=1e-3, atol=1e-5)
-    shares = [backward(reranker, many, list(range(7))[rank::2], name, 2 / 7)[1] for rank in range(2)]
+    shares = [backward(reranker, many[rank::2], name, 2 / 7)[1] for rank in range(2)]
     torch.testing.assert_close((shares[0] + shares[1]) / 2, whole, rtol=1e-3, atol=1e-5)
 
 
 def test_a_student_that_is_its_own_teacher_has_loss_0(reranker: CrossEncoder) -> None:
     plain = yes_no_lists(5)
     reranker.model.eval()
-    scores = [reranker.scores([q] * len(d), d).tolist() for q, d in zip(plain.queries, plain.documents, strict=True)]
-    reranker.train_mode()
-    loss, slope = backward(
-        reranker, replace(plain, teacher=tuple(map(tuple, scores))), list(range(5)), "marginmse", 0.2
+    itself = tuple(
+        replace(each, teacher=tuple(reranker.scores([each.query] * len(each.documents), each.documents).tolist()))
+        for each in plain
     )
+    reranker.train_mode()
+    loss, slope = backward(reranker, itself, "marginmse", 0.2)
     assert loss == pytest.approx(0, abs=1e-9)
     assert slope.abs().max() < 1e-4
-    indifferent = replace(plain, teacher=tuple((0.0,) * len(of_list) for of_list in scores))
-    assert backward(reranker, indifferent, list(range(5)), "marginmse", 0.2)[0] > 1e-4
+    indifferent = tuple(replace(each, teacher=(0.0,) * len(each.documents)) for each in plain)
+    assert backward(reranker, indifferent, "marginmse", 0.2)[0] > 1e-4
 
 
 def test_a_worker_without_lists_adds_nothing(reranker: CrossEncoder) -> None:
-    loss, slope = backward(reranker, given_lists("marginmse"), [], "marginmse", 1.0)
+    loss, slope = backward(reranker, (), "marginmse", 1.0)
     assert loss == 0
     assert (slope == 0).all()
 
 
 def test_shares_of_a_step_draw_from_the_whole_batch() -> None:
     names = tuple(f"name {i}" for i in range(6))
-    bare = Lists(queries=names, documents=tuple((n,) for n in names), judged=tuple(frozenset({n}) for n in names))
+    bare = tuple(TrainingList(query=name, documents=(name,), judged=frozenset({name})) for name in names)
     whole = step_lists(bare, range(6), 5, (0, 1))
-    assert all(set(documents) == set(names) for documents in whole.documents), "the other worker's positives as well"
+    assert all(set(each.documents) == set(names) for each in whole), "the other worker's positives as well"

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.training.lists import Lists, first_stage_negatives, random_negatives, step_lists, training_lists
+from hnmine.training.lists import (
+    Lists,
+    TrainingList,
+    first_stage_negatives,
+    random_negatives,
+    step_lists,
+    training_lists,
+)
 from hnmine.types import NO_ROW, Int64, Pairs, Texts
 
 Positives = dict[int, set[int]]
@@ -70,8 +77,7 @@ def test_the_positive_is_first_then_its_negatives_each_once() -> None:
     queries = Texts(ids=("p", "q"), texts=("P", "Q"))
     pairs = Pairs(query_rows_P=np.array([1, 0, 1]), doc_rows_P=np.array([0, 3, 5]))
     lists = training_lists(documents, queries, pairs, [[4, 1, 2, 4, 3], [], [1]])
-    assert lists.queries == ("Q", "Q")
-    assert lists.documents == (("A", "E", "B", "C", "D"), ("F", "B"))
+    assert lists == (TrainingList(query="Q", documents=tuple("AEBCD")), TrainingList(query="Q", documents=("F", "B")))
 
 
 def test_no_list_is_made_where_no_pair_has_a_negative() -> None:
@@ -86,8 +92,8 @@ def test_pairs_without_a_negative_are_taken_where_they_are_asked_for_and_what_wa
     pairs = Pairs(query_rows_P=np.array([0, 1]), doc_rows_P=np.array([0, 1]))
     positives = {0: {0}, 1: {1, 2, 3}}
     lists = training_lists(documents, queries, pairs, [[3], []], bare=True, positives=positives)
-    assert lists.documents == (("A", "D"), ("B",))
-    assert lists.judged == (frozenset("A"), frozenset("BD"))
+    assert [each.documents for each in lists] == [("A", "D"), ("B",)]
+    assert [each.judged for each in lists] == [frozenset("A"), frozenset("BD")]
 
 
 def any_lists(seed: int, count: int) -> Lists:
@@ -96,7 +102,7 @@ def any_lists(seed: int, count: int) -> Lists:
     texts = [f"text {i}" for i in range(12)]
     documents = [tuple(rng.permutation(texts)[: rng.integers(1, 4)].tolist()) for _ in range(count)]
     judged = [frozenset({listed[0], *rng.choice(texts, rng.integers(0, 4))}) for listed in documents]
-    return Lists(queries=tuple(f"query {i}" for i in range(count)), documents=tuple(documents), judged=tuple(judged))
+    return tuple(TrainingList(query=f"query {i}", documents=documents[i], judged=judged[i]) for i in range(count))
 
 
 @settings(max_examples=100, deadline=None)
@@ -108,44 +114,36 @@ def test_in_batch_negatives_are_positives_of_the_batch_never_judged_and_as_many_
     batch = np.random.default_rng(seed).permutation(15)[:size].tolist()
     taken = step_lists(lists, batch, in_batch, (seed, step))
     assert taken == step_lists(lists, batch, in_batch, (seed, step))
-    assert taken.queries == tuple(lists.queries[i] for i in batch)
-    for i, documents in zip(batch, taken.documents, strict=True):
-        mined = lists.documents[i]
-        assert documents[: len(mined)] == mined
-        drawn = documents[len(mined) :]
-        pool = {lists.documents[j][0] for j in batch} - set(mined) - lists.judged[i]
+    for i, longer in zip(batch, taken, strict=True):
+        mined = lists[i].documents
+        assert longer == replace(lists[i], documents=longer.documents)
+        assert longer.documents[: len(mined)] == mined
+        drawn = longer.documents[len(mined) :]
+        pool = {lists[j].documents[0] for j in batch} - set(mined) - lists[i].judged
         assert set(drawn) <= pool
         assert len(drawn) == len(set(drawn)) == min(in_batch, len(pool))
 
 
 def test_in_batch_negatives_differ_from_step_to_step_and_by_the_seed() -> None:
     names = tuple(f"text {i}" for i in range(40))
-    lists = Lists(queries=names, documents=tuple((n,) for n in names), judged=tuple(frozenset({n}) for n in names))
-    drawn = [step_lists(lists, range(40), 3, seed).documents for seed in ((0, 1), (0, 2), (1, 1))]
+    lists = tuple(TrainingList(query=name, documents=(name,), judged=frozenset({name})) for name in names)
+    drawn = [step_lists(lists, range(40), 3, seed) for seed in ((0, 1), (0, 2), (1, 1))]
     assert len(set(drawn)) == 3
-    assert len({text for documents in drawn[0] for text in documents[1:]}) > 25, "spread over the batch"
+    assert len({text for each in drawn[0] for text in each.documents[1:]}) > 25, "spread over the batch"
 
 
-def test_the_scores_of_the_teacher_stay_with_their_lists() -> None:
-    lists = Lists(queries=("p", "q"), documents=(("A", "B"), ("C",)), teacher=((1.0, 2.0), (3.0,)))
-    assert step_lists(lists, [1, 0], 0, (0,)).teacher == ((3.0,), (1.0, 2.0))
+def test_a_teacher_scores_every_document_of_a_list() -> None:
     with pytest.raises(AssertionError):
-        Lists(queries=("p",), documents=(("A", "B"),), teacher=((1.0,),))
+        TrainingList(query="p", documents=("A", "B"), teacher=(1.0,))
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 7))
-def test_lessons_come_after_the_judged_lists_and_have_nothing_to_do_with_their_batch(seed: int, count: int) -> None:
+def test_lessons_have_nothing_to_do_with_the_judged_lists_of_their_batch(seed: int, count: int) -> None:
     lists, others = any_lists(seed, 9), any_lists(seed + 1, count)
-    taught = replace(others, judged=(), teacher=tuple((0.5,) * len(listed) for listed in others.documents))
-    both = lists.with_lessons(taught)
-    assert both.is_lesson == (False,) * 9 + (True,) * count
-    assert both.untaught == list(range(9))
-    assert both.teacher[9:] == taught.teacher
+    both = lists + tuple(replace(each, judged=frozenset(), is_lesson=True) for each in others)
     batch = np.random.default_rng(seed).permutation(len(both)).tolist()
     step = step_lists(both, batch, 4, (seed,))
     judged_alone = step_lists(lists, [i for i in batch if i < 9], 4, (seed,))
-    assert [documents for i, documents in zip(batch, step.documents, strict=True) if i < 9] == [*judged_alone.documents]
-    for i, documents, is_lesson in zip(batch, step.documents, step.is_lesson, strict=True):
-        assert is_lesson == (i >= 9)
-        assert documents == both.documents[i] or not is_lesson
+    assert tuple(each for each in step if not each.is_lesson) == judged_alone
+    assert [each for each in step if each.is_lesson] == [both[i] for i in batch if i >= 9]

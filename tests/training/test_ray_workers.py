@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from hnmine.training.lists import Lists
 from hnmine.training.trainer import Training
 from tests.builders.folders import hidden_files
 from tests.builders.models import load_cross_encoder, same_weights
@@ -61,13 +61,14 @@ def test_two_workers_train_the_model_that_one_trains(start: Path, trained: Train
 def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_passes_as_their_own_texts_need(
     start: Path, tmp_path: Path
 ) -> None:
-    short = yes_no_lists(33)
-    documents = tuple(
-        (texts[0], *(f"{text} {'abcdef' * 4 * (i % 11 == 0)}" for text in texts[1:]))
-        for i, texts in enumerate(short.documents)
+    given = tuple(
+        replace(
+            each,
+            documents=(each.documents[0], *(f"{text} {'abcdef' * 4 * (i % 11 == 0)}" for text in each.documents[1:])),
+            judged=frozenset(each.documents[:1]),
+        )
+        for i, each in enumerate(yes_no_lists(33))
     )
-    judged = tuple(frozenset(texts[:1]) for texts in documents)
-    given = Lists(queries=short.queries, documents=documents, judged=judged)
     alone, together = (
         train_quickly(start, tmp_path / str(workers), given, workers=workers, in_batch_negatives=3, epochs=1)
         for workers in (1, 2)

@@ -185,8 +185,8 @@ def test_an_identity_follows_start_lists_dev_recipe_and_workers(start: Path, tmp
     fewer_queries.data = replace(trainer.data, dev=replace(dev, doc_rows_QK=dev.doc_rows_QK[:, ::-1]))
     changed = [
         trainer.identity(other, lists, recipe),
-        trainer.identity(start, replace(lists, queries=lists.queries[::-1]), recipe),
-        trainer.identity(start, replace(lists, teacher=tuple((0.0,) * len(each) for each in lists.documents)), recipe),
+        trainer.identity(start, lists[::-1], recipe),
+        trainer.identity(start, tuple(replace(each, teacher=(0.0,) * len(each.documents)) for each in lists), recipe),
         trainer.identity(start, lists, replace(recipe, learning_rate=1e-6)),
         otherwise_judged.identity(start, lists, recipe),
         fewer_queries.identity(start, lists, recipe),
