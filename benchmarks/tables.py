@@ -19,9 +19,8 @@ import numpy as np
 from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell
 from hnmine.comparison.tables import Block, arms_table
 from hnmine.config.base import slug
-from hnmine.ranking.evaluate import Ranking
+from hnmine.ranking.evaluate import Ranking, read_metrics, scores_file
 from hnmine.ranking.measures import MAIN_METRIC, PerQuery
-from hnmine.ranking.rescoring import read_metrics, scores_file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,10 +73,10 @@ def ranking(values: PerQuery, blended: Mapping[str, float]) -> Ranking:
     """Return a ranking of which the metrics are known, those of its blend as means."""
     return Ranking(
         name="",
-        part="",
         scores_QK=np.empty((0, 0), np.float32),
         values=values,
         weights={},
+        gains_parts=False,
         blended={metric: np.array([value]) for metric, value in blended.items()},
     )
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from hnmine.arms.choose import choose_negatives
 from hnmine.arms.rules import RULES, Rule
-from hnmine.config.mining import GuardsConfig, SelectConfig
+from hnmine.config.mining import GuardsConfig
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged, denoise_model, groups_of_equal_text
@@ -78,85 +78,60 @@ def hide_positives(pairs: Pairs, groups_N: Int64, judged: Mapping[int, Collectio
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class HiddenChoices:
-    """Choices of one rule: pairs offered, of these with a negative; by query negatives, of these hidden positives."""
-
-    offered: int
-    selected: int
-    chosen_Q: Int64
-    hidden_Q: Int64
-
-    @classmethod
-    def count(cls, trials: Trials, pair_M: Int64, doc_rows_M: Int64) -> HiddenChoices:
-        """Count the negatives (M) that were chosen for the pairs of the trials."""
-        rows_Q, pairs = trials.pairs.renumbered()
-        hidden_M = trials.right.mask(pair_M, doc_rows_M)
-        return cls(
-            offered=len(pairs),
-            selected=len(np.unique(pair_M)),
-            chosen_Q=np.bincount(pairs.query_rows_P[pair_M], minlength=len(rows_Q)),
-            hidden_Q=np.bincount(pairs.query_rows_P[pair_M[hidden_M]], minlength=len(rows_Q)),
-        )
-
-    @property
-    def negatives(self) -> int:
-        """Number of negatives chosen."""
-        return int(self.chosen_Q.sum())
-
-    @property
-    def hidden_rate(self) -> float:
-        """Share of the negatives that are hidden positives; 0 if none was chosen."""
-        return int(self.hidden_Q.sum()) / max(1, self.negatives)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the hidden rate; see the module."""
-        # Count the independent choices with this variance: at most all choices, and without variance the queries.
-        rate, queries = self.hidden_rate, int(np.count_nonzero(self.chosen_Q))
-        count: float = queries
-        if queries > 1 and 0 < rate < 1:
-            spread = float(np.square(self.hidden_Q - rate * self.chosen_Q).sum()) * queries / (queries - 1)
-            count = min(self.negatives, rate * (1 - rate) * self.negatives**2 / spread) if spread else self.negatives
-        if not count:
-            return 0.0, 1.0
-        # Take Wilson's interval of so many.
-        centre, scale = rate + _Z**2 / (2 * count), 1 + _Z**2 / count
-        half = _Z * math.sqrt(rate * (1 - rate) / count + (_Z / (2 * count)) ** 2)
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-    def facts(self) -> dict[str, Any]:
-        """Return what is recorded and shown."""
-        return {
-            "hidden": self.hidden_rate,
-            "interval": self.interval,
-            "yield": self.selected / max(1, self.offered),
-            "negatives": self.negatives,
-        }
+Risk = dict[str, Any]
+"""What a rule risks: `hidden`, the share of its negatives that are hidden positives, and the `interval` of that;
+`yield`, the share of the pairs that got a negative; `negatives`, how many."""
 
 
-def count_hidden_choices(
+def risk_of(trials: Trials, pair_M: Int64, doc_rows_M: Int64) -> Risk:
+    """Return the risk of a rule that chose these negatives (M) for the pairs of the trials."""
+    rows_Q, pairs = trials.pairs.renumbered()
+    hidden_M = trials.right.mask(pair_M, doc_rows_M)
+    chosen_Q, hidden_Q = (
+        np.bincount(pairs.query_rows_P[pair_m], minlength=len(rows_Q)) for pair_m in (pair_M, pair_M[hidden_M])
+    )
+    return {
+        "hidden": float(hidden_M.mean()) if len(pair_M) else 0.0,
+        "interval": interval(chosen_Q, hidden_Q),
+        "yield": len(np.unique(pair_M)) / max(1, len(pairs)),
+        "negatives": len(pair_M),
+    }
+
+
+def interval(chosen_Q: Int64, hidden_Q: Int64) -> tuple[float, float]:
+    """Return the 95 % interval of Σ hidden / Σ chosen, of counts by query; see the module."""
+    # Count the independent choices with this variance: at most all choices, and without variance the queries.
+    chosen, queries = int(chosen_Q.sum()), int(np.count_nonzero(chosen_Q))
+    rate, count = int(hidden_Q.sum()) / max(1, chosen), float(queries)
+    if queries > 1 and 0 < rate < 1:
+        spread = float(np.square(hidden_Q - rate * chosen_Q).sum()) * queries / (queries - 1)
+        count = min(chosen, rate * (1 - rate) * chosen**2 / spread) if spread else chosen
+    if not count:
+        return 0.0, 1.0
+    # Take Wilson's interval of so many.
+    centre, scale = rate + _Z**2 / (2 * count), 1 + _Z**2 / count
+    half = _Z * math.sqrt(rate * (1 - rate) / count + (_Z / (2 * count)) ** 2)
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def rule_risks(
     space: Space,
     trials: Trials,
+    rules: Mapping[str, Rule] = RULES,
     *,
     seed: int,
-    rules: Mapping[str, Rule] = RULES,
     first_QK: Int64 | None = None,
     done: Done = lambda _pairs: None,
-) -> dict[str, HiddenChoices]:
-    """Let every rule choose one negative for every pair of the trials, and count; see `choose_negatives`."""
+) -> dict[str, Risk]:
+    """Let every rule choose one negative for every pair of the trials; see `choose_negatives`."""
     chosen = choose_negatives(
         space, trials.pairs, trials.known, rules, count=1, seed=seed, first_QK=first_QK, done=done
     )
-    counts = {}
+    risks = {}
     for name, doc_rows_P1 in chosen.items():
-        pair_M, column_M = np.nonzero(doc_rows_P1 != NO_ROW)
-        counts[name] = HiddenChoices.count(trials, pair_M, doc_rows_P1[pair_M, column_M])
-    return counts
-
-
-Risk = Mapping[str, Any]
-"""`HiddenChoices.facts` of a rule."""
+        pair_M = np.flatnonzero(doc_rows_P1[:, 0] != NO_ROW)
+        risks[name] = risk_of(trials, pair_M, doc_rows_P1[pair_M, 0])
+    return risks
 
 
 def audit(project: Project) -> dict[str, Any]:
@@ -167,10 +142,9 @@ def audit(project: Project) -> dict[str, Any]:
     Raises:
         DataError: no query has two judged positives.
     """
-    config, collection = project.config, project.collection
+    config, collection, split = project.config, project.collection, project.config.sources.train_split
     denoise_model(config.guards)  # its absence is said before hours of encoding
     # Hide positives, and embed the queries that have several.
-    split = config.sources.train_split
     trials = hide_positives(collection.pairs(split), groups_of_equal_text(collection.documents))
     if not len(trials.pairs):
         raise DataError(
@@ -181,16 +155,20 @@ def audit(project: Project) -> dict[str, Any]:
     trials, queries = replace(trials, pairs=pairs), collection.queries.take(rows_Q)
     fused = project.fuse(queries)
     space = project.reduce(fused)
-    # Let the rules choose, then mine with guards.
+    # Let the rules choose.
     first_QK, _ = Bm25(collection.documents, k1=config.evaluate.k1, b=config.evaluate.b).first(queries, _BM25_DEPTH)
     with track("audit", f"{len(queries):,} queries with several positives", len(pairs), "pairs") as progress:
-        counts = count_hidden_choices(space, trials, seed=config.seed, first_QK=first_QK, done=progress.advance)
-    settings, configured = _settings(config.guards, config.select)
+        risks = rule_risks(space, trials, seed=config.seed, first_QK=first_QK, done=progress.advance)
+    # Mine with guards, and as configured.
+    guarded, count = config.guards != GuardsConfig(), config.select.negatives
+    configured = TWO_CONDITIONS + (", guarded" if guarded else "") + (f", {count} a pair" if count > 1 else "")
+    settings = {name: (guards, 1) for name, guards in TRIED_GUARDS.items()}
+    if configured != TWO_CONDITIONS:
+        settings[configured] = (config.guards, count)
     judged = Judged(pairs=pairs, queries=queries, known=trials.known)
     mined, _ = project.select_each(judged, fused, space, settings)
-    counts |= {name: HiddenChoices.count(trials, each.pair_M, each.doc_rows_M) for name, each in mined.items()}
+    risks |= {name: risk_of(trials, each.pair_M, each.doc_rows_M) for name, each in mined.items()}
     # Record.
-    risks = {name: choices.facts() for name, choices in counts.items()}
     record = {
         "queries": len(queries),
         "pairs": len(pairs),
@@ -200,16 +178,6 @@ def audit(project: Project) -> dict[str, Any]:
     }
     write_json(project.run.out / "audit.json", record)
     return record | {"table": risk_table(risks), "verdict": verdict(risks, configured)}
-
-
-def _settings(guards: GuardsConfig, select: SelectConfig) -> tuple[dict[str, tuple[GuardsConfig, int]], str | None]:
-    """Return guards and numbers of negatives to mine with, by name; the name of those configured, if not the rule."""
-    tried = {name: (each, 1) for name, each in TRIED_GUARDS.items()}
-    if guards == GuardsConfig() and select.negatives == 1:
-        return tried, None
-    name = TWO_CONDITIONS + (", guarded" if guards != GuardsConfig() else "")
-    name += f", {select.negatives} a pair" if select.negatives > 1 else ""
-    return tried | {name: (guards, select.negatives)}, name
 
 
 def risk_table(risks: Mapping[str, Risk]) -> str:
@@ -222,10 +190,12 @@ def risk_table(risks: Mapping[str, Risk]) -> str:
     return text_table(rows, ["rule", "hidden positives", "95 % interval", "yield", "negatives"])
 
 
-def verdict(risks: Mapping[str, Risk], configured: str | None = None) -> str:
+def verdict(risks: Mapping[str, Risk], configured: str = TWO_CONDITIONS) -> str:
     """Say what the measured risk of the two conditions, and of what is `configured`, means for this domain."""
-    first = f"Of the {TWO_CONDITIONS}' first negatives, {_judgement(risks[TWO_CONDITIONS])}."
-    return first if configured is None else f"{first}\nAs configured ({configured}), {_judgement(risks[configured])}."
+    lines = [f"Of the {TWO_CONDITIONS}' first negatives, {_judgement(risks[TWO_CONDITIONS])}."]
+    if configured != TWO_CONDITIONS:
+        lines.append(f"As configured ({configured}), {_judgement(risks[configured])}.")
+    return "\n".join(lines)
 
 
 def _judgement(risk: Risk) -> str:

@@ -3,7 +3,7 @@
 An arm says which lists the re-ranker is trained on; all else is the same. Its learning rate is the best on dev, found
 with the first seed: of one small grid, and beyond its end as long as dev gains, so that no arm loses by its step size.
 
-OUT/evaluation/compare-<arm>-<seed>.parquet    its scores and metrics, query by query
+OUT/evaluation/compare-<arm>-<seed>[-<pairs>][-<model>].parquet    its scores and metrics, query by query
 """
 
 from __future__ import annotations
@@ -18,19 +18,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from hnmine.arms.arm import Arm
-from hnmine.arms.list_maker import ListMaker
-from hnmine.arms.mined import Mined
-from hnmine.comparison.audit import HiddenChoices, hide_positives
+from hnmine.arms.list_maker import ListMaker, Mined
+from hnmine.comparison.audit import hide_positives, risk_of
 from hnmine.config.base import slug
 from hnmine.project import Project
-from hnmine.ranking.evaluate import Ranking
+from hnmine.ranking.evaluate import KeptScores, Ranking
 from hnmine.ranking.measures import MAIN_METRIC, PerQuery, means
-from hnmine.ranking.rescoring import KeptScores, how_to_read
 from hnmine.runs.folder import RERANKERS
 from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track
-from hnmine.training.data import TrainingData
-from hnmine.training.lists import Lists
+from hnmine.training.lists import Lists, TrainingData
 from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer, Training
 from hnmine.types import Int64
@@ -65,11 +62,6 @@ class Cell(BaseModel):
     blended: dict[str, float] = {}
     """The metrics of the blend."""
 
-    @property
-    def dev(self) -> float:
-        """MAIN_METRIC on the dev queries at the chosen learning rate."""
-        return self.dev_by_rate[f"{self.learning_rate:g}"]
-
 
 class Cells:
     """Trainings of arms from one start."""
@@ -86,7 +78,7 @@ class Cells:
         )
         self.start, _ = self._trainer.start(f"{_START}{suffix}")
         self.maker = ListMaker(self._trainer, self.start, project.splits, project.ensemble, config, mined)
-        self._kept = KeptScores(how_to_read(config, train.kind, train.max_tokens), self._run)
+        self._kept = KeptScores(self._run, train.kind, train.max_tokens)
         self._order_P: Int64 = np.random.default_rng(config.seed).permutation(self.pairs)
         self._rates: dict[tuple[str, int | None], float] = {}  # learning rates that a first seed has found
 
@@ -94,7 +86,7 @@ class Cells:
         """Return the first stage, and the re-ranker that all arms begin with, on the test queries."""
         name = f"compare: start{self._suffix}"
         scores = self._kept.of_folder(self._evaluator.tasks(name), self.start)
-        return {FIRST_STAGE: self._evaluator.first_stage, NO_TRAINING: self._evaluator.reranker(name, *scores)}
+        return {FIRST_STAGE: self._evaluator.first_stage, NO_TRAINING: self._evaluator.ranking(name, *scores)}
 
     def hidden_rates(self, arms: Mapping[str, Arm]) -> dict[str, float]:
         """Return how often each arm's first negative is a hidden right answer, where the train pairs can tell."""
@@ -110,7 +102,7 @@ class Cells:
                 chosen = maker.negatives(arm, 1, 0, trials.pairs, trials.known)
                 first = [(pair, rows[0]) for pair, rows in enumerate(chosen) if rows]
                 pair_M, doc_rows_M = np.array(first, dtype=np.int64).reshape(-1, 2).T
-                rates[name] = HiddenChoices.count(trials, pair_M, doc_rows_M).hidden_rate
+                rates[name] = risk_of(trials, pair_M, doc_rows_M)["hidden"]
                 progress.advance(len(trials.pairs))
         return rates
 
@@ -123,7 +115,7 @@ class Cells:
         # Make the lists, and name all that decides the training.
         positions = None if pairs is None else np.sort(self._order_P[:pairs])
         lists, recipe, facts = self.maker.lists(arm, seed, positions)
-        if not len(lists):
+        if not lists:
             return None
         known_rate = self._rates.get((name, pairs))
         rates = self._settings.learning_rates if known_rate is None else (known_rate,)
@@ -155,7 +147,7 @@ class Cells:
         # Score, measure by today's judgements, and keep it; remove the models: all arms' would fill a disk.
         tasks = self._evaluator.tasks(f"compare: {label}")
         scores = [self._kept.scores(task, key, [identity, rate], model) for key, task in tasks.items()]
-        ranking = self._evaluator.reranker(name, *scores)
+        ranking = self._evaluator.ranking(name, *scores)
         cell = cell.model_copy(
             update={
                 "metrics": means(ranking.values),
@@ -172,10 +164,7 @@ class Cells:
         return cell, ranking.values
 
     def _train(self, label: str, lists: Lists, recipes: Sequence[Recipe]) -> dict[float, Training]:
-        """Train with each recipe; where the largest of several learning rates is the best on dev, double it, and so on.
-
-        So no arm loses by a grid that ends too early for it.
-        """
+        """Train with each recipe; while the largest of several learning rates is the best on dev, try twice as much."""
         trainings = {recipe.learning_rate: self._fit(label, lists, recipe) for recipe in recipes}
         largest = max(trainings)
         while len(trainings) > 1 and all(

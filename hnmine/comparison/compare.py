@@ -4,8 +4,6 @@ With `compare.sizes` and `compare.models` there is a table for each number of tr
 best may depend on both. What is done is kept and not done again (`cells`).
 
 OUT/compare.md, OUT/compare.json    the tables, renewed after every training
-
-Where there are several tables, `-<pairs>` and `-<model>` follow the seed in the names of files.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from typing import Any
 import yaml
 
 from hnmine.arms.arm import Arm, compared_arms
-from hnmine.arms.mined import read_mined
+from hnmine.arms.list_maker import read_mined
 from hnmine.comparison.cells import Cells
 from hnmine.comparison.tables import Block, comparison_text
 from hnmine.config.base import slug
@@ -33,21 +31,19 @@ from hnmine.ranking.measures import MAIN_METRIC, means
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import clock, say
-from hnmine.training.data import TrainingData
+from hnmine.training.lists import TrainingData
 
 _NOT_OF_TRAINING = {"compare", "nightly", "select", "guards"}
 """Sections of the configuration that the training of the winner does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What the arms of one table share: a start and a number of train pairs."""
+class Setup(Block):
+    """A table, and what is trained for it."""
 
     cells: Cells
     pairs: int | None
-    """None: all."""
-    block: Block
-    """The table, with the cells that were found."""
+    """Number of train pairs; None: all."""
 
     def work(self, arm: Arm, seed: int, config: Config) -> int:
         """Return about how many lists a cell trains on: one a pair, and lessons; the first seed tries all rates."""
@@ -60,21 +56,16 @@ class Setup:
         return {
             "model": self.cells.model,
             "pairs": self.pairs or self.cells.pairs,
-            "hidden_positives": self.block.hidden,
-            "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.block.arms.items()},
+            "hidden_positives": self.hidden,
+            "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.arms.items()},
         } | {
             name: {"metrics": means(ranking.values), "blended": means(ranking.blended)}
-            for name, ranking in self.block.references.items()
+            for name, ranking in self.references.items()
         }
 
 
 def compare(project: Project) -> dict[str, Any]:
-    """Train and measure every arm; return the record, with the tables and the command that trains the winner.
-
-    Raises:
-        ConfigError: an arm is not known.
-        DataError: there are fewer train pairs than `compare.sizes` asks for, or no arm has anything to train on.
-    """
+    """Train and measure every arm; return the record, with the tables and the command that trains the winner."""
     config, run = project.config, project.run
     # Make the starts, and measure what is trained for none of the arms.
     arms = compared_arms(config)
@@ -87,9 +78,9 @@ def compare(project: Project) -> dict[str, Any]:
         if found is None:
             say("compare", f"{name}: there is nothing to train on, no pair has a negative or nobody a lesson; left out")
             continue
-        setup.block.arms.setdefault(name, []).append(found)
-        blocks = [each.block for each in setups if each.block.arms]
-        text = comparison_text(blocks, project.evaluator.test, config.evaluate.first_stage)
+        setup.arms.setdefault(name, []).append(found)
+        shown = [each for each in setups if each.arms]
+        text = comparison_text(shown, project.evaluator.test, config.evaluate.first_stage)
         run.write_text("compare.md", f"```\n{text}\n```\n")
         seconds, work = seconds + found[0].seconds, work + setup.work(arms[name], seed, config)
         if done < len(order):
@@ -130,8 +121,7 @@ def _setups(project: Project, arms: Mapping[str, Arm]) -> list[Setup]:
         references, hidden = cells.references(), cells.hidden_rates(arms)
         for pairs in sizes:
             label = ", ".join(filter(None, ["" if pairs is None else f"{pairs:,} pairs", name]))
-            block = Block(label=label, references=references, hidden=hidden)
-            setups.append(Setup(cells=cells, pairs=pairs, block=block))
+            setups.append(Setup(label=label, references=references, hidden=hidden, cells=cells, pairs=pairs))
     return setups
 
 
@@ -139,9 +129,9 @@ def _winner_text(project: Project, setups: Sequence[Setup]) -> str:
     """Return the arm that is best on dev, and as the last line the command that trains it; nothing if the start is."""
     # Choose on dev: test has to stay unseen.
     candidates = [
-        (fmean(cell.dev for cell, _ in cells), setup, name, cells[0][0])
+        (fmean(max(cell.dev_by_rate.values()) for cell, _ in cells), setup, name, cells[0][0])
         for setup in setups
-        for name, cells in setup.block.arms.items()
+        for name, cells in setup.arms.items()
     ]
     dev, setup, name, cell = max(candidates, key=lambda candidate: candidate[0])
     if dev <= cell.dev_of_start:
@@ -155,7 +145,7 @@ def _winner_text(project: Project, setups: Sequence[Setup]) -> str:
     sections = config.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_OF_TRAINING) | {"train": train}
     command = ["hnmine", "train", "--data", project.data, "--out", str(project.run.out), "--preset", slug(name)]
     command += [part for setting in _as_overrides(sections) for part in ("--set", setting)]
-    where = f" ({setup.block.label})" if setup.block.label else ""
+    where = f" ({setup.label})" if setup.label else ""
     found = f"Best on dev: {name}{where}, {MAIN_METRIC} {dev:.3f} there against {cell.dev_of_start:.3f} of the start."
     return f"{found} This trains it:\n{shlex.join(command)}"
 

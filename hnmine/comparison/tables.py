@@ -42,10 +42,7 @@ class Block:
 
 
 def comparison_text(blocks: Sequence[Block], task: Task, first_stage: str) -> str:
-    """Return what has to be known to read the tables, the table of all blocks if there are several, and each block's.
-
-    Every block has an arm; `first_stage` is the one that is configured, where arms are named after BM25.
-    """
+    """Return what has to be known to read the tables, one of all blocks if there are several, and each block's."""
     seeds = max(len(found) for block in blocks for found in block.arms.values())
     legend = [
         f"{len(task):,} test queries, {seeds} seed(s)",
@@ -63,10 +60,7 @@ def comparison_text(blocks: Sequence[Block], task: Task, first_stage: str) -> st
 
 
 def arms_table(block: Block) -> str:
-    """Return one line an arm, the best first: means over seeds, and paired tests over the queries.
-
-    Tested are each query's means over the seeds, against the start and against the arm with the highest mean.
-    """
+    """Return one line an arm, the best first: means over seeds, tested against the start and against the first arm."""
     # Show what no arm was trained for.
     headers = ["", *METRICS, "blended", "spread", "yield", "hidden", "rate", "against start", "p", "p to first"]
     rows = [

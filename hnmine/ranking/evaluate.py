@@ -1,32 +1,41 @@
-"""The first stage and re-rankers on the test queries: measured, blended, tested against the start. Numbers only.
+"""First stage and re-rankers on the test queries: scored once, measured, blended, tested against the start.
+
+OUT/evaluation/<name>.parquet    of every query the documents, their scores by one re-ranker, the metrics
 
 `report` makes the tables of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from hnmine.config.ranking import EvaluateConfig
 from hnmine.config.training import Kind
 from hnmine.errors import DataError, ModelError
-from hnmine.models.folder import resolve
+from hnmine.models.folder import folder_sha256, resolve
 from hnmine.ranking.blend import best_weights, blended
 from hnmine.ranking.measures import METRICS, Paired, PerQuery, means, measure, paired, reach
 from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import Task
+from hnmine.ranking.task import Task, rerank
+from hnmine.runs.device import choose_device, choose_dtype
 from hnmine.runs.folder import RERANKERS, START, Run
-from hnmine.runs.progress import say
+from hnmine.runs.hashing import digest
+from hnmine.runs.manifest import versions
+from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Texts
 
 RERANKER = "re-ranker"
 """The name of a re-ranker among the parts of its blend."""
+_FOLDER = "evaluation"
 
 Cosines = Callable[[Texts, Int64], Mapping[str, Float32]]
 """(queries, document rows (Q, K)) → each encoder's cosines (Q, K) by encoder name; -inf where the row is NO_ROW."""
@@ -37,19 +46,14 @@ class Ranking:
     """One ranking of the test queries, and what it is worth alone and blended."""
 
     name: str
-    part: str
-    """What it is called among the parts of its blend."""
     scores_QK: Float32
     values: PerQuery
     weights: Mapping[str, float]
     """Of the parts of its blend, chosen on dev; empty where there is nothing to blend with."""
+    gains_parts: bool
+    """Whether dev gives another part a weight."""
     blended: PerQuery
     """Metrics of the blend; those of the ranking alone where dev adds nothing to it."""
-
-    @property
-    def gains_parts(self) -> bool:
-        """Whether dev gives another part a weight."""
-        return bool(self.weights.keys() - {self.part})
 
 
 def rows_of(rankings: Sequence[Ranking]) -> dict[str, PerQuery]:
@@ -71,11 +75,6 @@ class Evaluation:
     tests: Mapping[str, Mapping[str, Paired]]
     """Of each row after training, by metric, against the start."""
 
-    @property
-    def rows(self) -> dict[str, PerQuery]:
-        """The metrics by row of the table."""
-        return rows_of(self.rankings)
-
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records."""
         return {
@@ -83,7 +82,7 @@ class Evaluation:
             "queries": len(self.task),
             "long_queries": len(self.task.long),
             "first_stage_reach": reach(self.task),
-            "metrics": {name: means(values) for name, values in self.rows.items()},
+            "metrics": {name: means(values) for name, values in rows_of(self.rankings).items()},
             "blend": {ranking.name: dict(ranking.weights) for ranking in self.rankings if ranking.weights},
             "against_start": {
                 name: {metric: vars(test) for metric, test in tests.items()} for name, tests in self.tests.items()
@@ -97,10 +96,6 @@ class Evaluator:
     The dev queries choose the weights of a blend; they have chosen the step of each training too.
     """
 
-    test: Task
-    dev: Task | None
-    """None where nothing is blended."""
-
     def __init__(
         self, splits: Splits, evaluate: EvaluateConfig, *, dev_queries: int, seed: int, cosines: Cosines
     ) -> None:
@@ -112,18 +107,27 @@ class Evaluator:
         self._cosines = cosines if evaluate.blend == "encoders" else None
 
     def tasks(self, name: str) -> dict[str, Task]:
-        """Return the queries that a re-ranker is asked about, test first, by the names under which scores are kept."""
+        """Return what a re-ranker is asked, by the names under which its scores are kept: test; dev, if one blends."""
         return {name: self.test} | ({} if self.dev is None else {f"dev: {name}": self.dev})
 
     @cached_property
     def first_stage(self) -> Ranking:
         """What the first stage is worth, and its blend with the encoders: both need no training."""
-        return self._ranking(f"first stage: {self._label}", self._label, [{}, {}], self.test.first_scores_QK)
+        scores = (task.first_scores_QK for task in self.tasks("").values())
+        return self.ranking(f"first stage: {self._label}", *scores, part=self._label)
 
-    def reranker(self, name: str, test_QK: Float32, dev_QK: Float32 | None = None) -> Ranking:
-        """Measure a re-ranker by its scores on `tasks`."""
-        scores = [] if dev_QK is None else [{RERANKER: dev_QK}, {RERANKER: test_QK}]
-        return self._ranking(name, RERANKER, scores, test_QK)
+    def ranking(self, name: str, test_QK: Float32, dev_QK: Float32 | None = None, *, part: str = RERANKER) -> Ranking:
+        """Measure a ranking by its scores on `tasks`; `part` is what it is called among the parts of its blend."""
+        values = blend = measure(self.test, test_QK)
+        weights: dict[str, float] = {}
+        if self.dev is not None and dev_QK is not None:
+            others_on_test, others_on_dev = self._parts
+            on_dev = {part: dev_QK} | others_on_dev
+            if len(on_dev) > 1:
+                weights = best_weights(self.dev, on_dev)
+                blend = measure(self.test, blended(self.test, {part: test_QK} | others_on_test, weights))
+        gains = bool(weights.keys() - {part})
+        return Ranking(name=name, scores_QK=test_QK, values=values, weights=weights, gains_parts=gains, blended=blend)
 
     def evaluation(self, rerankers: Sequence[Ranking] = (), seed: int = 0) -> Evaluation:
         """Return first stage and re-rankers side by side; the first is the start that the others are tested against."""
@@ -131,31 +135,16 @@ class Evaluator:
             name: {metric: paired(values[metric], rerankers[0].values[metric], seed) for metric in METRICS}
             for name, values in rows_of(rerankers[1:]).items()
         }
+        rankings = (self.first_stage, *rerankers)
         return Evaluation(
-            task=self.test,
-            split=self._split,
-            split_queries=self._split_queries,
-            rankings=(self.first_stage, *rerankers),
-            tests=tests,
+            task=self.test, split=self._split, split_queries=self._split_queries, rankings=rankings, tests=tests
         )
 
-    def _ranking(self, name: str, part: str, scores: list[dict[str, Float32]], test_QK: Float32) -> Ranking:
-        """Measure a ranking; `scores` on dev and test stand before the others' in the blend."""
-        values = blend = measure(self.test, test_QK)
-        weights: Mapping[str, float] = {}
-        if self.dev is not None:
-            on_dev, on_test = (first | others for first, others in zip(scores, self._other_parts, strict=True))
-            if len(on_dev) > 1:
-                weights = best_weights(self.dev, on_dev)
-                blend = measure(self.test, blended(self.test, on_test, weights))
-        return Ranking(name=name, part=part, scores_QK=test_QK, values=values, weights=weights, blended=blend)
-
     @cached_property
-    def _other_parts(self) -> list[dict[str, Float32]]:
-        """The scores on dev and on test of the first stage and the encoders."""
-        assert self.dev is not None
+    def _parts(self) -> list[dict[str, Float32]]:
+        """The scores of the first stage and the encoders on `tasks`."""
         parts = []
-        for task in (self.dev, self.test):
+        for task in self.tasks("").values():
             try:
                 encoders = self._cosines(task.queries, task.doc_rows_QK) if self._cosines else {}
             except (DataError, ModelError) as error:  # vectors made elsewhere may lack these queries
@@ -164,20 +153,89 @@ class Evaluator:
         return parts
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """The re-rankers of a run, and how they read."""
-
-    folders: Mapping[str, Path]
-    """By name in the table: the start, then what each preset made of it."""
-    kind: Kind
-    max_tokens: int
-    files: Mapping[str, str]
-    """sha256 of the files of those in OUT, by path there."""
+class _Kept(BaseModel):
+    """An entry of the cache: the file of scores says all."""
 
 
-def trained_rerankers(run: Run, max_tokens: int) -> Trained:
-    """Return what was trained into the run; it reads as many tokens as in its training, whatever is configured now.
+class KeptScores:
+    """Scores of a run's re-rankers; those that an earlier run left are taken where nothing has changed."""
+
+    def __init__(self, run: Run, kind: Kind, max_tokens: int) -> None:
+        """Read queries and documents as the run is configured, by re-rankers of this kind."""
+        config, device = run.config, choose_device(run.config.device)
+        self._run = run
+        self._reading: dict[str, Any] = {  # all that decides scores but the weights
+            "kind": kind,
+            "max_tokens": max_tokens,
+            "passages": config.evaluate.long_documents == "maxp",
+            "dtype": choose_dtype(config.train.dtype, device.kind, training=True),
+            "engine": config.engine,
+            "device": device.torch_name,
+        }
+
+    def of_folder(self, tasks: Mapping[str, Task], folder: Path) -> list[Float32]:
+        """Return the scores (Q, K) of the re-ranker in this folder on each task, kept under the tasks' names."""
+        weights = folder_sha256(folder)
+        return [self.scores(task, name, weights, lambda: folder) for name, task in tasks.items()]
+
+    def scores(self, task: Task, name: str, weights: Any, model: Callable[[], Path]) -> Float32:
+        """Return the scores (Q, K) of a re-ranker on a task, kept under this name.
+
+        `weights`, JSON-able, decides those of the model; `model` finds its folder, if the scores are not known.
+        """
+        # Take known scores, or load the re-ranker.
+        entry, identity = scores_file(name), digest([weights, task.texts, self._reading, versions()])
+        path = self._run.out / entry
+        if self._run.cache.get(entry, identity, _Kept) is not None:
+            say("evaluate", f"{name}: reused {path}")
+            scores_QK = np.array(pq.read_table(path, columns=["scores"])["scores"].to_pylist(), dtype=np.float32)
+        else:
+            from hnmine.models.reranker import load_reranker  # imports torch
+
+            folder = model()
+            with track("evaluate", name, int(task.exists_QK.sum()), "pairs") as progress:
+                scores_QK = rerank(task, load_reranker(folder=folder, **self._reading).scores, progress.advance)
+        # Write known scores too: other judgements make other metrics.
+        ids, doc_rows = list(task.queries.ids), task.doc_rows_QK.tolist()
+        columns = {"query_id": ids, "document_rows": doc_rows, "scores": scores_QK.tolist()}
+        self._run.write_table(entry, pa.table(columns | measure(task, scores_QK)))
+        self._run.cache.put(entry, identity, _Kept(), [path])
+        return scores_QK
+
+    def remove_all_but(self, names: Collection[str]) -> None:
+        """Remove the scores that an evaluation has left of other re-rankers than these; those of `compare` stay."""
+        kept = set(map(scores_file, names))
+        for path in (self._run.out / _FOLDER).glob("*.parquet"):
+            entry = path.relative_to(self._run.out).as_posix()
+            if entry not in kept and path.name.removeprefix("dev-").startswith(("before-", "after-")):
+                path.unlink()
+                self._run.cache.drop(entry)
+
+
+def scores_file(name: str) -> str:
+    """Return the path in OUT of the scores that are kept under this name."""
+    return f"{_FOLDER}/{name.replace(': ', '-').replace(' ', '-')}.parquet"
+
+
+def read_metrics(path: Path) -> tuple[list[str], PerQuery]:
+    """Return the query ids in a file of scores, and the metrics of each.
+
+    Raises:
+        DataError: there is no such file, or it is another.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; `hnmine evaluate` writes such files into OUT/evaluation")
+    columns = ["query_id", *METRICS]
+    try:
+        rows = pq.read_table(path, columns=columns).select(columns)
+    except (OSError, ValueError, KeyError) as error:  # Arrow's errors are children of these
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is no file of OUT/evaluation that `hnmine evaluate` writes: {reason}") from None
+    return rows.column("query_id").to_pylist(), {metric: rows.column(metric).to_numpy() for metric in METRICS}
+
+
+def trained_rerankers(run: Run) -> tuple[dict[str, Path], dict[str, str]]:
+    """Return the folders of the start and of each preset's re-ranker, by name in the table; sha256 of files by path.
 
     Raises:
         DataError: OUT holds no trained re-ranker, or others than its manifest says.
@@ -186,9 +244,8 @@ def trained_rerankers(run: Run, max_tokens: int) -> Trained:
     # Read the manifest.
     run.require_trained()
     training, folder = run.manifest["training"], run.out / RERANKERS
-    if max_tokens != training["max_tokens"]:
-        message = f"train.max_tokens={max_tokens} is not used: these were trained with {training['max_tokens']}"
-        say("evaluate", message)
+    if (wanted := run.config.train.max_tokens) != training["max_tokens"]:
+        say("evaluate", f"train.max_tokens={wanted} is not used: these were trained with {training['max_tokens']}")
     start = training["start"]
     name, model = ("warm-started", folder / START) if start["warmed_up"] else ("as given", resolve(start["model"]))
     folders = {f"before: {name}": model} | {f"after: {preset}": folder / preset for preset in training["presets"]}
@@ -201,4 +258,4 @@ def trained_rerankers(run: Run, max_tokens: int) -> Trained:
             f"{(run.out / changed[0]).parent} is not as {run.out / 'manifest.json'} says, perhaps since a later "
             "`hnmine train` was stopped; run `hnmine train` again"
         )
-    return Trained(folders=folders, kind=training["kind"], max_tokens=training["max_tokens"], files=files)
+    return folders, files

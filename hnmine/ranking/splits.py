@@ -59,27 +59,28 @@ class Splits:
                 message = f"{shared:,} queries of {name} are train queries too; its figures flatter"
                 say("read", message, level="warning")
 
-    def first_stage(self, query_rows: Int64) -> dict[int, tuple[Int64, Float32]]:
-        """Return the first stage's documents and their scores of every query asked about so far, these included."""
-        wanted = np.setdiff1d(query_rows, np.array(sorted(self._found), dtype=np.int64))
+    def first_stage(self, rows_Q: Int64) -> tuple[Int64, Float32]:
+        """Return the first stage's document rows (Q, K) for these queries and their scores; each is searched once."""
+        wanted = np.setdiff1d(rows_Q, list(self._found))
         if len(wanted):
             self._search = self._search or self._open_first_stage()
-            doc_rows_QK, scores_QK = self._search(wanted, max(self._depth, FIRST_DOCUMENTS))
-            self._found |= {int(query): (doc_rows_QK[i], scores_QK[i]) for i, query in enumerate(wanted)}
-        return self._found
+            found = self._search(wanted, max(self._depth, FIRST_DOCUMENTS))
+            self._found |= dict(zip(wanted.tolist(), zip(*found, strict=True), strict=True))
+        doc_rows, scores = zip(*(self._found[row] for row in rows_Q.tolist()), strict=True)
+        return np.stack(doc_rows), np.stack(scores)
 
     def task(self, pairs: Pairs, limit: int | None, seed: int) -> Task:
         """Return the re-ranking task of the pairs' queries, or of a seeded sample of them."""
-        queries = np.unique(pairs.query_rows_P)
-        if limit is not None and limit < len(queries):
-            queries = np.sort(np.random.default_rng(seed).choice(queries, size=limit, replace=False))
-        return self._task(queries, pairs)
+        rows_Q = np.unique(pairs.query_rows_P)
+        if limit is not None and limit < len(rows_Q):
+            rows_Q = np.sort(np.random.default_rng(seed).choice(rows_Q, size=limit, replace=False))
+        return self._task(rows_Q, pairs)
 
-    def unjudged(self, query_rows: Int64) -> Task:
+    def unjudged(self, rows_Q: Int64) -> Task:
         """Return the re-ranking task of these queries, in this order, with nothing known to be right."""
-        return self._task(query_rows, self.train.take(np.zeros(len(self.train), dtype=bool)))
+        return self._task(rows_Q, self.train.take(np.zeros(len(self.train), dtype=bool)))
 
-    def _task(self, query_rows: Int64, pairs: Pairs) -> Task:
-        found, rows = self.first_stage(query_rows), query_rows.tolist()
-        first = {row: (found[row][0][: self._depth], found[row][1][: self._depth]) for row in rows}
-        return Task.of(self.collection.documents, self.collection.queries, pairs, first, rows)
+    def _task(self, rows_Q: Int64, pairs: Pairs) -> Task:
+        documents, queries, depth = self.collection.documents, self.collection.queries, self._depth
+        doc_rows_QK, scores_QK = self.first_stage(rows_Q)
+        return Task.of(documents, queries, pairs, rows_Q, doc_rows_QK[:, :depth], scores_QK[:, :depth])

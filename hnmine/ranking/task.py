@@ -6,7 +6,6 @@ Letters: Q queries, K documents the first stage gave each.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,25 +35,19 @@ class Task:
 
     @classmethod
     def of(
-        cls,
-        documents: Texts,
-        queries: Texts,
-        pairs: Pairs,
-        first: dict[int, tuple[Int64, Float32]],
-        rows: Sequence[int],
+        cls, documents: Texts, queries: Texts, pairs: Pairs, rows_Q: Int64, doc_rows_QK: Int64, scores_QK: Float32
     ) -> Task:
-        """Make the task of the queries in these rows; `first` gives a query row's documents and scores."""
-        positives = pairs.positives_of()
-        relevant = tuple(frozenset(positives.get(row, ())) for row in rows)
-        is_long = {doc: _is_long(documents.texts[doc]) for doc in frozenset().union(*relevant)}
-        doc_rows_QK = np.stack([first[row][0] for row in rows])
+        """Make the task of the queries in these rows, of their first documents and what the pairs judge relevant."""
+        texts, positives = documents.texts, pairs.positives_of()
+        relevant = tuple(frozenset(positives.get(row, ())) for row in rows_Q.tolist())
+        long = {doc for doc in frozenset().union(*relevant) if len(_WORD_OR_MARK.findall(texts[doc])) > LONG_WORDS}
         return cls(
-            queries=queries.take(rows),
+            queries=queries.take(rows_Q),
             doc_rows_QK=doc_rows_QK,
-            first_scores_QK=np.stack([first[row][1] for row in rows]),
-            document_texts={int(doc): documents.texts[doc] for doc in np.unique(doc_rows_QK) if doc != NO_ROW},
+            first_scores_QK=scores_QK,
+            document_texts={doc: texts[doc] for doc in np.unique(doc_rows_QK).tolist() if doc != NO_ROW},
             relevant=relevant,
-            long=frozenset(query for query, docs in enumerate(relevant) if any(is_long[doc] for doc in docs)),
+            long=frozenset(query for query, docs in enumerate(relevant) if docs & long),
         )
 
     def __len__(self) -> int:
@@ -85,7 +78,3 @@ def rerank(task: Task, score: Score, done: Done = lambda _count: None) -> Float3
     scores_QK = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
     scores_QK[query_F, position_F] = score(queries, documents, done)
     return scores_QK
-
-
-def _is_long(text: str) -> bool:
-    return sum(1 for _ in _WORD_OR_MARK.finditer(text)) > LONG_WORDS

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from hnmine.errors import DataError
-from hnmine.ranking.evaluate import Evaluation, Ranking
+from hnmine.ranking.evaluate import Evaluation, Ranking, read_metrics, rows_of
 from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, means, paired, reach
-from hnmine.ranking.rescoring import read_metrics
 from hnmine.ranking.task import LONG_WORDS, Task
 from hnmine.runs.tables import text_table
 
@@ -32,7 +31,7 @@ def evaluation_text(evaluation: Evaluation, *, distilled: bool = True) -> str:
         + (tested if evaluation.tests else ""),
         blends_text(evaluation.rankings),
         "" if distilled else distillation_advice(evaluation.rankings),
-        length_table(task, evaluation.rows),
+        length_table(task, rows_of(evaluation.rankings)),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -40,7 +39,7 @@ def evaluation_text(evaluation: Evaluation, *, distilled: bool = True) -> str:
 def metrics_table(evaluation: Evaluation) -> str:
     """Return one line a ranking, metrics as columns, and the change where it was tested."""
     cells = []
-    for name, values in evaluation.rows.items():
+    for name, values in rows_of(evaluation.rankings).items():
         cells.append([name, *(f"{value:.3f}" for value in means(values).values())])
         if tests := evaluation.tests.get(name):
             test = tests[MAIN_METRIC]

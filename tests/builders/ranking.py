@@ -30,10 +30,10 @@ def ranking_of(name: str, values: Sequence[float], blended: Sequence[float] | No
     part = "BM25" if name.startswith("first stage") else "re-ranker"
     return Ranking(
         name=name,
-        part=part,
         scores_QK=np.zeros((len(values), 1), np.float32),
         values=dict.fromkeys(METRICS, np.array(values)),
         weights={part: 1.0} if blended is None else {part: 0.25, "minilm": 0.75},
+        gains_parts=blended is not None,
         blended=dict.fromkeys(METRICS, np.array(values if blended is None else blended)),
     )
 

@@ -8,12 +8,13 @@ import pytest
 from hnmine.arms.rules import RULES
 from hnmine.comparison.audit import (
     TWO_CONDITIONS,
-    HiddenChoices,
     Risk,
     Trials,
-    count_hidden_choices,
     hide_positives,
+    interval,
+    risk_of,
     risk_table,
+    rule_risks,
     verdict,
 )
 from hnmine.mining.conditions import select
@@ -28,15 +29,10 @@ def pairs_of(rows: list[tuple[int, int]]) -> Pairs:
     return Pairs(query_rows_P=array[:, 0].copy(), doc_rows_P=array[:, 1].copy())
 
 
-def counts(choices: HiddenChoices) -> tuple[int, int, int, int]:
+def counts(trials: Trials, found: Risk) -> tuple[int, int, int, int]:
     """Pairs, pairs with a negative, negatives, hidden positives among them."""
-    return choices.offered, choices.selected, int(choices.chosen_Q.sum()), int(choices.hidden_Q.sum())
-
-
-def of_queries(chosen: list[int], hidden: list[int]) -> HiddenChoices:
-    """What one finds: of each query so many negatives, of different pairs, so many of them hidden positives."""
-    pairs = sum(chosen)
-    return HiddenChoices(offered=pairs, selected=pairs, chosen_Q=np.array(chosen), hidden_Q=np.array(hidden))
+    pairs, negatives = len(trials.pairs), found["negatives"]
+    return pairs, round(found["yield"] * pairs), negatives, round(found["hidden"] * negatives)
 
 
 def test_a_hidden_positive_that_is_nearest_is_counted_for_the_other_pair_only() -> None:
@@ -44,13 +40,14 @@ def test_a_hidden_positive_that_is_nearest_is_counted_for_the_other_pair_only() 
     angles = np.radians([10, 20, 60, 90])
     docs = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     space = Space(docs_NR=docs, queries_QR=np.array([[1, 0]], np.float32))
-    results = count_hidden_choices(space, hide_positives(pairs_of([(0, 0), (0, 1)]), np.arange(4)), seed=0)
+    trials = hide_positives(pairs_of([(0, 0), (0, 1)]), np.arange(4))
+    results = rule_risks(space, trials, seed=0)
     # PD = 0: the nearest other is 1, hidden. PD = 1: the nearest other is 0, hidden, and satisfies condition 1 ...
-    assert counts(results["nearest document"]) == (2, 2, 2, 2)
-    assert counts(results["condition 1"]) == (2, 1, 1, 1)
+    assert counts(trials, results["nearest document"]) == (2, 2, 2, 2)
+    assert counts(trials, results["condition 1"]) == (2, 1, 1, 1)
     # ... but it is as near to PD as to the query (10 degrees both), so condition 2 lets it not pass
-    assert results["two conditions"].negatives in (0, 1)  # decided by rounding of cos 10°, and only by that
-    assert counts(results["just below the positive"]) == (2, 2, 2, 1)
+    assert results["two conditions"]["negatives"] in (0, 1)  # decided by rounding of cos 10°, and only by that
+    assert counts(trials, results["just below the positive"]) == (2, 2, 2, 1)
 
 
 def awkward() -> tuple[Space, Pairs, Trials]:
@@ -93,9 +90,9 @@ def by_plain_loop(space: Space, judged: Pairs, groups: np.ndarray, margin: float
 def test_the_rules_equal_a_plain_loop() -> None:
     space, judged, trials = awkward()
     finished: list[int] = []
-    results = count_hidden_choices(space, trials, seed=1, done=finished.append)
+    results = rule_risks(space, trials, seed=1, done=finished.append)
     expected = by_plain_loop(space, judged, trials.known.groups_N, 2.0, 1)
-    assert counts(results["two conditions"]) == expected
+    assert counts(trials, results["two conditions"]) == expected
     assert 0 < expected[3] < expected[2] < expected[0] == sum(finished)
     assert set(results) == set(RULES)
 
@@ -116,8 +113,8 @@ def test_the_first_stage_is_choices_query_by_query() -> None:
         expected[1] += len(others) > 0
         expected[3] += len(others) > 0 and others[0] in right[query]
     expected[2] = expected[1]
-    results = count_hidden_choices(space, trials, seed=1, first_QK=first, rules={"BM25": RULES["BM25"]})
-    assert counts(results["BM25"]) == tuple(expected)
+    results = rule_risks(space, trials, {"BM25": RULES["BM25"]}, seed=1, first_QK=first)
+    assert counts(trials, results["BM25"]) == tuple(expected)
     assert 0 < expected[3] < expected[1] < expected[0]
 
 
@@ -134,10 +131,10 @@ def test_what_is_mined_with_guards_equals_a_plain_loop(margin: float, wanted: in
         candidates=4,
         guards=[margin_guard(margin)],
     )
-    choices = HiddenChoices.count(trials, found.pair_M, found.doc_rows_M)
-    assert counts(choices) == by_plain_loop(space, judged, trials.known.groups_N, margin, wanted)
-    assert 0 < choices.hidden_rate < 1
-    assert (choices.negatives > choices.selected) == (wanted > 1)
+    mined = risk_of(trials, found.pair_M, found.doc_rows_M)
+    assert counts(trials, mined) == by_plain_loop(space, judged, trials.known.groups_N, margin, wanted)
+    assert 0 < mined["hidden"] < 1
+    assert (mined["negatives"] > len(np.unique(found.pair_M))) == (wanted > 1)
 
 
 def test_copies_of_one_text_are_one_positive() -> None:
@@ -148,7 +145,7 @@ def test_copies_of_one_text_are_one_positive() -> None:
     copies = np.array([0, 0]), np.array([0, 1])
     assert trials.known.mask(*copies).tolist() == [True, True]
     assert trials.known.mask(np.array([0]), np.array([2])).tolist() == [False]
-    assert counts(HiddenChoices.count(trials, np.array([1, 1]), np.array([0, 3]))) == (
+    assert counts(trials, risk_of(trials, np.array([1, 1]), np.array([0, 3]))) == (
         2,
         1,
         2,
@@ -170,18 +167,21 @@ def test_the_interval_is_that_of_a_bootstrap_over_queries() -> None:
     rng = np.random.default_rng(0)
     rates = rng.beta(0.5, 1.5, size=400)  # queries differ: of some all are hidden, of most none
     chosen = rng.integers(0, 7, size=400)
-    choices = of_queries(chosen.tolist(), rng.binomial(chosen, rates).tolist())
+    hidden = rng.binomial(chosen, rates)
     drawn = rng.integers(0, 400, size=(4000, 400))
-    resampled = choices.hidden_Q[drawn].sum(axis=1) / choices.chosen_Q[drawn].sum(axis=1)
-    np.testing.assert_allclose(choices.interval, np.quantile(resampled, [0.025, 0.975]), atol=0.005)
-    low, high = choices.interval
-    naive = 1.96 * np.sqrt(choices.hidden_rate * (1 - choices.hidden_rate) / choices.negatives)
+    resampled = hidden[drawn].sum(axis=1) / chosen[drawn].sum(axis=1)
+    np.testing.assert_allclose(interval(chosen, hidden), np.quantile(resampled, [0.025, 0.975]), atol=0.005)
+    low, high = interval(chosen, hidden)
+    rate = hidden.sum() / chosen.sum()
+    naive = 1.96 * np.sqrt(rate * (1 - rate) / chosen.sum())
     assert high - low > 2.5 * naive  # than if the choices were independent: 2 · naive
 
 
 def test_the_interval_of_independent_choices_is_wilsons() -> None:
-    choices = of_queries([1] * 50, [1] * 10 + [0] * 40)
-    assert choices.interval == pytest.approx((0.1124, 0.3304), abs=0.002)  # of 10 in 50, from the literature's formula
+    chosen, hidden = np.ones(50, dtype=np.int64), np.repeat([1, 0], [10, 40])
+    assert interval(chosen, hidden) == pytest.approx(
+        (0.1124, 0.3304), abs=0.002
+    )  # of 10 in 50, from the literature's formula
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_the_interval_of_independent_choices_is_wilsons() -> None:
 def test_without_variance_a_query_counts_as_one(
     chosen: list[int], hidden: list[int], expected: tuple[float, float]
 ) -> None:
-    assert of_queries(chosen, hidden).interval == pytest.approx(expected, abs=1e-4)
+    assert interval(np.array(chosen), np.array(hidden)) == pytest.approx(expected, abs=1e-4)
 
 
 def risk(hidden: float, low: float, high: float, negatives: int = 100) -> Risk:

@@ -10,11 +10,10 @@ import pytest
 
 import hnmine
 from hnmine.arms.arm import known_arms
-from hnmine.comparison.audit import count_hidden_choices, hide_positives
+from hnmine.comparison.audit import hide_positives, rule_risks
 from hnmine.comparison.cells import Cells
 from hnmine.project import open_project
-from hnmine.training.data import TrainingData
-from hnmine.training.lists import Lists
+from hnmine.training.lists import Lists, TrainingData
 from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer, Training
 from hnmine.types import NO_ROW
@@ -50,19 +49,19 @@ def test_how_often_arms_take_hidden_right_answers_against_a_plain_loop(data: Pat
         # Rules, as the audit counts them.
         trials = hide_positives(maker.pairs, maker.groups_N)
         space = maker.space(known["random"], 0, maker.pairs)
-        counts = count_hidden_choices(space, trials, seed=0, first_QK=maker.first_QK)
+        risks = rule_risks(space, trials, seed=0, first_QK=maker.first_QK)
         # The start's mistakes, one query at a time.
         collection, hidden, model = project.collection, [], load_cross_encoder(cells.start, 64)
         texts = collection.documents.texts
         for query, right in training_data.pairs.positives_of().items():
             scores = model.scores([collection.queries.texts[query]] * len(texts), list(texts))
-            first = project.splits.first_stage(np.array([query]))[query][0][:50].tolist()
+            first = project.splits.first_stage(np.array([query]))[0][0, :50].tolist()
             for positive in right:
                 others = [row for row in first if row not in (NO_ROW, positive)]
                 below = [row for row in others if scores[row] <= scores[positive]]
                 hidden += [max(below, key=lambda row: scores[row]) in right] if below else []
-    assert {name: rates[name] for name in counts} == {name: choices.hidden_rate for name, choices in counts.items()}
-    assert sum(choices.hidden_rate > 0 for choices in counts.values()) > 5
+    assert {name: rates[name] for name in risks} == {name: risk["hidden"] for name, risk in risks.items()}
+    assert sum(risk["hidden"] > 0 for risk in risks.values()) > 5
     assert not {"positives", "in-batch", "STAR", "distillation alone", "distilled"} & set(rates)
     assert rates["mistakes of the start"] == np.mean(hidden)
     assert 0 < np.mean(hidden) < 1

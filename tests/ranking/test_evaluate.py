@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
 from hnmine.errors import DataError, HnmineError
+from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.models.folder import folder_sha256
-from hnmine.ranking.evaluate import Cosines, Evaluator, rows_of, trained_rerankers
+from hnmine.ranking.evaluate import (
+    Cosines,
+    Evaluator,
+    KeptScores,
+    read_metrics,
+    rows_of,
+    scores_file,
+    trained_rerankers,
+)
 from hnmine.ranking.first_stage import bm25_or_run_file
 from hnmine.ranking.measures import METRICS, means, measure, paired
-from hnmine.ranking.rescoring import KeptScores, how_to_read
 from hnmine.ranking.splits import Splits
+from hnmine.ranking.task import Task, rerank
 from hnmine.runs.folder import Run, open_run
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 from tests.builders.collections import write_collection
 from tests.builders.models import tiny_cross_encoder
+from tests.builders.ranking import task_of_rows
 
 CPU = ("device=cpu", "engine=torch", "train.dtype=float32")
+TASK = task_of_rows([[0, 1, NO_ROW], [2, 3, 4]], [{0}, {3}])
 
 
 def no_cosines(queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
@@ -55,7 +69,7 @@ def test_an_encoder_that_knows_is_blended_with_the_first_stage(tmp_path: Path) -
     assert ranking.weights.keys() <= {"BM25", "oracle"}
     assert ranking.weights["oracle"] > 0.5
     assert means(ranking.blended)["MRR@10"] == 1 > means(ranking.values)["MRR@10"]
-    assert list(evaluation.rows) == ["first stage: BM25", "first stage: BM25, blended"]
+    assert list(rows_of(evaluation.rankings)) == ["first stage: BM25", "first stage: BM25, blended"]
     assert evaluation.facts()["blend"] == {"first stage: BM25": ranking.weights}
     assert evaluation.facts()["metrics"]["first stage: BM25, blended"]["MRR@10"] == 1
 
@@ -66,7 +80,7 @@ def test_encoders_are_asked_only_where_they_are_blended(tmp_path: Path, blend: s
     assert evaluator.first_stage.weights == {}, "there is nothing to blend it with"
     assert (evaluator.dev is None) == (blend == "none")
     assert list(evaluator.tasks("x")) == (["x"] if blend == "none" else ["x", "dev: x"])
-    ranking = evaluator.reranker("x", *(task.first_scores_QK for task in evaluator.tasks("x").values()))
+    ranking = evaluator.ranking("x", *(task.first_scores_QK for task in evaluator.tasks("x").values()))
     assert ranking.weights.keys() <= parts
     assert bool(ranking.weights) == bool(parts)
     assert not ranking.gains_parts
@@ -85,10 +99,10 @@ def test_what_was_trained_is_measured_and_tested_against_the_start(tmp_path: Pat
     evaluator = evaluator_of(tmp_path / "data", no_cosines, "evaluate.blend=first_stage")
     models = [tiny_cross_encoder(tmp_path / f"model {seed}", seed=seed) for seed in range(3)]
     names = ["before: as given", "after: paper", "after: anchored"]
-    with open_run(tmp_path / "out", Config()) as run:
-        kept = KeptScores(how_to_read(load(overrides=CPU), "cross-encoder", 32), run)
+    with open_run(tmp_path / "out", load(overrides=CPU)) as run:
+        kept = KeptScores(run, "cross-encoder", 32)
         scores = [kept.of_folder(evaluator.tasks(name), model) for name, model in zip(names, models, strict=True)]
-    rankings = [evaluator.reranker(name, *each) for name, each in zip(names, scores, strict=True)]
+    rankings = [evaluator.ranking(name, *each) for name, each in zip(names, scores, strict=True)]
     evaluation = evaluator.evaluation(rankings, seed=3)
     assert [ranking.name for ranking in evaluation.rankings] == ["first stage: BM25", *names]
     _, before, *after = evaluation.rankings
@@ -98,10 +112,71 @@ def test_what_was_trained_is_measured_and_tested_against_the_start(tmp_path: Pat
         rows |= {f"{ranking.name}, blended": ranking.blended} if ranking.gains_parts else {}
         assert rows_of([ranking]) == rows
         for name, values in rows.items():
-            assert values is evaluation.rows[name]
+            assert values is rows_of(evaluation.rankings)[name]
             for metric, test in evaluation.tests[name].items():
                 assert test == paired(values[metric], before.values[metric], 3)
-    assert {name for name in evaluation.rows if name.startswith("after")} == evaluation.tests.keys()
+    assert {name for name in rows_of(evaluation.rankings) if name.startswith("after")} == evaluation.tests.keys()
+
+
+def test_known_scores_are_taken_and_others_are_computed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = [tiny_cross_encoder(tmp_path / f"model {seed}", seed=seed) for seed in range(2)]
+    with open_run(tmp_path / "out", load(overrides=CPU)) as run:
+        file = run.out / scores_file("after: paper")
+        assert file == run.out / "evaluation" / "after-paper.parquet"
+
+        def reused(max_tokens: int = 32, model: Path = models[0], task: Task = TASK) -> bool:
+            (scores,) = KeptScores(run, "cross-encoder", max_tokens).of_folder({"after: paper": task}, model)
+            reranker = CrossEncoder(model, max_tokens=max_tokens, device="cpu", dtype="float32", engine="torch")
+            assert scores.tolist() == rerank(task, reranker.scores).tolist()
+            assert np.array_equal(read_metrics(file)[1]["MRR@10"], measure(task, scores)["MRR@10"])
+            return f"after: paper: reused {file}" in capsys.readouterr().err
+
+        assert not reused()
+        assert reused()
+        written = file.read_bytes()
+        assert reused(task=replace(TASK, relevant=(frozenset({1}), frozenset({4})))), "judgements decide no score"
+        assert file.read_bytes() != written
+        assert reused()
+        assert file.read_bytes() == written
+        assert not reused(model=models[1])
+        assert not reused()
+        assert not reused(max_tokens=8)
+        assert not reused()
+        assert not reused(task=replace(TASK, doc_rows_QK=TASK.doc_rows_QK[:, ::-1].copy()))
+        assert not reused()
+        file.write_bytes(written[:-9])
+        assert not reused()
+        file.unlink()
+        assert not reused()
+
+
+def test_files_of_rankings_that_are_gone_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    with open_run(tmp_path / "out", Config()) as run:
+        kept, model = KeptScores(run, "cross-encoder", 32), tiny_cross_encoder(tmp_path / "model")
+        kept.of_folder(
+            dict.fromkeys(["after: paper", "after: positives", "dev: after: paper", "compare: start"], TASK), model
+        )
+        kept.remove_all_but(["after: paper"])
+        left = sorted(path.name for path in (run.out / "evaluation").iterdir())
+    assert left == ["after-paper.parquet", "compare-start.parquet"]
+
+
+def test_the_metrics_of_a_file_are_read_and_other_files_are_named(tmp_path: Path) -> None:
+    with open_run(tmp_path / "out", Config()) as run:
+        kept = KeptScores(run, "cross-encoder", 32)
+        (scores,) = kept.of_folder({"x": TASK}, tiny_cross_encoder(tmp_path / "model"))
+        ids, read = read_metrics(run.out / scores_file("x"))
+    assert ids == ["q0", "q1"]
+    assert {name: of_query.tolist() for name, of_query in read.items()} == {
+        name: measure(TASK, scores)[name].tolist() for name in METRICS
+    }
+    (tmp_path / "text").write_text("no table")
+    pq.write_table(pa.table({"query_id": ["a"]}), tmp_path / "other.parquet")
+    for name in ("text", "other.parquet"):
+        with pytest.raises(DataError, match=rf"{name} is no file of OUT/evaluation"):
+            read_metrics(tmp_path / name)
+    with pytest.raises(DataError, match=r"nothing does not exist; `hnmine evaluate` writes such files"):
+        read_metrics(tmp_path / "nothing")
 
 
 def run_with_models(run: Run, *, warmed_up: bool, model: Path) -> None:
@@ -125,21 +200,21 @@ def test_the_manifest_says_what_was_trained(
     tmp_path: Path, warmed_up: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = tiny_cross_encoder(tmp_path / "given", seed=7)
-    with open_run(tmp_path / "out", Config()) as run:
+    with open_run(tmp_path / "out", load(overrides=["train.max_tokens=16"])) as run:
         run_with_models(run, warmed_up=warmed_up, model=given)
-        trained = trained_rerankers(run, 16)
+        folders, files = trained_rerankers(run)
         rerankers = run.out / "rerankers"
         start = ("before: warm-started", rerankers / "start") if warmed_up else ("before: as given", given)
         after = [("after: paper", rerankers / "paper"), ("after: anchored", rerankers / "anchored")]
-        assert list(trained.folders.items()) == [start, *after]
-        assert dict(trained.files) == run.manifest["files"]
+        assert list(folders.items()) == [start, *after]
+        assert files == run.manifest["files"]
         assert "train.max_tokens=16 is not used: these were trained with 64" in capsys.readouterr().err
-        trained_rerankers(run, 64)
+        trained_rerankers(replace(run, config=load(overrides=["train.max_tokens=64"])))
         assert "not used" not in capsys.readouterr().err
         config = rerankers / "paper" / "config.json"  # as a training that was stopped leaves another model
         config.write_text(config.read_text() + " ")
         with pytest.raises(HnmineError, match=r"rerankers/paper is not as .*manifest\.json says.* train` again"):
-            trained_rerankers(run, 64)
+            trained_rerankers(run)
 
 
 def test_without_a_training_it_is_said_what_to_run(tmp_path: Path) -> None:
@@ -147,4 +222,4 @@ def test_without_a_training_it_is_said_what_to_run(tmp_path: Path) -> None:
         open_run(tmp_path / "out", Config()) as run,
         pytest.raises(DataError, match="holds no trained re-ranker; run `hnmine train`"),
     ):
-        trained_rerankers(run, 64)
+        trained_rerankers(run)

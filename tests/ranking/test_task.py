@@ -31,11 +31,8 @@ def test_every_document_of_the_first_stage_is_scored_once_and_put_in_its_place()
 
 def test_a_task_has_each_query_once_with_all_its_positives_and_the_texts_it_needs() -> None:
     pairs = Pairs(query_rows_P=np.array([3, 1, 3]), doc_rows_P=np.array([0, 4, 2]))
-    first = {
-        1: (np.array([4, 2]), np.array([2, 1], np.float32)),
-        3: (np.array([1, NO_ROW]), np.array([1, 0], np.float32)),
-    }
-    task = Task.of(numbered_texts(5, "d"), numbered_texts(4, "q"), pairs, first, sorted(first))
+    first = np.array([[4, 2], [1, NO_ROW]]), np.array([[2, 1], [1, 0]], np.float32)
+    task = Task.of(numbered_texts(5, "d"), numbered_texts(4, "q"), pairs, np.array([1, 3]), *first)
     assert task.queries.ids == ("q1", "q3")
     assert task.relevant == (frozenset({4}), frozenset({0, 2}))
     assert task.doc_rows_QK.tolist() == [[4, 2], [1, NO_ROW]]
@@ -46,5 +43,5 @@ def test_a_query_is_long_if_one_of_its_right_documents_is() -> None:
     long, short = "word, " * 513, "word " * 1024
     documents = Texts(ids=("a", "b", "c"), texts=(long, short, "x"))
     pairs = Pairs(query_rows_P=np.array([0, 1, 2, 2]), doc_rows_P=np.array([0, 1, 1, 0]))
-    first = {row: (np.array([0, 1]), np.zeros(2, np.float32)) for row in range(3)}
-    assert Task.of(documents, numbered_texts(3, "q"), pairs, first, sorted(first)).long == {0, 2}
+    first = np.tile(np.arange(2), (3, 1)), np.zeros((3, 2), np.float32)
+    assert Task.of(documents, numbered_texts(3, "q"), pairs, np.arange(3), *first).long == {0, 2}

@@ -86,7 +86,7 @@ TASK = task_of_rows([[0, 1], [2, 3], [4, 5], [6, 7]], [{0}, {3}, {4}, {99}])
 def ranked(name: str, scores: list[list[float]]) -> Ranking:
     scores_QK = np.array(scores, np.float32)
     values = measure(TASK, scores_QK)
-    return Ranking(name=name, part="re-ranker", scores_QK=scores_QK, values=values, weights={}, blended=values)
+    return Ranking(name=name, scores_QK=scores_QK, values=values, weights={}, gains_parts=False, blended=values)
 
 
 def example(*presets: str) -> Evaluation:

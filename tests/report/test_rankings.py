@@ -83,7 +83,9 @@ def test_the_parts_of_a_blend_are_listed_and_that_dev_wants_none() -> None:
     *_, first, after = blends_text([ranking_of(FIRST, [0.4], [0.6]), paper]).splitlines()
     assert first == "  first stage: BM25  0.25 BM25  0.75 minilm"
     assert after == "  after: paper       nothing: on dev no sum has a higher MRR@10 than this alone"
-    *_, first, after = blends_text([ranking_of(FIRST, [0.4]), replace(paper, weights={"minilm": 1.0})]).splitlines()
+    *_, first, after = blends_text(
+        [ranking_of(FIRST, [0.4]), replace(paper, weights={"minilm": 1.0}, gains_parts=True)]
+    ).splitlines()
     assert "nothing" in first
     assert after == "  after: paper       1.00 minilm"
     assert not blends_text([replace(paper, weights={})])
