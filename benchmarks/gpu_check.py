@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         large = cache(lambda: body(sizes, Path(folder)))
         small = cache(lambda: resolve(MINILM) if sizes.minilm else large())
-        checks: list[tuple[str, str | None, Callable[[Choice], Line]]] = [
+        checks: list[tuple[str, str, Callable[[Choice], Line]]] = [
             ("PCA", "cuml-cu13", lambda gpu: check_pca(space, gpu)),
             ("search: flat", "faiss-gpu", lambda gpu: check_search("search: flat", space, gpu, None)),
             ("search: IVF", "faiss-gpu", lambda gpu: check_search("search: IVF", space, gpu, Ivf())),

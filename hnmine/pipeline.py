@@ -90,9 +90,6 @@ def compare(data: str | Path, out: str | Path, config: Config | None = None) -> 
     """Train one re-ranker an arm (a way to choose negatives) from one start at one budget; return what each is worth.
 
     Writes OUT/compare.md and OUT/compare.json; what was trained before is reused.
-
-    Raises:
-        ConfigError: an arm is not known.
     """
     from hnmine.comparison.compare import compare as compare_arms  # imports torch
 
