@@ -47,7 +47,7 @@ _WORD = re.compile(r"\w+")
 class Teacher:
     """The cross-encoder that the losses `marginmse` and `kl` learn from; it is loaded when a list needs its scores."""
 
-    def __init__(self, model: str, device: Choice, *, engine: str, scores: Path) -> None:
+    def __init__(self, model: str, device: Choice, engine: str, scores: Path) -> None:
         """Find the model, a folder or a hub name; `scores` is the folder where scores are kept.
 
         Raises:

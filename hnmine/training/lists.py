@@ -44,15 +44,10 @@ def training_lists(
     bare: bool = False,
     positives: Mapping[int, set[int]] | None = None,
 ) -> Lists:
-    """Return the lists of all pairs that have a negative.
+    """Return the lists of all judged pairs that have a negative; if `bare`, also of those without.
 
-    Args:
-        documents: the corpus.
-        queries: rows of these stand in `pairs`.
-        pairs: judged pairs.
-        negatives: document rows of each pair's negatives; one that is named twice stands in the list once.
-        bare: take the pairs without a negative as well.
-        positives: document rows judged positive, by query row; needed where a step adds negatives of its batch.
+    `negatives` are document rows by pair; one that is named twice stands in the list once. `positives` are the document
+    rows judged positive by query row, which is asked for where a step adds negatives of its batch.
     """
     lists = []
     for query, positive, rows in zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), negatives, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -88,15 +88,13 @@ def tracking(name: str, folder: Path, mlflow: str | None, settings: dict[str, An
     """
     from tensorboardX import SummaryWriter
 
-    with ExitStack() as stack:
-        writer = SummaryWriter(str(folder))
-        stack.callback(writer.close)
-        tracks: list[Track] = [writer.add_scalar]
-        if mlflow is not None:
-            tracks.append(stack.enter_context(_mlflow(name, mlflow, settings)))
+    with (
+        SummaryWriter(str(folder)) as writer,
+        nullcontext() if mlflow is None else _mlflow(name, mlflow, settings) as other,
+    ):
 
         def track(value_name: str, value: float, step: int) -> None:
-            for each in tracks:
+            for each in (writer.add_scalar, other) if other else (writer.add_scalar,):
                 each(value_name.replace("@", "_at_"), value, step)  # neither takes an @
 
         yield track

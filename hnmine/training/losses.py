@@ -109,22 +109,20 @@ def make(name: str, width: float, scale: float = 1.0) -> Loss:
     if name not in {"margin", *LOSSES, *TAUGHT}:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(['margin', *LOSSES, *TAUGHT])}")
 
-    def judged(scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None) -> Tensor:
-        if name == "margin":
-            return margin(scores_BL, mask_BL, width)
-        if name in LOSSES:
-            return LOSSES[name](scale * scores_BL, mask_BL)
-        assert teacher_BL is not None, f"{name} learns from a teacher"
-        return TAUGHT[name](scale * scores_BL, mask_BL, scale * teacher_BL)
-
     def loss(
         scores_BL: Tensor, mask_BL: Tensor, teacher_BL: Tensor | None = None, lesson_B: Tensor | None = None
     ) -> Tensor:
+        if name == "margin":
+            loss_B = margin(scores_BL, mask_BL, width)
+        elif name in LOSSES:
+            loss_B = LOSSES[name](scale * scores_BL, mask_BL)
+        else:
+            assert teacher_BL is not None, f"{name} learns from a teacher"
+            loss_B = TAUGHT[name](scale * scores_BL, mask_BL, scale * teacher_BL)
         if lesson_B is None or not lesson_B.any():
-            return judged(scores_BL, mask_BL, teacher_BL)
+            return loss_B
         assert teacher_BL is not None, "lessons have a teacher"
-        lessons_B = kl(scale * scores_BL, mask_BL, scale * teacher_BL)
-        return torch.where(lesson_B, lessons_B, judged(scores_BL, mask_BL, teacher_BL))
+        return torch.where(lesson_B, kl(scale * scores_BL, mask_BL, scale * teacher_BL), loss_B)
 
     return loss
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -37,15 +37,10 @@ class Recipe:
     @classmethod
     def of(cls, settings: TrainConfig, device: Choice, *, learning_rate: float, seed: int, engine: str) -> Recipe:
         """Take the settings of the same names; the device decides the number type where it is `auto`."""
+        names = {field.name for field in fields(cls)} - {"learning_rate", "dtype"}
         return cls(
-            kind=settings.kind,
-            loss=settings.loss,
-            margin=settings.margin,
-            epochs=settings.epochs,
+            **settings.model_dump(include=names),
             learning_rate=learning_rate,
-            pairs_per_batch=settings.pairs_per_batch,
-            max_tokens=settings.max_tokens,
-            evaluations_per_epoch=settings.evaluations_per_epoch,
             seed=seed,
             dtype=choose_dtype(settings.dtype, device.kind, training=True),
             engine=engine,

@@ -12,6 +12,7 @@ OUT/tensorboard/<name>/   its curves
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from contextlib import closing
@@ -21,7 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hnmine.config.training import TAUGHT, TrainConfig
+from hnmine.config.training import LOADED_BY, TAUGHT, Kind, TrainConfig
 from hnmine.errors import ModelError
 from hnmine.models.cross_encoder import has_ranking_head
 from hnmine.models.folder import folder_sha256, hidden_size, resolve
@@ -31,7 +32,6 @@ from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
-from hnmine.training.card import model_card
 from hnmine.training.lessons import Teacher
 from hnmine.training.lists import Lists, TrainingData, random_negatives, training_lists
 from hnmine.training.log import TrainingLog, tracking
@@ -45,6 +45,10 @@ DEFAULT_RATE, DEFAULT_RATE_WIDTH = 1e-4, 384
 down as width goes up, as Adam's best step does (Yang et al., arXiv 2203.03466); that has not been tried here."""
 FEW_DEV_QUERIES = 30
 """Fewer dev queries than that cannot choose a step."""
+_CALLS: dict[Kind, str] = {
+    "cross-encoder": "model.predict([('query', 'document')])",
+    "bi-encoder": "model.similarity(model.encode_query('query'), model.encode_document('document'))",
+}
 
 
 class Training(BaseModel):
@@ -88,21 +92,18 @@ class Trainer:
         """
         self.data, self.settings, self.run = data, settings, run
         self._start_dev: dict[Path, float] = {}
-        # Resolve the recipe.
+        # Resolve the recipe, the teacher and the workers.
         choice = choose_device(device)
         self.model = resolve(settings.model)
         rate = settings.learning_rate or DEFAULT_RATE * DEFAULT_RATE_WIDTH / hidden_size(self.model)
         self.recipe = Recipe.of(settings, choice, learning_rate=rate, seed=seed, engine=engine)
-        self._teacher: Teacher | None = None
-        if settings.teacher is not None:
-            self._teacher = Teacher(settings.teacher, choice, engine=engine, scores=run.out / "scored")
-        # Choose the workers.
+        self._teacher = Teacher(settings.teacher, choice, engine, run.out / "scored") if settings.teacher else None
         gpus = visible_gpus() if choice.kind == "gpu" and ray is not False else 0
         self._workers = settings.workers or max(1, gpus)
         self._by_ray = bool(os.environ.get("RAY_ADDRESS")) or self._workers > 1 if ray is None else ray
         # Say what there is to choose steps by.
-        count, wanted = len(data.dev), settings.dev_queries
-        fewer = f", fewer than train.dev_queries={wanted}" if count < wanted else ""
+        count = len(data.dev)
+        fewer = f", fewer than train.dev_queries={settings.dev_queries}" if count < settings.dev_queries else ""
         say("train", f"dev: {count:,} queries of {data.dev_name}{fewer}; training on {choice}")
         if count < FEW_DEV_QUERIES:
             few = f"{count} dev queries are too few to tell a better step from a lucky one"
@@ -119,13 +120,14 @@ class Trainer:
         """
         if self.settings.kind == "bi-encoder" or has_ranking_head(self.model):
             return self.model, None
-        model = self.settings.model
-        say("train", f"{model} has no ranking head: warmed up first, on random negatives of the same pairs")
-        data, recipe = self.data, self.recipe
-        count = len(data.documents)
-        negatives = random_negatives(data.pairs, data.never_negative, count, WARM_UP_NEGATIVES, recipe.seed)
+        say(
+            "train",
+            f"{self.settings.model} has no ranking head: warmed up first, on random negatives of the same pairs",
+        )
+        data, seed = self.data, self.recipe.seed
+        negatives = random_negatives(data.pairs, data.never_negative, len(data.documents), WARM_UP_NEGATIVES, seed)
         lists = training_lists(data.documents, data.queries, data.pairs, negatives)
-        recipe = replace(recipe, loss="infonce", learning_rate=WARM_UP_RATE, epochs=1, evaluations_per_epoch=1)
+        recipe = replace(self.recipe, loss="infonce", learning_rate=WARM_UP_RATE, epochs=1, evaluations_per_epoch=1)
         training = self.fit(name, self.model, lists, recipe)
         self._start_dev[self.folder(name)] = training.dev
         return self.folder(name), training
@@ -152,8 +154,8 @@ class Trainer:
             return known
         # Ask the teacher, and train.
         settings = self._decisive(lists, recipe)
-        if self._teacher is not None and _needs_teacher(lists, recipe):
-            lists = self._teacher.teach(name, lists, recipe.scale)
+        if (teacher := self._teacher_for(lists, recipe)) is not None:
+            lists = teacher.teach(name, lists, recipe.scale)
         start_dev = self._start_dev.get(start)
         job = Job(start=start.resolve(), lists=lists, dev=self.data.dev, recipe=recipe, start_dev=start_dev)
         best, history = self._train(name, job, identity, settings)
@@ -167,7 +169,7 @@ class Trainer:
             dev_by_step={str(step): history[step] for step in sorted(history)},
             recipe=settings,
         )
-        self._write_card(name, training)
+        (out / "README.md").write_text(self._card(name, training), encoding="utf-8")
         self.run.cache.put(key, identity, training, [out / file for file in folder_sha256(out)])
         kept = f"kept step {best} of {training.steps}, {MAIN_METRIC} on dev {training.dev:.3f}"
         if 0 in history:
@@ -220,23 +222,29 @@ class Trainer:
 
     def _decisive(self, lists: Lists, recipe: Recipe) -> dict[str, Any]:
         """Return the settings that decide a training: the recipe, and the teacher where it is heard."""
-        heard = self._teacher if _needs_teacher(lists, recipe) else None
-        return asdict(recipe) | ({"teacher": heard.facts()} if heard is not None else {})
+        teacher = self._teacher_for(lists, recipe)
+        return asdict(recipe) | ({"teacher": teacher.facts()} if teacher is not None else {})
 
-    def _write_card(self, name: str, training: Training) -> None:
-        texts, data = self.data.documents.texts, self.data
-        about = (
+    def _card(self, name: str, training: Training) -> str:
+        """Return the model card, README.md in the model's folder: what it was trained on, and how to load it."""
+        texts, data, kind = self.data.documents.texts, self.data, training.recipe["kind"]
+        rows = "\n".join(f"| {step} | {value:.4f} |" for step, value in training.dev_by_step.items())
+        settings = f"{json.dumps(training.recipe, indent=1)}\n{json.dumps(versions(), indent=1)}"
+        return (
+            f"---\nlibrary_name: sentence-transformers\npipeline_tag: text-ranking\ntags: [{kind}, hnmine]\n---\n"
+            f"# Re-ranker `{name}`, fine-tuned by hnmine\n\n"
             f"Data: {len(texts):,} documents (digest {digest(texts)}), {len(data.pairs):,} train pairs, "
             f"{len(data.dev):,} dev queries. Trained on {training.lists:,} lists; step {training.best_step} of "
-            f"{training.steps} was kept."
+            f"{training.steps} was kept.\n\n"
+            f"| step | {MAIN_METRIC} on dev |\n|---|---|\n{rows}\n\n"
+            f"```json\n{settings}\n```\n\n"
+            f"```python\nfrom sentence_transformers import {LOADED_BY[kind]}\n"
+            f"model = {LOADED_BY[kind]}('path of this folder')\n{_CALLS[kind]}\n```\n"
         )
-        card = model_card(name, training.recipe["kind"], about, training.dev_by_step, training.recipe)
-        (self.folder(name) / "README.md").write_text(card, encoding="utf-8")
 
-
-def _needs_teacher(lists: Lists, recipe: Recipe) -> bool:
-    """Whether the loss needs a teacher's scores, and some lists have none."""
-    return recipe.loss in TAUGHT and not all(each.teacher for each in lists)
+    def _teacher_for(self, lists: Lists, recipe: Recipe) -> Teacher | None:
+        """Return the teacher where the loss needs its scores, and some lists have none."""
+        return None if recipe.loss not in TAUGHT or all(each.teacher for each in lists) else self._teacher
 
 
 def work_folder(out: Path, identity: str) -> Path:

@@ -201,7 +201,7 @@ def test_a_teacher_that_knows_nothing_is_refused(data: Path, run: Run, tmp_path:
 
 
 def teacher_of(model: Path, scores: Path) -> Teacher:
-    return Teacher(str(model), CPU, engine="torch", scores=scores)
+    return Teacher(str(model), CPU, "torch", scores)
 
 
 def test_it_scores_the_lists_that_have_no_teacher_and_leaves_lessons_alone(
