@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEY_BYTES = 16
-Keys = NDArray[np.uint64]
-"""Keys of n texts, shape (n, 2)."""
+Keys = NDArray[np.uint64]  # of n texts (n, 2)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from hnmine.runs.hashing import file_sha256
 from hnmine.types import Role
 
 MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""sha256 of model.safetensors as published at sentence-transformers/all-MiniLM-L6-v2."""
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the hub
 
 _NOT_HASHED = (".gitattributes", "README.md", ".DS_Store")
 _OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of copies for them, which are not read

@@ -25,9 +25,7 @@ from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Texts
 
-MAX_TERMS = 50_000
-"""Vocabulary: the most frequent terms."""
-
+MAX_TERMS = 50_000  # of the vocabulary: the most frequent
 _ENDING = ".safetensors"
 _WEIGHTS: dict[str, Any] = {"sublinear_tf": True, "dtype": np.float32}  # of TF-IDF, beside scikit-learn's usual ones
 
@@ -97,23 +95,19 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
         if fit.read() is not None:
             return fit
 
-    return Fit.write(store, request, *_fit([documents.texts[row] for row in order], width, seed))
-
-
-def _fit(texts: Sequence[str], width: int, seed: int) -> tuple[list[str], Float32, Float32]:
-    """Return terms, idf (T,) and components (width, T)."""
+    # Make it.
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
 
     vectorizer = TfidfVectorizer(max_features=MAX_TERMS, **_WEIGHTS)
     try:
-        matrix = vectorizer.fit_transform(texts)
+        matrix = vectorizer.fit_transform([documents.texts[row] for row in order])
     except ValueError as error:
         raise DataError(f"the lexical encoder finds no terms in the corpus: {error}; remove it from encoders") from None
     rank = max(1, min(width, min(matrix.shape) - 1))
     _, _, components = randomized_svd(matrix, n_components=rank, random_state=seed)
-    terms = vectorizer.get_feature_names_out().tolist()
-    return terms, vectorizer.idf_.astype(np.float32), np.ascontiguousarray(components, dtype=np.float32)
+    terms, idf = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.astype(np.float32)
+    return Fit.write(store, request, terms, idf, np.ascontiguousarray(components, dtype=np.float32))
 
 
 class LexicalEncoder:

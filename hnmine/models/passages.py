@@ -17,14 +17,10 @@ from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
 from hnmine.types import Float32, unit_rows
 
-Span = tuple[int, int]
-"""Where a passage or a token begins and ends in its text, in characters."""
+Span = tuple[int, int]  # where a passage or a token begins and ends in its text, in characters
 
-MAX_PASSAGES = 16
-"""Passages read of a text; the rest of the text is not read."""
-OVERLAP = 8
-"""One eighth of what the model reads is repeated in the next passage."""
-
+MAX_PASSAGES = 16  # of a text; the rest of it is not read
+OVERLAP = 8  # one eighth of what the model reads is repeated in the next passage
 _CHARACTERS_PER_TOKEN = 16  # more than texts have on average
 _UNLIMITED = 10**20  # from here on transformers means that a tokenizer states no limit
 
