@@ -13,7 +13,7 @@ from typing import Literal
 
 from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, about, first_stage, nearest, two_conditions
 from hnmine.config.base import slug
-from hnmine.config.models import EncoderConfig
+from hnmine.config.encoders import EncoderConfig
 from hnmine.config.root import Config
 from hnmine.config.training import TAUGHT, Loss
 from hnmine.errors import ConfigError
@@ -69,9 +69,11 @@ class Arm:
 
 
 _ANCHORED = "The mined negatives and, beside each, easier ones of the first stage (train.anchors)"
-_STAR = "The nearest to a bi-encoder trained with static hard and random negatives (arXiv 2104.08051)."
-_ADORE = "The nearest to STAR's, its query tower then trained against what it finds (arXiv 2104.08051)."
-_ANCE = "The nearest to a bi-encoder whose hard negatives are found anew every epoch (arXiv 2007.00808)."
+_METHODS: dict[Method, str] = {
+    "STAR": "The nearest to a bi-encoder trained with static hard and random negatives (arXiv 2104.08051).",
+    "ADORE + STAR": "The nearest to STAR's, its query tower then trained against what it finds (arXiv 2104.08051).",
+    "ANCE": "The nearest to a bi-encoder whose hard negatives are found anew every epoch (arXiv 2007.00808).",
+}
 _DENOISED = "The nearest by the two conditions that the start scores below the positive, then BM25's."
 _AGREED = "The nearest by the two conditions that satisfies them in each single encoder's space, then BM25's."
 _MISTAKES = "Of BM25's first 50 those that the start scores highest, but below the positive."
@@ -97,12 +99,6 @@ ARMS = {
     "mistakes of the start": Arm(about=_MISTAKES, rule=first_stage, judge="mistakes"),
 }
 """The arms of every configuration; the first three take what `hnmine mine` left in the run."""
-IN_TRAINED_SPACES = {
-    "STAR": Arm(about=_STAR, rule=nearest, method="STAR"),
-    "ADORE + STAR": Arm(about=_ADORE, rule=nearest, method="ADORE + STAR"),
-    "ANCE": Arm(about=_ANCE, rule=nearest, method="ANCE"),
-}
-"""Those that need a `trainable_encoder`."""
 
 
 def trainable_encoder(encoders: Sequence[EncoderConfig]) -> EncoderConfig | None:
@@ -118,7 +114,7 @@ def known_arms(config: Config) -> dict[str, Arm]:
     arms = dict(ARMS)
     # Look in the spaces of encoders that are trained first, and of single encoders.
     if trainable_encoder(config.encoders) is not None:
-        arms |= IN_TRAINED_SPACES
+        arms |= {name: Arm(about=line, rule=nearest, method=name) for name, line in _METHODS.items()}
     if len(config.encoders) == 1:
         del arms[AGREED]
     else:
@@ -151,9 +147,11 @@ def compared_arms(config: Config) -> dict[str, Arm]:
     """Return the arms that `hnmine compare` trains: those that compare.arms names, or all that a step has pairs for."""
     if config.compare.arms is not None:
         return named_arms(config, config.compare.arms, "compare.arms")
-    others = config.train.pairs_per_batch - 1
-    arms = {name: arm for name, arm in known_arms(config).items() if not arm.only_named}
-    return {name: arm for name, arm in arms.items() if arm.in_batch_negatives <= others}
+    return {
+        name: arm
+        for name, arm in known_arms(config).items()
+        if not arm.only_named and arm.in_batch_negatives < config.train.pairs_per_batch
+    }
 
 
 def named_arms(config: Config, names: Sequence[str], setting: str) -> dict[str, Arm]:

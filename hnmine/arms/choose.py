@@ -44,15 +44,8 @@ def choose_negatives(
 ) -> dict[str, Int64]:
     """Return the rows (P, count) of the negatives that each rule chooses for each pair; NO_ROW fills up.
 
-    Args:
-        space: documents and queries.
-        pairs: judged pairs; a query may stand in several.
-        known: what is excluded, by position in `pairs`; their own positives among it.
-        rules: by name.
-        count: negatives wanted of each pair, at least 1.
-        seed: of the rules that draw, and of the clusters.
-        first_QK: the first stage's document rows of every query of the space, best first, NO_ROW at the end.
-        done: hears how many pairs have been finished since it heard last.
+    `known` is what is excluded, by position in `pairs`, their own positives among it. `first_QK` are the first stage's
+    document rows of every query of the space, best first, NO_ROW at the end. The seed is that of draws and clusters.
     """
     docs_NR, clusters_N = space.docs_NR, cache(lambda: clusters(space.docs_NR, seed))
     chosen = {name: np.full((len(pairs), count), NO_ROW, dtype=np.int64) for name in rules}

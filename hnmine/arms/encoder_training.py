@@ -8,14 +8,12 @@
     ADORE     the query encoder alone, against the documents it ranks first at that very step: they keep the vectors
               they have, so the true nearest can be searched (arXiv 2104.08051 as well)
 
-In STAR and ANCE queries and documents share the weights. Their loss is that of the recipe over one list a query;
-`logistic` is what the authors of STAR publish: pairwise, every negative alike, hard or random (their text weighs the
-random ones by alpha). They score by inner products of long vectors; ours are unit vectors, so the recipe's `scale`
-multiplies the cosine. ADORE's loss is LambdaRank's: of each pair (right document, other document) the logistic loss of
-their scores, weighted by how much the reciprocal rank would change if the two changed places.
+STAR's and ANCE's loss is that of the recipe over one list a query; `logistic` is what the authors of STAR publish:
+pairwise, every negative alike, hard or random (their text weighs the random ones by alpha). They score by inner
+products of long vectors; ours are unit vectors, so the recipe's `scale` multiplies the cosine.
 
-Letters: B queries in the batch, D documents of the step, K documents in the live list of ADORE, P the most right
-documents any of the queries has, L = 1 + D.
+Letters: B queries and D documents in a step, L = 1 + D, K documents in the live list of ADORE, P the most right
+documents any of the queries has.
 """
 
 from __future__ import annotations
@@ -34,8 +32,7 @@ from hnmine.mining.search import Searcher
 from hnmine.models.bi_encoder import BiEncoder
 from hnmine.runs.device import Choice
 from hnmine.training import losses
-from hnmine.training.gradient import Optimizer
-from hnmine.training.recipe import Recipe
+from hnmine.training.gradient import Optimizer, Recipe
 from hnmine.types import Float32, Int64, Pairs, Role, Space, Texts
 
 StepDone = Callable[[int, float], None]
@@ -100,19 +97,11 @@ def star(
 ) -> None:
     """Train both towers of a bi-encoder; the module says with which arguments this is STAR or ANCE.
 
-    Args:
-        start: model folder.
-        space: all documents and queries as `start` encodes them.
-        given: what is trained on.
-        recipe: its epochs are those of one round and go over queries, one of whose positives is drawn. The learning
-            rate rises and falls once over all rounds. A step keeps the activations of two documents a query.
-        out: model folder to be written.
-        space_of: returns all documents and queries as a model folder encodes them; asked between rounds.
-        device: where documents are searched.
-        depth: nearest documents from which hard negatives are drawn.
-        rounds: times that hard negatives are found.
-        in_batch: whether the documents of the other queries in a batch are negatives too.
-        done: hears of every step.
+    `space` has all documents and queries as `start` encodes them, and `space_of` returns them as a folder of the next
+    round does. Of the nearest `depth` documents hard negatives are drawn; `in_batch` says whether the documents of the
+    other queries in a batch are negatives too. The recipe's epochs are those of one of the `rounds`, and go over
+    queries, one of whose positives is drawn; the learning rate rises and falls once over all rounds. A step keeps the
+    activations of two documents a query.
     """
     positives, steps_per_round = given.pairs.positives_of(), recipe.steps(len(given.query_rows()))
     scaled_loss = losses.make(recipe.loss, recipe.margin, recipe.scale)
@@ -205,13 +194,7 @@ class Live:
 
 
 def live_lists(found_BK: Int64, positives: Sequence[Sequence[int]], known: Sequence[set[int]]) -> Live:
-    """Sort what was found into right documents and negatives; what is known but not judged is neither.
-
-    Args:
-        found_BK: document rows, nearest first.
-        positives: judged document rows of each query.
-        known: document rows of each query that are never negatives.
-    """
+    """Sort document rows, nearest first, into right ones and negatives; what is known but not judged is neither."""
     right_BP = np.zeros((len(positives), max(map(len, positives))), dtype=np.int64)
     there_BP = np.zeros(right_BP.shape, dtype=bool)
     for at, docs in enumerate(positives):
@@ -229,9 +212,10 @@ def live_lists(found_BK: Int64, positives: Sequence[Sequence[int]], known: Seque
 
 
 def lambda_loss(right_BP: Tensor, found_BK: Tensor, live: Live) -> Tensor:
-    """Return the LambdaRank loss of each query (B,): the weighted mean over its pairs of right document and negative.
+    """Return the LambdaRank loss of each query (B,): a mean over its pairs of right document and negative.
 
-    `right_BP` and `found_BK` are the scores of the documents of these names in `live`, which carries no gradient.
+    Each pair has the logistic loss of its scores, weighted by how much the reciprocal rank would change if the two
+    changed places. `right_BP` and `found_BK` are the scores of the documents of these names in `live`.
     """
     takes_part_BP, negative_BK, gain_BP = (
         torch.from_numpy(array).to(right_BP.device) for array in (live.takes_part_BP, live.negative_BK, live.gain_BP)

@@ -28,9 +28,9 @@ from hnmine.models.reranker import load_reranker
 from hnmine.ranking.splits import FIRST_DOCUMENTS, Splits
 from hnmine.runs.folder import Run
 from hnmine.runs.progress import say, track
+from hnmine.training.gradient import Recipe
 from hnmine.training.lessons import Lessons, make_lessons
 from hnmine.training.lists import Lists, TrainingData, first_stage_negatives, training_lists
-from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer
 from hnmine.types import NO_ROW, Float64, Int64, Pairs, Score, Space
 
@@ -116,8 +116,10 @@ class ListMaker:
             bare=not arm.mined and (arm.rule is None or in_batch > 0),
             positives=data.never_negative if in_batch else None,
         )
-        if arm.lessons is not None and lists:
-            lists = self._with_lessons(arm, lists)
+        if arm.lessons is not None and lists and self.lessons is not None:
+            lists = (() if arm.lessons == "alone" else lists) + self.lessons.lists
+        elif arm.lessons in ("alone", "beside"):
+            lists = ()
         # Change the recipe where the arm wants it.
         smaller = arm.loss == "margin" and self._trainer.settings.learning_rate is None
         recipe = replace(
@@ -129,11 +131,6 @@ class ListMaker:
         )
         share = sum(map(bool, negatives)) / len(negatives)
         return lists, recipe, {"negatives": sum(map(len, negatives)), "pairs_with_negatives": share}
-
-    def _with_lessons(self, arm: Arm, lists: Lists) -> Lists:
-        if self.lessons is None:
-            return lists if arm.lessons == "if any" else ()
-        return (() if arm.lessons == "alone" else lists) + self.lessons.lists
 
     @cached_property
     def lessons(self) -> Lessons | None:
@@ -167,12 +164,8 @@ class ListMaker:
     def negatives(self, arm: Arm, count: int, seed: int, pairs: Pairs, known: Known) -> list[list[int]]:
         """Return up to `count` document rows for each pair, by the rule and judge of an arm without mined negatives.
 
-        Args:
-            arm: where to look.
-            count: negatives wanted of a pair.
-            seed: of the rules that draw.
-            pairs: on positions of queries, as `self.pairs`.
-            known: what is excluded, by position in `pairs`; their own positives among it.
+        The pairs are on positions of queries, as `self.pairs`; `known` is what is excluded, by position in `pairs`,
+        their own positives among it.
         """
         if arm.rule is None:
             return [[] for _ in range(len(pairs))]

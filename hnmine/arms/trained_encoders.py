@@ -1,8 +1,4 @@
-"""Spaces of bi-encoders trained with hard negatives of their own: what STAR, ADORE and ANCE bring to a comparison.
-
-    STAR          both towers, static hard negatives of the start and those of the batch (`encoder_training`)
-    ADORE + STAR  then the query tower alone, against what it finds at every step
-    ANCE          both towers, hard negatives found anew after every epoch
+"""Spaces of bi-encoders trained by STAR, ADORE + STAR or ANCE (`encoder_training`), in which arms look.
 
 Each begins with one model of the ensemble, whose vectors are in the store. A trained encoder is kept in
 OUT/encoders/<name>-<seed>, what decides it in the run's cache, and its vectors are in the store; so it is made once.
@@ -15,11 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
 
 from hnmine.arms.arm import Method, trainable_encoder
 from hnmine.arms.encoder_training import TrainingSet, adore, star
-from hnmine.config.models import EncoderConfig
+from hnmine.config.encoders import EncoderConfig
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.models.folder import declared_prompts, folder_sha256, resolve
@@ -28,20 +23,13 @@ from hnmine.runs.folder import Run
 from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
-from hnmine.training.recipe import Recipe
+from hnmine.training.gradient import Recipe
 from hnmine.types import Float32, Role, Space, Texts, unit_rows
 
 ENCODERS = "encoders"
 """The folder in OUT, and in the cache, of the encoders that were trained."""
 EPOCHS, LEARNING_RATE, QUERIES_PER_STEP = 3, 2e-5, 32
-ANCE_ROUNDS = 3
-"""Each is one epoch."""
-
-
-class _TrainedEncoder(BaseModel):
-    """What is recorded of a trained encoder beside its files."""
-
-    seed: int
+ANCE_ROUNDS = 3  # each is one epoch
 
 
 class TrainedEncoders:
@@ -56,7 +44,7 @@ class TrainedEncoders:
         start = trainable_encoder(config.encoders)
         assert start is not None
         assert start.model is not None
-        self.start, self._folder = start, resolve(start.model, dense_head=start.dense_head)
+        self._start, self._folder = start, resolve(start.model, dense_head=start.dense_head)
         self._recipe, self._config, self._run, self._suffix = recipe, config, run, suffix
         configured: dict[Role, str | None] = {"query": start.query_prompt, "document": start.document_prompt}
         given_prompts = {role: prompt for role, prompt in configured.items() if prompt is not None}
@@ -66,15 +54,25 @@ class TrainedEncoders:
         """Return the training set's documents and queries as an encoder sees them that is trained, or was before."""
         # ADORE keeps STAR's documents; making these again also sees that STAR's folder is of the same settings.
         docs_NR = self.space("STAR", seed).docs_NR if method == "ADORE + STAR" else None
-        recipe, key = self._recipe_of(method, seed), self._key(method, seed)
-        identity, out = self._identity(method, recipe), self._run.out / key
-        if self._run.cache.get(key, identity, _TrainedEncoder) is not None:
+        recipe = replace(
+            self._recipe,
+            kind="bi-encoder",
+            loss="logistic",
+            epochs=1 if method == "ANCE" else EPOCHS,
+            learning_rate=LEARNING_RATE,
+            pairs_per_batch=QUERIES_PER_STEP,
+            seed=seed,
+        )
+        identity, key = self._identity(method, recipe), self._key(method, seed)
+        out = self._run.out / key
+        trained = self._trained(out)
+        if self._run.cache.get(key, identity, EncoderConfig) is not None:
             say("compare", f"{method}, seed {seed}: reused {out}")
         else:
             shutil.rmtree(out, ignore_errors=True)
             self._train(method, recipe, docs_NR, out)
-            self._run.cache.put(key, identity, _TrainedEncoder(seed=seed), [out / name for name in folder_sha256(out)])
-        return self._space_of(self._trained(out), docs_NR)
+            self._run.cache.put(key, identity, trained, [out / name for name in folder_sha256(out)])
+        return self._space_of(trained, docs_NR)
 
     def encode(self, encoder: EncoderConfig, texts: Texts, role: Role) -> Float32:
         """Return a unit vector a text by any encoder, from the store or else computed as configured."""
@@ -106,7 +104,7 @@ class TrainedEncoders:
                 return
             star(
                 self._folder,
-                self._space_of(self.start),
+                self._space_of(self._start),
                 self._given,
                 recipe,
                 out,
@@ -125,20 +123,9 @@ class TrainedEncoders:
 
     def _trained(self, folder: Path) -> EncoderConfig:
         """Return the encoder in a folder, which reads as many tokens as it was trained with."""
-        most = self.start.max_tokens  # None: as many as its folder says
+        most = self._start.max_tokens  # None: as many as its folder says
         tokens = None if most is None else min(most, self._recipe.max_tokens)
-        return self.start.model_copy(update={"name": folder.name, "model": str(folder), "max_tokens": tokens})
-
-    def _recipe_of(self, method: Method, seed: int) -> Recipe:
-        return replace(
-            self._recipe,
-            kind="bi-encoder",
-            loss="logistic",
-            epochs=1 if method == "ANCE" else EPOCHS,
-            learning_rate=LEARNING_RATE,
-            pairs_per_batch=QUERIES_PER_STEP,
-            seed=seed,
-        )
+        return self._start.model_copy(update={"name": folder.name, "model": str(folder), "max_tokens": tokens})
 
     def _key(self, method: Method, seed: int) -> str:
         return f"{ENCODERS}/{method.lower().replace(' + ', '-')}-{seed}{self._suffix}"
@@ -150,7 +137,7 @@ class TrainedEncoders:
         return digest(
             {
                 "method": method,
-                "start": [self.start.model_dump(mode="json"), folder_sha256(self._folder)],
+                "start": [self._start.model_dump(mode="json"), folder_sha256(self._folder)],
                 "prompts": given.prompts,
                 "texts": [digest(given.documents.texts), digest(given.queries.texts)],
                 "given": digest([rows, [sorted(given.known[row]) for row in sorted(given.known)]]),

@@ -44,9 +44,12 @@ def train_presets(
     start, warm_up = trainer.start()
     maker = ListMaker(trainer, start, splits, ensemble, config, mined)
     trainings = {name: _train(name, arm, maker, trainer, start, config.seed) for name, arm in arms.items()}
-    # Choose the best.
+    # Choose the best, and point to it.
     best = max(trainings, key=lambda name: trainings[name].dev)
-    _point(link, Path(RERANKERS) / best)
+    renamed = link.with_name(f".{link.name}.tmp")  # one rename, so that there is a link at any time
+    renamed.unlink(missing_ok=True)
+    renamed.symlink_to(Path(RERANKERS) / best, target_is_directory=True)
+    renamed.replace(link)
     after, before = trainings[best].dev, trainer.start_dev(start)
     say("train", f"{link} → {RERANKERS}/{best}: {MAIN_METRIC} on dev {after:.3f} ({after - before:+.3f})")
     # Record what was found.
@@ -100,11 +103,3 @@ def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path,
             level="warning",
         )
     return training
-
-
-def _point(link: Path, target: Path) -> None:
-    """Let `link` point to `target`, a relative path, by one rename."""
-    hidden = link.with_name(f".{link.name}.tmp")
-    hidden.unlink(missing_ok=True)
-    hidden.symlink_to(target, target_is_directory=True)
-    hidden.replace(link)

@@ -12,7 +12,7 @@ from hnmine.arms.trained_encoders import TrainedEncoders
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.runs.folder import Run, open_run
-from hnmine.training.recipe import Recipe
+from hnmine.training.gradient import Recipe
 from hnmine.types import Space
 from tests.builders.devices import CPU
 from tests.builders.encoder_training import letter_training_set
