@@ -20,7 +20,7 @@ import numpy as np
 
 from hnmine.arms.choose import choose_negatives
 from hnmine.arms.rules import RULES, Rule
-from hnmine.config.mining import GuardsConfig
+from hnmine.config.steps import GuardsConfig
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged, denoise_model, groups_of_equal_text

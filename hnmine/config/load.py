@@ -1,4 +1,4 @@
-"""Settings as people write them: a YAML file, and overrides as `--set step.key=value`. An unknown key is an error."""
+"""Settings as people write them (YAML, and `--set step.key=value`) and read them (`hnmine config`)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from hnmine.config.base import section_of
+from hnmine.config.encoders import DEFAULT_PRESET
 from hnmine.config.retired import remedies
 from hnmine.config.root import Config
 from hnmine.errors import ConfigError
+
+_BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 
 
 def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -45,11 +49,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"config file {path} must hold `step: {{key: value}}`, got a {type(tree).__name__}")
-    return {key: {} if value is None and _is_section(key) else value for key, value in tree.items()}
-
-
-def _is_section(key: str) -> bool:
-    return key in Config.model_fields and section_of(Config.model_fields[key].annotation) is not None
+    sections = {key for key, field in Config.model_fields.items() if section_of(field.annotation)}
+    return {key: {} if value is None and key in sections else value for key, value in tree.items()}
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -114,3 +115,49 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
             assert inner is not None
             section = inner
     return section
+
+
+def describe() -> str:
+    """Return every setting with its default, meaning and range, one line a key, as YAML that `load` reads.
+
+    Keys of an entry of `encoders`, and of a section that is null, are comments.
+    """
+    return "\n".join(_described(Config))
+
+
+def _described(section: type[BaseModel], comment: str = "# ") -> list[str]:
+    """Return the lines of a section; `comment` begins those of a section in it that is null or a list by default."""
+    lines = []
+    for key, field in section.model_fields.items():
+        inner = section_of(field.annotation)
+        may_be_absent = inner is not field.annotation
+        if inner is None or may_be_absent:
+            lines.append(f"{key}: {_default(key, field)}  # {field.description}{_range(field)}")
+            lines += [f"  {comment}{line}" for line in _described(inner, "")] if inner else []
+        else:
+            lines.append(f"{key}:  # {(inner.__doc__ or '').strip()}")
+            lines += [f"  {line}" for line in _described(inner, comment)]
+    return lines
+
+
+def _default(key: str, field: FieldInfo) -> str:
+    """Return the default as YAML on one line."""
+    if field.is_required():
+        return "(required)"
+    value: Any = DEFAULT_PRESET if key == "encoders" else field.default
+    if isinstance(value, tuple):
+        value = list(value)
+    style = '"' if isinstance(value, str) and "\n" in value else None
+    text: str = yaml.safe_dump(value, default_flow_style=True, default_style=style, sort_keys=False, width=1000)
+    return text.strip().removesuffix("\n...")
+
+
+def _range(field: FieldInfo) -> str:
+    """Return the range of a number in brackets, or nothing."""
+    parts = [
+        words.format(f"{bound:,}" if isinstance(bound, int) else f"{bound:,g}")
+        for rule in field.metadata
+        for name, words in _BOUNDS.items()
+        if (bound := getattr(rule, name, None)) is not None
+    ]
+    return f" ({' '.join(parts)})" if parts else ""

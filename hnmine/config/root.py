@@ -7,13 +7,18 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from hnmine.config.base import Device, Engine, Section
-from hnmine.config.comparison import CompareConfig
-from hnmine.config.corpus import SourcesConfig
-from hnmine.config.encoder_presets import DEFAULT, PRESETS, preset
-from hnmine.config.mining import EmbedConfig, GuardsConfig, ReduceConfig, SearchConfig, SelectConfig
-from hnmine.config.models import EncoderConfig
-from hnmine.config.nights import NightlyConfig
-from hnmine.config.ranking import EvaluateConfig
+from hnmine.config.encoders import DEFAULT_PRESET, PRESETS, EncoderConfig, preset
+from hnmine.config.steps import (
+    CompareConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    GuardsConfig,
+    NightlyConfig,
+    ReduceConfig,
+    SearchConfig,
+    SelectConfig,
+    SourcesConfig,
+)
 from hnmine.config.training import TrainConfig
 
 
@@ -30,7 +35,7 @@ class Config(Section):
     )
     sources: SourcesConfig = SourcesConfig()
     encoders: tuple[EncoderConfig, ...] = Field(
-        PRESETS[DEFAULT],
+        PRESETS[DEFAULT_PRESET],
         min_length=1,
         description=f"a preset ({', '.join(PRESETS)}), or a list; keys of an entry:",
     )
@@ -52,7 +57,7 @@ class Config(Section):
         return tree
 
     @model_validator(mode="after")
-    def _encoders_fit(self) -> Config:
+    def _sections_agree(self) -> Config:
         if (self.guards.agreement or 0) > len(self.encoders):
             raise ValueError(
                 f"guards.agreement is {self.guards.agreement}, but there are {len(self.encoders)} encoders"
@@ -60,10 +65,6 @@ class Config(Section):
         names = [encoder.name for encoder in self.encoders]
         if len(set(names)) != len(names):
             raise ValueError(f"encoders: names must differ, got {names}")
-        return self
-
-    @model_validator(mode="after")
-    def _workers_have_ray(self) -> Config:
         workers = self.train.workers or 1
         if self.ray is False and workers > 1:
             raise ValueError(f"train.workers: {workers} need Ray; set ray to true or null, or train.workers to 1")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hnmine.config.base import Section, Slug, slug
-from hnmine.config.retired import refuse_retired_arms
+from hnmine.config.retired import still_known
 
 Kind = Literal["cross-encoder", "bi-encoder"]
 LOADED_BY: dict[Kind, str] = {"cross-encoder": "CrossEncoder", "bi-encoder": "SentenceTransformer"}
@@ -24,7 +24,7 @@ class TrainConfig(Section):
         "all-MiniLM-L6-v2", description="re-ranker to start from: folder, or hub name, pinned as name@commit"
     )
     kind: Kind = Field("cross-encoder", description="bi-encoder: a SentenceTransformer, its score the cosine")
-    presets: tuple[Slug, ...] = Field(
+    presets: Annotated[tuple[Slug, ...], AfterValidator(still_known)] = Field(
         ("distilled",),
         min_length=1,
         description="what to train, each from the same start: distilled (these settings, with lessons from "
@@ -80,13 +80,9 @@ class TrainConfig(Section):
     @classmethod
     def _slugs(cls, presets: Any) -> Any:
         listed = [presets] if isinstance(presets, str) else presets
-        return [slug(name) if isinstance(name, str) else name for name in listed] if listed else listed
-
-    @field_validator("presets")
-    @classmethod
-    def _still_known(cls, presets: tuple[str, ...]) -> tuple[str, ...]:
-        refuse_retired_arms(presets)
-        return presets
+        return (
+            [slug(each) if isinstance(each, str) else each for each in listed] if isinstance(listed, list) else listed
+        )
 
     @model_validator(mode="after")
     def _teacher_is_heard(self) -> TrainConfig:

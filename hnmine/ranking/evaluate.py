@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from hnmine.config.ranking import EvaluateConfig
+from hnmine.config.steps import EvaluateConfig
 from hnmine.config.training import Kind
 from hnmine.errors import DataError, ModelError
 from hnmine.models.folder import folder_sha256, resolve

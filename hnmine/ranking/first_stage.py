@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.ranking import EvaluateConfig
+from hnmine.config.steps import EvaluateConfig
 from hnmine.errors import DataError
 from hnmine.runs.progress import say, track
 from hnmine.types import NO_ROW, Float32, Int64, Texts

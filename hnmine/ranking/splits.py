@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hnmine.config.corpus import SourcesConfig
-from hnmine.config.ranking import EvaluateConfig
+from hnmine.config.steps import EvaluateConfig, SourcesConfig
 from hnmine.corpus.collection import Collection, hold_out
 from hnmine.ranking.first_stage import FirstStage
 from hnmine.ranking.task import Task

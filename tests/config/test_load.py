@@ -11,9 +11,8 @@ import yaml
 from pydantic import BaseModel
 
 from hnmine.config.base import section_of
-from hnmine.config.describe import describe
-from hnmine.config.load import load
-from hnmine.config.models import EncoderConfig, LexicalConfig
+from hnmine.config.encoders import EncoderConfig, LexicalConfig
+from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.errors import ConfigError
 

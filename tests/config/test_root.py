@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hnmine.config.load import load
-from hnmine.config.mining import EmbedConfig
 from hnmine.config.root import Config
+from hnmine.config.steps import EmbedConfig
 from hnmine.errors import ConfigError
 
 

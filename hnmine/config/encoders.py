@@ -1,13 +1,16 @@
-"""Settings of the encoders."""
+"""Settings of an encoder, and named ensembles of encoders, which `encoder_presets.yaml` holds."""
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
 from hnmine.config.base import Dtype, Section
+from hnmine.errors import ConfigError
 
 _ADAPTER = r"^[A-Za-z0-9_\-]{1,64}$"  # valid as the name of a folder, of a torch module and in a BLAKE2b key
 
@@ -62,3 +65,19 @@ class EncoderConfig(Section):
         if self.model is None and idle:
             raise ValueError(f"{', '.join(idle)} would have no effect on a {kinds[0]} encoder; remove it")
         return self
+
+
+LICENCES: Final = {"jinaai/jina-embeddings-v3-hf": "CC BY-NC 4.0: for non-commercial use only"}
+"""Of hub models that not everybody may use; said whenever one is."""
+DEFAULT_PRESET: Final = "minilm+lexical"
+PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
+    name: tuple(map(EncoderConfig.model_validate, encoders))
+    for name, encoders in yaml.safe_load((files(__package__) / "encoder_presets.yaml").read_text("utf-8")).items()
+}
+
+
+def preset(name: str) -> tuple[EncoderConfig, ...]:
+    """Return the encoders of a preset; the error of another name says which there are."""
+    if name not in PRESETS:
+        raise ConfigError(f"encoders: unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
+    return PRESETS[name]

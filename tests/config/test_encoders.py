@@ -4,10 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hnmine.config.describe import describe
-from hnmine.config.encoder_presets import LICENCES, PRESETS, preset
-from hnmine.config.load import load
-from hnmine.config.models import EncoderConfig
+from hnmine.config.encoders import LICENCES, PRESETS, EncoderConfig, preset
+from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.errors import ConfigError
 

@@ -1,0 +1,209 @@
+"""Settings of each step from reading to nights; those of encoders and of training have modules of their own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from hnmine.config.base import Section, slug
+from hnmine.config.retired import still_known
+
+
+class SourcesConfig(Section):
+    """How the collection is read."""
+
+    template: str = Field(
+        "{title}\n{text}",
+        description="how a document's fields are joined; any field of its row, {metadata.product} for one in another",
+    )
+    train_split: str = Field("train", description="qrels/<split>.tsv whose pairs are mined and trained on")
+    dev_split: str = Field("dev", description="split for early stopping; absent: a share of the train queries")
+    test_split: str = Field("test", description="split that is reported; absent: the dev queries")
+    dev_share: float = Field(0.15, gt=0, lt=1, description="share of train queries held out if there is no dev")
+
+    @model_validator(mode="after")
+    def _template_has_text(self) -> SourcesConfig:
+        try:
+            parts = list(Formatter().parse(self.template))
+        except ValueError as error:
+            raise ValueError(f"template cannot be read: {error}") from None
+        for _, key, form, conversion in parts:
+            if key is not None and (not key.strip() or form or conversion):
+                raise ValueError(f"template: expected {{title}}, {{text}} or other fields by name, got {{{key}}}")
+        if "{text}" not in self.template:
+            raise ValueError("template must contain {text}")
+        return self
+
+
+class EmbedConfig(Section):
+    """How texts become vectors, and where these are kept."""
+
+    store: str | None = Field(
+        None,
+        min_length=1,
+        description="vector store: folder, s3://bucket/prefix, gs://bucket/prefix …; null: OUT/store",
+    )
+    actors: int | None = Field(
+        None, ge=1, description="encoder actors; null: one per GPU, else one per 8 CPU cores of a node"
+    )
+    tokens_per_batch: int | None = Field(
+        None, ge=64, description="tokens, padding included, in one forward pass; null: 2048 on a CPU, 65536 on a GPU"
+    )
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _address(cls, store: Any) -> Any:
+        text = str(store) if isinstance(store, Path) else store
+        if isinstance(text, str) and re.match(r"\w{2,}:/(?!/)", text):
+            raise ValueError(f"an address has two slashes, got {text!r}; write it as text, not as a Path")
+        if isinstance(text, str) and re.match(r"\w+://[^/@]*:[^/@]*@", text):
+            raise ValueError("credentials belong in the environment (AWS_ACCESS_KEY_ID …): the manifest keeps settings")
+        return text
+
+
+class ReduceConfig(Section):
+    """PCA of the fused vectors."""
+
+    variance: float | None = Field(0.95, gt=0, le=1, description="share of the variance to keep; null: no PCA")
+    fit_rows: int = Field(200_000, ge=2, description="documents the basis is fitted on; of more, a seeded sample")
+    basis: Path | None = Field(None, description="use the basis.safetensors of an earlier run; null: fit one")
+
+
+class SearchConfig(Section):
+    """The short list."""
+
+    index: Literal["flat", "ivf"] = Field(
+        "flat", description="flat: exact; ivf: looks into part of the corpus, its rows are certified approximate"
+    )
+    ivf_probes: int = Field(32, ge=1, le=2048, description="parts looked into for a query; more: slower, more found")
+    shards: int | None = Field(
+        None, ge=1, description="slices of the documents, a Ray actor each; null: one, or as many GPUs as they need"
+    )
+
+    @model_validator(mode="after")
+    def _ivf_is_on(self) -> SearchConfig:
+        if self.index == "flat" and self.ivf_probes != type(self).model_fields["ivf_probes"].default:
+            raise ValueError("ivf_probes would have no effect on index: flat; remove it or set index: ivf")
+        return self
+
+
+class SelectConfig(Section):
+    """The two conditions."""
+
+    negatives: int = Field(1, ge=1, le=1000, description="hard negatives a pair, at most")
+
+
+class DenoiseConfig(Section):
+    """A cross-encoder removes what it finds about as relevant as the positive; p is the sigmoid of its score."""
+
+    model: str = Field(description="a re-ranker with a trained head: folder or hub name, pinned as name@commit")
+    margin: float | None = Field(0.0, ge=0, le=1, description="keep p(Q,D) <= p(Q,PD) - margin; null: not asked")
+    most: float | None = Field(None, ge=0, le=1, description="keep p(Q,D) <= most (RocketQA: 0.1); null: not asked")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> DenoiseConfig:
+        if self.margin is None and self.most is None:
+            raise ValueError("margin and most are both null, so nothing would be removed; set one, or remove denoise")
+        return self
+
+
+class GuardsConfig(Section):
+    """Further tests against false negatives; null: off. Each is counted."""
+
+    first_rank: int | None = Field(None, ge=1, description="nearest rank allowed, 1 the nearest unlabelled document")
+    last_rank: int | None = Field(None, ge=1, description="farthest rank allowed")
+    margin: float | None = Field(None, ge=0, le=2, description="largest d(Q,PD) - d(Q,D): not so much nearer")
+    near_duplicate: float | None = Field(None, ge=0, le=2, description="least d(PD,D): no near-copy of the positive")
+    agreement: int | None = Field(None, ge=1, description="encoders in whose own space both conditions must hold")
+    denoise: DenoiseConfig | None = Field(
+        None, description="cross-encoder denoising, asked about what all else keeps; keys, if not null:"
+    )
+
+    @model_validator(mode="after")
+    def _window(self) -> GuardsConfig:
+        if self.first_rank is not None and self.last_rank is not None and self.first_rank > self.last_rank:
+            raise ValueError(f"first_rank {self.first_rank} is beyond last_rank {self.last_rank}")
+        return self
+
+
+class EvaluateConfig(Section):
+    """Re-ranking of the first stage and its metrics."""
+
+    first_stage: str = Field(
+        "bm25", min_length=1, description="bm25, dense (the encoders' space), or the path of a TREC run file"
+    )
+    depth: int = Field(20, ge=1, description="documents of the first stage that are re-ranked")
+    long_documents: Literal["truncate", "maxp"] = Field(
+        "truncate", description="truncate: read the beginning; maxp: score overlapping passages, the best counts"
+    )
+    blend: Literal["none", "first_stage", "encoders"] = Field(
+        "encoders",
+        description="also tell what a re-ranker is worth with the first stage's scores added, or with each encoder's "
+        "cosine too; the weights are chosen on dev",
+    )
+    queries: int | None = Field(None, ge=1, description="evaluate at most so many queries, a seeded sample")
+    k1: float = Field(0.9, ge=0, description="BM25 term saturation")
+    b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
+
+
+class CompareConfig(Section):
+    """Ways to choose negatives, side by side."""
+
+    arms: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(still_known)] | None = Field(
+        None, description="which; null: all that `hnmine compare` knows"
+    )
+    seeds: int = Field(3, ge=1, le=100, description="trainings an arm, with seed, seed + 1, …")
+    learning_rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1e-5, 5e-5),
+        min_length=1,
+        description="the best on dev is taken for each arm, found with its first seed; where that is the largest of "
+        "several, twice as much is tried too, and so on",
+    )
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="numbers of train pairs, a table each; null: all, or train.max_pairs. A model "
+        "without a ranking head is warmed up on all of them, whatever the number",
+    )
+    models: tuple[str, ...] | None = Field(
+        None, min_length=1, description="re-rankers to start from, a table each; null: train.model"
+    )
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _rates_differ(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        """Refuse what files could not be named after: names have six digits of a rate."""
+        if len({f"{rate:g}" for rate in rates}) < len(rates):
+            raise ValueError(f"must differ in their first six digits, got {', '.join(map(str, rates))}")
+        return rates
+
+    @field_validator("models")
+    @classmethod
+    def _models_differ(cls, models: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        """Refuse what files could not be named after: names have the last part of a model's."""
+        if models and len({slug(Path(model).name) for model in models}) < len(models):
+            raise ValueError(f"letters and digits of the names' last parts must differ, got {', '.join(models)}")
+        return models
+
+
+class NightlyConfig(Section):
+    """What a night decides by itself."""
+
+    refit_variance: float = Field(
+        0.8, ge=0, le=1, description="new basis if the last one captures less of the variance of new documents"
+    )
+    refit_share: float = Field(
+        0.3, gt=0, le=1, description="new basis if more of the documents came since it was fitted, as a share"
+    )
+    train_share: float = Field(
+        0.02, ge=0, le=1, description="train if the negatives of so many pairs changed since the last training, a share"
+    )
+    promote_margin: float = Field(
+        0.0, ge=0, le=1, description="deploy a trained re-ranker whose MRR@10 is lower by at most so much"
+    )
+    keep: int = Field(7, ge=2, description="versions that are kept for `hnmine rollback`")
+    work: Path | None = Field(None, description="run folder of the nights; null: HOME/work, if HOME is a folder")
