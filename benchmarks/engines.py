@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hnmine.config.corpus import SourcesConfig
-from hnmine.config.models import EncoderConfig
+from hnmine.config.encoders import EncoderConfig
+from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.models.folder import resolve

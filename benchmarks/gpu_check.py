@@ -31,7 +31,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from hnmine.config.models import EncoderConfig
+from hnmine.config.encoders import EncoderConfig
 from hnmine.errors import HnmineError
 from hnmine.mining.conditions import Known, select
 from hnmine.mining.pca import Basis, fit

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.corpus import SourcesConfig
+from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.models.folder import resolve
 from hnmine.runs.manifest import versions

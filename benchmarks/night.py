@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.config.corpus import SourcesConfig
+from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.runs.manifest import versions
 

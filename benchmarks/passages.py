@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.corpus import SourcesConfig
 from hnmine.config.root import Config
+from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.corpus.text_keys import Reading
 from hnmine.models.passages import PassageEncoder

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 import hnmine
-from hnmine.config.corpus import SourcesConfig
 from hnmine.config.root import Config
+from hnmine.config.steps import SourcesConfig
 from hnmine.config.training import TrainConfig
 
 BODY = "all-MiniLM-L6-v2"

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hnmine.config.base import slug
-from hnmine.config.describe import describe
-from hnmine.config.load import load
+from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError

@@ -10,9 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hnmine.config.corpus import SourcesConfig
-from hnmine.config.mining import GuardsConfig
 from hnmine.config.root import Config
+from hnmine.config.steps import GuardsConfig, SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.corpus.collection import Collection, write_quarantine
 from hnmine.embedding.ensemble import Ensemble

@@ -21,9 +21,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
-from hnmine.config.corpus import SourcesConfig
+from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.beir import read_beir
-from hnmine.embedding.blocks import BLOCK_TEXTS
+from hnmine.embedding.encode import BLOCK_TEXTS
 from hnmine.runs.counters import COUNTERS
 from hnmine.runs.directory import Directory
 from tests.builders.collections import append_documents, append_lines, write_collection

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.config.corpus import SourcesConfig
+from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.errors import DataError
 from hnmine.types import Pairs, Texts

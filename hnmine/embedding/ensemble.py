@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +13,12 @@ from hnmine.config.models import EncoderConfig
 from hnmine.corpus.text_keys import Keys, keys_of
 from hnmine.embedding.encode import encode_missing
 from hnmine.embedding.pool import device_of_encoders
-from hnmine.embedding.precomputed import Precomputed, read_vectors
 from hnmine.embedding.store import VectorStore
-from hnmine.embedding.vectors import StoredVectors, Vectors
+from hnmine.embedding.vectors import Precomputed, StoredVectors, Vectors, read_vectors
 from hnmine.models.plan import Plan, plan
 from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64, Role, Texts, unit_rows
-
-
-@dataclass(frozen=True)
-class _Computed:
-    """An encoder that computes here: its plan, its store, and the keys of the documents as it reads them."""
-
-    plan: Plan
-    store: VectorStore
-    document_keys: Keys
-
-
-@dataclass(frozen=True)
-class _Given:
-    """An encoder whose vectors were made elsewhere: their folder, and the documents' vectors."""
-
-    folder: Path
-    docs_NR: Float32
 
 
 class Ensemble:
@@ -86,9 +68,8 @@ class Ensemble:
         self.fits: dict[str, str] = {}
         """Names of the lexical encoders' fits, by encoder."""
         self._embed, self._ray = embed, ray
-        self._computed: dict[str, _Computed] = {}
-        self._given: dict[str, _Given] = {}
-        self._width: dict[str, int] = {}  # of an encoder whose documents are all in the store
+        self._given: dict[str, tuple[Path, Float32]] = {}  # folder and documents' vectors of what was made elsewhere
+        self._computed: dict[str, tuple[Plan, StoredVectors]] = {}  # of the documents; width 0: not looked for yet
         # Make the store, and say what is loaded
         Directory.at(store).create()
         if models := [encoder.name for encoder in encoders if encoder.model is not None]:
@@ -96,23 +77,17 @@ class Ensemble:
         # Plan each encoder
         choice = device_of_encoders(device, ray)
         for encoder in encoders:
+            name = encoder.name
             if encoder.precomputed is not None:
-                self._read_given(encoder.name, encoder.precomputed)
+                docs_NR = read_vectors(name, encoder.precomputed, "document", documents)
+                self._given[name] = encoder.precomputed, docs_NR
+                say("embed", f"{name}: precomputed, width {docs_NR.shape[1]}")
                 continue
-            fit = (fits or {}).get(encoder.name)
+            fit = (fits or {}).get(name)
             planned = plan(encoder, documents, store, choice, embed.tokens_per_batch, engine=engine, seed=seed, fit=fit)
-            self._add_computed(planned, store)
-
-    def _read_given(self, name: str, folder: Path) -> None:
-        docs_NR = read_vectors(name, folder, "document", self.documents)
-        self._given[name] = _Given(folder, docs_NR)
-        say("embed", f"{name}: precomputed, width {docs_NR.shape[1]}")
-
-    def _add_computed(self, planned: Plan, store: str | Path) -> None:
-        keys = keys_of(self.documents.texts, planned.reading("document"))
-        self._computed[planned.name] = _Computed(planned, VectorStore(store, planned.fingerprint), keys)
-        if planned.fit is not None:
-            self.fits[planned.name] = planned.fit.name
+            if planned.fit is not None:
+                self.fits[name] = planned.fit.name
+            self._computed[name] = planned, _not_looked_for(planned, VectorStore(store, planned.fingerprint), documents)
 
     def vectors(self, queries: Texts) -> tuple[Vectors, ...]:
         """Return every encoder's vectors of the documents and of these queries; encode those that the store lacks.
@@ -123,22 +98,17 @@ class Ensemble:
         """
         # Read what was made elsewhere first, so that what is missing there is said before anything is encoded
         found: dict[str, Vectors] = {}
-        for name, given in self._given.items():
-            queries_QR = read_vectors(name, given.folder, "query", queries)
-            found[name] = Precomputed.checked(name, given.docs_NR, queries_QR)
-        # Encode what the stores lack
-        for name, computed in self._computed.items():
-            found[name] = self._stored(computed, queries)
+        for name, (folder, docs_NR) in self._given.items():
+            queries_QR = read_vectors(name, folder, "query", queries)
+            found[name] = Precomputed(name=name, docs_NR=docs_NR, queries_QR=queries_QR)
+        for name in self._computed:
+            found[name] = self._stored(name, queries)
         return tuple(found[name] for name in self.names)
 
     def cosines(self, queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
-        """Return the cosines (Q, K) of queries with some documents, by encoder; -inf where the row is negative.
+        """Return the cosines (Q, K) of Q queries with some documents, by encoder; -inf where the row is negative.
 
-        Args:
-            queries: Q texts.
-            doc_rows_QK: rows of documents; -1 where there is none.
-
-        Raises: as `vectors` does.
+        Raises as `vectors` does.
         """
         there_QK = doc_rows_QK >= 0
         query_F = np.nonzero(there_QK)[0]
@@ -152,24 +122,21 @@ class Ensemble:
             cosines[name] = cosines_QK
         return cosines
 
-    def _stored(self, encoder: _Computed, queries: Texts) -> StoredVectors:
+    def _stored(self, name: str, queries: Texts) -> StoredVectors:
         """Return the vectors of one encoder; look for the documents in the first call alone."""
-        name = encoder.plan.name
-        keys: dict[Role, Keys] = {
-            "document": encoder.document_keys,
-            "query": keys_of(queries.texts, encoder.plan.reading("query")),
-        }
-        texts: dict[Role, Texts] = {"query": queries}
-        if name not in self._width:
-            texts = {"document": self.documents, "query": queries}
-        if len(queries) or "document" in texts:
-            result = encode_missing(encoder.plan, texts, keys, encoder.store, actors=self._embed.actors, ray=self._ray)
+        planned, known = self._computed[name]
+        found = replace(known, keys=known.keys | {"query": keys_of(queries.texts, planned.reading("query"))})
+        texts: dict[Role, Texts] = {"query": queries} if known.width else {"document": self.documents, "query": queries}
+        if any(map(len, texts.values())):
+            result = encode_missing(planned, texts, found.keys, known.store, actors=self._embed.actors, ray=self._ray)
             self.encoded, self.reused = self.encoded + result.encoded, self.reused + result.reused
-            self._width[name] = result.width
-        return StoredVectors(
-            name=name,
-            store=encoder.store,
-            keys=keys,
-            width=self._width[name],
-            reading=encoder.plan.reading("document"),
-        )
+            found = replace(found, width=result.width)
+            self._computed[name] = planned, found
+        return found
+
+
+def _not_looked_for(planned: Plan, store: VectorStore, documents: Texts) -> StoredVectors:
+    """Return vectors of the documents that nobody has looked for in the store: their width is 0."""
+    reading = planned.reading("document")
+    keys: dict[Role, Keys] = {"document": keys_of(documents.texts, reading)}
+    return StoredVectors(name=planned.name, store=store, keys=keys, width=0, reading=reading)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hnmine.config.mining import GuardsConfig, ReduceConfig, SearchConfig
+from hnmine.config.steps import GuardsConfig, ReduceConfig, SearchConfig
 from hnmine.corpus.text_keys import keys_of
 from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search

@@ -5,7 +5,7 @@ needs no model library; only `build` imports one. Three kinds:
 
     model        anything SentenceTransformer loads (safetensors only), with an adapter a role if it has any
     lexical      TF-IDF and a truncated SVD, see `lexical`
-    precomputed  vectors made elsewhere: no encoder at all, see `embedding.precomputed`
+    precomputed  vectors made elsewhere: no encoder at all, see `embedding.vectors`
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from hnmine.config.encoder_presets import LICENCES
-from hnmine.config.models import EncoderConfig
+from hnmine.config.encoders import LICENCES, EncoderConfig
 from hnmine.corpus.text_keys import PLAIN, Fingerprint, Reading
 from hnmine.errors import ModelError
 from hnmine.models import lexical

@@ -16,7 +16,7 @@ from sentence_transformers.util import batch_to_device
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from hnmine.config.models import EncoderConfig
+from hnmine.config.encoders import EncoderConfig
 from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
 from hnmine.models.batches import batches_by_length, lanes_on, side_by_side

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hnmine.config.mining import ReduceConfig
-from hnmine.embedding.precomputed import Precomputed
+from hnmine.config.steps import ReduceConfig
+from hnmine.embedding.vectors import Precomputed
 from hnmine.mining.conditions import Known
 from hnmine.mining.fuse import Fused
 from hnmine.mining.mine import choose_basis

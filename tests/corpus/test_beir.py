@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.config.corpus import SourcesConfig
+from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.errors import DataError

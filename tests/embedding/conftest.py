@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hnmine.config.models import EncoderConfig, LexicalConfig
+from hnmine.config.encoders import EncoderConfig, LexicalConfig
 from hnmine.models.plan import Plan, plan
 from tests.builders.devices import CPU
 from tests.builders.embedding import TEXTS

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnmine.config.mining import EmbedConfig
-from hnmine.config.models import EncoderConfig, LexicalConfig
+from hnmine.config.encoders import EncoderConfig, LexicalConfig
+from hnmine.config.steps import EmbedConfig
 from hnmine.embedding import ensemble as ensembles
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError, ModelError

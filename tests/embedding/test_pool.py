@@ -17,10 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hnmine.config.models import EncoderConfig, LexicalConfig
+from hnmine.config.encoders import EncoderConfig, LexicalConfig
 from hnmine.corpus.text_keys import PLAIN, Reading, keys_of
-from hnmine.embedding.blocks import BlockEncoder, missing_blocks
-from hnmine.embedding.pool import cpu_actors, device_of_encoders, encode_by_actors, gpu_actors, is_worth_ray
+from hnmine.embedding.encode import missing_blocks
+from hnmine.embedding.pool import (
+    BlockEncoder,
+    cpu_actors,
+    device_of_encoders,
+    encode_by_actors,
+    gpu_actors,
+    is_worth_ray,
+)
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DeviceError, ModelError
 from hnmine.models.lexical import Fit

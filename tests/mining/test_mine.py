@@ -13,8 +13,8 @@ import pytest
 
 from hnmine import pipeline
 from hnmine.config.load import load
-from hnmine.config.mining import ReduceConfig, SearchConfig
 from hnmine.config.root import Config
+from hnmine.config.steps import ReduceConfig, SearchConfig
 from hnmine.errors import DataError, ModelError
 from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged, choose_basis, dense_first_stage, mined_tables

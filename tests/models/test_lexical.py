@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnmine.config.models import EncoderConfig, LexicalConfig
+from hnmine.config.encoders import EncoderConfig, LexicalConfig
 from hnmine.errors import DataError, ModelError
 from hnmine.models.lexical import Fit
 from hnmine.models.plan import Plan, plan

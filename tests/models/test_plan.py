@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnmine.config.encoder_presets import PRESETS
+from hnmine.config.encoders import PRESETS
 from hnmine.corpus.text_keys import Reading
 from hnmine.errors import ModelError
 from hnmine.models.plan import plan
