@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.mining import EmbedConfig
-from hnmine.config.models import EncoderConfig
+from hnmine.config.encoders import EncoderConfig
+from hnmine.config.steps import EmbedConfig
 from hnmine.corpus.text_keys import Keys, keys_of
 from hnmine.embedding.encode import encode_missing
 from hnmine.embedding.pool import device_of_encoders
