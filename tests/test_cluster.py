@@ -28,7 +28,7 @@ import yaml
 from cluster.kubernetes import submit as submitter
 from hnmine import cli
 from hnmine.config.load import load
-from hnmine.embedding.blocks import BLOCK_TEXTS
+from hnmine.embedding.encode import BLOCK_TEXTS
 from hnmine.nights.lease import hold
 from hnmine.runs.directory import Directory
 from tests.builders.collections import append_documents, write_collection

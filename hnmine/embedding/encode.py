@@ -1,26 +1,28 @@
-"""Texts that the store lacks are encoded: in this process, or by Ray's actors (`pool`).
+"""Texts that the store lacks are cut into blocks and encoded, see `pool`.
 
-A finished run, a killed run and an ordinary next night are the same case: what the store has is left alone.
+A block is the unit of work, of storage and of recovery. A finished run, a killed run and an ordinary next night are
+the same case: what the store has is left alone, and the cut depends on the texts alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from hnmine.corpus.text_keys import Keys, keys_of
-from hnmine.embedding import pool
-from hnmine.embedding.blocks import BLOCK_TEXTS, BlockEncoder, missing_blocks
+from hnmine.corpus.text_keys import Keys
+from hnmine.embedding.pool import encode_blocks
 from hnmine.embedding.store import VectorStore
-from hnmine.embedding.vectors import StoredVectors
 from hnmine.errors import ModelError
 from hnmine.models.plan import Plan
-from hnmine.runs import device as devices
 from hnmine.runs.progress import say, track
 from hnmine.types import Role, Texts
+
+BLOCK_TEXTS = 512
+"""Texts in a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,35 +32,6 @@ class EncodingResult:
     encoded: int
     reused: int
     width: int
-
-
-def embed(
-    plan: Plan,
-    texts: Mapping[Role, Texts],
-    store: VectorStore,
-    *,
-    actors: int | None = None,
-    ray: bool | None = None,
-    block_texts: int = BLOCK_TEXTS,
-) -> tuple[StoredVectors, EncodingResult]:
-    """Encode the texts that the store lacks; return the vectors of all.
-
-    Args:
-        plan: of the encoder.
-        texts: by role.
-        store: of the encoder's fingerprint.
-        actors: number of Ray actors; None: as many as the cluster holds.
-        ray: whether actors encode; None: where they bring more than one process has.
-        block_texts: texts in a block.
-
-    Raises:
-        ModelError: the encoder gives non-finite values or cannot be loaded, or an actor cannot write to the store.
-        DataError: the store cannot be read or written.
-    """
-    keys = {role: keys_of(texts[role].texts, plan.reading(role)) for role in texts}
-    result = encode_missing(plan, texts, keys, store, actors=actors, ray=ray, block_texts=block_texts)
-    reading = plan.reading("document")
-    return StoredVectors(name=plan.name, store=store, keys=keys, width=result.width, reading=reading), result
 
 
 def encode_missing(
@@ -71,7 +44,21 @@ def encode_missing(
     ray: bool | None = None,
     block_texts: int = BLOCK_TEXTS,
 ) -> EncodingResult:
-    """Encode the texts that the store lacks, equal texts once; `keys` are those of `texts`. Raises as `embed` does."""
+    """Encode the texts that the store lacks, equal texts once.
+
+    Args:
+        plan: of the encoder.
+        texts: by role.
+        keys: of these texts.
+        store: of the encoder's fingerprint.
+        actors: number of Ray actors; None: as many as the cluster holds.
+        ray: whether actors encode; None: where they bring more than one process has.
+        block_texts: texts in a block.
+
+    Raises:
+        ModelError: the encoder gives non-finite values or cannot be loaded, or an actor cannot write to the store.
+        DataError: the store cannot be read or written.
+    """
     # Ask the store what it has
     store.describe()
     all_keys = np.concatenate([keys[role] for role in texts])
@@ -82,37 +69,44 @@ def encode_missing(
     if missing:
         blocks = missing_blocks(plan, texts, all_keys, found, block_texts)
         with track("embed", plan.name, missing, "texts") as progress:
-            for count in _encode_blocks(plan, blocks, store, actors, ray):
+            for count in encode_blocks(plan, blocks, store, actors, ray):
                 progress.advance(count)
         newly, width = store.contains(all_keys[~found])
         if not newly.all():
             raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
+    result = EncodingResult(encoded=missing, reused=distinct - missing, width=width)
     say(
         "embed",
-        f"{plan.name}: {distinct - missing:,} vectors from the store, {missing:,} encoded, width {width}",
+        f"{plan.name}: {result.reused:,} vectors from the store, {missing:,} encoded, width {width}",
         encoder=plan.name,
-        reused=distinct - missing,
-        encoded=missing,
-        width=width,
+        **vars(result),
     )
-    return EncodingResult(encoded=missing, reused=distinct - missing, width=width)
+    return result
 
 
-def _encode_blocks(
-    plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None, ray: bool | None
-) -> Iterator[int]:
-    """Encode all blocks, yielding how many texts are done as blocks are finished."""
-    by_ray = pool.is_worth_ray(plan, actors) if ray is None else ray
-    has_device = plan.device != "cuda" or devices.visible_gpus() > 0  # a cluster's head may have none
-    results: Iterator[pa.Table]
-    if has_device and (not by_ray or len(blocks) == 1):
-        say("embed", f"{plan.name}: in this process{pool.precision_of(plan)}, {len(blocks)} block(s)")
-        encoder = BlockEncoder(plan, store, None)
-        results = (encoder(block) for block in blocks)
-    else:
-        results = pool.encode_by_actors(plan, blocks, store, actors)
-    for result in results:
-        for row in result.to_pylist():
-            if row["failure"]:
-                raise ModelError(row["failure"])
-            yield row["count"]
+def missing_blocks(
+    plan: Plan, texts: Mapping[Role, Texts], all_keys: Keys, found: NDArray[np.bool_], block_texts: int
+) -> list[pa.Table]:
+    """Cut all distinct texts into blocks by their length, longest first, and leave out the texts that the store has.
+
+    Args:
+        plan: of the encoder.
+        texts: by role.
+        all_keys: keys of all these texts, role after role (n, 2).
+        found: whether the store has them (n,).
+        block_texts: texts in a block before any is left out.
+
+    Returns:
+        One table of one row a block; columns roles and texts, each a list.
+    """
+    labelled = [(role, text) for role in texts for text in texts[role].texts]
+    _, first = np.unique(all_keys, axis=0, return_index=True)
+    prompts = {role: len(plan.reading(role).prompt) for role in texts}
+    lengths = np.array([-prompts[labelled[i][0]] - len(labelled[i][1]) for i in first])
+    order = first[np.lexsort((all_keys[first, 1], all_keys[first, 0], lengths))]  # keys break ties
+    blocks = []
+    for start in range(0, len(order), block_texts):
+        kept = [labelled[i] for i in order[start : start + block_texts] if not found[i]]
+        if kept:
+            blocks.append(pa.table({"roles": [[role for role, _ in kept]], "texts": [[text for _, text in kept]]}))
+    return blocks

@@ -1,23 +1,29 @@
-"""Blocks of texts over Ray Data's encoder actors."""
+"""Blocks of texts are encoded: in this process, or over the actors of Ray Data.
+
+Vectors never travel: the process that makes them writes them into the store.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hnmine.embedding.blocks import BlockEncoder, keys_in
+from hnmine.corpus.text_keys import keys_of
 from hnmine.embedding.store import VectorStore
-from hnmine.errors import DeviceError, ModelError
+from hnmine.errors import DeviceError, HnmineError, ModelError
 from hnmine.models.batches import MAX_LANES
-from hnmine.models.plan import Plan
+from hnmine.models.plan import Encoder, Plan
 from hnmine.runs import device as devices
+from hnmine.runs.counters import TEXTS
 from hnmine.runs.progress import say
 from hnmine.runs.ray_session import quiet_ray_data, start_ray
 
@@ -27,9 +33,69 @@ Pool = Callable[[Plan, list[pa.Table], VectorStore, int | None], Iterator[pa.Tab
 """Encodes blocks by so many actors (None: as many as there is room for); yields what `BlockEncoder` returns."""
 
 
-def precision_of(plan: Plan) -> str:
-    """Return a model's number format and engine as they end a message; nothing for a lexical encoder."""
-    return f", {plan.dtype} by {plan.engine}" if plan.fit is None else ""
+class BlockEncoder:
+    """Loads an encoder once, then encodes and stores block after block; in this process, or as an actor."""
+
+    def __init__(self, plan: Plan, store: VectorStore, lanes: int | None) -> None:
+        """Load the encoder; on a CPU it computes `lanes` batches at a time, None: by the cores."""
+        self._plan, self._store = plan, store
+        self._encoder: Encoder | None = None
+        self._failure = ""
+        try:
+            self._encoder = plan.build(lanes)
+        except HnmineError as error:
+            self._failure = str(error)
+
+    def __call__(self, blocks: pa.Table) -> pa.Table:
+        """Encode every row of `blocks`; return how many texts each held, and what failed.
+
+        A failure that a user can mend travels as a row: as an exception Ray would retry it, log it in full and lose
+        its type.
+        """
+        counts, failures = [], []
+        for block in blocks.to_pylist():
+            try:
+                self._encode(block)
+            except HnmineError as error:
+                self._failure = str(error)
+            counts.append(len(block["texts"]))
+            failures.append(self._failure)
+        return pa.table({"count": counts, "failure": failures})
+
+    def _encode(self, block: dict[str, Any]) -> None:
+        if self._encoder is None:
+            return
+        readings = [self._plan.reading(role) for role in block["roles"]]
+        for reading in dict.fromkeys(readings):
+            texts = [text for text, other in zip(block["texts"], readings, strict=True) if other == reading]
+            vectors = self._encoder.encode(texts, reading)
+            bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+            if len(bad):
+                raise ModelError(
+                    f"encoder {self._plan.name} ({self._plan.dtype}) gives NaN or infinity for {len(bad)} texts, "
+                    f"first {texts[bad[0]][:80]!r}; try dtype: float32"
+                )
+            self._store.write(keys_of(texts, reading), vectors)
+        for role, count in Counter(block["roles"]).items():
+            TEXTS.add(count, encoder=self._plan.name, role=role)
+
+
+def encode_blocks(
+    plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None, ray: bool | None
+) -> Iterator[int]:
+    """Encode all blocks, by actors or in this process; yield how many texts are done as blocks are finished."""
+    by_ray = is_worth_ray(plan, actors) if ray is None else ray
+    has_device = plan.device != "cuda" or devices.visible_gpus() > 0  # a cluster's head may have none
+    if has_device and (not by_ray or len(blocks) == 1):
+        say("embed", f"{plan.name}: in this process{_precision(plan)}, {len(blocks)} block(s)")
+        results: Iterator[pa.Table] = map(BlockEncoder(plan, store, None), blocks)
+    else:
+        results = encode_by_actors(plan, blocks, store, actors)
+    for result in results:
+        for row in result.to_pylist():
+            if row["failure"]:
+                raise ModelError(row["failure"])
+            yield row["count"]
 
 
 def is_worth_ray(plan: Plan, actors: int | None) -> bool:
@@ -39,12 +105,7 @@ def is_worth_ray(plan: Plan, actors: int | None) -> bool:
 
 
 def device_of_encoders(device: str, ray: bool | None) -> devices.Choice:
-    """Choose the device of the encoders; in a submitted job the cluster's GPUs count, not the head's.
-
-    Args:
-        device: auto, cpu or gpu.
-        ray: False: actors never encode.
-    """
+    """Choose the device of the encoders; in a submitted job whose actors may encode, the cluster's GPUs count."""
     if os.environ.get("RAY_ADDRESS") and device != "cpu" and ray is not False:
         start_ray()
         import ray as ray_library
@@ -57,17 +118,10 @@ def device_of_encoders(device: str, ray: bool | None) -> devices.Choice:
 def encode_by_actors(
     plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None, pool: Pool | None = None
 ) -> Iterator[pa.Table]:
-    """Encode the blocks by actors, and what is left when actors are lost by new ones; see `BlockEncoder`.
+    """Encode the blocks by a pool of actors (None: `ray_data_pool`), and what is left when it is lost by a new one.
 
     A node that dies takes more than its actors: until Ray has noticed, calls to them fail at once, so that none of
     their retries is left.
-
-    Args:
-        plan: of the encoder.
-        blocks: one table of one row a block.
-        store: where the vectors are written.
-        actors: number of actors; None: as many as the cluster holds.
-        pool: hands the blocks to actors; None: `ray_data_pool`.
 
     Raises:
         ModelError: a block kills every actor that tries it.
@@ -84,7 +138,7 @@ def encode_by_actors(
                 yield from (pool or ray_data_pool)(plan, left, store, actors)
             return
         except RayActorError as error:
-            before, left = len(left), _not_stored(left, store)
+            before, left = len(left), _not_stored(plan, left, store)
             if len(left) == before:
                 raise ModelError(
                     f"encoder {plan.name}: its process died {_RETRIES + 1} times on one block of texts; if memory ran "
@@ -117,10 +171,11 @@ def _collecting_garbage() -> Iterator[None]:
         thread.join()
 
 
-def _not_stored(blocks: list[pa.Table], store: VectorStore) -> list[pa.Table]:
-    keys = [keys_in(block) for block in blocks]
-    found, _ = store.contains(np.concatenate(keys))
-    parts = np.split(found, np.cumsum([len(each) for each in keys])[:-1])
+def _not_stored(plan: Plan, blocks: list[pa.Table], store: VectorStore) -> list[pa.Table]:
+    rows = [row for block in blocks for row in block.to_pylist()]
+    asked = [(role, text) for row in rows for role, text in zip(row["roles"], row["texts"], strict=True)]
+    found, _ = store.contains(np.concatenate([keys_of([text], plan.reading(role)) for role, text in asked]))
+    parts = np.split(found, np.cumsum([len(row["texts"]) for row in rows])[:-1])
     return [block for block, part in zip(blocks, parts, strict=True) if not part.all()]
 
 
@@ -136,11 +191,8 @@ def ray_data_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, actors
     else:
         possible, lanes = cpu_actors([int(node.get("CPU", 0)) for node in nodes], actors)
     size = min(actors or possible, len(blocks))
-    side_by_side = f", {lanes} batches at a time" if lanes > 1 else ""
-    say(
-        "embed",
-        f"{plan.name}: {size} actor(s) on {plan.device}{side_by_side}{precision_of(plan)}, {len(blocks)} blocks",
-    )
+    by_lanes = f", {lanes} batches at a time" if lanes > 1 else ""
+    say("embed", f"{plan.name}: {size} actor(s) on {plan.device}{by_lanes}{_precision(plan)}, {len(blocks)} blocks")
     # Let Ray Data hand out the blocks
     with warnings.catch_warnings():  # Ray 2.60 has no other way to set max_task_retries than the deprecated one
         warnings.simplefilter("ignore")
@@ -157,12 +209,13 @@ def ray_data_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, actors
     yield from data.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
-    """Return how many actors of this encoder the GPUs hold.
+def _precision(plan: Plan) -> str:
+    """Return a model's number format and engine as they stand in a message; nothing for a lexical encoder."""
+    return f", {plan.dtype} by {plan.engine}" if plan.fit is None else ""
 
-    Raises:
-        DeviceError: there is no GPU; Ray would wait for one without end.
-    """
+
+def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
+    """Return how many actors of this encoder the GPUs hold; without one a DeviceError, since Ray would wait."""
     actors = sum(gpus_by_node) * int(1 / plan.config.gpus)
     if not actors:
         raise DeviceError(f"encoder {plan.name}: no node of the Ray cluster has a GPU; add one, or set device: cpu")
@@ -172,12 +225,8 @@ def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
 def cpu_actors(cpus_by_node: list[int], actors: int | None) -> tuple[int, int]:
     """Return how many actors the CPUs hold, and how many cores each has; an actor's cores are on one node.
 
-    Args:
-        cpus_by_node: cores that Ray may use.
-        actors: number of actors that is asked for; where they are more than the cores, they wait for one.
-
-    Raises:
-        DeviceError: there is no CPU; Ray would wait for one without end.
+    If `actors` says how many there must be and they are more than the cores, they wait for one. Without a CPU this is
+    a DeviceError, since Ray would wait.
     """
     cpus = [count for count in cpus_by_node if count]
     if not cpus:

@@ -16,17 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.corpus.text_keys import KEY_BYTES, Keys, key_of
+from hnmine.corpus.text_keys import KEY_BYTES, Fingerprint, Keys, key_of
 from hnmine.embedding.store import VectorStore
-from hnmine.models.fingerprint import Fingerprint
 from hnmine.models.folder import folder_sha256
 from hnmine.runs.manifest import versions
-from hnmine.types import Float32, Float64, Int64, Texts
-
-Done = Callable[[int], None]
-"""Hears how many pairs have been finished since it heard last."""
-Score = Callable[[Sequence[str], Sequence[str], Done], Float32]
-"""Maps queries and documents of the same length n to scores (n,)."""
+from hnmine.types import Done, Float32, Float64, Int64, Score, Texts
 
 BLOCK_SCORES = 4096
 """Scores in a block: what a crash may cost."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.embedding.encode import EncodingResult, embed
+from hnmine.corpus.text_keys import keys_of
+from hnmine.embedding.encode import EncodingResult, encode_missing
 from hnmine.embedding.store import VectorStore
 from hnmine.embedding.vectors import StoredVectors, Vectors
 from hnmine.models.plan import Plan
@@ -22,7 +23,10 @@ def embed_into(
     plan: Plan, root: str | Path, texts: Mapping[Role, Texts] = TEXTS, **settings: Any
 ) -> tuple[StoredVectors, EncodingResult]:
     """Embed texts into the store at `root`, in blocks of 16 and in this process unless `settings` say otherwise."""
-    return embed(plan, texts, VectorStore(root, plan.fingerprint), **({"ray": False, "block_texts": 16} | settings))
+    store, reading = VectorStore(root, plan.fingerprint), plan.reading("document")
+    keys = {role: keys_of(texts[role].texts, plan.reading(role)) for role in texts}
+    result = encode_missing(plan, texts, keys, store, **({"ray": False, "block_texts": 16} | settings))
+    return StoredVectors(name=plan.name, store=store, keys=keys, width=result.width, reading=reading), result
 
 
 def blocks_of(plan: Plan, root: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hnmine.corpus.text_keys import PLAIN, keys_of
-from hnmine.embedding.encode import EncodingResult, embed
+from hnmine.embedding.encode import EncodingResult, encode_missing
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import ModelError
 from hnmine.types import Texts
@@ -141,5 +141,6 @@ class Forgetful(VectorStore):
 
 
 def test_a_store_that_loses_what_is_written_is_a_model_error_that_names_it(tiny, tmp_path):
+    keys = {role: keys_of(TEXTS[role].texts, tiny.reading(role)) for role in TEXTS}
     with pytest.raises(ModelError, match=rf"encoder tiny: 80 texts have no vector in {tmp_path}"):
-        embed(tiny, TEXTS, Forgetful(tmp_path, tiny.fingerprint), ray=False)
+        encode_missing(tiny, TEXTS, keys, Forgetful(tmp_path, tiny.fingerprint), ray=False)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hnmine.embedding.score_store import Score, ScoreStore
-from hnmine.types import Float32
+from hnmine.embedding.score_store import ScoreStore
+from hnmine.types import Float32, Score
 from tests.builders.texts import as_texts
 
 TEXTS = ["", "a", "ab", "b", "deploy MySQL", "deploy Postgres", "é\0b"]

@@ -28,7 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.corpus.text_keys import Fingerprint, key_of, keys_of
-from hnmine.embedding.blocks import BLOCK_TEXTS
+from hnmine.embedding.encode import BLOCK_TEXTS
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DataError
 from hnmine.runs.directory import Directory

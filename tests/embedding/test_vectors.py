@@ -1,17 +1,22 @@
-"""Vectors of a store: by rows, as a whole, and what is said when some have vanished."""
+"""Vectors of a store that are read, or have vanished; and those made elsewhere, with every mistake a file can hold."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hnmine.corpus.text_keys import Fingerprint, Reading, keys_of
 from hnmine.embedding.store import VectorStore
-from hnmine.embedding.vectors import StoredVectors
-from hnmine.errors import ModelError
+from hnmine.embedding.vectors import Precomputed, StoredVectors, read_vectors
+from hnmine.errors import DataError, ModelError
+from hnmine.types import Texts
 from tests.builders.embedding import all_rows
+from tests.builders.vectors import FLOATS, write_vectors
 
 DOCUMENTS, QUERIES = [f"text {i}" for i in range(30)], ["query 0", "text 3", "query 0"]
 
@@ -63,3 +68,158 @@ def test_the_identity_is_the_encoder_and_how_it_reads_documents(stored):
     other = VectorStore(stored.store.root, Fingerprint.of(kind="other"))
     assert len({*read, replace(stored, store=other).identity}) == 5
     assert replace(stored, name="renamed", width=9).identity == read[0]
+
+
+# Made elsewhere
+
+WANTED = {"document": Texts(ids=("d1", "d2"), texts=("x", "y")), "query": Texts(ids=("q1",), texts=("z",))}
+VECTORS = {"d1": [1.0, 0.0], "d2": [0.5, 0.5], "extra": [9.0, 9.0]}
+
+
+def read(folder: Path, wanted: dict[str, Texts] = WANTED) -> Precomputed:
+    """Read both files, as an ensemble does."""
+    documents, queries = (read_vectors("mine", folder, role, wanted[role]) for role in ("document", "query"))
+    return Precomputed(name="mine", docs_NR=documents, queries_QR=queries)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_vectors(tmp_path / "documents.parquet", VECTORS)
+    write_vectors(tmp_path / "queries.parquet", {"q1": [0.0, 2.0]})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        FLOATS,
+        pa.list_(pa.float64()),
+        pa.list_(pa.float16()),
+        pa.large_list(pa.float32()),
+        pa.list_(pa.float32(), 2),
+        pa.list_(pa.float64(), 2),
+    ],
+    ids=str,
+)
+def test_precomputed_vectors_come_in_the_order_of_the_texts(kind, folder):
+    write_vectors(folder / "documents.parquet", dict(reversed(VECTORS.items())), kind)
+    vectors = read(folder)
+    assert vectors.docs_NR.tolist() == [[1, 0], [0.5, 0.5]]
+    assert vectors.queries_QR.tolist() == [[0, 2]]
+    assert vectors.docs_NR.dtype == np.float32
+
+
+def test_columns_may_stand_in_any_order_among_others_and_in_row_groups(folder):
+    table = pa.table({"vector": list(VECTORS.values()), "more": [1, 2, 3], "id": list(VECTORS)})
+    pq.write_table(table, folder / "documents.parquet", row_group_size=1)
+    assert read(folder).docs_NR.tolist() == [[1, 0], [0.5, 0.5]]
+
+
+@pytest.mark.parametrize("kind", [FLOATS, pa.list_(pa.float32(), 3)], ids=str)
+def test_row_groups_of_a_large_file_are_put_together(kind, folder):
+    values = np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(5000)[:4000]
+    ids = [f"d{row}" for row in range(5000)]
+    table = pa.table({"id": ids, "vector": pa.array(values.tolist(), kind)})
+    pq.write_table(table, folder / "documents.parquet", row_group_size=700)
+    assert pq.read_table(folder / "documents.parquet").column("vector").num_chunks == 8
+    names = tuple(ids[row] for row in order)
+    assert np.array_equal(read_vectors("mine", folder, "document", Texts(ids=names, texts=names)), values[order])
+
+
+def test_no_texts_have_no_vectors_whatever_the_file_holds(folder):
+    nothing = WANTED | {"query": Texts(ids=(), texts=())}
+    assert read(folder, nothing).queries_QR.shape == (0, 2)
+    write_vectors(folder / "queries.parquet", {}, ids=pa.string())
+    empty = read(folder, nothing)
+    assert (len(empty.queries_QR), empty.width, list(empty.scan("query"))) == (0, 2, [])
+
+
+def test_rows_are_taken_and_scanned_like_those_of_a_store(folder):
+    many = Texts(ids=tuple(f"d{row}" for row in range(20_000)), texts=("",) * 20_000)
+    write_vectors(folder / "documents.parquet", {name: [float(row), 1.0] for row, name in enumerate(many.ids)})
+    vectors = read(folder, WANTED | {"document": many})
+    assert (vectors.count("document"), vectors.count("query")) == (20_000, 1)
+    assert all_rows(vectors, "document")[:, 0].tolist() == list(range(20_000))
+    assert len(list(vectors.scan("document"))) > 1
+    assert vectors.take("document", np.array([7, 19_999, 7]))[:, 0].tolist() == [7, 19_999, 7]
+
+
+def test_vectors_of_another_width_are_another_identity(folder):
+    of_two = read(folder).identity
+    write_vectors(folder / "documents.parquet", {name: [*row, 1.0] for name, row in VECTORS.items()})
+    write_vectors(folder / "queries.parquet", {"q1": [0.0, 2.0, 1.0]})
+    assert read(folder).identity != of_two
+
+
+def test_integer_ids_are_the_texts_of_their_digits(folder):
+    write_vectors(folder / "documents.parquet", {7: [1.0, 0.0], 12: [0.0, 1.0]}, ids=pa.int64())
+    wanted = WANTED | {"document": Texts(ids=("12", "7"), texts=("x", "y"))}
+    assert read(folder, wanted).docs_NR.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_vectors_of_any_finite_length_are_taken(size, folder):
+    write_vectors(folder / "queries.parquet", {"q1": [size, size]})
+    assert read(folder).queries_QR == pytest.approx(np.full((1, 2), size))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "kind", "message"),
+    [
+        ({"d1": [1.0, 0.0]}, FLOATS, r"1 of 2 vectors are missing, first 'd2'"),
+        ({"d1": [1.0, 0.0], "d2": [NAN, 1.0]}, FLOATS, r"'d2' \(row 2\) holds NaN or infinity"),
+        ({"d1": [1.0, -INF], "d2": [1.0, 1.0]}, FLOATS, r"'d1' \(row 1\) holds NaN or infinity"),
+        ({"d1": [1.0, 1e300], "d2": [1.0, 1.0]}, pa.list_(pa.float64()), r"'d1' \(row 1\) holds NaN or infinity"),
+        ({"d1": [1.0, None], "d2": [1.0, 1.0]}, FLOATS, r"'d1' \(row 1\) holds NaN or infinity"),
+        ({"d1": [1.0, 0.0], "d2": [0.0, 0.0]}, FLOATS, r"'d2' \(row 2\) is all zero"),
+        ({"d1": [], "d2": []}, FLOATS, r"'d1' \(row 1\) is all zero"),
+        ({"d1": [1.0, 0.0], "d2": [1.0]}, FLOATS, r"widths differ: 2 in row 1, 1 in row 2 \(id 'd2'\)"),
+        ({"d1": [1.0, 0.0, 3.0], "d2": [1.0] * 3}, FLOATS, r"documents.parquet has .* width 3, queries.parquet .* 2"),
+        ({"d1": [1.0, 0.0], "d2": None}, FLOATS, r"1 vectors are null, the first of id 'd2' \(row 2\)"),
+        ({"d1": [1, 0], "d2": [0, 1]}, pa.list_(pa.int32()), "must be a list of floats, is list<"),
+        ({"d1": "abc", "d2": "d"}, pa.string(), "must be a list of floats, is string"),
+        ({"d1": 1.0, "d2": 2.0}, pa.float32(), "must be a list of floats, is float"),
+    ],
+)
+def test_a_bad_vector_is_a_data_error_that_names_file_and_id(vectors, kind, message, folder):
+    write_vectors(folder / "documents.parquet", vectors, kind)
+    with pytest.raises(DataError, match=message) as caught:
+        read(folder)
+    assert "encoder mine" in str(caught.value)
+    assert "documents.parquet" in str(caught.value)
+
+
+def test_an_id_that_stands_twice_is_named(folder):
+    pq.write_table(pa.table({"id": ["q1", "q1"], "vector": [[1.0, 0.0]] * 2}), folder / "queries.parquet")
+    with pytest.raises(DataError, match=r"queries.parquet: id 'q1' stands in two rows"):
+        read(folder)
+
+
+def test_a_row_without_id_is_refused(folder):
+    pq.write_table(pa.table({"id": ["q1", None], "vector": [[1.0, 0.0]] * 2}), folder / "queries.parquet")
+    with pytest.raises(DataError, match=r"queries.parquet: 1 rows have no id"):
+        read(folder)
+
+
+@pytest.mark.parametrize("column", ["id", "vector"])
+def test_a_missing_column_is_named(column, folder):
+    table = pq.read_table(folder / "queries.parquet").drop_columns([column])
+    pq.write_table(table, folder / "queries.parquet")
+    with pytest.raises(DataError, match=r"queries.parquet .*columns id and vector"):
+        read(folder)
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "queries.parquet").unlink()
+    with pytest.raises(DataError, match=r"queries.parquet does not exist"):
+        read(folder)
+
+
+def test_a_file_that_is_not_parquet_is_named(folder):
+    (folder / "documents.parquet").write_text("id,vector\nd1,1", encoding="utf-8")
+    with pytest.raises(DataError, match=r"documents.parquet is not a Parquet file"):
+        read(folder)

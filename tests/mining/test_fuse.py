@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hnmine.embedding.precomputed import Precomputed
+from hnmine.embedding.vectors import Precomputed
 from hnmine.mining.fuse import Fused
 from hnmine.types import unit_rows
 
