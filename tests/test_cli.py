@@ -79,6 +79,7 @@ def append(file: Path, text: str) -> None:
         (["--set", "encoders=[{name: x, lexical: {wide: 1}}]"], ["wide: unknown key; did you mean 'width'?"]),
         (["--set", "train.learning_rate=.nan"], ["train.learning_rate", "finite number"]),
         (["--set", "select=3"], ["select:", "got 3"]),
+        (["--set", "train.presets=3"], ["train.presets: Input should be a valid list, got 3"]),
         (["--set", "train.presets=[3]"], ["train.presets.0: expected a text, got 3"]),
         (["--config", "missing.yaml"], ["config file missing.yaml does not exist"]),
         (["--config", "."], ["config file . cannot be read"]),

@@ -10,7 +10,6 @@ import yaml
 from pydantic import Field, model_validator
 
 from hnmine.config.base import Dtype, Section
-from hnmine.errors import ConfigError
 
 _ADAPTER = r"^[A-Za-z0-9_\-]{1,64}$"  # valid as the name of a folder, of a torch module and in a BLAKE2b key
 
@@ -74,10 +73,3 @@ PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
     name: tuple(map(EncoderConfig.model_validate, encoders))
     for name, encoders in yaml.safe_load((files(__package__) / "encoder_presets.yaml").read_text("utf-8")).items()
 }
-
-
-def preset(name: str) -> tuple[EncoderConfig, ...]:
-    """Return the encoders of a preset; the error of another name says which there are."""
-    if name not in PRESETS:
-        raise ConfigError(f"encoders: unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
-    return PRESETS[name]

@@ -96,9 +96,8 @@ def _line(problem: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         known = list(_section_at(problem["loc"][:-1]).model_fields)
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return f"{where}: unknown key" + (
-            f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
-        )
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
     if kind == "too_short":
         return f"{where}: expected a list with at least 1 item{came}"
     if kind == "string_type":
@@ -111,9 +110,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     section: type[BaseModel] = Config
     for part in location:
         if isinstance(part, str):
-            inner = section_of(section.model_fields[part].annotation)
-            assert inner is not None
-            section = inner
+            section = section_of(section.model_fields[part].annotation) or section
     return section
 
 
@@ -130,13 +127,12 @@ def _described(section: type[BaseModel], comment: str = "# ") -> list[str]:
     lines = []
     for key, field in section.model_fields.items():
         inner = section_of(field.annotation)
-        may_be_absent = inner is not field.annotation
-        if inner is None or may_be_absent:
-            lines.append(f"{key}: {_default(key, field)}  # {field.description}{_range(field)}")
-            lines += [f"  {comment}{line}" for line in _described(inner, "")] if inner else []
-        else:
+        if inner and inner is field.annotation:
             lines.append(f"{key}:  # {(inner.__doc__ or '').strip()}")
             lines += [f"  {line}" for line in _described(inner, comment)]
+        else:
+            lines.append(f"{key}: {_default(key, field)}  # {field.description}{_range(field)}")
+            lines += [f"  {comment}{line}" for line in _described(inner, "")] if inner else []
     return lines
 
 

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from hnmine.config import steps
 from hnmine.config.base import Device, Engine, Section
-from hnmine.config.encoders import DEFAULT_PRESET, PRESETS, EncoderConfig, preset
-from hnmine.config.steps import (
-    CompareConfig,
-    EmbedConfig,
-    EvaluateConfig,
-    GuardsConfig,
-    NightlyConfig,
-    ReduceConfig,
-    SearchConfig,
-    SelectConfig,
-    SourcesConfig,
-)
+from hnmine.config.encoders import DEFAULT_PRESET, PRESETS, EncoderConfig
 from hnmine.config.training import TrainConfig
 
 
@@ -33,35 +23,36 @@ class Config(Section):
         description="encode and train by Ray, or in this process; null: by Ray on a cluster, with several training "
         "workers, and for encoding also on GPUs, where embed.actors is set, and on many CPU cores",
     )
-    sources: SourcesConfig = SourcesConfig()
+    sources: steps.SourcesConfig = steps.SourcesConfig()
     encoders: tuple[EncoderConfig, ...] = Field(
         PRESETS[DEFAULT_PRESET],
         min_length=1,
         description=f"a preset ({', '.join(PRESETS)}), or a list; keys of an entry:",
     )
-    embed: EmbedConfig = EmbedConfig()
-    reduce: ReduceConfig = ReduceConfig()
-    search: SearchConfig = SearchConfig()
-    select: SelectConfig = SelectConfig()
-    guards: GuardsConfig = GuardsConfig()
+    embed: steps.EmbedConfig = steps.EmbedConfig()
+    reduce: steps.ReduceConfig = steps.ReduceConfig()
+    search: steps.SearchConfig = steps.SearchConfig()
+    select: steps.SelectConfig = steps.SelectConfig()
+    guards: steps.GuardsConfig = steps.GuardsConfig()
     train: TrainConfig = TrainConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    compare: CompareConfig = CompareConfig()
-    nightly: NightlyConfig = NightlyConfig()
+    evaluate: steps.EvaluateConfig = steps.EvaluateConfig()
+    compare: steps.CompareConfig = steps.CompareConfig()
+    nightly: steps.NightlyConfig = steps.NightlyConfig()
 
-    @model_validator(mode="before")
+    @field_validator("encoders", mode="before")
     @classmethod
-    def _named_encoders(cls, tree: Any) -> Any:
-        if isinstance(tree, dict) and isinstance(name := tree.get("encoders"), str):
-            return tree | {"encoders": preset(name)}
-        return tree
+    def _named(cls, encoders: Any) -> Any:
+        if not isinstance(encoders, str):
+            return encoders
+        if encoders not in PRESETS:
+            raise ValueError(f"unknown preset {encoders!r}; known presets: {', '.join(PRESETS)}")
+        return PRESETS[encoders]
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
-        if (self.guards.agreement or 0) > len(self.encoders):
-            raise ValueError(
-                f"guards.agreement is {self.guards.agreement}, but there are {len(self.encoders)} encoders"
-            )
+        agreement = self.guards.agreement or 0
+        if agreement > len(self.encoders):
+            raise ValueError(f"guards.agreement is {agreement}, but there are {len(self.encoders)} encoders")
         names = [encoder.name for encoder in self.encoders]
         if len(set(names)) != len(names):
             raise ValueError(f"encoders: names must differ, got {names}")

@@ -80,9 +80,9 @@ class TrainConfig(Section):
     @classmethod
     def _slugs(cls, presets: Any) -> Any:
         listed = [presets] if isinstance(presets, str) else presets
-        return (
-            [slug(each) if isinstance(each, str) else each for each in listed] if isinstance(listed, list) else listed
-        )
+        if not isinstance(listed, list | tuple):
+            return listed
+        return [slug(name) if isinstance(name, str) else name for name in listed]
 
     @model_validator(mode="after")
     def _teacher_is_heard(self) -> TrainConfig:

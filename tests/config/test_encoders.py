@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hnmine.config.encoders import LICENCES, PRESETS, EncoderConfig, preset
+from hnmine.config.encoders import LICENCES, PRESETS, EncoderConfig
 from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.errors import ConfigError
@@ -56,23 +56,25 @@ def test_the_paper_has_six_encoders() -> None:
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])
 def test_e5_has_both_prompts(size: str) -> None:
-    (encoder,) = preset(f"multilingual-{size}")
+    (encoder,) = PRESETS[f"multilingual-{size}"]
     assert (encoder.query_prompt, encoder.document_prompt) == ("query: ", "passage: ")
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
 def test_solon_writes_a_space_before_the_colon(size: str) -> None:
-    (encoder,) = preset(f"fr-{size}")
+    (encoder,) = PRESETS[f"fr-{size}"]
     assert (encoder.query_prompt, encoder.document_prompt) == ("query : ", "")
 
 
 def test_the_default_is_not_copied() -> None:
-    assert preset("minilm+lexical") is Config.model_fields["encoders"].default
+    assert PRESETS["minilm+lexical"] is Config.model_fields["encoders"].default
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown preset 'papers'; known presets: paper, en-small, .*minilm"):
-        preset("papers")
+    with pytest.raises(
+        ConfigError, match=r"^--set: encoders: unknown preset 'papers'; known presets: paper, en-small, .*minilm"
+    ):
+        load(overrides=["encoders=papers"])
 
 
 @pytest.mark.parametrize("name", PRESETS)
