@@ -132,10 +132,9 @@ def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     from hnmine.config.training import TrainConfig
     from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
     from hnmine.training import losses
-    from hnmine.training.gradient import Optimizer
+    from hnmine.training.gradient import Optimizer, Recipe
     from hnmine.training.list_losses import ListLosses
     from hnmine.training.lists import TrainingList, step_lists
-    from hnmine.training.recipe import Recipe
 
     lists = tuple(TrainingList(query=row["query"], documents=(row["positive"], row["negative"])) for row in triplets)
     settings = TrainConfig(loss="bce", pairs_per_batch=PAIRS // 2, max_tokens=TOKENS)

@@ -27,8 +27,8 @@ from hnmine.ranking.measures import MAIN_METRIC, PerQuery, means
 from hnmine.runs.folder import RERANKERS
 from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track
+from hnmine.training.gradient import Recipe
 from hnmine.training.lists import Lists, TrainingData
-from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer, Training
 from hnmine.types import Int64
 

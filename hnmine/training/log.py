@@ -12,7 +12,7 @@ from typing import Any, Literal
 from hnmine.errors import ConfigError
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.progress import Progress, say
-from hnmine.training.recipe import Recipe
+from hnmine.training.gradient import Recipe
 
 Track = Callable[[str, float, int], None]
 """Takes the name of a value, the value, and the step it is of."""

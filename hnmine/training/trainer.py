@@ -32,11 +32,11 @@ from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
+from hnmine.training.gradient import Recipe
 from hnmine.training.lessons import Teacher
 from hnmine.training.lists import Lists, TrainingData, random_negatives, training_lists
 from hnmine.training.log import TrainingLog, tracking
 from hnmine.training.ray_workers import train_on_ray
-from hnmine.training.recipe import Recipe
 from hnmine.training.worker import STATE, Group, Job, Worker, best_step
 
 WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
@@ -120,10 +120,8 @@ class Trainer:
         """
         if self.settings.kind == "bi-encoder" or has_ranking_head(self.model):
             return self.model, None
-        say(
-            "train",
-            f"{self.settings.model} has no ranking head: warmed up first, on random negatives of the same pairs",
-        )
+        model = self.settings.model
+        say("train", f"{model} has no ranking head: warmed up first, on random negatives of the same pairs")
         data, seed = self.data, self.recipe.seed
         negatives = random_negatives(data.pairs, data.never_negative, len(data.documents), WARM_UP_NEGATIVES, seed)
         lists = training_lists(data.documents, data.queries, data.pairs, negatives)

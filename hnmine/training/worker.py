@@ -25,11 +25,10 @@ from hnmine.models.reranker import load_reranker
 from hnmine.ranking.measures import MAIN_METRIC, means, measure
 from hnmine.ranking.task import Task, rerank
 from hnmine.training import losses
-from hnmine.training.gradient import Optimizer
+from hnmine.training.gradient import Optimizer, Recipe
 from hnmine.training.list_losses import ListLosses
 from hnmine.training.lists import Lists, step_lists
 from hnmine.training.log import Event
-from hnmine.training.recipe import Recipe
 
 STATE = "training.pt"
 """The file in a checkpoint's model folder with AdamW's state, the step, and the metric by step so far."""
@@ -73,10 +72,7 @@ class Group:
         return nullcontext(found[max(found)] if found else None)
 
     def join(self, network: Any, *, unused_weights: bool) -> Any:  # noqa: ARG002
-        """Return the network with gradients that are the mean over all workers.
-
-        `unused_weights` says that some weights get no gradient.
-        """
+        """Return the network with gradients that are the mean over all workers."""
         return network
 
     def report(self, step: int, history: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
@@ -95,11 +91,7 @@ class Worker:
     """The state of one worker: model, optimizer, and how far it is."""
 
     def __init__(self, job: Job, group: Group, log: Callable[[Event], None]) -> None:
-        """Load the model, or the last checkpoint.
-
-        Raises:
-            ModelError: it cannot be loaded.
-        """
+        """Load the model, or the last checkpoint."""
         recipe = job.recipe
         self._job, self._group = job, group
         self._log = log if group.rank == 0 else lambda _event: None
@@ -116,7 +108,7 @@ class Worker:
                     seed=recipe.seed,
                 )
                 state = torch.load(checkpoint / STATE, "cpu", weights_only=True) if checkpoint else None
-            except (ModelError, OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            except (ModelError, OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
                 if checkpoint is None or isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise ModelError(
@@ -132,14 +124,11 @@ class Worker:
             self._done, self._history = state["step"], state["history"]
             self._optimizer.adamw.load_state_dict(state["adamw"])
             self._log(Event("resumed", self._done))
-            self._log_history()
+            for step, value in self._history.items():
+                self._log(Event("evaluated", step, value))
 
     def run(self) -> None:
-        """Train from the checkpoint, or from the start, to the end.
-
-        Raises:
-            ModelError: the gradient or the scores become non-finite.
-        """
+        """Train from the checkpoint, or from the start, to the end."""
         recipe, lists = self._job.recipe, self._job.lists
         if not self._done and (recipe.kind == "bi-encoder" or has_ranking_head(self._job.start)):
             self._evaluate(0)
@@ -159,28 +148,23 @@ class Worker:
                 tokens_per_backward=self._tokens_per_backward,
             )
             loss = self._optimizer.step(step - 1, taken)
-            self._done = step
             self._log(Event("trained", step, loss, len(batch), taken.padding))
             if is_evaluated:
                 self._evaluate(step)
 
     def _evaluate(self, step: int) -> None:
         """Measure the dev queries, on rank 0, and leave a checkpoint of every step but the start."""
-        is_first = self._group.rank == 0
+        is_first, dev = self._group.rank == 0, self._job.dev
         if is_first:
-            known = self._job.start_dev if step == 0 else None
-            self._history[step] = self._measure() if known is None else known
-            self._log_history()
-        self._group.report(step, self._history, self._save if is_first and step else None)
-
-    def _measure(self) -> float:
-        return means(measure(self._job.dev, rerank(self._job.dev, self._model.scores)))[MAIN_METRIC]
-
-    def _save(self, folder: Path) -> None:
-        self._model.save(folder)
-        state = {"step": self._done, "history": self._history, "adamw": self._optimizer.adamw.state_dict()}
-        torch.save(state, folder / STATE)
-
-    def _log_history(self) -> None:
-        for step, value in self._history.items():
+            value = self._job.start_dev if step == 0 else None
+            if value is None:
+                value = means(measure(dev, rerank(dev, self._model.scores)))[MAIN_METRIC]
+            self._history[step] = value
             self._log(Event("evaluated", step, value))
+
+        def save(folder: Path) -> None:
+            self._model.save(folder)
+            state = {"step": step, "history": self._history, "adamw": self._optimizer.adamw.state_dict()}
+            torch.save(state, folder / STATE)
+
+        self._group.report(step, self._history, save if is_first and step else None)

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 
 from hnmine.arms.encoder_training import TrainingSet
 from hnmine.config.training import TrainConfig
-from hnmine.training.recipe import Recipe
+from hnmine.training.gradient import Recipe
 from hnmine.types import Float32, Pairs, Role, Space, Texts
 from tests.builders.devices import CPU
 

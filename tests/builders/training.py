@@ -15,8 +15,8 @@ from hnmine.config.training import TrainConfig
 from hnmine.ranking.measures import means, measure
 from hnmine.ranking.task import Task, rerank
 from hnmine.runs.folder import Run
+from hnmine.training.gradient import Recipe
 from hnmine.training.lists import Lists, TrainingData, TrainingList
-from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer, Training
 from hnmine.types import Pairs, Texts
 from tests.builders.devices import CPU

@@ -13,8 +13,8 @@ from hnmine.arms.arm import known_arms
 from hnmine.comparison.audit import hide_positives, rule_risks
 from hnmine.comparison.cells import Cells
 from hnmine.project import open_project
+from hnmine.training.gradient import Recipe
 from hnmine.training.lists import Lists, TrainingData
-from hnmine.training.recipe import Recipe
 from hnmine.training.trainer import Trainer, Training
 from hnmine.types import NO_ROW
 from tests.builders.collections import write_collection
