@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell
-from hnmine.comparison.tables import Block, arms_table
+from hnmine.comparison.compare import Block, arms_table
 from hnmine.config.base import slug
 from hnmine.ranking.evaluate import Ranking, read_metrics, scores_file
 from hnmine.ranking.measures import MAIN_METRIC, PerQuery

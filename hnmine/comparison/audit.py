@@ -30,7 +30,7 @@ from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import track
 from hnmine.runs.tables import text_table
-from hnmine.types import NO_ROW, Done, Int64, Pairs, Space
+from hnmine.types import NO_ROW, Float64, Int64, Pairs, Space
 
 TWO_CONDITIONS = "two conditions"
 TRIED_GUARDS = {
@@ -59,10 +59,8 @@ class Trials:
 def hide_positives(pairs: Pairs, groups_N: Int64, judged: Mapping[int, Collection[int]] | None = None) -> Trials:
     """Make a trial of each pair whose query has a positive of another text, which can be hidden.
 
-    Args:
-        pairs: judged pairs; of copies of one text, one is taken.
-        groups_N: equal text, equal number; copies of PD are never chosen, copies of a hidden one count as it.
-        judged: of each query row all documents that were judged right, where `pairs` are a sample; None: they are all.
+    Documents of one text, which have one number in `groups_N`, count as one. Where `pairs` are a sample, `judged` has
+    all documents that were judged right, by query row.
     """
     trials = []
     for query, docs in pairs.positives_of().items():
@@ -85,20 +83,16 @@ Risk = dict[str, Any]
 
 def risk_of(trials: Trials, pair_M: Int64, doc_rows_M: Int64) -> Risk:
     """Return the risk of a rule that chose these negatives (M) for the pairs of the trials."""
-    rows_Q, pairs = trials.pairs.renumbered()
-    hidden_M = trials.right.mask(pair_M, doc_rows_M)
-    chosen_Q, hidden_Q = (
-        np.bincount(pairs.query_rows_P[pair_m], minlength=len(rows_Q)) for pair_m in (pair_M, pair_M[hidden_M])
-    )
+    query_M, hidden_M = trials.pairs.query_rows_P[pair_M], trials.right.mask(pair_M, doc_rows_M)
     return {
         "hidden": float(hidden_M.mean()) if len(pair_M) else 0.0,
-        "interval": interval(chosen_Q, hidden_Q),
-        "yield": len(np.unique(pair_M)) / max(1, len(pairs)),
+        "interval": interval(np.bincount(query_M), np.bincount(query_M, weights=hidden_M)),
+        "yield": len(np.unique(pair_M)) / max(1, len(trials.pairs)),
         "negatives": len(pair_M),
     }
 
 
-def interval(chosen_Q: Int64, hidden_Q: Int64) -> tuple[float, float]:
+def interval(chosen_Q: Int64, hidden_Q: Int64 | Float64) -> tuple[float, float]:
     """Return the 95 % interval of Σ hidden / Σ chosen, of counts by query; see the module."""
     # Count the independent choices with this variance: at most all choices, and without variance the queries.
     chosen, queries = int(chosen_Q.sum()), int(np.count_nonzero(chosen_Q))
@@ -114,19 +108,9 @@ def interval(chosen_Q: Int64, hidden_Q: Int64) -> tuple[float, float]:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def rule_risks(
-    space: Space,
-    trials: Trials,
-    rules: Mapping[str, Rule] = RULES,
-    *,
-    seed: int,
-    first_QK: Int64 | None = None,
-    done: Done = lambda _pairs: None,
-) -> dict[str, Risk]:
-    """Let every rule choose one negative for every pair of the trials; see `choose_negatives`."""
-    chosen = choose_negatives(
-        space, trials.pairs, trials.known, rules, count=1, seed=seed, first_QK=first_QK, done=done
-    )
+def rule_risks(space: Space, trials: Trials, rules: Mapping[str, Rule] = RULES, **how: Any) -> dict[str, Risk]:
+    """Let every rule choose one negative for every pair of the trials; `how` goes to `choose_negatives`."""
+    chosen = choose_negatives(space, trials.pairs, trials.known, rules, count=1, **how)
     risks = {}
     for name, doc_rows_P1 in chosen.items():
         pair_M = np.flatnonzero(doc_rows_P1[:, 0] != NO_ROW)
@@ -135,12 +119,9 @@ def rule_risks(
 
 
 def audit(project: Project) -> dict[str, Any]:
-    """Measure the risk of each rule, and of the two conditions with some guards and as configured; return the record.
+    """Measure the risk of each rule, and of the two conditions with some guards and as configured.
 
-    Writes OUT/audit.json. The record has `table` and `verdict` for people beside.
-
-    Raises:
-        DataError: no query has two judged positives.
+    Writes OUT/audit.json, and returns it with `table` and `verdict` for people beside.
     """
     config, collection, split = project.config, project.collection, project.config.sources.train_split
     denoise_model(config.guards)  # its absence is said before hours of encoding
@@ -169,13 +150,8 @@ def audit(project: Project) -> dict[str, Any]:
     mined, _ = project.select_each(judged, fused, space, settings)
     risks |= {name: risk_of(trials, each.pair_M, each.doc_rows_M) for name, each in mined.items()}
     # Record.
-    record = {
-        "queries": len(queries),
-        "pairs": len(pairs),
-        "rules": risks,
-        "config": config.model_dump(mode="json"),
-        "versions": versions(),
-    }
+    record = {"queries": len(queries), "pairs": len(pairs), "rules": risks}
+    record |= {"config": config.model_dump(mode="json"), "versions": versions()}
     write_json(project.run.out / "audit.json", record)
     return record | {"table": risk_table(risks), "verdict": verdict(risks, configured)}
 

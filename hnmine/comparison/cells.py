@@ -157,7 +157,9 @@ class Cells:
             }
         )
         self._run.cache.put(f"compare/{label}", identity, cell)
-        self._remove_models(label, cell)
+        for each in cell.dev_by_rate:
+            shutil.rmtree(self._trainer.folder(f"{label}-{each}"), ignore_errors=True)
+            self._run.cache.drop(f"{RERANKERS}/{label}-{each}")
         self._rates[name, pairs] = rate
         result = f"{MAIN_METRIC} {cell.metrics[MAIN_METRIC]:.3f} at a learning rate of {rate:g}"
         say("compare", f"{name}, seed {seed}{'' if pairs is None else f', {pairs:,} pairs'}: {result}")
@@ -176,8 +178,3 @@ class Cells:
 
     def _fit(self, label: str, lists: Lists, recipe: Recipe) -> Training:
         return self._trainer.fit(f"{label}-{recipe.learning_rate:g}", self.start, lists, recipe)
-
-    def _remove_models(self, label: str, cell: Cell) -> None:
-        for rate in cell.dev_by_rate:
-            shutil.rmtree(self._trainer.folder(f"{label}-{rate}"), ignore_errors=True)
-            self._run.cache.drop(f"{RERANKERS}/{label}-{rate}")

@@ -25,10 +25,7 @@ Rankings = Mapping[str, Float32]
 
 
 def standardised(scores_QK: Float32, exists_QK: NDArray[np.bool_]) -> Float64:
-    """Return each query's scores with mean 0 and standard deviation 1; 0 where all are equal or there is none.
-
-    `exists_QK` says where there is a document; its score is finite.
-    """
+    """Return each query's scores with mean 0 and standard deviation 1, or 0 where all are equal or none exists."""
     scores = np.where(exists_QK, scores_QK, 0.0).astype(np.float64)
     count_Q = np.maximum(exists_QK.sum(1, keepdims=True), 1)
     centred = np.where(exists_QK, scores - scores.sum(1, keepdims=True) / count_Q, 0.0)

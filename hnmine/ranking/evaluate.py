@@ -1,8 +1,6 @@
 """First stage and re-rankers on the test queries: scored once, measured, blended, tested against the start.
 
 OUT/evaluation/<name>.parquet    of every query the documents, their scores by one re-ranker, the metrics
-
-`report` makes the tables of it.
 """
 
 from __future__ import annotations
@@ -32,10 +30,6 @@ from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Texts
-
-RERANKER = "re-ranker"
-"""The name of a re-ranker among the parts of its blend."""
-_FOLDER = "evaluation"
 
 Cosines = Callable[[Texts, Int64], Mapping[str, Float32]]
 """(queries, document rows (Q, K)) → each encoder's cosines (Q, K) by encoder name; -inf where the row is NO_ROW."""
@@ -91,10 +85,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Measures rankings of the test queries, alone and blended with the first stage and the encoders.
-
-    The dev queries choose the weights of a blend; they have chosen the step of each training too.
-    """
+    """Measures rankings of the test queries, alone, and blended with first stage and encoders as dev chooses."""
 
     def __init__(
         self, splits: Splits, evaluate: EvaluateConfig, *, dev_queries: int, seed: int, cosines: Cosines
@@ -116,7 +107,9 @@ class Evaluator:
         scores = (task.first_scores_QK for task in self.tasks("").values())
         return self.ranking(f"first stage: {self._label}", *scores, part=self._label)
 
-    def ranking(self, name: str, test_QK: Float32, dev_QK: Float32 | None = None, *, part: str = RERANKER) -> Ranking:
+    def ranking(
+        self, name: str, test_QK: Float32, dev_QK: Float32 | None = None, *, part: str = "re-ranker"
+    ) -> Ranking:
         """Measure a ranking by its scores on `tasks`; `part` is what it is called among the parts of its blend."""
         values = blend = measure(self.test, test_QK)
         weights: dict[str, float] = {}
@@ -158,12 +151,10 @@ class _Kept(BaseModel):
 
 
 class KeptScores:
-    """Scores of a run's re-rankers; those that an earlier run left are taken where nothing has changed."""
+    """Scores of a run's re-rankers of one kind; those that an earlier run left are taken where nothing has changed."""
 
     def __init__(self, run: Run, kind: Kind, max_tokens: int) -> None:
-        """Read queries and documents as the run is configured, by re-rankers of this kind."""
-        config, device = run.config, choose_device(run.config.device)
-        self._run = run
+        self._run, config, device = run, run.config, choose_device(run.config.device)
         self._reading: dict[str, Any] = {  # all that decides scores but the weights
             "kind": kind,
             "max_tokens": max_tokens,
@@ -205,7 +196,7 @@ class KeptScores:
     def remove_all_but(self, names: Collection[str]) -> None:
         """Remove the scores that an evaluation has left of other re-rankers than these; those of `compare` stay."""
         kept = set(map(scores_file, names))
-        for path in (self._run.out / _FOLDER).glob("*.parquet"):
+        for path in (self._run.out / "evaluation").glob("*.parquet"):
             entry = path.relative_to(self._run.out).as_posix()
             if entry not in kept and path.name.removeprefix("dev-").startswith(("before-", "after-")):
                 path.unlink()
@@ -214,15 +205,11 @@ class KeptScores:
 
 def scores_file(name: str) -> str:
     """Return the path in OUT of the scores that are kept under this name."""
-    return f"{_FOLDER}/{name.replace(': ', '-').replace(' ', '-')}.parquet"
+    return f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet"
 
 
 def read_metrics(path: Path) -> tuple[list[str], PerQuery]:
-    """Return the query ids in a file of scores, and the metrics of each.
-
-    Raises:
-        DataError: there is no such file, or it is another.
-    """
+    """Return the query ids in a file of scores, and the metrics of each."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; `hnmine evaluate` writes such files into OUT/evaluation")
     columns = ["query_id", *METRICS]
@@ -235,12 +222,7 @@ def read_metrics(path: Path) -> tuple[list[str], PerQuery]:
 
 
 def trained_rerankers(run: Run) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return the folders of the start and of each preset's re-ranker, by name in the table; sha256 of files by path.
-
-    Raises:
-        DataError: OUT holds no trained re-ranker, or others than its manifest says.
-        ModelError: the start is not there any more.
-    """
+    """Return the folders of the start and of each preset's re-ranker, by name in the table; sha256 of files by path."""
     # Read the manifest.
     run.require_trained()
     training, folder = run.manifest["training"], run.out / RERANKERS

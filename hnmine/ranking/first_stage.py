@@ -40,10 +40,7 @@ class Bm25:
         self._documents = len(documents)
 
     def first(self, queries: Texts, depth: int) -> tuple[Int64, Float32]:
-        """Return the rows (Q, depth) of the best documents of every query and their scores, best first.
-
-        Ties break by row. Documents without a term of the query are not returned: NO_ROW with score 0 fills up.
-        """
+        """Return the rows (Q, depth) of the documents with a term of the query, best first, ties by row; and scores."""
         import bm25s
 
         depth = min(depth, self._documents)
@@ -63,9 +60,6 @@ def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
     """Read a TREC run file: `query_id Q0 doc_id rank score tag`; documents are ordered by score, then by rank.
 
     Lines of queries or documents that the collection does not have are ignored, and counted.
-
-    Raises:
-        DataError: the file cannot be read, or a line is not of that form.
     """
     # Read.
     try:

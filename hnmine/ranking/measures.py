@@ -13,7 +13,6 @@ METRICS = {"MRR@3": "RR@3", "MRR@10": "RR@10", "nDCG@10": "nDCG@10", "Recall@10"
 """Our names of the metrics, and ir_measures' names of the values that are averaged."""
 MAIN_METRIC = "MRR@10"
 """The metric that chooses steps, weights and arms, and orders what is shown."""
-_RESAMPLES = 9999
 
 PerQuery = dict[str, Float64]
 """Metric → its value for each query (Q,)."""
@@ -23,17 +22,16 @@ def measure(task: Task, scores_QK: Float32) -> PerQuery:
     """Return every metric for every query, the documents ordered by score; a query without a hit counts 0."""
     import ir_measures
 
-    names = [f"q{i}" for i in range(len(task))]
+    names = [str(query) for query in range(len(task))]
     qrels = {name: {f"d{doc}": 1 for doc in docs} for name, docs in zip(names, task.relevant, strict=True)}
     run = {
         name: {f"d{doc}": float(score) for doc, score in zip(docs, scores, strict=True) if doc != NO_ROW}
         for name, docs, scores in zip(names, task.doc_rows_QK.tolist(), scores_QK.tolist(), strict=True)
     }
-    position = {name: i for i, name in enumerate(names)}
     values: PerQuery = {metric: np.zeros(len(task)) for metric in METRICS}
     measures = {ir_measures.parse_measure(theirs): ours for ours, theirs in METRICS.items()}
     for row in ir_measures.iter_calc(list(measures), qrels, run):
-        values[measures[row.measure]][position[row.query_id]] = row.value
+        values[measures[row.measure]][int(row.query_id)] = row.value
     return values
 
 
@@ -74,7 +72,7 @@ def paired(after_Q: Float64, before_Q: Float64, seed: int = 0) -> Paired:
     if len(differences_Q) == 1 or not np.ptp(differences_Q):  # there is nothing to resample
         p = 1.0 if not mean else float(2.0 ** (1 - len(differences_Q)))
         return Paired(difference=mean, low=mean, high=mean, p=p)
-    how = {"n_resamples": _RESAMPLES, "rng": seed}
+    how = {"n_resamples": 9999, "rng": seed}
     test = stats.permutation_test((differences_Q,), np.mean, permutation_type="samples", **how)
     interval = stats.bootstrap((differences_Q,), np.mean, batch=1000, method="percentile", **how).confidence_interval
     return Paired(difference=mean, low=float(interval.low), high=float(interval.high), p=float(test.pvalue))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -28,14 +29,9 @@ class Splits:
         seed: int,
         open_first_stage: Callable[[], FirstStage],
     ) -> None:
-        """Divide the collection's pairs; `open_first_stage` is called once, when the first documents are asked for.
-
-        Raises:
-            DataError: the train split is missing, or one query cannot be divided.
-        """
+        """Divide the collection's pairs; `open_first_stage` is called once, when the first documents are asked for."""
         self.collection = collection
-        self._depth, self._open_first_stage = evaluate.depth, open_first_stage
-        self._search: FirstStage | None = None
+        self._depth, self._open_first_stage = evaluate.depth, cache(open_first_stage)
         self._found: dict[int, tuple[Int64, Float32]] = {}
         # Take the files' splits where they exist, else held-out queries.
         self.train, self.dev_name = collection.pairs(sources.train_split), sources.dev_split
@@ -62,8 +58,7 @@ class Splits:
         """Return the first stage's document rows (Q, K) for these queries and their scores; each is searched once."""
         wanted = np.setdiff1d(rows_Q, list(self._found))
         if len(wanted):
-            self._search = self._search or self._open_first_stage()
-            found = self._search(wanted, max(self._depth, FIRST_DOCUMENTS))
+            found = self._open_first_stage()(wanted, max(self._depth, FIRST_DOCUMENTS))
             self._found |= dict(zip(wanted.tolist(), zip(*found, strict=True), strict=True))
         doc_rows, scores = zip(*(self._found[row] for row in rows_Q.tolist()), strict=True)
         return np.stack(doc_rows), np.stack(scores)

@@ -1,7 +1,4 @@
-"""Re-ranking of a first stage's documents.
-
-Letters: Q queries, K documents the first stage gave each.
-"""
+"""Re-ranking of the K documents that the first stage gave each of Q queries."""
 
 from __future__ import annotations
 

@@ -93,11 +93,7 @@ def length_table(task: Task, rows: Mapping[str, PerQuery], fewest: int = _FEWEST
 
 
 def paired_table(after: Path, before: Path) -> str:
-    """Compare two files of OUT/evaluation, of one run or of two, over the queries that both have.
-
-    Raises:
-        DataError: a file is none of these, or they have no query in common.
-    """
+    """Compare two files of OUT/evaluation, of one run or of two, over the queries that both have."""
     (after_ids, after_values), (before_ids, before_values) = read_metrics(after), read_metrics(before)
     shared, after_rows, before_rows = np.intersect1d(after_ids, before_ids, return_indices=True)
     if not len(shared):

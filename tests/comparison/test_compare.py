@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,21 @@ import pytest
 import hnmine
 from hnmine import cli
 from hnmine.arms.arm import compared_arms
+from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell
+from hnmine.comparison.compare import Block, arms_table, comparison_text
 from hnmine.config.load import load
 from hnmine.errors import ConfigError, DataError
+from hnmine.ranking.measures import PerQuery
 from tests.builders.collections import write_collection
 from tests.builders.folders import result_hashes
 from tests.builders.models import tiny_cross_encoder
+from tests.builders.ranking import ranking_of, task_of_rows
 from tests.builders.settings import quick_config
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_collection(tmp_path / "data")
-
-
-NONE = "no fine-tuning"
 
 
 def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data: Path, tmp_path: Path, capsys):
@@ -45,7 +47,7 @@ def test_a_comparison_is_kept_cell_by_cell_and_goes_on_where_it_was_stopped(data
     assert row[5] == f"{(first['blended']['MRR@10'] + second['blended']['MRR@10']) / 2:.3f}"
     assert (out / "compare.md").read_text() == f"```\n{found['table']}\n```\n"
     assert json.loads((out / "compare.json").read_text())["table"] == found["table"]
-    assert found["table"].splitlines()[7].split("  ")[0] == NONE
+    assert found["table"].splitlines()[7].split("  ")[0] == NO_TRAINING
 
     (out / "rerankers" / "random-0-0.001").mkdir()  # of a job that was killed while it removed models
     (out / "evaluation" / "compare-random-1.parquet").write_bytes(b"damaged")
@@ -70,7 +72,7 @@ def test_what_is_judged_or_encoded_otherwise_is_measured_again_and_trained_again
         (block,) = hnmine.compare(data, folder, config)["blocks"]
         scores = result_hashes(folder / "evaluation")
         cell = block["arms"]["BM25"][0] | {"seconds": 0}
-        return {"start": block[NONE], "cell": cell, "scores": scores}, capsys.readouterr().err
+        return {"start": block[NO_TRAINING], "cell": cell, "scores": scores}, capsys.readouterr().err
 
     def judge(split: str, *kinds: str) -> None:
         path = data / "qrels" / f"{split}.tsv"
@@ -152,7 +154,7 @@ def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path:
     assert list(blocks) == [("one", 2), ("one", 4), ("two", 2), ("two", 4)]
     for (_, pairs), block in blocks.items():
         assert [cell["lists"] for cells in block["arms"].values() for cell in cells] == [pairs, pairs]
-    assert blocks["one", 2][NONE] == blocks["one", 4][NONE] != blocks["two", 2][NONE]
+    assert blocks["one", 2][NO_TRAINING] == blocks["one", 4][NO_TRAINING] != blocks["two", 2][NO_TRAINING]
     names = sorted(path.name for path in (out / "evaluation").glob("compare-random*"))
     assert names == [f"compare-random-0-{pairs}-{model}.parquet" for pairs in (2, 4) for model in ("one", "two")]
     text = found["table"].splitlines()
@@ -162,7 +164,7 @@ def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path:
     of_random = [block["arms"]["random"][0]["metrics"]["MRR@10"] for block in found["blocks"]]
     assert shown["random"] == pytest.approx(of_random, abs=5e-4)
     assert shown["no fine-tuning"] == pytest.approx(
-        [block[NONE]["metrics"]["MRR@10"] for block in found["blocks"]], abs=5e-4
+        [block[NO_TRAINING]["metrics"]["MRR@10"] for block in found["blocks"]], abs=5e-4
     )
     with pytest.raises(DataError, match=r"compare.sizes asks for 5,000 train pairs, there are \d+"):
         hnmine.compare(data, out, quick_config(one, *more, "compare.sizes=[5000]"))
@@ -215,3 +217,52 @@ def test_a_batch_that_is_too_small_for_an_arm_is_refused():
         compared_arms(load(overrides=["compare.arms=[in-batch]", *few]))
     every, unasked = compared_arms(load()), compared_arms(load(overrides=few))
     assert every.keys() - unasked.keys() == {"in-batch"}, "nobody named it"
+
+
+def arm(*means: float) -> list[tuple[Cell, PerQuery]]:
+    """Return an arm with so many seeds, each with the same value for all of fifty queries."""
+    values = [ranking_of("re-ranker", [mean] * 50).values for mean in means]
+    cells = [
+        Cell(
+            arm="",
+            seed=seed,
+            learning_rate=1e-5,
+            dev_by_rate={"1e-05": 0.5},
+            dev_of_start=0.5,
+            best_step=1,
+            lists=50,
+            negatives=50,
+            pairs_with_negatives=0.5,
+            blended={"MRR@10": mean},
+        )
+        for seed, mean in enumerate(means)
+    ]
+    return list(zip(cells, values, strict=True))
+
+
+def block(label: str = "", hidden: Mapping[str, float] | None = None, **arms: list[tuple[Cell, PerQuery]]) -> Block:
+    zero = ranking_of("zero", [0.0] * 50, [0.9] * 50)
+    return Block(label=label, references={FIRST_STAGE: zero, NO_TRAINING: zero}, hidden=hidden or {}, arms=arms)
+
+
+def test_the_table_has_means_over_seeds_and_tests_over_queries():
+    lines = arms_table(block(hidden={"good": 0.25}, good=arm(0.5, 0.6), better=arm(0.7))).splitlines()
+    assert lines[2].split() == ["no", "fine-tuning", "0.000", "0.000", "0.000", "0.000", "0.900"]
+    assert lines[3].split()[:8] == ["better", "0.700", "0.700", "0.700", "0.700", "0.700", "0.000", "50%"]
+    assert lines[4].split()[:9] == ["good", "0.550", "0.550", "0.550", "0.550", "0.550", "0.100", "50%", "25.0%"]
+    assert "  1e-05  +0.700 (+0.700 to +0.700)" in lines[3]
+    assert "  1e-05  +0.550 (+0.550 to +0.550)" in lines[4]
+    assert float(lines[4].split()[-1]) < 0.001, "fifty queries of fifty are worse than with the first"
+
+
+def test_several_blocks_have_a_table_of_all_before_their_own():
+    blocks = [block("2 pairs", good=arm(0.5), other=arm(0.2)), block("4 pairs", good=arm(0.6))]
+    text = comparison_text(blocks, task_of_rows([[1]] * 50, [{1}] * 50), "run.trec").splitlines()
+    assert text[0] == "50 test queries, 1 seed(s)"
+    assert "BM25, in a name, is the first stage, here run.trec" in text
+    at = next(at for at, line in enumerate(text) if line.split() == ["MRR@10", "2", "pairs", "4", "pairs"])
+    assert [line.split()[-2:] for line in text[at + 3 : at + 5]] == [["0.500", "0.600"], ["other", "0.200"]]
+    assert at < text.index("2 pairs") < text.index("4 pairs")
+    alone = comparison_text([block(good=arm(0.5))], task_of_rows([[1]] * 50, [{1}] * 50), "bm25")
+    assert "BM25, in a name" not in alone
+    assert alone.count("good") == 1
