@@ -1,9 +1,7 @@
 """Scores of a cross-encoder: each (query, document) is scored once, and its score stays in the run.
 
-Guards that denoise, arms that look for the start's mistakes, and the teacher of a loss ask here. So a collection that
-changes a little every night, or a comparison that goes on where it was stopped, scores what is new alone. The last
-bits of a score depend on the texts that were computed beside it; a kept score decides the same way again.
-
+Guards that denoise, arms that look for the start's mistakes, and the teacher of a loss ask here, and score what is new
+alone. The last bits of a score depend on the texts computed beside it; a kept score decides the same way again.
 Scores are kept as vectors of width 1, in a `VectorStore` of their own (OUT/scored) under all that decides them.
 """
 
@@ -27,20 +25,15 @@ BLOCK_SCORES = 4096
 
 
 class ScoreStore:
-    """The scores that one model has given, and the model for those it has not."""
+    """The scores that the model in a folder has given, and the model for those it has not.
+
+    Scores of another model, or made in another way, are not seen. `how` is JSON-able and names what else decides them:
+    tokens, number format, engine. `load` is called once, and only if something is left to score.
+    """
 
     def __init__(
         self, root: Path, model: Path, how: Any, load: Callable[[], Score], *, block_scores: int = BLOCK_SCORES
     ) -> None:
-        """Open the scores of a model; those of another model, or made in another way, are not seen.
-
-        Args:
-            root: the folder of all scores.
-            model: the folder of the model.
-            how: JSON-able; what else decides the scores: tokens, number format, engine.
-            load: loads the model; called once, and only if something is left to score.
-            block_scores: scores in a block.
-        """
         fingerprint = Fingerprint.of(kind="scores", files=folder_sha256(model), how=how, versions=versions())
         self._store = VectorStore(root, fingerprint)
         self._load, self._block_scores = load, block_scores

@@ -26,17 +26,6 @@ from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64
 
-_GROUP_VALUES = 2**20  # of a row group: 4 MiB; Arrow's lists are addressed by 32 bits
-_NO_VECTORS: Float32 = np.empty((0, 0), dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What is remembered of a block that was read: the keys it holds, and how wide its vectors are."""
-
-    keys: Keys
-    width: int
-
 
 @dataclass(frozen=True)
 class VectorStore:
@@ -49,7 +38,8 @@ class VectorStore:
     root: str | Path
     """A folder, or an address that pyarrow.fs understands."""
     fingerprint: Fingerprint
-    _blocks: dict[str, _Block] = field(default_factory=dict, repr=False, compare=False)
+    _blocks: dict[str, tuple[Keys, int]] = field(default_factory=dict, repr=False, compare=False)
+    """Keys and width of the vectors of each block that was read."""
 
     def __reduce__(self) -> tuple[type[VectorStore], tuple[str | Path, Fingerprint]]:
         return VectorStore, (self.root, self.fingerprint)
@@ -62,23 +52,18 @@ class VectorStore:
     def contains(self, keys: Keys) -> tuple[NDArray[np.bool_], int]:
         """Return which keys have a vector, and the width of the vectors (0 if no key has one).
 
-        Blocks that were not seen before are read as a whole, checksums included.
-
-        Raises:
-            DataError: the store cannot be read.
+        Blocks that were not seen before are read as a whole, checksums included. A store that cannot be read is a
+        DataError here and in all that follows.
         """
         found, width = np.zeros(len(keys), dtype=bool), 0
-        for rows, block, _ in self._served(keys, with_vectors=False):
-            found[rows], width = True, block.width
+        for rows, block_width, _ in self._served(keys, with_vectors=False):
+            found[rows], width = True, block_width
         return found, width
 
     def load(self, keys: Keys) -> tuple[Float32 | None, NDArray[np.bool_]]:
         """Return the vectors of these keys (n, width) and which of them were found.
 
         Rows that were not found hold zeros. The array is None if nothing was found. Equal keys are served alike.
-
-        Raises:
-            DataError: the store cannot be read.
         """
         found = np.zeros(len(keys), dtype=bool)
         vectors: Float32 | None = None
@@ -93,15 +78,12 @@ class VectorStore:
 
         A row comes at most once, from the first readable block that has its key; equal keys are all served. At no
         time more than one block is in memory.
-
-        Raises:
-            DataError: the store cannot be read.
         """
         for rows, _, vectors in self._served(keys, with_vectors=True):
             yield rows, vectors
 
-    def _served(self, keys: Keys, *, with_vectors: bool) -> Iterator[tuple[Int64, _Block, Float32]]:
-        """Yield of each block that serves some keys their rows, the block, and the vectors if these are wanted."""
+    def _served(self, keys: Keys, *, with_vectors: bool) -> Iterator[tuple[Int64, int, Float32]]:
+        """Yield of each block that serves some keys their rows, the width, and the vectors if these are wanted."""
         order = np.argsort(keys[:, 0], kind="stable")
         ordered = keys[order]
         left = np.ones(len(keys), dtype=bool)
@@ -109,95 +91,64 @@ class VectorStore:
         for name in folder.files(".parquet"):
             if not left.any():
                 return
-            block, vectors = self._blocks.get(name), _NO_VECTORS
+            known, vectors = self._blocks.get(name), np.empty((0, 0), dtype=np.float32)
             # Read a block that was never read, and one that serves a key whose vector is wanted
-            if block is None or (with_vectors and left[_match(ordered, block.keys)[0]].any()):
+            if known is None or (with_vectors and left[_match(ordered, known[0])[0]].any()):
+                self._blocks.pop(name, None)
                 raw = folder.read(name)
                 if raw is None:  # another reader has set it aside
-                    self._blocks.pop(name, None)
                     continue
                 try:
-                    block, vectors = _read_block(raw)
+                    stored, vectors = _read_block(raw)
                 except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
-                    self._blocks.pop(name, None)
                     aside = folder.set_aside(name)
                     say("store", f"block {name} is damaged ({error}); it is now {aside}, its content is made again")
                     continue
-                self._blocks[name] = block
+                known = self._blocks[name] = stored, vectors.shape[1]
             # Serve the keys that no block before it has served
-            positions, source = _match(ordered, block.keys)
+            stored, width = known
+            positions, source = _match(ordered, stored)
             wanted = left[positions]
             if wanted.any():
                 left[positions] = False
-                yield order[positions[wanted]], block, vectors[source[wanted]] if with_vectors else vectors
+                yield order[positions[wanted]], width, vectors[source[wanted]] if with_vectors else vectors
 
     def write(self, keys: Keys, vectors: Float32) -> str:
-        """Write one block, visible only when complete; return its name.
-
-        Raises:
-            DataError: the store cannot be written.
-        """
+        """Write one block, visible only when complete; return its name. A DataError says why it cannot be written."""
         assert len(keys) == len(vectors)
         assert vectors.dtype == np.float32
-        width = vectors.shape[1]
+        raw_keys = pa.py_buffer(np.ascontiguousarray(keys))
         table = pa.table(
             {
-                "text_key": pa.Array.from_buffers(
-                    pa.binary(KEY_BYTES), len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys))]
-                ),
-                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width),
+                "text_key": pa.Array.from_buffers(pa.binary(KEY_BYTES), len(keys), [None, raw_keys]),
+                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
             }
         )
         content = pa.BufferOutputStream()
-        pq.write_table(
-            table,
-            content,
-            row_group_size=max(1, _GROUP_VALUES // width),
-            compression="none",
-            use_dictionary=False,
-            write_page_checksum=True,
-        )
+        pq.write_table(table, content, compression="none", use_dictionary=False, write_page_checksum=True)
         name = f"{uuid.uuid4().hex}.parquet"
         self.folder.write(name, content.getvalue())
         return name
 
     def describe(self) -> None:
-        """Write `encoder.json` once.
-
-        Raises:
-            DataError: the store cannot be written.
-        """
+        """Write `encoder.json` once."""
         if "encoder.json" not in self.folder.files():
             facts = {name: json.loads(fact) for name, fact in self.fingerprint.facts}
             self.folder.write("encoder.json", json.dumps(facts, indent=1, sort_keys=True).encode())
 
 
-def _read_block(raw: pa.Buffer) -> tuple[_Block, Float32]:
+def _read_block(raw: pa.Buffer) -> tuple[Keys, Float32]:
     """Return a block's keys and vectors; whatever is wrong with the bytes is an error."""
     with pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True) as file:
-        keys = _keys_column(file.read(columns=["text_key"]).column("text_key"))
-        groups = (file.read_row_group(group, columns=["vector"]) for group in range(file.num_row_groups))
-        vectors = np.concatenate([_vectors_column(group.column("vector")) for group in groups])
+        table = file.read(columns=["text_key", "vector"])
+    keys, vectors = table["text_key"].combine_chunks(), table["vector"].combine_chunks()
+    is_ours = keys.type == pa.binary(KEY_BYTES) and pa.types.is_fixed_size_list(vectors.type)
+    if not is_ours or vectors.type.value_type != pa.float32() or keys.null_count or vectors.null_count:
+        raise ValueError(f"text_key is {keys.type}, vector is {vectors.type}, or some are null")
     if len(keys) != len(vectors):
         raise ValueError(f"{len(keys)} keys, {len(vectors)} vectors")
-    return _Block(keys.copy(), vectors.shape[1]), vectors
-
-
-def _keys_column(column: pa.ChunkedArray) -> Keys:
-    array = column.combine_chunks()
-    if array.type != pa.binary(KEY_BYTES) or array.null_count:
-        raise ValueError(f"text_key is {array.type} with {array.null_count} nulls")
-    raw = np.frombuffer(array.buffers()[1], dtype=np.uint64)
-    start = 2 * array.offset
-    return raw[start : start + 2 * len(array)].reshape(-1, 2)
-
-
-def _vectors_column(column: pa.ChunkedArray) -> Float32:
-    array = column.combine_chunks()
-    if not pa.types.is_fixed_size_list(array.type) or array.type.value_type != pa.float32() or array.null_count:
-        raise ValueError(f"vector is {array.type} with {array.null_count} nulls")
-    values: Float32 = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
-    return values
+    values: Float32 = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
+    return np.frombuffer(b"".join(keys.to_pylist()), dtype=np.uint64).reshape(-1, 2), values
 
 
 def _match(ordered: Keys, stored: Keys) -> tuple[Int64, Int64]:
