@@ -22,7 +22,7 @@ from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError
-from hnmine.runs.progress import Level, emit, json_lines
+from hnmine.runs.progress import emit, json_lines
 from hnmine.runs.tables import text_table
 
 _DESCRIPTION = """\
@@ -59,22 +59,22 @@ _STEPS = {
     "compare": "train a re-ranker with every way to choose negatives, and compare them; goes on where it was stopped",
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
-_EXAMPLES = {
-    "run": ["--preset paper", "--preset distilled --preset anchored --preset mistakes-of-the-start"],
-    "embed": ["--set embed.store=s3://bucket/vectors"],
-    "mine": ["--set select.negatives=4", "--set 'encoders=[{name: bge, model: BAAI/bge-base-en-v1.5}]'"],
-    "train": [
-        "--preset distilled --preset mistakes-of-the-start",
-        "--set train.model=cross-encoder/ms-marco-MiniLM-L6-v2",
-    ],
-    "evaluate": ["--set evaluate.queries=200", "--set evaluate.first_stage=run.trec"],
-    "compare": [
-        "--quick",
-        "--arms bm25,two-conditions-then-bm25 --seeds 1",
-        "--quick --arms two-conditions-then-bm25 --set compare.sizes=[100,250,500]",
-    ],
-    "audit": ["--set guards.margin=0.02 --set guards.first_rank=5"],
-}
+_EXAMPLES = """\
+run --preset paper
+run --preset distilled --preset anchored --preset mistakes-of-the-start
+embed --set embed.store=s3://bucket/vectors
+mine --set select.negatives=4
+mine --set 'encoders=[{name: bge, model: BAAI/bge-base-en-v1.5}]'
+train --preset distilled --preset mistakes-of-the-start
+train --set train.model=cross-encoder/ms-marco-MiniLM-L6-v2
+evaluate --set evaluate.queries=200
+evaluate --set evaluate.first_stage=run.trec
+compare --quick
+compare --arms bm25,two-conditions-then-bm25 --seeds 1
+compare --quick --arms two-conditions-then-bm25 --set compare.sizes=[100,250,500]
+audit --set guards.margin=0.02 --set guards.first_rank=5
+"""
+"""Examples in the help of each step, without `hnmine`, --data and --out."""
 QUICK_ARMS = (
     "random-of-bm25-s-first-50",
     "the-paper",
@@ -96,33 +96,31 @@ _QUICK = (
     "evaluate.queries=200",
 )
 _AS_WRITTEN = argparse.RawDescriptionHelpFormatter
-_SPINS = "10000"
-"""Turns that a thread of OpenMP waits for others before it sleeps. 30 times fewer than its own default cost nothing
-where cores are free, and where another training wants them both do 1.7 times the work."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code.
-
-    0 done, 2 a mistake of the user, 3 another job runs, 130 interrupted, 143 terminated.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    """Run the command line; return the exit code, one of those that `hnmine --help` lists."""
+    # A thread of OpenMP waits 30 times shorter for others before it sleeps than by default: this costs nothing where
+    # cores are free, and where another training wants them both do 1.7 times the work.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     options = command_parser().parse_args(arguments)
     terminated = _end_on_sigterm()
     with json_lines() if options.log == "json" else nullcontext():
         try:
-            _show(options, _COMMANDS[options.command](options))
+            text = options.function(options)
+            emit(text, options.command, text, stream=sys.stdout)
+            return 0
         except HnmineError as error:
             code = 3 if isinstance(error, InUseError) else 2
-            return _ended(options, code, str(error), "error", f"error: {error}")
+            emit(f"error: {error}", options.command, str(error), level="error", exit_code=code)
         except KeyboardInterrupt:
             code, word = (143, "terminated") if terminated.is_set() else (130, "interrupted")
             message = f"{word}; the same command goes on from what is kept"
-            return _ended(options, code, message, "warning", message)
+            emit(message, options.command, message, level="warning", exit_code=code)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-    return 0
+            code = 1
+        return code
 
 
 def _end_on_sigterm() -> threading.Event:
@@ -139,24 +137,13 @@ def _end_on_sigterm() -> threading.Event:
     return terminated
 
 
-def _show(options: argparse.Namespace, text: str) -> None:
-    """Print what a person asked for, on standard output."""
-    emit(text, options.command, text, stream=sys.stdout)
-
-
-def _ended(options: argparse.Namespace, code: int, message: str, level: Level, line: str) -> int:
-    """Say why the command ends early; return its exit code."""
-    emit(line, options.command, message, level=level, exit_code=code)
-    return code
-
-
 def _step(options: argparse.Namespace) -> str:
     """Call the function of the pipeline that has the command's name."""
     from hnmine import pipeline
     from hnmine.report.examples import examples
 
     command, out = options.command, options.out
-    show = {"show": lambda text: _show(options, f"{text}\n")} if command == "run" else {}
+    show = {"show": lambda text: emit(f"{text}\n", "run", f"{text}\n", stream=sys.stdout)} if command == "run" else {}
     found = getattr(pipeline, command)(options.data, out, _settings(options), **show)
     match command:
         case "embed":
@@ -184,25 +171,18 @@ def _paired(options: argparse.Namespace) -> str:
     return paired_table(options.after, options.before)
 
 
-def _nightly(options: argparse.Namespace) -> str:
-    from hnmine.nights.home import history_table
-    from hnmine.nights.night import nightly
-
-    return history_table([nightly(options.data, options.home, _settings(options))])
-
-
-def _history(options: argparse.Namespace) -> str:
+def _night(options: argparse.Namespace) -> str:
     from hnmine.nights.home import Home, history_table
 
+    if options.command == "nightly":
+        from hnmine.nights.night import nightly
+
+        return history_table([nightly(options.data, options.home, _settings(options))])
     home = Home(options.home)
+    if options.command == "rollback":
+        return history_table([home.rollback(options.to)])
     nights = home.history()
     return history_table(nights) if nights else f"home {home.directory} has no version yet"
-
-
-def _rollback(options: argparse.Namespace) -> str:
-    from hnmine.nights.home import Home, history_table
-
-    return history_table([Home(options.home).rollback(options.to)])
 
 
 def _apidocs(options: argparse.Namespace) -> str:
@@ -211,28 +191,12 @@ def _apidocs(options: argparse.Namespace) -> str:
     return apidocs.describe(apidocs.write_collection(options.out, documents=options.documents))
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], str]] = {
-    **dict.fromkeys(_STEPS, _step),
-    "paired": _paired,
-    "nightly": _nightly,
-    "history": _history,
-    "rollback": _rollback,
-    "config": lambda _options: describe(),
-    "apidocs": _apidocs,
-}
-
-
 def _settings(options: argparse.Namespace) -> Config:
-    """Read --config and --set, and the options that are short for a setting."""
-    overrides = [*options.set]
-    if getattr(options, "quick", False):
-        overrides = [*quick_overrides(options.config, options.set), *options.set]
+    """Read --config and --set, and what --quick and --preset are short for."""
+    overrides = quick_overrides(options.config, options.set) if getattr(options, "quick", False) else []
+    overrides += options.set
     if getattr(options, "preset", None):
-        overrides.append(f"train.presets=[{', '.join(options.preset)}]")
-    if getattr(options, "arms", None):
-        overrides.append(f"compare.arms={json.dumps([name.strip() for name in options.arms.split(',')])}")
-    if getattr(options, "seeds", None) is not None:
-        overrides.append(f"compare.seeds={options.seeds}")
+        overrides.append(f"train.presets={json.dumps(options.preset)}")
     return load(options.config, overrides)
 
 
@@ -244,60 +208,84 @@ def quick_overrides(config: Path | None, overrides: Sequence[str]) -> list[str]:
     return [*_QUICK, f"compare.arms=[{', '.join(name for name in QUICK_ARMS if name in known)}]"]
 
 
-class _Version(argparse.Action):
-    """Print the version and end; the version is looked up only here, as a job's uploaded copy is not installed."""
+def _arms(options: argparse.Namespace) -> str:
+    from hnmine.arms.arm import known_arms
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
-        print(f"hnmine {version('hnmine')}")  # noqa: T201
-        parser.exit()
+    arms = known_arms(load(options.config, options.set))
+    rows = [(slug(name), arm.about + " Only if named." * arm.only_named) for name, arm in arms.items()]
+    return text_table(rows, ("arm", "what it does"), left=(0, 1))
 
 
-class _ListArms(argparse.Action):
-    """Print the arms and end."""
+class _Print(argparse.Action):
+    """Print the text that the function `const` makes of the options before, whatever else is required; and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any, **__: Any) -> None:
-        from hnmine.arms.arm import known_arms
-
         try:
-            arms = known_arms(load(namespace.config, namespace.set or []))
+            print(self.const(namespace))  # noqa: T201
         except HnmineError as error:
             parser.error(str(error))
-        rows = [(slug(name), arm.about + " Only if named." * arm.only_named) for name, arm in arms.items()]
-        print(text_table(rows, ("arm", "what it does"), left=(0, 1)))  # noqa: T201
         parser.exit()
 
 
 def command_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser("hnmine", description=_DESCRIPTION, formatter_class=_AS_WRITTEN)
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version that is installed and end")
+    # The version is looked up only if asked for: a job's uploaded copy has none, as it is not installed.
+    about = "print the version that is installed and end"
+    parser.add_argument("--version", action=_Print, nargs=0, const=lambda _: f"hnmine {version('hnmine')}", help=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for step in _STEPS:
         _add_step(commands, step)
-    _add_paired(commands)
-    _add_nights(commands)
-    _add_command(commands, "config", "list every setting with its default and meaning")
-    apidocs = _add_command(commands, "apidocs", "make a collection of the installed packages' API documentation")
+
+    # Test two rankings.
+    about = "test two rankings of the same queries: randomisation test and confidence interval of every metric"
+    example = "  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet"
+    paired = _add_command(commands, "paired", _paired, about, f"example:\n{example}")
+    for name in ("after", "before"):
+        paired.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
+
+    # Work on --home.
+    about = "mine the collection as it is tonight, and deploy a re-ranker that is not worse"
+    nightly = _add_command(commands, "nightly", _night, about)
+    history = _add_command(commands, "history", _night, "list the nights: documents, negatives, MRR@10, decision")
+    rollback = _add_command(commands, "rollback", _night, "deploy the re-ranker before the current one again")
+    for command in (nightly, history, rollback):
+        command.add_argument("--home", required=True, metavar="DIR", help="folder or s3://bucket/prefix of all nights")
+    nightly.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder, as it is tonight")
+    _add_settings(nightly)
+    rollback.add_argument("--to", metavar="VERSION", help="this version (see history), whatever its re-ranker")
+
+    # Need neither --data nor --home.
+    _add_command(commands, "config", lambda _: describe(), "list every setting with its default and meaning")
+    about = "make a collection of the installed packages' API documentation"
+    apidocs = _add_command(commands, "apidocs", _apidocs, about)
     apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")
     apidocs.add_argument("--documents", type=int, default=3000, metavar="N", help="documents to keep (default 3000)")
     return parser
 
 
-def _add_command(commands: Any, name: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
-    """Add a command with what all have, and return its parser."""
+def _add_command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], str], about: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command that prints what `function` returns, with the options that all have; return its parser."""
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=about, description=about, epilog=epilog, formatter_class=_AS_WRITTEN
     )
     command.add_argument("--log", choices=["text", "json"], default="text", help="json: one object a line")
+    command.set_defaults(function=function)
     return command
 
 
 def _add_step(commands: Any, step: str) -> None:
     """Add a command that works on --data and in --out."""
+    # Say what it does, with examples.
     start = f"  hnmine {step} --data my-search/ --out out/"
-    examples = [start, *(f"{start} {more}" for more in _EXAMPLES[step]), f"{start} --config settings.yaml"]
+    further = [line.removeprefix(step) for line in _EXAMPLES.splitlines() if line.startswith(f"{step} ")]
+    examples = [f"{start}{options}" for options in ("", *further, " --config settings.yaml")]
     epilog = "\n".join(["examples:", *examples, "`hnmine config` lists every setting with its default."])
-    command = _add_command(commands, step, _STEPS[step], epilog)
+    command = _add_command(commands, step, _step, _STEPS[step], epilog)
+
+    # Add the options of all steps, and those of some.
     command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
     _add_settings(command)
@@ -309,10 +297,13 @@ def _add_step(commands: Any, step: str) -> None:
         )
         command.add_argument("--preset", action="append", default=[], metavar="NAME", help=about)
     if step == "compare":
-        command.add_argument("--arms", metavar="A,B,…", help="which; default all, as `hnmine compare --list` says")
+        short_for_set: dict[str, Any] = {"dest": "set", "action": "append"}
+        about = "which; default all, as `hnmine compare --list` says"
+        command.add_argument("--arms", **short_for_set, type="compare.arms=[{}]".format, metavar="A,B,…", help=about)
         about = "list the arms that the settings before it leave, and end"
-        command.add_argument("--list", action=_ListArms, nargs=0, help=about)
-        command.add_argument("--seeds", type=int, metavar="N", help="trainings an arm (default 3)")
+        command.add_argument("--list", action=_Print, nargs=0, const=_arms, help=about)
+        about = "trainings an arm (default 3)"
+        command.add_argument("--seeds", **short_for_set, type="compare.seeds={}".format, metavar="N", help=about)
         command.add_argument("--quick", action="store_true", help=f"minutes, not hours: {', '.join(_QUICK)}")
 
 
@@ -320,29 +311,6 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML")
     about = "override a setting; may be repeated"
     command.add_argument("--set", action="append", default=[], metavar="step.key=value", help=about)
-
-
-def _add_paired(commands: Any) -> None:
-    """Add the command that tests two rankings."""
-    about = "test two rankings of the same queries: randomisation test and confidence interval of every metric"
-    example = "  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet"
-    command = _add_command(commands, "paired", about, f"example:\n{example}")
-    for name in ("after", "before"):
-        command.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
-
-
-def _add_nights(commands: Any) -> None:
-    """Add the commands that work on --home."""
-    nightly = _add_command(
-        commands, "nightly", "mine the collection as it is tonight, and deploy a re-ranker that is not worse"
-    )
-    history = _add_command(commands, "history", "list the nights: documents, negatives, MRR@10, decision")
-    rollback = _add_command(commands, "rollback", "deploy the re-ranker before the current one again")
-    for command in (nightly, history, rollback):
-        command.add_argument("--home", required=True, metavar="DIR", help="folder or s3://bucket/prefix of all nights")
-    nightly.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder, as it is tonight")
-    _add_settings(nightly)
-    rollback.add_argument("--to", metavar="VERSION", help="this version (see history), whatever its re-ranker")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,21 @@ def test_a_setting_that_is_wrong_is_named_with_its_remedy(
     assert_one_message(call(capsys, "mine", "--data", data, "--out", tmp_path / "out", *arguments), *parts)
 
 
+@pytest.mark.parametrize(
+    ("option", "part"),
+    [
+        (["--seeds", "0"], "compare.seeds: Input should be greater than or equal to 1, got 0"),
+        (["--seeds", "two"], "compare.seeds: Input should be a valid integer"),
+        (["--arms", "the paper, auto"], "compare.arms: auto: preset auto is gone"),
+        (["--set", "compare.seeds=2", "--seeds", "0"], "got 0"),
+    ],
+)
+def test_an_option_that_is_short_for_a_setting_is_answered_as_the_setting_is(
+    option: list[str], part: str, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert_one_message(call(capsys, "compare", "--data", data, "--out", tmp_path / "out", *option), part)
+
+
 def test_a_gpu_that_is_not_there_is_never_replaced_in_silence(data: Path, tmp_path: Path) -> None:
     asked = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER, "--set", "device=gpu"]
     done = run_hnmine("mine", *asked, CUDA_VISIBLE_DEVICES="")

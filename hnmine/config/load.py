@@ -127,7 +127,8 @@ def _described(section: type[BaseModel], comment: str = "# ") -> list[str]:
     lines = []
     for key, field in section.model_fields.items():
         inner = section_of(field.annotation)
-        if inner and inner is field.annotation:
+        always_there = inner is field.annotation
+        if inner and always_there:
             lines.append(f"{key}:  # {(inner.__doc__ or '').strip()}")
             lines += [f"  {line}" for line in _described(inner, comment)]
         else:
