@@ -18,7 +18,7 @@ import numpy as np
 
 from hnmine.arms.rules import Rule, View
 from hnmine.mining.conditions import Known
-from hnmine.mining.guards import RowScores
+from hnmine.mining.guards import RowScores, votes
 from hnmine.types import NO_ROW, Done, Float32, Float64, Int64, Pairs, Space, distance
 
 DISTANCES_AT_ONCE = 2**23
@@ -90,12 +90,7 @@ def clusters(docs_NR: Float32, seed: int) -> Int64:
 def agreed(pairs: Pairs, candidates: Rows, spaces: Sequence[Space]) -> list[list[int]]:
     """Keep the candidates that satisfy both conditions in every space; `pairs` has rows of the spaces' queries."""
     pair_F, doc_F = _flat(candidates)
-    query_F, positive_F = pairs.query_rows_P[pair_F], pairs.doc_rows_P[pair_F]
-    keep_F = np.ones(len(pair_F), dtype=bool)
-    for space in spaces:
-        queries, positives, docs = space.queries_QR[query_F], space.docs_NR[positive_F], space.docs_NR[doc_F]
-        d_query_F = distance(queries, docs)
-        keep_F &= (d_query_F < distance(queries, positives)) & (d_query_F < distance(positives, docs))
+    keep_F = votes(spaces, pairs.query_rows_P[pair_F], pairs.doc_rows_P[pair_F], doc_F) == len(spaces)
     return _by_pair(len(pairs), pair_F[keep_F], doc_F[keep_F])
 
 

@@ -26,7 +26,7 @@ behind the last negative of its pair, where no answer could change the result or
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,30 +41,25 @@ POSITIVE_IS_NEAREST = "positive_is_nearest"
 NEARER_ONES_RESEMBLE_POSITIVE = "nearer_ones_resemble_positive"
 GUARDS_LEAVE_NONE = "guards_leave_none"
 
-FIRST_LENGTH = 64
-"""Length of the first short list of a query."""
+FIRST_LENGTH = 64  # of a query's short list
 _LONGER = 8  # times longer is the second list, the last before the full scan
 
 # Bounds on what is in memory at a time. They change the time, never the result.
-LISTED_CELLS = 2**20
-"""(pair, candidate) cells that are settled at once."""
-SCANNED_CELLS = 2**24
-"""(query, document) cells that one full scan may return."""
+LISTED_CELLS = 2**20  # (pair, candidate) that are settled at once
+SCANNED_CELLS = 2**24  # (query, document) that one full scan may return
 
 EXAMINED = np.dtype([("pair", "i8"), ("doc", "i8"), ("d_query", "f8"), ("d_positive", "f8"), ("is_positive", "?")])
 """A document that is nearer to the query of a pair than its positive; whether its text is a judged positive's."""
-Examined = NDArray[np.void]
-"""Rows (F) of EXAMINED."""
+Examined = NDArray[np.void]  # rows (F) of EXAMINED
 
 
 class Search(Protocol):
     """What `select` needs of an index; see `search.Searcher`."""
 
-    approximate: bool
-    """Whether documents may be missed: only those that it returns are examined."""
+    approximate: bool  # documents may be missed: only those that it returns are examined
 
     def nearest(self, queries_QR: Float32, k: int) -> tuple[Int64, Float32]:
-        """Return rows and distances (Q, k) of the nearest documents of each query; see `search.Searcher.nearest`."""
+        """Return rows and distances (Q, k) of the nearest documents of each query."""
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:
         """Return all (query position, document row) that can be nearer than the radius."""
@@ -74,7 +69,7 @@ class Known:
     """Which documents are never negatives of a pair, and which documents are copies of each other."""
 
     def __init__(self, positives: Sequence[Collection[int]], groups_N: Int64) -> None:
-        """Take the judged positives of each pair's query, and a group number per document: equal text, equal number."""
+        """Take the judged positives of each pair's query, and a number for each document: equal text, equal number."""
         self.groups_N = groups_N
         pair_F = np.repeat(np.arange(len(positives)), np.array([len(docs) for docs in positives], dtype=np.int64))
         doc_rows_F = np.array([doc for docs in positives for doc in docs], dtype=np.int64)
@@ -109,9 +104,8 @@ def select(
 ) -> Negatives:
     """Return up to `negatives` hard negatives of every pair; see the module for the rule and its certificates.
 
-    `known` goes by position in `pairs`; `search` is over the documents of the space. `guards` are applied in order to
-    what satisfies both conditions, and `expensive` last, only to what may be chosen. `candidates`, the first length of
-    the short list, changes the time, never the result. `done` hears how many pairs were certified.
+    `known` goes by position in `pairs`; `search` is over the documents of the space. The guards are applied in order.
+    `candidates` is the first length of the short list. `done` hears how many pairs were certified.
     """
     selection = _Selection(space, pairs, known, search, negatives, guards, expensive, done)
     open_p = np.arange(len(pairs), dtype=np.int64)
@@ -205,12 +199,10 @@ class _Selection:
         return distances(self.space.queries_QR, self.pairs.query_rows_P[pair_F], self.space.docs_NR, doc_rows_F)
 
     def _settle(self, pair_p: Int64, examined_F: Examined, outside_p: Float64) -> NDArray[np.bool_]:
-        """Record the pairs that are certified; return which are.
+        """Record the pairs, given in ascending order, that are certified; return which are.
 
-        Args:
-            pair_p: the pairs, ascending.
-            examined_F: of each pair, every document nearer than its positive that is not outside.
-            outside_p: a lower bound on the distance of all other documents to the query.
+        `examined_F` has of each pair every document nearer than its positive, except those that are at `outside_p` from
+        the query or farther.
         """
         # Take the documents that are nearer than everything outside.
         slot_F = np.searchsorted(pair_p, examined_F["pair"])
@@ -253,9 +245,8 @@ class _Selection:
     def _test(self, nearer_F: Examined) -> tuple[NDArray[np.bool_], Int64]:
         """Apply all tests but condition 1, in order, to rows sorted by pair.
 
-        Returns:
-            passed (F): what the expensive guard was not asked about has not passed.
-            removed_by (F): the number of the guard that removed a row, or -1.
+        Return which passed (what the expensive guard was not asked about did not), and the number of the guard that
+        removed a row, or -1.
         """
         # Apply condition 2, remove the known positives, and keep one document of each text.
         pair_F = nearer_F["pair"]
@@ -266,7 +257,7 @@ class _Selection:
         removed_by_F = np.full(len(nearer_F), -1, dtype=np.int64)
         rank_F = _running_count(pair_F, ~nearer_F["is_positive"])
 
-        def ask(guard: Guard, number: int, rows: Int64) -> None:
+        def ask(number: int, rows: Int64) -> None:
             asked = pair_F[rows]
             suspects = Suspects(
                 query_rows_F=self.pairs.query_rows_P[asked],
@@ -277,11 +268,11 @@ class _Selection:
                 radius_F=self.radius_P[asked],
                 rank_F=rank_F[rows],
             )
-            passed_F[rows] = guard.keep(suspects)
+            passed_F[rows] = self.guards[number].keep(suspects)
             removed_by_F[rows[~passed_F[rows]]] = number
 
-        for number, guard in enumerate(self.cheap):
-            ask(guard, number, np.flatnonzero(passed_F))
+        for number in range(len(self.cheap)):
+            ask(number, np.flatnonzero(passed_F))
         if self.expensive is None:
             return passed_F, removed_by_F
 
@@ -293,7 +284,7 @@ class _Selection:
             rows = np.flatnonzero(waiting_F & (_running_count(pair_F, waiting_F) <= turn * missing_P[pair_F]))
             if not len(rows):
                 break
-            ask(self.expensive, len(self.cheap), rows)
+            ask(len(self.cheap), rows)
             waiting_F[rows] = False
         return passed_F, removed_by_F
 
@@ -309,5 +300,5 @@ def _running_count(sorted_n: Int64, counts_n: NDArray[np.bool_]) -> Int64:
     return before_n[1:] - before_n[np.searchsorted(sorted_n, sorted_n)]
 
 
-def _slices(count: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+def _slices(count: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, count, step)]

@@ -14,8 +14,7 @@ import numpy as np
 from hnmine.embedding.vectors import Vectors
 from hnmine.types import Float32, Int64, Role, unit_rows
 
-Piece = tuple[Int64, slice, Float32]
-"""Rows (n) and columns (c) of X_concat, and the numbers (n, c) there."""
+Piece = tuple[Int64, slice, Float32]  # rows (n) and columns (c) of X_concat, and the numbers (n, c) there
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from hnmine.types import Float64, Int64, Space, distances
 
+RowScores = Callable[[Int64, Int64], Float64]
+"""A cross-encoder over rows: (query rows (F), document rows (F)) → scores (F), the log-odds of being relevant."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suspects:
@@ -25,20 +28,16 @@ class Suspects:
     doc_rows_F: Int64
     d_query_F: Float64
     d_positive_F: Float64
-    radius_F: Float64
-    """d(Q, PD)."""
-    rank_F: Int64
-    """Rank among all documents that are not known positives; 1 is the nearest to the query."""
+    radius_F: Float64  # d(Q, PD)
+    rank_F: Int64  # among all documents that are not known positives; 1 is the nearest to the query
 
 
 @dataclass(frozen=True)
 class Guard:
     """A test on suspects, row by row: no row's answer depends on another row."""
 
-    name: str
-    """Its removals are counted under this name."""
-    keep: Callable[[Suspects], NDArray[np.bool_]]
-    """Returns which rows (F) stay."""
+    name: str  # under which its removals are counted
+    keep: Callable[[Suspects], NDArray[np.bool_]]  # returns which rows (F) stay
 
 
 def rank_window_guard(first: int, last: int | None) -> Guard:
@@ -61,20 +60,20 @@ def agreement_guard(spaces: Sequence[Space], least: int) -> Guard:
     """Keep what satisfies both conditions in the spaces of at least `least` single encoders."""
 
     def keep(suspects: Suspects) -> NDArray[np.bool_]:
-        votes_F = np.zeros(len(suspects.doc_rows_F), dtype=np.int64)
-        for space in spaces:
-            queries_QR, docs_NR = space.queries_QR, space.docs_NR
-            d_query_F = distances(queries_QR, suspects.query_rows_F, docs_NR, suspects.doc_rows_F)
-            radius_F = distances(queries_QR, suspects.query_rows_F, docs_NR, suspects.positive_rows_F)
-            d_positive_F = distances(docs_NR, suspects.positive_rows_F, docs_NR, suspects.doc_rows_F)
-            votes_F += (d_query_F < radius_F) & (d_query_F < d_positive_F)
-        return votes_F >= least
+        return votes(spaces, suspects.query_rows_F, suspects.positive_rows_F, suspects.doc_rows_F) >= least
 
     return Guard("agreement", keep)
 
 
-RowScores = Callable[[Int64, Int64], Float64]
-"""A cross-encoder over rows: (query rows (F), document rows (F)) → scores (F), the log-odds of being relevant."""
+def votes(spaces: Sequence[Space], query_rows_F: Int64, positive_rows_F: Int64, doc_rows_F: Int64) -> Int64:
+    """Return in how many of the spaces each document satisfies both conditions (F)."""
+    votes_F = np.zeros(len(doc_rows_F), dtype=np.int64)
+    for space in spaces:
+        d_query_F = distances(space.queries_QR, query_rows_F, space.docs_NR, doc_rows_F)
+        radius_F = distances(space.queries_QR, query_rows_F, space.docs_NR, positive_rows_F)
+        d_positive_F = distances(space.docs_NR, positive_rows_F, space.docs_NR, doc_rows_F)
+        votes_F += (d_query_F < radius_F) & (d_query_F < d_positive_F)
+    return votes_F
 
 
 def denoise_guard(scores: RowScores, margin: float | None, most: float | None) -> Guard:
@@ -85,11 +84,7 @@ def denoise_guard(scores: RowScores, margin: float | None, most: float | None) -
         docs = np.concatenate([suspects.doc_rows_F, suspects.positive_rows_F])  # one call fills batches better
         p_F = 0.5 * (1 + np.tanh(0.5 * scores(queries, docs)))  # the sigmoid: exp would overflow
         document_F, positive_F = np.split(p_F, 2)
-        stays_F = np.ones(len(document_F), dtype=bool)
-        if margin is not None:
-            stays_F &= document_F <= positive_F - margin
-        if most is not None:
-            stays_F &= document_F <= most
-        return stays_F
+        below_positive_F = document_F <= (np.inf if margin is None else positive_F - margin)
+        return below_positive_F & (document_F <= (np.inf if most is None else most))
 
     return Guard("denoise", keep)

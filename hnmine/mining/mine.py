@@ -25,26 +25,20 @@ from hnmine.runs.device import choose_device
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Negatives, Pairs, Space, Texts
 
-RECALL_QUERIES = 200
-"""Queries on which the recall of an approximate index is measured."""
+RECALL_QUERIES = 200  # on which the recall of an approximate index is measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """The pairs to mine, and what can be no negative of them."""
 
-    pairs: Pairs
-    """On rows of `queries` and of the documents."""
+    pairs: Pairs  # on rows of `queries` and of the documents
     queries: Texts
     known: Known
 
     @classmethod
     def of(cls, pairs: Pairs, queries: Texts, documents: Texts, positives: Mapping[int, Collection[int]]) -> Judged:
-        """Take pairs on rows of all queries, and by query row the documents judged positive in any split.
-
-        Raises:
-            DataError: fewer than two documents.
-        """
+        """Take pairs on rows of all queries, and by query row the documents judged positive in any split."""
         if len(documents) < 2:
             raise DataError(
                 f"the corpus has {len(documents)} usable document; a hard negative is another document, so at least 2 "
@@ -65,8 +59,7 @@ def choose_basis(fused: Fused, reduce: ReduceConfig, *, device: str, seed: int) 
     """Return the basis of an earlier run that is configured, else one fitted on the documents; None: no reduction.
 
     Raises:
-        DataError: the file is missing, is no basis, or was fitted on vectors of other encoders or weights; there are
-            fewer than two documents, or all vectors are equal.
+        DataError: the file is no basis or made of other vectors; or nothing can be fitted, see `pca.fit`.
     """
     # Read the basis that is given.
     if reduce.basis is not None:

@@ -24,8 +24,7 @@ from hnmine.runs.device import Choice
 from hnmine.runs.files import whole_file
 from hnmine.types import Float32, Float64, Int64, Role, Space, unit_rows
 
-HELD_OUT_ROWS = 8192
-"""Documents outside the sample on which a basis is checked, at most."""
+HELD_OUT_ROWS = 8192  # documents outside the sample on which a basis is checked, at most
 _PRODUCT_ROWS = 512
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of numbers that are equal
 
@@ -36,14 +35,11 @@ class Basis:
 
     mean_C: Float64
     components_RC: Float32
-    explained_variance_C: Float64
-    """The whole spectrum, descending."""
+    explained_variance_C: Float64  # the whole spectrum, descending
     fitted_rows: int
     library: str
-    kept_held_out: float | None = None
-    """Share of the variance of documents outside the sample that the basis explains; None if no document is outside."""
-    made_of: tuple[str, ...] = ()
-    """Encoders and weights whose vectors it was fitted on; see `fuse.Fused.identity`."""
+    kept_held_out: float | None = None  # share of the variance of documents outside the sample, if there are any
+    made_of: tuple[str, ...] = ()  # encoders and weights whose vectors it was fitted on, see `fuse.Fused.identity`
 
     @property
     def width(self) -> int:
@@ -80,10 +76,7 @@ def fit(
 ) -> Basis:
     """Fit the basis on all rows, or on a seeded sample of `fit_rows` of them, and check that on others.
 
-    `rows_of` returns the fused vectors (n, C) of rows (n).
-
-    Raises:
-        DataError: fewer than two rows, or all vectors are equal.
+    `rows_of` returns the fused vectors (n, C) of rows (n). Fewer than two, or all equal, are a DataError.
     """
     # Draw the sample, and refuse rows that do not differ.
     if rows < 2:

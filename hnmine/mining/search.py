@@ -18,10 +18,8 @@ import numpy as np
 from hnmine.runs.device import Choice
 from hnmine.types import Float32, Float64, Int64
 
-GPU_MAX_CANDIDATES = 2048
-"""The longest list, and the largest number of probes, of FAISS on a GPU."""
-CANDIDATE_BYTES = 12
-"""Size of a candidate: a distance and a row."""
+GPU_MAX_CANDIDATES = 2048  # the longest list, and the largest number of probes, of FAISS on a GPU
+CANDIDATE_BYTES = 12  # a distance and a row
 _GPU_SCRATCH_BYTES = 2 * 2**30
 _DOCUMENTS_PER_LIST = 39  # with fewer, k-means places its centres badly
 _TRAINED_PER_LIST = 64
@@ -64,10 +62,8 @@ class Searcher:
     scans the same lists, never the whole corpus.
     """
 
-    query_block = 1024
-    """Queries that are searched at a time, at most."""
-    scan_bytes = 256 * 2**20
-    """Memory that one step of a scan may take."""
+    query_block = 1024  # queries that are searched at a time, at most
+    scan_bytes = 256 * 2**20  # memory that one step of a scan may take
 
     def __init__(self, docs_NR: Float32, device: Choice, ivf: Ivf | None = None) -> None:
         import faiss

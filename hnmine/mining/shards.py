@@ -23,8 +23,7 @@ from hnmine.types import Float32, Float64, Int64
 class ShardedSearcher:
     """A `conditions.Search` over documents that lie in `shards` actors; close it to free them."""
 
-    sent_bytes = 64 * 2**20
-    """What is in the object store at a time, at most."""
+    sent_bytes = 64 * 2**20  # in the object store at a time, at most
 
     def __init__(self, docs_NR: Float32, device: Choice, shards: int, ivf: Ivf | None = None) -> None:
         """Start the actors and send each its slice; with `ivf`, each makes an approximate index of it.
