@@ -43,16 +43,8 @@ class Ensemble:
     ) -> None:
         """Plan all encoders, so that what is missing is said at once and not after hours of encoding.
 
-        Args:
-            encoders: at least one.
-            documents: the corpus; lexical encoders are fitted on it.
-            store: a folder or an address that pyarrow.fs understands.
-            embed: how texts become vectors.
-            device: auto, cpu or gpu.
-            engine: auto, torch or openvino; what computes on a CPU.
-            ray: whether Ray's actors encode; None: where they bring more than one process has.
-            seed: of the lexical encoders' SVD.
-            fits: names of the fits that lexical encoders keep, by encoder; the others are fitted anew.
+        Settings mean what they mean in `Config`. Lexical encoders keep the fit that `fits` names for them; the others
+        are fitted on the documents, by `seed`.
 
         Raises:
             ConfigError: the address of the store cannot be understood.
@@ -87,7 +79,12 @@ class Ensemble:
             planned = plan(encoder, documents, store, choice, embed.tokens_per_batch, engine=engine, seed=seed, fit=fit)
             if planned.fit is not None:
                 self.fits[name] = planned.fit.name
-            self._computed[name] = planned, _not_looked_for(planned, VectorStore(store, planned.fingerprint), documents)
+            vectors, reading = VectorStore(store, planned.fingerprint), planned.reading("document")
+            keys: dict[Role, Keys] = {"document": keys_of(documents.texts, reading)}
+            self._computed[name] = (
+                planned,
+                StoredVectors(name=name, store=vectors, keys=keys, width=0, reading=reading),
+            )
 
     def vectors(self, queries: Texts) -> tuple[Vectors, ...]:
         """Return every encoder's vectors of the documents and of these queries; encode those that the store lacks.
@@ -133,10 +130,3 @@ class Ensemble:
             found = replace(found, width=result.width)
             self._computed[name] = planned, found
         return found
-
-
-def _not_looked_for(planned: Plan, store: VectorStore, documents: Texts) -> StoredVectors:
-    """Return vectors of the documents that nobody has looked for in the store: their width is 0."""
-    reading = planned.reading("document")
-    keys: dict[Role, Keys] = {"document": keys_of(documents.texts, reading)}
-    return StoredVectors(name=planned.name, store=store, keys=keys, width=0, reading=reading)

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from threading import Event, Thread
 from typing import Any
 
@@ -34,17 +35,15 @@ Pool = Callable[[Plan, list[pa.Table], VectorStore, int | None], Iterator[pa.Tab
 
 
 class BlockEncoder:
-    """Loads an encoder once, then encodes and stores block after block; in this process, or as an actor."""
+    """Encodes and stores block after block; in this process, or as an actor. The encoder is loaded once."""
 
     def __init__(self, plan: Plan, store: VectorStore, lanes: int | None) -> None:
-        """Load the encoder; on a CPU it computes `lanes` batches at a time, None: by the cores."""
-        self._plan, self._store = plan, store
-        self._encoder: Encoder | None = None
-        self._failure = ""
-        try:
-            self._encoder = plan.build(lanes)
-        except HnmineError as error:
-            self._failure = str(error)
+        """On a CPU the encoder computes `lanes` batches at a time, None: by the cores."""
+        self._plan, self._store, self._lanes = plan, store, lanes
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return self._plan.build(self._lanes)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
         """Encode every row of `blocks`; return how many texts each held, and what failed.
@@ -52,19 +51,17 @@ class BlockEncoder:
         A failure that a user can mend travels as a row: as an exception Ray would retry it, log it in full and lose
         its type.
         """
-        counts, failures = [], []
+        results = []
         for block in blocks.to_pylist():
+            failure = ""
             try:
                 self._encode(block)
             except HnmineError as error:
-                self._failure = str(error)
-            counts.append(len(block["texts"]))
-            failures.append(self._failure)
-        return pa.table({"count": counts, "failure": failures})
+                failure = str(error)
+            results.append({"count": len(block["texts"]), "failure": failure})
+        return pa.Table.from_pylist(results)
 
     def _encode(self, block: dict[str, Any]) -> None:
-        if self._encoder is None:
-            return
         readings = [self._plan.reading(role) for role in block["roles"]]
         for reading in dict.fromkeys(readings):
             texts = [text for text, other in zip(block["texts"], readings, strict=True) if other == reading]
@@ -151,9 +148,8 @@ def encode_by_actors(
 def _collecting_garbage() -> Iterator[None]:
     """Collect garbage now, and every second while the block runs.
 
-    The actors of a pool that failed are restarted, and hold their cores until nothing refers to them any more. Ray
-    Data's errors still do so, in circles that only a collection resolves; until then a new pool on the same cores
-    waits.
+    The actors of a pool that failed are restarted, and hold the cores that a new pool waits for until nothing refers
+    to them any more. Ray Data's errors still do so, in circles that only a collection resolves.
     """
     over = Event()
 
@@ -223,10 +219,9 @@ def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
 
 
 def cpu_actors(cpus_by_node: list[int], actors: int | None) -> tuple[int, int]:
-    """Return how many actors the CPUs hold, and how many cores each has; an actor's cores are on one node.
+    """Return how many actors the CPUs hold, or these `actors`, and how many cores each has on its node.
 
-    If `actors` says how many there must be and they are more than the cores, they wait for one. Without a CPU this is
-    a DeviceError, since Ray would wait.
+    Actors that are more than the cores wait for one. Without a CPU this is a DeviceError, since Ray would wait.
     """
     cpus = [count for count in cpus_by_node if count]
     if not cpus:
