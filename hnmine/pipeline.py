@@ -19,9 +19,6 @@ from hnmine.ranking.evaluate import KeptScores, Ranking, scores_file, trained_re
 from hnmine.report.examples import examples, write_changes
 from hnmine.report.rankings import evaluation_text
 
-Show = Callable[[str], object]
-"""Shows a person a text as soon as it is known."""
-
 
 def embed(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, int]:
     """Encode the documents and queries whose vectors the store lacks, and nothing else; return how many texts.
@@ -68,7 +65,7 @@ def evaluate(data: str | Path, out: str | Path, config: Config | None = None) ->
 
 
 def run(
-    data: str | Path, out: str | Path, config: Config | None = None, show: Show = lambda _text: None
+    data: str | Path, out: str | Path, config: Config | None = None, show: Callable[[str], Any] = lambda _text: None
 ) -> dict[str, Any]:
     """Mine, fine-tune and evaluate; return the manifest.
 
@@ -76,7 +73,7 @@ def run(
     """
     preset_arms(config or Config())  # an unknown one is said before the collection is read
     with open_project(data, out, config) as project:
-        project.divide()  # the data may be refused here, so before the work
+        _ = project.splits  # data that cannot be divided are refused before the work
         mine_step(project)
         triplets, negatives = (project.run.out / f"{name}.parquet" for name in ("triplets", "negatives"))
         show(examples(triplets, negatives, count=5))
@@ -111,13 +108,11 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
 
 
 def mine_step(project: Project) -> None:
-    """Mine the train pairs: embed, fit the basis, project, select, write."""
+    """Mine the train pairs."""
     denoise_model(project.config.guards)  # its absence is said before hours of encoding
     judged = project.judge()
     fused = project.fuse(judged.queries)
-    space = project.reduce(fused)
-    negatives, search_facts = project.select(judged, fused, space)
-    project.write_mined(judged, negatives, fused, space, search_facts)
+    project.mine(judged, fused)
 
 
 def train_step(project: Project) -> None:

@@ -77,20 +77,11 @@ class Project:
             fits=self.fits,
         )
 
-    def fit_anew(self) -> None:
-        """Keep no fit of a lexical encoder; the ensemble is planned again."""
-        self.fits = {}
-        del self.ensemble
-
     @cached_property
     def splits(self) -> Splits:
         """Train, dev and test pairs, and the first stage's documents of their queries."""
         config = self.config
         return Splits(self.collection, config.sources, config.evaluate, config.seed, self.open_first_stage)
-
-    def divide(self) -> None:
-        """Divide the collection now, so that data that cannot be trained on are refused before the work."""
-        _ = self.splits
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -128,11 +119,12 @@ class Project:
             self.basis = basis or choose_basis(fused, config.reduce, device=config.device, seed=config.seed)
             return project_space(fused, self.basis)
 
-    def select(self, judged: Judged, fused: Fused, space: Space) -> tuple[Negatives, dict[str, Any]]:
-        """Select the hard negatives as configured; return them and facts of the search."""
-        name, config = "two conditions", self.config
-        found, facts = self.select_each(judged, fused, space, {name: (config.guards, config.select.negatives)})
-        return found[name], facts
+    def mine(self, judged: Judged, fused: Fused, basis: Basis | None = None) -> None:
+        """Reduce to this basis, or as configured; select the hard negatives as configured; write and record them."""
+        space, name = self.reduce(fused, basis), "two conditions"
+        settings = {name: (self.config.guards, self.config.select.negatives)}
+        found, search_facts = self.select_each(judged, fused, space, settings)
+        self._write_mined(judged, found[name], fused, space, search_facts)
 
     def select_each(
         self, judged: Judged, fused: Fused, space: Space, settings: Mapping[str, tuple[GuardsConfig, int]]
@@ -184,10 +176,9 @@ class Project:
             config.most,
         )
 
-    def write_mined(
+    def _write_mined(
         self, judged: Judged, negatives: Negatives, fused: Fused, space: Space, search_facts: dict[str, Any]
     ) -> None:
-        """Write negatives, triplets and basis, count them, and record them in the manifest."""
         # Write the tables and the basis.
         run, collection, basis = self.run, self.collection, self.basis
         names = ("negatives.parquet", "triplets.parquet", "basis.safetensors", "quarantine.jsonl")

@@ -72,7 +72,7 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
 
     # Refuse at once what would stop the night after hours: a model that cannot be had, data that cannot be divided.
     denoise_model(config.guards)
-    project.divide()
+    _ = project.splits
 
     # Embed. Lexical encoders keep the fits of the epoch: fitted anew, they would give every text another vector.
     new_rows = _compare_documents(project, home.file(last, _DOCUMENTS, out), row)
@@ -96,18 +96,15 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
         say("nightly", f"epoch {facts.epoch + 1} begins: {reason}")
         facts.epoch, facts.came = facts.epoch + 1, 0
         if project.fits:
-            project.fit_anew()
+            project.fits = {}
+            del project.ensemble  # it is planned anew
             fused = project.fuse(judged.queries)
         basis = None
     facts.fused, facts.reduce = list(fused.identity), _recorded(config.reduce, config)
     facts.fits = {name: PinnedFit(fit=fit, settings=lexical[name]) for name, fit in project.ensemble.fits.items()}
 
-    # Project, select and write, as `hnmine mine` does.
-    space = project.reduce(fused, basis)
-    negatives, search_facts = project.select(judged, fused, space)
-    project.write_mined(judged, negatives, fused, space, search_facts)
-
-    # Train, deploy and publish.
+    # Mine as `hnmine mine` does; train, deploy and publish.
+    project.mine(judged, fused, basis)
     row.pairs = row.searched = len(judged.pairs)
     row.epoch, row.negatives_changed = facts.epoch, _count_changed_pairs(home.file(last, _TRIPLETS, out), out)
     facts.pairs_changed += row.negatives_changed

@@ -81,11 +81,10 @@ def _json_object(level: str, step: str, message: str, fields: dict[str, Field]) 
 class Progress:
     """Counts finished units of one task and prints how far it is. Made by `track`."""
 
-    def __init__(self, step: str, task: str, total: int, unit: str, *, begun: float = 0.0) -> None:
-        """Start the clock; `begun` says how many seconds ago the work began."""
+    def __init__(self, step: str, task: str, total: int, unit: str) -> None:
         self.step, self.task, self.total, self.unit = step, task, total, unit
         self.done, self._note = 0, ""
-        self._start = self._end = time.monotonic() - begun
+        self._start = self._end = time.monotonic()
         self._live = sys.stderr.isatty() and not _as_json
         self._last = 0.0 if self._live else self._start
 
