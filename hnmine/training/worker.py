@@ -8,30 +8,31 @@ rounding.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from hnmine.errors import ModelError
 from hnmine.models.batches import tokens_per_backward
 from hnmine.models.cross_encoder import has_ranking_head
 from hnmine.models.reranker import load_reranker
-from hnmine.ranking.measures import MAIN_METRIC, means, measure
-from hnmine.ranking.task import Task, rerank
+from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure, rerank
 from hnmine.training import losses
 from hnmine.training.gradient import Optimizer, Recipe
 from hnmine.training.list_losses import ListLosses
 from hnmine.training.lists import Lists, step_lists
 from hnmine.training.log import Event
 
-STATE = "training.pt"
-"""The file in a checkpoint's model folder with AdamW's state, the step, and the metric by step so far."""
+STATE = "training.safetensors"
+"""The file in a checkpoint's model folder with AdamW's moments, the step, and the metric by step so far."""
 _CHECKPOINT = "checkpoint-"
 
 
@@ -107,8 +108,8 @@ class Worker:
                     dtype=recipe.dtype,
                     seed=recipe.seed,
                 )
-                state = torch.load(checkpoint / STATE, "cpu", weights_only=True) if checkpoint else None
-            except (ModelError, OSError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
+                state = _read_state(checkpoint / STATE) if checkpoint else None
+            except (ModelError, OSError, ValueError, RuntimeError, SafetensorError) as error:
                 if checkpoint is None or isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise ModelError(
@@ -119,10 +120,11 @@ class Worker:
         self._network = group.join(self._model.model, unused_weights=recipe.kind == "bi-encoder")
         self._tokens_per_backward = tokens_per_backward(self._model.model, recipe.device, recipe.dtype)
         self._optimizer = Optimizer(self._network, recipe, recipe.steps(len(job.lists)))
-        self._done, self._history = 0, {}
+        self._done = 0
+        self._history: dict[int, float] = {}
         if state is not None:
-            self._done, self._history = state["step"], state["history"]
-            self._optimizer.adamw.load_state_dict(state["adamw"])
+            self._done, self._history, moments = state
+            self._optimizer.adamw.load_state_dict(self._optimizer.adamw.state_dict() | {"state": moments})
             self._log(Event("resumed", self._done))
             for step, value in self._history.items():
                 self._log(Event("evaluated", step, value))
@@ -164,7 +166,22 @@ class Worker:
 
         def save(folder: Path) -> None:
             self._model.save(folder)
-            state = {"step": step, "history": self._history, "adamw": self._optimizer.adamw.state_dict()}
-            torch.save(state, folder / STATE)
+            moments = self._optimizer.adamw.state_dict()["state"]
+            tensors = {f"{weight}.{name}": value for weight, each in moments.items() for name, value in each.items()}
+            progress = json.dumps([step, list(self._history.items())])
+            save_file(
+                {name: value.contiguous() for name, value in tensors.items()}, folder / STATE, {"hnmine": progress}
+            )
 
         self._group.report(step, self._history, save if is_first and step else None)
+
+
+def _read_state(path: Path) -> tuple[int, dict[int, float], dict[int, dict[str, torch.Tensor]]]:
+    """Return what a checkpoint says: the step, the metric by step, and AdamW's moments by weight and name."""
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    with safe_open(path, "pt") as file:
+        step, history = json.loads(file.metadata()["hnmine"])
+        for key in file.keys():  # noqa: SIM118
+            weight, _, name = key.partition(".")
+            moments.setdefault(int(weight), {})[name] = file.get_tensor(key)
+    return step, {int(at): value for at, value in history}, moments
