@@ -35,9 +35,8 @@ from hnmine.config.load import load
 from hnmine.corpus.beir import read_beir
 from hnmine.models.folder import resolve
 from hnmine.ranking.first_stage import bm25_or_run_file
-from hnmine.ranking.measures import means, measure
+from hnmine.ranking.measures import means, measure, rerank
 from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import rerank
 from hnmine.runs.device import Choice, choose_dtype
 from hnmine.runs.manifest import versions
 from hnmine.types import Float32, Score

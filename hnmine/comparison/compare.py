@@ -28,8 +28,7 @@ from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.project import Project
 from hnmine.ranking.evaluate import Ranking
-from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, means, paired
-from hnmine.ranking.task import Task
+from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, Task, means, paired
 from hnmine.report.rankings import length_table
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from hnmine.ranking.measures import MAIN_METRIC, means, measure
-from hnmine.ranking.task import Task
+from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure
 from hnmine.types import Float32, Float64
 
 _PENALTY = 0.01

@@ -21,9 +21,8 @@ from hnmine.config.training import Kind
 from hnmine.errors import DataError, ModelError
 from hnmine.models.folder import folder_sha256, resolve
 from hnmine.ranking.blend import best_weights, blended
-from hnmine.ranking.measures import METRICS, Paired, PerQuery, means, measure, paired, reach
+from hnmine.ranking.measures import METRICS, Paired, PerQuery, Task, means, measure, paired, reach, rerank
 from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import Task, rerank
 from hnmine.runs.device import choose_device, choose_dtype
 from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.hashing import digest

@@ -10,7 +10,7 @@ import numpy as np
 from hnmine.config.steps import EvaluateConfig, SourcesConfig
 from hnmine.corpus.collection import Collection, hold_out
 from hnmine.ranking.first_stage import FirstStage
-from hnmine.ranking.task import Task
+from hnmine.ranking.measures import Task
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64, Pairs
 

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hnmine.ranking.evaluate import Evaluation, Ranking
-from hnmine.ranking.measures import MAIN_METRIC
-from hnmine.ranking.task import Task
+from hnmine.ranking.measures import MAIN_METRIC, Task
 from hnmine.runs.folder import Run
 from hnmine.types import NO_ROW
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from hnmine.errors import DataError
 from hnmine.ranking.evaluate import Evaluation, Ranking, read_metrics, rows_of
-from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, means, paired, reach
-from hnmine.ranking.task import LONG_WORDS, Task
+from hnmine.ranking.measures import LONG_WORDS, MAIN_METRIC, METRICS, PerQuery, Task, means, paired, reach
 from hnmine.runs.tables import text_table
 
 _FEWEST_QUERIES = 10  # of a length, that are worth a mean

@@ -25,9 +25,8 @@ from hnmine.errors import DataError
 from hnmine.models.cross_encoder import CrossEncoder, resolve_cross_encoder
 from hnmine.models.folder import folder_sha256
 from hnmine.ranking.blend import blended, likeliest
-from hnmine.ranking.measures import MAIN_METRIC, means, measure
+from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure
 from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import Task
 from hnmine.runs.device import Choice, choose_dtype
 from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track

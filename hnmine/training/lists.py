@@ -9,8 +9,8 @@ import numpy as np
 
 from hnmine.config.training import TrainConfig
 from hnmine.corpus.collection import Collection
+from hnmine.ranking.measures import Task
 from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import Task
 from hnmine.types import NO_ROW, Int64, Pairs, Texts
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hnmine.ranking.evaluate import Evaluation, Ranking
-from hnmine.ranking.measures import METRICS
-from hnmine.ranking.task import Task
+from hnmine.ranking.measures import METRICS, Task
 from hnmine.types import NO_ROW
 from tests.builders.texts import numbered_texts
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from hnmine.config.root import Config
 from hnmine.config.training import TrainConfig
-from hnmine.ranking.measures import means, measure
-from hnmine.ranking.task import Task, rerank
+from hnmine.ranking.measures import Task, means, measure, rerank
 from hnmine.runs.folder import Run
 from hnmine.training.gradient import Recipe
 from hnmine.training.lists import Lists, TrainingData, TrainingList

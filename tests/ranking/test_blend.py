@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.ranking.blend import Rankings, best_weights, blended, likeliest, standardised
-from hnmine.ranking.measures import means, measure
-from hnmine.ranking.task import Task
+from hnmine.ranking.measures import Task, means, measure
 from hnmine.types import NO_ROW, Texts
 
 QUERIES, DOCUMENTS = 6, 5

@@ -27,9 +27,8 @@ from hnmine.ranking.evaluate import (
     trained_rerankers,
 )
 from hnmine.ranking.first_stage import bm25_or_run_file
-from hnmine.ranking.measures import METRICS, means, measure, paired
+from hnmine.ranking.measures import METRICS, Task, means, measure, paired, rerank
 from hnmine.ranking.splits import Splits
-from hnmine.ranking.task import Task, rerank
 from hnmine.runs.folder import Run, open_run
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 from tests.builders.collections import write_collection

@@ -13,8 +13,7 @@ from sentence_transformers import CrossEncoder
 
 from hnmine.errors import ModelError
 from hnmine.models.bi_encoder import BiEncoder
-from hnmine.ranking.measures import means, measure
-from hnmine.ranking.task import rerank
+from hnmine.ranking.measures import means, measure, rerank
 from hnmine.runs.folder import Run
 from hnmine.runs.hashing import digest
 from hnmine.training.trainer import Trainer, Training
