@@ -2,8 +2,8 @@
 
     OUT/cache/<name>.json    {"identity": …, "files": {path in OUT: sha256}, "found": {…}}
 
-An entry is believed only if its identity is the one that is asked for and every file it names is as it was recorded.
-Whatever does not match is said, and the work is done again.
+An entry is believed only if its identity is the one that is asked for and every file it names is as it was recorded;
+else the work is done again.
 """
 
 from __future__ import annotations
@@ -39,18 +39,15 @@ class Cache:
     def get(self, name: str, identity: str, kind: type[FoundT]) -> FoundT | None:
         """Return what is kept under this name, if it has this identity and all its files are as they were left.
 
-        Args:
-            name: of the work; it may have slashes in it.
-            identity: a digest of all that decides the result.
-            kind: the model of what was found.
+        The identity is a digest of all that decides the result; `kind` is the model of what was found.
         """
         entry = self._read(name)
         if entry is None or entry.identity != identity:
             return None
-        changed = [path for path, sha256 in entry.files.items() if self._sha256(path) != sha256]
-        if changed:
-            say("cache", f"{self._out / changed[0]} is not as {name} left it, so the work is done again")
-            return None
+        for path, sha256 in ((self._out / file, sha256) for file, sha256 in entry.files.items()):
+            if not path.is_file() or file_sha256(path) != sha256:
+                say("cache", f"{path} is not as {name} left it, so the work is done again")
+                return None
         try:
             return kind.model_validate_json(json.dumps(entry.found))
         except ValidationError:
@@ -61,9 +58,7 @@ class Cache:
         """Keep what was found; `files` lie in OUT and belong to it. The entry is written last, by one rename."""
         named = {path.relative_to(self._out).as_posix(): file_sha256(path) for path in sorted(files)}
         entry = _Entry(identity=identity, files=named, found=found.model_dump(mode="json"))
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, entry.model_dump())
+        write_json(self._path(name), entry.model_dump())
 
     def files(self, name: str) -> dict[str, str]:
         """Return the sha256 of an entry's files, by path in OUT; empty if there is no entry."""
@@ -85,10 +80,4 @@ class Cache:
             return None
         except (OSError, ValidationError):
             say("cache", f"{path} is not an entry of this hnmine and is passed over")
-            return None
-
-    def _sha256(self, path: str) -> str | None:
-        try:
-            return file_sha256(self._out / path)
-        except OSError:
             return None

@@ -11,7 +11,8 @@ from typing import Any
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a hidden path to write; one rename makes it `path` if the block succeeds."""
+    """Give a hidden path to write; one rename makes it `path` if the block succeeds. Missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f".{path.name}.tmp")
     try:
         yield hidden

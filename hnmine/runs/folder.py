@@ -6,8 +6,7 @@ OUT/negatives.parquet    OUT/triplets.parquet    OUT/basis.safetensors
 OUT/store/               vectors; OUT/scored/ scores of cross-encoders
 OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
 OUT/evaluation/          scores and metrics a query
-OUT/audit.json           the last audit
-OUT/compare.md           the last comparison; OUT/encoders/ what it goes on from
+OUT/audit.json           the last audit; OUT/compare.md the last comparison, OUT/encoders/ what it goes on from
 OUT/cache/               what finished work found, see `runs.cache`
 """
 
@@ -69,16 +68,12 @@ class Run:
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file, complete or not at all; `name` may have folders in it."""
-        path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as hidden, hidden.open("wb") as sink:
+        with whole_file(self.out / name) as hidden, hidden.open("wb") as sink:
             pq.write_table(table, sink, compression="zstd")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, complete or not at all; `name` may have folders in it."""
-        path = self.out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as hidden:
+        with whole_file(self.out / name) as hidden:
             hidden.write_text(text, encoding="utf-8")
 
     def require_mined(self) -> None:
@@ -105,12 +100,10 @@ class Run:
         return {name: file_sha256(self.out / name) for name in names if (self.out / name).is_file()}
 
     def commit(self, step: Step, *, inputs: dict[str, str], files: dict[str, str], **found: Any) -> None:
-        """Write the manifest with the section of this step renewed, and without what no longer follows from it.
-
-        A later step's section stays only if the files it was made from are unchanged.
+        """Write the manifest with what this step found, and without what no longer follows from it.
 
         Args:
-            step: the section.
+            step: whose section is renewed.
             inputs: sha256 of the files of the run that the step was made from, by path in OUT.
             files: the same of those that it leaves.
             found: what it found.
@@ -127,26 +120,19 @@ class Run:
 
 @contextmanager
 def open_run(out: Path, config: Config) -> Iterator[Run]:
-    """Open OUT for writing; a second process on the same folder is told so and stops.
-
-    Raises:
-        DataError: the folder cannot be written, is in use, holds a collection, or its manifest is not ours.
-    """
+    """Open OUT for writing; a DataError says that it cannot be written, is in use, holds a collection, or is not ours."""
     with _writing(out):
         if out.is_symlink() and not out.exists():
             raise DataError(f"--out {out} is a link to {out.readlink()}, which does not exist; make that folder first")
         if any((out / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
             raise DataError(f"--out {out} holds a collection; choose another folder for what is made of it")
         out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        with (out / ".lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise DataError(f"another hnmine is working on {out}; wait for it or choose another --out") from None
             yield Run(out=out, config=config, manifest=read_manifest(out))
-        finally:
-            os.close(lock)
 
 
 @contextmanager
@@ -154,18 +140,17 @@ def _writing(out: Path) -> Iterator[None]:
     """Say in words which file of OUT cannot be written; other errors pass."""
     try:
         yield
-    except (shutil.Error, SafetensorError) as error:  # these name files in their text alone, if at all
-        if isinstance(error, SafetensorError) and "I/O error" not in str(error):
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, shutil.Error | SafetensorError):  # these name files in their text alone, if at all
+            is_ours = isinstance(error, shutil.Error) or "I/O error" in str(error)
+            problem = " ".join(str(error).split())[:300]
+        else:
+            unnamed = out if error.errno in _NO_ROOM else os.devnull
+            path = Path(os.fsdecode(error.filename2 or error.filename or unnamed))
+            is_ours = path.absolute().is_relative_to(out.absolute())
+            problem = f"{path}: {error.strerror}"
+        if not is_ours:
             raise
-        reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"--out {out} cannot be written: {reason}; make way or room there, or choose another --out"
-        ) from None
-    except OSError as error:
-        name = error.filename2 or error.filename or (out if error.errno in _NO_ROOM else os.devnull)
-        path = Path(os.fsdecode(name))
-        if not path.absolute().is_relative_to(out.absolute()):
-            raise
-        raise DataError(
-            f"--out {out} cannot be written: {path}: {error.strerror}; make way or room there, or choose another --out"
+            f"--out {out} cannot be written: {problem}; make way or room there, or choose another --out"
         ) from None

@@ -9,19 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-CLOCK_TICK = 0.1
-"""Seconds. File systems note times in steps below this: two changes within one step may bear the same time."""
+CLOCK_TICK = 0.1  # seconds; file systems note times in steps below this, so two changes may bear the same time
 
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's content, as 64 hexadecimal digits.
 
-    A process reads a file once, as long as its size, its times of change and its inode stay the same: weights are
-    hashed once in a run, however many steps ask for them. A file of this very moment is not remembered, since a second
-    change might not show in its times.
-
-    Raises:
-        OSError: the file cannot be read.
+    A process reads a file once, as long as its size, its times of change and its inode stay the same. A file of this
+    very moment is not remembered, since a second change might not show in its times.
     """
     status = path.stat()
     signature = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -42,17 +43,17 @@ _PACKAGES = (
 )
 
 
-class _Section(BaseModel):
-    """What every step records beside its findings."""
-
+class _Recorded(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Section(_Recorded):
+    """What every step records beside its findings."""
 
     inputs: dict[str, str]
 
 
-class _Start(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
+class _Start(_Recorded):
     model: str
     warmed_up: bool
 
@@ -76,11 +77,7 @@ class _Manifest(BaseModel):
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """Return the manifest of a run folder, empty if there is none yet.
-
-    Raises:
-        DataError: it cannot be read or is not ours.
-    """
+    """Return the manifest of a run folder, empty if there is none yet; a DataError says that it is not ours."""
     path = out / MANIFEST
     if not path.exists():
         return {}
@@ -99,32 +96,21 @@ def with_section(
 ) -> dict[str, Any]:
     """Return a manifest with the section of one step renewed, and without what no longer follows from it.
 
-    A later step's section stays only if the files it was made from are unchanged.
-
-    Args:
-        out: the run folder; files that are gone from it are named no more.
-        manifest: as it is.
-        step: whose section is renewed.
-        section: the new one.
-        files: sha256 of the files that the step leaves, by path in OUT.
+    A later step's section stays only if the files it was made from are unchanged. `files` are the sha256 of those that
+    the step leaves, by path in OUT; files that are gone are named no more.
     """
-    # Name the files that are there
-    named: dict[str, str] = manifest.get("files", {}) | files
-    named = {name: sha256 for name, sha256 in sorted(named.items()) if (out / name).is_file()}
-    # Renew the section; keep those before it, and those after it as long as they follow
-    renewed: dict[str, Any] = {}
-    steps = list(SETTINGS_READ)
-    for other in steps:
-        if other == step:
-            renewed[other] = section
+    known = sorted((manifest.get("files", {}) | files).items())
+    named = {name: sha256 for name, sha256 in known if (out / name).is_file()}
+    sections, renewed = manifest | {step: section}, {}
+    is_later = False
+    for other in SETTINGS_READ:
+        if other not in sections:
             continue
-        if other not in manifest:
-            continue
-        is_later = steps.index(other) > steps.index(step)
-        if is_later and not manifest[other]["inputs"].items() <= named.items():
+        if is_later and not sections[other]["inputs"].items() <= named.items():
             say("write", f"{out / MANIFEST}: {other} was made from other files, so it is left out now")
             break  # and what follows from it
-        renewed[other] = manifest[other]
+        renewed[other] = sections[other]
+        is_later = is_later or other == step
     return renewed | {"files": named}
 
 
@@ -132,8 +118,6 @@ def versions() -> dict[str, str]:
     """Return the versions that matter for a result."""
     found = {"python": platform.python_version(), "machine": f"{platform.machine()}, {os.cpu_count()} CPUs"}
     for name in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found

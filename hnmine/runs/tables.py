@@ -8,12 +8,9 @@ from tabulate import tabulate
 
 
 def text_table(rows: Sequence[Sequence[str]], headers: Sequence[str], left: Collection[int] = (0,)) -> str:
-    """Return rows of text under their headers, two spaces between the columns, no space at a line's end.
+    """Return rows of text under their headers, if there are any; columns not in `left` are aligned to the right.
 
-    Args:
-        rows: cells as they are to be printed, each of one line; a row may be shorter than the others.
-        headers: one a column; empty: a table without headers.
-        left: positions of the columns that are aligned to the left; numbers belong to the right.
+    Cells are printed as they are, each on one line; a row may be shorter than the others.
     """
     lines = [list(row) for row in ([headers, *rows] if headers else rows)]
     columns = max(map(len, lines), default=0)
