@@ -12,8 +12,7 @@ from hnmine.types import Int64
 
 TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
 """Tokens of a forward pass, padding included: on a CPU its activations stay in the caches, a GPU is filled by it."""
-TOKENS_PER_BACKWARD = {"cpu": 32_768, "cuda": 131_072}
-"""Most tokens whose activations are kept for one backward pass, by torch's name of the device."""
+TOKENS_PER_BACKWARD = {"cpu": 32_768, "cuda": 131_072}  # most of which activations are kept, by torch's device
 MAX_LANES = 8  # batches side by side in one process: they share its Python interpreter
 
 _FEWEST_TOKENS_PER_BACKWARD = 4096

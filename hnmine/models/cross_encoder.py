@@ -178,11 +178,11 @@ class CrossEncoder:
     def _by_openvino(self) -> Callable[..., SequenceClassifierOutput]:
         """Return the network as OpenVINO computes it."""
         if self._compiled is None:
-            examples = (
-                self.tokenizer(["one"] * len(texts), list(texts), padding=True, return_tensors="pt")
-                for texts in (("one", "one and two"), ("one two three four five", "one", "one two"))
-            )
-            self._compiled = CompiledNetwork(self.model, "logits", examples, self._dtype, self._lanes)
+
+            def tokenize(texts: list[str]) -> Row:
+                return self.tokenizer(["one"] * len(texts), texts, padding=True, return_tensors="pt")
+
+            self._compiled = CompiledNetwork(self.model, "logits", tokenize, self._dtype, self._lanes)
         compiled = self._compiled
         return lambda **inputs: SequenceClassifierOutput(logits=compiled(**inputs))
 

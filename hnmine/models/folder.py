@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hnmine.errors import ModelError
-from hnmine.runs.hashing import file_sha256
+from hnmine.runs.files import file_sha256
 from hnmine.types import Role
 
 MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import queue
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -45,12 +45,15 @@ def choose_engine(setting: str, device: Kind, dtype: str, model_type: str | None
 class CompiledNetwork:
     """A torch network as OpenVINO computes it; up to `lanes` threads call it at a time, others wait."""
 
-    def __init__(self, network: Any, output: str, examples: Iterable[Inputs], dtype: str, lanes: int) -> None:
-        """Trace and compile the network by the first of two batches, and compare it with torch on the second.
+    def __init__(
+        self, network: Any, output: str, tokenize: Callable[[list[str]], Inputs], dtype: str, lanes: int
+    ) -> None:
+        """Trace and compile the network by a batch of texts, and compare it with torch on another.
 
-        The network is on the CPU, in float32 and in evaluation mode; `output` names the one output that is wanted.
+        The network is on the CPU, in float32 and in evaluation mode; `output` names the one output that is wanted, and
+        `tokenize` returns what the network takes.
         """
-        first, second = examples
+        first, second = tokenize(["one", "one and two"]), tokenize(["one two three four five", "one", "one two"])
         self._names = list(first)
         try:
             compiled = _compile(network, output, first, dtype, lanes)

@@ -132,16 +132,13 @@ def _load_adapter(network: Any, folder: Path, name: str) -> None:
 
 def _compute_by_openvino(model: Any, dtype: str, lanes: int) -> None:
     """Let OpenVINO compute the transformer; what comes before and after it stays torch's."""
-    # Make two batches of the inputs that the transformer takes.
     body = model.transformers_model
     arguments = inspect.signature(body.forward).parameters
-    examples = (
-        {name: value for name, value in model.preprocess(list(texts)).items() if name in arguments}
-        for texts in (("one", "one and two and three"), ("one two three four five", "one", "one two"))
-    )
 
-    # Compile it, let it answer in the transformer's place, and free torch's weights.
-    compiled = CompiledNetwork(body, "last_hidden_state", examples, dtype, lanes)
+    def tokenize(texts: list[str]) -> Features:
+        return {name: value for name, value in model.preprocess(texts).items() if name in arguments}
+
+    compiled = CompiledNetwork(body, "last_hidden_state", tokenize, dtype, lanes)
     body.forward = lambda **inputs: BaseModelOutput(last_hidden_state=compiled(**inputs))
-    for parameter in body.parameters():
+    for parameter in body.parameters():  # which are OpenVINO's now
         parameter.data = parameter.data.new_empty(0)

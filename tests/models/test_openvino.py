@@ -37,8 +37,8 @@ def batch(*lengths: int, seed: int = 0) -> dict[str, torch.Tensor]:
     return {"input_ids": ids.masked_fill(~mask, 1), "attention_mask": mask.long()}
 
 
-def examples():
-    return iter([batch(2, 7), batch(9, 1, 3, seed=1)])
+def by_words(texts):
+    return batch(*(len(text.split()) for text in texts))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def examples():
 )
 def test_openvino_computes_what_torch_does_on_batches_of_any_shape(model_type, head):
     body, output = network(model_type, head), "logits" if head else "last_hidden_state"
-    compiled = CompiledNetwork(body, output, examples(), "float32", lanes=1)
+    compiled = CompiledNetwork(body, output, by_words, "float32", lanes=1)
     for at, lengths in enumerate([(1,), (5, 5), (40, 3, 17, 1), (64,)]):
         inputs = batch(*lengths, seed=at)
         with torch.inference_mode():
@@ -56,14 +56,14 @@ def test_openvino_computes_what_torch_does_on_batches_of_any_shape(model_type, h
 
 
 def test_padding_beside_a_text_changes_nothing():
-    compiled = CompiledNetwork(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
+    compiled = CompiledNetwork(network("bert"), "last_hidden_state", by_words, "float32", lanes=1)
     alone, beside = batch(6, seed=3), batch(6, 30, seed=4)
     beside["input_ids"][0, :6] = alone["input_ids"][0]
     assert torch.allclose(compiled(**alone)[0], compiled(**beside)[0, :6], atol=1e-5)
 
 
 def test_threads_share_a_compiled_network():
-    compiled = CompiledNetwork(network("bert"), "last_hidden_state", examples(), "float32", lanes=2)
+    compiled = CompiledNetwork(network("bert"), "last_hidden_state", by_words, "float32", lanes=2)
     inputs = [batch(1 + i % 30, 5, seed=i) for i in range(60)]
     one_by_one = [compiled(**each) for each in inputs]
     with ThreadPoolExecutor(6) as pool:  # more than it has requests
@@ -72,7 +72,7 @@ def test_threads_share_a_compiled_network():
 
 
 def test_inputs_that_the_network_was_not_traced_with_are_left_aside():
-    compiled = CompiledNetwork(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
+    compiled = CompiledNetwork(network("bert"), "last_hidden_state", by_words, "float32", lanes=1)
     assert torch.equal(compiled(**batch(4), return_dict=True, modality="text"), compiled(**batch(4)))
 
 
@@ -81,7 +81,7 @@ def test_a_network_that_comes_out_wrong_is_refused():
     true_forward = body.forward
     body.forward = lambda **inputs: true_forward(**inputs) if torch.jit.is_tracing() else _twice(true_forward(**inputs))
     with pytest.raises(ModelError, match="something else than torch of BertModel; set engine: torch"):
-        CompiledNetwork(body, "last_hidden_state", examples(), "float32", lanes=1)
+        CompiledNetwork(body, "last_hidden_state", by_words, "float32", lanes=1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -92,7 +92,7 @@ def test_scores_near_nothing_are_no_reason_to_refuse_bfloat16_and_wrong_ones_are
     with torch.inference_mode():
         body.classifier.bias -= body(**second)["logits"][0]
         assert body(**second)["logits"].abs().max() < 1e-5
-    CompiledNetwork(body, "logits", iter([batch(2, 7), second]), "bfloat16", lanes=1)
+    CompiledNetwork(body, "logits", lambda texts: second if len(texts) == 3 else batch(2, 7), "bfloat16", lanes=1)
     true_forward = body.forward
 
     def of_other_words(**inputs):
@@ -101,7 +101,7 @@ def test_scores_near_nothing_are_no_reason_to_refuse_bfloat16_and_wrong_ones_are
 
     body.forward = of_other_words
     with pytest.raises(ModelError, match="something else than torch of BertForSequenceClassification"):
-        CompiledNetwork(body, "logits", iter([batch(2, 7), second]), "bfloat16", lanes=1)
+        CompiledNetwork(body, "logits", lambda texts: second if len(texts) == 3 else batch(2, 7), "bfloat16", lanes=1)
 
 
 def _twice(outputs):
@@ -117,14 +117,14 @@ def test_a_network_that_cannot_be_traced_is_told():
 
     body.forward = broken
     with pytest.raises(ModelError, match=r"cannot take BertModel \(.*no such operator.*\); set engine: torch"):
-        CompiledNetwork(body, "last_hidden_state", examples(), "float32", lanes=1)
+        CompiledNetwork(body, "last_hidden_state", by_words, "float32", lanes=1)
 
 
 def test_nothing_is_sent_anywhere(monkeypatch):
     asked = []
     monkeypatch.setattr(socket.socket, "connect", lambda _self, address: asked.append(address))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address) or [])
-    CompiledNetwork(network("bert"), "last_hidden_state", examples(), "float32", lanes=1)
+    CompiledNetwork(network("bert"), "last_hidden_state", by_words, "float32", lanes=1)
     assert not asked
     assert not [thread for thread in threading.enumerate() if "telemetry" in thread.name.lower()]
 
