@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hnmine.config.root import Config
-from hnmine.config.steps import GuardsConfig, SourcesConfig
+from hnmine.config.steps import GuardsConfig
 from hnmine.corpus.beir import read_beir
 from hnmine.corpus.collection import Collection, write_quarantine
 from hnmine.embedding.ensemble import Ensemble
@@ -39,8 +39,7 @@ from hnmine.runs.folder import Run, open_run
 from hnmine.runs.progress import Progress, say, track
 from hnmine.types import Negatives, Score, Space, Texts
 
-DENOISE_TOKENS = 256
-"""Tokens of query and document that the cross-encoder of `guards.denoise` reads."""
+DENOISE_TOKENS = 256  # of query and document, which the cross-encoder of `guards.denoise` reads
 
 
 @dataclass
@@ -51,10 +50,8 @@ class Project:
     config: Config
     run: Run
     collection: Collection
-    fits: Mapping[str, str] = field(default_factory=dict)
-    """Names of the fits that lexical encoders keep, by encoder; the others are fitted on the collection."""
-    basis: Basis | None = None
-    """The projection that was mined on last; a dense first stage looks in the same space."""
+    fits: Mapping[str, str] = field(default_factory=dict)  # that lexical encoders keep, by name; others fit anew
+    basis: Basis | None = None  # that was mined on last; a dense first stage looks in the same space
 
     @property
     def store(self) -> str | Path:
@@ -243,14 +240,14 @@ def open_project(data: str | Path, out: str | Path, config: Config | None) -> It
     """
     config = config or Config()
     with open_run(Path(out), config) as run:
-        yield Project(data=str(data), config=config, run=run, collection=_read_collection(data, config.sources, run))
+        with run.timed("read"):
+            collection = read_beir(data, config.sources)
+            write_quarantine(collection.quarantined, run.out / "quarantine.jsonl")
+        _say_read(collection, run.out)
+        yield Project(data=str(data), config=config, run=run, collection=collection)
 
 
-def _read_collection(data: str | Path, sources: SourcesConfig, run: Run) -> Collection:
-    """Read the collection, say what came, and write what was quarantined to OUT/quarantine.jsonl."""
-    with run.timed("read"):
-        collection = read_beir(data, sources)
-        write_quarantine(collection.quarantined, run.out / "quarantine.jsonl")
+def _say_read(collection: Collection, out: Path) -> None:
     documents, judged = len(collection.documents), len(collection.judged)
     splits = ", ".join(f"{name} {len(pairs):,}" for name, pairs in collection.splits.items())
     message = f"{documents:,} documents, {judged:,} queries, pairs: {splits}"
@@ -260,10 +257,9 @@ def _read_collection(data: str | Path, sources: SourcesConfig, run: Run) -> Coll
     if reasons := _by_reason(collection):
         QUARANTINED.add_each(reasons)
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
-        say("read", f"quarantined: {listed}; listed in {run.out / 'quarantine.jsonl'}")
+        say("read", f"quarantined: {listed}; listed in {out / 'quarantine.jsonl'}")
     if equal := collection.queries_of_equal_text:
         say("read", f"{equal:,} queries have the text of another: their positives are shared")
-    return collection
 
 
 def _by_reason(collection: Collection) -> dict[str, int]:

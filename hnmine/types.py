@@ -18,15 +18,11 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Role = Literal["document", "query"]
-Done = Callable[[int], None]
-"""Hears how many of what was asked have been finished since it heard last."""
-Score = Callable[[Sequence[str], Sequence[str], Done], Float32]
-"""Maps queries and documents of the same length n to scores (n,)."""
+Done = Callable[[int], None]  # hears how many of what was asked have been finished since it heard last
+Score = Callable[[Sequence[str], Sequence[str], Done], Float32]  # n queries and n documents to n scores
 
-GATHERED_NUMBERS = 2**23
-"""float64 numbers in one matrix of gathered vectors: bounds memory, changes no distance."""
-NO_ROW = -1
-"""Stands where a list of document rows has no more."""
+GATHERED_NUMBERS = 2**23  # in one matrix of gathered vectors, float64: bounds memory, changes no distance
+NO_ROW = -1  # stands where a list of document rows has no more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,23 +126,18 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class Negatives:
-    """Hard negatives, sorted by (pair, rank). `dropped` counts the pairs that got none, by reason."""
+    """Hard negatives, sorted by (pair, rank)."""
 
-    pair_M: Int64
-    """Position of the pair in the `Pairs` they were selected for."""
+    pair_M: Int64  # position of the pair in the `Pairs` they were selected for
     doc_rows_M: Int64
-    rank_M: Int64
-    """1 = the nearest to the query."""
+    rank_M: Int64  # 1 = the nearest to the query
     d_query_positive_M: Float64
     d_query_negative_M: Float64
     d_positive_negative_M: Float64
-    certificate_M: NDArray[np.object_]
-    """Why the pair's list is complete: found, radius, exhausted or approximate; see `mining.conditions`."""
-    pairs: int
-    """Number of pairs that were offered."""
-    dropped: dict[str, int]
-    guarded: dict[str, int]
-    """Documents that satisfied both conditions and were removed, by guard."""
+    certificate_M: NDArray[np.object_]  # why the list is complete: found, radius, exhausted or approximate
+    pairs: int  # that were offered
+    dropped: dict[str, int]  # pairs without a negative, by reason
+    guarded: dict[str, int]  # documents that satisfied both conditions and were removed, by guard
 
     def __post_init__(self) -> None:
         arrays = [value for name, value in vars(self).items() if name.endswith("_M")]

@@ -23,7 +23,7 @@ from hnmine.errors import DataError
 from hnmine.models.folder import folder_sha256
 from hnmine.nights.lease import hold
 from hnmine.runs.directory import Directory
-from hnmine.runs.hashing import digest
+from hnmine.runs.files import digest
 from hnmine.runs.tables import text_table
 
 _POINTER = "current.json"
@@ -43,19 +43,14 @@ class Row(_Record):
 
     when: str = Field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M", time.gmtime()))
     version: str
-    added: int = 0
-    """Documents."""
+    added: int = 0  # documents
     changed: int = 0
     removed: int = 0
     pairs: int = 0
-    searched: int = 0
-    """Pairs that were searched."""
-    negatives_changed: int = 0
-    """Pairs with other negatives than the night before."""
-    epoch: int = 1
-    """How many bases there were."""
-    mrr: float | None = None
-    """MRR@10 of the re-ranker that was deployed when the night began, on the held-out queries of that night."""
+    searched: int = 0  # pairs
+    negatives_changed: int = 0  # pairs with other negatives than the night before
+    epoch: int = 1  # how many bases there were
+    mrr: float | None = None  # MRR@10 on held-out queries of the re-ranker that was deployed when the night began
     mrr_trained: float | None = None
     decision: str
 
@@ -71,38 +66,28 @@ class Facts(_Record):
     """What a night must know of the nights before it."""
 
     epoch: int = 0
-    fused: list[str] = []
-    """Identities of the encoders whose vectors the basis was fitted on."""
-    reduce: dict[str, Any] = {}
-    """Settings that the basis was fitted by."""
-    fits: dict[str, PinnedFit] = {}
-    """Lexical encoders as they were fitted when the epoch began, by encoder name."""
-    came: int = 0
-    """Documents with a new text since the epoch began."""
-    pairs_changed: int = 0
-    """Pairs with other negatives since the last training, summed over the nights."""
-    train: dict[str, Any] = {}
-    """Settings of the last training."""
-    reads: dict[str, Any] = {}
-    """How the deployed re-ranker reads texts: `kind` and `max_tokens`."""
+    fused: list[str] = []  # identities of the encoders whose vectors the basis was fitted on
+    reduce: dict[str, Any] = {}  # settings that the basis was fitted by
+    fits: dict[str, PinnedFit] = {}  # as made when the epoch began, by encoder name
+    came: int = 0  # documents with a new text since the epoch began
+    pairs_changed: int = 0  # pairs with other negatives since the last training, summed over the nights
+    train: dict[str, Any] = {}  # settings of the last training
+    reads: dict[str, Any] = {}  # how the deployed re-ranker reads texts: `kind` and `max_tokens`
 
 
 class Version(_Record):
     """What a night leaves; without the number, the content of version.json."""
 
-    number: str = Field("", exclude=True)
-    """Empty before the first night."""
+    number: str = Field("", exclude=True)  # empty before the first night
     files: list[str]
-    reranker: str
-    """Name in HOME/rerankers."""
+    reranker: str  # name in HOME/rerankers
     facts: Facts
 
 
 class _Pointer(_Record):
     version: str = ""
     history: list[Row] = []
-    rejected: list[str] = []
-    """Identities of models that were rolled back from: no night deploys one again."""
+    rejected: list[str] = []  # identities of models that were rolled back from: no night deploys one again
 
 
 class Home:

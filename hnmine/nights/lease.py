@@ -30,8 +30,7 @@ from contextlib import contextmanager
 from hnmine.errors import HnmineError, InUseError
 from hnmine.runs.directory import Directory
 
-TRIES = 8
-"""How often a job claims a lock that others claim at the same time."""
+TRIES = 8  # to claim a lock that others claim at the same time
 _RENEWALS = 4  # in one lease
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # the first runs while the machine sleeps, too
 

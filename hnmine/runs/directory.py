@@ -29,11 +29,9 @@ class Directory:
 
     filesystem: pafs.FileSystem
     path: str
-    address: str
-    """What messages call it: the address without its query, which may be long."""
-    role: str = "vector store"
-    setting: str = "embed.store"
-    """Where users choose the address."""
+    address: str  # for messages: without its query, which may be long
+    role: str
+    setting: str  # where users choose the address
 
     @classmethod
     def at(cls, address: str | Path, role: str = "vector store", setting: str = "embed.store") -> Directory:

@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
-LIVE_SECONDS = 0.2
-"""Between two updates of the live line."""
-LOG_SECONDS = 10.0
-"""Between two lines of a log about the same work."""
+LIVE_SECONDS = 0.2  # between two updates of the live line
+LOG_SECONDS = 10.0  # between two lines of a log about the same work
 _as_json = False
 
 Level = Literal["info", "warning", "error"]
