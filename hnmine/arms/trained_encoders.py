@@ -19,8 +19,8 @@ from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.models.folder import declared_prompts, folder_sha256, resolve
 from hnmine.runs.device import choose_device
+from hnmine.runs.files import digest
 from hnmine.runs.folder import Run
-from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.training.gradient import Recipe

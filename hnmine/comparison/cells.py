@@ -24,8 +24,8 @@ from hnmine.config.base import slug
 from hnmine.project import Project
 from hnmine.ranking.evaluate import KeptScores, Ranking
 from hnmine.ranking.measures import MAIN_METRIC, PerQuery, means
+from hnmine.runs.files import digest
 from hnmine.runs.folder import RERANKERS
-from hnmine.runs.hashing import digest
 from hnmine.runs.progress import say, track
 from hnmine.training.gradient import Recipe
 from hnmine.training.lists import Lists, TrainingData

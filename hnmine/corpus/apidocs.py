@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from hnmine.corpus.text_keys import draw
 from hnmine.errors import DataError
-from hnmine.runs.hashing import digest, file_sha256
+from hnmine.runs.files import digest, file_sha256
 
 PACKAGES = ("numpy", "scipy", "sklearn", "pandas", "torch")
 QUERIES = {"train": 900, "dev": 150, "test": 300}

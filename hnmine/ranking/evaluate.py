@@ -24,8 +24,8 @@ from hnmine.ranking.blend import best_weights, blended
 from hnmine.ranking.measures import METRICS, Paired, PerQuery, Task, means, measure, paired, reach, rerank
 from hnmine.ranking.splits import Splits
 from hnmine.runs.device import choose_device, choose_dtype
+from hnmine.runs.files import digest
 from hnmine.runs.folder import RERANKERS, START, Run
-from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Texts

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hnmine.runs.files import write_json
-from hnmine.runs.hashing import file_sha256
+from hnmine.runs.files import file_sha256, write_json
 from hnmine.runs.progress import say
 
 FoundT = TypeVar("FoundT", bound=BaseModel)

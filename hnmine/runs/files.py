@@ -1,12 +1,17 @@
-"""Files that are complete or absent."""
+"""Files that are complete or absent; digests of files, remembered while this process lives, and of values."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+CLOCK_TICK = 0.1  # seconds; file systems note times in steps below this, so two changes may bear the same time
 
 
 @contextmanager
@@ -25,3 +30,32 @@ def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, complete or not at all."""
     with whole_file(path) as hidden:
         hidden.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's content, as 64 hexadecimal digits.
+
+    A process reads a file once, as long as its size, its times of change and its inode stay the same. A file of this
+    very moment is not remembered, since a second change might not show in its times.
+    """
+    status = path.stat()
+    signature = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino)
+    if time.time() - status.st_ctime < CLOCK_TICK:
+        return _read_sha256(path)
+    return _remembered_sha256(path.resolve(), signature)
+
+
+@lru_cache(maxsize=4096)
+def _remembered_sha256(path: Path, _signature: tuple[int, ...]) -> str:
+    return _read_sha256(path)
+
+
+def _read_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Return 20 hexadecimal digits that name a JSON-able value: equal values, equal names."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]

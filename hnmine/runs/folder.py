@@ -31,8 +31,7 @@ from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.runs.cache import Cache
 from hnmine.runs.counters import SECONDS
-from hnmine.runs.files import whole_file, write_json
-from hnmine.runs.hashing import file_sha256
+from hnmine.runs.files import file_sha256, whole_file, write_json
 from hnmine.runs.manifest import MANIFEST, SETTINGS_READ, Step, read_manifest, versions, with_section
 
 RERANKERS = "rerankers"
@@ -120,7 +119,7 @@ class Run:
 
 @contextmanager
 def open_run(out: Path, config: Config) -> Iterator[Run]:
-    """Open OUT for writing; a DataError says that it cannot be written, is in use, holds a collection, or is not ours."""
+    """Open OUT for writing; a DataError says that it cannot be, is in use, holds a collection, or is not ours."""
     with _writing(out):
         if out.is_symlink() and not out.exists():
             raise DataError(f"--out {out} is a link to {out.readlink()}, which does not exist; make that folder first")

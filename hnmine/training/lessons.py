@@ -28,7 +28,7 @@ from hnmine.ranking.blend import blended, likeliest
 from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure
 from hnmine.ranking.splits import Splits
 from hnmine.runs.device import Choice, choose_dtype
-from hnmine.runs.hashing import digest
+from hnmine.runs.files import digest
 from hnmine.runs.progress import say, track
 from hnmine.training.lists import Lists, TrainingData, TrainingList
 from hnmine.types import Float32, Int64, Score

@@ -28,8 +28,8 @@ from hnmine.models.cross_encoder import has_ranking_head
 from hnmine.models.folder import folder_sha256, hidden_size, resolve
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.device import choose_device, visible_gpus
+from hnmine.runs.files import digest
 from hnmine.runs.folder import RERANKERS, START, Run
-from hnmine.runs.hashing import digest
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
 from hnmine.training.gradient import Recipe

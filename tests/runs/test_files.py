@@ -1,13 +1,17 @@
-"""Files are complete or absent, whatever happens while they are written."""
+"""Files are complete or absent, whatever happens while they are written; a change is noticed however it was made."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hnmine.runs.files import whole_file, write_json
+from hnmine.runs.files import CLOCK_TICK, digest, file_sha256, whole_file, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -62,3 +66,97 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8")) == {"é": 1}
     assert "é" in path.read_text(encoding="utf-8")
     assert names(tmp_path) == ["x.json"]
+
+
+# Digests
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A file that was written some time ago."""
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    time.sleep(2 * CLOCK_TICK)
+    return path
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are hashed."""
+    names, file_digest = [], hashlib.file_digest
+
+    def noting(stream, name):
+        names.append(Path(stream.name).name)
+        return file_digest(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", noting)
+    return names
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"x" * 3_000_000])
+def test_the_sha256_of_a_file_is_that_of_its_bytes(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert file_sha256(tmp_path / "a") == sha256(content)
+
+
+def test_a_file_that_stays_the_same_is_read_once_by_whatever_name(old: Path, reads: list[str]) -> None:
+    (old.parent / "link").symlink_to(old)
+    for path in (old, old.parent / "link", old.parent / "." / "weights", Path(os.path.relpath(old)), old):
+        assert file_sha256(path) == sha256(b"one")
+    assert reads == ["weights"]
+
+
+def in_place(path: Path) -> None:
+    path.write_bytes(b"two")
+
+
+def replaced(path: Path) -> None:
+    path.with_name("new").write_bytes(b"two")
+    path.with_name("new").replace(path)
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(b"two, and longer")
+
+
+@pytest.mark.parametrize("times_restored", [False, True])
+@pytest.mark.parametrize("change", [in_place, replaced, longer])
+def test_a_change_is_noticed_even_of_the_same_size_and_with_its_times_restored(
+    change: Callable[[Path], None], times_restored: bool, old: Path
+) -> None:
+    before = old.stat()
+    assert file_sha256(old) == sha256(b"one")
+    change(old)
+    if times_restored:
+        os.utime(old, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert old.stat().st_mtime_ns == before.st_mtime_ns
+    assert file_sha256(old) == sha256(old.read_bytes()) != sha256(b"one")
+
+
+def test_changes_in_quick_succession_are_all_noticed(tmp_path: Path) -> None:
+    """The times of a file may be too coarse to tell two writes apart that follow each other at once."""
+    path = tmp_path / "quick"
+    for number in range(300):
+        path.write_text(f"{number:03}")
+        assert file_sha256(path) == sha256(f"{number:03}".encode())
+
+
+def test_a_file_that_is_gone_or_a_folder_is_an_os_error_though_it_was_hashed_before(old: Path) -> None:
+    file_sha256(old)
+    old.unlink()
+    with pytest.raises(FileNotFoundError):
+        file_sha256(old)
+    old.mkdir()
+    with pytest.raises(IsADirectoryError):
+        file_sha256(old)
+
+
+def test_a_digest_is_that_of_the_value_not_of_its_order() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert len({digest(value) for value in ({"a": 1}, {"a": 2}, [1, 2], [2, 1], "1", 1)}) == 6
+    assert digest(Path("a")) == digest("a")
+    assert len(digest({})) == 20

@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 
 from hnmine.config.root import Config
 from hnmine.errors import DataError
+from hnmine.runs.files import file_sha256
 from hnmine.runs.folder import open_run
-from hnmine.runs.hashing import file_sha256
 
 TABLE = pa.table({"a": [1, 2]})
 

@@ -12,8 +12,8 @@ import pytest
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.errors import DataError
+from hnmine.runs.files import file_sha256
 from hnmine.runs.folder import Run, open_run
-from hnmine.runs.hashing import file_sha256
 from hnmine.runs.manifest import read_manifest, versions
 
 TABLE = pa.table({"a": [1, 2]})

@@ -12,10 +12,10 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 from hnmine.errors import ModelError
-from hnmine.models.bi_encoder import BiEncoder
+from hnmine.models.reranker import BiEncoder
 from hnmine.ranking.measures import means, measure, rerank
+from hnmine.runs.files import digest
 from hnmine.runs.folder import Run
-from hnmine.runs.hashing import digest
 from hnmine.training.trainer import Trainer, Training
 from hnmine.training.worker import STATE
 from tests.builders.collections import append_lines, write_collection
