@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hnmine.mining.search import Searcher
-from hnmine.models.bi_encoder import BiEncoder
+from hnmine.models.reranker import BiEncoder
 from hnmine.runs.device import Choice
 from hnmine.training import losses
 from hnmine.training.gradient import Optimizer, Recipe
