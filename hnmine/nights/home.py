@@ -33,8 +33,6 @@ _KindT = TypeVar("_KindT")
 
 
 class _Record(BaseModel):
-    """What a home keeps as JSON."""
-
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -189,7 +187,7 @@ class Home:
         return digest(folder_sha256(folder)) in self._pointer().rejected
 
     def _published(self) -> list[str]:
-        """Return the numbers of the versions in the history that are kept, oldest first."""
+        """Return the numbers of the versions that the history names and that are kept, oldest first."""
         published = {row.version for row in self.history()}
         return [number for number in self._versions.folders() if number in published]
 

@@ -26,9 +26,8 @@ from hnmine.config.base import Section
 from hnmine.config.root import Config
 from hnmine.corpus.text_keys import KEY_BYTES, keys_of
 from hnmine.errors import ConfigError
-from hnmine.mining.fuse import Fused
 from hnmine.mining.mine import denoise_model
-from hnmine.mining.pca import HELD_OUT_ROWS, Basis, captured
+from hnmine.mining.pca import HELD_OUT_ROWS, Basis, Fused, captured
 from hnmine.models.lexical import Fit
 from hnmine.nights.home import Facts, Home, PinnedFit, Row
 from hnmine.nights.lease import Lease, hold
@@ -103,14 +102,23 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     facts.fused, facts.reduce = list(fused.identity), _recorded(config.reduce, config)
     facts.fits = {name: PinnedFit(fit=fit, settings=lexical[name]) for name, fit in project.ensemble.fits.items()}
 
-    # Mine as `hnmine mine` does; train, deploy and publish.
+    # Mine as `hnmine mine` does, and train.
     project.mine(judged, fused, basis)
     row.pairs = row.searched = len(judged.pairs)
     row.epoch, row.negatives_changed = facts.epoch, _count_changed_pairs(home.file(last, _TRIPLETS, out), out)
     facts.pairs_changed += row.negatives_changed
     say("nightly", f"{row.negatives_changed:,} of {row.pairs:,} pairs have other negatives than the night before")
-    trained = _promote(project, home, row, facts)
-    _publish(project, home, lease, row, facts, trained)
+    trained = _promote(project, home, last.reranker, row, facts)
+    say("nightly", row.decision, **row.model_dump(exclude={"decision"}))
+
+    # Write the version, then let it hold. If the lock is lost, another job may write one of this number.
+    files = {name: out / name for name in _FILES if (out / name).exists()}
+    lease.check()
+    reranker = last.reranker if trained is None else home.add_reranker(trained)
+    home.write(row.version, files, reranker, facts)
+    lease.check()
+    home.point(row.version, row, config.nightly.keep)
+    say("nightly", f"version {row.version} holds; its re-ranker is {home.directory}/rerankers/{reranker}")
     return row
 
 
@@ -173,15 +181,13 @@ def _negatives_by_pair(path: Path) -> dict[tuple[str, str], list[str]]:
     return dict(rows.groupby(["query", "positive"])["negative"].agg(list))
 
 
-def _promote(project: Project, home: Home, row: Row, facts: Facts) -> Path | None:
-    """Train if enough pairs changed; fill in figures and decision of the night's row, and renew the facts.
+def _promote(project: Project, home: Home, deployed: str, row: Row, facts: Facts) -> Path | None:
+    """Train if enough pairs changed; return the folder of the re-ranker to deploy, None if the last one stays.
 
-    Returns:
-        The folder of the re-ranker that is to be deployed; None if the last one stays.
+    Figures and decision are filled into the night's row, and the facts are renewed.
     """
-    config, run, deployed = project.config, project.run, home.current().reranker
-
     # Measure the deployed re-ranker, and leave it at that if too little has changed.
+    config, run = project.config, project.run
     settings, before = _recorded(config.train, config), None
     if deployed:
         before = _reciprocal_ranks(project, "deployed", home.reranker(deployed, run.out), facts.reads)
@@ -222,16 +228,3 @@ def _reciprocal_ranks(project: Project, name: str, folder: Path, reads: dict[str
     kept = KeptScores(project.run, reads["kind"], reads["max_tokens"])
     (scores_QK,) = kept.of_folder({name: task}, folder)
     return measure(task, scores_QK)[MAIN_METRIC]
-
-
-def _publish(project: Project, home: Home, lease: Lease, row: Row, facts: Facts, trained: Path | None) -> None:
-    """Write the version, then let it hold."""
-    out = project.run.out
-    say("nightly", row.decision, **row.model_dump(exclude={"decision"}))
-    files = {name: out / name for name in _FILES if (out / name).exists()}
-    lease.check()  # otherwise another job may write a version of this number
-    reranker = home.current().reranker if trained is None else home.add_reranker(trained)
-    home.write(row.version, files, reranker, facts)
-    lease.check()
-    home.point(row.version, row, project.config.nightly.keep)
-    say("nightly", f"version {row.version} holds; its re-ranker is {home.directory}/rerankers/{reranker}")
