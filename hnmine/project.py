@@ -17,7 +17,6 @@ from hnmine.corpus.collection import Collection, write_quarantine
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.mining.conditions import select
-from hnmine.mining.fuse import Fused
 from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
     Judged,
@@ -29,7 +28,7 @@ from hnmine.mining.mine import (
     open_search,
     say_selected,
 )
-from hnmine.mining.pca import Basis, project_space, single_spaces
+from hnmine.mining.pca import Basis, Fused, project_space, single_spaces
 from hnmine.ranking.evaluate import Evaluator
 from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits
@@ -61,18 +60,7 @@ class Project:
     @cached_property
     def ensemble(self) -> Ensemble:
         """The encoders, planned."""
-        config = self.config
-        return Ensemble(
-            config.encoders,
-            self.collection.documents,
-            store=self.store,
-            embed=config.embed,
-            device=config.device,
-            engine=config.engine,
-            ray=config.ray,
-            seed=config.seed,
-            fits=self.fits,
-        )
+        return Ensemble(self.config, self.collection.documents, self.store, self.fits)
 
     @cached_property
     def splits(self) -> Splits:

@@ -20,10 +20,9 @@ from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
-from hnmine.mining.fuse import Fused
 from hnmine.mining.guards import RowScores
 from hnmine.mining.mine import choose_basis, groups_of_equal_text
-from hnmine.mining.pca import project_space, single_spaces
+from hnmine.mining.pca import Fused, project_space, single_spaces
 from hnmine.models.reranker import load_reranker
 from hnmine.ranking.splits import FIRST_DOCUMENTS, Splits
 from hnmine.runs.folder import Run

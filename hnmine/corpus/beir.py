@@ -40,8 +40,8 @@ def read_beir(folder: str | Path, config: SourcesConfig) -> Collection:
     kept.
 
     Raises:
-        DataError: the folder or a file is missing, there twice (plain and gzip), or unreadable; none of the
-            three splits exists; no document or no query is usable; or the template names what no document has.
+        DataError: a file is missing, there twice (plain and gzip), or unreadable; there is no split, or nothing usable;
+            or the template names what no document has.
     """
     # Find the files.
     folder = Path(folder)
@@ -177,7 +177,12 @@ def _parse_text(content: str, parts: Sequence[tuple[str, str | None]]) -> tuple[
         raise _BadRowError("broken_json", str(error).replace("line 1 ", "")) from None
     if not isinstance(row, dict):
         raise _BadRowError("not_an_object", f"expected an object with _id and text, got a {type(row).__name__}")
-    text_id = _parse_id(row)
+    text_id = row.get("_id")
+    if text_id is None or (isinstance(text_id, str) and not text_id.strip()):
+        raise _BadRowError("missing_id", f"_id is absent, null or blank; keys: {_show(list(row))}")
+    if isinstance(text_id, bool) or not isinstance(text_id, str | int):
+        raise _BadRowError("wrong_type", f"_id must be a string or integer, got a {type(text_id).__name__}")
+    text_id = str(text_id)
     fields = {key: _field(row, key) for _, key in parts if key}
     for key, value in fields.items():
         if not isinstance(value, str | None):
@@ -201,19 +206,10 @@ def _field(row: Any, path: str) -> Any:
     return row.get(path) if isinstance(row, dict) else None
 
 
-def _parse_id(row: dict[str, object]) -> str:
-    text_id = row.get("_id")
-    if text_id is None or (isinstance(text_id, str) and not text_id.strip()):
-        raise _BadRowError("missing_id", f"_id is absent, null or blank; keys: {_show(list(row))}")
-    if isinstance(text_id, bool) or not isinstance(text_id, str | int):
-        raise _BadRowError("wrong_type", f"_id must be a string or integer, got a {type(text_id).__name__}")
-    return str(text_id)
-
-
 def _read_qrels(file: _File, queries: _File, documents: _File) -> Pairs:
     """Return the pairs of a split: those with a score above 0."""
     judgements: dict[tuple[int, int], tuple[int, float]] = {}  # line and score, by rows of query and document
-    width = 0  # columns of this file, 3 (BEIR) or 4 (TREC): those of its header or first whole row
+    width = 0  # columns of this file, 3 (BEIR) or 4 (TREC), as its header or first whole row has
     for line, content in file.rows():
         columns = content.split("\t") if "\t" in content else content.split()
         if not width and len(columns) in (3, 4) and all(map(str.strip, columns)):

@@ -16,9 +16,8 @@ from hnmine.config.steps import GuardsConfig, ReduceConfig, SearchConfig
 from hnmine.corpus.text_keys import keys_of
 from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search
-from hnmine.mining.fuse import Fused
 from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_duplicate_guard, rank_window_guard
-from hnmine.mining.pca import Basis, fit
+from hnmine.mining.pca import Basis, Fused, fit
 from hnmine.mining.search import Ivf, Searcher, gpus_needed, recall
 from hnmine.mining.shards import ShardedSearcher
 from hnmine.runs.device import choose_device

@@ -1,14 +1,14 @@
-"""PCA of the fused vectors (X_PCA): the smallest width that keeps the wanted variance, and unit rows again.
+"""Vectors of all encoders side by side (X_concat), and on their principal components (X_PCA), as unit rows.
 
-The basis is fitted on documents; documents and queries are projected on it. The width is chosen here, since cuML takes
-only a whole number of components. Fitting holds at most `fit_rows` fused rows and projection holds one piece, so memory
-does not grow with documents x fused width.
+The paper's six encoders give 12,800 numbers a document, so X_concat of a large corpus never exists as a whole: it is
+read as the rows of a sample, or as pieces, some rows of one encoder's columns. The basis is fitted on documents, and
+its width is chosen here, the smallest that keeps the wanted variance: cuML takes only a whole number of components.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,15 +18,64 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from hnmine.embedding.vectors import Vectors
 from hnmine.errors import DataError
-from hnmine.mining.fuse import Fused, Piece
 from hnmine.runs.device import Choice
 from hnmine.runs.files import whole_file
 from hnmine.types import Float32, Float64, Int64, Role, Space, unit_rows
 
+Piece = tuple[Int64, slice, Float32]  # rows (n) and columns (c) of X_concat, and the numbers (n, c) there
 HELD_OUT_ROWS = 8192  # documents outside the sample on which a basis is checked, at most
 _PRODUCT_ROWS = 512
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of numbers that are equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """X_concat of documents and queries. A block of weight w contributes w² times its cosine to an inner product."""
+
+    encoders: tuple[Vectors, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        counts = {(encoder.count("document"), encoder.count("query")) for encoder in self.encoders}
+        if len(self.encoders) != len(self.weights) or len(counts) != 1:
+            raise ValueError(f"need one weight an encoder and equal texts, got {counts}, weights {self.weights}")
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Encoders and weights in order; a basis fits X_concat of the same identity only."""
+        return tuple(
+            f"{encoder.identity} x {weight:g}" for encoder, weight in zip(self.encoders, self.weights, strict=True)
+        )
+
+    @property
+    def width(self) -> int:
+        """Dimensions, C."""
+        return sum(encoder.width for encoder in self.encoders)
+
+    def count(self, role: Role) -> int:
+        """Return the number of texts of this role."""
+        return self.encoders[0].count(role)
+
+    def take(self, role: Role, rows_n: Int64) -> Float32:
+        """Return these rows of X_concat (n, C)."""
+        taken = np.empty((len(rows_n), self.width), dtype=np.float32)
+        for encoder, weight, columns in self._blocks():
+            taken[:, columns] = unit_rows(encoder.take(role, rows_n)) * weight
+        return taken
+
+    def pieces(self, role: Role) -> Iterator[Piece]:
+        """Yield the whole of X_concat, encoder by encoder."""
+        for encoder, weight, columns in self._blocks():
+            for rows, values in encoder.scan(role):
+                yield rows, columns, unit_rows(values) * weight
+
+    def _blocks(self) -> Iterator[tuple[Vectors, np.float32, slice]]:
+        start = 0
+        for encoder, weight in zip(self.encoders, self.weights, strict=True):
+            yield encoder, np.float32(weight), slice(start, start + encoder.width)
+            start += encoder.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +88,7 @@ class Basis:
     fitted_rows: int
     library: str
     kept_held_out: float | None = None  # share of the variance of documents outside the sample, if there are any
-    made_of: tuple[str, ...] = ()  # encoders and weights whose vectors it was fitted on, see `fuse.Fused.identity`
+    made_of: tuple[str, ...] = ()  # encoders and weights whose vectors it was fitted on, see `Fused.identity`
 
     @property
     def width(self) -> int:

@@ -15,9 +15,8 @@ import pytest
 from hnmine.arms.arm import NEGATIVES, known_arms
 from hnmine.arms.list_maker import read_mined
 from hnmine.errors import DataError
-from hnmine.mining.fuse import Fused
 from hnmine.mining.mine import choose_basis
-from hnmine.mining.pca import project_space
+from hnmine.mining.pca import Fused, project_space
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.runs.folder import Run, open_run
 from hnmine.training.lists import TrainingData

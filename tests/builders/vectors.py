@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 from hnmine.config.steps import ReduceConfig
 from hnmine.embedding.vectors import Precomputed
 from hnmine.mining.conditions import Known
-from hnmine.mining.fuse import Fused
 from hnmine.mining.mine import choose_basis
-from hnmine.mining.pca import Basis
+from hnmine.mining.pca import Basis, Fused
 from hnmine.types import Negatives, Pairs, Space, unit_rows
 
 FLOATS = pa.list_(pa.float32())

@@ -1,4 +1,4 @@
-"""The basis against scikit-learn in float64, the cut against its definition, the space against numpy in one piece."""
+"""X_concat and the space against numpy in one piece, the basis against scikit-learn, the cut against its definition."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from hnmine.corpus.text_keys import Fingerprint, keys_of
 from hnmine.embedding.store import VectorStore
-from hnmine.embedding.vectors import StoredVectors
+from hnmine.embedding.vectors import Precomputed, StoredVectors
 from hnmine.errors import DataError
-from hnmine.mining.fuse import Fused, Piece
-from hnmine.mining.pca import Basis, captured, cut, fit, project, project_space, single_spaces
+from hnmine.mining.pca import Basis, Fused, Piece, captured, cut, fit, project, project_space, single_spaces
 from hnmine.types import unit_rows
 from tests.builders.devices import CPU
 from tests.builders.vectors import basis_of, random_encoder, random_fused
@@ -245,3 +244,70 @@ def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp
     assert space.docs_NR.shape == (documents, basis.width)
     assert np.array_equal(space.docs_NR[:9], space.queries_QR)
     assert peak < documents * width * 4 * 0.75, f"{peak / 2**20:.0f} MiB"
+
+
+def random_rows(seed: int, count: int, width: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+
+
+def side_by_side(blocks: list[np.ndarray], weights: list[float]) -> Fused:
+    """The blocks as documents; the first row of each as the one query."""
+    encoders = tuple(Precomputed(name="given", docs_NR=block, queries_QR=block[:1]) for block in blocks)
+    return Fused(encoders=encoders, weights=tuple(weights))
+
+
+def concatenated(blocks: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    return side_by_side(blocks, weights).take("document", np.arange(len(blocks[0])))
+
+
+def test_the_given_rows_are_left_as_they_were():
+    values = random_rows(3, 4, 4)
+    before = values.copy()
+    concatenated([values], [2.0])
+    assert np.array_equal(values, before)
+
+
+def test_fusing_equals_concatenation_row_by_row():
+    blocks, weights = [random_rows(4, 6, 3), random_rows(5, 6, 8), random_rows(6, 6, 2)], [1.0, 0.5, 3.0]
+    slow = [
+        np.concatenate([w * block[i] / np.linalg.norm(block[i]) for block, w in zip(blocks, weights, strict=True)])
+        for i in range(6)
+    ]
+    found = concatenated(blocks, weights)
+    assert found.dtype == np.float32
+    assert found.shape == (6, 13)
+    assert found == pytest.approx(np.array(slow), abs=1e-6)
+
+
+def test_rows_come_in_the_order_asked_for_and_of_the_role_asked_for():
+    blocks = [random_rows(4, 9, 3), random_rows(5, 9, 8)]
+    both, chosen = side_by_side(blocks, [1.0, 2.0]), np.array([7, 0, 7, 3])
+    assert np.array_equal(both.take("document", chosen), concatenated(blocks, [1.0, 2.0])[chosen])
+    assert np.array_equal(both.take("query", np.array([0])), concatenated(blocks, [1.0, 2.0])[:1])
+    assert (both.count("document"), both.count("query"), both.width) == (9, 1, 11)
+
+
+def test_the_pieces_put_together_are_the_whole():
+    blocks, weights = [random_rows(6, 20_000, 2), random_rows(7, 20_000, 3)], [1.0, 0.5]
+    together = np.full((20_000, 5), np.nan, dtype=np.float32)
+    pieces = list(side_by_side(blocks, weights).pieces("document"))
+    for rows_n, columns, values in pieces:
+        assert np.isnan(together[rows_n, columns]).all()
+        together[rows_n, columns] = values
+    assert np.array_equal(together, concatenated(blocks, weights))
+    assert max(len(rows_n) for rows_n, _, _ in pieces) < 20_000
+
+
+def test_a_weight_counts_with_its_square_in_the_inner_product():
+    a, b = random_rows(7, 2, 5), random_rows(8, 2, 9)
+    found = concatenated([a, b], [2.0, 1.0])
+    cosines = [float(unit_rows(block)[0] @ unit_rows(block)[1]) for block in (a, b)]
+    assert float(found[0] @ found[1]) == pytest.approx(4 * cosines[0] + cosines[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "weights"), [([(3, 2), (4, 2)], [1.0, 1.0]), ([(3, 2)], [1.0, 1.0]), ([(3, 2), (3, 4)], [1.0])]
+)
+def test_encoders_that_do_not_fit_are_refused(shapes, weights):
+    with pytest.raises(ValueError, match="one weight an encoder and equal texts"):
+        side_by_side([np.ones(shape, np.float32) for shape in shapes], weights)
