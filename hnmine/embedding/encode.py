@@ -44,16 +44,10 @@ def encode_missing(
     ray: bool | None = None,
     block_texts: int = BLOCK_TEXTS,
 ) -> EncodingResult:
-    """Encode the texts that the store lacks, equal texts once.
+    """Encode the texts that the store lacks, equal texts once; `keys` are theirs, as the plan reads them.
 
-    Args:
-        plan: of the encoder.
-        texts: by role.
-        keys: of these texts.
-        store: of the encoder's fingerprint.
-        actors: number of Ray actors; None: as many as the cluster holds.
-        ray: whether actors encode; None: where they bring more than one process has.
-        block_texts: texts in a block.
+    As many `actors` encode as are asked for, None: as the cluster holds; if `ray` is None, where they bring more than
+    one process has.
 
     Raises:
         ModelError: the encoder gives non-finite values or cannot be loaded, or an actor cannot write to the store.
@@ -89,15 +83,8 @@ def missing_blocks(
 ) -> list[pa.Table]:
     """Cut all distinct texts into blocks by their length, longest first, and leave out the texts that the store has.
 
-    Args:
-        plan: of the encoder.
-        texts: by role.
-        all_keys: keys of all these texts, role after role (n, 2).
-        found: whether the store has them (n,).
-        block_texts: texts in a block before any is left out.
-
-    Returns:
-        One table of one row a block; columns roles and texts, each a list.
+    The keys (n, 2), and whether the store has them (n,), are those of all texts, role after role. A block is a table
+    of one row; its columns roles and texts are lists.
     """
     labelled = [(role, text) for role in texts for text in texts[role].texts]
     _, first = np.unique(all_keys, axis=0, return_index=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from hnmine.config.encoders import EncoderConfig
-from hnmine.config.steps import EmbedConfig
+from hnmine.config.root import Config
 from hnmine.corpus.text_keys import Keys, keys_of
 from hnmine.embedding.encode import encode_missing
 from hnmine.embedding.pool import device_of_encoders
@@ -29,22 +28,11 @@ class Ensemble:
     """
 
     def __init__(
-        self,
-        encoders: Sequence[EncoderConfig],
-        documents: Texts,
-        *,
-        store: str | Path,
-        embed: EmbedConfig,
-        device: str = "auto",
-        engine: str = "auto",
-        ray: bool | None = None,
-        seed: int = 0,
-        fits: Mapping[str, str] | None = None,
+        self, config: Config, documents: Texts, store: str | Path, fits: Mapping[str, str] | None = None
     ) -> None:
         """Plan all encoders, so that what is missing is said at once and not after hours of encoding.
 
-        Settings mean what they mean in `Config`. Lexical encoders keep the fit that `fits` names for them; the others
-        are fitted on the documents, by `seed`.
+        Lexical encoders keep the fit that `fits` names for them; the others are fitted on the documents.
 
         Raises:
             ConfigError: the address of the store cannot be understood.
@@ -53,22 +41,22 @@ class Ensemble:
             DeviceError: a GPU was asked for and is not there.
         """
         self.documents = documents
-        self.names = tuple(encoder.name for encoder in encoders)
-        self.weights = tuple(encoder.weight for encoder in encoders)
+        self.names = tuple(encoder.name for encoder in config.encoders)
+        self.weights = tuple(encoder.weight for encoder in config.encoders)
         self.encoded = self.reused = 0
         """Distinct texts that were encoded, and that the store had, over all encoders and calls."""
         self.fits: dict[str, str] = {}
         """Names of the lexical encoders' fits, by encoder."""
-        self._embed, self._ray = embed, ray
+        self._actors, self._ray = config.embed.actors, config.ray
         self._given: dict[str, tuple[Path, Float32]] = {}  # folder and documents' vectors of what was made elsewhere
         self._computed: dict[str, tuple[Plan, StoredVectors]] = {}  # of the documents; width 0: not looked for yet
         # Make the store, and say what is loaded
         Directory.at(store).create()
-        if models := [encoder.name for encoder in encoders if encoder.model is not None]:
+        if models := [encoder.name for encoder in config.encoders if encoder.model is not None]:
             say("embed", f"models are loaded: {', '.join(models)}")
         # Plan each encoder
-        choice = device_of_encoders(device, ray)
-        for encoder in encoders:
+        device, tokens = device_of_encoders(config.device, config.ray), config.embed.tokens_per_batch
+        for encoder in config.encoders:
             name = encoder.name
             if encoder.precomputed is not None:
                 docs_NR = read_vectors(name, encoder.precomputed, "document", documents)
@@ -76,7 +64,7 @@ class Ensemble:
                 say("embed", f"{name}: precomputed, width {docs_NR.shape[1]}")
                 continue
             fit = (fits or {}).get(name)
-            planned = plan(encoder, documents, store, choice, embed.tokens_per_batch, engine=engine, seed=seed, fit=fit)
+            planned = plan(encoder, documents, store, device, tokens, engine=config.engine, seed=config.seed, fit=fit)
             if planned.fit is not None:
                 self.fits[name] = planned.fit.name
             vectors, reading = VectorStore(store, planned.fingerprint), planned.reading("document")
@@ -125,7 +113,7 @@ class Ensemble:
         found = replace(known, keys=known.keys | {"query": keys_of(queries.texts, planned.reading("query"))})
         texts: dict[Role, Texts] = {"query": queries} if known.width else {"document": self.documents, "query": queries}
         if any(map(len, texts.values())):
-            result = encode_missing(planned, texts, found.keys, known.store, actors=self._embed.actors, ray=self._ray)
+            result = encode_missing(planned, texts, found.keys, known.store, actors=self._actors, ray=self._ray)
             self.encoded, self.reused = self.encoded + result.encoded, self.reused + result.reused
             found = replace(found, width=result.width)
             self._computed[name] = planned, found

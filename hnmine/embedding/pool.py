@@ -118,11 +118,7 @@ def encode_by_actors(
     """Encode the blocks by a pool of actors (None: `ray_data_pool`), and what is left when it is lost by a new one.
 
     A node that dies takes more than its actors: until Ray has noticed, calls to them fail at once, so that none of
-    their retries is left.
-
-    Raises:
-        ModelError: a block kills every actor that tries it.
-        DeviceError: no node has the device.
+    their retries is left. A block that kills every actor that tries it is a ModelError.
     """
     start_ray()
     from ray.exceptions import RayActorError

@@ -3,8 +3,8 @@
     STORE/<fingerprint>/encoder.json        what the fingerprint stands for, for people
     STORE/<fingerprint>/<unique>.parquet    one block: text_key (16 bytes), vector (fixed-size list of float32)
 
-A vector's address is (fingerprint of the encoder, key of the text). STORE is a folder or a prefix in an object store
-(see `runs.directory`). Blocks have unique names and are visible only when whole, so any number of writers do no harm.
+STORE is a folder or a prefix in an object store (see `runs.directory`). Blocks have unique names and are visible only
+when whole, so any number of writers do no harm.
 A block whose checksum fails is set aside as `<name>.corrupt`; its texts count as missing and are encoded again.
 """
 
@@ -56,8 +56,8 @@ class VectorStore:
         DataError here and in all that follows.
         """
         found, width = np.zeros(len(keys), dtype=bool), 0
-        for rows, block_width, _ in self._served(keys, with_vectors=False):
-            found[rows], width = True, block_width
+        for rows, none in self.scan(keys, with_vectors=False):
+            found[rows], width = True, none.shape[1]
         return found, width
 
     def load(self, keys: Keys) -> tuple[Float32 | None, NDArray[np.bool_]]:
@@ -73,17 +73,12 @@ class VectorStore:
             vectors[rows], found[rows] = values, True
         return vectors, found
 
-    def scan(self, keys: Keys) -> Iterator[tuple[Int64, Float32]]:
+    def scan(self, keys: Keys, *, with_vectors: bool = True) -> Iterator[tuple[Int64, Float32]]:
         """Yield, block by block, the rows of `keys` that the block serves, and their vectors (rows, width).
 
         A row comes at most once, from the first readable block that has its key; equal keys are all served. At no
-        time more than one block is in memory.
+        time more than one block is in memory. Without vectors, an array (0, width) stands for them.
         """
-        for rows, _, vectors in self._served(keys, with_vectors=True):
-            yield rows, vectors
-
-    def _served(self, keys: Keys, *, with_vectors: bool) -> Iterator[tuple[Int64, int, Float32]]:
-        """Yield of each block that serves some keys their rows, the width, and the vectors if these are wanted."""
         order = np.argsort(keys[:, 0], kind="stable")
         ordered = keys[order]
         left = np.ones(len(keys), dtype=bool)
@@ -91,7 +86,7 @@ class VectorStore:
         for name in folder.files(".parquet"):
             if not left.any():
                 return
-            known, vectors = self._blocks.get(name), np.empty((0, 0), dtype=np.float32)
+            known = self._blocks.get(name)
             # Read a block that was never read, and one that serves a key whose vector is wanted
             if known is None or (with_vectors and left[_match(ordered, known[0])[0]].any()):
                 self._blocks.pop(name, None)
@@ -111,7 +106,8 @@ class VectorStore:
             wanted = left[positions]
             if wanted.any():
                 left[positions] = False
-                yield order[positions[wanted]], width, vectors[source[wanted]] if with_vectors else vectors
+                served = vectors[source[wanted]] if with_vectors else np.empty((0, width), dtype=np.float32)
+                yield order[positions[wanted]], served
 
     def write(self, keys: Keys, vectors: Float32) -> str:
         """Write one block, visible only when complete; return its name. A DataError says why it cannot be written."""

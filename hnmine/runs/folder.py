@@ -32,7 +32,8 @@ from hnmine.errors import DataError
 from hnmine.runs.cache import Cache
 from hnmine.runs.counters import SECONDS
 from hnmine.runs.files import file_sha256, whole_file, write_json
-from hnmine.runs.manifest import MANIFEST, SETTINGS_READ, Step, read_manifest, versions, with_section
+from hnmine.runs.manifest import MANIFEST, SETTINGS_READ, Step, read_manifest, versions
+from hnmine.runs.progress import say
 
 RERANKERS = "rerankers"
 """The folder in OUT, and in the cache, of all re-rankers that were trained."""
@@ -101,19 +102,30 @@ class Run:
     def commit(self, step: Step, *, inputs: dict[str, str], files: dict[str, str], **found: Any) -> None:
         """Write the manifest with what this step found, and without what no longer follows from it.
 
-        Args:
-            step: whose section is renewed.
-            inputs: sha256 of the files of the run that the step was made from, by path in OUT.
-            files: the same of those that it leaves.
-            found: what it found.
+        A later step's section stays only if the files it was made from are unchanged. `inputs` are the sha256 of the
+        files of the run that the step was made from, by path in OUT; `files` those of the files that it leaves.
         """
+        # Renew the section, and name the files that are there
         section = found | {
             "config": self.config.model_dump(mode="json", include=SETTINGS_READ[step]),
             "versions": versions(),
             "seconds": self.seconds,
             "inputs": inputs,
         }
-        self.manifest, self.seconds = with_section(self.out, self.manifest, step, section, files), {}
+        sections = self.manifest | {step: section}
+        known = sorted((self.manifest.get("files", {}) | files).items())
+        named = {name: sha256 for name, sha256 in known if (self.out / name).is_file()}
+        # Keep the sections before it, and those after it as long as they follow
+        self.manifest, self.seconds, is_later = {}, {}, False
+        for other in SETTINGS_READ:
+            if other not in sections:
+                continue
+            if is_later and not sections[other]["inputs"].items() <= named.items():
+                say("write", f"{self.out / MANIFEST}: {other} was made from other files, so it is left out now")
+                break  # and what follows from it
+            self.manifest[other] = sections[other]
+            is_later = is_later or other == step
+        self.manifest["files"] = named
         write_json(self.out / MANIFEST, self.manifest)
 
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hnmine.config.base import Slug
 from hnmine.config.training import Kind
 from hnmine.errors import DataError
-from hnmine.runs.progress import say
 
 MANIFEST = "manifest.json"
 
@@ -89,29 +88,6 @@ def read_manifest(out: Path) -> dict[str, Any]:
         first = error.errors()[0]
         problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
     raise DataError(f"{path} is not a manifest of this hnmine ({problem}); remove it or choose another --out")
-
-
-def with_section(
-    out: Path, manifest: dict[str, Any], step: Step, section: dict[str, Any], files: dict[str, str]
-) -> dict[str, Any]:
-    """Return a manifest with the section of one step renewed, and without what no longer follows from it.
-
-    A later step's section stays only if the files it was made from are unchanged. `files` are the sha256 of those that
-    the step leaves, by path in OUT; files that are gone are named no more.
-    """
-    known = sorted((manifest.get("files", {}) | files).items())
-    named = {name: sha256 for name, sha256 in known if (out / name).is_file()}
-    sections, renewed = manifest | {step: section}, {}
-    is_later = False
-    for other in SETTINGS_READ:
-        if other not in sections:
-            continue
-        if is_later and not sections[other]["inputs"].items() <= named.items():
-            say("write", f"{out / MANIFEST}: {other} was made from other files, so it is left out now")
-            break  # and what follows from it
-        renewed[other] = sections[other]
-        is_later = is_later or other == step
-    return renewed | {"files": named}
 
 
 def versions() -> dict[str, str]:
