@@ -125,10 +125,7 @@ def train_step(project: Project) -> None:
     with run.timed("train"):
         inputs = run.sha256_of("negatives.parquet")
         data = TrainingData.of(project.splits, config.train, config.seed)
-        trainer = Trainer(
-            data, config.train, run, seed=config.seed, device=config.device, engine=config.engine, ray=config.ray
-        )
-        found, files = train_presets(trainer, project.splits, project.ensemble, config)
+        found, files = train_presets(Trainer(data, config, run), project.splits, project.ensemble, config)
     run.commit("training", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=project.data, **found)
 
 

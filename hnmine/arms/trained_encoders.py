@@ -76,17 +76,9 @@ class TrainedEncoders:
 
     def encode(self, encoder: EncoderConfig, texts: Texts, role: Role) -> Float32:
         """Return a unit vector a text by any encoder, from the store or else computed as configured."""
-        config, nothing = self._config, Texts(ids=(), texts=())
+        config, nothing = self._config.model_copy(update={"encoders": (encoder,)}), Texts(ids=(), texts=())
         documents, queries = (texts, nothing) if role == "document" else (nothing, texts)
-        ensemble = Ensemble(
-            [encoder],
-            documents,
-            store=config.embed.store or self._run.out / "store",
-            embed=config.embed,
-            device=config.device,
-            engine=config.engine,
-            ray=config.ray,
-        )
+        ensemble = Ensemble(config, documents, config.embed.store or self._run.out / "store")
         return unit_rows(ensemble.vectors(queries)[0].take(role, np.arange(len(texts))))
 
     def _train(self, method: Method, recipe: Recipe, docs_NR: Float32 | None, out: Path) -> None:

@@ -73,9 +73,7 @@ class Cells:
         train = config.train.model_copy(update={"model": model})
         config = config.model_copy(update={"train": train})
         self._settings, self._evaluator = config.compare, project.evaluator
-        self._trainer = Trainer(
-            data, train, self._run, seed=config.seed, device=config.device, engine=config.engine, ray=config.ray
-        )
+        self._trainer = Trainer(data, config, self._run)
         self.start, _ = self._trainer.start(f"{_START}{suffix}")
         self.maker = ListMaker(self._trainer, self.start, project.splits, project.ensemble, config, mined)
         self._kept = KeptScores(self._run, train.kind, train.max_tokens)

@@ -22,7 +22,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hnmine.config.training import LOADED_BY, TAUGHT, Kind, TrainConfig
+from hnmine.config.root import Config
+from hnmine.config.training import LOADED_BY, TAUGHT, Kind
 from hnmine.errors import ModelError
 from hnmine.models.cross_encoder import has_ranking_head
 from hnmine.models.folder import folder_sha256, hidden_size, resolve
@@ -71,36 +72,25 @@ class Training(BaseModel):
 class Trainer:
     """Trains re-rankers on one collection, in one run folder."""
 
-    def __init__(
-        self,
-        data: TrainingData,
-        settings: TrainConfig,
-        run: Run,
-        *,
-        seed: int = 0,
-        device: str = "auto",
-        engine: str = "auto",
-        ray: bool | None = None,
-    ) -> None:
+    def __init__(self, data: TrainingData, config: Config, run: Run) -> None:
         """Find the model and the teacher, and say what is trained on and where.
-
-        `ray` says whether workers of Ray Train are used; None: on a cluster, or with several workers.
 
         Raises:
             ModelError: the model or the teacher is missing or unusable.
             DeviceError: a GPU was asked for and is not there.
         """
-        self.data, self.settings, self.run = data, settings, run
+        self.data, self.settings, self.run = data, config.train, run
         self._start_dev: dict[Path, float] = {}
         # Resolve the recipe, the teacher and the workers.
-        choice = choose_device(device)
+        settings, engine, choice = config.train, config.engine, choose_device(config.device)
         self.model = resolve(settings.model)
         rate = settings.learning_rate or DEFAULT_RATE * DEFAULT_RATE_WIDTH / hidden_size(self.model)
-        self.recipe = Recipe.of(settings, choice, learning_rate=rate, seed=seed, engine=engine)
+        self.recipe = Recipe.of(settings, choice, learning_rate=rate, seed=config.seed, engine=engine)
         self._teacher = Teacher(settings.teacher, choice, engine, run.out / "scored") if settings.teacher else None
-        gpus = visible_gpus() if choice.kind == "gpu" and ray is not False else 0
+        gpus = visible_gpus() if choice.kind == "gpu" and config.ray is not False else 0
         self._workers = settings.workers or max(1, gpus)
-        self._by_ray = bool(os.environ.get("RAY_ADDRESS")) or self._workers > 1 if ray is None else ray
+        several_or_cluster = self._workers > 1 or bool(os.environ.get("RAY_ADDRESS"))
+        self._by_ray = several_or_cluster if config.ray is None else config.ray
         # Say what there is to choose steps by.
         count = len(data.dev)
         fewer = f", fewer than train.dev_queries={settings.dev_queries}" if count < settings.dev_queries else ""

@@ -48,17 +48,12 @@ def splits_and_config(data: Path, *overrides: str) -> tuple[Splits, Config]:
 def trainer_of(splits: Splits, config: Config, run: Run) -> Trainer:
     """Return the trainer that a configuration asks for."""
     data = TrainingData.of(splits, config.train, config.seed)
-    return Trainer(
-        data, config.train, run, seed=config.seed, device=config.device, engine=config.engine, ray=config.ray
-    )
+    return Trainer(data, config, run)
 
 
 def ensemble_of(splits: Splits, config: Config, run: Run) -> Ensemble:
     """Return the encoders that a configuration asks for."""
-    return Ensemble(
-        config.encoders, splits.collection.documents, store=run.out / "store", embed=config.embed, device=config.device,
-        engine=config.engine, ray=config.ray, seed=config.seed,
-    )  # fmt: skip
+    return Ensemble(config, splits.collection.documents, run.out / "store")
 
 
 def maker_of(

@@ -84,7 +84,8 @@ def quick_trainer(start: Path, out: Path, workers: int = 1, by_ray: bool = False
     )
     settings = _SETTINGS.model_copy(update={"model": str(start), "workers": workers})
     run = Run(out=out, config=Config(), manifest={})
-    return Trainer(data, settings, run, device="cpu", engine="torch", ray=by_ray or workers > 1)
+    config = Config(train=settings, device="cpu", engine="torch", ray=by_ray or workers > 1)
+    return Trainer(data, config, run)
 
 
 def train_quickly(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hnmine.config.encoders import EncoderConfig, LexicalConfig
-from hnmine.config.steps import EmbedConfig
+from hnmine.config.root import Config
 from hnmine.embedding import ensemble as ensembles
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError, ModelError
@@ -29,9 +29,11 @@ NO_TEXTS = Texts(ids=(), texts=())
 LEXICAL = EncoderConfig(name="words", lexical=LexicalConfig(width=8), weight=0.5)
 
 
-def ensemble(folder: Path, encoders: Sequence[EncoderConfig], documents: Texts = DOCUMENTS, **settings) -> Ensemble:
-    usual = {"store": folder / "store", "embed": EmbedConfig(), "device": "cpu", "engine": "torch", "ray": False}
-    return Ensemble(encoders, documents, **(usual | settings))
+def ensemble(
+    folder: Path, encoders: Sequence[EncoderConfig], documents: Texts = DOCUMENTS, fits: dict[str, str] | None = None
+) -> Ensemble:
+    config = Config(encoders=tuple(encoders), device="cpu", engine="torch", ray=False)
+    return Ensemble(config, documents, folder / "store", fits)
 
 
 @pytest.fixture(scope="module")
