@@ -29,9 +29,7 @@ from hnmine.runs.progress import say
 from hnmine.runs.ray_session import quiet_ray_data, start_ray
 
 _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
-
 Pool = Callable[[Plan, list[pa.Table], VectorStore, int | None], Iterator[pa.Table]]
-"""Encodes blocks by so many actors (None: as many as there is room for); yields what `BlockEncoder` returns."""
 
 
 class BlockEncoder:
@@ -215,10 +213,7 @@ def gpu_actors(plan: Plan, gpus_by_node: list[int]) -> int:
 
 
 def cpu_actors(cpus_by_node: list[int], actors: int | None) -> tuple[int, int]:
-    """Return how many actors the CPUs hold, or these `actors`, and how many cores each has on its node.
-
-    Actors that are more than the cores wait for one. Without a CPU this is a DeviceError, since Ray would wait.
-    """
+    """Return how many actors there are and how many cores each has on its node; a DeviceError says there is no CPU."""
     cpus = [count for count in cpus_by_node if count]
     if not cpus:
         raise DeviceError(

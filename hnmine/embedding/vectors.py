@@ -130,7 +130,7 @@ class Precomputed:
 def read_vectors(name: str, folder: Path, role: Role, texts: Texts) -> Float32:
     """Read vectors made elsewhere: `documents.parquet` or `queries.parquet`, columns `id` and `vector`.
 
-    Vectors of ids that the collection does not have are ignored. `name` is the encoder's, in messages.
+    Vectors of ids that the collection does not have are ignored.
 
     Raises:
         DataError: a file, a column or a vector is missing; ids repeat; a vector is not finite or all zero.
