@@ -93,9 +93,6 @@ def open_search(
 
     The documents are divided over Ray actors if shards are configured, or if one GPU cannot hold them. An approximate
     index divides them by k-means with this seed.
-
-    Raises:
-        DeviceError: the device is not there, the Ray cluster has fewer GPUs than are needed, or a shard died.
     """
     # Decide on the kind of index and on the number of shards.
     on = choose_device(device, needs="faiss-gpu")
@@ -144,10 +141,7 @@ def dense_first_stage(
 
 
 def guards_of(config: GuardsConfig, single_spaces: Callable[[], list[Space]]) -> list[Guard]:
-    """Return the guards that are on and need no model, in the order in which they are applied and counted.
-
-    `single_spaces` makes the space of each encoder; it is called for the agreement guard only.
-    """
+    """Return the guards that are on and need no model, in order; only agreement asks for each encoder's own space."""
     guards: list[Guard] = []
     if config.first_rank is not None or config.last_rank is not None:
         guards.append(rank_window_guard(config.first_rank or 1, config.last_rank))
@@ -161,11 +155,7 @@ def guards_of(config: GuardsConfig, single_spaces: Callable[[], list[Space]]) ->
 
 
 def denoise_model(config: GuardsConfig) -> Path | None:
-    """Return the folder of the cross-encoder that denoises; None: none does.
-
-    Raises:
-        ModelError: it cannot be had, or has no trained ranking head. Call this before hours of encoding.
-    """
+    """Return the folder of the cross-encoder that denoises, None if none does; refuse one without a ranking head."""
     if config.denoise is None:
         return None
     from hnmine.models.cross_encoder import resolve_cross_encoder  # imports torch and transformers

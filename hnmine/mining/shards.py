@@ -26,11 +26,7 @@ class ShardedSearcher:
     sent_bytes = 64 * 2**20  # in the object store at a time, at most
 
     def __init__(self, docs_NR: Float32, device: Choice, shards: int, ivf: Ivf | None = None) -> None:
-        """Start the actors and send each its slice; with `ivf`, each makes an approximate index of it.
-
-        Raises:
-            DeviceError: the Ray cluster has fewer GPUs than shards were asked for on GPUs, or a shard died.
-        """
+        """Start the actors and send each its slice, of which each makes an index, with `ivf` an approximate one."""
         start_ray()
         self._docs_NR, self._device, self._ivf = docs_NR, device, ivf
         self.approximate, self.max_candidates = ivf is not None, longest_list(len(docs_NR), device)

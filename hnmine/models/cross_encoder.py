@@ -65,9 +65,9 @@ class CrossEncoder:
     ) -> None:
         """Load the model, whose weights are float32; without a ranking head it gets a fresh one, drawn with `seed`.
 
-        Of query and document together at most `max_tokens` are read, special ones included. `dtype` and `engine`
-        (`openvino.choose_engine`) are of the computation; torch trains. With `passages` a long document is scored in
-        overlapping passages, and the best counts (MaxP, Dai and Callan, SIGIR 2019), not its beginning alone.
+        Of query and document together at most `max_tokens` are read, special ones included. `dtype` and `engine` are of
+        the computation; torch trains. With `passages` a long document is scored in overlapping passages, and the best
+        counts (MaxP, Dai and Callan, SIGIR 2019).
         """
         self.tokenizer, model = _load(folder, seed)
         self.model = model.float().to(device).eval()
@@ -107,8 +107,7 @@ class CrossEncoder:
         padded = self.tokenizer.pad(list(rows), return_tensors="pt").to(self.device)
         with torch.autocast(self.device, dtype=getattr(torch, self._dtype), enabled=self._dtype != "float32"):
             logits = (network or self.model)(**padded).logits
-        scores: Tensor = logits.float().squeeze(-1)
-        return scores
+        return torch.squeeze(logits.float(), -1)
 
     def scores(
         self, queries: Sequence[str], documents: Sequence[str], done: Callable[[int], None] = lambda _count: None
@@ -170,16 +169,14 @@ class CrossEncoder:
 
     def _half(self, query: str) -> str:
         """Return a query cut to half of what is read, so that passages have room beside it."""
-        tokens = self.tokenizer(query, add_special_tokens=False)["input_ids"]
-        most = self.max_tokens // 2
-        cut: str = query if len(tokens) <= most else self.tokenizer.decode(tokens[:most])
-        return cut
+        tokens, most = self.tokenizer(query, add_special_tokens=False)["input_ids"], self.max_tokens // 2
+        return query if len(tokens) <= most else str(self.tokenizer.decode(tokens[:most]))
 
     def _by_openvino(self) -> Callable[..., SequenceClassifierOutput]:
         """Return the network as OpenVINO computes it."""
         if self._compiled is None:
 
-            def tokenize(texts: list[str]) -> Row:
+            def tokenize(texts: list[str]) -> Any:
                 return self.tokenizer(["one"] * len(texts), texts, padding=True, return_tensors="pt")
 
             self._compiled = CompiledNetwork(self.model, "logits", tokenize, self._dtype, self._lanes)

@@ -59,7 +59,7 @@ def folder_sha256(folder: Path) -> dict[str, str]:
 
 
 def refuse_other_weights(weights: Path, sha256: str) -> None:
-    """Raise ModelError unless the file has this sha256."""
+    """Refuse a file that has not this sha256."""
     if not weights.is_file():
         raise ModelError(f"{weights} is missing; reinstall the package it belongs to")
     if (found := file_sha256(weights)) != sha256:
@@ -101,9 +101,6 @@ def _refuse_without_safetensors(folder: Path) -> None:
         )
 
 
-# What a folder's settings say
-
-
 def read_json(path: Path) -> Any:
     """Return what a settings file holds, {} if there is none; raise ModelError if it cannot be read."""
     try:
@@ -138,10 +135,7 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
 
 
 def declared_prompts(folder: Path) -> dict[Role, str]:
-    """Return the prompts a model declares, as SentenceTransformer's encode_query and encode_document mean them.
-
-    Like these, leave `default_prompt_name` aside. Unlike version 6 of encode_document, see passage and corpus too.
-    """
+    """Return the prompts a model declares for SentenceTransformer's encode_query and encode_document."""
     prompts = read_settings(folder / "config_sentence_transformers.json").get("prompts") or {}
     document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), "")
     return {"query": prompts.get("query") or "", "document": document}

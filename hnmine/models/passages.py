@@ -2,8 +2,7 @@
 
 The inner product of the mean with a query is the mean of the passages' cosines: SumP of Dai and Callan (SIGIR 2019,
 there of a re-ranker's scores) over their number. As every vector is brought to length 1 later, a document whose
-passages differ gains on this. A text of one passage has the vector that it has without this, at length 1; a short last
-passage counts as much as a full one. `benchmarks/passages.json` says what this does to retrieval.
+passages differ gains on this. A short last passage counts as much as a full one.
 """
 
 from __future__ import annotations
@@ -62,11 +61,7 @@ class PassageEncoder:
         return means
 
     def cut(self, texts: Sequence[str], prompt: str = "") -> list[list[Span]]:
-        """Return the passages of each text, at least one.
-
-        The first begins where the text does, each next inside the one before, and the last ends where the text does,
-        unless that takes more than the most passages.
-        """
+        """Return the passages of each text, at least one; they overlap and, up to the most passages, cover the text."""
         room = self._max_tokens - self._tokenizer.num_special_tokens_to_add(pair=False)
         prompt_tokens = len(self._tokenizer(prompt, add_special_tokens=False)["input_ids"])
         if 2 * prompt_tokens > room:
@@ -98,5 +93,4 @@ class PassageEncoder:
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        windows: list[list[Span]] = encoded["offset_mapping"]
-        return windows
+        return list(encoded["offset_mapping"])

@@ -106,9 +106,8 @@ def plan(
 ) -> Plan:
     """Plan a `model` or `lexical` encoder, and refuse what is missing or unsafe.
 
-    A model computes on `device` by `engine` (auto, torch or openvino), `tokens_per_batch` in a forward pass, padding
-    included (None: by the device). A lexical encoder is fitted here on `documents` with `seed`, and its fit is kept in
-    `store`, the address of the vector store; `fit` names the file of an earlier one, which is taken instead.
+    A model computes `tokens_per_batch` in a forward pass, padding included (None: by the device). A lexical encoder is
+    fitted here on `documents`, unless `fit` names the file of an earlier fit in `store`, the vector store.
     """
     if config.lexical is None:
         return _plan_model(config, device, tokens_per_batch, engine)

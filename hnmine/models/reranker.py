@@ -56,8 +56,7 @@ class BiEncoder:
         """Load the model, whose weights are float32; `dtype` is of the computation.
 
         Of a text at most `max_tokens` are read, special ones included. With `seed` weights are drawn that the folder
-        lacks, as those of a pooler that nothing is asked of. `prompts` stand before the texts of a role; None: those
-        that the model declares.
+        lacks. `prompts` stand before the texts of a role; None: those that the model declares.
         """
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
