@@ -113,7 +113,7 @@ def contest(options: argparse.Namespace) -> dict[str, float]:
     config = load()
     collection = read_beir(options.data, config.sources)
     bm25 = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
-    splits = Splits(collection, config.sources, config.evaluate, config.seed, bm25)
+    splits = Splits(collection, config, bm25)
     task = splits.task(splits.dev, options.queries, 0)
     score = our_score(trained) if options.contestant == "ours" else peer_score(trained, options.contestant != "peer")
     began = time.monotonic()

@@ -131,7 +131,7 @@ def train_step(project: Project) -> None:
 
 def evaluate_step(project: Project) -> None:
     """Measure first stage, start and trained re-rankers on the test queries, and record it."""
-    run, config = project.run, project.config
+    run = project.run
     with run.timed("evaluate"):
         folders, inputs = trained_rerankers(run)
         training, evaluator = run.manifest["training"], project.evaluator
@@ -143,7 +143,7 @@ def evaluate_step(project: Project) -> None:
             rankings.append(evaluator.ranking(name, *kept.of_folder(tasks, folder)))
             names += tasks
         kept.remove_all_but(names)
-        evaluation = evaluator.evaluation(rankings, config.seed)
+        evaluation = evaluator.evaluation(rankings)
         pages = write_changes(evaluation, run)
     run.commit(
         "evaluation",

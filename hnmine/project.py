@@ -65,19 +65,12 @@ class Project:
     @cached_property
     def splits(self) -> Splits:
         """Train, dev and test pairs, and the first stage's documents of their queries."""
-        config = self.config
-        return Splits(self.collection, config.sources, config.evaluate, config.seed, self.open_first_stage)
+        return Splits(self.collection, self.config, self.open_first_stage)
 
     @cached_property
     def evaluator(self) -> Evaluator:
         """The test and dev queries on which rankings are measured."""
-        return Evaluator(
-            self.splits,
-            self.config.evaluate,
-            dev_queries=self.config.train.dev_queries,
-            seed=self.config.seed,
-            cosines=lambda queries, doc_rows_QK: self.ensemble.cosines(queries, doc_rows_QK),
-        )
+        return Evaluator(self.splits, self.config, lambda queries, rows_QK: self.ensemble.cosines(queries, rows_QK))
 
     def open_first_stage(self) -> FirstStage:
         """Open the first stage that is configured: BM25, a run file, or the encoders' space."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from hnmine.config.steps import EvaluateConfig
+from hnmine.config.root import Config
 from hnmine.config.training import Kind
 from hnmine.errors import DataError, ModelError
 from hnmine.models.folder import folder_sha256, resolve
@@ -86,12 +86,11 @@ class Evaluation:
 class Evaluator:
     """Measures rankings of the test queries, alone, and blended with first stage and encoders as dev chooses."""
 
-    def __init__(
-        self, splits: Splits, evaluate: EvaluateConfig, *, dev_queries: int, seed: int, cosines: Cosines
-    ) -> None:
+    def __init__(self, splits: Splits, config: Config, cosines: Cosines) -> None:
         """Take the test and dev queries, or seeded samples of them; `cosines` is called only where it is blended."""
-        self.test = splits.task(splits.test, evaluate.queries, seed)
-        self.dev = None if evaluate.blend == "none" else splits.task(splits.dev, dev_queries, seed)
+        evaluate, self._seed = config.evaluate, config.seed
+        self.test = splits.task(splits.test, evaluate.queries, config.seed)
+        self.dev = None if evaluate.blend == "none" else splits.task(splits.dev, config.train.dev_queries, config.seed)
         self._split, self._split_queries = splits.test_name, len(np.unique(splits.test.query_rows_P))
         self._label = {"bm25": "BM25", "dense": "dense"}.get(evaluate.first_stage, Path(evaluate.first_stage).name)
         self._cosines = cosines if evaluate.blend == "encoders" else None
@@ -121,10 +120,10 @@ class Evaluator:
         gains = bool(weights.keys() - {part})
         return Ranking(name=name, scores_QK=test_QK, values=values, weights=weights, gains_parts=gains, blended=blend)
 
-    def evaluation(self, rerankers: Sequence[Ranking] = (), seed: int = 0) -> Evaluation:
+    def evaluation(self, rerankers: Sequence[Ranking] = ()) -> Evaluation:
         """Return first stage and re-rankers side by side; the first is the start that the others are tested against."""
         tests = {
-            name: {metric: paired(values[metric], rerankers[0].values[metric], seed) for metric in METRICS}
+            name: {metric: paired(values[metric], rerankers[0].values[metric], self._seed) for metric in METRICS}
             for name, values in rows_of(rerankers[1:]).items()
         }
         rankings = (self.first_stage, *rerankers)

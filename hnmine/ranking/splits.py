@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from hnmine.config.steps import EvaluateConfig, SourcesConfig
+from hnmine.config.root import Config
 from hnmine.corpus.collection import Collection, hold_out
 from hnmine.ranking.first_stage import FirstStage
 from hnmine.ranking.measures import Task
@@ -21,24 +21,17 @@ FIRST_DOCUMENTS = 50
 class Splits:
     """Train, dev and test pairs. Without a dev split a share of the train queries is held out for it."""
 
-    def __init__(
-        self,
-        collection: Collection,
-        sources: SourcesConfig,
-        evaluate: EvaluateConfig,
-        seed: int,
-        open_first_stage: Callable[[], FirstStage],
-    ) -> None:
+    def __init__(self, collection: Collection, config: Config, open_first_stage: Callable[[], FirstStage]) -> None:
         """Divide the collection's pairs; `open_first_stage` is called once, when the first documents are asked for."""
-        self.collection = collection
-        self._depth, self._open_first_stage = evaluate.depth, cache(open_first_stage)
+        self.collection, sources = collection, config.sources
+        self._depth, self._open_first_stage = config.evaluate.depth, cache(open_first_stage)
         self._found: dict[int, tuple[Int64, Float32]] = {}
         # Take the files' splits where they exist, else held-out queries.
         self.train, self.dev_name = collection.pairs(sources.train_split), sources.dev_split
         if self.dev_name in collection.splits:
             self.dev = collection.pairs(self.dev_name)
         else:
-            self.dev, self.train = hold_out(self.train, collection.queries, sources.dev_share, seed)
+            self.dev, self.train = hold_out(self.train, collection.queries, sources.dev_share, config.seed)
             self.dev_name = f"{sources.dev_share:.0%} of {sources.train_split}"
             say("read", f"no {sources.dev_split} split: {self.dev_name} queries are held out for early stopping")
         self.test_name, self.test = self.dev_name, self.dev

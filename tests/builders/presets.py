@@ -42,7 +42,7 @@ def splits_and_config(data: Path, *overrides: str) -> tuple[Splits, Config]:
     config = load(overrides=["device=cpu", *overrides])
     collection = read_beir(data, config.sources)
     first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
-    return Splits(collection, config.sources, config.evaluate, config.seed, first_stage), config
+    return Splits(collection, config, first_stage), config
 
 
 def trainer_of(splits: Splits, config: Config, run: Run) -> Trainer:

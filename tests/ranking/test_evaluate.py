@@ -44,11 +44,10 @@ def no_cosines(queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
 
 
 def evaluator_of(folder: Path, cosines: Cosines, *overrides: str) -> Evaluator:
-    config = load(overrides=overrides)
+    config = load(overrides=["train.dev_queries=10", *overrides])
     collection = read_beir(write_collection(folder), config.sources)
     first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
-    splits = Splits(collection, config.sources, config.evaluate, config.seed, first_stage)
-    return Evaluator(splits, config.evaluate, dev_queries=10, seed=config.seed, cosines=cosines)
+    return Evaluator(Splits(collection, config, first_stage), config, cosines)
 
 
 def test_an_encoder_that_knows_is_blended_with_the_first_stage(tmp_path: Path) -> None:
@@ -95,14 +94,14 @@ def test_vectors_that_lack_queries_are_told_with_what_to_do(tmp_path: Path) -> N
 
 
 def test_what_was_trained_is_measured_and_tested_against_the_start(tmp_path: Path) -> None:
-    evaluator = evaluator_of(tmp_path / "data", no_cosines, "evaluate.blend=first_stage")
+    evaluator = evaluator_of(tmp_path / "data", no_cosines, "evaluate.blend=first_stage", "seed=3")
     models = [tiny_cross_encoder(tmp_path / f"model {seed}", seed=seed) for seed in range(3)]
     names = ["before: as given", "after: paper", "after: anchored"]
     with open_run(tmp_path / "out", load(overrides=CPU)) as run:
         kept = KeptScores(run, "cross-encoder", 32)
         scores = [kept.of_folder(evaluator.tasks(name), model) for name, model in zip(names, models, strict=True)]
     rankings = [evaluator.ranking(name, *each) for name, each in zip(names, scores, strict=True)]
-    evaluation = evaluator.evaluation(rankings, seed=3)
+    evaluation = evaluator.evaluation(rankings)
     assert [ranking.name for ranking in evaluation.rankings] == ["first stage: BM25", *names]
     _, before, *after = evaluation.rankings
     for ranking in after:

@@ -23,7 +23,7 @@ def splits_of(folder: Path, *overrides: str) -> Splits:
     config = load(overrides=overrides)
     collection = read_beir(folder, config.sources)
     first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
-    return Splits(collection, config.sources, config.evaluate, config.seed, first_stage)
+    return Splits(collection, config, first_stage)
 
 
 def as_set(pairs: Pairs) -> set[tuple[int, int]]:
@@ -186,7 +186,7 @@ def test_the_first_stage_is_opened_once_and_only_when_it_is_asked(tmp_path: Path
             np.ones((len(query_rows), depth), dtype=np.float32),
         )
 
-    splits = Splits(collection, config.sources, config.evaluate, 0, open_first_stage)
+    splits = Splits(collection, config, open_first_stage)
     assert not opened
     assert splits.task(splits.test, None, 0).doc_rows_QK.tolist() == [[0] * config.evaluate.depth] * 4
     splits.task(splits.dev, None, 0)
