@@ -18,8 +18,7 @@ from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search
 from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_duplicate_guard, rank_window_guard
 from hnmine.mining.pca import Basis, Fused, fit
-from hnmine.mining.search import Ivf, Searcher, gpus_needed, recall
-from hnmine.mining.shards import ShardedSearcher
+from hnmine.mining.search import Ivf, Searcher, ShardedSearcher, gpus_needed, recall
 from hnmine.runs.device import choose_device
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Negatives, Pairs, Space, Texts
