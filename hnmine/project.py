@@ -130,13 +130,12 @@ class Project:
         config, model = guards.denoise, denoise_model(guards)
         if config is None or model is None:
             return None
-        # Name all that decides the scores.
         device = choose_device(self.config.device)
         dtype, scored = choose_dtype("auto", device.kind), 0
         how: dict[str, Any] = {"max_tokens": DENOISE_TOKENS, "dtype": dtype, "engine": self.config.engine}
 
         def load() -> Score:
-            from hnmine.models.cross_encoder import CrossEncoder  # imports torch and transformers
+            from hnmine.models.reranker import CrossEncoder  # imports torch and transformers
 
             say("select", f"denoising by {config.model} on {device}, {dtype}")
             return CrossEncoder(model, device=device.torch_name, **how).scores
@@ -146,7 +145,6 @@ class Project:
             scored += count
             progress.advance(0, f"{scored:,} scored")
 
-        # Score each (query, document) once, in any run.
         kept, documents = ScoreStore(self.run.out / "scored", model, how, load), self.collection.documents
         return denoise_guard(
             lambda query_rows_F, doc_rows_F: kept.scores_of_rows(queries, query_rows_F, documents, doc_rows_F, show),
@@ -214,11 +212,7 @@ class Project:
 
 @contextmanager
 def open_project(data: str | Path, out: str | Path, config: Config | None) -> Iterator[Project]:
-    """Open the run folder for writing, and read the collection.
-
-    Raises:
-        DataError: the data cannot be used, or the folder cannot be written or is in use.
-    """
+    """Open the run folder for writing, read the collection, and say what came."""
     config = config or Config()
     with open_run(Path(out), config) as run:
         with run.timed("read"):

@@ -89,12 +89,7 @@ class _Pointer(_Record):
 
 
 class Home:
-    """The home of a series of nights. Reading it creates nothing.
-
-    Raises:
-        ConfigError: the address cannot be understood.
-        DataError: the object store does not answer, or a file of the home is missing or damaged.
-    """
+    """The home of a series of nights. Reading it creates nothing."""
 
     def __init__(self, address: str | Path) -> None:
         self.directory = Directory.at(address, "home", "--home")
@@ -141,10 +136,6 @@ class Home:
         """Let an older version hold again: `to`, or the newest before the current one with another re-ranker.
 
         No version is removed. No night deploys the current re-ranker again; another rollback can.
-
-        Raises:
-            DataError: there is no such version.
-            InUseError: a night works on this home.
         """
         with hold(self.directory):
             number, published = self.current().number, self._published()
@@ -199,8 +190,7 @@ class Home:
         self.directory.write(_POINTER, pointer.model_dump_json(indent=1).encode())
 
     def _version(self, number: str) -> Version:
-        version = self._read(f"versions/{number}/{_VERSION}", Version)
-        return version.model_copy(update={"number": number})
+        return self._read(f"versions/{number}/{_VERSION}", Version).model_copy(update={"number": number})
 
     def _files(self, reranker: str) -> dict[str, str]:
         """Return the sha256 of a model's files, without the training's record that earlier releases put beside them."""

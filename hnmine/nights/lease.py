@@ -60,7 +60,7 @@ class Lease:
             raise InUseError(f"another job has taken {self._folder} over, or someone removed the lock; start again")
 
     def acquire(self) -> None:
-        """Take the lock; see `hold`."""
+        """Take the lock, or raise InUseError."""
         for attempt in range(TRIES):
             self.renew()
             claimed, holder = self._other_claims()
@@ -125,12 +125,7 @@ class Lease:
 
 @contextmanager
 def hold(directory: Directory, seconds: float = 60.0) -> Iterator[Lease]:
-    """Hold the lock of a directory for the block; `seconds` after its death, a job's lock expires.
-
-    Raises:
-        InUseError: another job holds it.
-        DataError: the directory cannot be used.
-    """
+    """Hold the lock of a directory for the block, if no other job does; `seconds` after its death, a job's expires."""
     lease = Lease(directory, seconds)
     try:
         lease.acquire()

@@ -6,10 +6,12 @@ the counts of its last seconds.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from hnmine.runs.ray_session import in_ray
+from hnmine.runs.ray_session import start_ray
 
 
 class Counter:
@@ -21,7 +23,11 @@ class Counter:
 
     def add(self, amount: float, **labels: str) -> None:
         """Add to the number with these labels; nothing happens outside Ray."""
-        if amount <= 0 or not in_ray():
+        if amount <= 0:
+            return
+        if os.environ.get("RAY_ADDRESS"):
+            start_ray()  # a submitted job may not have connected yet
+        if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
             return
         if self._ray is None:
             from ray.util import metrics

@@ -39,11 +39,7 @@ def visible_gpus() -> int:
 
 
 def choose_device(setting: str, needs: str = "torch") -> Choice:
-    """Turn `auto`, `cpu` or `gpu` into a device; `needs` names a distribution that work on the GPU imports.
-
-    Raises:
-        DeviceError: `gpu` was asked for, and the GPU or the library is missing.
-    """
+    """Turn `auto`, `cpu` or `gpu` into a device; `needs` names a distribution that work on the GPU imports."""
     if setting == "cpu":
         return Choice(kind="cpu", reason="as configured")
     missing = _missing_for_gpu(needs)

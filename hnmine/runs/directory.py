@@ -35,12 +35,7 @@ class Directory:
 
     @classmethod
     def at(cls, address: str | Path, role: str = "vector store", setting: str = "embed.store") -> Directory:
-        """Open a folder, or an address that pyarrow understands (s3://, gs://, file:///); nothing is created.
-
-        Raises:
-            ConfigError: the address cannot be understood.
-            DataError: the object store does not answer.
-        """
+        """Open a folder, or an address that pyarrow understands (s3://, gs://, file:///); nothing is created."""
         if "://" not in str(address):
             return cls(pafs.LocalFileSystem(), os.path.abspath(address), str(address), role, setting)
         shown = str(address).partition("?")[0].rstrip("/")

@@ -108,8 +108,7 @@ class Progress:
         """Print the closing line."""
         if self._live:
             sys.stderr.write("\r\033[K")
-        done = f"{self.done:,} {self.unit} in {clock(self._seconds)}"
-        self._say(f"{self.task}: {done} ({self._rate}{self._note})")
+        self._say(f"{self.task}: {self.done:,} {self.unit} in {clock(self._seconds)} ({self._rate}{self._note})")
 
     @property
     def _seconds(self) -> float:

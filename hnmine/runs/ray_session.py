@@ -47,13 +47,6 @@ def start_ray() -> None:
     say("ray", f"connected to {address}: {size}" if address else f"local session: {size}")
 
 
-def in_ray() -> bool:
-    """Whether this process is an actor or a connected driver; a submitted job connects to find out."""
-    if os.environ.get("RAY_ADDRESS"):
-        start_ray()
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
-
-
 @contextmanager
 def _stderr_held_back() -> Iterator[None]:
     """Hold back what native code writes to standard error; show it only if the block fails."""
