@@ -19,9 +19,9 @@ from pathlib import Path
 from hnmine.config.encoders import EncoderConfig
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.beir import read_beir
-from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.models.folder import resolve
 from hnmine.models.plan import plan
+from hnmine.models.reranker import CrossEncoder
 from hnmine.runs.device import Choice
 from hnmine.runs.manifest import versions
 

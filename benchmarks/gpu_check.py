@@ -269,7 +269,7 @@ def check_training(sizes: Sizes, model: Path, gpu: Choice) -> Line:
     """Compare the gradients of one step, dropout off, and time whole steps."""
     import torch
 
-    from hnmine.models.cross_encoder import CrossEncoder
+    from hnmine.models.reranker import CrossEncoder
     from hnmine.training.losses import infonce
 
     documents = texts_of(max(8, sizes.texts // 100), sizes.longest // 4)

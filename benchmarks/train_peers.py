@@ -93,7 +93,7 @@ def report(runs: dict[str, list[dict[str, float]]], options: argparse.Namespace)
 
 def start(folder: Path) -> None:
     """Write the model that all begin with."""
-    from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
+    from hnmine.models.reranker import CrossEncoder as OurCrossEncoder
 
     OurCrossEncoder(resolve("all-MiniLM-L6-v2"), max_tokens=TOKENS, device="cpu", dtype="float32", seed=0).save(folder)
 
@@ -129,7 +129,7 @@ def contest(options: argparse.Namespace) -> dict[str, float]:
 def ours(begin: Path, trained: Path, triplets: Triplets) -> float:
     """Train with hnmine's worker; return the seconds of the steps."""
     from hnmine.config.training import TrainConfig
-    from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
+    from hnmine.models.reranker import CrossEncoder as OurCrossEncoder
     from hnmine.training import losses
     from hnmine.training.gradient import Optimizer, Recipe
     from hnmine.training.list_losses import ListLosses
@@ -189,7 +189,7 @@ def peer(begin: Path, trained: Path, triplets: Triplets, bfloat16: bool) -> floa
 
 def our_score(trained: Path) -> Score:
     """Return hnmine's re-ranker, in the type it would choose."""
-    from hnmine.models.cross_encoder import CrossEncoder as OurCrossEncoder
+    from hnmine.models.reranker import CrossEncoder as OurCrossEncoder
 
     dtype = choose_dtype("auto", "cpu", training=True)
     return OurCrossEncoder(trained, max_tokens=TOKENS, device="cpu", dtype=dtype).scores

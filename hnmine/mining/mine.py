@@ -157,7 +157,7 @@ def denoise_model(config: GuardsConfig) -> Path | None:
     """Return the folder of the cross-encoder that denoises, None if none does; refuse one without a ranking head."""
     if config.denoise is None:
         return None
-    from hnmine.models.cross_encoder import resolve_cross_encoder  # imports torch and transformers
+    from hnmine.models.reranker import resolve_cross_encoder  # imports torch and transformers
 
     return resolve_cross_encoder("guards.denoise.model", config.denoise.model)
 

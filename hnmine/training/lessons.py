@@ -22,8 +22,8 @@ import numpy as np
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
-from hnmine.models.cross_encoder import CrossEncoder, resolve_cross_encoder
 from hnmine.models.folder import folder_sha256
+from hnmine.models.reranker import CrossEncoder, resolve_cross_encoder
 from hnmine.ranking.blend import blended, likeliest
 from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure
 from hnmine.ranking.splits import Splits

@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY, TAUGHT, Kind
 from hnmine.errors import ModelError
-from hnmine.models.cross_encoder import has_ranking_head
 from hnmine.models.folder import folder_sha256, hidden_size, resolve
+from hnmine.models.reranker import has_ranking_head
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.device import choose_device, visible_gpus
 from hnmine.runs.files import digest

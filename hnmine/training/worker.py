@@ -22,8 +22,7 @@ from safetensors.torch import save_file
 
 from hnmine.errors import ModelError
 from hnmine.models.batches import tokens_per_backward
-from hnmine.models.cross_encoder import has_ranking_head
-from hnmine.models.reranker import load_reranker
+from hnmine.models.reranker import has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure, rerank
 from hnmine.training import losses
 from hnmine.training.gradient import Optimizer, Recipe

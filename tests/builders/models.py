@@ -13,8 +13,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from hnmine.config.root import EncoderConfig
-from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.models.plan import Plan, plan
+from hnmine.models.reranker import CrossEncoder
 from tests.builders.devices import CPU
 from tests.builders.texts import LETTERS, as_texts
 

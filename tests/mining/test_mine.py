@@ -18,7 +18,7 @@ from hnmine.config.steps import ReduceConfig, SearchConfig
 from hnmine.errors import DataError, ModelError
 from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged, choose_basis, dense_first_stage, mined_tables
-from hnmine.models.cross_encoder import CrossEncoder
+from hnmine.models.reranker import CrossEncoder
 from hnmine.types import Negatives, Pairs, Texts
 from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
 from tests.builders.texts import random_text_pairs

@@ -15,8 +15,8 @@ from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.beir import read_beir
 from hnmine.errors import DataError, HnmineError
-from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.models.folder import folder_sha256
+from hnmine.models.reranker import CrossEncoder
 from hnmine.ranking.evaluate import (
     Cosines,
     Evaluator,

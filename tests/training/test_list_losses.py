@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.models.cross_encoder import CrossEncoder
+from hnmine.models.reranker import CrossEncoder
 from hnmine.training import losses
 from hnmine.training.list_losses import ListLosses, cut_into_passes
 from hnmine.training.lists import Lists, TrainingList, step_lists
