@@ -2,9 +2,8 @@
 
 Sources are parsed with `ast`, never imported. Each documented public function, class and method is a document
 (its dotted name, and its docstring without the summary), and most summaries are a query with that one positive. True
-look-alikes abound (`scipy.linalg.svd`, `numpy.linalg.svd`); near-copies stay, since condition 2 is for those of a
-positive. Not read: tests, vendored code, functions inside functions. In a private folder or file, what the
-`__init__.py` of the nearest public package mentions is public.
+look-alikes abound (`scipy.linalg.svd`, `numpy.linalg.svd`). Not read: tests, vendored code, functions inside functions.
+In a private folder or file, what the `__init__.py` of the nearest public package mentions is public.
 """
 
 from __future__ import annotations

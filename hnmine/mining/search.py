@@ -66,8 +66,7 @@ class Ivf:
 class Searcher:
     """A FAISS index over the documents of a space: flat and exact, or with `ivf` an inverted file.
 
-    Of an inverted file only the lists nearest to a query are searched, so documents in other lists are missed. `within`
-    scans the same lists, never the whole corpus.
+    Of an inverted file only the lists nearest to a query are searched, by `within` too.
     """
 
     query_block = 1024  # queries that are searched at a time, at most
@@ -158,10 +157,7 @@ def recall(distances_QK: Float32, docs_NR: Float32, queries_QR: Float32) -> floa
 
 
 def nearer(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, device: str | None) -> tuple[Int64, Int64]:
-    """Return the positions (query, document) of all float32 distances below the query's reach.
-
-    `device` is torch's name of the device; None: NumPy computes.
-    """
+    """Return the positions (query, document) of distances below the query's reach; torch's device, None: NumPy."""
     if device is None:
         found_queries, found_docs = np.nonzero(1 - queries_QR @ docs_NR.T < reach_Q[:, None])
         return found_queries, found_docs
@@ -221,7 +217,7 @@ class ShardedSearcher:
         say("select", f"{len(docs_NR):,} documents in {len(self._slices)} shards")
 
     def nearest(self, queries_QR: Float32, k: int) -> tuple[Int64, Float32]:
-        """Return rows and distances (Q, k) of each query's nearest documents in all shards, ascending, ties by row."""
+        """Return rows and distances (Q, k) of each query's nearest documents, ascending, ties by row."""
         k = min(k, self.max_candidates)
 
         def search(block_qR: Float32) -> tuple[Int64, Float32]:

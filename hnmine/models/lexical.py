@@ -39,7 +39,7 @@ class Fit:
 
     @classmethod
     def write(cls, store: str | Path, request: str, terms: Sequence[str], idf: Float32, components: Float32) -> Fit:
-        """Write a fit and return its address; its name begins with `request`, the digest of what it was made from."""
+        """Write a fit and return its address; `request` is the digest of what it was made from."""
         letters = np.frombuffer("\n".join(terms).encode(), dtype=np.uint8)
         content = save({"terms": letters, "idf": idf, "components": components})
         fit = cls(store, f"{request}-{hashlib.sha256(content).hexdigest()}{_ENDING}")

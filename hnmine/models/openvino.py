@@ -19,8 +19,8 @@ from hnmine.runs.device import Kind
 Engine = Literal["torch", "openvino"]
 Inputs = Mapping[str, Any]  # tensors by the name of the network's argument
 
+# Architectures (`model_type` in config.json) that `auto` gives to OpenVINO; it may compute others if asked to.
 TRIED = ("bert", "camembert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
-"""Architectures (`model_type` in config.json) that `auto` gives to OpenVINO; it may compute others if asked to."""
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 _LARGEST_ERROR = {"float32": 1e-3, "bfloat16": 0.1}  # as a share of the largest output
