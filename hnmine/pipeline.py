@@ -125,7 +125,7 @@ def train_step(project: Project) -> None:
     with run.timed("train"):
         inputs = run.sha256_of("negatives.parquet")
         data = TrainingData.of(project.splits, config.train, config.seed)
-        found, files = train_presets(Trainer(data, config, run), project.splits, project.ensemble, config)
+        found, files = train_presets(Trainer(data, config, run), project.splits, project.ensemble)
     run.commit("training", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=project.data, **found)
 
 

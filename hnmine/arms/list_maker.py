@@ -15,7 +15,6 @@ from hnmine.arms.choose import agreed, choose_negatives, denoised
 from hnmine.arms.encoder_training import TrainingSet
 from hnmine.arms.rules import Rule, of_first_stage
 from hnmine.arms.trained_encoders import TrainedEncoders
-from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
@@ -71,16 +70,14 @@ def read_mined(run: Run, data: TrainingData) -> Mined:
 class ListMaker:
     """Turns arms into lists of one trainer's data. What rules and judges need is made when the first asks for it."""
 
-    def __init__(
-        self, trainer: Trainer, start: Path, splits: Splits, ensemble: Ensemble, config: Config, mined: Mined
-    ) -> None:
+    def __init__(self, trainer: Trainer, start: Path, splits: Splits, ensemble: Ensemble, mined: Mined) -> None:
         """Take what the arms choose from.
 
         `start` is the re-ranker that all arms begin with, and the judge of some; `splits` those that the trainer's data
         come from; `mined` the negatives of the run (`read_mined`), empty if no arm needs them.
         """
         self._trainer, self._start, self._splits = trainer, start, splits
-        self._ensemble, self._config, self._mined = ensemble, config, mined
+        self._ensemble, self._config, self._mined = ensemble, trainer.config, mined
         data = trainer.data
         self.query_rows, self.pairs = data.pairs.renumbered()
         """Rows of the queries of the train pairs, and the pairs on positions in these, which are the spaces' rows."""
@@ -120,7 +117,7 @@ class ListMaker:
         elif arm.lessons in ("alone", "beside"):
             lists = ()
         # Change the recipe where the arm wants it.
-        smaller = arm.loss == "margin" and self._trainer.settings.learning_rate is None
+        smaller = arm.loss == "margin" and self._config.train.learning_rate is None
         recipe = replace(
             recipe,
             seed=seed,
@@ -151,7 +148,7 @@ class ListMaker:
 
     def _mined_negatives(self, arm: Arm, seed: int) -> list[list[int]]:
         """Return of every train pair the negatives of the run, and behind them the anchors, if the arm has any."""
-        data, count = self._trainer.data, self._trainer.settings.anchors
+        data, count = self._trainer.data, self._config.train.anchors
         keys = zip(data.pairs.query_rows_P.tolist(), data.pairs.doc_rows_P.tolist(), strict=True)
         mined = [self._mined.get(key, []) for key in keys]
         if not arm.anchored or not count:

@@ -7,7 +7,6 @@ from typing import Any
 
 from hnmine.arms.arm import Arm, preset_arms
 from hnmine.arms.list_maker import ListMaker, read_mined
-from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError
 from hnmine.ranking.measures import MAIN_METRIC
@@ -20,9 +19,7 @@ BEST = "reranker"
 """The link in OUT that points to the best re-ranker."""
 
 
-def train_presets(
-    trainer: Trainer, splits: Splits, ensemble: Ensemble, config: Config
-) -> tuple[dict[str, Any], dict[str, str]]:
+def train_presets(trainer: Trainer, splits: Splits, ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, str]]:
     """Train every arm that train.presets names, and point OUT/reranker to the best on dev.
 
     Returns:
@@ -35,14 +32,14 @@ def train_presets(
         ModelError: the start cannot be loaded, or training breaks.
     """
     # Refuse what cannot end well.
-    run, settings, arms = trainer.run, trainer.settings, preset_arms(config)
+    run, config, arms = trainer.run, trainer.config, preset_arms(trainer.config)
     link = run.out / BEST
     if link.exists() and not link.is_symlink():
         raise DataError(f"{link} is no link to the best of {run.out / RERANKERS}; move it away or choose another --out")
     mined = read_mined(run, trainer.data) if any(arm.mined for arm in arms.values()) else {}
     # Train the arms.
     start, warm_up = trainer.start()
-    maker = ListMaker(trainer, start, splits, ensemble, config, mined)
+    maker = ListMaker(trainer, start, splits, ensemble, mined)
     trainings = {name: _train(name, arm, maker, trainer, start, config.seed) for name, arm in arms.items()}
     # Choose the best, and point to it.
     best = max(trainings, key=lambda name: trainings[name].dev)
@@ -59,9 +56,9 @@ def train_presets(
     warmed_up = {"warmed_up": warm_up is not None} | (warm_up.model_dump() if warm_up else {})
     found: dict[str, Any] = {
         "dev": trainer.data.dev_name,
-        "kind": settings.kind,
-        "max_tokens": settings.max_tokens,
-        "start": {"model": settings.model} | warmed_up,
+        "kind": config.train.kind,
+        "max_tokens": config.train.max_tokens,
+        "start": {"model": config.train.model} | warmed_up,
         "best": best,
         "presets": {name: training.model_dump() for name, training in trainings.items()},
     }
@@ -84,7 +81,7 @@ def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path,
     among = f", {lessons:,} lessons among them" if lessons else ""
     negatives = f"{facts['negatives']:,} negatives of {share:.0%} of the pairs"
     say("train", f"{name}: {len(lists):,} lists{among}; {negatives}; {recipe.loss} loss")
-    if arm.mined and not (arm.anchored and trainer.settings.anchors):
+    if arm.mined and not (arm.anchored and trainer.config.train.anchors):
         say(
             "train",
             f"{name}: without anchors every negative is nearer to its query than its positive, so that "

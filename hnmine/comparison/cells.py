@@ -75,7 +75,7 @@ class Cells:
         self._settings, self._evaluator = config.compare, project.evaluator
         self._trainer = Trainer(data, config, self._run)
         self.start, _ = self._trainer.start(f"{_START}{suffix}")
-        self.maker = ListMaker(self._trainer, self.start, project.splits, project.ensemble, config, mined)
+        self.maker = ListMaker(self._trainer, self.start, project.splits, project.ensemble, mined)
         self._kept = KeptScores(self._run, train.kind, train.max_tokens)
         self._order_P: Int64 = np.random.default_rng(config.seed).permutation(self.pairs)
         self._rates: dict[tuple[str, int | None], float] = {}  # learning rates that a first seed has found

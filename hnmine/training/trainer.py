@@ -79,7 +79,7 @@ class Trainer:
             ModelError: the model or the teacher is missing or unusable.
             DeviceError: a GPU was asked for and is not there.
         """
-        self.data, self.settings, self.run = data, config.train, run
+        self.data, self.config, self.run = data, config, run
         self._start_dev: dict[Path, float] = {}
         # Resolve the recipe, the teacher and the workers.
         settings, engine, choice = config.train, config.engine, choose_device(config.device)
@@ -108,9 +108,9 @@ class Trainer:
 
         The warm-up is one epoch of InfoNCE on random negatives of the same pairs.
         """
-        if self.settings.kind == "bi-encoder" or has_ranking_head(self.model):
+        if self.config.train.kind == "bi-encoder" or has_ranking_head(self.model):
             return self.model, None
-        model = self.settings.model
+        model = self.config.train.model
         say("train", f"{model} has no ranking head: warmed up first, on random negatives of the same pairs")
         data, seed = self.data, self.recipe.seed
         negatives = random_negatives(data.pairs, data.never_negative, len(data.documents), WARM_UP_NEGATIVES, seed)
@@ -176,7 +176,7 @@ class Trainer:
         curves = self.run.out / "tensorboard" / name
         try:
             with (
-                tracking(name, curves, self.settings.mlflow, settings) as track,
+                tracking(name, curves, self.config.train.mlflow, settings) as track,
                 closing(TrainingLog(name, recipe, lists, track)) as log,
             ):
                 if self._by_ray:

@@ -62,12 +62,12 @@ def maker_of(
     """Return what makes lists of arms; `with_mined` takes the negatives of the run."""
     trainer = trainer_of(splits, config, run)
     mined = read_mined(run, trainer.data) if with_mined else {}
-    return ListMaker(trainer, start, splits, ensemble_of(splits, config, run), config, mined)
+    return ListMaker(trainer, start, splits, ensemble_of(splits, config, run), mined)
 
 
 def train_presets_of(splits: Splits, config: Config, run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     """Train the presets that a configuration names."""
-    return train_presets(trainer_of(splits, config, run), splits, ensemble_of(splits, config, run), config)
+    return train_presets(trainer_of(splits, config, run), splits, ensemble_of(splits, config, run))
 
 
 def useless_first_stage(data: Path, file: Path) -> str:
