@@ -42,9 +42,10 @@ def start_ray() -> None:
             )
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray has set one that aborts
-    resources = ray.cluster_resources()
-    size = f"{resources.get('CPU', 0):.0f} CPUs, {resources.get('GPU', 0):.0f} GPUs, {len(ray.nodes())} node(s)"
-    say("ray", f"connected to {address}: {size}" if address else f"local session: {size}")
+    resources, nodes = ray.cluster_resources(), len(ray.nodes())
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    where = f"connected to {address}" if address else "local session"
+    say("ray", f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs, {nodes} node(s)", cpus=cpus, gpus=gpus, nodes=nodes)
 
 
 @contextmanager
