@@ -228,7 +228,8 @@ def _say_read(collection: Collection, out: Path) -> None:
     message = f"{documents:,} documents, {judged:,} queries, pairs: {splits}"
     if unjudged := len(collection.queries) - judged:
         message += f"; {unjudged:,} queries more without a right document"
-    say("read", message, documents=documents, queries=judged, quarantined=len(collection.quarantined))
+    quarantined = len(collection.quarantined)
+    say("read", message, documents=documents, queries=judged, unjudged=unjudged, quarantined=quarantined)
     if reasons := _by_reason(collection):
         QUARANTINED.add_each(reasons)
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())

@@ -600,7 +600,7 @@ def test_two_nodes_share_a_run_and_one_that_is_killed_changes_nothing_of_it(tmp_
     )
     assert killed == undisturbed
     assert "negatives.parquet" in killed
-    assert "rerankers/anchored/model.safetensors" in killed
+    assert "rerankers/distilled/model.safetensors" in killed
 
 
 @pytest.mark.ray

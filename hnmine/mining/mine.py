@@ -80,7 +80,8 @@ def choose_basis(fused: Fused, reduce: ReduceConfig, *, device: str, seed: int) 
         progress.advance(documents)
     others = "" if basis.kept_held_out is None else f", {basis.kept_held_out:.1%} of others"
     kept = f"keeps {basis.kept:.1%} of the variance of {basis.fitted_rows:,} documents{others}"
-    say("reduce", f"width {fused.width} → {basis.width}, {kept}")
+    message = f"width {fused.width} → {basis.width}, {kept}"
+    say("reduce", message, fused_width=fused.width, width=basis.width, variance_kept=basis.kept)
     return replace(basis, made_of=fused.identity)
 
 
