@@ -10,12 +10,14 @@ Nothing heavy is imported until a step is called.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Config", "HnmineError", "audit", "compare", "evaluate", "load_config", "mine", "run", "train"]
 _ELSEWHERE = {
     "Config": ("hnmine.config.root", "Config"),
     "HnmineError": ("hnmine.errors", "HnmineError"),
     "load_config": ("hnmine.config.load", "load"),
+    "nightly": ("hnmine.nights.night", "nightly"),
 }
+__all__ = ["Config", "HnmineError", "audit", "compare", "embed", "evaluate", "load_config", "mine", "nightly"]
+__all__ += ["run", "train"]
 
 
 def __getattr__(name: str) -> Any:

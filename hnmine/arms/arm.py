@@ -85,13 +85,17 @@ ARMS = {
     "distilled": Arm(about=f"{_ANCHORED}, with lessons if there are any.", mined=True, anchored=True, lessons="if any"),
     "anchored": Arm(about=f"{_ANCHORED}.", mined=True, anchored=True),
     "paper": Arm(
-        about="The mined negatives alone and the margin loss, as in arXiv 2505.18366.", mined=True, loss="margin"
+        about="The mined negatives alone (select.negatives) and the margin loss, as in arXiv 2505.18366.",
+        mined=True,
+        loss="margin",
     ),
     "positives": Arm(about="Each positive by itself, no negative at all.", loss="bce"),
     "in-batch": Arm(about="Positives of the other pairs in the step.", in_batch=True),
     **{name: Arm(about=about(rule), rule=rule) for name, rule in (RULES | GUARDED | MIXTURES).items()},
     "the paper": Arm(
-        about="The two conditions, as in arXiv 2505.18366, and the margin loss.", rule=two_conditions, loss="margin"
+        about="As paper, but with as many negatives as any other way, whatever was mined.",
+        rule=two_conditions,
+        loss="margin",
     ),
     "BM25 and in-batch": Arm(about="Half of each.", rule=first_stage, in_batch=True),
     "two conditions, denoised, then BM25": Arm(about=_DENOISED, rule=two_conditions, judge="denoise"),

@@ -174,7 +174,7 @@ def adore(
             docs_BnR = torch.from_numpy(docs_NR[rows_Bn]).to(queries_BR.device)
             return torch.einsum("br,bnr->bn", queries_BR, docs_BnR)
 
-        return lambda_loss(recipe.scale * scores(live.right_BP), recipe.scale * scores(live.found_BK), live).mean()
+        return adore_loss(recipe.scale * scores(live.right_BP), recipe.scale * scores(live.found_BK), live).mean()
 
     train_encoder(start, given, recipe, out, loss_of, done)
 
@@ -211,7 +211,7 @@ def live_lists(found_BK: Int64, positives: Sequence[Sequence[int]], known: Seque
     )
 
 
-def lambda_loss(right_BP: Tensor, found_BK: Tensor, live: Live) -> Tensor:
+def adore_loss(right_BP: Tensor, found_BK: Tensor, live: Live) -> Tensor:
     """Return the LambdaRank loss of each query (B,): a mean over its pairs of right document and negative.
 
     Each pair has the logistic loss of its scores, weighted by how much the reciprocal rank would change if the two

@@ -84,7 +84,9 @@ class ListMaker:
         self.first_QK, _ = splits.first_stage(self.query_rows)
         """The first stage's documents of these queries."""
         self.groups_N = groups_of_equal_text(data.documents)
-        self.never_negative = {at: data.never_negative[row] for at, row in enumerate(self.query_rows.tolist())}
+        self.never_negative_by_position = {
+            at: data.never_negative[row] for at, row in enumerate(self.query_rows.tolist())
+        }
         """By position of the query, the document rows that are no negatives."""
         self._reduced = cache(self._reduce)
 
@@ -194,7 +196,9 @@ class ListMaker:
             return self._reduced(arm.variance)
         data, trainer = self._trainer.data, self._trainer
         queries = data.queries.take(self.query_rows)
-        given = TrainingSet(documents=data.documents, queries=queries, pairs=pairs, known=self.never_negative)
+        given = TrainingSet(
+            documents=data.documents, queries=queries, pairs=pairs, known=self.never_negative_by_position
+        )
         suffix = "" if len(pairs) == len(self.pairs) else f"-{len(pairs)}"
         return TrainedEncoders(given, trainer.recipe, self._config, trainer.run, suffix).space(arm.method, seed)
 

@@ -32,7 +32,7 @@ class VectorStore:
     """The blocks of one encoder.
 
     The keys of a block are remembered, so a block is opened once, and read again only for vectors that are asked for.
-    The memory does not travel to actors; each opens the address for itself.
+    Pickled, a store forgets them: each actor opens the address for itself.
     """
 
     root: str | Path
@@ -81,14 +81,14 @@ class VectorStore:
         """
         order = np.argsort(keys[:, 0], kind="stable")
         ordered = keys[order]
-        left = np.ones(len(keys), dtype=bool)
+        unserved = np.ones(len(keys), dtype=bool)
         folder = self.folder
         for name in folder.files(".parquet"):
-            if not left.any():
+            if not unserved.any():
                 return
             known = self._blocks.get(name)
             # Read a block that was never read, and one that serves a key whose vector is wanted
-            if known is None or (with_vectors and left[_match(ordered, known[0])[0]].any()):
+            if known is None or (with_vectors and unserved[_match(ordered, known[0])[0]].any()):
                 self._blocks.pop(name, None)
                 raw = folder.read(name)
                 if raw is None:  # another reader has set it aside
@@ -103,9 +103,9 @@ class VectorStore:
             # Serve the keys that no block before it has served
             stored, width = known
             positions, source = _match(ordered, stored)
-            wanted = left[positions]
+            wanted = unserved[positions]
             if wanted.any():
-                left[positions] = False
+                unserved[positions] = False
                 served = vectors[source[wanted]] if with_vectors else np.empty((0, width), dtype=np.float32)
                 yield order[positions[wanted]], served
 
@@ -148,7 +148,11 @@ def _read_block(raw: pa.Buffer) -> tuple[Keys, Float32]:
 
 
 def _match(ordered: Keys, stored: Keys) -> tuple[Int64, Int64]:
-    """Return positions in `ordered` (sorted by the first half) whose key is stored, each once, and where."""
+    """Return positions in `ordered` (sorted by the first half) whose key is stored, each once, and its row in `stored`.
+
+    Keys whose first halves are equal are candidates: a range of `ordered` for each stored key. The ranges are written
+    out one after the other, and of each candidate both halves are compared.
+    """
     half = np.ascontiguousarray(ordered[:, 0])
     first = np.searchsorted(half, stored[:, 0], side="left")
     count = np.searchsorted(half, stored[:, 0], side="right") - first

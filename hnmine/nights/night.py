@@ -108,7 +108,7 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     row.epoch, row.negatives_changed = facts.epoch, _count_changed_pairs(home.file(last, _TRIPLETS, out), out)
     facts.pairs_changed += row.negatives_changed
     say("nightly", f"{row.negatives_changed:,} of {row.pairs:,} pairs have other negatives than the night before")
-    trained = _promote(project, home, last.reranker, row, facts)
+    trained = _train_and_decide(project, home, last.reranker, row, facts)
     say("nightly", row.decision, **row.model_dump(exclude={"decision"}))
 
     # Write the version, then let it hold. If the lock is lost, another job may write one of this number.
@@ -162,7 +162,7 @@ def _end_of_epoch(project: Project, facts: Facts, fused: Fused, basis: Basis | N
     rows = np.arange(documents) if precomputed else new_rows
     if basis is None or not len(rows):
         return None
-    sample = np.sort(np.random.default_rng(0).permutation(rows)[:HELD_OUT_ROWS])
+    sample = np.sort(np.random.default_rng(config.seed).permutation(rows)[:HELD_OUT_ROWS])
     kept = captured(basis, fused.take("document", sample))
     kind = "" if precomputed else "new "
     say("nightly", f"the last basis captures {kept:.1%} of the variance of {len(rows):,} {kind}documents")
@@ -181,7 +181,7 @@ def _negatives_by_pair(path: Path) -> dict[tuple[str, str], list[str]]:
     return dict(rows.groupby(["query", "positive"])["negative"].agg(list))
 
 
-def _promote(project: Project, home: Home, deployed: str, row: Row, facts: Facts) -> Path | None:
+def _train_and_decide(project: Project, home: Home, deployed: str, row: Row, facts: Facts) -> Path | None:
     """Train if enough pairs changed; return the folder of the re-ranker to deploy, None if the last one stays.
 
     Figures and decision are filled into the night's row, and the facts are renewed.

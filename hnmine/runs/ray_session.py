@@ -21,6 +21,7 @@ def start_ray() -> None:
     The local one listens on 127.0.0.1 only, asks for a token made for this process, has no dashboard, and ends with
     the process.
     """
+    # Prepare before Ray is imported, and only then.
     address = os.environ.get("RAY_ADDRESS")
     if not address and "ray" not in sys.modules:
         _prepare_local_environment()
@@ -28,6 +29,7 @@ def start_ray() -> None:
 
     if ray.is_initialized():
         return
+    # Connect or start, and say what there is.
     handler = signal.getsignal(signal.SIGTERM)
     if address:
         ray.init(logging_level=logging.ERROR, log_to_driver=not is_json())  # lines of actors are no JSON objects

@@ -13,7 +13,7 @@ from hypothesis import given as drawn
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from hnmine.arms.encoder_training import TrainingSet, adore, lambda_loss, live_lists, nearest_unknown, star
+from hnmine.arms.encoder_training import TrainingSet, adore, adore_loss, live_lists, nearest_unknown, star
 from hnmine.errors import ModelError
 from hnmine.types import Float32, Space
 from tests.builders.devices import CPU
@@ -162,7 +162,7 @@ def test_the_loss_of_adore_and_its_gradient_are_those_of_a_double_loop(
     found_BK = np.argsort(-scores_BN.detach().numpy(), axis=1, kind="stable")[:, :depth]
     live = live_lists(found_BK, positives, known)
     right, found = (scores_BN.gather(1, torch.tensor(rows)) for rows in (live.right_BP, live.found_BK))
-    fast = lambda_loss(right, found, live)
+    fast = adore_loss(right, found, live)
     slow = torch.stack([slow_adore_loss(scores_BN[i], depth, positives[i], known[i]) for i in range(queries)])
     torch.testing.assert_close(fast, slow, check_dtype=False, rtol=1e-5, atol=1e-7)
     gradients = [torch.autograd.grad(loss_B.sum(), scores_BN)[0] for loss_B in (fast, slow)]
@@ -223,4 +223,4 @@ def test_where_nothing_right_is_found_the_right_documents_join_the_list() -> Non
     assert live.gain_BP.tolist() == [[0, 0], [0.5, 0]]
     zero = torch.zeros(2, 2), torch.zeros(2, 3)
     expected = [math.log(2) * (1 + 1 / 3) / 2, math.log(2) * (1 / 2 + 1 / 6) / 2]
-    assert lambda_loss(*zero, live).tolist() == pytest.approx(expected)
+    assert adore_loss(*zero, live).tolist() == pytest.approx(expected)
