@@ -4,7 +4,7 @@
     HOME/versions/<number>/     the files of a night; `version.json` is written last
     HOME/rerankers/<digest>/    models, named by the digest of their files; several versions may share one
     HOME/lock/                  see `lease`
-    HOME/work/                  the run folder of the nights, if HOME is a folder
+    HOME/work                   the run folder of the nights, if HOME is a folder
 
 A version that the history does not name is a night that was broken off. The older ones are kept for `rollback`.
 """
