@@ -398,7 +398,7 @@ def test_a_run_that_is_stopped_says_so_and_leaves_no_half_of_anything(
             ["compare", "--arms", "two-conditions,random", "--seeds", "1"],
             "two conditions, seed 0: ",
             "two conditions, seed 0: ",
-            "two-conditions-0",  # the name of its training
+            "train │ two-conditions-0",  # a line of its training
         ),
     ],
 )
