@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,24 +20,12 @@ from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.runs.folder import Run, open_run
 from hnmine.training.lists import TrainingData
 from hnmine.types import NO_ROW, Space
-from tests.builders.collections import append_lines, write_collection
+from tests.builders.collections import append_lines
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder, tiny_letter_encoder
-from tests.builders.presets import MINED, ensemble_of, maker_of, run_with_negatives, splits_and_config, trainer_of
+from tests.builders.presets import MINED, ensemble_of, maker_of, splits_and_config, trainer_of
 from tests.builders.settings import quick_overrides
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_collection(tmp_path / "data")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """A run folder with two mined negatives."""
-    with run_with_negatives(tmp_path / "out") as opened:
-        yield opened
 
 
 class Made:

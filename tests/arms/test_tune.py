@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hnmine.errors import DataError, ModelError
 from hnmine.runs.folder import Run
-from tests.builders.collections import write_collection
 from tests.builders.models import tiny_cross_encoder
-from tests.builders.presets import run_with_negatives, splits_and_config, train_presets_of, useless_first_stage
+from tests.builders.presets import splits_and_config, train_presets_of, useless_first_stage
 from tests.builders.settings import quick_overrides
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_collection(tmp_path / "data")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """A run folder with two mined negatives."""
-    with run_with_negatives(tmp_path / "out") as opened:
-        yield opened
 
 
 def trained(data: Path, run: Run, start: Path, *overrides: str) -> tuple[dict, dict[str, str]]:

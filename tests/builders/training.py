@@ -24,6 +24,8 @@ from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 _SETTINGS = TrainConfig(epochs=3, pairs_per_batch=8, max_tokens=32, evaluations_per_epoch=1, dtype="float32")
 LONG_TRAINING = {"epochs": 30, "learning_rate": 3e-4, "evaluations_per_epoch": 1}
 """Settings of a training long enough to be interrupted."""
+Trained = tuple[Path, Training]
+"""The folder of a model, and what came of its training."""
 
 
 def quick_recipe(**changes: object) -> Recipe:
@@ -90,7 +92,7 @@ def quick_trainer(start: Path, out: Path, workers: int = 1, by_ray: bool = False
 
 def train_quickly(
     start: Path, out: Path, given: Lists, workers: int = 1, by_ray: bool = False, **changes: object
-) -> tuple[Path, Training]:
+) -> Trained:
     """Train the quick recipe, with changes, in the run folder `out`; return the model's folder, and what came of it."""
     trainer = quick_trainer(start, out, workers, by_ray)
     return trainer.folder("model"), trainer.fit("model", start, given, quick_recipe(**changes))

@@ -10,34 +10,15 @@ import numpy as np
 import psutil
 import pytest
 
-from hnmine.training.trainer import Training
 from tests.builders.folders import hidden_files
 from tests.builders.models import load_cross_encoder, same_weights
 from tests.builders.training import (
     LONG_TRAINING,
+    Trained,
     after_checkpoints,
     train_quickly,
-    wrong_start,
     yes_no_lists,
 )
-
-Trained = tuple[Path, Training]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wrong_start(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """One worker, 33 lists in batches of 8: the last batch holds one list."""
-    return train_quickly(start, tmp_path_factory.mktemp("trained"), yes_no_lists(33))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_quickly(start, tmp_path_factory.mktemp("undisturbed"), yes_no_lists(60), **LONG_TRAINING)
 
 
 def assert_same_training(start: Path, alone: Trained, together: Trained) -> None:

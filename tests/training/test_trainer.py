@@ -16,7 +16,7 @@ from hnmine.models.reranker import BiEncoder
 from hnmine.ranking.measures import means, measure, rerank
 from hnmine.runs.files import digest
 from hnmine.runs.folder import Run
-from hnmine.training.trainer import Trainer, Training
+from hnmine.training.trainer import Trainer
 from hnmine.training.worker import STATE
 from tests.builders.collections import append_lines, write_collection
 from tests.builders.folders import hidden_files
@@ -31,27 +31,14 @@ from tests.builders.models import (
 from tests.builders.presets import run_with_negatives, splits_and_config, trainer_of
 from tests.builders.texts import random_text_pairs
 from tests.builders.training import (
+    Trained,
     quick_recipe,
     quick_trainer,
     train_quickly,
-    wrong_start,
     yes_no_dev_task,
     yes_no_lists,
     yes_no_metric,
 )
-
-Trained = tuple[Path, Training]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wrong_start(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """33 lists in batches of 8: the last batch holds one list."""
-    return train_quickly(start, tmp_path_factory.mktemp("trained"), yes_no_lists(33))
 
 
 @pytest.fixture

@@ -11,37 +11,20 @@ from pathlib import Path
 import pytest
 
 from hnmine.errors import ModelError
-from hnmine.training.trainer import Training, work_folder
+from hnmine.training.trainer import work_folder
 from hnmine.training.worker import STATE, Group, Job, Worker
 from tests.builders.folders import hidden_files
 from tests.builders.models import same_weights
 from tests.builders.training import (
     LONG_TRAINING,
+    Trained,
     after_checkpoints,
     quick_recipe,
     quick_trainer,
     train_quickly,
-    wrong_start,
     yes_no_dev_task,
     yes_no_lists,
 )
-
-Trained = tuple[Path, Training]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wrong_start(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def trained(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_quickly(start, tmp_path_factory.mktemp("trained"), yes_no_lists(33))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_quickly(start, tmp_path_factory.mktemp("undisturbed"), yes_no_lists(60), **LONG_TRAINING)
 
 
 def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
