@@ -18,9 +18,18 @@ class SourcesConfig(Section):
 
     template: str = Field(
         "{title}\n{text}",
-        description="how a document's fields are joined; any field of its row, {metadata.product} for one in another",
+        description="how a document's fields are joined: {title} and {text} by any of their names, or any field of its "
+        "row, {metadata.product} for one in another",
     )
-    train_split: str = Field("train", description="qrels/<split>.tsv whose pairs are mined and trained on")
+    min_score: float | None = Field(
+        None, gt=0, description="lowest grade of a right document; null: any above 0"
+    )
+    lower_grades: Literal["ignore", "negatives"] = Field(
+        "ignore",
+        description="documents of a grade above 0 and below min_score: ignore: neither right nor a negative; "
+        "negatives: may be chosen as negatives",
+    )
+    train_split: str = Field("train", description="the split whose pairs are mined and trained on")
     dev_split: str = Field("dev", description="split for early stopping; absent: a share of the train queries")
     test_split: str = Field("test", description="split that is reported; absent: the dev queries")
     dev_share: float = Field(0.15, gt=0, lt=1, description="share of train queries held out if there is no dev")
@@ -34,8 +43,8 @@ class SourcesConfig(Section):
         for _, key, form, conversion in parts:
             if key is not None and (not key.strip() or form or conversion):
                 raise ValueError(f"template: expected {{title}}, {{text}} or other fields by name, got {{{key}}}")
-        if "{text}" not in self.template:
-            raise ValueError("template must contain {text}")
+        if not any(key for _, key, _, _ in parts):
+            raise ValueError("template must name a field, as {text} does")
         return self
 
 

@@ -94,7 +94,7 @@ def test_encoders_are_set_as_a_whole():
         ("sources: {template: '{} {text}'}", "template: expected {title}, {text} or other fields by name, got {}"),
         ("sources: {template: '{title!r} {text}'}", "template: expected {title}, {text} or other fields by name"),
         ("sources: {template: '{text'}", "template cannot be read"),
-        ("sources: {template: '{title}'}", "template must contain {text}"),
+        ("sources: {template: 'title'}", "template must name a field"),
         ("{5: 6}", "5: "),
         ("reduce: {1: 2}", "reduce.1: "),
         ("- a\n- b", "must hold `step: {key: value}`, got a list"),
