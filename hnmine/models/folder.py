@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +24,9 @@ MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the hub
 
 _NOT_HASHED = (".gitattributes", "README.md", ".DS_Store")
-_OTHER_RUNTIMES = ("onnx", "openvino", "coreml")  # folders of copies for them, which are not read
+OTHER_RUNTIMES = ("onnx", "openvino", "coreml")
+"""Folders of copies for other runtimes, which are not read."""
+_PICKLED = ("pytorch_model*.bin", "adapter_model*.bin")
 # Families whose first token stands at the position behind the number of the padding token.
 _STARTS_BEHIND_PADDING = re.compile(r"camembert|data2vec-text|longformer|mpnet|(xlm-)?roberta(-prelayernorm|-xl)?|xmod")
 
@@ -44,18 +48,37 @@ def resolve(model: str, *, dense_head: int | None = None) -> Path:
             refuse_other_weights(folder / "model.safetensors", MINILM_SHA256)
         else:
             folder = _from_hub(model, dense_head)
-    _refuse_without_safetensors(folder)
+    refuse_without_safetensors(folder)
     return folder
 
 
 def folder_sha256(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file that can change what the model computes, by relative name."""
+    """Return the sha256 of every file that can change what the model computes, by relative name.
+
+    Those of an adapter's base model, which lies elsewhere, stand under `base/`.
+    """
     paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {
+    hashes = {
         relative.as_posix(): file_sha256(path)
         for relative, path in paths.items()
-        if path.name not in _NOT_HASHED and relative.parts[0] not in _OTHER_RUNTIMES
+        if path.name not in _NOT_HASHED and relative.parts[0] not in OTHER_RUNTIMES
     }
+    base = adapter_base(folder)
+    return hashes if base is None else hashes | {f"base/{name}": sha for name, sha in folder_sha256(base).items()}
+
+
+def adapter_base(folder: Path) -> Path | None:
+    """Return the folder of the base model that an adapter needs; None: this is no adapter, or holds its base."""
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return None
+    name = read_settings(folder / "adapter_config.json").get("base_model_name_or_path")
+    how = "write the folder of its base model as base_model_name_or_path in adapter_config.json"
+    if not isinstance(name, str) or not name:
+        raise ModelError(f"{folder} is an adapter that does not name its base model; {how}")
+    try:
+        return resolve(str(folder / name) if (folder / name).is_dir() else name)
+    except ModelError as error:
+        raise ModelError(f"{folder} is an adapter, and its base model cannot be had: {error}; {how}") from None
 
 
 def refuse_other_weights(weights: Path, sha256: str) -> None:
@@ -90,15 +113,35 @@ def _from_hub(model: str, dense_head: int | None) -> Path:
         ) from None
 
 
-def _refuse_without_safetensors(folder: Path) -> None:
-    """Raise ModelError if a folder of weights in another format has none in safetensors."""
+def refuse_without_safetensors(folder: Path) -> None:
+    """Raise ModelError if a folder of weights in another format has none in safetensors; say how to convert them."""
     safe = {path.parent for path in folder.rglob("*.safetensors")}
-    pickled = {path.relative_to(folder).parent for path in folder.rglob("pytorch_model*.bin")}
-    read = {folder / part for part in pickled if part.parts[:1] not in {(name,) for name in _OTHER_RUNTIMES}}
-    if lacking := sorted(read - safe) if safe else [folder]:
+    pickled = {path.parent: path for pattern in _PICKLED for path in sorted(folder.rglob(pattern), reverse=True)}
+    read = {
+        place for place in pickled if place.relative_to(folder).parts[:1] not in {(name,) for name in OTHER_RUNTIMES}
+    }
+    lacking = sorted(read - safe)
+    if not safe and not lacking:
+        what = "" if (folder / "config.json").is_file() else " and no config.json"
+        raise ModelError(f"{folder} is no model: it holds no *.safetensors{what}; give a Hugging Face model folder")
+    if lacking:
+        command = _conversion(lacking[0], pickled[lacking[0]].name.startswith("adapter"))
         raise ModelError(
-            f"{lacking[0]} holds no *.safetensors; other weight formats can run code when loaded and are refused"
+            f"{lacking[0]} holds no *.safetensors; other weight formats can run code when loaded and are refused; "
+            f"convert them once by:\n{command}"
         )
+
+
+def _conversion(folder: Path, adapter: bool) -> str:
+    """Return the command that writes weights saved by torch, in one file or several, as one of safetensors."""
+    source, target = ("adapter_model", "adapter_model") if adapter else ("pytorch_model", "model")
+    script = (
+        "import sys, pathlib, torch; from safetensors.torch import save_file; p = pathlib.Path(sys.argv[1]); "
+        f"b = sorted(p.glob('{source}*.bin')); save_file({{n: t.clone(memory_format=torch.contiguous_format) for f in "
+        f"b for n, t in torch.load(f, map_location='cpu', weights_only=True).items()}}, p / '{target}.safetensors', "
+        "{'format': 'pt'})"
+    )
+    return shlex.join([sys.executable, "-c", script, str(folder)])
 
 
 def read_json(path: Path) -> Any:

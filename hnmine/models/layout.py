@@ -1,7 +1,7 @@
 """A model's folder arranged as it is to be read: links to its files, and a few settings rewritten.
 
-Three layouts need it: GTE's (`model_type: new`, made for Python code in the model's repository, which is never run),
-one with several dense heads, and one with several adapters.
+Three layouts need it: GTE's (`model_type: new`, or `gte` with `auto_map`; made for Python code in the model's
+repository, which is never run), one with several dense heads, and one with several adapters.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ def arranged(folder: Path, *, dense_head: int | None = None, adapters: Collectio
     rewritten: dict[str, Any] = {}
     unread = {path.parent.name for path in folder.glob("*/adapter_config.json")} - set(adapters)
     config = read_settings(folder / "config.json")
-    if config.get("model_type") == "new":
+    model_type = config.get("model_type")
+    if model_type == "new" or (model_type == "gte" and "auto_map" in config):
         rewritten["config.json"] = _native_gte(folder, config)
     if dense_head is not None:
         head, rewritten["modules.json"] = _with_head(folder, dense_head)
@@ -50,7 +51,16 @@ def arranged(folder: Path, *, dense_head: int | None = None, adapters: Collectio
         yield folder
         return
 
-    # Link what is read, and write what is rewritten.
+    with linked(folder, rewritten, unread) as links:
+        yield links
+
+
+@contextmanager
+def linked(folder: Path, rewritten: Mapping[str, Any], unread: Collection[str] = ()) -> Iterator[Path]:
+    """Yield for the time of the block a hidden folder of links to the files of another, some written anew.
+
+    `rewritten` gives the settings of these by name, and folders in `unread` are left out.
+    """
     with tempfile.TemporaryDirectory(prefix="hnmine-") as name:
         for path in folder.rglob("*"):
             relative = path.relative_to(folder)
@@ -106,6 +116,7 @@ def _native_gte(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
             )
         width = config.get("hidden_size", 768) // config.get("num_attention_heads", 12)
         rope = {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / width)}
-    dropped = ("auto_map", "architectures", "rope_theta", "rope_scaling")
+    dropped = ("auto_map", "rope_theta", "rope_scaling")
     kept = {key: value for key, value in config.items() if key not in dropped}
-    return kept | {"model_type": "gte", "rope_parameters": rope}
+    names = [str(name).replace("New", "Gte", 1) for name in config.get("architectures") or []]
+    return kept | {"model_type": "gte", "rope_parameters": rope, "architectures": names}

@@ -21,6 +21,7 @@ from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
 from hnmine.models.batches import batches_by_length, lanes_on, side_by_side
 from hnmine.models.openvino import CompiledNetwork, Engine
+from hnmine.models.strict import checked, load
 from hnmine.runs.counters import TOKENS
 from hnmine.types import Float32
 
@@ -51,12 +52,10 @@ class TransformerEncoder:
         # Load the model and its adapters, and compile it if OpenVINO computes.
         logging.disable_progress_bar()
         loaded_dtype = getattr(torch, "float32" if engine == "openvino" else dtype)  # OpenVINO rounds by itself
-        self._model = SentenceTransformer(
-            str(folder), device=device, model_kwargs={"dtype": loaded_dtype}, local_files_only=True
-        ).eval()
+        self._model = load(SentenceTransformer, folder, device=device, model_kwargs={"dtype": loaded_dtype}).eval()
         self._lanes = lanes or lanes_on(device)
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # it would warn of other adapters' tensors, and of a loss that is not there
+        logging.set_verbosity_error()  # it would warn of a loss that is not there
         for adapter in sorted(config.adapters):
             _load_adapter(self._model.transformers_model, folder, adapter)
         if engine == "openvino":
@@ -121,13 +120,10 @@ class TransformerEncoder:
 
 def _load_adapter(network: Any, folder: Path, name: str) -> None:
     """Add an adapter to a transformers model; one of another model would stay random, or without effect."""
-    with warnings.catch_warnings():
+    source = {"subfolder": name, "local_files_only": True}
+    with warnings.catch_warnings(), checked(folder / name, adapter=name):
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        source = {"subfolder": name, "local_files_only": True}
-        loaded = network.load_adapter(str(folder), adapter_name=name, adapter_kwargs=source)
-    missing = [key for key in loaded.missing_keys if name in key.split(".")]
-    if unmatched := sorted([*missing, *loaded.unexpected_keys]):
-        raise ModelError(f"adapter {name} is of another model: {len(unmatched)} tensors, first {unmatched[0]}")
+        network.load_adapter(str(folder), adapter_name=name, adapter_kwargs=source)
 
 
 def _compute_by_openvino(model: Any, dtype: str, lanes: int) -> None:

@@ -236,7 +236,7 @@ def test_an_adapter_of_another_model_is_refused(jina, tmp_path):
     tensors = load_file(file)
     save_file({name.replace("q_proj", "query"): value for name, value in tensors.items()}, file)
     mine = encoder_plan(folder, query_adapter="separation", document_adapter="retrieval_query")
-    with pytest.raises(ModelError, match="adapter separation is of another model"):
+    with pytest.raises(ModelError, match=r"separation does not hold exactly the tensors of .*tensors are left over"):
         mine.build()
 
 
@@ -251,5 +251,5 @@ def test_code_in_a_models_folder_never_runs(tiny):
     (tiny / "wrong.py").write_text("raise SystemExit('it ran')\n", encoding="utf-8")
     assert encoder_plan(tiny).build().encode(SENTENCES) == pytest.approx(plain, abs=1e-6)
     (tiny / "config.json").write_text(json.dumps(settings | {"model_type": "of-its-own"}), encoding="utf-8")
-    with pytest.raises(ModelError, match=f"encoder tiny: {tiny} cannot be loaded"):
+    with pytest.raises(ModelError, match=r"encoder tiny: .*config\.json names code in 'auto_map'"):
         encoder_plan(tiny).build()

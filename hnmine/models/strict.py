@@ -1,0 +1,184 @@
+"""The one door through which models of transformers, sentence-transformers and peft are loaded.
+
+No code of a model folder runs and nothing asks on standard input, see `unsafe`. A tensor that is missing, left over or
+of another shape is an error, where the libraries draw weights at random and log a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any, TypeVar
+
+import torch
+
+from hnmine.errors import ModelError
+from hnmine.models.folder import adapter_base, read_settings, refuse_without_safetensors
+from hnmine.models.layout import arranged, linked
+from hnmine.models.unsafe import refuse_code
+
+Loaded = TypeVar("Loaded")
+
+_NAMED = 5  # tensors in a message
+_POOLER = re.compile(r"(^|\.)pooler\.")
+# Heads of other tasks that a checkpoint has beside the body, by the names that transformers gives them.
+_HEADS = re.compile(
+    r"(cls|lm_head|lm_predictions|mask_predictions|predictions|discriminator_predictions|generator_predictions|"
+    r"generator_lm_head|lm_loss|pred_layer|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector|decoder|head|pre_classifier|classifier|score|"
+    r"seq_relationship|qa_outputs)\."
+)
+_LOCK = RLock()  # the libraries' reports are heard by one load at a time
+
+
+def load(loader: Callable[..., Loaded], folder: Path, *, new_head: bool = False, **settings: Any) -> Loaded:
+    """Return `loader(folder, **settings)`: SentenceTransformer, CrossEncoder, or an Auto class's `from_pretrained`.
+
+    With `new_head` a sequence classifier may draw the head that the folder lacks; its body has to be whole. A pooler
+    that the folder lacks and nothing reads is filled with zeros. An adapter is loaded onto its base model.
+
+    Raises:
+        ModelError: the folder names code, is of another kind than the loader, cannot be read, or has tensors missing,
+            left over or of another shape; the message lists some and says how many.
+    """
+    from sentence_transformers.base.model import BaseModel
+
+    # Refuse what is not safe, or not what is asked for.
+    refuse_without_safetensors(folder)
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    weights = {"use_safetensors": True, "ignore_mismatched_sizes": False}
+    with arranged(folder) as plain, _on_base(plain) as read:
+        refuse_code(read)
+        if isinstance(loader, type) and issubclass(loader, BaseModel):
+            _refuse_other_kind(folder, loader.__name__, new_head)
+            safe["model_kwargs"] = settings.pop("model_kwargs", {}) | weights
+        elif hasattr(getattr(loader, "__self__", None), "_model_mapping"):  # an Auto class of models
+            safe |= weights
+
+        # Load it, and compare it with its files.
+        try:
+            with checked(folder, new_head=new_head) as unread:
+                loaded = loader(str(read), **settings, **safe)
+        except ModelError:
+            raise
+        except Exception as error:  # the loaders raise a family of errors that differ by cause
+            reason = str(error).replace(str(read), str(folder))
+            raise ModelError(f"{folder} cannot be loaded: {reason}") from None
+        if unread and _reads_pooler(loaded):
+            raise ModelError(f"{folder} lacks {len(unread)} tensors of the pooler that it reads, first {unread[0]}")
+        return loaded
+
+
+@contextmanager
+def checked(folder: Path, *, new_head: bool = False, adapter: str | None = None) -> Iterator[list[str]]:
+    """Compare what is loaded in the block with its files: every tensor must be found and used, see `load`.
+
+    Yields a list that has in the end the names of what nothing reads and was filled with zeros. With `adapter` only its
+    tensors may not be missing: transformers names those of the others, which lie in other files.
+    """
+    from transformers import dynamic_module_utils, modeling_utils
+    from transformers.integrations import peft
+
+    reports: list[tuple[Any, Any]] = []
+    filled: list[str] = []
+
+    def hear(model: Any, *_arguments: Any, loading_info: Any, **_settings: Any) -> None:
+        broken = [*loading_info.error_msgs, *loading_info.conversion_errors]
+        shapes = [f"{name} ({list(found)} for {list(want)})" for name, found, want in loading_info.mismatched_keys]
+        _refuse_found(folder, model, {"unreadable": broken, "of another shape": shapes})
+        reports.append((model, loading_info))
+
+    # Hear what the libraries would log, and let nothing ask.
+    with _LOCK:
+        log, seconds = modeling_utils.log_state_dict_report, dynamic_module_utils.TIME_OUT_REMOTE_CODE
+        modeling_utils.log_state_dict_report = peft.log_state_dict_report = hear
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+        try:
+            yield filled
+        finally:
+            modeling_utils.log_state_dict_report = peft.log_state_dict_report = log
+            dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
+
+    # Judge it when adapters have brought what is theirs.
+    for model, info in reports:
+        missing = [name for name in info.missing_keys if not _is_brought(model, name, adapter)]
+        unread = [name for name in missing if _POOLER.search(name) and _is_body(model)]
+        lacking = [name for name in missing if name not in unread and not (new_head and _is_head(model, name))]
+        left = [name for name in info.unexpected_keys if not _is_of_another_task(model, name, new_head)]
+        _refuse_found(folder, model, {"missing": lacking, "left over": left})
+        with torch.no_grad():
+            for name in unread:
+                model.get_parameter(name).zero_()
+        filled += unread
+
+
+def _refuse_found(folder: Path, model: Any, found: dict[str, list[str]]) -> None:
+    """Raise ModelError if there are tensors that are not as they should be; name some."""
+    parts = [
+        f"{len(names)} tensors are {what}: {', '.join(sorted(names)[:_NAMED])}{', …' if len(names) > _NAMED else ''}"
+        for what, names in found.items()
+        if names
+    ]
+    if parts:
+        raise ModelError(
+            f"{folder} does not hold exactly the tensors of {type(model).__name__}: {'; '.join(parts)}; they are of "
+            "another model, or the file is damaged: get the folder anew"
+        )
+
+
+def _is_body(model: Any) -> bool:
+    return model.base_model is model
+
+
+def _is_head(model: Any, name: str) -> bool:
+    """Whether a classifier's tensor is none of its body's layers."""
+    inside = name.startswith(f"{model.base_model_prefix}.")
+    return not _is_body(model) and (not inside or _POOLER.search(name) is not None)
+
+
+def _is_of_another_task(model: Any, name: str, new_head: bool) -> bool:
+    """Whether a tensor of the file belongs to a head that this model has not."""
+    if _POOLER.search(name):
+        return True
+    return (new_head or _is_body(model)) and _HEADS.match(name) is not None
+
+
+def _is_brought(model: Any, name: str, adapter: str | None) -> bool:
+    """Whether a tensor that one file lacks stands in that of an adapter, or is another adapter's."""
+    if adapter is not None:
+        return adapter not in name.split(".")
+    saved = [part for config in getattr(model, "peft_config", {}).values() for part in config.modules_to_save or ()]
+    return any(part in name.split(".") for part in saved) and "modules_to_save" not in name
+
+
+def _reads_pooler(loaded: Any) -> bool:
+    outputs = [getattr(module, "modality_config", {}) for module in loaded.modules()]
+    return any("pooler_output" in str(output) for output in outputs)
+
+
+@contextmanager
+def _on_base(folder: Path) -> Iterator[Path]:
+    """Yield the folder; an adapter's for the time of the block with the path of its base model, which is checked."""
+    base = adapter_base(folder)
+    if base is None:
+        yield folder
+        return
+    refuse_code(base)
+    settings = read_settings(folder / "adapter_config.json") | {"base_model_name_or_path": str(base.resolve())}
+    with linked(folder, {"adapter_config.json": settings}) as links:
+        yield links
+
+
+def _refuse_other_kind(folder: Path, wanted: str, new_head: bool) -> None:
+    """Refuse a folder of another kind: the library would take its body and put something new on it."""
+    config, has_modules = read_settings(folder / "config.json"), (folder / "modules.json").is_file()
+    kind = read_settings(folder / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+    if not has_modules:
+        names = config.get("architectures") or []
+        ranks = any(str(name).endswith("ForSequenceClassification") for name in names)
+        kind = "CrossEncoder" if ranks else wanted
+    if kind != wanted and not new_head:
+        roles = {"SentenceTransformer": "an encoder", "CrossEncoder": "a re-ranker"}
+        raise ModelError(f"{folder} is {roles.get(kind, f'a {kind}')}, and {roles[wanted]} is expected; give one")
