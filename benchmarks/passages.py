@@ -41,7 +41,7 @@ def main() -> None:
 
     # Draw queries, the documents that are right for them, and other documents.
     collection, rng = read_beir(options.data, SourcesConfig()), np.random.default_rng(0)
-    right_of = collection.splits["test"].positives_of()
+    right_of = collection.pairs("test").positives_of()
     asked = rng.choice(sorted(right_of), options.queries, replace=False).tolist()
     right = sorted({doc for query in asked for doc in right_of[query]})
     others = np.setdiff1d(np.arange(len(collection.documents)), right)

@@ -72,18 +72,20 @@ class Project:
         """The test and dev queries on which rankings are measured."""
         return Evaluator(self.splits, self.config, lambda queries, rows_QK: self.ensemble.cosines(queries, rows_QK))
 
-    def open_first_stage(self) -> FirstStage:
-        """Open the first stage that is configured: BM25, a run file, or the encoders' space."""
+    def open_first_stage(self, queries: Texts | None = None) -> FirstStage:
+        """Open the first stage that is configured: BM25, a run file, or the space of documents and these queries.
+
+        None: those that were judged, which come first of all.
+        """
         config = self.config
         if config.evaluate.first_stage != "dense":
             return bm25_or_run_file(config.evaluate, self.collection.documents, self.collection.queries)
-        space = self.reduce(self.fuse(self.collection.judged), self.basis)
+        space = self.reduce(self.fuse(queries or self.collection.judged), self.basis)
         return dense_first_stage(space, config.search, device=config.device, seed=config.seed)
 
     def judge(self) -> Judged:
         """Return the train pairs with all that was judged for their queries."""
-        pairs = self.collection.pairs(self.config.sources.train_split)
-        return Judged.of(pairs, self.collection.queries, self.collection.documents, self.collection.positives())
+        return Judged.of(self.collection.pairs(self.config.sources.train_split), self.collection)
 
     def fuse(self, queries: Texts) -> Fused:
         """Return the vectors of documents and queries, those that the store lacked encoded, as X_concat."""
@@ -183,7 +185,7 @@ class Project:
             "certificates": dict(Counter(negatives.certificate_M.tolist()).most_common()),
             "rows_read": collection.rows_read,
             "rows_kept": collection.rows_kept,
-            "not_relevant": collection.not_relevant,
+            "judgements": collection.judgements_by_split(),
             "quarantined": _by_reason(collection),
             "queries_of_equal_text": collection.queries_of_equal_text,
             "texts_encoded": self.ensemble.encoded,
@@ -224,7 +226,8 @@ def open_project(data: str | Path, out: str | Path, config: Config | None) -> It
 
 def _say_read(collection: Collection, out: Path) -> None:
     documents, judged = len(collection.documents), len(collection.judged)
-    splits = ", ".join(f"{name} {len(pairs):,}" for name, pairs in collection.splits.items())
+    counts = collection.judgements_by_split()
+    splits = ", ".join(f"{name} {split['positive']:,}" for name, split in counts.items())
     message = f"{documents:,} documents, {judged:,} queries, pairs: {splits}"
     if unjudged := len(collection.queries) - judged:
         message += f"; {unjudged:,} queries more without a right document"
@@ -234,6 +237,9 @@ def _say_read(collection: Collection, out: Path) -> None:
         QUARANTINED.add_each(reasons)
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
         say("read", f"quarantined: {listed}; listed in {out / 'quarantine.jsonl'}")
+    for name, split in counts.items():
+        if graded := split["queries_of_lower_grades_alone"]:
+            say("read", f"{graded:,} queries of {name} have documents of lower grades only: no step asks them")
     if equal := collection.queries_of_equal_text:
         say("read", f"{equal:,} queries have the text of another: their positives are shared")
 

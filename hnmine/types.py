@@ -1,7 +1,8 @@
 """What flows from step to step: frozen, checked at construction, rows inside and ids only at the edges.
 
 Array names end in letters that give their shape:
-    N documents   Q queries   P judged pairs   R width of the space   K candidates a query   M negatives in all
+    N documents   Q queries   J judgements   P pairs (query, positive)   R width of the space
+    K candidates a query   M negatives in all
 """
 
 from __future__ import annotations
@@ -78,6 +79,34 @@ class Pairs:
         for query, doc in zip(self.query_rows_P.tolist(), self.doc_rows_P.tolist(), strict=True):
             positives.setdefault(query, []).append(doc)
         return positives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgements:
+    """All that one split judges, whatever the grade; one of 0 or less says that a document is not relevant."""
+
+    query_rows_J: Int64
+    doc_rows_J: Int64
+    grades_J: Float32
+
+    def __post_init__(self) -> None:
+        assert self.query_rows_J.dtype == self.doc_rows_J.dtype == np.int64, (self.query_rows_J, self.doc_rows_J)
+        assert self.grades_J.dtype == np.float32, self.grades_J
+        assert np.isfinite(self.grades_J).all(), "grades must be finite"
+        assert self.query_rows_J.shape == self.doc_rows_J.shape == self.grades_J.shape == (len(self),)
+
+    def __len__(self) -> int:
+        return len(self.query_rows_J)
+
+    def take(self, keep: Int64 | NDArray[np.bool_]) -> Judgements:
+        """Return the judgements at `keep` (positions or a mask)."""
+        rows_J, docs_J, grades_J = self.query_rows_J[keep], self.doc_rows_J[keep], self.grades_J[keep]
+        return Judgements(query_rows_J=rows_J, doc_rows_J=docs_J, grades_J=grades_J)
+
+    def positives(self, min_score: float | None) -> Pairs:
+        """Return the pairs of a grade of at least `min_score`; None: of any grade above 0."""
+        positive_J = self.grades_J > 0 if min_score is None else self.grades_J >= np.float32(min_score)
+        return Pairs(query_rows_P=self.query_rows_J[positive_J], doc_rows_P=self.doc_rows_J[positive_J])
 
 
 def distance(a_nR: Float32 | Float64, b_nR: Float32 | Float64) -> Float64:

@@ -4,8 +4,8 @@ For every query the distances to all documents are computed once and exactly (`t
 rules: a rule may look anywhere, and the two conditions choose the rows that `mining.conditions` selects. A draw depends
 on the seed and the pair's own rows alone, so neither on the other pairs nor on the other rules.
 
-Judged positives of the query, and documents whose text equals one, are not seen by any rule. Copies, which are equally
-near, are one document, of which the first row stands.
+What may be no negative of the query (`corpus.never_negative`) is not seen by any rule. Documents of one text are one,
+of which the nearest stands.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def choose_negatives(
 ) -> dict[str, Int64]:
     """Return the rows (P, count) of the negatives that each rule chooses for each pair; NO_ROW fills up.
 
-    `known` is what is excluded, by position in `pairs`, their own positives among it. `first_QK` are the first stage's
-    document rows of every query of the space, best first, NO_ROW at the end. The seed is that of draws and clusters.
+    `known` is what is no negative, by position in `pairs`, their own positives among it. `first_QK` are the first
+    stage's document rows of every query of the space, best first, NO_ROW at the end. The seed is that of draws and
+    clusters.
     """
     docs_NR, clusters_N = space.docs_NR, cache(lambda: clusters(space.docs_NR, seed))
     chosen = {name: np.full((len(pairs), count), NO_ROW, dtype=np.int64) for name in rules}

@@ -20,7 +20,7 @@ from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
 from hnmine.mining.guards import RowScores
-from hnmine.mining.mine import choose_basis, groups_of_equal_text
+from hnmine.mining.mine import choose_basis
 from hnmine.mining.pca import Fused, project_space, single_spaces
 from hnmine.models.reranker import load_reranker
 from hnmine.ranking.splits import FIRST_DOCUMENTS, Splits
@@ -41,7 +41,7 @@ Mined = dict[tuple[int, int], list[int]]
 
 
 def read_mined(run: Run, data: TrainingData) -> Mined:
-    """Read the negatives that `hnmine mine` left in a run; what was judged positive since then is left out.
+    """Read the negatives that `hnmine mine` left in a run, without those that may be none by what is judged now.
 
     Raises:
         DataError: there are none, or they cannot be read, or are of other data.
@@ -83,7 +83,7 @@ class ListMaker:
         """Rows of the queries of the train pairs, and the pairs on positions in these, which are the spaces' rows."""
         self.first_QK, _ = splits.first_stage(self.query_rows)
         """The first stage's documents of these queries."""
-        self.groups_N = groups_of_equal_text(data.documents)
+        self.groups_N = data.never_negative.groups_N
         self.never_negative_by_position = {
             at: data.never_negative[row] for at, row in enumerate(self.query_rows.tolist())
         }
@@ -112,7 +112,7 @@ class ListMaker:
             pairs,
             negatives,
             bare=not arm.mined and (arm.rule is None or in_batch > 0),
-            positives=data.never_negative if in_batch else None,
+            never_negative=data.never_negative if in_batch else None,
         )
         if arm.lessons is not None and lists and self.lessons is not None:
             lists = (() if arm.lessons == "alone" else lists) + self.lessons.lists

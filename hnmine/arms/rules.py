@@ -1,6 +1,6 @@
 """Ways to choose the negatives of a pair, told apart by where they look; `arms.choose` runs them over many pairs.
 
-A rule sees one pair as a `View`: every document that may be chosen (no judged positive of the query, of each text one),
+A rule sees one pair as a `View`: every document that may be chosen (`corpus.never_negative`, of each text one),
 nearest to the query first. It returns positions in that order, at most as many as it is asked for, the best first
 (random ones as drawn), and fewer where fewer qualify. Asked for fewer, it returns the beginning of the same list.
 

@@ -12,7 +12,7 @@ where something was hidden, but says "0 to 0" of ten choices without one.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,10 @@ import numpy as np
 from hnmine.arms.choose import choose_negatives
 from hnmine.arms.rules import RULES, Rule
 from hnmine.config.steps import GuardsConfig
+from hnmine.corpus.never_negative import NeverNegative
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
-from hnmine.mining.mine import Judged, denoise_model, groups_of_equal_text
+from hnmine.mining.mine import Judged, denoise_model
 from hnmine.project import Project
 from hnmine.ranking.first_stage import Bm25
 from hnmine.runs.files import write_json
@@ -51,28 +52,30 @@ class Trials:
 
     pairs: Pairs
     known: Known
-    """Of each pair its positive alone."""
+    """Of each pair its positive, and what is no negative of its query without being judged right."""
     right: Known
     """Of each pair all positives of its query."""
 
 
-def hide_positives(pairs: Pairs, groups_N: Int64, judged: Mapping[int, Collection[int]] | None = None) -> Trials:
-    """Make a trial of each pair whose query has a positive of another text, which can be hidden.
+def hide_positives(pairs: Pairs, never_negative: NeverNegative, rows_Q: Int64 | None = None) -> Trials:
+    """Make a trial of each pair whose query has a positive of another text in any split, which can be hidden.
 
-    Documents of one text, which have one number in `groups_N`, count as one. Where `pairs` are a sample, `judged` has
-    all documents that were judged right, by query row.
+    Documents of one text count as one. `rows_Q` has the rows by which `never_negative` knows the queries of the pairs;
+    None: the same.
     """
-    trials = []
+    groups_N, trials = never_negative.groups_N, []
     for query, docs in pairs.positives_of().items():
+        row = query if rows_Q is None else int(rows_Q[query])
         of_text = {int(groups_N[doc]): doc for doc in reversed(docs)}
-        right = docs if judged is None else judged[query]
+        right = never_negative.positives[row]
         if len({int(groups_N[doc]) for doc in right}) > 1:
-            trials += [(query, doc, right) for doc in sorted(of_text.values())]
+            besides = never_negative.besides_positives(row)
+            trials += [(query, doc, {doc, *besides}, right) for doc in sorted(of_text.values())]
     rows_P2 = np.array([trial[:2] for trial in trials], dtype=np.int64).reshape(-1, 2)
     return Trials(
         pairs=Pairs(query_rows_P=rows_P2[:, 0], doc_rows_P=rows_P2[:, 1]),
-        known=Known([(doc,) for _, doc, _ in trials], groups_N),
-        right=Known([right for _, _, right in trials], groups_N),
+        known=Known([known for _, _, known, _ in trials], groups_N),
+        right=Known([right for _, _, _, right in trials], groups_N),
     )
 
 
@@ -126,7 +129,7 @@ def audit(project: Project) -> dict[str, Any]:
     config, collection, split = project.config, project.collection, project.config.sources.train_split
     denoise_model(config.guards)  # its absence is said before hours of encoding
     # Hide positives, and embed the queries that have several.
-    trials = hide_positives(collection.pairs(split), groups_of_equal_text(collection.documents))
+    trials = hide_positives(collection.pairs(split), collection.never_negative)
     if not len(trials.pairs):
         raise DataError(
             f"no query of {split} has two judged positives, so none can be hidden; judge a second right document for "

@@ -89,7 +89,7 @@ class Cells:
     def hidden_rates(self, arms: Mapping[str, Arm]) -> dict[str, float]:
         """Return how often each arm's first negative is a hidden right answer, where the train pairs can tell."""
         maker = self.maker
-        trials = hide_positives(maker.pairs, maker.groups_N, maker.never_negative_by_position)
+        trials = hide_positives(maker.pairs, self._trainer.data.never_negative, maker.query_rows)
         if len(trials.pairs) < _FEWEST_TRIALS:
             return {}
         # Leave out encoders that are trained: they would have seen what is hidden.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from hnmine.corpus.text_keys import draw
+from hnmine.corpus.never_negative import NeverNegative, same_ids
+from hnmine.corpus.text_keys import draw, identity, identity_numbers
 from hnmine.errors import DataError
 from hnmine.runs.files import whole_file
-from hnmine.types import Pairs, Texts
+from hnmine.types import Int64, Judgements, Pairs, Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,67 +31,138 @@ class Quarantined:
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Documents, queries and judged pairs; of every file the rows that were read, kept and set aside."""
+    """Documents, queries and what was judged; of every file the rows that were read, kept and set aside."""
 
     documents: Texts
-    queries: Texts  # those that no pair names come last: nobody judged them, and only lessons ask for them
-    splits: dict[str, Pairs]  # by name, those whose file exists
-    rows_read: dict[str, int]
+    queries: Texts  # those without a positive in any split come last (`judged_first`): only lessons ask for them
+    splits: dict[str, Judgements]  # by name, every one that the data have, also those that no step is told to use
+    min_score: float | None = None  # the least grade of a positive; None: any above 0
+    lower_are_negatives: bool = False  # whether a document of a lower grade may be a negative
+    rows_read: dict[str, int]  # by file
     rows_kept: dict[str, int]
-    not_relevant: dict[str, int]  # of each qrels file the rows with a score of 0 or less: no pair, and no error
     quarantined: tuple[Quarantined, ...]
+    layout: str = "BEIR folder"  # in words
+    unread: tuple[str, ...] = ()  # files that nothing reads, each with the reason
 
     def __post_init__(self) -> None:
         bad = Counter(row.file for row in self.quarantined)
-        assert self.rows_kept.keys() == self.rows_read.keys() >= bad.keys() | self.not_relevant.keys()
+        assert self.rows_kept.keys() == self.rows_read.keys() >= bad.keys()
         for file, read in self.rows_read.items():
-            kept, judged = self.rows_kept[file], self.not_relevant.get(file, 0)
-            assert read == kept + judged + bad[file], (file, read, kept, judged, bad[file])
+            assert read == self.rows_kept[file] + bad[file], (file, read, self.rows_kept[file], bad[file])
         held = len(self.documents) + len(self.queries) + sum(map(len, self.splits.values()))
         assert held == sum(self.rows_kept.values()), (held, self.rows_kept)
+
+    @cached_property
+    def identities(self) -> tuple[Int64, Int64]:
+        """A number for each document (N) and for each query (Q): the same number, the same text."""
+        groups_N, groups_Q = identity_numbers(self.documents.texts, self.queries.texts)
+        return groups_N, groups_Q
 
     def positives(self) -> dict[int, set[int]]:
         """Return the document rows judged positive for each query row, over all splits.
 
-        Queries of equal text are one question: what was judged for one of them holds for all.
+        Queries of one text are one question: what was judged for one of them holds for all.
         """
-        positives: dict[str, set[int]] = {}
-        for pairs in self.splits.values():
-            for query, documents in pairs.positives_of().items():
-                positives.setdefault(self.queries.texts[query], set()).update(documents)
-        return {query: set(positives[text]) for query, text in enumerate(self.queries.texts) if text in positives}
+        return self._shared(judgements.positives(self.min_score) for judgements in self.splits.values())
+
+    def lower_grades(self) -> dict[int, set[int]]:
+        """Return the document rows of a grade above 0 for each query row that no split judges positive."""
+        positives, above_0 = self.positives(), self._shared(each.positives(None) for each in self.splits.values())
+        lower = {query: docs - positives.get(query, set()) for query, docs in above_0.items()}
+        return {query: docs for query, docs in lower.items() if docs}
+
+    def grades(self, split: str) -> dict[int, dict[int, float]]:
+        """Return the grade of each document row that is above 0, also below `min_score`, for each query row."""
+        grades: dict[int, dict[int, float]] = {}
+        judged = self.splits[split]
+        for query, doc, grade in zip(*(each.tolist() for each in vars(judged).values()), strict=True):
+            if grade > 0:
+                grades.setdefault(query, {})[doc] = grade
+        return grades
+
+    @cached_property
+    def never_negative(self) -> NeverNegative:
+        """What is no negative of each query."""
+        groups_N, group_Q = self.identities
+        return NeverNegative(
+            groups_N=groups_N,
+            group_Q=group_Q,
+            positives=self.positives(),
+            lower={} if self.lower_are_negatives else self.lower_grades(),
+            same_id=same_ids(self.documents, self.queries),
+        )
+
+    def _shared(self, splits: Iterable[Pairs]) -> dict[int, set[int]]:
+        """Return the document rows of all pairs by query row, shared by queries of one text."""
+        _, group_Q = self.identities
+        shared: dict[int, set[int]] = {}
+        for pairs in splits:
+            for group, doc in zip(group_Q[pairs.query_rows_P].tolist(), pairs.doc_rows_P.tolist(), strict=True):
+                shared.setdefault(group, set()).add(doc)
+        return {query: set(shared[group]) for query, group in enumerate(group_Q.tolist()) if group in shared}
 
     @property
     def judged(self) -> Texts:
-        """The queries that pairs name: the first rows of all."""
-        last = max(int(pairs.query_rows_P.max(initial=-1)) for pairs in self.splits.values())
-        return self.queries.take(range(last + 1))
+        """The queries with a positive: the first rows of all."""
+        splits = (judgements.positives(self.min_score) for judgements in self.splits.values())
+        return self.queries.take(range(1 + max(int(pairs.query_rows_P.max(initial=-1)) for pairs in splits)))
 
     @property
     def queries_of_equal_text(self) -> int:
         """Number of judged queries whose text another has too."""
-        return sum(count for count in Counter(self.judged.texts).values() if count > 1)
+        counts = np.unique(self.identities[1][: len(self.judged)], return_counts=True)[1]
+        return int(counts[counts > 1].sum())
+
+    def judgements_by_split(self) -> dict[str, dict[str, int]]:
+        """Return how many judgements are positive, of a lower grade and not relevant; and queries without a positive.
+
+        The last are queries for which a document has a lower grade and none is positive.
+        """
+        counts = {}
+        for name, each in self.splits.items():
+            positives, above_0 = each.positives(self.min_score), each.positives(None)
+            counts[name] = {
+                "positive": len(positives),
+                "lower_grade": len(above_0) - len(positives),
+                "not_relevant": len(each) - len(above_0),
+                "queries_of_lower_grades_alone": len(np.setdiff1d(above_0.query_rows_P, positives.query_rows_P)),
+            }
+        return counts
 
     def pairs(self, split: str) -> Pairs:
-        """Return the pairs of a split, or raise a DataError that names the splits and the files there are."""
-        pairs = self.splits.get(split)
-        if pairs is not None and len(pairs):
+        """Return the pairs of a split, or raise a DataError that names the splits there are."""
+        judgements = self.splits.get(split)
+        if judgements is not None and len(pairs := judgements.positives(self.min_score)):
             return pairs
-        problem = f"no qrels/{split}.tsv was read" if pairs is None else f"{split!r} has no pair"
-        there = ", ".join(f"{name} ({len(pairs)} pairs)" for name, pairs in self.splits.items())
+        least = "above 0" if self.min_score is None else f"of at least sources.min_score={self.min_score:g}"
+        problem = f"no split {split!r} was read" if judgements is None else f"{split!r} has no pair of a score {least}"
+        there = ", ".join(f"{name} ({counts['positive']} pairs)" for name, counts in self.judgements_by_split().items())
         raise DataError(
-            f"{problem}; expected one of {there}, read from {', '.join(self.not_relevant)}: repair or add "
-            "the file, or name another split with sources.train_split, sources.dev_split, sources.test_split"
+            f"{problem}; expected one of {there}: repair or add the file, or name another split with "
+            "sources.train_split, sources.dev_split, sources.test_split"
         )
+
+
+def judged_first(
+    queries: Texts, splits: Mapping[str, Judgements], min_score: float | None
+) -> tuple[Texts, dict[str, Judgements]]:
+    """Put the queries without a positive in any split last; return them, and the judgements on the new rows."""
+    paired_Q = np.zeros(len(queries), dtype=bool)
+    for judgements in splits.values():
+        paired_Q[judgements.positives(min_score).query_rows_P] = True
+    order_Q = np.argsort(~paired_Q, kind="stable")
+    new_Q = np.argsort(order_Q)
+    moved = {name: replace(each, query_rows_J=new_Q[each.query_rows_J]) for name, each in splits.items()}
+    return queries.take(order_Q.tolist()), moved
 
 
 def hold_out(pairs: Pairs, queries: Texts, share: float, seed: int) -> tuple[Pairs, Pairs]:
     """Return (held out, rest): about this share of the queries, those of one text together, with all their pairs.
 
-    A query's text and the seed alone decide, so that what is held out today was not trained on yesterday. Either side
-    has one query at least.
+    A query's text (`identity`) and the seed alone decide, so that what is held out today was not trained on yesterday.
+    Either side has one query at least.
     """
-    texts_P = [queries.texts[row] for row in pairs.query_rows_P.tolist()]
+    texts_P = [identity(queries.texts[row]) for row in pairs.query_rows_P.tolist()]
     draws = {text: draw(seed, text) for text in texts_P}
     if len(draws) < 2:
         raise DataError("one train query only, and no dev split to stop early on; add qrels/dev.tsv or more queries")

@@ -5,8 +5,8 @@ D is a hard negative of (Q, PD) iff (arXiv 2505.18366, section 3.3)
     d(Q, D) < d(Q, PD)      D is nearer to the query than the positive, and      (condition 1)
     d(Q, D) < d(PD, D)      nearer to the query than to the positive,            (condition 2)
 
-and D is no judged positive of Q nor equal in text to one. Of documents of one text only the nearest stands. Every guard
-must keep D. Of what remains, the nearest to Q come first; `<` is strict and ties break by row. All distances are
+and D may be a negative of Q at all (`corpus.never_negative`). Of documents of one text only the nearest stands. Every
+guard must keep D. Of what remains, the nearest to Q come first; `<` is strict and ties break by row. All distances are
 `types.distance`, in float64, so the result does not depend on how the candidates were found.
 
 Why a short list suffices: candidates are taken in ascending d(Q, D), as far as nothing outside the list can be nearer.
@@ -48,8 +48,8 @@ _LONGER = 8  # times longer is the second list, the last before the full scan
 LISTED_CELLS = 2**20  # (pair, candidate) that are settled at once
 SCANNED_CELLS = 2**24  # (query, document) that one full scan may return
 
-EXAMINED = np.dtype([("pair", "i8"), ("doc", "i8"), ("d_query", "f8"), ("d_positive", "f8"), ("is_positive", "?")])
-"""A document that is nearer to the query of a pair than its positive; whether its text is a judged positive's."""
+EXAMINED = np.dtype([("pair", "i8"), ("doc", "i8"), ("d_query", "f8"), ("d_positive", "f8"), ("is_known", "?")])
+"""A document that is nearer to the query of a pair than its positive; whether it is known to be no negative."""
 Examined = NDArray[np.void]  # rows (F) of EXAMINED
 
 
@@ -68,16 +68,16 @@ class Search(Protocol):
 class Known:
     """Which documents are never negatives of a pair, and which documents are copies of each other."""
 
-    def __init__(self, positives: Sequence[Collection[int]], groups_N: Int64) -> None:
-        """Take the judged positives of each pair's query, and a number for each document: equal text, equal number."""
+    def __init__(self, known: Sequence[Collection[int]], groups_N: Int64) -> None:
+        """Take what is no negative of each pair, and a number for each document: equal number, same text."""
         self.groups_N = groups_N
-        pair_F = np.repeat(np.arange(len(positives)), np.array([len(docs) for docs in positives], dtype=np.int64))
-        doc_rows_F = np.array([doc for docs in positives for doc in docs], dtype=np.int64)
-        self._positives = np.unique(self._codes(pair_F, doc_rows_F))
+        pair_F = np.repeat(np.arange(len(known)), np.array([len(docs) for docs in known], dtype=np.int64))
+        doc_rows_F = np.array([doc for docs in known for doc in docs], dtype=np.int64)
+        self._known = np.unique(self._codes(pair_F, doc_rows_F))
 
     def mask(self, pair_F: Int64, doc_rows_F: Int64) -> NDArray[np.bool_]:
-        """Return for each (pair, document) whether its text is a judged positive's."""
-        return np.isin(self._codes(pair_F, doc_rows_F), self._positives)
+        """Return for each (pair, document) whether its text is that of a document which is no negative."""
+        return np.isin(self._codes(pair_F, doc_rows_F), self._known)
 
     def first_of_text(self, pair_F: Int64, doc_rows_F: Int64) -> NDArray[np.bool_]:
         """Return for each (pair, document) whether it is the first of its pair with its text."""
@@ -191,7 +191,7 @@ class _Selection:
         docs_NR, nearer_F = self.space.docs_NR, np.empty(len(pair_F), EXAMINED)
         nearer_F["pair"], nearer_F["doc"], nearer_F["d_query"] = pair_F, doc_rows_F, d_query_F[is_nearer_F]
         nearer_F["d_positive"] = distances(docs_NR, self.pairs.doc_rows_P[pair_F], docs_NR, doc_rows_F)
-        nearer_F["is_positive"] = self.known.mask(pair_F, doc_rows_F)
+        nearer_F["is_known"] = self.known.mask(pair_F, doc_rows_F)
         return nearer_F
 
     def _to_query(self, pair_F: Int64, doc_rows_F: Int64) -> Float64:
@@ -233,7 +233,7 @@ class _Selection:
 
         # Count the pairs without negatives, by reason.
         empty_p = certified_p & (count_p == 0)
-        has_nearer_p = np.bincount(slot_F[~nearer_F["is_positive"]], minlength=len(pair_p)) > 0
+        has_nearer_p = np.bincount(slot_F[~nearer_F["is_known"]], minlength=len(pair_p)) > 0
         was_guarded_p = np.bincount(slot_F[removed_by_F >= 0], minlength=len(pair_p)) > 0
         self.dropped[POSITIVE_IS_NEAREST] += int((empty_p & ~has_nearer_p).sum())
         self.dropped[NEARER_ONES_RESEMBLE_POSITIVE] += int((empty_p & has_nearer_p & ~was_guarded_p).sum())
@@ -248,14 +248,14 @@ class _Selection:
         Return which passed (what the expensive guard was not asked about did not), and the number of the guard that
         removed a row, or -1.
         """
-        # Apply condition 2, remove the known positives, and keep one document of each text.
+        # Apply condition 2, remove what is known, and keep one document of each text.
         pair_F = nearer_F["pair"]
-        passed_F = ~nearer_F["is_positive"] & (nearer_F["d_query"] < nearer_F["d_positive"])
+        passed_F = ~nearer_F["is_known"] & (nearer_F["d_query"] < nearer_F["d_positive"])
         passed_F[passed_F] = self.known.first_of_text(pair_F[passed_F], nearer_F["doc"][passed_F])
 
         # Ask the guards one after the other.
         removed_by_F = np.full(len(nearer_F), -1, dtype=np.int64)
-        rank_F = _running_count(pair_F, ~nearer_F["is_positive"])
+        rank_F = _running_count(pair_F, ~nearer_F["is_known"])
 
         def ask(number: int, rows: Int64) -> None:
             asked = pair_F[rows]

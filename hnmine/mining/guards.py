@@ -29,7 +29,7 @@ class Suspects:
     d_query_F: Float64
     d_positive_F: Float64
     radius_F: Float64  # d(Q, PD)
-    rank_F: Int64  # among all documents that are not known positives; 1 is the nearest to the query
+    rank_F: Int64  # among all documents that may be negatives; 1 is the nearest to the query
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from hnmine.config.steps import GuardsConfig, ReduceConfig, SearchConfig
-from hnmine.corpus.text_keys import keys_of
+from hnmine.corpus.collection import Collection
 from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search
 from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_duplicate_guard, rank_window_guard
@@ -35,22 +35,17 @@ class Judged:
     known: Known
 
     @classmethod
-    def of(cls, pairs: Pairs, queries: Texts, documents: Texts, positives: Mapping[int, Collection[int]]) -> Judged:
-        """Take pairs on rows of all queries, and by query row the documents judged positive in any split."""
+    def of(cls, pairs: Pairs, collection: Collection) -> Judged:
+        """Take pairs on rows of all queries of the collection."""
+        documents, never_negative = collection.documents, collection.never_negative
         if len(documents) < 2:
             raise DataError(
                 f"the corpus has {len(documents)} usable document; a hard negative is another document, so at least 2 "
                 "are needed"
             )
         rows_Q, local = pairs.renumbered()
-        known = Known([positives[row] for row in pairs.query_rows_P.tolist()], groups_of_equal_text(documents))
-        return cls(pairs=local, queries=queries.take(rows_Q), known=known)
-
-
-def groups_of_equal_text(documents: Texts) -> Int64:
-    """Return a number for each document (N): equal text, equal number."""
-    _, groups = np.unique(keys_of(documents.texts), axis=0, return_inverse=True)
-    return groups.reshape(-1).astype(np.int64)
+        known = Known([never_negative[row] for row in pairs.query_rows_P.tolist()], never_negative.groups_N)
+        return cls(pairs=local, queries=collection.queries.take(rows_Q), known=known)
 
 
 def choose_basis(fused: Fused, reduce: ReduceConfig, *, device: str, seed: int) -> Basis | None:

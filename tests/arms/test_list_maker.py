@@ -87,10 +87,10 @@ def test_with_in_batch_negatives_what_was_judged_is_known(data: Path, run: Run, 
     lists, recipe, _ = made.maker.lists(made.arms["BM25 and in-batch"], 0)
     assert (len(lists), recipe.in_batch_negatives) == (len(made.splits.train), 2)
     care = next(each for each in lists if each.query == text_of(data, "apple-care", "queries"))
-    assert care.judged == {text_of(data, "apple-guide"), text_of(data, "apple-story")}
+    assert care.never_negative == {text_of(data, "apple-guide"), text_of(data, "apple-story")}
     paper, recipe, _ = made.maker.lists(made.arms["paper"], 0)
     assert (len(paper), recipe.loss, recipe.in_batch_negatives) == (len(MINED), "margin", 0)
-    assert not any(each.judged for each in paper)
+    assert not any(each.never_negative for each in paper)
 
 
 def conditions(space: Space, query: int, positive: int, doc: int) -> bool:

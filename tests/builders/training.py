@@ -19,6 +19,7 @@ from hnmine.training.lists import Lists, TrainingData, TrainingList
 from hnmine.training.trainer import Trainer, Training
 from hnmine.types import Pairs, Texts
 from tests.builders.devices import CPU
+from tests.builders.judged import never_negative_of
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 
 _SETTINGS = TrainConfig(epochs=3, pairs_per_batch=8, max_tokens=32, evaluations_per_epoch=1, dtype="float32")
@@ -80,7 +81,7 @@ def quick_trainer(start: Path, out: Path, workers: int = 1, by_ray: bool = False
         documents=nothing,
         queries=nothing,
         pairs=Pairs(query_rows_P=no_rows, doc_rows_P=no_rows),
-        never_negative={},
+        never_negative=never_negative_of((), {}),
         dev=yes_no_dev_task(),
         dev_name="dev",
     )

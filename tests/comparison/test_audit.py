@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,7 @@ from hnmine.mining.guards import margin_guard
 from hnmine.mining.search import Searcher
 from hnmine.types import NO_ROW, Pairs, Space, distance, unit_rows
 from tests.builders.devices import CPU
+from tests.builders.judged import never_negative_of
 
 
 def pairs_of(rows: list[tuple[int, int]]) -> Pairs:
@@ -40,7 +43,7 @@ def test_a_hidden_positive_that_is_nearest_is_counted_for_the_other_pair_only() 
     angles = np.radians([10, 20, 60, 90])
     docs = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     space = Space(docs_NR=docs, queries_QR=np.array([[1, 0]], np.float32))
-    trials = hide_positives(pairs_of([(0, 0), (0, 1)]), np.arange(4))
+    trials = trials_of(pairs_of([(0, 0), (0, 1)]), range(4))
     results = rule_risks(space, trials, seed=0)
     # PD = 0: the nearest other is 1, hidden. PD = 1: the nearest other is 0, hidden, and satisfies condition 1 ...
     assert counts(trials, results["nearest document"]) == (2, 2, 2, 2)
@@ -48,6 +51,12 @@ def test_a_hidden_positive_that_is_nearest_is_counted_for_the_other_pair_only() 
     # ... but it is as near to PD as to the query (10 degrees both), so condition 2 lets it not pass
     assert results["two conditions"]["negatives"] in (0, 1)  # decided by rounding of cos 10°, and only by that
     assert counts(trials, results["just below the positive"]) == (2, 2, 2, 1)
+
+
+def trials_of(pairs: Pairs, groups: Iterable[int]) -> Trials:
+    """Hide positives where nothing but the pairs was judged."""
+    positives = {query: set(docs) for query, docs in pairs.positives_of().items()}
+    return hide_positives(pairs, never_negative_of(groups, positives))
 
 
 def awkward() -> tuple[Space, Pairs, Trials]:
@@ -61,7 +70,7 @@ def awkward() -> tuple[Space, Pairs, Trials]:
     judged = pairs_of(
         [(query, int(doc)) for query in range(10) for doc in rng.permutation(near[query])[: 1 + query % 5]]
     )
-    return space, judged, hide_positives(judged, groups.reshape(-1).astype(np.int64))
+    return space, judged, trials_of(judged, groups.reshape(-1).tolist())
 
 
 def by_plain_loop(space: Space, judged: Pairs, groups: np.ndarray, margin: float, wanted: int) -> tuple[int, ...]:
@@ -138,9 +147,9 @@ def test_what_is_mined_with_guards_equals_a_plain_loop(margin: float, wanted: in
 
 
 def test_copies_of_one_text_are_one_positive() -> None:
-    groups = np.array([0, 0, 1, 2])
-    assert len(hide_positives(pairs_of([(0, 0), (0, 1)]), groups).pairs) == 0
-    trials = hide_positives(pairs_of([(3, 0), (1, 2), (0, 1), (0, 2), (0, 0)]), groups)
+    groups = [0, 0, 1, 2]
+    assert len(trials_of(pairs_of([(0, 0), (0, 1)]), groups).pairs) == 0
+    trials = trials_of(pairs_of([(3, 0), (1, 2), (0, 1), (0, 2), (0, 0)]), groups)
     assert trials.pairs.positives_of() == {0: [1, 2]}  # of copies, the one that was judged first
     copies = np.array([0, 0]), np.array([0, 1])
     assert trials.known.mask(*copies).tolist() == [True, True]
@@ -154,9 +163,9 @@ def test_copies_of_one_text_are_one_positive() -> None:
 
 
 def test_of_a_sample_of_the_pairs_what_was_judged_of_the_others_is_hidden_too() -> None:
-    groups, sample = np.arange(5), pairs_of([(0, 0), (1, 3)])
-    assert len(hide_positives(sample, groups).pairs) == 0
-    trials = hide_positives(sample, groups, {0: {0, 1, 2}, 1: {3}})
+    sample = pairs_of([(0, 0), (1, 3)])
+    assert len(trials_of(sample, range(5)).pairs) == 0
+    trials = hide_positives(sample, never_negative_of(range(5), {5: {0, 1, 2}, 3: {3}}), np.array([5, 3]))
     assert trials.pairs.positives_of() == {0: [0]}
     both = np.zeros(3, dtype=np.int64), np.array([1, 2, 3])
     assert trials.right.mask(*both).tolist() == [True, True, False]

@@ -47,7 +47,7 @@ def test_how_often_arms_take_hidden_right_answers_against_a_plain_loop(data: Pat
         cells = Cells(project, training_data, config.train.model, {})
         maker, rates = cells.maker, cells.hidden_rates(known)
         # Rules, as the audit counts them.
-        trials = hide_positives(maker.pairs, maker.groups_N)
+        trials = hide_positives(maker.pairs, project.collection.never_negative, maker.query_rows)
         space = maker.space(known["random"], 0, maker.pairs)
         risks = rule_risks(space, trials, seed=0, first_QK=maker.first_QK)
         # The start's mistakes, one query at a time.

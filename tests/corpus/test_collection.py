@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hnmine.corpus.collection import Collection, Quarantined, hold_out, write_quarantine
 from hnmine.errors import DataError
 from hnmine.types import Pairs, Texts
+from tests.builders.judged import collection_of, judgements_of
 from tests.builders.texts import as_texts
 
 
@@ -26,22 +27,13 @@ from tests.builders.texts import as_texts
 )
 def test_queries_of_equal_text_share_what_was_judged_for_one_of_them(texts, judged):
     judged = [(split, query % len(texts), doc) for split, query, doc in judged]
-    splits = {
-        split: Pairs(
-            query_rows_P=np.array([q for s, q, _ in judged if s == split], np.int64),
-            doc_rows_P=np.array([d for s, _, d in judged if s == split], np.int64),
-        )
-        for split in ("train", "dev", "test")
-    }
-    collection = Collection(
-        documents=Texts(ids=("0", "1", "2", "3"), texts=("x",) * 4),
-        queries=Texts(ids=tuple(map(str, range(len(texts)))), texts=tuple(texts)),
-        splits=splits,
-        rows_read={"all": 4 + len(texts) + len(judged)},
-        rows_kept={"all": 4 + len(texts) + len(judged)},
-        not_relevant={},
-        quarantined=(),
-    )
+    documents = Texts(ids=("0", "1", "2", "3"), texts=("x",) * 4)
+    queries = Texts(ids=tuple(map(str, range(len(texts)))), texts=tuple(texts))
+    splits = {name: [(q, d) for s, q, d in judged if s == name] for name in ("train", "dev", "test")}
+    collection = collection_of(documents, queries, splits)
+    texts = list(collection.queries.texts)
+    row_of = [collection.queries.row_of[name] for name in queries.ids]
+    judged = [(split, row_of[query], doc) for split, query, doc in judged]
     expected = {
         query: positives
         for query in range(len(texts))
@@ -54,17 +46,15 @@ def test_queries_of_equal_text_share_what_was_judged_for_one_of_them(texts, judg
 
 
 def test_a_collection_whose_counts_do_not_balance_is_refused():
-    one = np.zeros(1, np.int64)
     texts = Texts(ids=("x",), texts=("x",))
     counts = {"corpus.jsonl": 1, "queries.jsonl": 1, "qrels/train.tsv": 1}
     with pytest.raises(AssertionError):
         Collection(
             documents=texts,
             queries=texts,
-            splits={"train": Pairs(query_rows_P=one, doc_rows_P=one)},
+            splits={"train": judgements_of([(0, 0)])},
             rows_read=counts | {"corpus.jsonl": 2},
             rows_kept=counts,
-            not_relevant={},
             quarantined=(),
         )
 
@@ -98,16 +88,7 @@ def test_a_failed_write_leaves_the_former_quarantine_alone(tmp_path):
 
 def test_the_judged_queries_are_those_up_to_the_last_that_a_pair_names():
     texts = Texts(ids=("a", "b", "c", "d"), texts=("same", "same", "other", "same"))
-    pairs = Pairs(query_rows_P=np.array([2, 1, 0], np.int64), doc_rows_P=np.array([0, 0, 3], np.int64))
-    collection = Collection(
-        documents=texts,
-        queries=texts,
-        splits={"train": pairs},
-        rows_read={"all": 11},
-        rows_kept={"all": 11},
-        not_relevant={},
-        quarantined=(),
-    )
+    collection = collection_of(texts, texts, {"train": [(2, 0), (1, 0), (0, 3)]})
     assert collection.judged == texts.take([0, 1, 2])
     assert collection.queries_of_equal_text == 2
 

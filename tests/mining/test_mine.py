@@ -20,6 +20,7 @@ from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged, choose_basis, dense_first_stage, mined_tables
 from hnmine.models.reranker import CrossEncoder
 from hnmine.types import Negatives, Pairs, Texts
+from tests.builders.judged import collection_of
 from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
 from tests.builders.texts import random_text_pairs
 from tests.builders.vectors import awkward_space, basis_of, random_fused
@@ -148,7 +149,8 @@ def test_judged_pairs_stand_on_the_queries_that_they_have_and_know_the_positives
     documents = Texts(ids=("a", "b", "c", "d"), texts=("one", "two", "one", "three"))
     queries = Texts(ids=("p", "q", "r"), texts=("first", "second", "third"))
     pairs = Pairs(query_rows_P=np.array([2, 0, 2]), doc_rows_P=np.array([1, 3, 0]))
-    judged = Judged.of(pairs, queries, documents, {0: {3}, 1: {2}, 2: {0, 1, 3}})
+    collection = collection_of(documents, queries, {"train": [(2, 1), (0, 3), (2, 0)], "dev": [(1, 2), (2, 3)]})
+    judged = Judged.of(pairs, collection)
     assert judged.queries.ids == ("p", "r")
     assert judged.pairs.query_rows_P.tolist() == [1, 0, 1]
     assert judged.pairs.doc_rows_P.tolist() == [1, 3, 0]

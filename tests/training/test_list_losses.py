@@ -56,7 +56,7 @@ def gradient(reranker: CrossEncoder) -> torch.Tensor:
 
 def backward(reranker: CrossEncoder, given: Lists, name: str, share: float) -> tuple[float, torch.Tensor]:
     reranker.model.zero_grad()
-    parts = ListLosses(reranker, reranker.model, given, losses.make(name, 1.0), share=share)
+    parts = ListLosses(reranker, given, losses.make(name, 1.0), share=share)
     total = 0.0
     for loss in parts:
         torch.autograd.backward(loss)
@@ -106,7 +106,7 @@ def test_a_student_that_is_its_own_teacher_has_loss_0(reranker: CrossEncoder) ->
     plain = yes_no_lists(5)
     reranker.model.eval()
     itself = tuple(
-        replace(each, teacher=tuple(reranker.scores([each.query] * len(each.documents), each.documents).tolist()))
+        replace(each, teacher=tuple(reranker.raw_scores([each.query] * len(each.documents), each.documents).tolist()))
         for each in plain
     )
     reranker.train_mode()
@@ -125,6 +125,6 @@ def test_a_worker_without_lists_adds_nothing(reranker: CrossEncoder) -> None:
 
 def test_shares_of_a_step_draw_from_the_whole_batch() -> None:
     names = tuple(f"name {i}" for i in range(6))
-    bare = tuple(TrainingList(query=name, documents=(name,), judged=frozenset({name})) for name in names)
+    bare = tuple(TrainingList(query=name, documents=(name,), never_negative=frozenset({name})) for name in names)
     whole = step_lists(bare, range(6), 5, (0, 1))
     assert all(set(each.documents) == set(names) for each in whole), "the other worker's positives as well"

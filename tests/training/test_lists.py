@@ -91,9 +91,9 @@ def test_pairs_without_a_negative_are_taken_where_they_are_asked_for_and_what_wa
     queries = Texts(ids=("p", "q"), texts=("P", "Q"))
     pairs = Pairs(query_rows_P=np.array([0, 1]), doc_rows_P=np.array([0, 1]))
     positives = {0: {0}, 1: {1, 2, 3}}
-    lists = training_lists(documents, queries, pairs, [[3], []], bare=True, positives=positives)
+    lists = training_lists(documents, queries, pairs, [[3], []], bare=True, never_negative=positives)
     assert [each.documents for each in lists] == [("A", "D"), ("B",)]
-    assert [each.judged for each in lists] == [frozenset("A"), frozenset("BD")]
+    assert [each.never_negative for each in lists] == [frozenset("A"), frozenset("BD")]
 
 
 def any_lists(seed: int, count: int) -> Lists:
@@ -102,7 +102,9 @@ def any_lists(seed: int, count: int) -> Lists:
     texts = [f"text {i}" for i in range(12)]
     documents = [tuple(rng.permutation(texts)[: rng.integers(1, 4)].tolist()) for _ in range(count)]
     judged = [frozenset({listed[0], *rng.choice(texts, rng.integers(0, 4))}) for listed in documents]
-    return tuple(TrainingList(query=f"query {i}", documents=documents[i], judged=judged[i]) for i in range(count))
+    return tuple(
+        TrainingList(query=f"query {i}", documents=documents[i], never_negative=judged[i]) for i in range(count)
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -119,14 +121,14 @@ def test_in_batch_negatives_are_positives_of_the_batch_never_judged_and_as_many_
         assert longer == replace(lists[i], documents=longer.documents)
         assert longer.documents[: len(mined)] == mined
         drawn = longer.documents[len(mined) :]
-        pool = {lists[j].documents[0] for j in batch} - set(mined) - lists[i].judged
+        pool = {lists[j].documents[0] for j in batch} - set(mined) - lists[i].never_negative
         assert set(drawn) <= pool
         assert len(drawn) == len(set(drawn)) == min(in_batch, len(pool))
 
 
 def test_in_batch_negatives_differ_from_step_to_step_and_by_the_seed() -> None:
     names = tuple(f"text {i}" for i in range(40))
-    lists = tuple(TrainingList(query=name, documents=(name,), judged=frozenset({name})) for name in names)
+    lists = tuple(TrainingList(query=name, documents=(name,), never_negative=frozenset({name})) for name in names)
     drawn = [step_lists(lists, range(40), 3, seed) for seed in ((0, 1), (0, 2), (1, 1))]
     assert len(set(drawn)) == 3
     assert len({text for each in drawn[0] for text in each.documents[1:]}) > 25, "spread over the batch"
@@ -141,7 +143,7 @@ def test_a_teacher_scores_every_document_of_a_list() -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(0, 7))
 def test_lessons_have_nothing_to_do_with_the_judged_lists_of_their_batch(seed: int, count: int) -> None:
     lists, others = any_lists(seed, 9), any_lists(seed + 1, count)
-    both = lists + tuple(replace(each, judged=frozenset(), is_lesson=True) for each in others)
+    both = lists + tuple(replace(each, never_negative=frozenset(), is_lesson=True) for each in others)
     batch = np.random.default_rng(seed).permutation(len(both)).tolist()
     step = step_lists(both, batch, 4, (seed,))
     judged_alone = step_lists(lists, [i for i in batch if i < 9], 4, (seed,))

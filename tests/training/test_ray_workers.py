@@ -46,7 +46,7 @@ def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_pas
         replace(
             each,
             documents=(each.documents[0], *(f"{text} {'abcdef' * 4 * (i % 11 == 0)}" for text in each.documents[1:])),
-            judged=frozenset(each.documents[:1]),
+            never_negative=frozenset(each.documents[:1]),
         )
         for i, each in enumerate(yes_no_lists(33))
     )

@@ -1,0 +1,76 @@
+"""The one answer to "may this document be a negative of this query?"; whatever chooses negatives asks here.
+
+A document may not if it is the same text (`text_keys.identity`) as
+    a document that any split judges right for the query, or for a query of the same text;
+    a document of a lower grade, which is neither right nor wrong (unless sources.lower_grades makes it a negative);
+    the query, or the document that has the query's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hnmine.types import Int64, Texts
+
+Rows = Mapping[int, set[int]]
+"""Document rows by query row."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeverNegative(Mapping[int, set[int]]):
+    """By query row the document rows that are no negatives, copies included; every query has an entry."""
+
+    groups_N: Int64
+    """A number for each document; equal number, same text."""
+    group_Q: Int64
+    """For each query the number of the documents of its text; there need be none."""
+    positives: Rows
+    """Those judged right in any split, without their copies."""
+    lower: Rows
+    """Those of a lower grade."""
+    same_id: Mapping[int, int]
+    """The document that has the query's id."""
+
+    def __getitem__(self, query: int) -> set[int]:
+        return self.with_copies([*self.positives.get(query, ()), *self.besides_positives(query)])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.group_Q)
+
+    def besides_positives(self, query: int) -> set[int]:
+        """Return what is no negative of a query though nobody judged it right."""
+        return self.lower.get(query, set()) | self.own(query)
+
+    def own(self, query: int) -> set[int]:
+        """Return the documents that are the query itself: of its text, or of its id, and copies of that."""
+        same_id = self.same_id.get(query)
+        own = set(self._rows_of(int(self.group_Q[query])))
+        return own if same_id is None else own | self.with_copies([same_id])
+
+    def with_copies(self, doc_rows: Iterable[int]) -> set[int]:
+        """Return the documents and all that are of the same text."""
+        return {row for group in {int(self.groups_N[doc]) for doc in doc_rows} for row in self._rows_of(group)}
+
+    @cached_property
+    def _by_group(self) -> tuple[Int64, Int64]:
+        """The rows sorted by group, and where each group begins among them."""
+        order_N = np.argsort(self.groups_N, kind="stable")
+        groups = np.arange(int(self.groups_N.max(initial=-1)) + 2)
+        return order_N, np.searchsorted(self.groups_N[order_N], groups)
+
+    def _rows_of(self, group: int) -> list[int]:
+        rows_N, starts = self._by_group
+        return [] if group + 1 >= len(starts) else rows_N[starts[group] : starts[group + 1]].tolist()
+
+
+def same_ids(documents: Texts, queries: Texts) -> dict[int, int]:
+    """Return the document row that has the query's id, by query row."""
+    rows = ((query, documents.row_of.get(name)) for query, name in enumerate(queries.ids))
+    return {query: doc for query, doc in rows if doc is not None}
