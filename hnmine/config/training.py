@@ -17,6 +17,17 @@ TAUGHT: tuple[Loss, ...] = ("marginmse", "kl")
 """Losses that learn from a teacher's scores."""
 
 
+class LoraConfig(Section):
+    """Train matrices of low rank beside the weights, instead of these."""
+
+    rank: int = Field(16, ge=1, le=1024, description="width of the matrices beside each linear layer of the body")
+    alpha: float = Field(32.0, gt=0, description="what they add is scaled by alpha / rank")
+    keep: Literal["merged", "adapter"] = Field(
+        "merged",
+        description="merged: save the whole model; adapter: save them alone, in peft's layout, beside its base",
+    )
+
+
 class TrainConfig(Section):
     """Fine-tuning of the re-ranker."""
 
@@ -63,7 +74,7 @@ class TrainConfig(Section):
         gt=0,
         le=1,
         description="peak learning rate; null: 1e-4 for a model 384 wide, as MiniLM is, as much less as another is "
-        "wider, and a fifth of it in preset paper, which larger steps ruin",
+        "wider, ten times as much with lora, and a fifth in preset paper, which larger steps ruin",
     )
     pairs_per_batch: int = Field(16, ge=1, description="pairs, each with its negatives, in one step")
     max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document, also in evaluation")
@@ -74,6 +85,19 @@ class TrainConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="mixed precision; auto: bfloat16 where the device multiplies it, else float32"
     )
+    lora: LoraConfig | None = Field(
+        None, description="{}: train low-rank matrices instead of a large model's weights; keys, if not null:"
+    )
+    weights: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="number type of the weights that lora leaves as they are; those that are trained stay float32, "
+        "since a step is less than bfloat16 resolves",
+    )
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="keep each layer's input alone and compute the layer twice; null: if the memory, as measured, asks "
+        "for it",
+    )
     workers: int | None = Field(None, ge=1, description="shares of each step; null: one per GPU, else one")
 
     @field_validator("presets", mode="before")
@@ -83,6 +107,17 @@ class TrainConfig(Section):
         if not isinstance(listed, list | tuple):
             return listed
         return [slug(name) if isinstance(name, str) else name for name in listed]
+
+    @model_validator(mode="after")
+    def _bfloat16_is_frozen(self) -> TrainConfig:
+        if self.weights == "bfloat16" and self.lora is None:
+            raise ValueError(
+                "weights: bfloat16 is for weights that are not trained: set train.lora too, or weights: float32 with "
+                "dtype: bfloat16"
+            )
+        if self.weights == "bfloat16" and self.dtype == "float32":
+            raise ValueError("weights: bfloat16 computes in bfloat16; remove dtype: float32")
+        return self
 
     @model_validator(mode="after")
     def _teacher_is_heard(self) -> TrainConfig:

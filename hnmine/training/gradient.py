@@ -7,7 +7,7 @@ of its losses, its number and the weights, and a checkpoint is weights, AdamW's 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from hnmine.config.training import Kind, Loss, TrainConfig
 from hnmine.errors import ModelError
 from hnmine.runs.device import Choice, choose_dtype
+from hnmine.training.memory import is_out_of_memory
 
 WARM_UP_SHARE = 0.1
 """Share of the steps in which the learning rate rises."""
@@ -42,6 +43,10 @@ class Recipe:
     dtype: str
     engine: str
     device: str
+    lora: dict[str, Any] | None = None
+    """The settings of `LoraConfig`; None: all weights are trained."""
+    weights: str = "float32"
+    gradient_checkpointing: bool | None = None
     in_batch_negatives: int = 0
     """Positives of the other pairs of a step that a list gets as further negatives."""
 
@@ -49,11 +54,12 @@ class Recipe:
     def of(cls, settings: TrainConfig, device: Choice, *, learning_rate: float, seed: int, engine: str) -> Recipe:
         """Take the settings of the same names; the device decides the number type where it is `auto`."""
         names = {field.name for field in fields(cls)} - {"learning_rate", "dtype"}
+        dtype = "bfloat16" if settings.weights == "bfloat16" else settings.dtype
         return cls(
             **settings.model_dump(include=names),
             learning_rate=learning_rate,
             seed=seed,
-            dtype=choose_dtype(settings.dtype, device.kind, training=True),
+            dtype=choose_dtype(dtype, device.kind, training=True),
             engine=engine,
             device=device.torch_name,
         )
@@ -94,26 +100,40 @@ class Optimizer:
         """Take a torch module and the number of steps in which the learning rate rises and falls."""
         self._network, self._recipe, self._steps = network, recipe, steps
         network.eval()
-        matrices = [weight for weight in network.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in network.parameters() if weight.ndim <= 1]
+        trained = [weight for weight in network.parameters() if weight.requires_grad]
+        matrices = [weight for weight in trained if weight.ndim > 1]
+        vectors = [weight for weight in trained if weight.ndim <= 1]
         self.adamw = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}],
             lr=recipe.learning_rate,
             fused=True,
         )
 
-    def step(self, number: int, losses: Iterable[Tensor]) -> float:
+    def step(
+        self,
+        number: int,
+        losses: Iterable[Tensor],
+        *,
+        average: Callable[[], None] = lambda: None,
+        make_room: Callable[[], None] | None = None,
+    ) -> float:
         """Do step `number`, counted from 0, down the gradient of the sum of the losses; return that sum.
 
         Each loss is propagated back before the next is computed, so only one part's activations are in memory.
+        `average` makes gradients the mean over all workers. Where memory runs out the losses are asked for anew after
+        `make_room`, so the gradient is that of the whole step, once.
 
         Raises:
-            ModelError: the gradient is not finite.
+            ModelError: the gradient is not finite, or memory ran out for good.
         """
-        total = torch.zeros(())
-        for loss in losses:
-            torch.autograd.backward(loss)
-            total = total.to(loss.device) + loss.detach()
+        while (total := self._propagated(losses)) is None:
+            self.adamw.zero_grad(set_to_none=True)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if make_room is None:
+                raise ModelError(f"out of memory at step {number + 1}; lower train.pairs_per_batch or train.max_tokens")
+            make_room()
+        average()
         norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), CLIP_NORM)
         if not torch.isfinite(norm):  # the same on every worker, as gradients are
             raise ModelError(
@@ -124,4 +144,17 @@ class Optimizer:
             group["lr"] = self._recipe.rate(number, self._steps)
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
-        return float(total)
+        return total
+
+    def _propagated(self, losses: Iterable[Tensor]) -> float | None:
+        """Propagate the losses back and return their sum, None if memory ran out; outside it holds no activations."""
+        try:
+            total = torch.zeros(())
+            for loss in losses:
+                torch.autograd.backward(loss)
+                total = total.to(loss.device) + loss.detach()
+            return float(total)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None

@@ -1,15 +1,16 @@
 """The losses of one step's lists on one worker, in parts that fit into the memory.
 
-Lists go together as far as the memory for activations allows. Within such a group texts of like length do, so that
-little is padded. How lists and texts are grouped changes nothing but rounding.
+Lists go together as far as there is room for their activations. Within such a group texts of like length do, so that
+little is padded. A list that alone is too much is scored twice: first without a gradient, for the slope of its loss at
+each score, then pass by pass with it (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+Setup", arXiv 2101.06983). How lists and texts are grouped changes nothing but rounding.
 
-Letters: B lists in a group, L documents in the longest of them.
+Letters: B lists in a group, L documents in the longest of them, n texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from hnmine.models.batches import TOKENS_PER_BACKWARD
 from hnmine.models.reranker import Reranker
 from hnmine.training.lists import Lists, TrainingList
 from hnmine.training.losses import Loss
+from hnmine.training.memory import MOST_TOKENS, Room
 from hnmine.types import Int64
 
 _NO_LIST = TrainingList(query="", documents=("", ""), teacher=(0.0, 0.0))
@@ -31,57 +32,77 @@ class ListLosses:
 
     padding = 0.0
     """How much of what was read was padding, once all losses were asked for; a bi-encoder's tokens are estimates."""
+    longest = 0
+    """The tokens of the longest text, once a loss was asked for."""
 
     def __init__(
         self,
         model: Reranker,
-        network: Any,
         lists: Lists,
         loss_of: Loss,
         *,
         share: float,
-        tokens_per_backward: int = TOKENS_PER_BACKWARD["cpu"],
+        room: Room | None = None,
     ) -> None:
         """Take this worker's lists of a step; of none the loss is 0.
 
-        `network` is the model's, perhaps wrapped for several workers; `share` is a factor of each list's loss; the
-        activations of `tokens_per_backward` tokens fit into the memory.
+        `share` is a factor of each list's loss; `room` says what fits into the memory, None: as many tokens as ever.
         """
-        self._model, self._network, self._loss_of, self._most = model, network, loss_of, tokens_per_backward
+        self._model, self._loss_of = model, loss_of
         self._lists, self._share = (lists, share) if lists else ((_NO_LIST,), 0.0)
+        self._room = Room(MOST_TOKENS["cpu"]) if room is None else room
+        self._tokens_read = 0
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield the loss of every group of lists, a scalar."""
-        model = self._model
+        """Yield losses, scalars, whose sum is that of all lists; anew, with the room that there is by then."""
+        # Tokenise the lists, and group them by what they take.
+        model, room = self._model, self._room
         rows = [model.tokenize([each.query] * len(each.documents), each.documents) for each in self._lists]
-        tokens = [sum(model.length(row) for row in rows_of_list) for rows_of_list in rows]
-        groups = _groups(tokens, self._most)
-        tokens_read = 0
-        for number, group in enumerate(groups, 1):
-            # Exchange gradients with the other workers once a step, in the last group's backward pass.
-            exchange = number == len(groups) or not hasattr(self._network, "no_sync")
-            with nullcontext() if exchange else self._network.no_sync():
-                scores_BL, mask_BL, read = self._scores([rows[i] for i in group])
-                loss_B = self._loss_of(scores_BL, mask_BL, *_teacher([self._lists[i] for i in group], scores_BL.device))
-                tokens_read += read
-                self.padding = 1 - sum(tokens) / tokens_read
-                yield loss_B.sum() * self._share
+        lengths = [np.array([model.length(row) for row in rows_of_list]) for rows_of_list in rows]
+        self.longest, self._tokens_read = max(int(each.max()) for each in lengths), 0
+        taken = [float(room.taken(each).sum()) for each in lengths]
+        for group in _groups(taken, room.budget):
+            # Score a group of lists, or what alone is too much in parts.
+            flat, flat_lengths = [row for i in group for row in rows[i]], np.concatenate([lengths[i] for i in group])
+            lists, sizes = [self._lists[i] for i in group], [len(rows[i]) for i in group]
+            passes = self._passes(flat_lengths)
+            if len(passes) > 1 and sum(taken[i] for i in group) > room.budget:
+                yield from self._in_parts(flat, passes, lists, sizes)
+            else:
+                yield self._loss(self._scores(flat, passes), lists, sizes)
+        self.padding = 1 - sum(int(each.sum()) for each in lengths) / self._tokens_read
 
-    def _scores(self, rows: list[list[Any]]) -> tuple[Tensor, Tensor, int]:
-        """Return the scores (B, L) of tokenised lists, which of them count, and the tokens read, padding included."""
-        model = self._model
-        # Score all rows in passes of like length, then put the scores back into the rows' order.
-        flat = [row for rows_of_list in rows for row in rows_of_list]
-        lengths = np.array([model.length(row) for row in flat])
-        passes = cut_into_passes(lengths, model.tokens_per_pass, model.pass_cost)
-        scores = torch.cat([model.forward([flat[i] for i in part], self._network) for part in passes])
-        back = torch.from_numpy(np.argsort(np.concatenate(passes))).to(scores.device)
-        # Lay the scores out as one row a list.
-        sizes = [len(rows_of_list) for rows_of_list in rows]
-        scores_BL = pad_sequence(list(torch.split(scores[back], sizes)), batch_first=True)
-        mask_BL = torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]
-        tokens_read = sum(len(part) * int(lengths[part].max()) for part in passes)
-        return scores_BL, mask_BL.to(scores.device), tokens_read
+    def _passes(self, lengths_n: Int64) -> list[list[int]]:
+        """Cut texts into passes of like length that fit into the memory, and count what they read."""
+        model, longest = self._model, int(lengths_n.max())
+        passes = cut_into_passes(lengths_n, min(model.tokens_per_pass, self._room.tokens(longest)), model.pass_cost)
+        self._tokens_read += sum(len(part) * int(lengths_n[part].max()) for part in passes)
+        return passes
+
+    def _scores(self, rows: list[Any], passes: list[list[int]]) -> Tensor:
+        """Return the scores (n,) of tokenised texts, in their order."""
+        with torch.autocast(self._model.device, enabled=False):  # the passes inside share the weights that they round
+            scores = torch.cat([self._model.forward([rows[i] for i in part]) for part in passes])
+        return scores[torch.from_numpy(np.argsort(np.concatenate(passes))).to(scores.device)]
+
+    def _loss(self, scores_n: Tensor, lists: list[TrainingList], sizes: list[int]) -> Tensor:
+        """Return the share of the loss of lists whose texts, so many a list, have these scores."""
+        scores_BL = pad_sequence(list(torch.split(scores_n, sizes)), batch_first=True)
+        mask_BL = (torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]).to(scores_BL.device)
+        return self._loss_of(scores_BL, mask_BL, *_teacher(lists, scores_BL.device)).sum() * self._share
+
+    def _in_parts(
+        self, rows: list[Any], passes: list[list[int]], lists: list[TrainingList], sizes: list[int]
+    ) -> Iterator[Tensor]:
+        """Yield a loss a pass, with the gradient that the pass has in the loss of the lists; their sum is that loss."""
+        with torch.no_grad():
+            scores_n = self._scores(rows, passes)
+        scores_n.requires_grad_()
+        loss = self._loss(scores_n, lists, sizes)
+        slopes_n = torch.autograd.grad(loss, scores_n)[0]
+        for number, part in enumerate(passes):
+            linear = (self._scores([rows[i] for i in part], [list(range(len(part)))]) * slopes_n[part]).sum()
+            yield linear - linear.detach() + (loss.detach() if number == 0 else 0.0)
 
 
 def _teacher(lists: list[TrainingList], device: torch.device) -> tuple[Tensor | None, Tensor | None]:
@@ -93,10 +114,10 @@ def _teacher(lists: list[TrainingList], device: torch.device) -> tuple[Tensor | 
     return pad_sequence(scores, batch_first=True).to(device), lesson_B.to(device)
 
 
-def _groups(sizes: list[int], most: int) -> list[list[int]]:
+def _groups(sizes: list[float], most: float) -> list[list[int]]:
     """Cut positions, in order, into groups whose sizes add up to `most` at most, if one alone does."""
     groups: list[list[int]] = []
-    room = 0
+    room = 0.0
     for position, size in enumerate(sizes):
         if size > room or not groups:
             groups.append([])

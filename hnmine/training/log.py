@@ -22,10 +22,10 @@ Track = Callable[[str, float, int], None]
 class Event:
     """What happened after a step."""
 
-    kind: Literal["begun", "resumed", "trained", "evaluated"]
+    kind: Literal["begun", "resumed", "trained", "evaluated", "recomputed", "halved"]
     step: int
     value: float = 0.0
-    """The loss of a trained step; MAIN_METRIC of an evaluation."""
+    """The loss of a trained step; MAIN_METRIC of an evaluation; the tokens that a backward pass has once halved."""
     pairs: int = 0
     padding: float = 0.0
     """The share of a trained step's tokens that was padding."""
@@ -40,6 +40,7 @@ class TrainingLog:
         self.history: dict[int, float] = {}
         """MAIN_METRIC by step, of all evaluations."""
         self._last_step = 0
+        self._is_halved = False
         self._progress: Progress | None = None  # its clock starts with the first step, not with the workers
         self._loss = self._padding = math.nan
 
@@ -48,6 +49,18 @@ class TrainingLog:
         match event.kind:
             case "resumed":
                 say("train", f"{self._name}: goes on from the checkpoint of step {event.step}")
+            case "recomputed":
+                say(
+                    "train", f"{self._name}: to fit into the memory, layers are computed twice (gradient checkpointing)"
+                )
+            case "halved":
+                if not self._is_halved:
+                    say(
+                        "train",
+                        f"{self._name}: out of memory; goes on in smaller passes, which change no gradient",
+                        level="warning",
+                    )
+                self._is_halved = True
             case "begun":
                 total = self._lists * self._recipe.epochs - event.step * self._recipe.pairs_per_batch
                 if self._progress is None and total > 0:

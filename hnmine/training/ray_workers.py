@@ -91,6 +91,7 @@ class _RayGroup(Group):
 
         context = ray.train.get_context()
         self.rank, self.count = context.get_world_rank(), context.get_world_size()
+        self.neighbours = context.get_local_world_size()
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:
@@ -100,12 +101,23 @@ class _RayGroup(Group):
         with found.as_directory() if found else nullcontext() as folder:
             yield None if folder is None else Path(folder)
 
-    def join(self, network: Any, *, unused_weights: bool) -> Any:
-        from ray.train.torch import prepare_model
+    def average(self, network: Any) -> None:
+        import torch
+        from torch import distributed
 
-        # Each forward pass would exchange buffers, but workers take as many passes as their own texts need.
-        options = {"broadcast_buffers": False, "find_unused_parameters": unused_weights}
-        return prepare_model(network, parallel_strategy_kwargs=options)
+        # Agree on which weights have a gradient anywhere; one that has none stays as it is.
+        trained = [weight for weight in network.parameters() if weight.requires_grad]
+        device = trained[0].device
+        has_gradient = torch.tensor([weight.grad is not None for weight in trained], dtype=torch.uint8, device=device)
+        distributed.all_reduce(has_gradient, distributed.ReduceOp.MAX)
+        # Add the gradients up, all at once.
+        exchanges = []
+        for weight, has_any in zip(trained, has_gradient.tolist(), strict=True):
+            if has_any:
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad / self.count
+                exchanges.append(distributed.all_reduce(weight.grad, async_op=True))
+        for exchange in exchanges:
+            exchange.wait()
 
     def report(self, step: int, history: Mapping[int, float], write: Callable[[Path], None] | None) -> None:
         import ray.train

@@ -1,20 +1,17 @@
-"""Batches by length, batches side by side, and what a backward pass may hold."""
+"""Batches by length, and batches side by side."""
 
 from __future__ import annotations
 
 import threading
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from hnmine.models.batches import batches_by_length, side_by_side, tokens_per_backward
-from tests.builders.models import load_cross_encoder, tiny_cross_encoder
+from hnmine.models.batches import batches_by_length, side_by_side
 
 
 @settings(max_examples=200, deadline=None)
@@ -47,24 +44,3 @@ def test_side_by_side_runs_at_once_with_a_core_each_and_passes_errors_on():
     assert list(side_by_side(meet, range(3), 3)) == [1, 1, 1]
     with pytest.raises(ZeroDivisionError):
         list(side_by_side(lambda item: 1 // item, [1, 0, 1], 2))
-
-
-def test_on_a_gpu_a_backward_pass_holds_what_its_memory_holds(tmp_path: Path) -> None:
-    config = AutoConfig.for_model(
-        "bert", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=64, vocab_size=50
-    )
-    with torch.device("meta"):
-        large = AutoModelForSequenceClassification.from_config(config)
-    tiny = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=32).model
-    most = tokens_per_backward(tiny, "cuda", "bfloat16", free=2**36)
-    assert most == tokens_per_backward(torch.nn.Linear(2, 2), "cuda", "bfloat16"), (
-        "of what is no transformer nothing is known"
-    )
-    free = [2**30, 22 * 2**30, 80 * 2**30, 2**40]
-    tokens = [tokens_per_backward(large, "cuda", "bfloat16", each) for each in free]
-    assert tokens == sorted(tokens)
-    assert 0 < tokens[0] < tokens[1] < tokens[2] < tokens[3] == most
-    held = [34 * 1024 * 24 * each for each in tokens]
-    assert all(0.3 * room < used < room for used, room in zip(held[1:3], free[1:3], strict=True))
-    assert tokens_per_backward(large, "cuda", "float32", free[2]) == tokens[2] // 2
-    assert tokens_per_backward(large, "cpu", "bfloat16") < most

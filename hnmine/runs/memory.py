@@ -1,0 +1,53 @@
+"""How much memory the container of this process leaves it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+_LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # of version 2, of 1
+_CACHE = ("inactive_file", "total_inactive_file")  # pages of files, which make way
+
+
+def container_room(cgroups: Path = Path("/sys/fs/cgroup"), memberships: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the bytes that this process' control groups, and those above them, still allow; `sys.maxsize`: no limit.
+
+    `cgroups` is where the system mounts them, `memberships` names those of this process.
+    """
+    rooms = [sys.maxsize]
+    for folder in _folders(cgroups, memberships):
+        for limit_name, used_name in _LIMITS:
+            limit, used = _number(folder / limit_name), _number(folder / used_name)
+            if limit is not None and used is not None:
+                rooms.append(max(0, limit - used + _file_pages(folder / "memory.stat")))
+    return min(rooms)
+
+
+def _folders(cgroups: Path, memberships: Path) -> list[Path]:
+    """Return the folders of the groups that limit memory, of both versions, from the process' own to the root."""
+    folders = [cgroups, cgroups / "memory"]
+    lines = memberships.read_text("utf-8").splitlines() if memberships.is_file() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root = cgroups if not controllers else cgroups / "memory"
+        if not controllers or "memory" in controllers.split(","):
+            own_folder = root / path.lstrip("/")
+            folders += [each for each in (own_folder, *own_folder.parents) if each.is_relative_to(root)]
+    return folders
+
+
+def _number(path: Path) -> int | None:
+    """Return the number in a file; None where there is none, as in `max`."""
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _file_pages(path: Path) -> int:
+    """Return the bytes that a group uses for pages of files that make way."""
+    try:
+        lines = dict(line.split(maxsplit=1) for line in path.read_text("ascii").splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(next((lines[name] for name in reversed(_CACHE) if name in lines), 0))

@@ -1,0 +1,41 @@
+"""What control groups of either version allow, their own and those above."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hnmine.runs.memory import container_room
+
+
+def write(folder: Path, **numbers: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in numbers.items():
+        (folder / name.replace("_", ".", 1)).write_text(f"{value}\n", "ascii")
+
+
+def test_the_narrowest_group_of_version_2_decides_and_its_pages_of_files_make_way(tmp_path: Path) -> None:
+    cgroups, memberships = tmp_path / "cgroup", tmp_path / "memberships"
+    memberships.write_text("0::/slurm/job_7\n")
+    assert container_room(cgroups, memberships) == sys.maxsize, "none is mounted"
+    write(cgroups / "slurm", memory_max=1000, memory_current=300, memory_stat="anon 5\ninactive_file 250")
+    write(cgroups / "slurm" / "job_7", memory_max="max", memory_current=200)
+    assert container_room(cgroups, memberships) == 950
+    write(cgroups / "slurm" / "job_7", memory_max=400, memory_current=200)
+    assert container_room(cgroups, memberships) == 200
+    write(cgroups / "slurm" / "job_7", memory_max=100)
+    assert container_room(cgroups, memberships) == 0
+
+
+def test_version_1_is_read_too_and_a_container_sees_its_limits_at_the_root(tmp_path: Path) -> None:
+    cgroups, memberships = tmp_path / "cgroup", tmp_path / "memberships"
+    memberships.write_text("3:cpuset:/\n4:memory:/docker/abc\n0::/\n")
+    write(cgroups / "memory", memory_limit_in_bytes=2**62, memory_usage_in_bytes=0)
+    write(cgroups / "memory" / "docker" / "abc", memory_limit_in_bytes=500, memory_usage_in_bytes=100)
+    assert container_room(cgroups, memberships) == 400
+    assert container_room(cgroups / "memory" / "docker", tmp_path / "absent") == sys.maxsize
+    assert container_room(tmp_path / "none", tmp_path / "absent") == sys.maxsize
+
+
+def test_this_machine_answers() -> None:
+    assert container_room() > 2**20
