@@ -17,7 +17,7 @@ _ELSEWHERE = {
     "nightly": ("hnmine.nights.night", "nightly"),
 }
 __all__ = ["Config", "HnmineError", "audit", "compare", "embed", "evaluate", "load_config", "mine", "nightly"]
-__all__ += ["run", "train"]
+__all__ += ["rank", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

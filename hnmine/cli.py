@@ -39,6 +39,9 @@ the steps of run, one by one; what is already done is reused:
   hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
   hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
 
+any model, on its own:
+  hnmine rank     --model M --data DIR --out RUN   put a first stage's documents in order; RUN is a TREC run
+
 every night:
   hnmine nightly  --data DIR --home DIR    mine the collection as it is tonight; deploy what is not worse
   hnmine history  --home DIR               the nights: what changed, and what was decided
@@ -165,6 +168,16 @@ def _best(out: Path, training: dict[str, Any]) -> str:
     return f"Best on dev: {training['best']}. It is {out / 'reranker'}; {LOADED_BY[training['kind']]} loads it."
 
 
+def _rank(options: argparse.Namespace) -> str:
+    from hnmine.pipeline import rank
+
+    how = {"model": options.model, "split": options.split, "max_tokens": options.max_tokens, "dtype": options.dtype}
+    found = rank(options.data, options.out, _settings(options), **how)
+    return str(
+        found.get("table") or f"{found['run']}: {found['documents']:,} documents of {found['queries']:,} queries"
+    )
+
+
 def _paired(options: argparse.Namespace) -> str:
     from hnmine.report.rankings import paired_table
 
@@ -237,6 +250,8 @@ def command_parser() -> argparse.ArgumentParser:
     for step in _STEPS:
         _add_step(commands, step)
 
+    _add_rank(commands)
+
     # Test two rankings.
     about = "test two rankings of the same queries: randomisation test and confidence interval of every metric"
     example = "  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet"
@@ -305,6 +320,45 @@ def _add_step(commands: Any, step: str) -> None:
         about = "trainings an arm (default 3)"
         command.add_argument("--seeds", **short_for_set, type="compare.seeds={}".format, metavar="N", help=about)
         command.add_argument("--quick", action="store_true", help=f"minutes, not hours: {', '.join(_QUICK)}")
+
+
+def _add_rank(commands: Any) -> None:
+    """Add the command that re-ranks with any model."""
+    # Say what it does, with examples.
+    about = "put a first stage's documents in order with any model, and write a TREC run; goes on where it was stopped"
+    start = "  hnmine rank --data my-search/"
+    examples = (
+        f"{start} --model out/reranker --out after.trec --split test\n"
+        f"{start} --model BAAI/bge-reranker-v2-m3 --candidates bm25.trec.gz --depth 100 --out run.trec.gz\n"
+        f"{start} --model all-MiniLM-L6-v2 --candidates dense --set encoders=en-base --out run.trec\n"
+    )
+    teach = (
+        f"examples:\n{examples}"
+        "M is a cross-encoder or a SentenceTransformer: a folder, a hub name, or a name that `hnmine presets` lists.\n"
+        "RUN has a line a document: query_id Q0 doc_id rank score tag, in the order of score; equal scores keep the\n"
+        "order of the first stage. The same command writes the same bytes. To check that the model is served right,\n"
+        "compare these scores with your service's; --dtype float32 leaves out rounding. RUN.work holds what is scored\n"
+        "until RUN is written, and may be removed then. `hnmine config` lists every setting with its default."
+    )
+    command = _add_command(commands, "rank", _rank, about, teach)
+
+    # Add the options; some are short for settings.
+    command.add_argument("--model", required=True, metavar="M", help="the model that re-ranks")
+    command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
+    command.add_argument("--out", required=True, type=Path, metavar="RUN", help="run file to write; .gz compresses it")
+    about = "queries of this judged split, and metrics on it (default: all queries of the folder, no metrics)"
+    command.add_argument("--split", metavar="NAME", help=about)
+    short_for_set: dict[str, Any] = {"dest": "set", "action": "append"}
+    about = "what is re-ranked: a TREC run file, bm25 (default) or dense; evaluate.first_stage"
+    candidates = lambda name: f"evaluate.first_stage={json.dumps(name)}"  # noqa: E731
+    command.add_argument("--candidates", **short_for_set, type=candidates, metavar="FILE", help=about)
+    about = "of each query the first K documents (default 20); evaluate.depth"
+    command.add_argument("--depth", **short_for_set, type="evaluate.depth={}".format, metavar="K", help=about)
+    about = "tokens read of query and document together (default: what the model's makers say)"
+    command.add_argument("--max-tokens", type=int, metavar="N", help=about)
+    about = "number format of the computation (default auto: the fastest that the device has)"
+    command.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help=about)
+    _add_settings(command)
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

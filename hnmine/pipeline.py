@@ -1,4 +1,4 @@
-"""The steps as a user calls them: `embed`, `mine`, `train`, `evaluate`, `run` (these three), `compare` and `audit`.
+"""The steps as a user calls them: embed, mine, train, evaluate, run (these three), compare, audit and rank.
 
 The command line, `jobs/` and `import hnmine` call these. Each reads a collection and works in a run folder. Vectors are
 reused text by text; re-rankers and scores are reused where inputs, settings and versions have not changed, and it is
@@ -13,6 +13,7 @@ from typing import Any
 
 from hnmine.arms.arm import compared_arms, preset_arms
 from hnmine.config.root import Config
+from hnmine.errors import DataError
 from hnmine.mining.mine import denoise_model
 from hnmine.project import Project, open_project
 from hnmine.ranking.evaluate import KeptScores, Ranking, scores_file, trained_rerankers
@@ -105,6 +106,39 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
 
     with open_project(data, out, config) as project:
         return audit_project(project)
+
+
+def rank(
+    data: str | Path,
+    out: str | Path,
+    config: Config | None = None,
+    *,
+    model: str,
+    split: str | None = None,
+    max_tokens: int | None = None,
+    dtype: str = "auto",
+) -> dict[str, Any]:
+    """Re-rank the first stage's documents with any model, and write the order to OUT, a TREC run; return its facts.
+
+    The first stage and its depth are those of `evaluate`. The queries are those of a judged split, on which first stage
+    and model are then measured, or all of the collection. `max_tokens` are read of query and document together, by
+    default as many as the model's makers say; `dtype` is of the computation. A name that ends in .gz is compressed.
+    What a call that is stopped has scored is in the folder OUT.work, and the same call goes on from there.
+
+    Raises:
+        HnmineError: the model cannot rank, the data or the configuration is not usable; the message says what to do.
+    """
+    from hnmine.ranking.rank import find_model, rank_queries
+
+    config, out = config or Config(), Path(out)
+    if out.is_dir():
+        raise DataError(f"--out {out} is a folder; give the name of the run file, such as {out / 'run.trec.gz'}")
+    ranking_model = find_model(model, config, max_tokens=max_tokens, dtype=dtype)
+    with open_project(data, out.with_name(f"{out.name}.work"), config) as project:
+        queries = project.collection.queries
+        return rank_queries(
+            project.collection, split, lambda: project.open_first_stage(queries), ranking_model, project.run, out
+        )
 
 
 def mine_step(project: Project) -> None:

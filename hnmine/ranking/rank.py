@@ -1,0 +1,320 @@
+"""Any model puts the first stage's documents in order, and a TREC run says how.
+
+A cross-encoder scores pairs in parts that the task alone decides: a job that was killed, and one over Ray's actors, end
+in the bytes of one that was not. What a part gave is kept in the work folder, under a digest of all that decided it. A
+bi-encoder encodes each text once, and its vectors are kept as those of all encoders are.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from hnmine.config.base import slug
+from hnmine.config.encoders import EncoderConfig
+from hnmine.config.root import Config
+from hnmine.config.training import Kind
+from hnmine.corpus.collection import Collection
+from hnmine.embedding.ensemble import Ensemble
+from hnmine.embedding.pool import cpu_actors, device_of_encoders
+from hnmine.errors import DeviceError, HnmineError, ModelError
+from hnmine.models.batches import MAX_LANES
+from hnmine.models.folder import folder_sha256, read_settings, resolve
+from hnmine.ranking.first_stage import FirstStage
+from hnmine.ranking.measures import Task, means, measure, reach
+from hnmine.runs.device import choose_dtype, visible_gpus
+from hnmine.runs.files import digest, whole_file
+from hnmine.runs.folder import Run
+from hnmine.runs.manifest import versions
+from hnmine.runs.progress import say, track
+from hnmine.runs.ray_session import start_ray
+from hnmine.runs.tables import text_table
+from hnmine.types import NO_ROW, Done, Float32, Int64, Pairs, Texts
+
+PART_PAIRS = 1024
+"""Pairs of a part: what a crash may cost each actor."""
+_RETRIES = 3  # of a part whose actor died
+_UNLIMITED = 10**6  # from here on a tokenizer states no limit
+_ASKED_AHEAD = 2  # parts that an actor holds: it scores one, and the next is there
+TextPairs = tuple[list[str], list[str]]  # queries, and a document of each
+NO_PAIRS = Pairs(query_rows_P=np.empty(0, dtype=np.int64), doc_rows_P=np.empty(0, dtype=np.int64))
+
+
+class _Kept(BaseModel):
+    """An entry of the cache: the file of scores says all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingModel:
+    """A model that is to re-rank, and how it reads: small, and travels to the actors."""
+
+    name: str
+    kind: Kind
+    folder: Path
+    reading: dict[str, Any]
+    """All that decides scores but the weights, as `load_reranker` takes it."""
+
+    @cached_property
+    def identity(self) -> list[Any]:
+        """All that decides a score but the texts."""
+        return [folder_sha256(self.folder), self.kind, self.reading, versions()]
+
+
+def find_model(model: str, config: Config, *, max_tokens: int | None = None, dtype: str = "auto") -> RankingModel:
+    """Return the model of this folder or name, and how it reads; `max_tokens` None: what its makers let it read.
+
+    Raises:
+        ModelError: there is no such model, or it has neither a head that scores nor a pooling that makes vectors.
+        DeviceError: a GPU was asked for and is not there.
+    """
+    folder = resolve(model)
+    kind = kind_of(model, folder)
+    device = device_of_encoders(config.device, config.ray)
+    reading = {
+        "max_tokens": max_tokens or (window(folder) if kind == "cross-encoder" else None),
+        "passages": config.evaluate.long_documents == "maxp",
+        "dtype": choose_dtype(dtype, device.kind),
+        "engine": config.engine,
+        "device": device.torch_name,
+    }
+    say("rank", f"{model}: a {kind} on {device}, {reading['dtype']}")
+    name = slug(Path(model.partition("@")[0]).name) or "model"
+    return RankingModel(name=name, kind=kind, folder=folder, reading=reading)
+
+
+def kind_of(model: str, folder: Path) -> Kind:
+    """Return what a folder holds: a cross-encoder if it has a head that scores, else a bi-encoder if it pools."""
+    from hnmine.models.reranker import has_ranking_head  # imports torch
+
+    if has_ranking_head(folder):
+        return "cross-encoder"
+    if (folder / "modules.json").is_file():
+        return "bi-encoder"
+    raise ModelError(
+        f"{model} cannot rank: {folder} has no head that scores a query beside a document, and no modules.json that "
+        "makes vectors; give a cross-encoder, a SentenceTransformer, or what `hnmine train` left in OUT/reranker"
+    )
+
+
+def window(folder: Path) -> int:
+    """Return how many tokens its makers let a model read; where no file says so, its positions are the limit."""
+    limits = [
+        read_settings(folder / file).get(key)
+        for file, key in (
+            ("tokenizer_config.json", "model_max_length"),
+            ("sentence_bert_config.json", "max_seq_length"),
+        )
+    ]
+    return int(min((limit for limit in limits if isinstance(limit, int | float) and limit > 0), default=_UNLIMITED))
+
+
+def rank_queries(
+    collection: Collection,
+    split: str | None,
+    open_first_stage: Callable[[], FirstStage],
+    model: RankingModel,
+    run: Run,
+    out: Path,
+) -> dict[str, Any]:
+    """Re-rank the queries of a split, None: of the collection; write the TREC run `out` and return its facts."""
+    # Ask the first stage.
+    config, documents = run.config, collection.documents
+    pairs = NO_PAIRS if split is None else collection.pairs(split)
+    rows_Q = np.arange(len(collection.queries)) if split is None else np.unique(pairs.query_rows_P)
+    doc_rows_QK, first_scores_QK = open_first_stage()(rows_Q, config.evaluate.depth)
+    task = Task.of(documents, collection.queries, pairs, rows_Q, doc_rows_QK, first_scores_QK)
+    count, lacking = int(task.exists_QK.sum()), np.flatnonzero(~task.exists_QK.any(1))
+    if len(lacking):
+        example = f"first {task.queries.ids[lacking[0]]!r}: {task.queries.texts[lacking[0]][:80]!r}"
+        message = f"the first stage has nothing for {len(lacking):,} of {len(task):,} queries, {example}"
+        say("rank", message, level="warning")
+
+    # Score, and write.
+    scores_QK = scores_of(task, documents, model, run, config.embed.store or run.out / "store")
+    write_run(out, task.queries.ids, documents.ids, task.doc_rows_QK, scores_QK, tag=model.name)
+    facts = {"run": str(out), "model": model.name, "kind": model.kind, "queries": len(task), "documents": count}
+    say("rank", f"{out}: {len(task) - len(lacking):,} queries, {count:,} documents; {run.out} may be removed")
+    return facts | ({} if split is None else worth(task, scores_QK, model, Path(config.evaluate.first_stage).name))
+
+
+def scores_of(task: Task, documents: Texts, model: RankingModel, run: Run, store: str | Path) -> Float32:
+    """Return the model's scores (Q, K) of a task's documents, -inf where there is none.
+
+    What is known of an earlier call is taken from the run's folder, or for a bi-encoder from the store of vectors.
+    """
+    if model.kind == "bi-encoder":
+        return _cosines(task, documents, model, run.config, store)
+    query_F, position_F = np.nonzero(task.exists_QK)
+    rows_F = task.doc_rows_QK[query_F, position_F].tolist()
+    pairs = [task.queries.texts[query] for query in query_F], [documents.texts[row] for row in rows_F]
+    scores_QK = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
+    scores_QK[query_F, position_F] = score_parts(pairs, model, run, PART_PAIRS)
+    return scores_QK
+
+
+def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int) -> Float32:
+    """Return the score (F,) of each pair; those of parts that were scored before are kept, and read back."""
+    queries, documents = pairs
+    scores_F = np.zeros(len(queries), dtype=np.float32)
+
+    # Take the parts that an earlier call has left.
+    missing: dict[int, tuple[slice, str]] = {}
+    for number, start in enumerate(range(0, len(queries), part_pairs)):
+        part = slice(start, start + part_pairs)
+        identity = digest([model.identity, queries[part], documents[part]])
+        if run.cache.get(_entry(number), identity, _Kept) is None:
+            missing[number] = part, identity
+        else:
+            scores_F[part] = pq.read_table(run.out / _entry(number))["score"].to_numpy()
+    if not missing:
+        say("rank", f"{model.name}: all scores are kept in {run.out / 'scores'}")
+        return scores_F
+    if kept := -(-len(queries) // part_pairs) - len(missing):
+        say("rank", f"{model.name}: goes on; {kept} parts of {part_pairs} pairs are kept in {run.out / 'scores'}")
+
+    # Score the others, and keep each as soon as it is there.
+    total = sum(len(queries[part]) for part, _ in missing.values())
+    asked = ((number, (queries[part], documents[part])) for number, (part, _) in missing.items())
+    with track("rank", model.name, total, "pairs") as progress:
+        for number, scores in _scored(asked, len(missing), model, run.config, progress.advance):
+            part, identity = missing[number]
+            scores_F[part] = scores
+            run.write_table(_entry(number), pa.table({"score": scores}))
+            run.cache.put(_entry(number), identity, _Kept(), [run.out / _entry(number)])
+    return scores_F
+
+
+def _entry(number: int) -> str:
+    return f"scores/{number:06}.parquet"
+
+
+class PartScorer:
+    """Scores parts, in this process or as an actor; the model is loaded once."""
+
+    def __init__(self, model: RankingModel) -> None:
+        self._model = model
+
+    @cached_property
+    def _reranker(self) -> Any:
+        from hnmine.models.reranker import load_reranker  # imports torch
+
+        return load_reranker(self._model.kind, self._model.folder, **self._model.reading)
+
+    def score(self, pairs: TextPairs, done: Done = lambda _count: None) -> Float32:
+        """Return the score (n,) of each pair."""
+        scores: Float32 = self._reranker.scores(*pairs, done)
+        return scores
+
+    def score_or_fail(self, pairs: TextPairs) -> Float32 | str:
+        """Return the scores, or a message of what a user can mend: an exception would be retried and lose its type."""
+        try:
+            return self.score(pairs)
+        except HnmineError as error:
+            return str(error)
+
+
+def _scored(
+    parts: Iterable[tuple[int, TextPairs]], count: int, model: RankingModel, config: Config, done: Done
+) -> Iterator[tuple[int, Float32]]:
+    """Yield the scores of numbered parts, by actors in any order, or in this process."""
+    actors, on_gpu = config.embed.actors, model.reading["device"] == "cuda"
+    several = actors is not None or (visible_gpus() > 1 if on_gpu else (os.cpu_count() or 1) > MAX_LANES)
+    by_ray = (bool(os.environ.get("RAY_ADDRESS")) or several) if config.ray is None else config.ray
+    has_device = not on_gpu or visible_gpus() > 0  # a cluster's head may have none
+    if has_device and (not by_ray or count == 1):
+        scorer = PartScorer(model)
+        yield from ((number, scorer.score(pairs, done)) for number, pairs in parts)
+        return
+    for number, scores in _by_actors(parts, count, model, actors):
+        done(len(scores))
+        yield number, scores
+
+
+def _by_actors(
+    parts: Iterable[tuple[int, TextPairs]], count: int, model: RankingModel, actors: int | None
+) -> Iterator[tuple[int, Float32]]:
+    """Yield the scores of numbered parts as actors finish them; a part whose actor dies is tried by a new one."""
+    start_ray()
+    import ray
+    from ray.exceptions import RayActorError
+
+    # Have as many actors as the nodes hold.
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = 1 if model.reading["device"] == "cuda" else 0
+    possible, lanes = int(sum(node.get("GPU", 0) for node in nodes)), 1
+    if not gpus:
+        possible, lanes = cpu_actors([int(node.get("CPU", 0)) for node in nodes], actors)
+    elif not possible:
+        raise DeviceError("no node of the Ray cluster has a GPU; add one, or set device: cpu")
+    size = min(actors or possible, count)
+    say("rank", f"{model.name}: {size} actor(s) on {model.reading['device']}, {count} parts")
+    how = {"num_cpus": lanes, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": _RETRIES}
+    free = [ray.remote(**how)(PartScorer).remote(model) for _ in range(size)] * _ASKED_AHEAD
+
+    # Hand out parts, and take what comes first.
+    waiting, running = iter(parts), {}
+    while True:
+        while free and (part := next(waiting, None)) is not None:
+            actor = free.pop()
+            running[actor.score_or_fail.remote(part[1])] = actor, part[0]
+        if not running:
+            return
+        (finished,), _ = ray.wait(list(running))
+        actor, number = running.pop(finished)
+        try:
+            scores = ray.get(finished)
+        except RayActorError as error:
+            raise ModelError(
+                f"{model.name}: its process died {_RETRIES + 1} times on one part; if memory ran out, lower "
+                f"embed.actors or --max-tokens; the same command goes on from what is kept ({error})"
+            ) from None
+        if isinstance(scores, str):
+            raise ModelError(scores)
+        free.append(actor)
+        yield number, scores
+
+
+def _cosines(task: Task, documents: Texts, model: RankingModel, config: Config, store: str | Path) -> Float32:
+    """Return the cosines (Q, K) of a bi-encoder's vectors; of the corpus only the task's documents are encoded."""
+    how = {key: model.reading[key] for key in ("max_tokens", "dtype")}
+    encoder = EncoderConfig(name=model.name, model=str(model.folder), **how)
+    rows_U = np.unique(task.doc_rows_QK[task.exists_QK])
+    ensemble = Ensemble(config.model_copy(update={"encoders": (encoder,)}), documents.take(rows_U), store)
+    positions_QK = np.where(task.exists_QK, np.searchsorted(rows_U, task.doc_rows_QK), NO_ROW)
+    return ensemble.cosines(task.queries, positions_QK)[model.name]
+
+
+def worth(task: Task, scores_QK: Float32, model: RankingModel, first_stage: str) -> dict[str, Any]:
+    """Return what first stage and model are worth on a judged task, and the table of it."""
+    rankings = {f"first stage: {first_stage}": task.first_scores_QK, model.name: scores_QK}
+    metrics = {name: means(measure(task, scores)) for name, scores in rankings.items()}
+    header = [f"{len(task):,} queries", *metrics[model.name]]
+    rows = [[name, *(f"{value:.3f}" for value in values.values())] for name, values in metrics.items()]
+    found = (
+        f"The first stage finds {reach(task):.1%} of the right documents among its first {task.doc_rows_QK.shape[1]}."
+    )
+    return {"metrics": metrics, "first_stage_reach": reach(task), "table": f"{text_table(rows, header)}\n{found}"}
+
+
+def write_run(
+    path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], doc_rows_QK: Int64, scores_QK: Float32, *, tag: str
+) -> None:
+    """Write a TREC run, whole or not at all: the order of score, equal scores in the order of the columns."""
+    lines = []
+    for query, rows, scores in zip(query_ids, doc_rows_QK.tolist(), scores_QK, strict=True):
+        places = [place for place in np.argsort(-scores, kind="stable").tolist() if rows[place] != NO_ROW]
+        ranked = [(doc_ids[rows[place]], scores[place]) for place in places]
+        lines += [f"{query} Q0 {doc} {rank} {score!s} {tag}\n" for rank, (doc, score) in enumerate(ranked, 1)]
+    content = "".join(lines).encode()
+    with whole_file(path) as hidden:
+        hidden.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
