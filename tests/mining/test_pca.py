@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +93,106 @@ def test_with_all_the_variance_distances_are_those_of_the_centred_rows():
     variance=st.floats(1e-6, 1),
 )
 def test_the_width_is_really_the_smallest(spectrum, variance):
-    width = cut(spectrum, variance)
+    width = cut(spectrum, variance, noise=0)
     assert spectrum[:width].sum() / spectrum.sum() >= variance - 1e-9
     assert width == 1 or spectrum[: width - 1].sum() / spectrum.sum() < variance
 
 
 def test_a_share_that_is_reached_exactly_needs_no_more():
-    assert cut(np.array([4.0, 3.0, 2.0, 1.0]), 0.7) == 2
-    assert cut(np.array([4.0, 3.0, 2.0, 1.0]), 0.71) == 3
-    assert cut(np.array([1.0, 1e-12, 0.0]), 1.0) == 1
+    assert cut(np.array([4.0, 3.0, 2.0, 1.0]), 0.7, noise=0) == 2
+    assert cut(np.array([4.0, 3.0, 2.0, 1.0]), 0.71, noise=0) == 3
+    assert cut(np.array([1.0, 1e-12, 0.0]), 1.0, noise=1e-11) == 1
+
+
+def rows_with_spectrum(rows: int, columns: int, power: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows around a mean whose variances fall as i^-power, exactly but for rounding to float32; and the variances."""
+    rng = np.random.default_rng(0)
+    rank = min(rows - 1, columns)
+    variances = np.arange(1, rank + 1) ** -power
+    left = rng.normal(size=(rows, rank))
+    left = np.linalg.qr(left - left.mean(axis=0))[0]  # orthogonal to the mean
+    right = np.linalg.qr(rng.normal(size=(columns, rank)))[0]
+    return (left * np.sqrt(variances * (rows - 1)) @ right.T + 0.1).astype(np.float32), variances
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.5])
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(700, 640), (500, 1792), (300, 12_800)]
+    + [pytest.param(*shape, marks=pytest.mark.slow) for shape in ((2000, 1792), (1000, 12_800))],
+)
+def test_the_basis_keeps_the_share_that_was_asked_for(rows, columns, power):
+    fused, variances = rows_with_spectrum(rows, columns, power)
+    for share in (0.7, 0.95, 0.999):
+        expected = int(np.flatnonzero(np.cumsum(variances) / variances.sum() >= share)[0]) + 1
+        basis = fitted(fused, share)
+        assert abs(basis.width - expected) <= 1
+        assert share - 1e-9 <= basis.kept <= share + variances[basis.width - 1] / variances.sum() + 1e-6
+    assert basis.explained_variance_C[: len(variances)] == pytest.approx(variances, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("noise", [12_800 * 2.3e-16, 12_800**0.5 * 1.2e-7])  # of the fit on CPU and GPU
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5])
+def test_the_rank_does_not_cut_a_wide_spectrum_short(noise, power):
+    spectrum = np.arange(1, 12_801) ** -power
+    width = cut(spectrum, 0.95, noise)
+    assert spectrum[:width].sum() >= 0.95 * spectrum.sum() > spectrum[: width - 1].sum()
+
+
+PROJECTION = """
+import hashlib, sys
+import numpy as np
+from hnmine.mining.pca import project
+from tests.mining.test_pca import basis_without_a_fit, cloud
+fused, basis = cloud(1100, 97), basis_without_a_fit(97, 31)
+for step in (1100, 64, 7):
+    parts = np.split(np.arange(1100), range(step, 1100, step))
+    pieces = [(part, columns, fused[part][:, columns]) for columns in (slice(0, 40), slice(40, 97)) for part in parts]
+    print(hashlib.sha256(project(basis, pieces, 1100, 97).tobytes()).hexdigest())
+"""
+
+
+def basis_without_a_fit(columns: int, width: int) -> Basis:
+    """The same basis on every processor, which a fit need not give."""
+    rng = np.random.default_rng(4)
+    components = (rng.integers(-(2**23), 2**23, size=(width, columns)) / 2**25).astype(np.float32)
+    return Basis(
+        mean_C=rng.integers(-9, 9, size=columns) / 64,
+        components_RC=components,
+        explained_variance_C=np.ones(columns),
+        fitted_rows=9,
+        library="none",
+    )
+
+
+def test_the_projection_is_the_same_on_other_processors_in_other_blocks_and_threads():
+    """OpenBLAS computes by the kernels of other processors where OPENBLAS_CORETYPE names them."""
+    found = set()
+    for kernel, threads in (("Haswell", 1), ("Haswell", 2), ("SkylakeX", 2), ("Zen", 1), ("Prescott", 2)):
+        chosen = {"OPENBLAS_CORETYPE": kernel, "OPENBLAS_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+        lines = subprocess.run(
+            [sys.executable, "-c", PROJECTION], env=os.environ | chosen, capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert len(lines) == 3
+        found.update(lines)
+    assert len(found) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10**6), columns=st.integers(1, 300), size=st.integers(-20, 20))
+def test_the_projection_is_as_near_as_float32_comes(seed, columns, size):
+    rng = np.random.default_rng(seed)
+    fused = (unit_rows(rng.standard_t(2, size=(20, columns)).astype(np.float32)) * 2.0**size).astype(np.float32)
+    basis = basis_without_a_fit(columns, 5)
+    centred = fused.astype(np.float64) @ basis.components_RC.T.astype(np.float64)
+    found = project(basis_at_the_origin(basis), [(np.arange(20), slice(0, columns), fused)], 20, columns)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    allowed = 4e-7 * 2.0**size * np.linalg.norm(basis.components_RC, axis=1) / lengths
+    assert (np.abs(found - centred / lengths) <= np.maximum(allowed, 2e-6)).all()
+
+
+def basis_at_the_origin(basis: Basis) -> Basis:
+    return replace(basis, mean_C=np.zeros_like(basis.mean_C))
 
 
 @pytest.mark.parametrize("value", [np.array([0.6, 0.8, 0.0]), np.zeros(3), np.array([0.01, 0.0, 0.0])])
