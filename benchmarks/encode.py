@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from hnmine.config.root import Config
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.models.batches import TOKENS_PER_BATCH, batches_by_length
 from hnmine.models.folder import resolve
 from hnmine.models.plan import Plan, plan
@@ -42,7 +42,7 @@ def main() -> None:
 
     # Draw the documents.
     config = Config()
-    documents = read_beir(options.data, config.sources).documents
+    documents = read_collection(options.data, config.sources).documents
     rows = np.random.default_rng(0).choice(len(documents), size=options.texts, replace=False)
     corpus = documents.take(rows.tolist())
     texts = list(corpus.texts)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hnmine.config.encoders import EncoderConfig
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.models.folder import resolve
 from hnmine.models.plan import plan
 from hnmine.models.reranker import CrossEncoder
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
 
     # Take documents from the whole collection, and pairs of its first queries with some of them.
-    collection = read_beir(options.data, SourcesConfig())
+    collection = read_collection(options.data, SourcesConfig())
     step = max(1, len(collection.documents) // 512)
     documents = list(collection.documents.texts[::step][:512])
     pairs = [(query, document) for query in collection.queries.texts[:30] for document in documents[:20]]

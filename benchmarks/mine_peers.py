@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.models.folder import resolve
 from hnmine.runs.manifest import versions
 
@@ -87,7 +87,7 @@ def command(name: str, data: Path, out: Path, flag_embedding: Path | None) -> li
 
 def flag_embedding_options(data: Path, out: Path) -> list[str]:
     """Write the collection as hn_mine.py reads it; return its options."""
-    collection = read_beir(data, SourcesConfig())
+    collection = read_collection(data, SourcesConfig())
     out.mkdir(parents=True)
     pairs, texts = collection.pairs("train"), collection.documents.texts
     positives: dict[int, list[str]] = {}
@@ -154,7 +154,7 @@ def report(runs: dict[str, list[dict[str, float]]], data: Path, out: Path | None
         }
         for name, of_name in runs.items()
     }
-    collection = read_beir(data, SourcesConfig())
+    collection = read_collection(data, SourcesConfig())
     figures = {
         "documents": len(collection.documents),
         "pairs": len(collection.pairs("train")),
@@ -170,7 +170,7 @@ def report(runs: dict[str, list[dict[str, float]]], data: Path, out: Path | None
 
 def cut(data: Path, folder: Path, documents: int) -> Path:
     """Write a smaller BEIR folder: random documents, and the train pairs whose positive is among them."""
-    collection = read_beir(data, SourcesConfig())
+    collection = read_collection(data, SourcesConfig())
     kept = set(np.random.default_rng(0).choice(len(collection.documents), size=documents, replace=False).tolist())
     pairs = collection.pairs("train")
     chosen = [at for at, row in enumerate(pairs.doc_rows_P.tolist()) if row in kept]
@@ -197,7 +197,7 @@ def run_peer(data: Path, out: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
 
-    collection = read_beir(data, SourcesConfig())
+    collection = read_collection(data, SourcesConfig())
     pairs = collection.pairs("train")
     dataset = Dataset.from_dict(
         {

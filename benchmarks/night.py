@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.runs.manifest import versions
 
 SETTINGS = [
@@ -64,7 +64,7 @@ def main() -> None:
 
 def copy(data: Path, folder: Path, share: float) -> int:
     """Write the collection with another sentence at the beginning of some documents; return how many there are."""
-    documents = read_beir(data, SourcesConfig(template="{text}")).documents
+    documents = read_collection(data, SourcesConfig(template="{text}")).documents
     edited = set(np.random.default_rng(0).permutation(len(documents))[: round(share * len(documents))].tolist())
     folder.mkdir(exist_ok=True)
     with gzip.open(folder / "corpus.jsonl.gz", "wt", encoding="utf-8", compresslevel=1) as sink:

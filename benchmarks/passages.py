@@ -17,7 +17,7 @@ import numpy as np
 
 from hnmine.config.root import Config
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.corpus.text_keys import Reading
 from hnmine.models.passages import PassageEncoder
 from hnmine.models.plan import plan
@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
 
     # Draw queries, the documents that are right for them, and other documents.
-    collection, rng = read_beir(options.data, SourcesConfig()), np.random.default_rng(0)
+    collection, rng = read_collection(options.data, SourcesConfig()), np.random.default_rng(0)
     right_of = collection.pairs("test").positives_of()
     asked = rng.choice(sorted(right_of), options.queries, replace=False).tolist()
     right = sorted({doc for query in asked for doc in right_of[query]})

@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hnmine.config.load import load
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.models.folder import resolve
 from hnmine.ranking.first_stage import bm25_or_run_file
 from hnmine.ranking.measures import means, measure, rerank
@@ -111,7 +111,7 @@ def contest(options: argparse.Namespace) -> dict[str, float]:
         else peer(begin, trained, triplets, options.contestant != "peer")
     )
     config = load()
-    collection = read_beir(options.data, config.sources)
+    collection = read_collection(options.data, config.sources)
     bm25 = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
     splits = Splits(collection, config, bm25)
     task = splits.task(splits.dev, options.queries, 0)

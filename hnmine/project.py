@@ -12,8 +12,8 @@ from typing import Any
 
 from hnmine.config.root import Config
 from hnmine.config.steps import GuardsConfig
-from hnmine.corpus.beir import read_beir
-from hnmine.corpus.collection import Collection, write_quarantine
+from hnmine.corpus.layouts import read_collection
+from hnmine.corpus.collection import Collection, Quarantined, write_quarantine
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.mining.conditions import select
@@ -140,7 +140,7 @@ class Project:
             from hnmine.models.reranker import CrossEncoder  # imports torch and transformers
 
             say("select", f"denoising by {config.model} on {device}, {dtype}")
-            return CrossEncoder(model, device=device.torch_name, **how).scores
+            return CrossEncoder(model, device=device.torch_name, **how).raw_scores
 
         def show(count: int) -> None:
             nonlocal scored
@@ -217,9 +217,12 @@ def open_project(data: str | Path, out: str | Path, config: Config | None) -> It
     """Open the run folder for writing, read the collection, and say what came."""
     config = config or Config()
     with open_run(Path(out), config) as run:
+        quarantined: list[Quarantined] = []
         with run.timed("read"):
-            collection = read_beir(data, config.sources)
-            write_quarantine(collection.quarantined, run.out / "quarantine.jsonl")
+            try:
+                collection = read_collection(data, config.sources, quarantined)
+            finally:
+                write_quarantine(quarantined, run.out / "quarantine.jsonl")
         _say_read(collection, run.out)
         yield Project(data=str(data), config=config, run=run, collection=collection)
 

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoTokenizer
 
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.embedding.encode import BLOCK_TEXTS
 from hnmine.runs.counters import COUNTERS
 from hnmine.runs.directory import Directory
@@ -124,7 +124,7 @@ def objects(output: str) -> list[dict]:
 
 def tokens_of(data: Path, model: Path) -> int:
     """Count the tokens that a model reads of the documents and the train queries."""
-    collection = read_beir(data, SourcesConfig())
+    collection = read_collection(data, SourcesConfig())
     queries = collection.queries.take(sorted(set(collection.pairs("train").query_rows_P.tolist())))
     texts = [*collection.documents.texts, *queries.texts]
     tokenized = AutoTokenizer.from_pretrained(model)(texts, truncation=True, max_length=128)

@@ -81,6 +81,19 @@ class Directory:
         """Return the sorted names of the folders; none if the directory does not exist."""
         return sorted(entry.base_name for entry in self._entries(pafs.FileType.Directory))
 
+    def below(self, depth: int) -> tuple[pafs.FileType, dict[str, pafs.FileType]]:
+        """Return what stands at the address, and all that lies below it by its name relative to it, sorted."""
+        with self._explained("listed"):
+            kind = self.filesystem.get_file_info(self.path).type
+            if kind != pafs.FileType.Directory:
+                return kind, {}
+            entries, level = list[pafs.FileInfo](), [self.path]
+            for _ in range(depth):
+                found = [each for path in level for each in self.filesystem.get_file_info(pafs.FileSelector(path))]
+                entries, level = entries + found, [e.path for e in found if e.type == pafs.FileType.Directory]
+        start = len(self.path.rstrip("/")) + 1
+        return kind, dict(sorted((entry.path[start:], entry.type) for entry in entries))
+
     def _entries(self, kind: pafs.FileType) -> list[pafs.FileInfo]:
         with self._explained("listed"):
             try:

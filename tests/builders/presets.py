@@ -14,7 +14,7 @@ from hnmine.arms.list_maker import ListMaker, read_mined
 from hnmine.arms.tune import train_presets
 from hnmine.config.load import load
 from hnmine.config.root import Config
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.ranking.first_stage import bm25_or_run_file
 from hnmine.ranking.splits import Splits
@@ -40,7 +40,7 @@ def run_with_negatives(folder: Path) -> Iterator[Run]:
 def splits_and_config(data: Path, *overrides: str) -> tuple[Splits, Config]:
     """Divide the queries of a collection."""
     config = load(overrides=["device=cpu", *overrides])
-    collection = read_beir(data, config.sources)
+    collection = read_collection(data, config.sources)
     first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
     return Splits(collection, config, first_stage), config
 
@@ -72,7 +72,7 @@ def train_presets_of(splits: Splits, config: Config, run: Run) -> tuple[dict[str
 
 def useless_first_stage(data: Path, file: Path) -> str:
     """Write a run file of documents that are right for hardly any query; return the setting that names it."""
-    collection = read_beir(data, load().sources)
+    collection = read_collection(data, load().sources)
     wrong = [doc for doc in collection.documents.ids if doc.startswith("jacket")]
     ranked = list(enumerate(wrong, 1))
     lines = [f"{query} Q0 {doc} {rank} {9 - rank} x" for query in collection.queries.ids for rank, doc in ranked]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.errors import DataError
 from hnmine.types import Texts
@@ -53,7 +53,7 @@ def pairs_by_id(collection: Collection, split: str) -> list[tuple[str, str]]:
 
 
 def test_a_clean_folder_is_read_as_it_is(tmp_path):
-    collection = read_beir(write_folder(tmp_path), CONFIG)
+    collection = read_collection(write_folder(tmp_path), CONFIG)
     assert collection.documents == Texts(ids=("d1", "d2"), texts=("One\nfirst", "second"))
     assert collection.queries == Texts(ids=("q1", "q2"), texts=("what is first", "what is second"))
     assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
@@ -67,7 +67,7 @@ def test_gzip_and_plain_files_give_the_same_collection(tmp_path):
     for path in [packed / "corpus.jsonl", packed / "queries.jsonl", packed / "qrels" / "train.tsv"]:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    ours, theirs = read_beir(plain, CONFIG), read_beir(packed, CONFIG)
+    ours, theirs = read_collection(plain, CONFIG), read_collection(packed, CONFIG)
     assert (ours.documents, ours.queries) == (theirs.documents, theirs.queries)
     assert pairs_by_id(ours, "train") == pairs_by_id(theirs, "train")
     assert {f"{file}.gz": count for file, count in ours.rows_read.items()} == theirs.rows_read
@@ -78,7 +78,7 @@ def test_a_byte_order_mark_windows_line_ends_and_blank_lines_change_nothing(tmp_
     for path in [folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels" / "train.tsv"]:
         body = path.read_bytes().replace(b"\n", b"\r\n \t\r\n\r\n")
         path.write_bytes(b"\xef\xbb\xbf" + body)
-    collection = read_beir(folder, CONFIG)
+    collection = read_collection(folder, CONFIG)
     assert collection.quarantined == ()
     assert collection.rows_read == {"corpus.jsonl": 2, "queries.jsonl": 2, "qrels/train.tsv": 2}
     assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
@@ -96,7 +96,7 @@ def test_a_byte_order_mark_windows_line_ends_and_blank_lines_change_nothing(tmp_
     ids=["no_header", "header", "trec_spaces", "trec_tabs", "trec_header"],
 )
 def test_qrels_are_read_in_each_of_their_forms(tmp_path, rows):
-    collection = read_beir(write_folder(tmp_path, train=rows), CONFIG)
+    collection = read_collection(write_folder(tmp_path, train=rows), CONFIG)
     assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
     assert collection.rows_read["qrels/train.tsv"] == 2
     assert collection.quarantined == ()
@@ -105,20 +105,20 @@ def test_qrels_are_read_in_each_of_their_forms(tmp_path, rows):
 def test_ids_may_hold_spaces_and_integer_ids_become_their_decimal_string(tmp_path):
     corpus = ['{"_id": "Global warming:14", "text": "warm"}', '{"_id": 7, "text": "seven"}']
     folder = write_folder(tmp_path, corpus=corpus, train=["q1\tGlobal warming:14\t1", "q2\t7\t1"])
-    assert pairs_by_id(read_beir(folder, CONFIG), "train") == [("q1", "Global warming:14"), ("q2", "7")]
+    assert pairs_by_id(read_collection(folder, CONFIG), "train") == [("q1", "Global warming:14"), ("q2", "7")]
 
 
 @pytest.mark.parametrize("title", ["", ', "title": null', ', "title": "  "'])
 def test_a_document_without_a_title_has_no_leading_separator(tmp_path, title):
     corpus = [f'{{"_id": "d1", "text": " first "{title}}}', CORPUS[1]]
-    assert read_beir(write_folder(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "first"
+    assert read_collection(write_folder(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "first"
 
 
 def test_the_template_joins_title_and_text_and_looks_at_no_other_field(tmp_path):
     corpus = ['{"_id": "d1", "title": "One", "text": "first"}', '{"_id": "d2", "title": 2, "text": "second"}']
     folder = write_folder(tmp_path, corpus=corpus)
-    assert read_beir(folder, SourcesConfig(template="{text}")).documents.texts == ("first", "second")
-    titled = read_beir(write_folder(tmp_path), SourcesConfig(template="{title} | {text}"))
+    assert read_collection(folder, SourcesConfig(template="{text}")).documents.texts == ("first", "second")
+    titled = read_collection(write_folder(tmp_path), SourcesConfig(template="{title} | {text}"))
     assert titled.documents.texts == ("One | first", "| second")
 
 
@@ -130,23 +130,23 @@ def test_the_template_takes_any_field_of_the_row_and_refuses_one_that_no_row_has
         '{"_id": "d4", "text": "fourth", "metadata": {"part": "a"}}',
     ]
     folder = write_folder(tmp_path, corpus=corpus)
-    found = read_beir(folder, SourcesConfig(template="{{{metadata.product}}} {a.b}: {title} {text}"))
+    found = read_collection(folder, SourcesConfig(template="{{{metadata.product}}} {a.b}: {title} {text}"))
     assert found.documents.texts == ("{Disk} x: One first", "{} : Two second", "{} :  fourth")
     assert [row.reason for row in found.quarantined if row.id == "d3"] == ["empty_text"], "it says nothing itself"
-    part = read_beir(folder, SourcesConfig(template="{text} {metadata.part}"))
+    part = read_collection(folder, SourcesConfig(template="{text} {metadata.part}"))
     assert part.quarantined[0].detail == "metadata.part must be a string, got a int"
     with pytest.raises(DataError, match=r"names metadata\.produkt, titel, which no row of corpus\.jsonl has"):
-        read_beir(folder, SourcesConfig(template="{metadata.produkt} {titel} {text}"))
+        read_collection(folder, SourcesConfig(template="{metadata.produkt} {titel} {text}"))
 
 
 def test_a_line_separator_inside_a_text_does_not_split_the_row(tmp_path):
     corpus = ['{"_id": "d1", "text": "a\u2028b\x85c"}', CORPUS[1]]
-    assert read_beir(write_folder(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "a\u2028b\x85c"
+    assert read_collection(write_folder(tmp_path, corpus=corpus), CONFIG).documents.texts[0] == "a\u2028b\x85c"
 
 
 def test_rows_judged_not_relevant_are_counted_apart_and_make_no_pair(tmp_path):
     train = [*QRELS, "q1\td2\t0", "q2\td1\t-1"]
-    collection = read_beir(write_folder(tmp_path, train=train), CONFIG)
+    collection = read_collection(write_folder(tmp_path, train=train), CONFIG)
     assert collection.judgements_by_split()["train"]["not_relevant"] == 2
     assert (len(collection.pairs("train")), collection.rows_kept["qrels/train.tsv"]) == (2, 4)
     assert collection.quarantined == ()
@@ -155,10 +155,10 @@ def test_rows_judged_not_relevant_are_counted_apart_and_make_no_pair(tmp_path):
 def test_every_split_is_read_and_positives_unite_them(tmp_path):
     train, other = [HEADER, "q1\td1\t1", "q2\td2\t1"], [HEADER, "q1\td2\t1"]
     folder = write_folder(tmp_path, train=train, test=other, extra=other)
-    collection = read_beir(folder, CONFIG)
+    collection = read_collection(folder, CONFIG)
     assert list(collection.splits) == ["train", "test", "extra"]
     assert collection.positives() == {0: {0, 1}, 1: {1}}
-    assert list(read_beir(folder, SourcesConfig(train_split="extra")).splits) == ["extra", "test", "train"]
+    assert list(read_collection(folder, SourcesConfig(train_split="extra")).splits) == ["extra", "test", "train"]
 
 
 # Bad rows
@@ -194,7 +194,7 @@ def test_a_bad_row_of_texts_is_quarantined_with_its_reason(tmp_path, file, row, 
     good = CORPUS if file == "corpus.jsonl" else QUERIES
     lines = [good[0], "", row, good[1]]
     folder = write_folder(tmp_path, **{file.removesuffix(".jsonl"): lines})
-    collection = read_beir(folder, CONFIG)
+    collection = read_collection(folder, CONFIG)
     bad = only_bad_row(collection)
     assert (bad.file, bad.line, bad.reason, bad.id) == (file, 3, reason, row_id)
     assert detail in bad.detail
@@ -205,20 +205,20 @@ def test_a_bad_row_of_texts_is_quarantined_with_its_reason(tmp_path, file, row, 
 
 def test_a_title_that_is_no_string_is_of_the_wrong_type(tmp_path):
     bad = only_bad_row(
-        read_beir(write_folder(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": 1, "text": "t"}']), CONFIG)
+        read_collection(write_folder(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": 1, "text": "t"}']), CONFIG)
     )
     assert (bad.reason, bad.id) == ("wrong_type", "d3")
 
 
 def test_a_constant_in_the_template_does_not_make_an_empty_document_usable(tmp_path):
     folder = write_folder(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": " ", "text": ""}'])
-    assert only_bad_row(read_beir(folder, SourcesConfig(template="passage: {title} {text}"))).reason == "empty_text"
+    assert only_bad_row(read_collection(folder, SourcesConfig(template="passage: {title} {text}"))).reason == "empty_text"
 
 
 @pytest.mark.parametrize(("text", "same"), [("first", "the same text"), ("other", "another text")])
 def test_the_first_of_two_documents_with_one_id_is_kept(tmp_path, text, same):
     again = json.dumps({"_id": "d1", "title": "One", "text": text})
-    collection = read_beir(write_folder(tmp_path, corpus=["", *CORPUS, again]), CONFIG)
+    collection = read_collection(write_folder(tmp_path, corpus=["", *CORPUS, again]), CONFIG)
     bad = only_bad_row(collection)
     assert (bad.line, bad.reason, bad.id) == (4, "duplicate_id", "d1")
     assert "line 2" in bad.detail
@@ -227,7 +227,7 @@ def test_the_first_of_two_documents_with_one_id_is_kept(tmp_path, text, same):
 
 
 def test_a_usable_document_after_an_unusable_one_with_its_id_is_kept(tmp_path):
-    collection = read_beir(write_folder(tmp_path, corpus=['{"_id": "d1"}', *CORPUS]), CONFIG)
+    collection = read_collection(write_folder(tmp_path, corpus=['{"_id": "d1"}', *CORPUS]), CONFIG)
     assert only_bad_row(collection).reason == "empty_text"
     assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
 
@@ -241,7 +241,7 @@ def test_queries_that_no_pair_names_come_last_and_the_pairs_follow_their_queries
         QUERIES[1],
     ]
     folder = write_folder(tmp_path, queries=queries, train=[*QRELS, "q9\td1\t0"])
-    collection = read_beir(folder, CONFIG)
+    collection = read_collection(folder, CONFIG)
     assert [(bad.line, bad.reason) for bad in collection.quarantined] == [(3, "broken_json")]
     assert collection.queries.ids == ("q1", "q2", "q0", "q9")
     assert collection.judged.ids == ("q1", "q2")
@@ -271,7 +271,7 @@ def test_queries_that_no_pair_names_come_last_and_the_pairs_follow_their_queries
     ],
 )
 def test_a_bad_row_of_qrels_is_quarantined_with_its_reason(tmp_path, row, reason, query_id, detail):
-    collection = read_beir(write_folder(tmp_path, train=[*QRELS, "", row]), CONFIG)
+    collection = read_collection(write_folder(tmp_path, train=[*QRELS, "", row]), CONFIG)
     bad = only_bad_row(collection)
     assert (bad.file, bad.line, bad.reason, bad.id) == ("qrels/train.tsv", 5, reason, query_id)
     assert detail in bad.detail
@@ -282,27 +282,27 @@ def test_a_bad_row_of_qrels_is_quarantined_with_its_reason(tmp_path, row, reason
 @pytest.mark.parametrize("row", ["q1\td9\thigh", "q9\td2\thigh", "q9\t0\td2\thigh"])
 def test_a_first_row_with_a_bad_score_is_no_header_if_it_names_a_query_or_a_document(tmp_path, row):
     folder = write_folder(tmp_path, train=[row], test=QRELS)
-    bad = only_bad_row(read_beir(folder, CONFIG))
+    bad = only_bad_row(read_collection(folder, CONFIG))
     assert (bad.file, bad.line, bad.reason) == ("qrels/train.tsv", 1, "bad_score")
 
 
 @pytest.mark.parametrize(("first", "reasons"), [(HEADER, ["bad_score"]), ("q1", ["malformed_row", "bad_score"])])
 def test_only_the_first_row_can_be_a_header(tmp_path, first, reasons):
-    collection = read_beir(write_folder(tmp_path, train=[first, *QRELS]), CONFIG)
+    collection = read_collection(write_folder(tmp_path, train=[first, *QRELS]), CONFIG)
     assert [bad.reason for bad in collection.quarantined] == reasons
 
 
 def test_a_qrels_row_says_that_its_query_or_document_was_quarantined(tmp_path):
     corpus, queries = [*CORPUS, '{"_id": "d3"}'], ['{"_id": "q3", "text": 3}', *QUERIES]
     train = [*QRELS, "q1\td3\t1", "q3\td1\t1"]
-    collection = read_beir(write_folder(tmp_path, corpus=corpus, queries=queries, train=train), CONFIG)
+    collection = read_collection(write_folder(tmp_path, corpus=corpus, queries=queries, train=train), CONFIG)
     details = {bad.reason: bad.detail for bad in collection.quarantined}
     assert details["unknown_document"] == "document 'd3' was quarantined: empty_text in line 3 of corpus.jsonl"
     assert details["unknown_query"] == "query 'q3' was quarantined: wrong_type in line 1 of queries.jsonl"
 
 
 def test_one_pair_in_two_splits_is_no_duplicate(tmp_path):
-    collection = read_beir(write_folder(tmp_path, train=QRELS, test=QRELS), CONFIG)
+    collection = read_collection(write_folder(tmp_path, train=QRELS, test=QRELS), CONFIG)
     assert collection.quarantined == ()
     assert len(collection.pairs("train")) == len(collection.pairs("test")) == 2
 
@@ -342,7 +342,7 @@ def rows_in(lines):
 def test_counts_balance_and_what_is_kept_follows_the_obvious_definition(corpus, queries, train, test):
     judged = {"train": [HEADER, "a\ta\t1", *train], "test": [HEADER, *test]}
     with tempfile.TemporaryDirectory() as name:
-        collection = read_beir(write_folder(Path(name), corpus=corpus, queries=queries, **judged), CONFIG)
+        collection = read_collection(write_folder(Path(name), corpus=corpus, queries=queries, **judged), CONFIG)
 
     assert collection.rows_read == {
         "corpus.jsonl": rows_in(corpus),
@@ -378,7 +378,7 @@ def test_counts_balance_and_what_is_kept_follows_the_obvious_definition(corpus, 
 
 def error_of(folder: Path, config: SourcesConfig = CONFIG) -> str:
     with pytest.raises(DataError) as caught:
-        read_beir(folder, config)
+        read_collection(folder, config)
     return str(caught.value)
 
 
@@ -460,14 +460,14 @@ def test_queries_that_no_pair_names_are_an_error_with_the_reasons_of_the_qrels(t
 
 
 def test_a_split_that_is_absent_is_an_error_only_when_its_pairs_are_wanted(tmp_path):
-    collection = read_beir(write_folder(tmp_path, test=QRELS), CONFIG)
+    collection = read_collection(write_folder(tmp_path, test=QRELS), CONFIG)
     with pytest.raises(DataError, match=r"no split 'train' was read; expected one of test \(2 pairs\)") as caught:
         collection.pairs("train")
     assert "sources.train_split" in str(caught.value)
 
 
 def test_a_split_without_pairs_is_an_error_when_its_pairs_are_wanted(tmp_path):
-    collection = read_beir(write_folder(tmp_path, train=QRELS, dev=[HEADER, "q1\td2\t0"]), CONFIG)
+    collection = read_collection(write_folder(tmp_path, train=QRELS, dev=[HEADER, "q1\td2\t0"]), CONFIG)
     assert len(collection.splits["dev"]) == 1
     with pytest.raises(DataError, match=r"'dev' has no pair of .* one of train \(2 pairs\), dev \(0 pairs\)"):
         collection.pairs("dev")
@@ -480,7 +480,7 @@ def test_scifact_is_read_whole(shared_data):
     folder = shared_data / "scifact"
     if not folder.is_dir():
         pytest.skip("no scifact: set HNMINE_DATA to a folder that has it in BEIR layout")
-    collection = read_beir(folder, CONFIG)
+    collection = read_collection(folder, CONFIG)
     assert (len(collection.documents), len(collection.queries)) == (5183, 1109)
     assert {split: len(collection.pairs(split)) for split in collection.splits} == {"train": 919, "test": 339}
     assert collection.quarantined == ()

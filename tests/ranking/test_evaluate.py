@@ -13,7 +13,7 @@ import pytest
 
 from hnmine.config.load import load
 from hnmine.config.root import Config
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.errors import DataError, HnmineError
 from hnmine.models.folder import folder_sha256
 from hnmine.models.reranker import CrossEncoder
@@ -45,7 +45,7 @@ def no_cosines(queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
 
 def evaluator_of(folder: Path, cosines: Cosines, *overrides: str) -> Evaluator:
     config = load(overrides=["train.dev_queries=10", *overrides])
-    collection = read_beir(write_collection(folder), config.sources)
+    collection = read_collection(write_collection(folder), config.sources)
     first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
     return Evaluator(Splits(collection, config, first_stage), config, cosines)
 

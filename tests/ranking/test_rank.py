@@ -16,7 +16,7 @@ from sentence_transformers import CrossEncoder
 
 from hnmine.config.load import load
 from hnmine.config.root import Config
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.errors import DataError, HnmineError, ModelError
 from hnmine.pipeline import rank
 from hnmine.ranking import rank as rank_module
@@ -56,7 +56,7 @@ def lines_of(path: Path) -> list[Line]:
 
 def by_hand(data: Path, config: Config, scores_of_pairs) -> dict[str, list[tuple[str, float]]]:
     """Score what the first stage finds for each query, and sort: higher first, then what the first stage has first."""
-    collection = read_beir(data, config.sources)
+    collection = read_collection(data, config.sources)
     queries, documents = collection.queries, collection.documents
     first = bm25_or_run_file(config.evaluate, documents, queries)
     ranked = {}

@@ -11,7 +11,7 @@ import pytest
 
 from hnmine.config.load import load
 from hnmine.config.root import Config
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.errors import DataError
 from hnmine.ranking.first_stage import Bm25, FirstStage, bm25_or_run_file
 from hnmine.ranking.splits import Splits
@@ -21,7 +21,7 @@ from tests.builders.collections import write_collection
 
 def splits_of(folder: Path, *overrides: str) -> Splits:
     config = load(overrides=overrides)
-    collection = read_beir(folder, config.sources)
+    collection = read_collection(folder, config.sources)
     first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
     return Splits(collection, config, first_stage)
 
@@ -176,7 +176,7 @@ def test_a_run_file_is_the_first_stage_for_every_split(tmp_path: Path) -> None:
 
 def test_the_first_stage_is_opened_once_and_only_when_it_is_asked(tmp_path: Path) -> None:
     config = load()
-    collection = read_beir(write_collection(tmp_path / "data"), config.sources)
+    collection = read_collection(write_collection(tmp_path / "data"), config.sources)
     opened: list[bool] = []
 
     def open_first_stage() -> FirstStage:

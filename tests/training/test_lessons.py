@@ -14,7 +14,7 @@ import torch
 from hnmine.config.load import load as load_config
 from hnmine.config.root import Config
 from hnmine.config.training import TAUGHT as LOSSES_WITH_TEACHER
-from hnmine.corpus.beir import read_beir
+from hnmine.corpus.layouts import read_collection
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError, ModelError
 from hnmine.models.reranker import load_reranker
@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def right_first(data: Path, file: Path) -> str:
     """Write a run file, all of a topic for each query and the right one first; return the setting."""
-    collection = read_beir(data, load_config().sources)
+    collection = read_collection(data, load_config().sources)
     names = collection.documents.ids
     lines = []
     for query, right in ((row, *docs) for row, docs in collection.positives().items()):

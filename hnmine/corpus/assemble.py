@@ -1,0 +1,337 @@
+"""Rows of documents, queries and judgements become a collection; every row is kept, or quarantined with a reason.
+
+A text is kept once: a row with the id and the text of an earlier one is a duplicate. Of rows with one id and different
+texts nobody knows which was judged: all are set aside, with all that is judged of them.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Formatter
+from typing import Any
+
+import numpy as np
+
+from hnmine.config.steps import SourcesConfig
+from hnmine.corpus.collection import Collection, Quarantined, judged_first
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, found, listed
+from hnmine.corpus.files import Row
+from hnmine.corpus.qrels import FIELDS, score_of
+from hnmine.corpus.text_keys import identity
+from hnmine.errors import DataError
+from hnmine.types import Judgements, Texts
+
+DEV_NAMES = ("validation", "valid", "val")  # of a split that is dev, if no other has that name
+_UNREADABLE = {"not_utf8", "broken_json", "not_an_object", "malformed_row", "missing_id", "wrong_type", "bad_score"}
+_VISIBLE = re.compile("[!-~\u0391-\u03c9\u0401-\u0451\u05d0-\u05ea\u0621-\u063a\u0904-\u0939\u0e01-\u0e2e\u3041-\u30fa"
+                      "\u4e00-\u9fff\uac00-\ud7a3]")  # fmt: skip
+"""Characters that anybody sees; a text with one of them is not empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a layout found: rows, each iterable read once and in this order, and files that nothing reads.
+
+    Fields of documents and queries have any names of `fields`; those of judgements are query, document and score.
+    """
+
+    layout: str  # in words
+    documents: Iterable[Row]
+    queries: Iterable[Row]
+    judged: Mapping[str, Iterable[Row]]  # by split
+    unread: tuple[str, ...] = ()  # each "name (why)"
+    address: str = "the collection"  # for messages
+
+
+def assemble(parts: Parts, sources: SourcesConfig, quarantined: list[Quarantined] | None = None) -> Collection:
+    """Read the rows and return the collection.
+
+    Args:
+        parts: the rows.
+        sources: how a document's fields are joined, and what a positive is.
+        quarantined: takes every bad row as soon as it is found, so that they are known if this fails.
+
+    Raises:
+        DataError: nothing usable is among documents, queries, or the judgements of a split; the template names what no
+            document has; or ids of judgements fit the wrong way round.
+    """
+    # Read the texts, then the judgements, whose ids must be among those of the texts.
+    account = _Account([] if quarantined is None else quarantined)
+    documents = _read_texts("document", parts.documents, DOCUMENT, sources.template, account, parts.address)
+    queries = _read_texts("query", parts.queries, QUERY, "{text}", account, parts.address)
+    judged = _named(parts.judged, sources)
+    splits = {split: _read_judgements(split, rows, queries, documents, account) for split, rows in judged.items()}
+
+    # Account for every row.
+    ordered, splits = judged_first(
+        Texts(ids=tuple(queries.row_of), texts=tuple(queries.texts)), splits, sources.min_score
+    )
+    places = {file: place for place, file in enumerate(account.read)}
+    account.bad.sort(key=lambda row: (places[row.file], row.line))
+    bad = Counter(row.file for row in account.bad)
+    collection = Collection(
+        documents=documents.kept(),
+        queries=ordered,
+        splits=splits,
+        min_score=sources.min_score,
+        lower_are_negatives=sources.lower_grades == "negatives",
+        rows_read=dict(account.read),
+        rows_kept={file: read - bad[file] for file, read in account.read.items()},
+        quarantined=tuple(account.bad),
+        layout=parts.layout,
+        unread=parts.unread,
+    )
+    if not len(collection.judged):
+        raise DataError(_nothing(parts.address, "query with a right document", account, "expected qrels that name one"))
+    return collection
+
+
+class _BadRowError(Exception):
+    """A row that goes to quarantine: reason, detail and, where known, id."""
+
+
+@dataclass
+class _Account:
+    """Rows that were read, by file, and those that were bad."""
+
+    bad: list[Quarantined]
+    read: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, row: Row, reason: str, detail: str, row_id: str | None = None) -> Quarantined:
+        """Quarantine a row."""
+        row_id = row_id and row_id.encode(errors="backslashreplace").decode()  # half characters do not print
+        detail = detail[:120].encode(errors="backslashreplace").decode()
+        self.bad.append(Quarantined(file=row.file, line=row.line, reason=reason, id=row_id, detail=detail))
+        return self.bad[-1]
+
+    def good(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Count the rows; yield those that are not known to be bad."""
+        for row in rows:
+            self.read[row.file] += 1
+            if row.reason:
+                self.reject(row, row.reason, row.detail)
+            else:
+                yield row
+
+
+class _TextTable:
+    """Texts by id, with the places they come from."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.row_of: dict[str, int] = {}
+        self.texts: list[str] = []
+        self.files: list[str] = []
+        self.places = (array("L"), array("Q"))  # of each text: number of the file, and line
+        self.rejected: dict[str, Quarantined] = {}  # by id: rows that cannot be used
+
+    def add(self, row: Row, text_id: str, text: str, account: _Account) -> None:
+        """Keep a text, once."""
+        if not self.files or self.files[-1] != row.file:
+            self.files.append(row.file)
+        first = self.row_of.setdefault(text_id, len(self.texts))
+        if first == len(self.texts):
+            self.texts.append(text)
+            self.places[0].append(len(self.files) - 1)
+            self.places[1].append(row.line)
+            return
+        where = Row(self.files[self.places[0][first]], self.places[1][first], {})
+        there, disputed = f"line {where.line} of {where.file} has it", self.rejected.get(text_id)
+        disputed = disputed if disputed and disputed.reason == "conflicting_id" else None
+        if not disputed and (text == self.texts[first] or identity(text) == identity(self.texts[first])):
+            raise _BadRowError("duplicate_id", f"{there}, with the same text", text_id)
+        if not disputed:
+            detail = f"line {row.line} of {row.file} has it, with another text: both are set aside"
+            self.rejected[text_id] = account.reject(where, "conflicting_id", detail, text_id)
+        raise _BadRowError("conflicting_id", f"{there}, with another text: both are set aside", text_id)
+
+    def close(self) -> None:
+        """Drop the texts whose id is that of another."""
+        disputed = {name for name, bad in self.rejected.items() if bad.reason == "conflicting_id"}
+        if disputed:
+            kept = [(name, self.texts[row]) for name, row in self.row_of.items() if name not in disputed]
+            self.row_of = {name: row for row, (name, _) in enumerate(kept)}
+            self.texts = [text for _, text in kept]
+
+    def kept(self) -> Texts:
+        """Return the texts."""
+        return Texts(ids=tuple(self.row_of), texts=tuple(self.texts))
+
+    def row(self, text_id: str, query_id: str) -> int:
+        """Return the row of a text; without one the judgement of `query_id` is a bad row."""
+        row = self.row_of.get(text_id)
+        if row is None:
+            bad = self.rejected.get(text_id)
+            fate = f"was quarantined: {bad.reason} in line {bad.line} of {bad.file}" if bad else "is not there"
+            raise _BadRowError(f"unknown_{self.kind}", f"{self.kind} {_show(text_id)} {fate}", query_id)
+        return row
+
+    def __contains__(self, text_id: str) -> bool:
+        return text_id in self.row_of or text_id in self.rejected
+
+
+def _read_texts(
+    kind: str, rows: Iterable[Row], names: Names, template: str, account: _Account, address: str
+) -> _TextTable:
+    """Read documents or queries."""
+    parts = [(text, key) for text, key, _, _ in Formatter().parse(template)]
+    roles = [key for _, key in parts if key in ("title", "text")]
+    unseen, table = {key for _, key in parts if key} - set(roles), _TextTable(kind)
+    for row in account.good(rows):
+        try:
+            text_id, text, seen = _parse_text(row.fields, names, parts, roles)
+            unseen.difference_update(seen)
+            table.add(row, text_id, text, account)
+        except _BadRowError as bad:
+            rejected = account.reject(row, *bad.args)
+            if len(bad.args) > 2 and bad.args[0] != "duplicate_id":
+                table.rejected.setdefault(bad.args[2], rejected)
+    table.close()
+    if not table.texts:
+        raise DataError(_nothing(address, f"usable {kind}", account, f"expected fields {listed(names)}"))
+    if unseen:
+        raise DataError(f"sources.template names {', '.join(sorted(unseen))}, which no {kind} has in {address}")
+    return table
+
+
+def _parse_text(
+    fields: Mapping[str, Any], names: Names, parts: Sequence[tuple[str, str | None]], roles: Sequence[str]
+) -> tuple[str, str, Iterable[str]]:
+    """Return a row's id, its text, and the fields of the template that it has."""
+    # Find the id.
+    keys = found(names, fields)
+    text_id = fields[keys["id"]] if "id" in keys else None
+    if text_id is None or (isinstance(text_id, str) and not text_id.strip()):
+        raise _BadRowError("missing_id", f"no id, absent, null or blank; keys: {_show(list(fields))}")
+    text_id = _id(text_id)
+
+    # Join the fields of the template.
+    values = {key: _joined(fields, key, keys.get(key, key), text_id) for _, key in parts if key}
+    text = "".join(literal + (values[key] if key else "") for literal, key in parts).strip()
+    said = "".join(values[key] for key in roles or values)
+    if not (_VISIBLE.search(said, 0, 200) or identity(said)):
+        raise _BadRowError("empty_text", f"nothing in {roles or list(values)}; keys: {_show(list(fields))}", text_id)
+    if not (text_id.isascii() and text.isascii()):
+        try:
+            (text_id + text).encode()
+        except UnicodeEncodeError as error:
+            raise _BadRowError("not_utf8", f"{error.object[error.start]!r} is no character", text_id) from None
+    return text_id, text, (key for key, value in values.items() if value)
+
+
+def _id(value: Any) -> str:
+    """Return an id as text."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _BadRowError("wrong_type", f"an id must be a string or integer, got a {type(value).__name__}")
+    try:
+        return str(value)
+    except ValueError as error:  # an integer of thousands of digits
+        raise _BadRowError("wrong_type", str(error)) from None
+
+
+def _joined(fields: Mapping[str, Any], key: str, name: str, text_id: str) -> str:
+    """Return a field of the template as text, a list of texts joined by line ends."""
+    value = _field(fields, name)
+    if value is None:
+        return ""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "\n".join(value)
+    if isinstance(value, str):
+        return value
+    raise _BadRowError("wrong_type", f"{key} must be a string or strings, got a {type(value).__name__}", text_id)
+
+
+def _field(row: Any, path: str) -> Any:
+    """Return a field, `a.b` being b in a; None where there is none. A name with a dot in it comes first."""
+    if isinstance(row, Mapping) and path not in row and "." in path:
+        outer, _, inner = path.partition(".")
+        return _field(row.get(outer), inner)
+    return row.get(path) if isinstance(row, Mapping) else None
+
+
+def _named(judged: Mapping[str, Iterable[Row]], sources: SourcesConfig) -> dict[str, Iterable[Row]]:
+    """Return the splits, those of the settings first; the first of `DEV_NAMES` is dev, if no other is."""
+    other = next((name for name in DEV_NAMES if name in judged and sources.dev_split not in judged), None)
+    named = {sources.dev_split if name == other else name: rows for name, rows in judged.items()}
+    order = (sources.train_split, sources.dev_split, sources.test_split)
+    return {name: named[name] for name in dict.fromkeys((*order, *named)) if name in named}
+
+
+def _read_judgements(
+    split: str, rows: Iterable[Row], queries: _TextTable, documents: _TextTable, account: _Account
+) -> Judgements:
+    """Read what one split judges."""
+    pairs, grades, lines = array("q"), array("f"), array("q")
+    known: dict[int, int] = {}  # position in these, by query row * number of documents + document row
+    fits: Counter[str] = Counter()
+    before, odd = len(account.bad), None
+    for row in account.good(rows):
+        try:
+            query, document, score = _parse_judgement(row)
+            fits["right"] += query in queries and document in documents
+            if document in queries and query in documents:
+                fits["wrong"] += 1
+                odd = odd or (row, query, document)
+            pair = queries.row(query, query) * len(documents.texts) + documents.row(document, query)
+            grade = score_of(score)
+            if grade is None:
+                raise _BadRowError("bad_score", f"expected a finite number, got {_show(score)}", query)
+            first = known.setdefault(pair, len(pairs))
+            if first < len(pairs):
+                detail = (
+                    f"line {lines[first]} has this query and {_show(document)}; scores {grades[first]:g}, {grade:g}"
+                )
+                raise _BadRowError("duplicate_pair", detail, query)
+            pairs.append(pair)
+            grades.append(grade)
+            lines.append(row.line)
+        except _BadRowError as bad:
+            account.reject(row, *bad.args)
+
+    # Refuse what is the wrong way round, and what nobody can read.
+    if odd and fits["wrong"] > fits["right"]:
+        row, query, document = odd
+        raise DataError(
+            f"{row.file}: {fits['wrong']:,} rows fit with query and document the other way round, {fits['right']:,} as "
+            f"they stand; in line {row.line} the query {_show(query)} is a document's id, and {_show(document)} "
+            "a query's: exchange the names of the columns, or write a header"
+        )
+    bad_rows = account.bad[before:]
+    if not pairs and bad_rows and all(bad.reason in _UNREADABLE for bad in bad_rows):
+        raise DataError(_nothing(bad_rows[0].file, f"usable judgement of {split}", account, listed(JUDGEMENT)))
+    pairs_J = np.array(pairs, np.int64)
+    return Judgements(
+        query_rows_J=pairs_J // len(documents.texts),
+        doc_rows_J=pairs_J % len(documents.texts),
+        grades_J=np.array(grades, np.float32),
+    )
+
+
+def _parse_judgement(row: Row) -> tuple[str, str, Any]:
+    """Return query id, document id and score."""
+    query, document, score = (row.fields[name] for name in FIELDS)
+    if any(value is None or not str(value).strip() for value in (query, document)):
+        raise _BadRowError("malformed_row", f"expected {', '.join(FIELDS)}, none empty; got {_show([query, document])}")
+    return _id(query), _id(document), score
+
+
+def _nothing(address: str, kind: str, account: _Account, expected: str) -> str:
+    """Return the message of a file or folder with nothing usable: the reasons, and one bad row."""
+    bad = Counter(f"{row.reason} in {row.file}" for row in account.bad)
+    got = ", ".join(f"{n:,} {reason}" for reason, n in bad.most_common(4)) or "none"
+    row = account.bad[-1] if account.bad else None
+    shown = f"; line {row.line} of {row.file}: {row.detail}" if row else ""
+    rows = ", ".join(f"{n:,} of {file}" for file, n in account.read.items()) or "none"
+    return f"{address} has no {kind}; rows read: {rows}; quarantined: {got}{shown}; {expected}"
+
+
+def _show(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a huge number"
+    return text if len(text) <= 48 else text[:47] + "…"

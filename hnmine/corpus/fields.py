@@ -1,0 +1,50 @@
+"""Names of the fields of documents, queries and judgements: one table for every layout and for Python objects.
+
+A name is compared without case, and `-` and blanks are `_` in it. Of several names that a row has, the first of the
+table is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+
+_TEXT = ("text", "contents", "content", "passage", "body")
+_DOCUMENT_ID = ("docid", "doc_id", "document_id", "corpus_id", "pid", "passage_id", "docno", "did")
+_QUERY_ID = ("query_id", "queryid", "qid")
+
+DOCUMENT = MappingProxyType(
+    {"id": ("_id", "id", *_DOCUMENT_ID), "title": ("title",), "text": (*_TEXT, "document", "segment")}
+)
+QUERY = MappingProxyType({"id": ("_id", "id", *_QUERY_ID), "text": ("text", "query", "question", *_TEXT[1:])})
+JUDGEMENT = MappingProxyType(
+    {
+        "query": (*_QUERY_ID, "query", "topic_id", "topic"),
+        "document": (*_DOCUMENT_ID, "document", "doc"),
+        "score": ("score", "relevance", "rel", "label", "grade", "rating", "judgement", "judgment"),
+    }
+)
+Names = Mapping[str, tuple[str, ...]]
+
+
+def plain(name: str) -> str:
+    """Return a name as names are compared."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def found(names: Names, keys: Iterable[str]) -> Mapping[str, str]:
+    """Return, of the fields in `names`, the keys under which a row with these keys holds them."""
+    return _found(tuple(names.items()), tuple(keys))
+
+
+@lru_cache(maxsize=256)
+def _found(names: tuple[tuple[str, tuple[str, ...]], ...], keys: tuple[str, ...]) -> Mapping[str, str]:
+    by_name = {plain(key): key for key in reversed(keys) if isinstance(key, str)}
+    chosen = {field: next((by_name[each] for each in known if each in by_name), None) for field, known in names}
+    return MappingProxyType({field: key for field, key in chosen.items() if key is not None})
+
+
+def listed(names: Names) -> str:
+    """Return the names of each field for a message: `id (_id, id, …), text (…)`."""
+    return "; ".join(f"{field} ({', '.join(known)})" for field, known in names.items())

@@ -1,0 +1,79 @@
+"""Reads a collection of any layout, from a folder or an address: what the layouts recognise in its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hnmine.config.steps import SourcesConfig
+from hnmine.corpus import beir
+from hnmine.corpus.assemble import Parts, assemble
+from hnmine.corpus.collection import Collection, Quarantined
+from hnmine.corpus.files import File, Folder, open_folder
+from hnmine.errors import DataError
+
+LAYOUTS = (beir,)
+"""Modules of layouts, the first that recognises a folder reads it. Each has
+
+    EXPECTED: str                                      the files of a folder, for messages
+    recognise(folder: Folder) -> Parts | str | None    None: another layout; text: this one, but for what is missing
+"""
+
+
+def read_collection(
+    address: str | Path, sources: SourcesConfig, quarantined: list[Quarantined] | None = None
+) -> Collection:
+    """Read a folder, or what lies at an address of pyarrow.fs.
+
+    Args:
+        address: a folder, a file that holds all, or s3://bucket/prefix, gs://bucket/prefix …
+        sources: how documents are joined, and what the splits are called.
+        quarantined: takes every bad row as soon as it is found, so that they are known if this fails.
+
+    Raises:
+        ConfigError: the address cannot be understood.
+        DataError: no layout, or several, are recognised; or a file, a row or a setting keeps all from being used.
+    """
+    return assemble(recognise(open_folder(address)), sources, quarantined)
+
+
+def recognise(folder: Folder) -> Parts:
+    """Return the parts of a folder, or of the only folder in it that holds a collection, as a zip archive leaves it.
+
+    Raises:
+        DataError: no layout, or several collections, are recognised.
+    """
+    answers = [layout.recognise(folder) for layout in LAYOUTS]
+    if parts := next((answer for answer in answers if isinstance(answer, Parts)), None):
+        return parts
+    inner = [each for each in _folders(folder) if _holds_collection(each)]
+    if len(inner) > 1:
+        names = ", ".join(each.address for each in inner[:6])
+        raise DataError(f"{folder.address} holds several collections: {names}; give one of them")
+    if inner:
+        return recognise(inner[0])
+    problem = "; ".join(answer for answer in answers if isinstance(answer, str)) or "no layout is recognised"
+    there = ", ".join(file.name for file in folder.files[:16]) or "nothing"
+    expected = "; or ".join(layout.EXPECTED for layout in LAYOUTS)
+    raise DataError(f"{folder.address}: {problem}; it holds {there}; expected {expected}: give the folder of these")
+
+
+def _holds_collection(folder: Folder) -> bool:
+    return any(isinstance(layout.recognise(folder), Parts) for layout in LAYOUTS) or any(
+        map(_holds_collection, _folders(folder))
+    )
+
+
+def _folders(folder: Folder) -> list[Folder]:
+    """Return the folders in this one that have files."""
+    names = dict.fromkeys(name for file in folder.files if (name := file.name.partition("/")[0]) != file.name)
+    return [
+        Folder(
+            f"{folder.address}/{name}",
+            tuple(
+                File(file.folder / name, file.name.removeprefix(f"{name}/"))
+                for file in folder.files
+                if file.name.startswith(f"{name}/")
+            ),
+        )
+        for name in names
+    ]

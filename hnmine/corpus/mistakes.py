@@ -1,0 +1,72 @@
+"""What is wrong with a whole file of text, seen in its first bytes: named, with one row of it and what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+
+_STARTS = (
+    (rb"PK\x03\x04", "is a zip archive or a spreadsheet", "unpack it, or save it as CSV"),
+    (rb"(?s).{257}ustar", "is a tar archive", "unpack it"),
+    (rb"version https://git-lfs", "is a pointer of git-lfs, not the file", "fetch the file with `git lfs pull`"),
+    (rb"(?i)\s*<(!doctype\s+html|html|head|body)\b", "is an HTML page, perhaps of an error", "fetch the file again"),
+    (rb"\s*<\?xml", "is XML", "write JSON lines"),
+    (rb"%PDF|\x80[\x02-\x05]|SQLite format 3|\x89HDF|\x93NUMPY", "is no text", "write JSON lines or Parquet"),
+)
+_ROWS = "expected one JSON object a line"
+
+
+def mistake(head: bytes) -> str | None:
+    """Return what is wrong with a file that begins like this, as the end of a sentence; None if nothing is seen."""
+    for pattern, problem, remedy in _STARTS:
+        if re.match(pattern, head):
+            return f"{problem}, it begins {_shown(head)}; {remedy}"
+    encoding = json.detect_encoding(head)
+    if not encoding.startswith("utf-8") and (head[:2] in (b"\xff\xfe", b"\xfe\xff") or head[:4].count(0) >= 2):
+        name, start = encoding.upper().replace("-LE", "LE").replace("-BE", "BE"), head.decode(encoding, "replace")
+        remedy = f"expected UTF-8: iconv -f {name} -t UTF-8 OLD > NEW"
+        return f"is written in {name}, it begins {_shown(start.encode())}{_keys(start)}; {remedy}"
+    if b"\n" not in head and b"\r" in head[:-1]:
+        start = head.decode("utf-8", "replace")
+        remedy = r"""expected line feeds: tr "\r" "\n" < OLD > NEW"""
+        return f"ends its lines with carriage returns alone, it begins {_shown(head)}{_keys(start)}; {remedy}"
+    return _json_mistake(head.decode("utf-8", "replace").removeprefix("\ufeff").lstrip())
+
+
+def object_of_objects(row: object) -> str | None:
+    """Return what is wrong with a file whose first row is this, if it holds the rows as values under their ids."""
+    if not isinstance(row, dict) or not row or not all(isinstance(value, dict) for value in row.values()):
+        return None
+    name, value = next(iter(row.items()))
+    remedy = f"{_ROWS}: jq -c 'to_entries[] | {{_id: .key}} + .value' OLD > NEW"
+    return f"is one JSON object of objects, the first is {name[:40]!r} with {_names(value)}; {remedy}"
+
+
+def _json_mistake(text: str) -> str | None:
+    lines = [line for line in text.split("\n", 20) if line.strip()]
+    if re.match(r"\[\s*[\[{]", text) or (lines and lines[0].strip() == "[" and len(lines) > 1):
+        return f"is one JSON array{_keys(text.lstrip('[ '))}; {_ROWS}: jq -c '.[]' OLD > NEW"
+    if len(lines) < 2 or lines[0][:1] != "{" or lines[0].rstrip()[-1:] not in "{,[:" or lines[1].lstrip()[:1] == "{":
+        return None
+    try:
+        row, _ = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        row = None
+    return object_of_objects(row) or f"has JSON objects of several lines{_keys(text)}; {_ROWS}: jq -c . OLD > NEW"
+
+
+def _keys(text: str) -> str:
+    """Return what the first JSON object in the text has, as part of a sentence."""
+    try:
+        row, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
+    except (ValueError, RecursionError):
+        return ""
+    return f", the first object has {_names(row)}"
+
+
+def _names(row: object) -> str:
+    return (", ".join(map(repr, list(row)[:12])) or "no key") if isinstance(row, dict) else "no key"
+
+
+def _shown(head: bytes) -> str:
+    return repr(head[:60].decode("utf-8", "replace").strip())

@@ -1,0 +1,92 @@
+"""Judgements of a file: query, document and score by the names of columns, and by position only where there are none.
+
+Without a header a row has BEIR's three columns (query, document, score) or TREC's four (query, iteration, document,
+score). A table without a column of scores lists what is right: each score is 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+from hnmine.corpus.fields import JUDGEMENT, found, listed
+from hnmine.corpus.files import File, Row
+from hnmine.corpus.rows import filled, is_json, rows
+from hnmine.corpus.tables import Cells, bad_cells, records
+from hnmine.errors import DataError
+
+FIELDS = ("query", "document", "score")
+_BY_POSITION = {3: (0, 1, 2), 4: (0, 2, 3)}
+_EXPECTED = f"expected a header with {listed(JUDGEMENT)}, or rows of query, document, score, or TREC's four columns"
+
+
+def judgement_rows(files: Sequence[File]) -> Iterator[Row]:
+    """Yield the judgements of the files of one split: rows with the fields query, document and score.
+
+    Raises:
+        DataError: a file as a whole cannot be used, or its columns have names that nobody knows.
+    """
+    for file in filled(files):
+        with file.opened() as (kind, stream):
+            if kind == "text" and not is_json(file, stream):
+                yield from _from_table(file, stream)
+                continue
+        yield from named_rows(rows(file))
+
+
+def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows whose fields are query, document and score, of rows that have them under any of their names."""
+    for row in judged:
+        if row.reason:
+            yield row
+            continue
+        names = found(JUDGEMENT, row.fields)
+        if "query" in names and "document" in names:
+            values = (row.fields[names["query"]], row.fields[names["document"]])
+            score = row.fields[names["score"]] if "score" in names else 1
+            yield row._replace(fields=dict(zip(FIELDS, (*values, score), strict=True)))
+        else:
+            detail = f"expected {listed(JUDGEMENT)[:60]}…; keys: {list(row.fields)}"
+            yield row._replace(reason="malformed_row", detail=detail)
+
+
+def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
+    width, places = 0, (0, 1, 2)
+    try:
+        for line, cells in records(file, stream, _fits):
+            if not width:
+                bad, names, width = bad_cells(cells, len(cells)), found(JUDGEMENT, cells), len(cells)
+                if not bad and _is_header(cells):
+                    score = cells.index(names["score"]) if "score" in names else -1
+                    places = (cells.index(names["query"]), cells.index(names["document"]), score)
+                    continue
+                if bad or not _fits(cells):
+                    raise DataError(f"{file} begins with {str(cells)[:100]}; {_EXPECTED}")
+                places = _BY_POSITION[width]
+            if bad := bad_cells(cells, width):
+                yield Row(file.name, line, {}, *bad)
+            else:
+                values = [cells[place] if place >= 0 else 1 for place in places]
+                yield Row(file.name, line, dict(zip(FIELDS, values, strict=True)))
+    except csv.Error as error:
+        raise DataError(f"{file}: {error}; expected CSV as the csv module of Python writes it") from None
+
+
+def _is_header(cells: Cells) -> bool:
+    names = found(JUDGEMENT, cells)
+    return "query" in names and "document" in names
+
+
+def _fits(cells: Cells) -> bool:
+    return _is_header(cells) or (len(cells) in _BY_POSITION and score_of(cells[-1]) is not None)
+
+
+def score_of(value: Any) -> float | None:
+    """Return a score as a finite number of 32 bits; None if it is none."""
+    try:
+        score = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return score if math.isfinite(score) and abs(score) < 2.0**127 else None

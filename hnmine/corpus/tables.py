@@ -1,0 +1,180 @@
+r"""Tables: CSV and TSV, Parquet, Arrow.
+
+How quotes of CSV and TSV are read: if every quote in the file stands where the `csv` module of Python would have
+written it, a cell in quotes is what `csv` reads in it, with delimiters, doubled quotes and line ends. If a single one
+stands elsewhere, the file was not written so: quotes are characters, each line is a row, and tabs divide it; commas
+divide it as `csv` reads one line. A cell that is in quotes as a whole, like `"text"`, is text in both.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hnmine.errors import DataError
+
+if TYPE_CHECKING:
+    from hnmine.corpus.files import File
+
+BATCH = 1024  # rows of Parquet or Arrow that become Python objects at a time
+CELL = 2**30  # characters of a cell; `csv` would stop at 131,072
+_QUOTED_LINES = 10_000  # that one cell in quotes may have; more are taken for a stray quote
+Cells = list[str]
+Fits = Callable[[Cells], bool]
+
+
+def delimiter_of(line: str, fits: Fits) -> str | None:
+    """Return what divides this line into cells that fit: tab, comma or semicolon; None: any white space."""
+    cells = {delimiter: split(line, delimiter) for delimiter in ("\t", ",", ";", None)}
+    several = (delimiter for delimiter, parts in cells.items() if len(parts) > 1)
+    return next((delimiter for delimiter, parts in cells.items() if fits(parts)), next(several, "\t"))
+
+
+def split(line: str, delimiter: str | None) -> Cells:
+    """Return the cells of one line, as `csv` reads it; by tabs and white space as it stands."""
+    if delimiter is None or delimiter == "\t":
+        return line.rstrip("\r\n").split(delimiter)
+    try:
+        return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
+    except csv.Error:
+        return line.split(delimiter)
+
+
+def records(file: File, stream: BinaryIO, fits: Fits) -> Iterator[tuple[int, Cells]]:
+    """Yield line and cells of each row that is not blank. Bytes that are no UTF-8 are half characters in a cell.
+
+    Args:
+        file: read a second time, if there are quotes in it.
+        stream: its bytes.
+        fits: whether cells are those of a row or a header; decides between delimiters on the first row.
+    """
+    # Divide the first row.
+    lines = _decoded(stream)
+    number, first = next(((n, line) for n, line in enumerate(lines, start=1) if line.strip()), (0, ""))
+    delimiter = delimiter_of(first, fits)
+
+    # Read it and the others.
+    csv.field_size_limit(max(CELL, csv.field_size_limit()))  # of the process; it has no other place
+    again = (line for part in ([first], lines) for line in part)
+    if delimiter is not None and _written_by_csv(file, delimiter):
+        reader, start = csv.reader(again, delimiter=delimiter, strict=True), number
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                yield start, cells
+            start = number + reader.line_num
+    else:
+        for line, content in enumerate(again, start=number):
+            if content.strip():
+                yield line, split(content, delimiter)
+
+
+def bad_cells(cells: Sequence[str], width: int) -> tuple[str, str] | None:
+    """Return reason and detail if cells are not of a row of this width in UTF-8."""
+    for cell in cells:
+        if not cell.isascii() and (half := re.search("[\ud800-\udfff]", cell)):
+            return "not_utf8", f"{cell[:40].encode('utf-8', 'replace')!r} is no UTF-8 at {half.start()}"
+    if len(cells) != width:
+        return "malformed_row", f"expected {width} columns, got {len(cells)}: {str(list(cells))[:60]}"
+    return None
+
+
+def _decoded(stream: Iterable[bytes]) -> Iterator[str]:
+    for line, raw in enumerate(stream):
+        yield (raw.removeprefix(b"\xef\xbb\xbf") if line == 0 else raw).decode("utf-8", "surrogateescape")
+
+
+def _written_by_csv(file: File, delimiter: str) -> bool:
+    """Return whether every quote of the file stands where `csv` writes it."""
+    closed = rf'(?:"(?:[^"]++|"")*+"|[^"{delimiter}\r\n]*+)'
+    whole = re.compile(rf"(?:{closed}{delimiter})*+{closed}\r?\n?")
+    begun = re.compile(rf'(?:{closed}{delimiter})*+"(?:[^"]++|"")*+')
+    with file.opened() as (_, stream):
+        record: list[str] = []
+        for line in _decoded(stream):
+            if not record and '"' not in line:
+                if "\r" in line[:-2]:
+                    return False
+                continue
+            record.append(line)
+            if '"' not in line and len(record) < _QUOTED_LINES:
+                continue
+            text = "".join(record)
+            if whole.fullmatch(text):
+                record = []
+            elif len(record) >= _QUOTED_LINES or not begun.fullmatch(text):
+                return False
+        return not record
+
+
+def parquet_rows(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and plain columns of each row of a Parquet file; extension types are refused unread."""
+    with file.folder.filesystem.open_input_file(f"{file.folder.path}/{file.name}") as source:
+        described = (pq.read_metadata(source).metadata or {}).get(b"ARROW:schema", b"")
+        _refuse_extensions(file, base64.b64decode(described))
+        table = pq.ParquetFile(source)
+        columns = _plain_columns(file, table.schema_arrow)
+        yield from _numbered(table.iter_batches(BATCH, columns=columns))
+
+
+def arrow_rows(file: File, in_file: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and plain columns of each row of an Arrow stream, or of the stream in an Arrow file."""
+    with file.folder.filesystem.open_input_file(f"{file.folder.path}/{file.name}") as source:
+        # Refuse what is cut off: a stream may end anywhere between two batches.
+        ending = b"ARROW1" if in_file else b"\xff\xff\xff\xff\0\0\0\0"
+        source.seek(max(0, source.size() - len(ending)))
+        if source.read() != ending:
+            raise DataError(f"{file} ends too early; expected a whole Arrow file: copy it again")
+
+        # Look at the schema as bytes, before extension types are made of it.
+        start = 8 * in_file
+        source.seek(start)
+        _refuse_extensions(file, pa.ipc.read_message(source).metadata.to_pybytes())
+        source.seek(start)
+        reader = pa.ipc.open_stream(source)
+        columns = _plain_columns(file, reader.schema)
+        yield from _numbered(batch.select(columns) for batch in reader)
+
+
+def _refuse_extensions(file: File, schema: bytes) -> None:
+    if b"ARROW:extension:name" in schema:
+        raise DataError(f"{file} has columns of extension types, which may run code when read; write plain columns")
+
+
+def _plain_columns(file: File, schema: pa.Schema) -> list[str]:
+    """Return the names of the columns that hold text, numbers, or lists and objects of these."""
+    if any(isinstance(field.type, pa.BaseExtensionType) for field in schema):
+        _refuse_extensions(file, b"ARROW:extension:name")
+    if repeated := {name for name in schema.names if schema.names.count(name) > 1}:
+        raise DataError(f"{file} has two columns of one name, {sorted(repeated)}; expected each name once")
+    return [field.name for field in schema if _is_plain(field.type)]
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _is_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(_is_plain(kind.field(i).type) for i in range(kind.num_fields))
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return bool(number or pa.types.is_null(kind) or _is_text(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    for batch in batches:
+        batch.validate(full=True)  # bytes of strangers: offsets may lead out of the file
+        for start in range(0, batch.num_rows, BATCH):
+            for row in batch.slice(start, BATCH).to_pylist():
+                number += 1
+                yield number, row
