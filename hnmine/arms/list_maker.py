@@ -227,7 +227,7 @@ class ListMaker:
         settings: dict[str, Any] = {name: getattr(recipe, name) for name in ("max_tokens", "dtype", "engine")}
 
         def load() -> Score:
-            return load_reranker(recipe.kind, start, device=recipe.device, **settings).scores
+            return load_reranker(recipe.kind, start, device=recipe.device, **settings).raw_scores
 
         store = ScoreStore(self._trainer.run.out / "scored", start, [recipe.kind, settings], load)
 

@@ -183,7 +183,7 @@ class KeptScores:
 
             folder = model()
             with track("evaluate", name, int(task.exists_QK.sum()), "pairs") as progress:
-                scores_QK = rerank(task, load_reranker(folder=folder, **self._reading).scores, progress.advance)
+                scores_QK = rerank(task, load_reranker(folder=folder, **self._reading).raw_scores, progress.advance)
         # Write known scores too: other judgements make other metrics.
         ids, doc_rows = list(task.queries.ids), task.doc_rows_QK.tolist()
         columns = {"query_id": ids, "document_rows": doc_rows, "scores": scores_QK.tolist()}

@@ -64,7 +64,7 @@ class Teacher:
 
     def _load(self) -> Score:
         say("train", f"the teacher is {self._model} on {self._device}, {self._settings['dtype']}")
-        return CrossEncoder(self._folder, device=self._device.torch_name, **self._settings).scores
+        return CrossEncoder(self._folder, device=self._device.torch_name, **self._settings).raw_scores
 
     def teach(self, name: str, lists: Lists, scale: float) -> Lists:
         """Return the lists, those without a teacher with this one's scores, divided by the loss's `scale`."""

@@ -192,7 +192,7 @@ class Worker:
             value = self._job.start_dev if step == 0 else None
             if value is None:
                 with merged(self._model.model):
-                    value = means(measure(dev, rerank(dev, self._model.scores)))[MAIN_METRIC]
+                    value = means(measure(dev, rerank(dev, self._model.raw_scores)))[MAIN_METRIC]
             self._history[step] = value
             self._log(Event("evaluated", step, value))
 

@@ -63,6 +63,7 @@ def tiny_cross_encoder(folder: Path, *, head: bool = True, labels: int = 1, seed
         intermediate_size=64,
         max_position_embeddings=128,
         num_labels=labels,
+        sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"},
     )
     torch.manual_seed(seed)
     model = BertForSequenceClassification(config) if head else BertModel(config)

@@ -94,13 +94,13 @@ def test_a_document_of_a_whole_book_takes_no_longer_than_a_page_and_scores_the_s
     start = time.monotonic()
     scores = reranker.scores(["was it"] * 8, [page, *["so it was " * 70_000] * 7])
     assert time.monotonic() - start < 2
-    assert (scores == scores[0]).all()
+    np.testing.assert_allclose(scores, scores[0], atol=1e-6)
 
 
 def test_a_document_that_begins_with_blanks_is_read_on_until_its_words(tmp_path: Path) -> None:
     reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"), max_tokens=64)
     plain, blank = reranker.scores(["query"] * 2, ["words at last", " " * 50_000 + "words at last"])
-    assert plain == blank
+    assert plain == pytest.approx(blank, abs=1e-6)
 
 
 def test_a_long_query_leaves_the_pair_within_what_the_model_reads(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_config_that_does_not_fit_is_a_model_error(tmp_path: Path, changes: di
     model = tiny_cross_encoder(tmp_path / "model")
     config = json.loads((model / "config.json").read_text()) | changes
     (model / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=f"re-ranker {model} (cannot be loaded|does not hold exactly the weights)"):
         load_cross_encoder(model)
 
 
@@ -179,7 +179,7 @@ def maxp_by_hand(reranker: CrossEncoder, query: str, document: str) -> float:
         ids = [tokenizer.cls_token_id, *asked, tokenizer.sep_token_id, *passage, tokenizer.sep_token_id]
         types = [0] * (len(asked) + 2) + [1] * (len(passage) + 1)
         with torch.inference_mode():
-            logits = reranker.model(
+            logits = reranker.library.transformers_model(
                 input_ids=torch.tensor([ids]),
                 token_type_ids=torch.tensor([types]),
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -221,7 +221,7 @@ def test_code_in_a_models_folder_never_runs_and_nothing_is_asked(tmp_path: Path)
     config |= {"model_type": "of-its-own", "auto_map": {"AutoConfig": "wrong.Config"}}
     (model / "config.json").write_text(json.dumps(config))
     (model / "wrong.py").write_text("raise SystemExit('it ran')\n")
-    with pytest.raises(ModelError, match=f"re-ranker {model} cannot be loaded"):
+    with pytest.raises(ModelError, match="names code in 'auto_map'"):
         load_cross_encoder(model)
 
 
