@@ -19,6 +19,7 @@ from hnmine.models.folder import read_json, read_settings
 
 _HEAD = re.compile(r"(\d+_Dense)(?:_\d+)?")
 _HEAD_FILES = ("config.json", "model.safetensors")
+_MODULES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _GTE_SETTINGS = {
     "position_embedding_type": "rope",
@@ -56,15 +57,19 @@ def arranged(folder: Path, *, dense_head: int | None = None, adapters: Collectio
 
 
 @contextmanager
-def linked(folder: Path, rewritten: Mapping[str, Any], unread: Collection[str] = ()) -> Iterator[Path]:
+def linked(
+    folder: Path, rewritten: Mapping[str, Any], unread: Collection[str] = (), *, base: Path | None = None
+) -> Iterator[Path]:
     """Yield for the time of the block a hidden folder of links to the files of another, some written anew.
 
-    `rewritten` gives the settings of these by name, and folders in `unread` are left out.
+    `rewritten` gives the settings of these by name, folders in `unread` are left out, and of `base` the transformer's
+    files stand where the folder has none.
     """
+    paths = {path.name: path for path in base.iterdir() if path.name not in _MODULES and path.is_file()} if base else {}
+    paths |= {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     with tempfile.TemporaryDirectory(prefix="hnmine-") as name:
-        for path in folder.rglob("*"):
-            relative = path.relative_to(folder)
-            if path.is_file() and relative.parts[0] not in unread and relative.as_posix() not in rewritten:
+        for relative, path in paths.items():
+            if Path(relative).parts[0] not in unread and relative not in rewritten:
                 link = Path(name, relative)
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(path.resolve())

@@ -50,9 +50,11 @@ def load(loader: Callable[..., Loaded], folder: Path, *, new_head: bool = False,
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     weights = {"use_safetensors": True, "ignore_mismatched_sizes": False}
     with arranged(folder) as plain, _on_base(plain) as read:
+        is_library = isinstance(loader, type) and issubclass(loader, BaseModel)
+        if is_library:
+            _refuse_other_kind(read, folder, loader.__name__, new_head)
         refuse_code(read)
-        if isinstance(loader, type) and issubclass(loader, BaseModel):
-            _refuse_other_kind(folder, loader.__name__, new_head)
+        if is_library:
             safe["model_kwargs"] = settings.pop("model_kwargs", {}) | weights
         elif hasattr(getattr(loader, "__self__", None), "_model_mapping"):  # an Auto class of models
             safe |= weights
@@ -149,7 +151,8 @@ def _is_brought(model: Any, name: str, adapter: str | None) -> bool:
     """Whether a tensor that one file lacks stands in that of an adapter, or is another adapter's."""
     if adapter is not None:
         return adapter not in name.split(".")
-    saved = [part for config in getattr(model, "peft_config", {}).values() for part in config.modules_to_save or ()]
+    configs = getattr(model, "peft_config", {}).values()
+    saved = [part for config in configs for part in getattr(config, "modules_to_save", None) or ()]
     return any(part in name.split(".") for part in saved) and "modules_to_save" not in name
 
 
@@ -160,21 +163,21 @@ def _reads_pooler(loaded: Any) -> bool:
 
 @contextmanager
 def _on_base(folder: Path) -> Iterator[Path]:
-    """Yield the folder; an adapter's for the time of the block with the path of its base model, which is checked."""
+    """Yield the folder; an adapter's for the time of the block with the files of its base model, which are checked."""
     base = adapter_base(folder)
     if base is None:
         yield folder
         return
     refuse_code(base)
     settings = read_settings(folder / "adapter_config.json") | {"base_model_name_or_path": str(base.resolve())}
-    with linked(folder, {"adapter_config.json": settings}) as links:
+    with linked(folder, {"adapter_config.json": settings}, base=base) as links:
         yield links
 
 
-def _refuse_other_kind(folder: Path, wanted: str, new_head: bool) -> None:
+def _refuse_other_kind(read: Path, folder: Path, wanted: str, new_head: bool) -> None:
     """Refuse a folder of another kind: the library would take its body and put something new on it."""
-    config, has_modules = read_settings(folder / "config.json"), (folder / "modules.json").is_file()
-    kind = read_settings(folder / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+    config, has_modules = read_settings(read / "config.json"), (read / "modules.json").is_file()
+    kind = read_settings(read / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
     if not has_modules:
         names = config.get("architectures") or []
         ranks = any(str(name).endswith("ForSequenceClassification") for name in names)
