@@ -50,11 +50,9 @@ def load(loader: Callable[..., Loaded], folder: Path, *, new_head: bool = False,
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     weights = {"use_safetensors": True, "ignore_mismatched_sizes": False}
     with arranged(folder) as plain, _on_base(plain) as read:
-        is_library = isinstance(loader, type) and issubclass(loader, BaseModel)
-        if is_library:
-            _refuse_other_kind(read, folder, loader.__name__, new_head)
         refuse_code(read)
-        if is_library:
+        if isinstance(loader, type) and issubclass(loader, BaseModel):
+            _refuse_other_kind(read, folder, loader.__name__, new_head)
             safe["model_kwargs"] = settings.pop("model_kwargs", {}) | weights
         elif hasattr(getattr(loader, "__self__", None), "_model_mapping"):  # an Auto class of models
             safe |= weights

@@ -17,7 +17,7 @@ _NAME_NOTHING = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_t
 _ACTIVATIONS = ("activation_function", "activation_fn", "sbert_ce_default_activation_function")
 _LOADER_ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 _ELSEWHERE = ("gguf_file", "tokenizer_name_or_path", "state_dict", "weights_only", "use_kernels", "kernel_config")
-_TASKS = ("feature-extraction", "sequence-classification", "text-generation")
+_TASKS = ("feature-extraction", "sequence-classification", "text-generation", "fill-mask")
 _ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR")  # whose tensors all stand in the file
 
 
