@@ -48,6 +48,7 @@ every night:
   hnmine rollback --home DIR               deploy the re-ranker before the current one again
 
 DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
+`hnmine presets` lists encoders and re-rankers by name.
 `hnmine config` lists every setting with its default; a file (--config) or an option (--set step.key=value) changes it.
 
 Exit codes: 0 done; 1 an error of hnmine itself, or of the machine; 2 a mistake that the message tells how to mend;
@@ -178,6 +179,12 @@ def _rank(options: argparse.Namespace) -> str:
     )
 
 
+def _presets(_options: argparse.Namespace) -> str:
+    from hnmine.report.presets import presets_table
+
+    return presets_table()
+
+
 def _paired(options: argparse.Namespace) -> str:
     from hnmine.report.rankings import paired_table
 
@@ -272,6 +279,7 @@ def command_parser() -> argparse.ArgumentParser:
 
     # Need neither --data nor --home.
     _add_command(commands, "config", lambda _: describe(), "list every setting with its default and meaning")
+    _add_command(commands, "presets", _presets, "list named encoders and re-rankers: size, languages, licence, layout")
     about = "make a collection of the installed packages' API documentation"
     apidocs = _add_command(commands, "apidocs", _apidocs, about)
     apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")

@@ -66,10 +66,22 @@ class EncoderConfig(Section):
         return self
 
 
-LICENCES: Final = {"jinaai/jina-embeddings-v3-hf": "CC BY-NC 4.0: for non-commercial use only"}
+class ModelFacts(Section):
+    """What a person chooses a model of a preset by."""
+
+    licence: str
+    parameters: str = Field(pattern=r"^\d+(\.\d+)?[MB]$", description="millions (M) or billions (B)")
+    languages: str
+    layout: str = Field(description="what its folder holds, in words")
+    run_on: str = Field("not run", description="where we have run it")
+
+
+_FILE = yaml.safe_load((files(__package__) / "encoder_presets.yaml").read_text("utf-8"))
+MODELS: Final = {name: ModelFacts.model_validate(facts) for name, facts in _FILE["models"].items()}
+"""Facts of the models of all presets, by hub name."""
+LICENCES: Final = {name: facts.licence for name, facts in MODELS.items() if "non-commercial" in facts.licence}
 """Of hub models that not everybody may use; said whenever one is."""
 DEFAULT_PRESET: Final = "minilm+lexical"
 PRESETS: Final[dict[str, tuple[EncoderConfig, ...]]] = {
-    name: tuple(map(EncoderConfig.model_validate, encoders))
-    for name, encoders in yaml.safe_load((files(__package__) / "encoder_presets.yaml").read_text("utf-8")).items()
+    name: tuple(map(EncoderConfig.model_validate, encoders)) for name, encoders in _FILE["presets"].items()
 }

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hnmine.config.base import Section, slug
+from hnmine.config.rerankers import RerankerModel
 from hnmine.config.retired import still_known
 
 
@@ -21,9 +22,7 @@ class SourcesConfig(Section):
         description="how a document's fields are joined: {title} and {text} by any of their names, or any field of its "
         "row, {metadata.product} for one in another",
     )
-    min_score: float | None = Field(
-        None, gt=0, description="lowest grade of a right document; null: any above 0"
-    )
+    min_score: float | None = Field(None, gt=0, description="lowest grade of a right document; null: any above 0")
     lower_grades: Literal["ignore", "negatives"] = Field(
         "ignore",
         description="documents of a grade above 0 and below min_score: ignore: neither right nor a negative; "
@@ -109,7 +108,7 @@ class SelectConfig(Section):
 class DenoiseConfig(Section):
     """A cross-encoder removes what it finds about as relevant as the positive; p is the sigmoid of its score."""
 
-    model: str = Field(description="a re-ranker with a trained head: folder or hub name, pinned as name@commit")
+    model: RerankerModel = Field(description="a re-ranker with a head: a preset, a folder, or name@commit on the hub")
     margin: float | None = Field(0.0, ge=0, le=1, description="keep p(Q,D) <= p(Q,PD) - margin; null: not asked")
     most: float | None = Field(None, ge=0, le=1, description="keep p(Q,D) <= most (RocketQA: 0.1); null: not asked")
 
@@ -146,6 +145,10 @@ class EvaluateConfig(Section):
         "bm25", min_length=1, description="bm25, dense (the encoders' space), or the path of a TREC run file"
     )
     depth: int = Field(20, ge=1, description="documents of the first stage that are re-ranked")
+    exclude_self: bool = Field(
+        False,
+        description="never rank a document with the id or the text of the query, if it is not judged right (ArguAna)",
+    )
     long_documents: Literal["truncate", "maxp"] = Field(
         "truncate", description="truncate: read the beginning; maxp: score overlapping passages, the best counts"
     )
@@ -178,7 +181,7 @@ class CompareConfig(Section):
         description="numbers of train pairs, a table each; null: all, or train.max_pairs. A model "
         "without a ranking head is warmed up on all of them, whatever the number",
     )
-    models: tuple[str, ...] | None = Field(
+    models: tuple[RerankerModel, ...] | None = Field(
         None, min_length=1, description="re-rankers to start from, a table each; null: train.model"
     )
 

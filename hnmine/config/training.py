@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hnmine.config.base import Section, Slug, slug
+from hnmine.config.rerankers import RerankerModel
 from hnmine.config.retired import still_known
 
 Kind = Literal["cross-encoder", "bi-encoder"]
@@ -31,8 +32,9 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """Fine-tuning of the re-ranker."""
 
-    model: str = Field(
-        "all-MiniLM-L6-v2", description="re-ranker to start from: folder, or hub name, pinned as name@commit"
+    model: RerankerModel = Field(
+        "all-MiniLM-L6-v2",
+        description="re-ranker to start from: a name that `hnmine presets` lists, a folder, or name@commit on the hub",
     )
     kind: Kind = Field("cross-encoder", description="bi-encoder: a SentenceTransformer, its score the cosine")
     presets: Annotated[tuple[Slug, ...], AfterValidator(still_known)] = Field(
@@ -62,7 +64,7 @@ class TrainConfig(Section):
         "pairwise; bce: each document by itself; lambda: pairwise, weighted by nDCG; marginmse: the positive's lead "
         "over each negative as a teacher sees it; kl: each document's share of the list as a teacher sees it",
     )
-    teacher: str | None = Field(
+    teacher: RerankerModel | None = Field(
         None,
         description="cross-encoder with a trained head that loss: marginmse or kl learns from, folder or hub name; it "
         "scores every training list once",

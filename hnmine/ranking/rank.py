@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from hnmine.config.base import slug
 from hnmine.config.encoders import EncoderConfig
+from hnmine.config.rerankers import named_model
 from hnmine.config.root import Config
 from hnmine.config.training import Kind
 from hnmine.corpus.collection import Collection
@@ -77,7 +78,7 @@ def find_model(model: str, config: Config, *, max_tokens: int | None = None, dty
         ModelError: there is no such model, or it has neither a head that scores nor a pooling that makes vectors.
         DeviceError: a GPU was asked for and is not there.
     """
-    folder = resolve(model)
+    folder = resolve(model := named_model(model))
     kind = kind_of(model, folder)
     device = device_of_encoders(config.device, config.ray)
     reading = {

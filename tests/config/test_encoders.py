@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hnmine.config.encoders import LICENCES, PRESETS, EncoderConfig
+from hnmine.config.encoders import LICENCES, MODELS, PRESETS, EncoderConfig
 from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.errors import ConfigError
@@ -87,5 +87,9 @@ def test_the_description_of_the_configuration_names_them_all() -> None:
     assert all(name in line for name in PRESETS)
 
 
-def test_a_licence_is_of_a_model_that_some_preset_has() -> None:
-    assert set(LICENCES) <= {(encoder.model or "").partition("@")[0] for encoder in ENCODERS}
+def test_every_model_of_a_preset_has_its_facts_and_no_other_has() -> None:
+    assert set(MODELS) == {(encoder.model or "").partition("@")[0] for encoder in ENCODERS if encoder.model}
+
+
+def test_what_is_not_for_everybody_is_known_from_the_facts() -> None:
+    assert LICENCES == {"jinaai/jina-embeddings-v3-hf": "CC BY-NC 4.0: for non-commercial use only"}
