@@ -1,19 +1,23 @@
 """The home of the nights: versions, re-rankers, and one pointer that says which of them hold.
 
+    HOME/home.json              says that this folder is a home
     HOME/current.json           the pointer and the history, replaced together by one write
     HOME/versions/<number>/     the files of a night; `version.json` is written last
     HOME/rerankers/<digest>/    models, named by the digest of their files; several versions may share one
     HOME/lock/                  see `lease`
     HOME/work                   the run folder of the nights, if HOME is a folder
 
+Only what a night made is ever removed, and only in a home: a folder that was empty when its first night began.
 A version that the history does not name is a night that was broken off. The older ones are kept for `rollback`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +25,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hnmine.errors import DataError
 from hnmine.models.folder import folder_sha256
-from hnmine.nights.lease import hold
+from hnmine.nights.lease import Lease, hold
 from hnmine.runs.directory import Directory
 from hnmine.runs.files import digest
+from hnmine.runs.folder import HOME_MARK
 from hnmine.runs.tables import text_table
 
 _POINTER = "current.json"
+_DIGEST = re.compile(r"[0-9a-f]{20}")
 _VERSION = "version.json"
 _FILES = "files.json"
 _KindT = TypeVar("_KindT")
@@ -95,6 +101,26 @@ class Home:
         self.directory = Directory.at(address, "home", "--home")
         self._versions, self._rerankers = self.directory / "versions", self.directory / "rerankers"
 
+    @contextmanager
+    def hold(self) -> Iterator[Lease]:
+        """Hold the lock of the home for the block; refuse a folder that is neither a home nor empty.
+
+        Raises:
+            DataError: the folder holds other things.
+            InUseError: another job works on this home.
+        """
+        there = {*self.directory.files(), *self.directory.folders()} - {"lock"}
+        is_home = bool(there & {HOME_MARK, _POINTER})  # homes of earlier releases have the pointer alone
+        if there and not is_home:
+            raise DataError(
+                f"--home {self.directory} is no home of nights and not empty, it holds {', '.join(sorted(there)[:5])}; "
+                "choose an empty or a new folder, since nights remove what is old there"
+            )
+        with hold(self.directory) as lease:
+            if HOME_MARK not in there:
+                self.directory.write(HOME_MARK, b'{"hnmine": "home of nights"}\n')
+            yield lease
+
     def current(self) -> Version:
         """Return the version that holds; before the first night, one without a number and without files."""
         number = self._pointer().version
@@ -130,17 +156,18 @@ class Home:
             self._versions.remove_folder(number)
         needed = {self._version(number).reranker for number in published[-keep:]}
         for name in set(self._rerankers.folders()) - needed:
-            self._rerankers.remove_folder(name)
+            if _DIGEST.fullmatch(name):  # a night put it there, whole or not
+                self._rerankers.remove_folder(name)
 
     def rollback(self, to: str | None = None) -> Row:
         """Let an older version hold again: `to`, or the newest before the current one with another re-ranker.
 
         No version is removed. No night deploys the current re-ranker again; another rollback can.
         """
-        with hold(self.directory):
+        if not self.current().number:
+            raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
+        with self.hold():
             number, published = self.current().number, self._published()
-            if not number:
-                raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
             identities = {each: digest(self._files(self._version(each).reranker)) for each in published}
             rejected = {*self._pointer().rejected, identities[number]}
             earlier = [each for each in published if each < number and identities[each] not in rejected]

@@ -30,7 +30,7 @@ from hnmine.mining.mine import denoise_model
 from hnmine.mining.pca import HELD_OUT_ROWS, Basis, Fused, captured
 from hnmine.models.lexical import Fit
 from hnmine.nights.home import Facts, Home, PinnedFit, Row
-from hnmine.nights.lease import Lease, hold
+from hnmine.nights.lease import Lease
 from hnmine.pipeline import train_step
 from hnmine.project import Project, open_project
 from hnmine.ranking.evaluate import KeptScores
@@ -58,7 +58,7 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
     work = config.nightly.work or (directory.local and directory.local / "work")
     if work is None:
         raise ConfigError(f"--home {directory} is no folder: say where to work on this machine, nightly.work=DIR")
-    with hold(directory) as lease:
+    with opened.hold() as lease:
         last = opened.current().number
         say("nightly", f"night {opened.next_number()} of {directory}" + (f", after {last}" if last else ""))
         with open_project(data, work, config) as project:

@@ -39,6 +39,8 @@ RERANKERS = "rerankers"
 """The folder in OUT, and in the cache, of all re-rankers that were trained."""
 START = "start"
 """The name there of the model that all trainings begin with, where it had no ranking head and was warmed up."""
+HOME_MARK = "home.json"
+"""The file that makes a folder a home of nights."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -137,6 +139,8 @@ def open_run(out: Path, config: Config) -> Iterator[Run]:
             raise DataError(f"--out {out} is a link to {out.readlink()}, which does not exist; make that folder first")
         if any((out / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz")):
             raise DataError(f"--out {out} holds a collection; choose another folder for what is made of it")
+        if (out / HOME_MARK).exists():
+            raise DataError(f"--out {out} is a home of nights, which remove what is old there; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         with (out / ".lock").open("a") as lock:
             try:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.nights.home import Facts, Home, Row, history_table
 from hnmine.runs.directory import Directory
+from hnmine.runs.folder import open_run
 
 
 @pytest.fixture
@@ -77,6 +79,53 @@ def test_a_reranker_half_written_is_written_again(home, tmp_path):
     (home.directory / "rerankers" / name).write("config.json", b"half")
     assert home.add_reranker(folder) == name
     assert (home.reranker(name, tmp_path / "work") / "config.json").read_text() == "one"
+
+
+def test_what_no_night_made_is_never_removed(home, tmp_path):
+    with home.hold():
+        publish(home, tmp_path, "one")
+    for theirs in ("rerankers/mine/config.json", "versions/notes/a.txt", "rerankers/readme.txt", "mine.txt"):
+        home.directory.write(theirs, b"theirs")
+    home.directory.write(f"rerankers/{'0' * 20}/config.json", b"of a night that was broken off")
+    with home.hold():
+        for content in ("two", "three"):
+            publish(home, tmp_path, content, keep=1)
+    assert home.directory.read("rerankers/mine/config.json").to_pybytes() == b"theirs"
+    assert home.directory.read("versions/notes/a.txt").to_pybytes() == b"theirs"
+    assert home.directory.read("mine.txt") is not None
+    assert len((home.directory / "rerankers").folders()) == 2
+    assert (home.directory / "versions").folders() == ["0003", "notes"]
+
+
+@pytest.mark.parametrize("theirs", ["rerankers/best/config.json", "manifest.json", "versions/0001/x"])
+def test_a_folder_with_other_things_is_no_home(home, theirs):
+    home.directory.write(theirs, b"theirs")
+    with (
+        pytest.raises(DataError, match=r"is no home of nights and not empty, it holds \w+.*choose an empty"),
+        home.hold(),
+    ):
+        pytest.fail("held")
+    assert home.directory.read(theirs).to_pybytes() == b"theirs"
+    assert home.directory.folders() == [theirs.split("/")[0]] * ("/" in theirs)  # not even a lock
+
+
+def test_a_home_of_an_earlier_release_is_one(home, tmp_path):
+    publish(home, tmp_path, "one")
+    assert home.directory.read("home.json") is None
+    with home.hold():
+        pass
+    assert home.directory.read("home.json") is not None
+    with home.hold():
+        pass
+
+
+def test_a_home_is_no_run_folder(tmp_path):
+    with Home(tmp_path / "home").hold():
+        pass
+    with pytest.raises(DataError, match="is a home of nights"), open_run(tmp_path / "home", Config()):
+        pytest.fail("opened")
+    with open_run(tmp_path / "home" / "work", Config()):
+        pass
 
 
 def test_the_last_versions_are_kept_with_what_they_need(home, tmp_path):
