@@ -30,13 +30,13 @@ from hnmine.mining.mine import (
 )
 from hnmine.mining.pca import Basis, Fused, project_space, single_spaces
 from hnmine.ranking.evaluate import Evaluator
-from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file
+from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file, excluding
 from hnmine.ranking.splits import Splits
 from hnmine.runs.counters import DROPPED, GUARDED, NEGATIVES, QUARANTINED
 from hnmine.runs.device import choose_device, choose_dtype
 from hnmine.runs.folder import Run, open_run
 from hnmine.runs.progress import Progress, say, track
-from hnmine.types import Negatives, Score, Space, Texts
+from hnmine.types import Negatives, Pairs, Score, Space, Texts
 
 DENOISE_TOKENS = 256  # of query and document, which the cross-encoder of `guards.denoise` reads
 
@@ -79,13 +79,22 @@ class Project:
         """
         config = self.config
         if config.evaluate.first_stage != "dense":
-            return bm25_or_run_file(config.evaluate, self.collection.documents, self.collection.queries)
-        space = self.reduce(self.fuse(queries or self.collection.judged), self.basis)
-        return dense_first_stage(space, config.search, device=config.device, seed=config.seed)
+            first = bm25_or_run_file(config.evaluate, self.collection.documents, self.collection.queries)
+        else:
+            space = self.reduce(self.fuse(queries or self.collection.judged), self.basis)
+            first = dense_first_stage(space, config.search, device=config.device, seed=config.seed)
+        if not config.evaluate.exclude_self:
+            return first
+        return excluding(first, self.collection.never_negative.own_unjudged)
+
+    def train_pairs(self) -> Pairs:
+        """Return the pairs of the train split, or those that are taken from another split where there is none."""
+        split = self.config.sources.train_split
+        return self.collection.pairs(split) if split in self.collection.splits else self.splits.train
 
     def judge(self) -> Judged:
-        """Return the train pairs with all that was judged for their queries."""
-        return Judged.of(self.collection.pairs(self.config.sources.train_split), self.collection)
+        """Return the train pairs with what is never a negative of them."""
+        return Judged.of(self.train_pairs(), self.collection)
 
     def fuse(self, queries: Texts) -> Fused:
         """Return the vectors of documents and queries, those that the store lacked encoded, as X_concat."""

@@ -8,7 +8,7 @@ Array names end in letters that give their shape:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -56,6 +56,7 @@ class Pairs:
 
     query_rows_P: Int64
     doc_rows_P: Int64
+    source: Judgements | None = None  # all that was judged where these are the positives, on the same rows
 
     def __post_init__(self) -> None:
         assert self.query_rows_P.dtype == self.doc_rows_P.dtype == np.int64, (self.query_rows_P, self.doc_rows_P)
@@ -66,7 +67,7 @@ class Pairs:
 
     def take(self, keep: Int64 | NDArray[np.bool_]) -> Pairs:
         """Return the pairs at `keep` (positions or a mask)."""
-        return Pairs(query_rows_P=self.query_rows_P[keep], doc_rows_P=self.doc_rows_P[keep])
+        return replace(self, query_rows_P=self.query_rows_P[keep], doc_rows_P=self.doc_rows_P[keep])
 
     def renumbered(self) -> tuple[Int64, Pairs]:
         """Return the distinct query rows, ascending, and the pairs with positions in these as query rows."""
@@ -106,7 +107,16 @@ class Judgements:
     def positives(self, min_score: float | None) -> Pairs:
         """Return the pairs of a grade of at least `min_score`; None: of any grade above 0."""
         positive_J = self.grades_J > 0 if min_score is None else self.grades_J >= np.float32(min_score)
-        return Pairs(query_rows_P=self.query_rows_J[positive_J], doc_rows_P=self.doc_rows_J[positive_J])
+        rows_P, docs_P = self.query_rows_J[positive_J], self.doc_rows_J[positive_J]
+        return Pairs(query_rows_P=rows_P, doc_rows_P=docs_P, source=self)
+
+    def grades(self, query_rows_Q: Int64) -> dict[int, dict[int, float]]:
+        """Return for each of these queries the documents of a grade above 0, also below `min_score`, with it."""
+        kept = self.take(np.isin(self.query_rows_J, query_rows_Q) & (self.grades_J > 0))
+        grades: dict[int, dict[int, float]] = {query: {} for query in query_rows_Q.tolist()}
+        for query, doc, grade in zip(*(each.tolist() for each in vars(kept).values()), strict=True):
+            grades[query][doc] = grade
+        return grades
 
 
 def distance(a_nR: Float32 | Float64, b_nR: Float32 | Float64) -> Float64:

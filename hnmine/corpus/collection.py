@@ -73,12 +73,7 @@ class Collection:
 
     def grades(self, split: str) -> dict[int, dict[int, float]]:
         """Return the grade of each document row that is above 0, also below `min_score`, for each query row."""
-        grades: dict[int, dict[int, float]] = {}
-        judged = self.splits[split]
-        for query, doc, grade in zip(*(each.tolist() for each in vars(judged).values()), strict=True):
-            if grade > 0:
-                grades.setdefault(query, {})[doc] = grade
-        return grades
+        return self.splits[split].grades(np.unique(self.splits[split].query_rows_J))
 
     @cached_property
     def never_negative(self) -> NeverNegative:
@@ -156,16 +151,22 @@ def judged_first(
     return queries.take(order_Q.tolist()), moved
 
 
-def hold_out(pairs: Pairs, queries: Texts, share: float, seed: int) -> tuple[Pairs, Pairs]:
+def hold_out(pairs: Pairs, queries: Texts, share: float, seed: int, name: str = "train") -> tuple[Pairs, Pairs]:
     """Return (held out, rest): about this share of the queries, those of one text together, with all their pairs.
 
     A query's text (`identity`) and the seed alone decide, so that what is held out today was not trained on yesterday.
     Either side has one query at least.
+
+    Raises:
+        DataError: there is one query only; `name` is that of the split.
     """
     texts_P = [identity(queries.texts[row]) for row in pairs.query_rows_P.tolist()]
     draws = {text: draw(seed, text) for text in texts_P}
     if len(draws) < 2:
-        raise DataError("one train query only, and no dev split to stop early on; add qrels/dev.tsv or more queries")
+        raise DataError(
+            f"{name} has one query only, so none can be held out for a split that is missing; add more queries, or "
+            "judgements for train, dev and test"
+        )
     ascending = sorted(draws.values())
     border = min(max(share, ascending[1]), ascending[-1])
     held_P = np.array([draws[text] < border for text in texts_P])

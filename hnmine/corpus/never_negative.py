@@ -54,6 +54,10 @@ class NeverNegative(Mapping[int, set[int]]):
         own = set(self._rows_of(int(self.group_Q[query])))
         return own if same_id is None else own | self.with_copies([same_id])
 
+    def own_unjudged(self, query: int) -> set[int]:
+        """Return `own` without what is judged right."""
+        return self.own(query) - self.positives.get(query, set())
+
     def with_copies(self, doc_rows: Iterable[int]) -> set[int]:
         """Return the documents and all that are of the same text."""
         return {row for group in {int(self.groups_N[doc]) for doc in doc_rows} for row in self._rows_of(group)}

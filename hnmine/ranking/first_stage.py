@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,26 @@ def bm25_or_run_file(evaluate: EvaluateConfig, documents: Texts, queries: Texts)
         return read_run(Path(evaluate.first_stage), documents, queries)
     index = Bm25(documents, k1=evaluate.k1, b=evaluate.b)
     return lambda query_rows, depth: index.first(queries.take(query_rows.tolist()), depth)
+
+
+def excluding(first: FirstStage, excluded: Callable[[int], Collection[int]]) -> FirstStage:
+    """Return the first stage without the documents that are excluded by query row; it is asked for as many more."""
+
+    def others(query_rows: Int64, depth: int) -> tuple[Int64, Float32]:
+        docs = [excluded(row) for row in query_rows.tolist()]
+        doc_rows_QK, scores_QK = without(*first(query_rows, depth + max(map(len, docs), default=0)), docs)
+        return doc_rows_QK[:, :depth], scores_QK[:, :depth]
+
+    return others
+
+
+def without(doc_rows_QK: Int64, scores_QK: Float32, excluded: Sequence[Collection[int]]) -> tuple[Int64, Float32]:
+    """Return the lists without these documents of each query, filled up at the end."""
+    gone = [np.isin(rows, list(docs)) for rows, docs in zip(doc_rows_QK, excluded, strict=True)]
+    gone_QK = np.array(gone, dtype=bool).reshape(doc_rows_QK.shape)
+    order_QK = np.argsort(gone_QK, axis=1, kind="stable")
+    kept = np.where(gone_QK, NO_ROW, doc_rows_QK), np.where(gone_QK, np.float32(0), scores_QK)
+    return np.take_along_axis(kept[0], order_QK, axis=1), np.take_along_axis(kept[1], order_QK, axis=1)
 
 
 class Bm25:

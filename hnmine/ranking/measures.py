@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,8 @@ from numpy.typing import NDArray
 
 from hnmine.types import NO_ROW, Done, Float32, Float64, Int64, Pairs, Score, Texts
 
-METRICS = {"MRR@3": "RR@3", "MRR@10": "RR@10", "nDCG@10": "nDCG@10", "Recall@10": "R@10"}
-"""Our names of the metrics, and ir_measures' names of the values that are averaged."""
+DEPTH = 10
+"""Places that metrics look at."""
 MAIN_METRIC = "MRR@10"
 """The metric that chooses steps, weights and arms, and orders what is shown."""
 
@@ -34,7 +36,10 @@ class Task:
     first_scores_QK: Float32
     document_texts: dict[int, str]
     relevant: tuple[frozenset[int], ...]
-    """Relevant document rows of each query, also those that the first stage missed."""
+    """Positives of each query, by document row; also those that the first stage missed."""
+    grades: tuple[Mapping[int, float], ...] | None = None
+    """Of each query the grades above 0, also below that of a positive; None: 1 for each positive."""
+    document_ids: Mapping[int, str] = field(default_factory=dict)
     long: frozenset[int] = frozenset()
     """Positions of the queries with a relevant document of more than `LONG_WORDS` words and marks."""
 
@@ -44,14 +49,18 @@ class Task:
     ) -> Task:
         """Make the task of the queries in these rows, of their first documents and what the pairs judge relevant."""
         texts, positives = documents.texts, pairs.positives_of()
+        first = np.unique(doc_rows_QK[doc_rows_QK != NO_ROW]).tolist()
+        grades = None if pairs.source is None else pairs.source.grades(rows_Q)
         relevant = tuple(frozenset(positives.get(row, ())) for row in rows_Q.tolist())
         long = {doc for doc in frozenset().union(*relevant) if len(_WORD_OR_MARK.findall(texts[doc])) > LONG_WORDS}
         return cls(
             queries=queries.take(rows_Q),
             doc_rows_QK=doc_rows_QK,
             first_scores_QK=scores_QK,
-            document_texts={doc: texts[doc] for doc in np.unique(doc_rows_QK).tolist() if doc != NO_ROW},
+            document_texts={doc: texts[doc] for doc in first},
+            document_ids={doc: documents.ids[doc] for doc in first},
             relevant=relevant,
+            grades=None if grades is None else tuple(grades[row] for row in rows_Q.tolist()),
             long=frozenset(query for query, docs in enumerate(relevant) if docs & long),
         )
 
@@ -85,21 +94,76 @@ def rerank(task: Task, score: Score, done: Done = lambda _count: None) -> Float3
     return scores_QK
 
 
-def measure(task: Task, scores_QK: Float32) -> PerQuery:
-    """Return every metric for every query, the documents ordered by score; a query without a hit counts 0."""
-    import ir_measures
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """The first `DEPTH` documents of each query as a ranking puts them, K of them, and all that could be there."""
 
-    names = [str(query) for query in range(len(task))]
-    qrels = {name: {f"d{doc}": 1 for doc in docs} for name, docs in zip(names, task.relevant, strict=True)}
-    run = {
-        name: {f"d{doc}": float(score) for doc, score in zip(docs, scores, strict=True) if doc != NO_ROW}
-        for name, docs, scores in zip(names, task.doc_rows_QK.tolist(), scores_QK.tolist(), strict=True)
-    }
-    values: PerQuery = {metric: np.zeros(len(task)) for metric in METRICS}
-    measures = {ir_measures.parse_measure(theirs): ours for ours, theirs in METRICS.items()}
-    for row in ir_measures.iter_calc(list(measures), qrels, run):
-        values[measures[row.measure]][int(row.query_id)] = row.value
-    return values
+    relevant_QK: NDArray[np.bool_]
+    grade_QK: Float64
+    """0 where nothing is known of a document, or there is none."""
+    relevant_Q: Int64
+    """How many documents are relevant."""
+    ideal_QK: Float64
+    """The highest grades of each query, highest first; 0 fills up."""
+
+
+def order_of(task: Task, scores_QK: Float32) -> Int64:
+    """Return the places (Q, K) in the first stage by score, highest first; of equal scores the earlier place."""
+    return np.argsort(-np.where(task.exists_QK, scores_QK, -np.inf), axis=1, kind="stable")
+
+
+def measure(task: Task, scores_QK: Float32) -> PerQuery:
+    """Return every metric for every query, the documents in `order_of` their scores; a query without a hit counts 0."""
+    rows_QK = np.take_along_axis(task.doc_rows_QK, order_of(task, scores_QK)[:, :DEPTH], axis=1)
+    shape, rows = rows_QK.shape, rows_QK.tolist()
+    grades = task.grades or tuple(dict.fromkeys(docs, 1.0) for docs in task.relevant)
+    relevant = [[doc in docs for doc in found] for docs, found in zip(task.relevant, rows, strict=True)]
+    graded = [[of_query.get(doc, 0.0) for doc in found] for of_query, found in zip(grades, rows, strict=True)]
+    ideal = [[*sorted(of_query.values(), reverse=True)[:DEPTH], *[0.0] * DEPTH][:DEPTH] for of_query in grades]
+    ranked = Ranked(
+        relevant_QK=np.array(relevant, dtype=bool).reshape(shape),
+        grade_QK=np.array(graded, dtype=np.float64).reshape(shape),
+        relevant_Q=np.array([len(docs) for docs in task.relevant], dtype=np.int64),
+        ideal_QK=np.array(ideal, dtype=np.float64).reshape(len(task), DEPTH),
+    )
+    return {name: metric(ranked) for name, metric in METRICS.items()}
+
+
+def reciprocal_rank(ranked: Ranked, depth: int) -> Float64:
+    """Return 1 / the place of the first relevant document among the first `depth` (Q,); 0 without one."""
+    relevant_QK = ranked.relevant_QK[:, :depth]
+    best_Q: Float64 = (relevant_QK / np.arange(1, 1 + relevant_QK.shape[1])).max(axis=1, initial=0.0)
+    return best_Q
+
+
+def ndcg(ranked: Ranked, depth: int) -> Float64:
+    """Return the discounted gain of the first `depth` documents, a share of the highest there can be (Q,).
+
+    Gains are the grades, as in trec_eval (Järvelin and Kekäläinen, TOIS 2002, with the discount log2(1 + place)).
+    """
+    discount_K = np.log2(np.arange(2, 2 + depth))
+
+    def discounted(grade_QK: Float64) -> Float64:
+        places = min(depth, grade_QK.shape[1])
+        return np.asarray((grade_QK[:, :places] / discount_K[:places]).sum(axis=1))
+
+    ideal_Q = discounted(ranked.ideal_QK)
+    return np.divide(discounted(ranked.grade_QK), ideal_Q, out=np.zeros(len(ideal_Q)), where=ideal_Q > 0)
+
+
+def recall(ranked: Ranked, depth: int) -> Float64:
+    """Return the share of the relevant documents that is among the first `depth` (Q,)."""
+    found_Q: Float64 = ranked.relevant_QK[:, :depth].sum(axis=1) / np.maximum(1, ranked.relevant_Q)
+    return found_Q
+
+
+METRICS: dict[str, Callable[[Ranked], Float64]] = {
+    "MRR@3": partial(reciprocal_rank, depth=3),
+    "MRR@10": partial(reciprocal_rank, depth=10),
+    "nDCG@10": partial(ndcg, depth=10),
+    "Recall@10": partial(recall, depth=10),
+}
+"""What is measured, by name: a value for each query."""
 
 
 def means(values: PerQuery) -> dict[str, float]:

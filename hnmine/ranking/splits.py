@@ -9,7 +9,7 @@ import numpy as np
 
 from hnmine.config.root import Config
 from hnmine.corpus.collection import Collection, hold_out
-from hnmine.ranking.first_stage import FirstStage
+from hnmine.ranking.first_stage import FirstStage, without
 from hnmine.ranking.measures import Task
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64, Pairs
@@ -19,31 +19,40 @@ FIRST_DOCUMENTS = 50
 
 
 class Splits:
-    """Train, dev and test pairs. Without a dev split a share of the train queries is held out for it."""
+    """Train, dev and test pairs. Where the data lack train or dev queries, a share of another split is taken for them.
+
+    Shares are of queries, drawn by their texts and the seed (`hold_out`), and a name says what it is a share of.
+    """
 
     def __init__(self, collection: Collection, config: Config, open_first_stage: Callable[[], FirstStage]) -> None:
         """Divide the collection's pairs; `open_first_stage` is called once, when the first documents are asked for."""
-        self.collection, sources = collection, config.sources
+        self.collection, sources, queries = collection, config.sources, collection.queries
         self._depth, self._open_first_stage = config.evaluate.depth, cache(open_first_stage)
         self._found: dict[int, tuple[Int64, Float32]] = {}
-        # Take the files' splits where they exist, else held-out queries.
-        self.train, self.dev_name = collection.pairs(sources.train_split), sources.dev_split
-        if self.dev_name in collection.splits:
-            self.dev = collection.pairs(self.dev_name)
+        names, share = (sources.train_split, sources.dev_split, sources.test_split), sources.dev_share
+        named = {name: (name, collection.pairs(name)) for name in names if name in collection.splits}
+        # Train on most queries of dev, or else of test, where there is no train split.
+        if (divided := next(iter(named), sources.train_split)) != sources.train_split:
+            kept, rest = hold_out(named[divided][1], queries, share, config.seed + 1, divided)
+            named[divided] = f"{share:.0%} of {divided}", kept
+            named[sources.train_split] = f"{1 - share:.0%} of {divided}", rest
+            say("read", f"no {sources.train_split} split: {1 - share:.0%} of {divided} queries are trained on")
+        self.train_name, self.train = named.get(sources.train_split) or (divided, collection.pairs(divided))
+        # Hold out train queries where there is no dev split, and report dev where there is no test split.
+        if sources.dev_split in named:
+            self.dev_name, self.dev = named[sources.dev_split]
         else:
-            self.dev, self.train = hold_out(self.train, collection.queries, sources.dev_share, config.seed)
-            self.dev_name = f"{sources.dev_share:.0%} of {sources.train_split}"
+            self.dev, self.train = hold_out(self.train, queries, share, config.seed, self.train_name)
+            self.dev_name = f"{share:.0%} of {self.train_name}"
             say("read", f"no {sources.dev_split} split: {self.dev_name} queries are held out for early stopping")
-        self.test_name, self.test = self.dev_name, self.dev
-        if sources.test_split in collection.splits:
-            self.test_name, self.test = sources.test_split, collection.pairs(sources.test_split)
-        else:
+        self.test_name, self.test = named.get(sources.test_split) or (self.dev_name, self.dev)
+        if sources.test_split not in named:
             say("read", f"no {sources.test_split} split: {self.dev_name} is reported, which also chose the step")
         # Warn of queries that are trained on too.
-        texts = collection.queries.texts
-        train = {texts[row] for row in self.train.query_rows_P}
+        _, group_Q = collection.identities
+        train = group_Q[self.train.query_rows_P]
         for name, pairs in ((self.dev_name, self.dev), (self.test_name, self.test)):
-            if shared := sum(texts[row] in train for row in np.unique(pairs.query_rows_P)):
+            if shared := int(np.isin(group_Q[np.unique(pairs.query_rows_P)], train).sum()):
                 message = f"{shared:,} queries of {name} are train queries too; its figures flatter"
                 say("read", message, level="warning")
 
@@ -64,10 +73,14 @@ class Splits:
         return self._task(rows_Q, pairs)
 
     def unjudged(self, rows_Q: Int64) -> Task:
-        """Return the re-ranking task of these queries, in this order, with nothing known to be right."""
-        return self._task(rows_Q, self.train.take(np.zeros(len(self.train), dtype=bool)))
+        """Return the re-ranking task of these queries, in this order: nothing is known to be right or is the query."""
+        nothing = np.empty(0, dtype=np.int64)
+        return self._task(rows_Q, Pairs(query_rows_P=nothing, doc_rows_P=nothing), with_self=False)
 
-    def _task(self, rows_Q: Int64, pairs: Pairs) -> Task:
+    def _task(self, rows_Q: Int64, pairs: Pairs, *, with_self: bool = True) -> Task:
         documents, queries, depth = self.collection.documents, self.collection.queries, self._depth
         doc_rows_QK, scores_QK = self.first_stage(rows_Q)
+        if not with_self:
+            own = [self.collection.never_negative.own(row) for row in rows_Q.tolist()]
+            doc_rows_QK, scores_QK = without(doc_rows_QK, scores_QK, own)
         return Task.of(documents, queries, pairs, rows_Q, doc_rows_QK[:, :depth], scores_QK[:, :depth])

@@ -110,7 +110,7 @@ def pairs_of(query_rows: list[int]) -> Pairs:
 def test_every_pair_is_on_one_side_and_queries_of_one_text_are_together(texts, share, seed):
     pairs, queries = pairs_of([*range(len(texts)), 0]), as_texts(texts)
     if len(set(texts)) < 2:
-        with pytest.raises(DataError, match="one train query only"):
+        with pytest.raises(DataError, match="train has one query only"):
             hold_out(pairs, queries, share, seed)
         return
     held, rest = hold_out(pairs, queries, share, seed)

@@ -107,7 +107,7 @@ def test_without_a_test_split_the_dev_queries_are_reported_and_it_says_so(
 def test_of_a_single_train_query_nothing_can_be_held_out(tmp_path: Path) -> None:
     folder = write_collection(tmp_path / "data", ["train"])
     (folder / "qrels" / "train.tsv").write_text("apple-care\tapple-guide\t1\napple-care\tapple-price\t1\n")
-    with pytest.raises(DataError, match=r"one train query only, and no dev split .* add qrels/dev\.tsv"):
+    with pytest.raises(DataError, match=r"train has one query only, so none can be held out .* add more queries"):
         splits_of(folder)
 
 
