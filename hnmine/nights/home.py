@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +27,9 @@ from hnmine.errors import DataError
 from hnmine.models.folder import folder_sha256
 from hnmine.nights.lease import Lease, hold
 from hnmine.runs.directory import Directory
-from hnmine.runs.files import digest
+from hnmine.runs.files import digest, file_sha256
 from hnmine.runs.folder import HOME_MARK
+from hnmine.runs.progress import say
 from hnmine.runs.tables import text_table
 
 _POINTER = "current.json"
@@ -84,6 +85,7 @@ class Version(_Record):
 
     number: str = Field("", exclude=True)  # empty before the first night
     files: list[str]
+    sha256: dict[str, str] = {}  # of the files, by name; versions of earlier releases have none
     reranker: str  # name in HOME/rerankers
     facts: Facts
 
@@ -135,17 +137,28 @@ class Home:
         return f"{1 + max((int(row.version) for row in self.history()), default=0):04d}"
 
     def file(self, version: Version, name: str, work: Path) -> Path | None:
-        """Return a file of a version, or None if it lacks it; from an object store, a copy below `work`."""
+        """Return a file of a version; from an object store, a copy below `work`.
+
+        Returns None if the version lacks it, and, which is said, if it is not as it was written.
+        """
         if name not in version.files:
             return None
-        return (self._versions / version.number).on_this_machine(name, work / "last" / name)
+        folder = self._versions / version.number
+        path = folder.on_this_machine(name, work / "last" / name) if name in folder.files() else None
+        recorded = version.sha256.get(name)
+        if path is not None and recorded in (None, file_sha256(path)):
+            return path
+        say("nightly", f"{folder}/{name} is {'damaged' if path else 'gone'}; this night does without", level="warning")
+        return None
 
     def write(self, version: str, files: dict[str, Path], reranker: str, facts: Facts) -> None:
         """Write a version, which nobody sees before `point`; what a broken night left under its number is removed."""
         self._versions.remove_folder(version)
         for name, path in files.items():
             (self._versions / version).write(name, path.read_bytes())
-        content = Version(files=sorted(files), reranker=reranker, facts=facts).model_dump_json(indent=1)
+        sha256 = {name: file_sha256(path) for name, path in files.items()}
+        version_file = Version(files=sorted(files), sha256=sha256, reranker=reranker, facts=facts)
+        content = version_file.model_dump_json(indent=1)
         (self._versions / version).write(_VERSION, content.encode())
 
     def point(self, version: str, row: Row, keep: int) -> None:
@@ -168,7 +181,7 @@ class Home:
             raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
         with self.hold():
             number, published = self.current().number, self._published()
-            identities = {each: digest(self._files(self._version(each).reranker)) for each in published}
+            identities = {each: _identity(self._files(self._version(each).reranker)) for each in published}
             rejected = {*self._pointer().rejected, identities[number]}
             earlier = [each for each in published if each < number and identities[each] not in rejected]
             kept = ", ".join(published)
@@ -195,14 +208,27 @@ class Home:
         return name
 
     def reranker(self, name: str, work: Path) -> Path:
-        """Return the folder of a model; from an object store, a copy below `work`, which later nights find there."""
-        copy = work / "deployed" / name
-        copied = self._files(name).items() <= folder_sha256(copy).items()
-        return copy if copied else self._rerankers.on_this_machine(name, copy)
+        """Return the folder of a model; from an object store, a copy below `work`, which later nights find there.
+
+        Raises:
+            DataError: a file of the model is gone, or is not as it was written.
+        """
+        files, copy = self._files(name), work / "deployed" / name
+        if files.items() <= folder_sha256(copy).items():
+            return copy
+        folder = self._rerankers.on_this_machine(name, copy)
+        found = folder_sha256(folder)
+        if damaged := [file for file, sha256 in files.items() if found.get(file) != sha256]:
+            raise DataError(
+                f"{self._rerankers}/{name}/{damaged[0]} is gone or damaged; bring it back, or deploy an earlier "
+                "re-ranker with `hnmine rollback`"
+            )
+        return folder
 
     def is_rejected(self, folder: Path) -> bool:
         """Whether the model in this folder was rolled back from."""
-        return digest(folder_sha256(folder)) in self._pointer().rejected
+        files = folder_sha256(folder)
+        return not {_identity(files), digest(files)}.isdisjoint(self._pointer().rejected)
 
     def _published(self) -> list[str]:
         """Return the numbers of the versions that the history names and that are kept, oldest first."""
@@ -237,6 +263,11 @@ class Home:
                 first = error.errors()[0]
                 problem = f"not what a night leaves ({'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']})"
         raise DataError(f"{self.directory}/{name} is {problem}; bring it back, or begin anew with another --home")
+
+
+def _identity(files: Mapping[str, str]) -> str:
+    """Return what names a model by its weights: a training that was resumed may write other settings beside them."""
+    return digest({name: sha256 for name, sha256 in files.items() if name.endswith(".safetensors")} or dict(files))
 
 
 def history_table(rows: Sequence[Row]) -> str:

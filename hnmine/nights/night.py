@@ -154,6 +154,8 @@ def _end_of_epoch(project: Project, facts: Facts, fused: Fused, basis: Basis | N
         return "other encoders"
     if not _recorded(config.reduce, config).items() <= facts.reduce.items():
         return "other settings of reduce"
+    if basis is None and config.reduce.variance is not None:
+        return "no whole basis is kept"
     if (basis or facts.fits) and facts.came > config.nightly.refit_share * documents:
         return f"{facts.came:,} documents came since the basis was fitted, of {documents:,}"
 

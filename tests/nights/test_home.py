@@ -19,18 +19,20 @@ def home(root: str) -> Home:
     return Home(root)
 
 
-def model(folder: Path, content: str) -> Path:
+def model(folder: Path, content: str, weights: str = "") -> Path:
     (folder / "1_Pooling").mkdir(parents=True)
     (folder / "config.json").write_text(content)
     (folder / "1_Pooling" / "config.json").write_text("{}")
     (folder / "empty.txt").touch()
+    if weights:
+        (folder / "model.safetensors").write_text(weights)
     return folder
 
 
-def publish(home: Home, tmp_path: Path, content: str, keep: int = 10) -> str:
+def publish(home: Home, tmp_path: Path, content: str, keep: int = 10, weights: str = "") -> str:
     """A night that leaves one file and a re-ranker of this content."""
     number = home.next_number()
-    folder = model(tmp_path / f"model-{number}", content)
+    folder = model(tmp_path / f"model-{number}", content, weights)
     file = tmp_path / f"file-{number}"
     file.write_text(f"of {number}")
     home.write(number, {"a.txt": file}, home.add_reranker(folder), Facts(epoch=1))
@@ -79,6 +81,32 @@ def test_a_reranker_half_written_is_written_again(home, tmp_path):
     (home.directory / "rerankers" / name).write("config.json", b"half")
     assert home.add_reranker(folder) == name
     assert (home.reranker(name, tmp_path / "work") / "config.json").read_text() == "one"
+
+
+def flip_a_bit(directory: Directory, name: str) -> None:
+    content = bytearray(directory.read(name).to_pybytes())
+    content[len(content) // 2] ^= 1
+    directory.write(name, bytes(content))
+
+
+def test_a_damaged_file_of_a_version_is_not_read(home, tmp_path, capfd):
+    publish(home, tmp_path, "one")
+    version = home.current()
+    assert home.file(version, "a.txt", tmp_path / "work").read_text() == "of 0001"
+    flip_a_bit(home.directory, "versions/0001/a.txt")
+    assert home.file(version, "a.txt", tmp_path / "work") is None
+    assert "a.txt is damaged" in capfd.readouterr().err
+    home.directory.remove("versions/0001/a.txt")
+    assert home.file(version, "a.txt", tmp_path / "other") is None
+    assert "a.txt is gone" in capfd.readouterr().err
+
+
+def test_a_damaged_reranker_is_refused(home, tmp_path):
+    publish(home, tmp_path, "one")
+    name = home.current().reranker
+    flip_a_bit(home.directory, f"rerankers/{name}/config.json")
+    with pytest.raises(DataError, match=r"config.json is gone or damaged; bring it back, or .*hnmine rollback"):
+        home.reranker(name, tmp_path / "work")
 
 
 def test_what_no_night_made_is_never_removed(home, tmp_path):
@@ -179,6 +207,15 @@ def test_the_training_record_in_a_model_of_an_earlier_release_is_no_part_of_the_
     assert home.is_rejected(folder)
     earlier = home.reranker(home.current().reranker, tmp_path / "work")
     assert not home.is_rejected(earlier)
+
+
+def test_other_settings_beside_the_same_weights_are_no_other_model(home, tmp_path):
+    for content in ("good", "bad"):
+        publish(home, tmp_path, content, weights=content)
+    home.rollback()
+    again = model(tmp_path / "again", "bad, but trained in two parts", weights="bad")
+    assert home.is_rejected(again)
+    assert not home.is_rejected(model(tmp_path / "other", "bad", weights="other"))
 
 
 def test_a_home_without_a_night_cannot_be_rolled_back(home):
