@@ -158,9 +158,17 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
+def transformer_config(folder: Path) -> dict[str, Any]:
+    """Return what config.json says of the transformer of a model, or of an adapter's base; {} if it has none."""
+    base = adapter_base(folder)
+    if base is not None:
+        return transformer_config(base)
+    return read_settings(folder / "config.json") or read_settings(folder / "0_Transformer" / "config.json")
+
+
 def hidden_size(folder: Path) -> int:
     """Return how wide a transformer's hidden states are; raise ModelError if config.json does not say."""
-    config = read_settings(folder / "config.json") or read_settings(folder / "0_Transformer" / "config.json")
+    config = transformer_config(folder)
     for name in ("hidden_size", "d_model", "dim"):
         if isinstance(width := config.get(name), int) and width > 0:
             return width

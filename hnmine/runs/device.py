@@ -73,13 +73,36 @@ def cpu_multiplies_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def choose_dtype(setting: str, device: Kind, *, training: bool = False) -> str:
+@cache
+def gpu_multiplies_bfloat16() -> bool:
+    """Whether the GPU has bfloat16 matrix instructions, as those since Ampere; true where no GPU can be asked.
+
+    The head of a cluster may have none; what its workers lack, torch emulates.
+    """
+    import torch
+
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def choose_dtype(setting: str, device: Kind, *, training: bool = False, model_type: str | None = None) -> str:
     """Turn `auto` into the fastest number type that the device computes in hardware.
 
-    Training uses bfloat16, which has the range of float32: small gradients would vanish in float16.
+    That is bfloat16, which has the range of float32, and on older GPUs float16. Training does not use float16, in which
+    small gradients vanish, and neither do Gemma and its kin (`model_type` of config.json), whose activations exceed it.
+
+    Raises:
+        DeviceError: float16 is set for a model that cannot compute in it.
     """
+    exceeds = "gemma" in (model_type or "")
+    if setting == "float16" and exceeds:
+        raise DeviceError(f"dtype: float16 is too narrow for the numbers of {model_type}; set auto or bfloat16")
     if setting != "auto":
         return setting
-    if device == "gpu":
-        return "bfloat16" if training else "float16"
-    return "bfloat16" if cpu_multiplies_bfloat16() else "float32"
+    if gpu_multiplies_bfloat16() if device == "gpu" else cpu_multiplies_bfloat16():
+        return "bfloat16"
+    return "float16" if device == "gpu" and not training and not exceeds else "float32"
+
+
+def safer_dtype(dtype: str) -> str | None:
+    """Return the number type to try where this one gives NaN or infinity; None: there is none."""
+    return {"float16": "bfloat16", "bfloat16": "float32"}.get(dtype)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from unittest.mock import create_autospec
+
 import pytest
+import torch
 
 from hnmine.errors import DeviceError
 from hnmine.runs import device
@@ -56,12 +59,42 @@ def test_a_gpu_with_its_library_is_chosen(one_gpu, monkeypatch):
     assert device.choose_device("gpu", needs="numpy").torch_name == "cuda"
 
 
-def test_a_set_number_type_stays_and_auto_follows_the_device():
-    assert [device.choose_dtype(dtype, "cpu") for dtype in ("float32", "bfloat16", "float16")] == [
-        "float32",
-        "bfloat16",
-        "float16",
-    ]
-    assert device.choose_dtype("auto", "gpu") == "float16"
-    assert device.choose_dtype("auto", "gpu", training=True) == "bfloat16"
+@pytest.fixture(params=[True, False], ids=["new", "old"])
+def gpu_of_bfloat16(request, monkeypatch) -> bool:
+    """A GPU that multiplies bfloat16 or not; the stand-ins have the signatures of torch."""
+    monkeypatch.setattr("torch.cuda.is_available", create_autospec(torch.cuda.is_available, return_value=True))
+    asked = create_autospec(torch.cuda.is_bf16_supported, side_effect=lambda including_emulation=True: request.param)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", asked)
+    device.gpu_multiplies_bfloat16.cache_clear()
+    yield request.param
+    device.gpu_multiplies_bfloat16.cache_clear()
+
+
+def test_a_gpu_computes_in_bfloat16_if_it_can_and_else_in_float16_but_never_in_training(gpu_of_bfloat16):
+    assert device.choose_dtype("auto", "gpu") == ("bfloat16" if gpu_of_bfloat16 else "float16")
+    assert device.choose_dtype("auto", "gpu", training=True) == ("bfloat16" if gpu_of_bfloat16 else "float32")
+
+
+@pytest.mark.parametrize("model_type", ["gemma", "gemma2", "gemma3_text", "embedding_gemma2", "t5gemma2"])
+def test_gemma_and_its_kin_never_compute_in_float16(model_type, gpu_of_bfloat16):
+    assert device.choose_dtype("auto", "gpu", model_type=model_type) == ("bfloat16" if gpu_of_bfloat16 else "float32")
+    with pytest.raises(DeviceError, match=f"too narrow for the numbers of {model_type}; set auto or bfloat16"):
+        device.choose_dtype("float16", "gpu", model_type=model_type)
+    assert device.choose_dtype("bfloat16", "gpu", model_type=model_type) == "bfloat16"
+
+
+def test_the_head_of_a_cluster_takes_the_gpus_of_its_workers_for_new():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    device.gpu_multiplies_bfloat16.cache_clear()
+    assert device.choose_dtype("auto", "gpu") == "bfloat16"
+
+
+def test_a_set_number_type_stays_and_auto_is_bfloat16_on_a_cpu_that_multiplies_it():
+    for dtype in ("float32", "bfloat16", "float16"):
+        assert {device.choose_dtype(dtype, kind) for kind in ("cpu", "gpu")} == {dtype}
     assert device.choose_dtype("auto", "cpu") == ("bfloat16" if device.cpu_multiplies_bfloat16() else "float32")
+
+
+def test_from_each_number_type_there_is_a_safer_one_up_to_float32():
+    assert [device.safer_dtype(dtype) for dtype in ("float16", "bfloat16", "float32")] == ["bfloat16", "float32", None]
