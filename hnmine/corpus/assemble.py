@@ -166,7 +166,9 @@ class _TextTable:
         row = self.row_of.get(text_id)
         if row is None:
             bad = self.rejected.get(text_id)
-            fate = f"was quarantined: {bad.reason} in line {bad.line} of {bad.file}" if bad else "is not there"
+            more = f" and {len(self.files) - 1} files more" if len(self.files) > 1 else ""
+            fate = f"was quarantined: {bad.reason} in line {bad.line} of" if bad else "is not in"
+            fate += f" {bad.file}" if bad else f" {self.files[0]}{more}"
             raise _BadRowError(f"unknown_{self.kind}", f"{self.kind} {_show(text_id)} {fate}", query_id)
         return row
 
@@ -183,8 +185,9 @@ def _read_texts(
     unseen, table = {key for _, key in parts if key} - set(roles), _TextTable(kind)
     for row in account.good(rows):
         try:
-            text_id, text, seen = _parse_text(row.fields, names, parts, roles)
-            unseen.difference_update(seen)
+            text_id, text, values = _parse_text(row.fields, names, parts, roles)
+            if unseen:
+                unseen.difference_update(key for key, value in values.items() if value)
             table.add(row, text_id, text, account)
         except _BadRowError as bad:
             rejected = account.reject(row, *bad.args)
@@ -200,8 +203,8 @@ def _read_texts(
 
 def _parse_text(
     fields: Mapping[str, Any], names: Names, parts: Sequence[tuple[str, str | None]], roles: Sequence[str]
-) -> tuple[str, str, Iterable[str]]:
-    """Return a row's id, its text, and the fields of the template that it has."""
+) -> tuple[str, str, dict[str, str]]:
+    """Return a row's id, its text, and the fields of the template."""
     # Find the id.
     keys = found(names, fields)
     text_id = fields[keys["id"]] if "id" in keys else None
@@ -211,8 +214,8 @@ def _parse_text(
 
     # Join the fields of the template.
     values = {key: _joined(fields, key, keys.get(key, key), text_id) for _, key in parts if key}
-    text = "".join(literal + (values[key] if key else "") for literal, key in parts).strip()
-    said = "".join(values[key] for key in roles or values)
+    text = "".join([literal + (values[key] if key else "") for literal, key in parts]).strip()
+    said = "".join([values[key] for key in roles or values])
     if not (_VISIBLE.search(said, 0, 200) or identity(said)):
         raise _BadRowError("empty_text", f"nothing in {roles or list(values)}; keys: {_show(list(fields))}", text_id)
     if not (text_id.isascii() and text.isascii()):
@@ -220,11 +223,13 @@ def _parse_text(
             (text_id + text).encode()
         except UnicodeEncodeError as error:
             raise _BadRowError("not_utf8", f"{error.object[error.start]!r} is no character", text_id) from None
-    return text_id, text, (key for key, value in values.items() if value)
+    return text_id, text, values
 
 
 def _id(value: Any) -> str:
     """Return an id as text."""
+    if type(value) is str:
+        return value
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _BadRowError("wrong_type", f"an id must be a string or integer, got a {type(value).__name__}")
     try:
@@ -235,22 +240,18 @@ def _id(value: Any) -> str:
 
 def _joined(fields: Mapping[str, Any], key: str, name: str, text_id: str) -> str:
     """Return a field of the template as text, a list of texts joined by line ends."""
-    value = _field(fields, name)
+    value = fields.get(name)
+    if type(value) is str:
+        return value
+    if value is None and "." in name and name not in fields:  # `a.b` is b in a
+        outer, _, inner = name.partition(".")
+        within = fields.get(outer)
+        return _joined(within, key, inner, text_id) if isinstance(within, Mapping) else ""
     if value is None:
         return ""
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return "\n".join(value)
-    if isinstance(value, str):
-        return value
     raise _BadRowError("wrong_type", f"{key} must be a string or strings, got a {type(value).__name__}", text_id)
-
-
-def _field(row: Any, path: str) -> Any:
-    """Return a field, `a.b` being b in a; None where there is none. A name with a dot in it comes first."""
-    if isinstance(row, Mapping) and path not in row and "." in path:
-        outer, _, inner = path.partition(".")
-        return _field(row.get(outer), inner)
-    return row.get(path) if isinstance(row, Mapping) else None
 
 
 def _named(judged: Mapping[str, Iterable[Row]], sources: SourcesConfig) -> dict[str, Iterable[Row]]:
@@ -265,26 +266,28 @@ def _read_judgements(
     split: str, rows: Iterable[Row], queries: _TextTable, documents: _TextTable, account: _Account
 ) -> Judgements:
     """Read what one split judges."""
+    # Keep each pair once.
     pairs, grades, lines = array("q"), array("f"), array("q")
     known: dict[int, int] = {}  # position in these, by query row * number of documents + document row
-    fits: Counter[str] = Counter()
-    before, odd = len(account.bad), None
+    strangers: dict[bool, dict[tuple[str, str], Row]] = {False: {}, True: {}}  # fit only as they are, only reversed
+    before = len(account.bad)
     for row in account.good(rows):
         try:
             query, document, score = _parse_judgement(row)
-            fits["right"] += query in queries and document in documents
-            if document in queries and query in documents:
-                fits["wrong"] += 1
-                odd = odd or (row, query, document)
-            pair = queries.row(query, query) * len(documents.texts) + documents.row(document, query)
             grade = score_of(score)
             if grade is None:
                 raise _BadRowError("bad_score", f"expected a finite number, got {_show(score)}", query)
+            query_row, document_row = queries.row_of.get(query), documents.row_of.get(document)
+            if query_row is None or document_row is None:
+                straight = query in queries and document in documents
+                if straight != (document in queries and query in documents):
+                    strangers[not straight].setdefault((query, document), row)
+                query_row, document_row = queries.row(query, query), documents.row(document, query)
+            pair = query_row * len(documents.texts) + document_row
             first = known.setdefault(pair, len(pairs))
             if first < len(pairs):
-                detail = (
-                    f"line {lines[first]} has this query and {_show(document)}; scores {grades[first]:g}, {grade:g}"
-                )
+                scores = f"scores {grades[first]:g}, {grade:g}"
+                detail = f"line {lines[first]} has this query and {_show(document)}; {scores}"
                 raise _BadRowError("duplicate_pair", detail, query)
             pairs.append(pair)
             grades.append(grade)
@@ -293,29 +296,47 @@ def _read_judgements(
             account.reject(row, *bad.args)
 
     # Refuse what is the wrong way round, and what nobody can read.
-    if odd and fits["wrong"] > fits["right"]:
-        row, query, document = odd
-        raise DataError(
-            f"{row.file}: {fits['wrong']:,} rows fit with query and document the other way round, {fits['right']:,} as "
-            f"they stand; in line {row.line} the query {_show(query)} is a document's id, and {_show(document)} "
-            "a query's: exchange the names of the columns, or write a header"
-        )
+    judged = Judgements(
+        query_rows_J=np.array(pairs, np.int64) // len(documents.texts),
+        doc_rows_J=np.array(pairs, np.int64) % len(documents.texts),
+        grades_J=np.array(grades, np.float32),
+    )
+    if strangers[True]:
+        _refuse_reversed(judged, queries, documents, len(strangers[False]), strangers[True])
     bad_rows = account.bad[before:]
     if not pairs and bad_rows and all(bad.reason in _UNREADABLE for bad in bad_rows):
         raise DataError(_nothing(bad_rows[0].file, f"usable judgement of {split}", account, listed(JUDGEMENT)))
-    pairs_J = np.array(pairs, np.int64)
-    return Judgements(
-        query_rows_J=pairs_J // len(documents.texts),
-        doc_rows_J=pairs_J % len(documents.texts),
-        grades_J=np.array(grades, np.float32),
-    )
+    return judged
+
+
+def _refuse_reversed(
+    judged: Judgements,
+    queries: _TextTable,
+    documents: _TextTable,
+    straight: int,
+    reversed_rows: Mapping[tuple[str, str], Row],
+) -> None:
+    """Raise DataError if more rows fit only the wrong way round than only as they are: those kept, and `straight`."""
+    is_document = [name in documents for name in queries.row_of]
+    is_query = [name in queries for name in documents.row_of]
+    pairs = zip(judged.query_rows_J.tolist(), judged.doc_rows_J.tolist(), strict=True)
+    straight += sum(not (is_document[query] and is_query[document]) for query, document in pairs)
+    (query, document), row = next(iter(reversed_rows.items()))
+    if len(reversed_rows) > straight:
+        raise DataError(
+            f"{row.file}: {len(reversed_rows):,} rows fit only if query and document are exchanged, {straight:,} only "
+            f"as they are; in line {row.line} the query {_show(query)} is the id of a document, and {_show(document)} "
+            "that of a query: exchange the names of the columns, or write a header"
+        )
 
 
 def _parse_judgement(row: Row) -> tuple[str, str, Any]:
     """Return query id, document id and score."""
-    query, document, score = (row.fields[name] for name in FIELDS)
-    if any(value is None or not str(value).strip() for value in (query, document)):
-        raise _BadRowError("malformed_row", f"expected {', '.join(FIELDS)}, none empty; got {_show([query, document])}")
+    query, document, score = row.fields["query"], row.fields["document"], row.fields["score"]
+    for value in (query, document):
+        if value is None or (isinstance(value, str) and not value.strip()):
+            shown = _show([query, document])
+            raise _BadRowError("malformed_row", f"expected {', '.join(FIELDS)}, none empty; got {shown}")
     return _id(query), _id(document), score
 
 

@@ -94,7 +94,7 @@ class Folder:
 
     address: str
     files: tuple[File, ...]  # sorted; none that is hidden
-    strange: tuple[str, ...] = ()  # names of what is neither file nor folder
+    strange: tuple[str, ...] = ()  # what else lies there, each "name (why)": empty folders, links to nothing
 
 
 def open_folder(address: str | Path) -> Folder:
@@ -119,8 +119,10 @@ def open_folder(address: str | Path) -> Folder:
         return Folder(str(directory), (File(parent, name),))
     shown = {name: each for name, each in names.items() if not re.search(r"(^|/)(\.|_SUCCESS$|__MACOSX/)", name)}
     files = tuple(File(directory, name) for name, each in shown.items() if each == pafs.FileType.File)
-    strange = tuple(n for n, each in shown.items() if each not in (pafs.FileType.File, pafs.FileType.Directory))
-    return Folder(str(directory), files, strange)
+    above = {name.rpartition("/")[0] for name in shown}
+    empty = (f"{n} (an empty folder)" for n, e in shown.items() if e == pafs.FileType.Directory and n not in above)
+    other = (f"{n} (no file)" for n, e in shown.items() if e not in (pafs.FileType.File, pafs.FileType.Directory))
+    return Folder(str(directory), files, (*empty, *other))
 
 
 def _known(table: Mapping[bytes, str], start: bytes) -> str | None:

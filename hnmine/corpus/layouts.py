@@ -52,7 +52,7 @@ def recognise(folder: Folder) -> Parts:
     if inner:
         return recognise(inner[0])
     problem = "; ".join(answer for answer in answers if isinstance(answer, str)) or "no layout is recognised"
-    there = ", ".join(file.name for file in folder.files[:16]) or "nothing"
+    there = ", ".join([file.name for file in folder.files[:16]] + list(folder.strange[:4])) or "nothing"
     expected = "; or ".join(layout.EXPECTED for layout in LAYOUTS)
     raise DataError(f"{folder.address}: {problem}; it holds {there}; expected {expected}: give the folder of these")
 

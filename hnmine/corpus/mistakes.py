@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from hnmine.corpus.files import HEAD
+
 _STARTS = (
     (rb"PK\x03\x04", "is a zip archive or a spreadsheet", "unpack it, or save it as CSV"),
     (rb"(?s).{257}ustar", "is a tar archive", "unpack it"),
@@ -30,7 +32,7 @@ def mistake(head: bytes) -> str | None:
         start = head.decode("utf-8", "replace")
         remedy = r"""expected line feeds: tr "\r" "\n" < OLD > NEW"""
         return f"ends its lines with carriage returns alone, it begins {_shown(head)}{_keys(start)}; {remedy}"
-    return _json_mistake(head.decode("utf-8", "replace").removeprefix("\ufeff").lstrip())
+    return _json_mistake(head.decode("utf-8", "replace").removeprefix("\ufeff").lstrip(), cut=len(head) >= HEAD)
 
 
 def object_of_objects(row: object) -> str | None:
@@ -42,7 +44,8 @@ def object_of_objects(row: object) -> str | None:
     return f"is one JSON object of objects, the first is {name[:40]!r} with {_names(value)}; {remedy}"
 
 
-def _json_mistake(text: str) -> str | None:
+def _json_mistake(text: str, cut: bool) -> str | None:
+    """Return what is wrong with JSON that begins like this; `cut`: the file goes on."""
     lines = [line for line in text.split("\n", 20) if line.strip()]
     if re.match(r"\[\s*[\[{]", text) or (lines and lines[0].strip() == "[" and len(lines) > 1):
         return f"is one JSON array{_keys(text.lstrip('[ '))}; {_ROWS}: jq -c '.[]' OLD > NEW"
@@ -51,6 +54,8 @@ def _json_mistake(text: str) -> str | None:
     try:
         row, _ = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
+        if not cut:
+            return None
         row = None
     return object_of_objects(row) or f"has JSON objects of several lines{_keys(text)}; {_ROWS}: jq -c . OLD > NEW"
 

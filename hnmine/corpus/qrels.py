@@ -53,23 +53,23 @@ def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
 
 
 def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
-    width, places = 0, (0, 1, 2)
+    width, query, document, score_at = 0, 0, 1, 2
     try:
         for line, cells in records(file, stream, _fits):
             if not width:
                 bad, names, width = bad_cells(cells, len(cells)), found(JUDGEMENT, cells), len(cells)
                 if not bad and _is_header(cells):
-                    score = cells.index(names["score"]) if "score" in names else -1
-                    places = (cells.index(names["query"]), cells.index(names["document"]), score)
+                    query, document = cells.index(names["query"]), cells.index(names["document"])
+                    score_at = cells.index(names["score"]) if "score" in names else -1
                     continue
                 if bad or not _fits(cells):
                     raise DataError(f"{file} begins with {str(cells)[:100]}; {_EXPECTED}")
-                places = _BY_POSITION[width]
+                query, document, score_at = _BY_POSITION[width]
             if bad := bad_cells(cells, width):
                 yield Row(file.name, line, {}, *bad)
             else:
-                values = [cells[place] if place >= 0 else 1 for place in places]
-                yield Row(file.name, line, dict(zip(FIELDS, values, strict=True)))
+                score = cells[score_at] if score_at >= 0 else 1
+                yield Row(file.name, line, {"query": cells[query], "document": cells[document], "score": score})
     except csv.Error as error:
         raise DataError(f"{file}: {error}; expected CSV as the csv module of Python writes it") from None
 

@@ -66,8 +66,8 @@ def is_json(file: File, stream: BinaryIO) -> bool:
 def _json_rows(file: File, lines: Iterable[bytes]) -> Iterator[Row]:
     name, first = file.name, True
     for line, raw in enumerate(lines, start=1):
-        content = raw.removeprefix(b"\xef\xbb\xbf")
-        if not content.strip():
+        content = raw.removeprefix(b"\xef\xbb\xbf").strip()
+        if not content:
             continue
         try:
             fields = json.loads(content.decode())

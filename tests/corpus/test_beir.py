@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -43,7 +44,7 @@ def only_bad_row(collection: Collection) -> Quarantined:
 
 
 def pairs_by_id(collection: Collection, split: str) -> list[tuple[str, str]]:
-    pairs = collection.pairs(split)
+    pairs = collection.splits[split].positives(collection.min_score)
     queries, documents = collection.queries.ids, collection.documents.ids
     rows = zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True)
     return [(queries[query], documents[document]) for query, document in rows]
@@ -134,8 +135,8 @@ def test_the_template_takes_any_field_of_the_row_and_refuses_one_that_no_row_has
     assert found.documents.texts == ("{Disk} x: One first", "{} : Two second", "{} :  fourth")
     assert [row.reason for row in found.quarantined if row.id == "d3"] == ["empty_text"], "it says nothing itself"
     part = read_collection(folder, SourcesConfig(template="{text} {metadata.part}"))
-    assert part.quarantined[0].detail == "metadata.part must be a string, got a int"
-    with pytest.raises(DataError, match=r"names metadata\.produkt, titel, which no row of corpus\.jsonl has"):
+    assert part.quarantined[0].detail == "metadata.part must be a string or strings, got a int"
+    with pytest.raises(DataError, match=r"names metadata\.produkt, titel, which no document has"):
         read_collection(folder, SourcesConfig(template="{metadata.produkt} {titel} {text}"))
 
 
@@ -178,16 +179,18 @@ def test_every_split_is_read_and_positives_unite_them(tmp_path):
         pytest.param('{"_id": "' + "x" * 300 + '"}', "empty_text", "x" * 300, "nothing in", id="long_id"),
         ('["x", "text"]', "not_an_object", None, "a list"),
         ("3", "not_an_object", None, "an object"),
-        ('{"id": "x", "text": "t"}', "missing_id", None, "'id'"),
+        ('{"key": "x", "text": "t"}', "missing_id", None, "'key'"),
         ('{"_id": null, "text": "t"}', "missing_id", None, "null"),
         ('{"_id": " ", "text": "t"}', "missing_id", None, "blank"),
         ('{"_id": true, "text": "t"}', "wrong_type", None, "a bool"),
         ('{"_id": 1.5, "text": "t"}', "wrong_type", None, "a float"),
-        ('{"_id": "x", "text": ["t"]}', "wrong_type", "x", "text must be a string, got a list"),
+        ('{"_id": "x", "text": ["t", 1]}', "wrong_type", "x", "text must be a string or strings, got a list"),
         ('{"_id": "x"}', "empty_text", "x", "nothing in"),
         ('{"_id": "x", "text": null}', "empty_text", "x", "nothing in"),
         ('{"_id": "x", "text": " \\n\\u00a0"}', "empty_text", "x", "nothing in"),
-        ('{"_id": "x", "body": "t"}', "empty_text", "x", "'body'"),
+        ('{"_id": "x", "words": "t"}', "empty_text", "x", "'words'"),
+        ('{"_id": "x", "text": "\u200b\ufeff \u00ad"}', "empty_text", "x", "nothing in"),
+        ('{"_id": "x", "text": "\u3164"}', "empty_text", "x", "nothing in"),
     ],
 )
 def test_a_bad_row_of_texts_is_quarantined_with_its_reason(tmp_path, file, row, reason, row_id, detail):
@@ -212,18 +215,9 @@ def test_a_title_that_is_no_string_is_of_the_wrong_type(tmp_path):
 
 def test_a_constant_in_the_template_does_not_make_an_empty_document_usable(tmp_path):
     folder = write_folder(tmp_path, corpus=[*CORPUS, '{"_id": "d3", "title": " ", "text": ""}'])
-    assert only_bad_row(read_collection(folder, SourcesConfig(template="passage: {title} {text}"))).reason == "empty_text"
-
-
-@pytest.mark.parametrize(("text", "same"), [("first", "the same text"), ("other", "another text")])
-def test_the_first_of_two_documents_with_one_id_is_kept(tmp_path, text, same):
-    again = json.dumps({"_id": "d1", "title": "One", "text": text})
-    collection = read_collection(write_folder(tmp_path, corpus=["", *CORPUS, again]), CONFIG)
-    bad = only_bad_row(collection)
-    assert (bad.line, bad.reason, bad.id) == (4, "duplicate_id", "d1")
-    assert "line 2" in bad.detail
-    assert same in bad.detail
-    assert collection.documents.texts == ("One\nfirst", "second")
+    assert (
+        only_bad_row(read_collection(folder, SourcesConfig(template="passage: {title} {text}"))).reason == "empty_text"
+    )
 
 
 def test_a_usable_document_after_an_unusable_one_with_its_id_is_kept(tmp_path):
@@ -252,10 +246,10 @@ def test_queries_that_no_pair_names_come_last_and_the_pairs_follow_their_queries
 @pytest.mark.parametrize(
     ("row", "reason", "query_id", "detail"),
     [
-        (b"q1\td\xff\t1", "not_utf8", None, "byte 4"),
-        ("q1\td2", "malformed_row", None, "expected query-id"),
+        (b"q1\td\xff\t1", "not_utf8", None, "is no UTF-8 at 1"),
+        ("q1\td2", "malformed_row", None, "expected 3 columns"),
         ("q1\td2\t1\t1", "malformed_row", None, "'q1', 'd2', '1', '1'"),
-        ("q1 0 d2 1", "malformed_row", None, "by tabs"),
+        ("q1 0 d2 1", "malformed_row", None, "expected 3 columns, got 1"),
         ("q1\t\t1", "malformed_row", None, "none empty"),
         ("\td2\t1", "malformed_row", None, "none empty"),
         ("q1\td2\thigh", "bad_score", "q1", "'high'"),
@@ -279,17 +273,16 @@ def test_a_bad_row_of_qrels_is_quarantined_with_its_reason(tmp_path, row, reason
     assert pairs_by_id(collection, "train") == [("q1", "d1"), ("q2", "d2")]
 
 
-@pytest.mark.parametrize("row", ["q1\td9\thigh", "q9\td2\thigh", "q9\t0\td2\thigh"])
-def test_a_first_row_with_a_bad_score_is_no_header_if_it_names_a_query_or_a_document(tmp_path, row):
-    folder = write_folder(tmp_path, train=[row], test=QRELS)
-    bad = only_bad_row(read_collection(folder, CONFIG))
-    assert (bad.file, bad.line, bad.reason) == ("qrels/train.tsv", 1, "bad_score")
+@pytest.mark.parametrize("first", ["q1\td9\thigh", "q9\t0\td2\thigh", "q1", "asked\tfound\tworth", b"q1\t\xff\t1"])
+def test_a_first_row_that_is_neither_header_nor_judgement_is_an_error_with_that_row(tmp_path, first):
+    message = error_of(write_folder(tmp_path, train=[first, *QRELS]))
+    assert "qrels/train.tsv begins with [" in message
+    assert "expected a header with query (" in message
 
 
-@pytest.mark.parametrize(("first", "reasons"), [(HEADER, ["bad_score"]), ("q1", ["malformed_row", "bad_score"])])
-def test_only_the_first_row_can_be_a_header(tmp_path, first, reasons):
-    collection = read_collection(write_folder(tmp_path, train=[first, *QRELS]), CONFIG)
-    assert [bad.reason for bad in collection.quarantined] == reasons
+def test_only_the_first_row_can_be_a_header(tmp_path):
+    collection = read_collection(write_folder(tmp_path, train=[HEADER, *QRELS]), CONFIG)
+    assert [bad.reason for bad in collection.quarantined] == ["bad_score"]
 
 
 def test_a_qrels_row_says_that_its_query_or_document_was_quarantined(tmp_path):
@@ -328,6 +321,17 @@ def mixed(good, bad, first):
     return st.lists(st.sampled_from(good + bad), max_size=12).flatmap(lambda some: st.permutations([first, *some]))
 
 
+def ids_in(lines):
+    """The ids of rows that have one, also of those whose text cannot be used."""
+    return {str(json.loads(line)["_id"]) for line in lines if isinstance(line, str) and '"_id"' in line}
+
+
+def fits_better_reversed(documents, queries, lines):
+    rows = {tuple(line.split("\t")[:2]) for line in lines if re.fullmatch(r"\w+\t\w+\t[\d.]+", str(line))}
+    ways = [(q in queries and d in documents, d in queries and q in documents) for q, d in rows]
+    return ways.count((False, True)) > ways.count((True, False))
+
+
 def rows_in(lines):
     return sum(1 for line in lines if line.strip())
 
@@ -342,7 +346,11 @@ def rows_in(lines):
 def test_counts_balance_and_what_is_kept_follows_the_obvious_definition(corpus, queries, train, test):
     judged = {"train": [HEADER, "a\ta\t1", *train], "test": [HEADER, *test]}
     with tempfile.TemporaryDirectory() as name:
-        collection = read_collection(write_folder(Path(name), corpus=corpus, queries=queries, **judged), CONFIG)
+        folder = write_folder(Path(name), corpus=corpus, queries=queries, **judged)
+        if any(fits_better_reversed(ids_in(corpus), ids_in(queries), lines) for lines in judged.values()):
+            assert "exchange the names of the columns" in error_of(folder)
+            return
+        collection = read_collection(folder, CONFIG)
 
     assert collection.rows_read == {
         "corpus.jsonl": rows_in(corpus),
@@ -382,25 +390,18 @@ def error_of(folder: Path, config: SourcesConfig = CONFIG) -> str:
     return str(caught.value)
 
 
-def test_a_missing_folder_is_an_error_that_says_what_a_folder_holds(tmp_path):
-    message = error_of(tmp_path / "nowhere")
-    assert "nowhere does not exist" in message
-    for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv"):
-        assert name in message
+def test_a_missing_folder_is_an_error(tmp_path):
+    assert "nowhere does not exist; expected the folder" in error_of(tmp_path / "nowhere")
 
 
-def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
-    (tmp_path / "corpus.jsonl").write_text("")
-    assert "is not a folder" in error_of(tmp_path / "corpus.jsonl")
-
-
-@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
-def test_a_missing_file_is_an_error_that_lists_what_is_there(tmp_path, name):
+@pytest.mark.parametrize(("name", "role"), [("corpus.jsonl", "documents"), ("queries.jsonl", "queries")])
+def test_a_missing_file_is_an_error_that_lists_what_is_there(tmp_path, name, role):
     folder = write_folder(tmp_path)
     (folder / name).rename(folder / "something.else")
     message = error_of(folder)
-    assert f"has no {name};" in message
+    assert f"but no {role}; it holds" in message
     assert "something.else" in message
+    assert "expected corpus.jsonl, queries.jsonl" in message
     assert "give the folder" in message
 
 
@@ -408,11 +409,11 @@ def test_an_empty_folder_is_an_error_that_says_it_holds_nothing(tmp_path):
     assert "it holds nothing" in error_of(tmp_path)
 
 
-def test_no_split_of_the_three_is_an_error_that_lists_the_qrels_there_are(tmp_path):
-    message = error_of(write_folder(tmp_path, fold1=QRELS))
-    assert "qrels/fold1.tsv" in message
-    assert "qrels/dev.tsv" in message
-    assert "sources.train_split" in message
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "corpus.jsonl").unlink()
+    (folder / "corpus.jsonl").mkdir()
+    assert "corpus.jsonl (an empty folder); expected" in error_of(folder)
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])
@@ -425,7 +426,7 @@ def test_a_file_both_plain_and_packed_is_an_error_that_names_both(tmp_path, name
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])
-@pytest.mark.parametrize("damage", ["truncated", "corrupt", "not_gzip"])
+@pytest.mark.parametrize("damage", ["truncated", "corrupt", "followed"])
 def test_a_damaged_gzip_is_an_error_that_names_it(tmp_path, name, damage):
     folder = write_folder(tmp_path)
     plain = folder / name
@@ -436,7 +437,7 @@ def test_a_damaged_gzip_is_an_error_that_names_it(tmp_path, name, damage):
     elif damage == "corrupt":
         packed[12:20] = b"\xff" * 8
     else:
-        packed = bytearray(body)
+        packed += b"\0\0what came after\n"
     plain.unlink()
     (folder / f"{name}.gz").write_bytes(packed)
     message = error_of(folder)
@@ -444,18 +445,24 @@ def test_a_damaged_gzip_is_an_error_that_names_it(tmp_path, name, damage):
     assert "copy it again" in message
 
 
-@pytest.mark.parametrize("corpus", [[], ["[", "{", '{"_id": "d1"}']])
-def test_a_corpus_without_a_usable_document_is_an_error_with_the_reasons(tmp_path, corpus):
-    message = error_of(write_folder(tmp_path, corpus=corpus))
-    assert "corpus.jsonl has no usable document" in message
-    assert f"{len(corpus)} rows" in message
-    if corpus:
-        assert "2 broken_json in corpus.jsonl, 1 empty_text in corpus.jsonl" in message
+def test_a_corpus_without_a_usable_document_is_an_error_with_the_reasons_and_one_row(tmp_path):
+    message = error_of(write_folder(tmp_path, corpus=["{]", "{", '{"_id": "d1"}']))
+    assert "has no usable document; rows read: 3 of corpus.jsonl" in message
+    assert "2 broken_json in corpus.jsonl, 1 empty_text in corpus.jsonl" in message
+    assert "line 3 of corpus.jsonl: nothing in ['title', 'text']; keys: ['_id']" in message
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n"])
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/train.tsv"])
+def test_an_empty_file_is_an_error_that_names_it(tmp_path, name, content):
+    folder = write_folder(tmp_path)
+    (folder / name).write_bytes(content)
+    assert f"{name} is empty" in error_of(folder)
 
 
 def test_queries_that_no_pair_names_are_an_error_with_the_reasons_of_the_qrels(tmp_path):
     message = error_of(write_folder(tmp_path, train=[HEADER, "Q1\td1\t1", "Q2\td2\t1"]))
-    assert "queries.jsonl has no usable query" in message
+    assert "has no query with a right document" in message
     assert "2 unknown_query in qrels/train.tsv" in message
 
 
@@ -482,5 +489,5 @@ def test_scifact_is_read_whole(shared_data):
         pytest.skip("no scifact: set HNMINE_DATA to a folder that has it in BEIR layout")
     collection = read_collection(folder, CONFIG)
     assert (len(collection.documents), len(collection.queries)) == (5183, 1109)
-    assert {split: len(collection.pairs(split)) for split in collection.splits} == {"train": 919, "test": 339}
+    assert {split: len(collection.pairs(split)) for split in ("train", "test")} == {"train": 919, "test": 339}
     assert collection.quarantined == ()
