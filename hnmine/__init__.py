@@ -16,8 +16,8 @@ _ELSEWHERE = {
     "load_config": ("hnmine.config.load", "load"),
     "nightly": ("hnmine.nights.night", "nightly"),
 }
-__all__ = ["Config", "HnmineError", "audit", "compare", "embed", "evaluate", "load_config", "mine", "nightly"]
-__all__ += ["rank", "run", "train"]
+__all__ = ["Config", "HnmineError", "audit", "compare", "embed", "evaluate", "load_config", "mine"]
+__all__ += ["negatives", "nightly", "rank", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,79 +1,124 @@
 """The steps as a user calls them: embed, mine, train, evaluate, run (these three), compare, audit and rank.
 
-The command line, `jobs/` and `import hnmine` call these. Each reads a collection and works in a run folder. Vectors are
+The command line, `jobs/` and `import hnmine` call these. Each takes the address of a collection, or a `Collection`, and
+works in a run folder. `vectors` that were made elsewhere take the place of the configured encoders. Vectors are
 reused text by text; re-rankers and scores are reused where inputs, settings and versions have not changed, and it is
 said. Fusing, reducing and selecting are done anew each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from hnmine.arms.arm import compared_arms, preset_arms
+from hnmine.arms.choose import negatives_by_rule
+from hnmine.arms.rules import Rule
 from hnmine.config.root import Config
-from hnmine.errors import DataError
+from hnmine.config.steps import GuardsConfig
+from hnmine.embedding.vectors import GivenVectors
+from hnmine.errors import ConfigError, DataError
 from hnmine.mining.mine import denoise_model
-from hnmine.project import Project, open_project
+from hnmine.project import Data, Project, open_project
 from hnmine.ranking.evaluate import KeptScores, Ranking, scores_file, trained_rerankers
+from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.report.examples import examples, write_changes
 from hnmine.report.rankings import evaluation_text
+from hnmine.runs.folder import Run
+from hnmine.runs.manifest import read_manifest
+from hnmine.runs.progress import track
+
+Vectors = Mapping[str, GivenVectors] | None
+"""By name of an encoder its vectors of documents and queries, see `embedding.vectors.write_vectors`."""
 
 
-def embed(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, int]:
+def embed(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, int]:
     """Encode the documents and queries whose vectors the store lacks, and nothing else; return how many texts.
 
     The texts of all encoders are counted: `encoded` here, `reused` from the store. Later steps find all vectors.
     """
-    with open_project(data, out, config) as project:
+    with open_project(data, out, config, vectors) as project:
         project.fuse(project.collection.judged)
         return {"encoded": project.ensemble.encoded, "reused": project.ensemble.reused}
 
 
-def mine(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+def mine(
+    data: Data, out: str | Path, config: Config | None = None, *, rule: Rule | None = None, vectors: Vectors = None
+) -> dict[str, Any]:
     """Mine the hard negatives of the train pairs; return the manifest.
 
-    Writes OUT/negatives.parquet, OUT/triplets.parquet, OUT/quarantine.jsonl and OUT/manifest.json.
+    Writes OUT/negatives.parquet, OUT/triplets.parquet, OUT/quarantine.jsonl and OUT/manifest.json; `negatives(out)`
+    returns the table. A `rule` of the user's takes the place of the two conditions: it maps a `View` of one pair and
+    select.negatives to positions in the view, the best first (`hnmine.arms.rules`).
 
     Raises:
         HnmineError: the data, the configuration, a model or a device is not usable; the message says what to do.
     """
-    with open_project(data, out, config) as project:
-        mine_step(project)
+    with open_project(data, out, config, vectors) as project:
+        mine_step(project, rule)
         return project.run.manifest
 
 
-def train(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+def negatives(out: str | Path, *, texts: bool = False) -> pa.Table:
+    """Return what was mined into OUT, a row a negative, sorted by pair and rank; `.to_pandas()` makes a DataFrame.
+
+    Columns: query_id, positive_id, negative_id; rank, 1 the nearest; d_query_positive, d_query_negative and
+    d_positive_negative, cosine distances from 0 to 2; certificate, why no better one was missed. With `texts` also
+    query, positive and negative.
+
+    Raises:
+        DataError: nothing was mined into OUT, or it is not as it was left.
+    """
+    run = Run(out=Path(out), config=Config(), manifest=read_manifest(Path(out)))
+    run.require_mined()
+    table = pq.read_table(run.out / "negatives.parquet")
+    if texts:
+        triplets = pq.read_table(run.out / "triplets.parquet")
+        for name in ("query", "positive", "negative"):
+            table = table.append_column(name, triplets[name])
+    return table
+
+
+def train(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, Any]:
     """Fine-tune the re-ranker on the negatives that `mine` left in OUT; return the manifest.
 
     Writes OUT/rerankers/<preset> for every preset of `train.presets`, and OUT/reranker, which points to the best of
     these and of the start by MRR@10 on the dev queries.
     """
     arms = preset_arms(config or Config())  # an unknown one is said before the collection is read
-    with open_project(data, out, config) as project:
+    with open_project(data, out, config, vectors) as project:
         if any(arm.mined for arm in arms.values()):
             project.run.require_mined()
         train_step(project)
         return project.run.manifest
 
 
-def evaluate(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+def evaluate(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, Any]:
     """Re-rank the test queries with every re-ranker in OUT; return the manifest, with the table in it."""
-    with open_project(data, out, config) as project:
+    with open_project(data, out, config, vectors) as project:
         evaluate_step(project)
         return project.run.manifest
 
 
 def run(
-    data: str | Path, out: str | Path, config: Config | None = None, show: Callable[[str], Any] = lambda _text: None
+    data: Data,
+    out: str | Path,
+    config: Config | None = None,
+    show: Callable[[str], Any] = lambda _text: None,
+    *,
+    vectors: Vectors = None,
 ) -> dict[str, Any]:
     """Mine, fine-tune and evaluate; return the manifest.
 
     `show` gets some mined triplets, and what first stage and encoders are worth, before the training begins.
     """
     preset_arms(config or Config())  # an unknown one is said before the collection is read
-    with open_project(data, out, config) as project:
+    with open_project(data, out, config, vectors) as project:
         _ = project.splits  # data that cannot be divided are refused before the work
         mine_step(project)
         triplets, negatives = (project.run.out / f"{name}.parquet" for name in ("triplets", "negatives"))
@@ -84,7 +129,7 @@ def run(
         return project.run.manifest
 
 
-def compare(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+def compare(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, Any]:
     """Train one re-ranker an arm (a way to choose negatives) from one start at one budget; return what each is worth.
 
     Writes OUT/compare.md and OUT/compare.json; what was trained before is reused.
@@ -92,11 +137,11 @@ def compare(data: str | Path, out: str | Path, config: Config | None = None) -> 
     from hnmine.comparison.compare import compare as compare_arms  # imports torch
 
     compared_arms(config or Config())  # an unknown arm is said before the collection is read
-    with open_project(data, out, config) as project:
+    with open_project(data, out, config, vectors) as project:
         return compare_arms(project)
 
 
-def audit(data: str | Path, out: str | Path, config: Config | None = None) -> dict[str, Any]:
+def audit(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, Any]:
     """Measure how often each rule would choose a right answer that is not labelled; return what was measured.
 
     Of queries with several judged positives all but one are hidden in turn. Beside the rules, the two conditions are
@@ -104,12 +149,12 @@ def audit(data: str | Path, out: str | Path, config: Config | None = None) -> di
     """
     from hnmine.comparison.audit import audit as audit_project  # imports torch
 
-    with open_project(data, out, config) as project:
+    with open_project(data, out, config, vectors) as project:
         return audit_project(project)
 
 
 def rank(
-    data: str | Path,
+    data: Data,
     out: str | Path,
     config: Config | None = None,
     *,
@@ -141,12 +186,31 @@ def rank(
         )
 
 
-def mine_step(project: Project) -> None:
-    """Mine the train pairs."""
-    denoise_model(project.config.guards)  # its absence is said before hours of encoding
+def mine_step(project: Project, rule: Rule | None = None) -> None:
+    """Mine the train pairs by the two conditions and the guards, or by a rule of the user's."""
+    config, guards = project.config, project.config.guards
+    if rule is not None and guards != GuardsConfig():
+        raise ConfigError("guards would have no effect on a rule that is given as an argument; remove one of them")
+    denoise_model(guards)  # its absence is said before hours of encoding
     judged = project.judge()
     fused = project.fuse(judged.queries)
-    project.mine(judged, fused)
+    if rule is None:
+        project.mine(judged, fused)
+        return
+
+    # Show the rule each pair, in the reduced space and with the first stage's documents.
+    space, name = project.reduce(fused), getattr(rule, "__qualname__", type(rule).__qualname__)
+    rows_Q = np.array([project.collection.queries.row_of[query] for query in judged.queries.ids], dtype=np.int64)
+    first_QK, _ = project.open_first_stage()(rows_Q, FIRST_DOCUMENTS)
+    with project.run.timed("select"), track("select", name, len(judged.pairs), "pairs") as progress:
+        how: dict[str, Any] = {
+            "count": config.select.negatives,
+            "seed": config.seed,
+            "first_QK": first_QK,
+            "done": progress.advance,
+        }
+        found = negatives_by_rule(space, judged.pairs, judged.known, rule, **how)
+    project.write_mined(judged, found, fused, space, {"rule": name})
 
 
 def train_step(project: Project) -> None:

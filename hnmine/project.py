@@ -12,10 +12,11 @@ from typing import Any
 
 from hnmine.config.root import Config
 from hnmine.config.steps import GuardsConfig
-from hnmine.corpus.layouts import read_collection
 from hnmine.corpus.collection import Collection, Quarantined, write_quarantine
+from hnmine.corpus.layouts import read_collection
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
+from hnmine.embedding.vectors import GivenVectors, given_encoders, write_vectors
 from hnmine.mining.conditions import select
 from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
@@ -38,6 +39,8 @@ from hnmine.runs.folder import Run, open_run
 from hnmine.runs.progress import Progress, say, track
 from hnmine.types import Negatives, Pairs, Score, Space, Texts
 
+Data = str | Path | Collection
+"""What a step works on: where a collection lies, or one that was made of Python objects (`Collection.of`)."""
 DENOISE_TOKENS = 256  # of query and document, which the cross-encoder of `guards.denoise` reads
 
 
@@ -113,7 +116,7 @@ class Project:
         space, name = self.reduce(fused, basis), "two conditions"
         settings = {name: (self.config.guards, self.config.select.negatives)}
         found, search_facts = self.select_each(judged, fused, space, settings)
-        self._write_mined(judged, found[name], fused, space, search_facts)
+        self.write_mined(judged, found[name], fused, space, search_facts)
 
     def select_each(
         self, judged: Judged, fused: Fused, space: Space, settings: Mapping[str, tuple[GuardsConfig, int]]
@@ -163,9 +166,10 @@ class Project:
             config.most,
         )
 
-    def _write_mined(
+    def write_mined(
         self, judged: Judged, negatives: Negatives, fused: Fused, space: Space, search_facts: dict[str, Any]
     ) -> None:
+        """Write what was selected, with texts and without, and record it."""
         # Write the tables and the basis.
         run, collection, basis = self.run, self.collection, self.basis
         names = ("negatives.parquet", "triplets.parquet", "basis.safetensors", "quarantine.jsonl")
@@ -222,18 +226,35 @@ class Project:
 
 
 @contextmanager
-def open_project(data: str | Path, out: str | Path, config: Config | None) -> Iterator[Project]:
-    """Open the run folder for writing, read the collection, and say what came."""
-    config = config or Config()
-    with open_run(Path(out), config) as run:
-        quarantined: list[Quarantined] = []
-        with run.timed("read"):
-            try:
-                collection = read_collection(data, config.sources, quarantined)
-            finally:
-                write_quarantine(quarantined, run.out / "quarantine.jsonl")
-        _say_read(collection, run.out)
-        yield Project(data=str(data), config=config, run=run, collection=collection)
+def open_project(
+    data: Data, out: str | Path, config: Config | None, vectors: Mapping[str, GivenVectors] | None = None
+) -> Iterator[Project]:
+    """Open the run folder for writing, read the collection, and say what came.
+
+    `vectors` take the place of the configured encoders; they are kept in OUT/vectors.
+    """
+    out, config = Path(out), config or Config()
+    if vectors:
+        config = config.model_copy(update={"encoders": given_encoders(vectors, out / "vectors")})
+    with open_run(out, config) as run:
+        collection = data if isinstance(data, Collection) else _read(data, run)
+        if isinstance(data, Collection):
+            write_quarantine(data.quarantined, out / "quarantine.jsonl")
+        _say_read(collection, out)
+        for name, given in (vectors or {}).items():
+            write_vectors(name, out / "vectors", collection.documents, collection.queries, given)
+        address = f"({collection.layout})" if isinstance(data, Collection) else str(data)
+        yield Project(data=address, config=config, run=run, collection=collection)
+
+
+def _read(data: str | Path, run: Run) -> Collection:
+    """Read the collection; bad rows are in OUT/quarantine.jsonl whether it can be used or not."""
+    quarantined: list[Quarantined] = []
+    with run.timed("read"):
+        try:
+            return read_collection(data, run.config.sources, quarantined)
+        finally:
+            write_quarantine(quarantined, run.out / "quarantine.jsonl")
 
 
 def _say_read(collection: Collection, out: Path) -> None:

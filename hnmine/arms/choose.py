@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from hnmine.arms.rules import Rule, View
+from hnmine.errors import ConfigError
 from hnmine.mining.conditions import Known
 from hnmine.mining.guards import RowScores, votes
-from hnmine.types import NO_ROW, Done, Float32, Float64, Int64, Pairs, Space, distance
+from hnmine.types import NO_ROW, Done, Float32, Float64, Int64, Negatives, Pairs, Space, distance, distances
 
 DISTANCES_AT_ONCE = 2**23
 """Distances that are held at once: of some queries to all documents."""
@@ -75,6 +77,62 @@ def choose_negatives(
                 chosen[name][pair, : len(rows)] = rows
             done(1)
     return chosen
+
+
+def negatives_by_rule(
+    space: Space,
+    pairs: Pairs,
+    known: Known,
+    rule: Rule,
+    *,
+    count: int,
+    seed: int,
+    first_QK: Int64,
+    done: Done = lambda _pairs: None,
+) -> Negatives:
+    """Return up to `count` negatives of every pair by a rule of the user's; arguments as of `choose_negatives`.
+
+    Raises:
+        ConfigError: the rule returns something else than at most `count` distinct positions of its view.
+    """
+
+    def checked(view: View, most: int) -> Int64:
+        positions = np.asarray(rule(view, most))
+        there = len(view.d_query_n)
+        if positions.shape == (0,):
+            return np.empty(0, dtype=np.int64)
+        is_ours = positions.ndim == 1 and positions.dtype.kind in "iu" and len(np.unique(positions)) == len(positions)
+        if not is_ours or len(positions) > most or positions.min() < 0 or positions.max() >= there:
+            raise ConfigError(
+                f"the rule {_name_of(rule)} must return at most {most} distinct positions from 0 to {there - 1}, got "
+                f"{str(rule(view, most))[:200]}"
+            )
+        return positions.astype(np.int64)
+
+    # Let the rule choose.
+    how: dict[str, Any] = {"count": count, "seed": seed, "first_QK": first_QK, "done": done}
+    rows_PC = choose_negatives(space, pairs, known, {"": checked}, **how)[""]
+    pair_M, place_M = np.nonzero(rows_PC != NO_ROW)
+
+    # Prove the distances.
+    query_rows_M, positive_rows_M = pairs.query_rows_P[pair_M], pairs.doc_rows_P[pair_M]
+    doc_rows_M, (docs_NR, queries_QR) = rows_PC[pair_M, place_M], (space.docs_NR, space.queries_QR)
+    return Negatives(
+        pair_M=pair_M,
+        doc_rows_M=doc_rows_M,
+        rank_M=place_M + 1,
+        d_query_positive_M=distances(queries_QR, query_rows_M, docs_NR, positive_rows_M),
+        d_query_negative_M=distances(queries_QR, query_rows_M, docs_NR, doc_rows_M),
+        d_positive_negative_M=distances(docs_NR, positive_rows_M, docs_NR, doc_rows_M),
+        certificate_M=np.full(len(pair_M), "own rule", dtype=object),
+        pairs=len(pairs),
+        dropped={"rule_chooses_none": len(pairs) - len(np.unique(pair_M))},
+        guarded={},
+    )
+
+
+def _name_of(rule: Rule) -> str:
+    return getattr(rule, "__qualname__", repr(rule))
 
 
 def clusters(docs_NR: Float32, seed: int) -> Int64:

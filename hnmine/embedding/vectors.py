@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from hnmine.config.encoders import EncoderConfig
 from hnmine.corpus.text_keys import PLAIN, Keys, Reading
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DataError, ModelError
+from hnmine.runs.files import whole_file
 from hnmine.types import Float32, Int64, Role, Texts
 
 _SCAN_ROWS = 8192
+Given = Mapping[str, Any] | NDArray[Any]
+"""Vectors made elsewhere: by id, or as rows in the order of the collection's ids."""
+GivenVectors = tuple[Given, Given]
+"""Those of the documents, and those of the queries."""
 
 
 class Vectors(Protocol):
@@ -160,6 +167,43 @@ def read_vectors(name: str, folder: Path, role: Role, texts: Texts) -> Float32:
                 f"{int(bad.sum()) - 1} others; encode these texts again or remove them from the collection"
             )
     return vectors_nR
+
+
+def given_encoders(names: Iterable[str], folder: Path) -> tuple[EncoderConfig, ...]:
+    """Return encoders of these names whose vectors `write_vectors` puts into the folder."""
+    return tuple(EncoderConfig(name=name, precomputed=folder / name) for name in names)
+
+
+def write_vectors(name: str, folder: Path, documents: Texts, queries: Texts, given: GivenVectors) -> None:
+    """Write vectors that were given as objects as files that `read_vectors` reads, and checks.
+
+    Args:
+        name: of the encoder, and of its folder in `folder`.
+        folder: where all given vectors are.
+        documents: whose ids the rows of the first array belong to.
+        queries: the same of the second.
+        given: those of the documents and of the queries, each {id: vector} or an array (n, R) in the order of the ids.
+
+    Raises:
+        DataError: an array has not one row a text, or vectors differ in width or are no numbers.
+    """
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise DataError(f"vectors of {name}: expected (documents, queries), each an array or {{id: vector}}")
+    for side, texts, vectors in zip(("documents", "queries"), (documents, queries), given, strict=True):
+        where = f"vectors of {name}, {side}"
+        ids = list(map(str, vectors)) if isinstance(vectors, Mapping) else list(texts.ids)
+        try:
+            rows_nR = np.asarray(list(vectors.values()) if isinstance(vectors, Mapping) else vectors, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}: they are no numbers, or differ in width: {error}") from None
+        if rows_nR.shape != (len(ids), rows_nR.shape[-1] if rows_nR.ndim == 2 else 0):
+            raise DataError(
+                f"{where}: expected a matrix of one row a text, {len(ids):,} rows in the order of collection."
+                f"{side}.ids, got the shape {rows_nR.shape}; or give {{id: vector}}"
+            )
+        column = pa.FixedSizeListArray.from_arrays(pa.array(rows_nR.reshape(-1)), rows_nR.shape[1])
+        with whole_file(folder / name / f"{side}.parquet") as hidden:
+            pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "vector": column}), hidden)
 
 
 def _id_and_vector(where: str, path: Path) -> pa.Table:
