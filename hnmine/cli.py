@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -22,6 +20,7 @@ from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError
+from hnmine.runs import stopping
 from hnmine.runs.progress import emit, json_lines
 from hnmine.runs.tables import text_table
 
@@ -99,6 +98,7 @@ _QUICK = (
     "train.evaluations_per_epoch=1",
     "evaluate.queries=200",
 )
+_DATA = "collection: a folder, s3://bucket/prefix or gs://bucket/prefix; docs/data.md lists the layouts"
 _AS_WRITTEN = argparse.RawDescriptionHelpFormatter
 
 
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # cores are free, and where another training wants them both do 1.7 times the work.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     options = command_parser().parse_args(arguments)
-    terminated = _end_on_sigterm()
+    stopping.listen()
     with json_lines() if options.log == "json" else nullcontext():
         try:
             text = options.function(options)
@@ -118,27 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = 3 if isinstance(error, InUseError) else 2
             emit(f"error: {error}", options.command, str(error), level="error", exit_code=code)
         except KeyboardInterrupt:
-            code, word = (143, "terminated") if terminated.is_set() else (130, "interrupted")
+            code, word = (stopping.EXIT_CODE, "terminated") if stopping.is_asked() else (130, "interrupted")
             message = f"{word}; the same command goes on from what is kept"
             emit(message, options.command, message, level="warning", exit_code=code)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 1
         return code
-
-
-def _end_on_sigterm() -> threading.Event:
-    """Let SIGTERM end the program as Ctrl-C does, which all libraries pass on; return what is set when it came."""
-    terminated = threading.Event()
-
-    def terminate(_signal: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is open is closed undisturbed
-        terminated.set()
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
-    return terminated
 
 
 def _step(options: argparse.Namespace) -> str:
@@ -273,7 +259,7 @@ def command_parser() -> argparse.ArgumentParser:
     rollback = _add_command(commands, "rollback", _night, "deploy the re-ranker before the current one again")
     for command in (nightly, history, rollback):
         command.add_argument("--home", required=True, metavar="DIR", help="folder or s3://bucket/prefix of all nights")
-    nightly.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder, as it is tonight")
+    nightly.add_argument("--data", required=True, metavar="DATA", help=f"{_DATA}, as it is tonight")
     _add_settings(nightly)
     rollback.add_argument("--to", metavar="VERSION", help="this version (see history), whatever its re-ranker")
 
@@ -309,7 +295,7 @@ def _add_step(commands: Any, step: str) -> None:
     command = _add_command(commands, step, _step, _STEPS[step], epilog)
 
     # Add the options of all steps, and those of some.
-    command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
+    command.add_argument("--data", required=True, metavar="DATA", help=_DATA)
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of this run")
     _add_settings(command)
     if step in ("run", "train"):
@@ -352,7 +338,7 @@ def _add_rank(commands: Any) -> None:
 
     # Add the options; some are short for settings.
     command.add_argument("--model", required=True, metavar="M", help="the model that re-ranks")
-    command.add_argument("--data", required=True, type=Path, metavar="DIR", help="BEIR folder")
+    command.add_argument("--data", required=True, metavar="DATA", help=_DATA)
     command.add_argument("--out", required=True, type=Path, metavar="RUN", help="run file to write; .gz compresses it")
     about = "queries of this judged split, and metrics on it (default: all queries of the folder, no metrics)"
     command.add_argument("--split", metavar="NAME", help=about)

@@ -418,7 +418,7 @@ def test_sigterm_ends_every_step_and_the_next_start_goes_on_from_there(
             said += printed
             if moment in printed:
                 process.send_signal(signal.SIGTERM)
-                process.send_signal(signal.SIGTERM)  # a second one changes nothing
+                process.send_signal(signal.SIGTERM)  # at once, as to a process and its group: one request
                 break
         said += process.stderr.read()
         assert process.wait(60) == 143, said

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from hnmine.runs import stopping
+
 LIVE_SECONDS = 0.2  # between two updates of the live line
 LOG_SECONDS = 10.0  # between two lines of a log about the same work
 _as_json = False
@@ -87,7 +89,12 @@ class Progress:
         self._last = 0.0 if self._live else self._start
 
     def advance(self, amount: int, note: str = "") -> None:
-        """Add finished units, and optionally a short note that is shown beside them."""
+        """Add finished units, and optionally a short note that is shown beside them.
+
+        Raises:
+            KeyboardInterrupt: the program was asked to end, and a library has swallowed that.
+        """
+        stopping.check()
         self.done += amount
         self._note = f", {note}" if note else self._note
         self._end = time.monotonic()
