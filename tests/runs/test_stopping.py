@@ -14,8 +14,8 @@ import sys, time
 from hnmine.runs import stopping
 from hnmine.runs.progress import track
 stopping.listen()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(60)
 except BaseException:  # as an import may do
     print("swallowed", flush=True)
