@@ -34,7 +34,7 @@ from hnmine.runs.manifest import read_manifest
 from hnmine.runs.progress import track
 
 Vectors = Mapping[str, GivenVectors] | None
-"""By name of an encoder its vectors of documents and queries, see `embedding.vectors.write_vectors`."""
+"""By name of an encoder its vectors of documents and queries, see `embedding.vectors.write_given`."""
 
 
 def embed(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, int]:

@@ -16,7 +16,7 @@ from hnmine.corpus.collection import Collection, Quarantined, write_quarantine
 from hnmine.corpus.layouts import read_collection
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
-from hnmine.embedding.vectors import GivenVectors, given_encoders, write_vectors
+from hnmine.embedding.vectors import GivenVectors, given_encoders, write_given
 from hnmine.mining.conditions import select
 from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
@@ -41,6 +41,7 @@ from hnmine.types import Negatives, Pairs, Score, Space, Texts
 
 Data = str | Path | Collection
 """What a step works on: where a collection lies, or one that was made of Python objects (`Collection.of`)."""
+UNREAD_SHOWN = 20  # files of the data folder that are named because nothing reads them
 DENOISE_TOKENS = 256  # of query and document, which the cross-encoder of `guards.denoise` reads
 
 
@@ -242,7 +243,7 @@ def open_project(
             write_quarantine(data.quarantined, out / "quarantine.jsonl")
         _say_read(collection, out)
         for name, given in (vectors or {}).items():
-            write_vectors(name, out / "vectors", collection.documents, collection.queries, given)
+            write_given(name, out / "vectors", collection.documents, collection.queries, given)
         address = f"({collection.layout})" if isinstance(data, Collection) else str(data)
         yield Project(data=address, config=config, run=run, collection=collection)
 
@@ -261,7 +262,7 @@ def _say_read(collection: Collection, out: Path) -> None:
     documents, judged = len(collection.documents), len(collection.judged)
     counts = collection.judgements_by_split()
     splits = ", ".join(f"{name} {split['positive']:,}" for name, split in counts.items())
-    message = f"{documents:,} documents, {judged:,} queries, pairs: {splits}"
+    message = f"{collection.layout}: {documents:,} documents, {judged:,} queries, pairs: {splits}"
     if unjudged := len(collection.queries) - judged:
         message += f"; {unjudged:,} queries more without a right document"
     quarantined = len(collection.quarantined)
@@ -270,6 +271,9 @@ def _say_read(collection: Collection, out: Path) -> None:
         QUARANTINED.add_each(reasons)
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
         say("read", f"quarantined: {listed}; listed in {out / 'quarantine.jsonl'}")
+    if unread := collection.unread:
+        more = f" and {len(unread) - UNREAD_SHOWN} more" if len(unread) > UNREAD_SHOWN else ""
+        say("read", f"not read: {', '.join(unread[:UNREAD_SHOWN])}{more}", unread=len(unread))
     for name, split in counts.items():
         if graded := split["queries_of_lower_grades_alone"]:
             say("read", f"{graded:,} queries of {name} have documents of lower grades only: no step asks them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from hnmine.config.encoders import EncoderConfig
 from hnmine.corpus.text_keys import PLAIN, Keys, Reading
 from hnmine.embedding.store import VectorStore
-from hnmine.errors import DataError, ModelError
+from hnmine.errors import ConfigError, DataError, ModelError
 from hnmine.runs.files import whole_file
 from hnmine.types import Float32, Int64, Role, Texts
 
@@ -169,12 +170,17 @@ def read_vectors(name: str, folder: Path, role: Role, texts: Texts) -> Float32:
     return vectors_nR
 
 
-def given_encoders(names: Iterable[str], folder: Path) -> tuple[EncoderConfig, ...]:
-    """Return encoders of these names whose vectors `write_vectors` puts into the folder."""
-    return tuple(EncoderConfig(name=name, precomputed=folder / name) for name in names)
+def given_encoders(names: Collection[str], folder: Path) -> tuple[EncoderConfig, ...]:
+    """Return encoders of these names whose vectors `write_given` puts into the folder."""
+    try:
+        return tuple(EncoderConfig(name=name, precomputed=folder / name) for name in names)
+    except ValidationError:
+        raise ConfigError(
+            f"vectors: names have letters, digits, _, . and - alone, got {', '.join(map(repr, names))}"
+        ) from None
 
 
-def write_vectors(name: str, folder: Path, documents: Texts, queries: Texts, given: GivenVectors) -> None:
+def write_given(name: str, folder: Path, documents: Texts, queries: Texts, given: GivenVectors) -> None:
     """Write vectors that were given as objects as files that `read_vectors` reads, and checks.
 
     Args:

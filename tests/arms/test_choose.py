@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.arms import choose as arms
-from hnmine.arms.choose import agreed, choose_negatives, clusters, denoised
+from hnmine.arms.choose import agreed, choose_negatives, clusters, denoised, negatives_by_rule
 from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, View
+from hnmine.errors import ConfigError
 from hnmine.mining.conditions import Known, select
 from hnmine.mining.search import Searcher
 from hnmine.types import NO_ROW, Float64, Int64, Pairs, Space, distance, unit_rows
@@ -257,3 +258,45 @@ def test_encoders_keep_what_satisfies_both_conditions_in_every_space(
     for at, (query, positive) in enumerate(zip(pairs.query_rows_P.tolist(), pairs.doc_rows_P.tolist(), strict=True)):
         wanted = [row for row in candidates[at] if all(conditions(space, query, positive, row) for space in spaces)]
         assert kept[at] == wanted
+
+
+# A rule of the user's
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rule_of_the_users_chooses_as_the_same_rule_of_ours_with_proven_distances(seed: int) -> None:
+    space, pairs, known, first = awkward(seed)
+    rule = RULES["two conditions"]
+    expected = choose_negatives(space, pairs, known, {"": rule}, count=3, seed=5, first_QK=first)[""]
+    found = negatives_by_rule(
+        space, pairs, known, lambda view, count: rule(view, count), count=3, seed=5, first_QK=first
+    )
+    rows = [(pair, doc) for pair, docs in enumerate(expected.tolist()) for doc in docs if doc != NO_ROW]
+    assert list(zip(found.pair_M.tolist(), found.doc_rows_M.tolist(), strict=True)) == rows
+    assert found.dropped == {"rule_chooses_none": len(pairs) - len({pair for pair, _ in rows})}
+    for at, (pair, doc) in enumerate(rows):
+        q, pd = space.queries_QR[pairs.query_rows_P[pair]], space.docs_NR[pairs.doc_rows_P[pair]]
+        negative = space.docs_NR[doc]
+        assert found.d_query_positive_M[at] == d(q, pd)
+        assert found.d_query_negative_M[at] == d(q, negative)
+        assert found.d_positive_negative_M[at] == d(pd, negative)
+        assert found.rank_M[at] == 1 + sum(before == pair for before, _ in rows[:at])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda view, count: np.array([0, 0]),
+        lambda view, count: np.arange(count + 1),
+        lambda view, count: np.array([-1]),
+        lambda view, count: np.array([len(view.d_query_n)]),
+        lambda view, count: np.array([0.5]),
+        lambda view, count: view.d_query_n < view.radius,
+        lambda view, count: None,
+    ],
+)
+def test_a_rule_that_returns_no_positions_is_refused_by_name(wrong: Rule) -> None:
+    space, pairs, known, first = awkward(0)
+    message = r"the rule .*<lambda> must return at most 2 distinct positions from 0 to \d+, got"
+    with pytest.raises(ConfigError, match=message):
+        negatives_by_rule(space, pairs, known, wrong, count=2, seed=0, first_QK=first)

@@ -12,10 +12,11 @@ import pytest
 
 from hnmine.corpus.text_keys import Fingerprint, Reading, keys_of
 from hnmine.embedding.store import VectorStore
-from hnmine.embedding.vectors import Precomputed, StoredVectors, read_vectors
-from hnmine.errors import DataError, ModelError
+from hnmine.embedding.vectors import Precomputed, StoredVectors, given_encoders, read_vectors, write_given
+from hnmine.errors import ConfigError, DataError, ModelError
 from hnmine.types import Texts
 from tests.builders.embedding import all_rows
+from tests.builders.texts import as_texts
 from tests.builders.vectors import FLOATS, write_vectors
 
 DOCUMENTS, QUERIES = [f"text {i}" for i in range(30)], ["query 0", "text 3", "query 0"]
@@ -223,3 +224,43 @@ def test_a_file_that_is_not_parquet_is_named(folder):
     (folder / "documents.parquet").write_text("id,vector\nd1,1", encoding="utf-8")
     with pytest.raises(DataError, match=r"documents.parquet is not a Parquet file"):
         read(folder)
+
+
+# Vectors given as objects
+
+
+def test_vectors_given_as_objects_are_read_back_by_id_or_in_the_order_of_the_ids(tmp_path: Path) -> None:
+    documents, queries = as_texts(["a", "b", "c"]), Texts(ids=("q0", "q1"), texts=("x", "y"))
+    rng = np.random.default_rng(0)
+    docs_NR, queries_QR = rng.normal(size=(3, 4)), rng.normal(size=(2, 4)).astype(np.float32)
+    by_id = {7: rng.normal(size=4)} | {name: docs_NR[row].tolist() for row, name in enumerate(documents.ids)}
+    for given in ((docs_NR, queries_QR), (by_id, dict(zip(queries.ids, queries_QR, strict=True)))):
+        write_given("mine", tmp_path, documents, queries, given)
+        (encoder,) = given_encoders(["mine"], tmp_path)
+        assert encoder.precomputed == tmp_path / "mine"
+        for role, texts, expected in (("document", documents, docs_NR), ("query", queries, queries_QR)):
+            np.testing.assert_array_equal(read_vectors("mine", tmp_path / "mine", role, texts), np.float32(expected))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.ones((3, 4)), r"expected \(documents, queries\), each an array or \{id: vector\}"),
+        (
+            (np.ones((2, 4)), np.ones((1, 4))),
+            r"one row a text, 3 rows in the order of collection.documents.ids, got .*2, 4",
+        ),
+        ((np.ones((3, 4)), np.ones(4)), r"queries: expected a matrix .* got the shape \(4,\)"),
+        (({"t0": [1.0], "t1": [1.0, 2.0], "t2": [1.0]}, np.ones((1, 1))), "differ in width"),
+        ((np.full((3, 2), "x"), np.ones((1, 2))), "they are no numbers"),
+    ],
+)
+def test_objects_that_are_no_vectors_of_these_texts_are_refused(given: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"^vectors of mine.*{message}"):
+        write_given("mine", tmp_path, as_texts(["a", "b", "c"]), as_texts(["x"]), given)
+
+
+@pytest.mark.parametrize("name", ["my model", "a/b", ""])
+def test_a_name_that_cannot_be_a_folder_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"vectors: names have letters, digits, _, \. and - alone, got "):
+        given_encoders({name: None}, tmp_path)
