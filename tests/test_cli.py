@@ -152,15 +152,14 @@ def _single_document(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil_data", "parts"),
     [
-        (_remove("."), ["data does not exist; expected a BEIR folder with corpus.jsonl"]),
-        (_remove("corpus.jsonl"), ["has no corpus.jsonl; it holds qrels, queries.jsonl"]),
-        (_remove("queries.jsonl"), ["has no queries.jsonl"]),
-        (_remove("qrels"), ["has no qrels of a known split", "sources.train_split"]),
-        (_remove("qrels/train.tsv"), ["no qrels/train.tsv was read", "dev (4 pairs)", "sources.train_split"]),
-        (_write("qrels/train.tsv", ""), ["'train' has no pair", "repair or add the file"]),
+        (_remove("."), ["data does not exist; expected the folder of a collection"]),
+        (_remove("corpus.jsonl"), ["it has queries and qrels, but no documents; it holds qrels/dev.tsv", "give the"]),
+        (_remove("queries.jsonl"), ["but no queries"]),
+        (_remove("qrels"), ["but no qrels"]),
+        (_write("qrels/train.tsv", ""), ["qrels/train.tsv is empty", "copy it again"]),
         (_write("qrels/train.tsv", "apple-care\tapple-guide\t0\n"), ["'train' has no pair"]),
-        (_write("corpus.jsonl", ""), ["corpus.jsonl has no usable document", "0 rows"]),
-        (_write("queries.jsonl", "{broken\n"), ["queries.jsonl has no usable query", "1 broken_json"]),
+        (_write("corpus.jsonl", ""), ["corpus.jsonl is empty"]),
+        (_write("queries.jsonl", "{broken\n"), ["has no usable query", "1 broken_json in queries.jsonl", "line 1"]),
         (_single_document, ["the corpus has 1 usable document", "at least 2 are needed"]),
     ],
 )
@@ -174,18 +173,33 @@ def test_data_that_cannot_be_used_is_named_with_what_was_expected(
     assert not (tmp_path / "out" / "negatives.parquet").exists()
 
 
+def test_what_is_set_aside_is_listed_also_if_the_rest_cannot_be_used(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    append(data / "corpus.jsonl", "{broken\n")
+    (data / "qrels" / "dev.tsv").write_text("asked\tfound\tworth\n")
+    spoiled = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER)
+    assert_one_message(spoiled, "qrels/dev.tsv begins with ['asked', 'found', 'worth']", "expected a header")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
+    assert [(row["file"], row["line"], row["reason"]) for row in rows] == [("corpus.jsonl", 31, "broken_json")]
+
+
 def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
     data: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    append(data / "corpus.jsonl", '{"_id": "apple-guide", "text": "again"}\n{"_id": "blank", "text": " "}\n{"_id": \n')
+    (data / "notes.txt").write_text("what nobody reads")
+    twice = "".join(f'{{"_id": "twice", "text": "{text}"}}\n' for text in ("one", "One ", "two"))
+    append(data / "corpus.jsonl", twice + '{"_id": "blank", "text": " \\u200b"}\n{"_id": \n')
     append(data / "queries.jsonl", '{"_id": "lonely", "text": "nobody judged this"}\n')
-    append(data / "qrels" / "train.tsv", "nobody\tapple-guide\t1\napple-care\tnothing\t1\napple-care\tblank\t1\n")
+    append(data / "qrels" / "train.tsv", "nobody\tapple-guide\t1\napple-care\tnothing\t1\napple-care\ttwice\t1\n")
     code, _, errors = call(capsys, "mine", "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER)
     assert code == 0, errors
     expected = {
-        ("corpus.jsonl", 31, "duplicate_id", "apple-guide"),
-        ("corpus.jsonl", 32, "empty_text", "blank"),
-        ("corpus.jsonl", 33, "broken_json", None),
+        ("corpus.jsonl", 31, "conflicting_id", "twice"),
+        ("corpus.jsonl", 32, "duplicate_id", "twice"),
+        ("corpus.jsonl", 33, "conflicting_id", "twice"),
+        ("corpus.jsonl", 34, "empty_text", "blank"),
+        ("corpus.jsonl", 35, "broken_json", None),
         ("qrels/train.tsv", 14, "unknown_query", "nobody"),
         ("qrels/train.tsv", 15, "unknown_document", "apple-care"),
         ("qrels/train.tsv", 16, "unknown_document", "apple-care"),
@@ -195,6 +209,7 @@ def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
     assert len(rows) == len(expected)
     counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["mining"]["counts"]
     assert counts["quarantined"] == {
+        "conflicting_id": 2,
         "unknown_document": 2,
         "duplicate_id": 1,
         "empty_text": 1,
@@ -202,9 +217,11 @@ def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
         "unknown_query": 1,
     }
     assert (counts["documents"], counts["pairs"]) == (30, 12)
-    assert counts["rows_read"]["corpus.jsonl"] == counts["rows_kept"]["corpus.jsonl"] + 3
-    assert "quarantined: 2 unknown document, 1 " in errors
+    assert counts["rows_read"]["corpus.jsonl"] == counts["rows_kept"]["corpus.jsonl"] + 5
+    assert "quarantined: 2 conflicting id, 2 unknown document, 1 " in errors
     assert "20 queries, pairs: train 12, dev 4, test 4; 1 queries more without a right document" in errors
+    assert "BEIR folder: 30 documents" in errors
+    assert "not read: notes.txt (not of this layout)" in errors
     assert str(tmp_path / "out" / "quarantine.jsonl") in errors
 
 

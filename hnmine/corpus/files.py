@@ -119,8 +119,8 @@ def open_folder(address: str | Path) -> Folder:
         return Folder(str(directory), (File(parent, name),))
     shown = {name: each for name, each in names.items() if not re.search(r"(^|/)(\.|_SUCCESS$|__MACOSX/)", name)}
     files = tuple(File(directory, name) for name, each in shown.items() if each == pafs.FileType.File)
-    above = {name.rpartition("/")[0] for name in shown}
-    empty = (f"{n} (an empty folder)" for n, e in shown.items() if e == pafs.FileType.Directory and n not in above)
+    filled = {name.rpartition("/")[0] for name in shown}
+    empty = (f"{n} (an empty folder)" for n, e in shown.items() if e == pafs.FileType.Directory and n not in filled)
     other = (f"{n} (no file)" for n, e in shown.items() if e not in (pafs.FileType.File, pafs.FileType.Directory))
     return Folder(str(directory), files, (*empty, *other))
 

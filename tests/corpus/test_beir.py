@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus.layouts import read_collection
 from hnmine.corpus.collection import Collection, Quarantined
+from hnmine.corpus.layouts import read_collection
 from hnmine.errors import DataError
 from hnmine.types import Texts
 
