@@ -20,16 +20,17 @@ import numpy as np
 
 from hnmine.arms.choose import choose_negatives
 from hnmine.arms.rules import RULES, Rule
+from hnmine.comparison.copies import NEIGHBOURS, Copies, count_copies, sample_of
 from hnmine.config.steps import GuardsConfig
 from hnmine.corpus.never_negative import NeverNegative
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
-from hnmine.mining.mine import Judged, denoise_model
+from hnmine.mining.mine import Judged, denoise_model, open_search
 from hnmine.project import Project
 from hnmine.ranking.first_stage import Bm25
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
-from hnmine.runs.progress import track
+from hnmine.runs.progress import say, track
 from hnmine.runs.tables import text_table
 from hnmine.types import NO_ROW, Float64, Int64, Pairs, Space
 
@@ -129,16 +130,21 @@ def audit(project: Project) -> dict[str, Any]:
     config, collection, split = project.config, project.collection, project.config.sources.train_split
     denoise_model(config.guards)  # its absence is said before hours of encoding
     # Hide positives, and embed the queries that have several.
-    trials = hide_positives(collection.pairs(split), collection.never_negative)
-    if not len(trials.pairs):
+    judged = project.train_pairs()
+    trials = hide_positives(judged, collection.never_negative)
+    rows_Q, pairs = trials.pairs.renumbered()
+    rows_Q = rows_Q if len(rows_Q) else judged.query_rows_P[:1]  # a space has a query
+    trials, queries = replace(trials, pairs=pairs), collection.queries.take(rows_Q)
+    fused = project.fuse(queries)
+    space = project.reduce(fused)
+    copies = _copies(project, judged, space)
+    for line in copies.lines():
+        say("audit", line)
+    if not len(pairs):
         raise DataError(
             f"no query of {split} has two judged positives, so none can be hidden; judge a second right document for "
             "some 50 queries, or look at triplets by eye"
         )
-    rows_Q, pairs = trials.pairs.renumbered()
-    trials, queries = replace(trials, pairs=pairs), collection.queries.take(rows_Q)
-    fused = project.fuse(queries)
-    space = project.reduce(fused)
     # Let the rules choose.
     first_QK, _ = Bm25(collection.documents, k1=config.evaluate.k1, b=config.evaluate.b).first(queries, _BM25_DEPTH)
     with track("audit", f"{len(queries):,} queries with several positives", len(pairs), "pairs") as progress:
@@ -149,14 +155,23 @@ def audit(project: Project) -> dict[str, Any]:
     settings = {name: (guards, 1) for name, guards in TRIED_GUARDS.items()}
     if configured != TWO_CONDITIONS:
         settings[configured] = (config.guards, count)
-    judged = Judged(pairs=pairs, queries=queries, known=trials.known)
-    mined, _ = project.select_each(judged, fused, space, settings)
+    offered = Judged(pairs=pairs, queries=queries, known=trials.known)
+    mined, _ = project.select_each(offered, fused, space, settings)
     risks |= {name: risk_of(trials, each.pair_M, each.doc_rows_M) for name, each in mined.items()}
     # Record.
-    record = {"queries": len(queries), "pairs": len(pairs), "rules": risks}
+    record = {"queries": len(queries), "pairs": len(pairs), "rules": risks, "copies": vars(copies)}
     record |= {"config": config.model_dump(mode="json"), "versions": versions()}
     write_json(project.run.out / "audit.json", record)
     return record | {"table": risk_table(risks), "verdict": verdict(risks, configured)}
+
+
+def _copies(project: Project, judged: Pairs, space: Space) -> Copies:
+    """Count the copies of the positives, among their nearest documents in the space."""
+    collection, config, docs_P = project.collection, project.config, judged.doc_rows_P
+    examined_E = sample_of(docs_P, config.seed)
+    with open_search(space, config.search, device=config.device, seed=config.seed) as (search, _):
+        nearest_EK, _ = search.nearest(space.docs_NR[examined_E], NEIGHBOURS + 1)
+    return count_copies(collection.documents.texts, collection.identities[0], docs_P, examined_E, nearest_EK)
 
 
 def risk_table(risks: Mapping[str, Risk]) -> str:

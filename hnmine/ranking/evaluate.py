@@ -1,6 +1,6 @@
 """First stage and re-rankers on the test queries: scored once, measured, blended, tested against the start.
 
-OUT/evaluation/<name>.parquet    of every query the documents, their scores by one re-ranker, the metrics
+OUT/evaluation/<name>.parquet    of every query the documents by id and row, their scores by one re-ranker, the metrics
 """
 
 from __future__ import annotations
@@ -185,8 +185,13 @@ class KeptScores:
             with track("evaluate", name, int(task.exists_QK.sum()), "pairs") as progress:
                 scores_QK = rerank(task, load_reranker(folder=folder, **self._reading).raw_scores, progress.advance)
         # Write known scores too: other judgements make other metrics.
-        ids, doc_rows = list(task.queries.ids), task.doc_rows_QK.tolist()
-        columns = {"query_id": ids, "document_rows": doc_rows, "scores": scores_QK.tolist()}
+        doc_rows = task.doc_rows_QK.tolist()
+        columns = {
+            "query_id": list(task.queries.ids),
+            "document_ids": [[task.document_ids.get(row) for row in rows] for rows in doc_rows],  # null: no more
+            "document_rows": doc_rows,
+            "scores": scores_QK.tolist(),
+        }
         self._run.write_table(entry, pa.table(columns | measure(task, scores_QK)))
         self._run.cache.put(entry, identity, _Kept(), [path])
         return scores_QK

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hnmine.corpus.text_keys import identity
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
@@ -148,7 +149,10 @@ def _query_rows(data: TrainingData, splits: Splits, seed: int, *, judged_only: b
             f"distillation: {left_out:,} queries without a judgement are not used; a first stage other than bm25 and "
             "precomputed vectors may lack them",
         )
-    held_out = {_words(texts[row]) for pairs in (splits.dev, splits.test) for row in pairs.query_rows_P.tolist()}
+    # Leave out what other splits judge, also those that no step is told to use.
+    trained_on = {_words(texts[row]) for row in splits.train.query_rows_P.tolist()}
+    held_out = {_words(text) for text in splits.collection.judged.texts} - trained_on
+    held_out |= {_words(texts[row]) for pairs in (splits.dev, splits.test) for row in pairs.query_rows_P.tolist()}
     row_of = {words: row for row in reversed(rows) if (words := _words(texts[row])) not in held_out}
     trained = {_words(texts[row]) for row in data.pairs.query_rows_P.tolist()}
     parts = [[row for words, row in row_of.items() if (words in trained) == wanted] for wanted in (False, True)]
@@ -157,8 +161,9 @@ def _query_rows(data: TrainingData, splits: Splits, seed: int, *, judged_only: b
 
 
 def _words(text: str) -> str:
-    """Return what two queries share that differ in case, marks and spaces alone."""
-    return " ".join(_WORD.findall(text.casefold()))
+    """Return what two queries share that are the same, or differ in marks alone."""
+    same = identity(text)
+    return " ".join(_WORD.findall(same)) or same
 
 
 def _task(splits: Splits, rows_Q: Int64, wanted: int) -> Task | None:
