@@ -11,23 +11,22 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hnmine.corpus.text_keys import Reading, keys_of
+from hnmine.corpus.text_keys import keys_of
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DeviceError, HnmineError, ModelError
 from hnmine.models.batches import MAX_LANES
-from hnmine.models.plan import Encoder, Plan
+from hnmine.models.finite import FiniteEncoder
+from hnmine.models.plan import Plan
 from hnmine.runs import device as devices
 from hnmine.runs.counters import TEXTS
 from hnmine.runs.progress import say
 from hnmine.runs.ray_session import quiet_ray_data, start_ray
-from hnmine.types import Float32
 
 _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
 Pool = Callable[[Plan, list[pa.Table], VectorStore, int | None], Iterator[pa.Table]]
@@ -38,8 +37,7 @@ class BlockEncoder:
 
     def __init__(self, plan: Plan, store: VectorStore, lanes: int | None) -> None:
         """On a CPU the encoder computes `lanes` batches at a time, None: by the cores."""
-        self._plan, self._store, self._lanes = plan, store, lanes
-        self._encoders: dict[str, Encoder] = {}  # by number type; one that is safer than the plan's is seldom needed
+        self._plan, self._store, self._encoder = plan, store, FiniteEncoder(plan, lanes)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
         """Encode every row of `blocks`; return how many texts each held, and what failed.
@@ -61,31 +59,9 @@ class BlockEncoder:
         readings = [self._plan.reading(role) for role in block["roles"]]
         for reading in dict.fromkeys(readings):
             texts = [text for text, other in zip(block["texts"], readings, strict=True) if other == reading]
-            vectors = self._computed(texts, reading)
-            self._store.write(keys_of(texts, reading), vectors)
+            self._store.write(keys_of(texts, reading), self._encoder.encode(texts, reading))
         for role, count in Counter(block["roles"]).items():
             TEXTS.add(count, encoder=self._plan.name, role=role)
-
-    def _computed(self, texts: list[str], reading: Reading) -> Float32:
-        """Return the vectors of the texts; those that are NaN or infinite in one number type are of the next safer."""
-        plan = self._plan
-        vectors = self._encoder(plan).encode(texts, reading)
-        while len(bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1))):
-            found = f"encoder {plan.name} ({plan.dtype}) gives NaN or infinity for {len(bad)} texts"
-            dtype = devices.safer_dtype(plan.dtype)
-            if dtype is None:
-                remedy = "the model or its weights are broken; get the folder anew, or use another"
-                raise ModelError(f"{found}, first {texts[bad[0]][:80]!r}; {remedy}")
-            if dtype not in self._encoders:
-                say("embed", f"{found}; such texts are computed in {dtype}")
-            plan = replace(plan, dtype=dtype)
-            vectors[bad] = self._encoder(plan).encode([texts[i] for i in bad], reading)
-        return vectors
-
-    def _encoder(self, plan: Plan) -> Encoder:
-        if plan.dtype not in self._encoders:
-            self._encoders[plan.dtype] = plan.build(self._lanes)
-        return self._encoders[plan.dtype]
 
 
 def encode_blocks(

@@ -161,10 +161,8 @@ def _find_model(config: EncoderConfig) -> Path:
     folder = resolve(config.model, dense_head=config.dense_head)
     positions = max_positions(transformer_config(folder))
     if config.max_tokens is not None and positions is not None and positions < config.max_tokens:
-        raise ModelError(
-            f"encoder {config.name}: max_tokens is {config.max_tokens}, but {folder} has {positions} positions; "
-            f"set max_tokens to {positions} or less"
-        )
+        cut = f"max_tokens is {config.max_tokens}, but the model has {positions} positions"
+        say("embed", f"{config.name}: {cut}; texts are cut there", level="warning")
     if config.adapters and find_spec("peft") is None:
         raise ModelError(f"encoder {config.name}: adapters need peft, which is missing; pip install 'hnmine[adapters]'")
     return folder

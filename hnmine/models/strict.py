@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from hnmine.errors import ModelError
-from hnmine.models.folder import adapter_base, read_settings, refuse_without_safetensors
+from hnmine.models.folder import adapter_base, max_positions, read_settings, refuse_without_safetensors
 from hnmine.models.layout import arranged, linked
 from hnmine.models.unsafe import refuse_code
 
@@ -68,7 +68,50 @@ def load(loader: Callable[..., Loaded], folder: Path, *, new_head: bool = False,
             raise ModelError(f"{folder} cannot be loaded: {reason}") from None
         if unread and _reads_pooler(loaded):
             raise ModelError(f"{folder} lacks {len(unread)} tensors of the pooler that it reads, first {unread[0]}")
+        if isinstance(loaded, BaseModel) and loaded.transformers_model is not None:
+            _complete(loaded, folder)
         return loaded
+
+
+def readable_tokens(model: Any) -> int | None:
+    """Return how many tokens a loaded model of sentence-transformers has positions for; None: any number."""
+    network = model.transformers_model
+    if network is None:
+        return None
+    positions = getattr(network.config, "max_position_embeddings", None)  # some call it otherwise in config.json
+    return max_positions(network.config.to_dict() | {"max_position_embeddings": positions})
+
+
+def _complete(model: Any, folder: Path) -> None:
+    """Refuse a tokenizer of another model; pad with the end token if there is no other; read no more than positions."""
+    # Compare the tokenizer with the embedding.
+    tokenizer, network = model.tokenizer, model.transformers_model
+    if tokenizer is None:
+        raise ModelError(f"{folder} has no tokenizer; give a model that reads texts")
+    rows = len(network.get_input_embeddings().weight)
+    token, number = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if number >= rows:
+        raise ModelError(
+            f"{folder}: the tokenizer knows {token!r} as token {number}, and the embedding has {rows} rows; they are "
+            "of different models: get the folder anew, or call resize_token_embeddings and train"
+        )
+
+    # Pad as makers of decoders do.
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None and isinstance(network.config.eos_token_id, int):
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(network.config.eos_token_id)
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"{folder}: the tokenizer has no token to pad with; set pad_token in tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    if network.config.pad_token_id is None:
+        network.config.pad_token_id = tokenizer.pad_token_id
+
+    # Cut what no position is there for.
+    limit = readable_tokens(model)
+    if limit is not None:
+        model.max_seq_length = min(limit, model.max_seq_length or limit)
 
 
 @contextmanager

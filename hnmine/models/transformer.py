@@ -21,7 +21,7 @@ from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
 from hnmine.models.batches import batches_by_length, lanes_on, side_by_side
 from hnmine.models.openvino import CompiledNetwork, Engine
-from hnmine.models.strict import checked, load
+from hnmine.models.strict import checked, load, readable_tokens
 from hnmine.runs.counters import TOKENS
 from hnmine.types import Float32
 
@@ -66,7 +66,7 @@ class TransformerEncoder:
         if config.max_tokens is not None:
             if self._model.max_seq_length == math.inf:
                 raise ModelError("a static model reads texts to their end; remove max_tokens")
-            self._model.max_seq_length = config.max_tokens
+            self._model.max_seq_length = min(config.max_tokens, readable_tokens(self._model) or config.max_tokens)
         self._config, self._tokens_per_batch = config, tokens_per_batch
         self.tokenizer: Any = self._model.tokenizer  # a static model's is of the library tokenizers
         self.max_tokens: float | None = self._model.max_seq_length  # without limit infinite, vast or None
@@ -84,7 +84,7 @@ class TransformerEncoder:
         characters = np.array([len(text) for text in texts])
         vectors: dict[int, Float32] = {}
         for chunk in batches_by_length(characters, _CHARACTERS_AT_ONCE):
-            features = self._model.preprocess([texts[i] for i in chunk], prompt=reading.prompt or None)
+            features = self._tokenize([texts[i] for i in chunk], reading.prompt)
             mask = features.get("attention_mask")  # a static model has none
             tokens = len(features.get("input_ids", ())) if mask is None else int(mask.sum())
             TOKENS.add(tokens, encoder=self._config.name)
@@ -92,6 +92,16 @@ class TransformerEncoder:
             for rows, computed in side_by_side(self._forward, batches, self._lanes):
                 vectors.update(zip([chunk[row] for row in rows], computed, strict=True))
         return np.stack([vectors[i] for i in range(len(texts))])
+
+    def _tokenize(self, texts: list[str], prompt: str) -> Features:
+        """Return the tokens of the texts; the end token alone of a text that has none, as a decoder's empty one."""
+        features: Features = self._model.preprocess(texts, prompt=prompt or None)
+        mask = features.get("attention_mask")
+        if mask is not None and mask.ndim == 2 and len(mask) == len(texts) and not (full := mask.any(dim=1)).all():
+            end = self.tokenizer.eos_token or self.tokenizer.pad_token
+            texts = [text if has else end for text, has in zip(texts, full.tolist(), strict=True)]
+            features = self._model.preprocess(texts, prompt=prompt or None)
+        return features
 
     def _forward(self, batch: tuple[list[int], Features]) -> tuple[list[int], Float32]:
         rows, features = batch

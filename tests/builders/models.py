@@ -10,7 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizerFast,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+)
 
 from hnmine.config.root import EncoderConfig
 from hnmine.models.plan import Plan, plan
@@ -94,6 +105,22 @@ def tiny_word_encoder(folder: Path, seed: int = 0) -> Path:
     modules = [Transformer(str(base), max_seq_length=32), Pooling(32, "mean")]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder))
     shutil.rmtree(base)
+    return folder
+
+
+def tiny_decoder(folder: Path, *, pad: str | None = None, end: str | None = "b") -> Path:
+    """Save a random decoder's body that reads words, whose tokenizer adds no special token."""
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    config = LlamaConfig(vocab_size=len(WORD_VOCABULARY), max_position_embeddings=WORD_POSITIONS, **shape)
+    config.eos_token_id = None
+    LlamaModel(config).save_pretrained(folder)
+    words = WordLevel({word: row for row, word in enumerate(WORD_VOCABULARY)}, unk_token="[UNK]")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = Whitespace()
+    names = {"unk_token": "[UNK]", "pad_token": pad, "eos_token": end}
+    given = {name: token for name, token in names.items() if token}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **given).save_pretrained(folder)
     return folder
 
 

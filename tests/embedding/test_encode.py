@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.torch import load_file, save_file
-from transformers import BertTokenizerFast
 
 from hnmine.corpus.text_keys import PLAIN, keys_of
 from hnmine.embedding.encode import EncodingResult, encode_missing
@@ -120,28 +118,6 @@ def test_vectors_that_are_not_numbers_are_a_model_error_and_never_stored(tiny, t
     with pytest.raises(ModelError, match=r"encoder tiny \(float32\) gives NaN or infinity for \d+ texts, first '"):
         embed_into(spoilt, tmp_path / "store")
     assert not blocks_of(spoilt, tmp_path / "store")
-
-
-def test_texts_that_float16_cannot_hold_are_computed_in_bfloat16_and_it_is_said_once(tiny, tmp_path, capfd):
-    folder = Path(shutil.copytree(tiny.folder, tmp_path / "large"))
-    tensors = load_file(folder / "model.safetensors")
-    words = tensors["embeddings.word_embeddings.weight"]
-    large = BertTokenizerFast.from_pretrained(folder).convert_tokens_to_ids("mysql")
-    words[large] *= 1e8  # is infinite in float16; the embedding's LayerNorm brings it back
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    texts = {role: Texts(ids=TEXTS[role].ids, texts=TEXTS[role].texts) for role in TEXTS}
-    affected = ["mysql" in text for text in texts["document"].texts]
-    assert 0 < sum(affected) < len(affected)
-    plans = {dtype: replace(tiny, folder=folder, dtype=dtype, engine="torch") for dtype in ("float16", "bfloat16")}
-    narrow, _ = embed_into(plans["float16"], tmp_path / "narrow", texts)
-    said = capfd.readouterr().err
-    assert said.count("(float16) gives NaN or infinity") == 1
-    assert "such texts are computed in bfloat16" in said
-    wide, _ = embed_into(plans["bfloat16"], tmp_path / "wide", texts)
-    found, expected = all_rows(narrow, "document"), all_rows(wide, "document")
-    assert np.isfinite(found).all()
-    assert found[affected] == pytest.approx(expected[affected], abs=0.1)
-    assert np.abs(found - expected)[np.logical_not(affected)].max() > 0
 
 
 def test_a_damaged_block_is_encoded_again_and_nothing_else(tiny, root):

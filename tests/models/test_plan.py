@@ -80,10 +80,14 @@ def test_configured_prompts_win_and_the_empty_one_means_none(tiny):
     assert np.abs(encoder.encode(SENTENCES, planned.reading("document")) - passage).max() < 1e-5
 
 
-def test_more_tokens_than_the_model_has_positions_are_refused_before_encoding(tiny):
-    assert encoder_plan(tiny, max_tokens=WORD_POSITIONS).build().encode(["a b c " * 50]).shape == (1, 32)
-    with pytest.raises(ModelError, match=rf"max_tokens is 65, but .* has {WORD_POSITIONS} positions"):
-        encoder_plan(tiny, max_tokens=WORD_POSITIONS + 1)
+def test_of_more_tokens_than_the_model_has_positions_as_many_are_read_and_it_is_said(tiny, capfd):
+    folder, long = tiny, "a b c " * 50
+    planned = encoder_plan(folder, max_tokens=WORD_POSITIONS + 1)
+    assert (
+        f"max_tokens is 65, but the model has {WORD_POSITIONS} positions; texts are cut there" in capfd.readouterr().err
+    )
+    found = planned.build().encode([long])
+    assert (found == encoder_plan(folder, max_tokens=WORD_POSITIONS).build().encode([long])).all()
 
 
 def test_the_fingerprint_follows_the_weights_and_settings_and_not_the_name(tiny, tmp_path):

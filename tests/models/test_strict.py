@@ -18,7 +18,7 @@ from transformers import AutoModel, BertTokenizerFast
 from hnmine.errors import ModelError
 from hnmine.models.folder import folder_sha256
 from hnmine.models.strict import load
-from tests.builders.models import WORD_VOCABULARY, spoil_weights, tiny_cross_encoder, tiny_word_encoder
+from tests.builders.models import WORD_VOCABULARY, spoil_weights, tiny_cross_encoder, tiny_decoder, tiny_word_encoder
 
 TEXTS = ["deploy mysql in the cloud", "on premises"]
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -276,3 +276,34 @@ def test_an_adapter_without_its_base_or_without_a_tensor_or_with_code_in_its_bas
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
     with pytest.raises(ModelError, match="is an adapter that does not name its base model"):
         load(kind, folder)
+
+
+# What makers leave open
+
+
+def test_a_decoder_without_a_token_to_pad_with_pads_with_its_end(tmp_path):
+    texts = ["deploy mysql in the cloud", "mysql"]
+    padded = load(SentenceTransformer, tiny_decoder(tmp_path / "a", pad="[PAD]"), device="cpu")
+    ended = load(SentenceTransformer, tiny_decoder(tmp_path / "b"), device="cpu")
+    assert ended.tokenizer.pad_token == "b"
+    assert ended.encode(texts) == pytest.approx(padded.encode(texts), abs=1e-6)
+    with pytest.raises(ModelError, match=r"no token to pad with; set pad_token in tokenizer_config\.json"):
+        load(SentenceTransformer, tiny_decoder(tmp_path / "c", end=None))
+
+
+def test_no_more_is_read_than_there_are_positions_whatever_the_settings_say(tmp_path):
+    folder = tmp_path / "model"
+    body = Transformer(str(saved("Roberta", "Model", tmp_path / "body", pad_token_id=1)), max_seq_length=500)
+    SentenceTransformer(modules=[body, Pooling(16, "mean")], device="cpu").save(str(folder))
+    loaded = load(SentenceTransformer, folder, device="cpu")
+    assert loaded.max_seq_length == 62  # the first position is behind the padding's
+    assert (loaded.encode("a b c " * 200) == loaded.encode("a b c " * 20)).all()
+
+
+def test_a_vocabulary_that_is_larger_than_the_embedding_is_an_error(tiny):
+    path = tiny / "tokenizer.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["model"]["vocab"]["kubernetes"] = len(WORD_VOCABULARY)
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"knows 'kubernetes' as token 20, and the embedding has 20 rows"):
+        load(SentenceTransformer, tiny)
