@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 import pytest
 
 import hnmine
-from tests.builders.commands import REPOSITORY, modules_loaded_by
+from tests.builders.collections import write_collection
+from tests.builders.commands import REPOSITORY, modules_loaded_by, run_hnmine
+from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
+from tests.builders.settings import quick_options
 from tests.builders.source_code import sources
 
 HEAVY = ("torch", "ray", "transformers", "sentence_transformers", "sklearn", "pyarrow", "faiss", "cuml", "bm25s")
@@ -46,6 +50,65 @@ def test_the_numerics_and_mining_load_neither_torch_nor_ray() -> None:
     )
     assert "pyarrow" in loaded
     assert not loaded & {"torch", "ray", "transformers", "sentence_transformers"}
+
+
+# The network
+
+RECORDER = """
+import os, sys
+LOOPBACK = ("127.0.0.1", "::1", "localhost", "", None, b"127.0.0.1", b"localhost")
+def record(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        asked = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        asked = arguments[1][0]
+    else:
+        return
+    if asked not in LOOPBACK:
+        with open(os.environ["ASKED"], "a") as lines:
+            lines.write(f"{event} {asked} {' '.join(sys.argv[:4])}\\n")
+sys.addaudithook(record)
+"""
+"""A module that every Python process imports when it starts, workers of Ray included."""
+
+
+@pytest.fixture
+def listened(tmp_path: Path) -> dict[str, str]:
+    """An environment of a new user, in which the file ASKED gets a line for each look-up and each connection."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(RECORDER)
+    (tmp_path / "home").mkdir()
+    asked = tmp_path / "asked.txt"
+    asked.touch()
+    return {"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path / "home"), "ASKED": str(asked)}
+
+
+def test_the_recorder_hears_what_python_asks(listened: dict[str, str]) -> None:
+    code = "import socket, contextlib\nwith contextlib.suppress(OSError): socket.getaddrinfo('example.invalid', 80)"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | listened, check=True)
+    assert "example.invalid" in Path(listened["ASKED"]).read_text()
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param(["mine", "train", "evaluate"], id="steps"),
+        pytest.param(["nightly"], id="nightly", marks=pytest.mark.slow),
+        pytest.param(["compare"], id="compare", marks=pytest.mark.slow),
+    ],
+)
+def test_no_command_asks_the_network_anything(commands: list[str], listened: dict[str, str], tmp_path: Path) -> None:
+    data, model = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "model")
+    encoder = f"encoders=[{{name: tiny, model: {tiny_word_encoder(tmp_path / 'encoder')}, dtype: float32}}]"
+    options = quick_options(model, encoder, "engine=openvino", "train.presets=anchored")
+    for command in commands:
+        place = "--home" if command == "nightly" else "--out"
+        arms = ["--arms", "two-conditions", "--seeds", "1"] if command == "compare" else []
+        done = run_hnmine(command, "--data", data, place, tmp_path / "out", *arms, *options, **listened)
+        assert done.returncode == 0, done.stderr
+    assert Path(listened["ASKED"]).read_text() == ""
+    left = {path.name for path in Path(listened["HOME"]).iterdir()} - {".cache", ".ray"}
+    assert left == set()
 
 
 # The wheel

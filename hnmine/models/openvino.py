@@ -6,8 +6,10 @@ OpenVINO computes an attention in one piece and keeps sums in float32. In bfloat
 
 from __future__ import annotations
 
+import importlib
 import platform
 import queue
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -77,10 +79,23 @@ class CompiledNetwork:
             self._requests.put(request)
 
 
+def _import_openvino() -> Any:
+    """Import OpenVINO without the package by which it reports each import to its maker; it knows to do without."""
+    reports = "openvino_telemetry"
+    if reports not in sys.modules:
+        sys.modules[reports] = None  # type: ignore[assignment]  # as the import system knows what cannot be imported
+        try:
+            return importlib.import_module("openvino")
+        finally:
+            del sys.modules[reports]
+    return importlib.import_module("openvino")
+
+
 def _compile(network: Any, output: str, example: Inputs, dtype: str, lanes: int) -> Any:
     """Compile by OpenVINO's frontend itself: its `convert_model` would report each use to its maker."""
-    import openvino
     import torch
+
+    openvino = _import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
