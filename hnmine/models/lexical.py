@@ -1,4 +1,4 @@
-"""The lexical encoder: TF-IDF and a truncated SVD, fitted on the documents before encoding.
+"""The lexical encoder: TF-IDF of the analyzer's words and a truncated SVD, fitted on the documents before encoding.
 
     STORE/lexical/<documents and settings>-<sha256>.safetensors    terms, idf (T,), components (width, T)
 
@@ -9,6 +9,7 @@ anew, and vectors of two fits that differ in a bit never meet, whoever made them
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
+from hnmine.corpus.analyzer import ANALYZER_VERSION, words
 from hnmine.corpus.text_keys import PLAIN, Fingerprint, Reading, keys_of
 from hnmine.errors import DataError, ModelError
 from hnmine.runs.directory import Directory
@@ -27,7 +29,7 @@ from hnmine.types import Float32, Texts
 
 MAX_TERMS = 50_000  # of the vocabulary: the most frequent
 _ENDING = ".safetensors"
-_WEIGHTS: dict[str, Any] = {"sublinear_tf": True, "dtype": np.float32}  # of TF-IDF, beside scikit-learn's usual ones
+_WEIGHTS: dict[str, Any] = {"analyzer": words, "sublinear_tf": True, "dtype": np.float32}  # beside scikit-learn's usual
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
         kind="lexical",
         corpus=hashlib.sha256(keys[order].tobytes()).hexdigest(),
         scikit_learn=version("scikit-learn"),
+        words=[ANALYZER_VERSION, version("regex"), unicodedata.unidata_version],
         width=width,
         max_terms=MAX_TERMS,
         seed=seed,

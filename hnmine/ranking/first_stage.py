@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from hnmine.config.steps import EvaluateConfig
+from hnmine.corpus.analyzer import STOP_WORDS, words
 from hnmine.errors import DataError
-from hnmine.runs.progress import say, track
+from hnmine.ranking.run_files import read_run
+from hnmine.runs.progress import track
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 
 FirstStage = Callable[[Int64, int], tuple[Int64, Float32]]
@@ -19,7 +21,10 @@ FirstStage = Callable[[Int64, int], tuple[Int64, Float32]]
 def bm25_or_run_file(evaluate: EvaluateConfig, documents: Texts, queries: Texts) -> FirstStage:
     """Index the documents by BM25, or read the run file that `evaluate.first_stage` names."""
     if evaluate.first_stage != "bm25":
-        return read_run(Path(evaluate.first_stage), documents, queries)
+        try:
+            return read_run(evaluate.first_stage, documents, queries)
+        except DataError as error:
+            raise DataError(f"evaluate.first_stage: {error}; bm25 and dense need no file") from None
     index = Bm25(documents, k1=evaluate.k1, b=evaluate.b)
     return lambda query_rows, depth: index.first(queries.take(query_rows.tolist()), depth)
 
@@ -45,79 +50,43 @@ def without(doc_rows_QK: Int64, scores_QK: Float32, excluded: Sequence[Collectio
 
 
 class Bm25:
-    """An index of the corpus: Lucene's variant of BM25 with English stop words and no stemming."""
+    """An index of the corpus: Lucene's variant of BM25 over the words of the analyzer, without stemming.
+
+    English stop words are asked for only where a query has no other word.
+    """
 
     def __init__(self, documents: Texts, *, k1: float, b: float) -> None:
         import bm25s
 
-        with track("bm25", "index", len(documents), "documents") as progress:
-            tokens = bm25s.tokenize(list(documents.texts), stopwords="en", show_progress=False)
-            self._index = bm25s.BM25(method="lucene", k1=k1, b=b)
-            self._known = tokens.vocab
-            if self._known:
-                self._index.index(tokens, show_progress=False)
-            progress.advance(len(documents))
         self._documents = len(documents)
+        self._number: dict[str, int] = defaultdict(lambda: len(self._number))
+        number, tokens = self._number.__getitem__, []
+        with track("bm25", "index", len(documents), "documents") as progress:
+            for text in documents.texts:
+                tokens.append(list(map(number, words(text))))
+                progress.advance(1)
+            self._number = dict(self._number)  # a word that the corpus lacks gets no number
+            self._index = bm25s.BM25(method="lucene", k1=k1, b=b)
+            if self._number:
+                self._index.index((tokens, self._number), create_empty_token=False, show_progress=False)
 
     def first(self, queries: Texts, depth: int) -> tuple[Int64, Float32]:
         """Return the rows (Q, depth) of the documents with a term of the query, best first, ties by row; and scores."""
-        import bm25s
-
         depth = min(depth, self._documents)
         rows_QK = np.full((len(queries), depth), NO_ROW, dtype=np.int64)
         scores_QK = np.zeros((len(queries), depth), dtype=np.float32)
         with track("bm25", f"first {depth} documents", len(queries), "queries") as progress:
-            asked = bm25s.tokenize(list(queries.texts), stopwords="en", show_progress=False, return_ids=False)
-            for query, terms in enumerate(asked):
-                if known := [term for term in terms if term in self._known]:
+            for query, text in enumerate(queries.texts):
+                if known := [self._number[term] for term in _asked(text) if term in self._number]:
                     rows = _first(scores_N := self._index.get_scores(known), depth)
                     rows_QK[query, : len(rows)], scores_QK[query, : len(rows)] = rows, scores_N[rows]
                 progress.advance(1)
         return rows_QK, scores_QK
 
 
-def read_run(path: Path, documents: Texts, queries: Texts) -> FirstStage:
-    """Read a TREC run file: `query_id Q0 doc_id rank score tag`; documents are ordered by score, then by rank.
-
-    Lines of queries or documents that the collection does not have are ignored, and counted.
-    """
-    # Read.
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"evaluate.first_stage: {path} cannot be read: {error}; bm25 and dense need no file") from None
-    # Collect each query's documents, and order them.
-    lists: dict[int, list[tuple[float, int, int]]] = {}
-    foreign = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            query_id, _, doc_id, rank, score, _ = line.split()
-            entry = (-float(score), int(rank))
-        except ValueError:
-            raise DataError(
-                f"{path}, line {number}: expected `query_id Q0 doc_id rank score tag`, got {line[:80]!r}"
-            ) from None
-        query, doc = queries.row_of.get(query_id), documents.row_of.get(doc_id)
-        if query is None or doc is None:
-            foreign += 1
-        else:
-            lists.setdefault(query, []).append((*entry, doc))
-    ranked = {query: sorted(entries) for query, entries in lists.items()}
-    say("evaluate", f"{path}: {len(ranked):,} queries" + (f", {foreign:,} lines of others ignored" if foreign else ""))
-
-    def first(query_rows: Int64, depth: int) -> tuple[Int64, Float32]:
-        rows_QK = np.full((len(query_rows), depth), NO_ROW, dtype=np.int64)
-        scores_QK = np.zeros((len(query_rows), depth), dtype=np.float32)
-        for at, query in enumerate(query_rows.tolist()):
-            for place, (score, _, doc) in enumerate(ranked.get(query, [])[:depth]):
-                rows_QK[at, place], scores_QK[at, place] = doc, -score
-        if lacking := sum(query not in ranked for query in query_rows.tolist()):
-            say("evaluate", f"{path} has nothing for {lacking:,} of {len(query_rows):,} queries", level="warning")
-        return rows_QK, scores_QK
-
-    return first
+def _asked(query: str) -> list[str]:
+    terms = words(query)
+    return [term for term in terms if term not in STOP_WORDS] or terms
 
 
 def _first(scores_N: Float32, depth: int) -> Int64:

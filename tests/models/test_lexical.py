@@ -121,7 +121,7 @@ def test_a_width_larger_than_the_corpus_allows_is_cut(tmp_path):
 
 def test_a_corpus_without_terms_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="finds no terms in the corpus"):
-        lexical(["a", "!", "? b"], tmp_path)
+        lexical(["...", "!", "? ;"], tmp_path)
 
 
 def test_a_fit_that_is_given_is_taken_whatever_the_corpus_and_gives_the_same_vectors(tmp_path):
@@ -132,3 +132,17 @@ def test_a_fit_that_is_given_is_taken_whatever_the_corpus_and_gives_the_same_vec
     (tmp_path / "lexical" / first.fit.name).unlink()
     with pytest.raises(DataError, match=r"lexical has no lexical fit .* that is whole; fit anew, without it"):
         lexical(corpus, tmp_path, fit=first.fit.name)
+
+
+def test_the_fit_follows_the_analyzer_and_no_fit_of_another_is_taken(tmp_path, monkeypatch):
+    corpus = corpus_of(24)
+    first = lexical(corpus, tmp_path)
+    monkeypatch.setattr("hnmine.models.lexical.ANALYZER_VERSION", 0)
+    assert lexical(corpus, tmp_path).fit.name.partition("-")[0] != first.fit.name.partition("-")[0]
+
+
+def test_texts_of_a_script_without_spaces_have_words_too(tmp_path):
+    corpus = [f"{thing}{how}的步骤" for thing in ("数据库", "消息队列", "对象存储") for how in ("部署", "备份", "升级")]
+    encoder = lexical(corpus, tmp_path).build()
+    near = encoder.encode(["如何备份数据库"]) @ encoder.encode(corpus).T
+    assert near.argmax() == 1
