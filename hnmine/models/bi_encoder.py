@@ -18,6 +18,7 @@ from transformers.utils import logging
 from hnmine.errors import ModelError
 from hnmine.models.folder import declared_prompts
 from hnmine.models.scoring_network import refuse_not_finite
+from hnmine.models.strict import load
 from hnmine.types import Float32, Role
 
 Row = dict[str, Any]  # a pair: its texts, by role
@@ -42,6 +43,8 @@ class _Cosine(torch.nn.Module):
 class BiEncoder:
     """A loaded SentenceTransformer on one device; a `Reranker`."""
 
+    unused_weights = True  # of a pooler that nothing is asked of
+
     def __init__(
         self,
         folder: Path,
@@ -64,9 +67,9 @@ class BiEncoder:
         torch.manual_seed(seed)
         self._prompts = declared_prompts(folder) if prompts is None else prompts
         try:
-            self._encoder = SentenceTransformer(str(folder), device=device, local_files_only=True).float()
-        except Exception as error:  # what is raised depends on the library that meets the broken file
-            raise ModelError(f"bi-encoder {folder} cannot be loaded: {error}") from None
+            self._encoder: Any = load(SentenceTransformer, folder, device=device).float()
+        except ModelError as error:
+            raise ModelError(f"bi-encoder {error}") from None
 
         # Set what it reads, and how passes are cut: each encodes its queries beside its documents.
         self._encoder.max_seq_length = min(max_tokens, self._encoder.max_seq_length or max_tokens)

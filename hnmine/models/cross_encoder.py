@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from hnmine.types import Float32
 
 _PAIRS_AT_ONCE = 1024  # tokenised
 _LARGEST_DIFFERENCE = 1e-4
+SAFER = {"float16": "bfloat16", "bfloat16": "float32"}
+"""The number format that is taken where scores in another are not finite."""
 _WORD = "word "
 PROBES = (
     ("how to deploy", "Deploy it in the cloud, on premises, or both."),
@@ -66,7 +69,7 @@ class CrossEncoder:
         """
         self._folder, self.device, self._passages = folder, device, passages
         self.library, self._plain = load_library(folder, device=device, seed=seed), is_plain(folder)
-        self.tokenizer = self.library.tokenizer
+        self.tokenizer, self.unused_weights = self.library.tokenizer, not self._plain  # in some modules, of a pooler
         self.model = ScoringNetwork(self.library, dtype).eval()
 
         # Read no more tokens than the model declares and has positions for.
@@ -83,6 +86,7 @@ class CrossEncoder:
         self._engine = choose_engine(engine, kind, dtype, config.model_type)
         self._lanes, self._tokens_per_batch = lanes_on(device), TOKENS_PER_BATCH[kind]
         self._compiled: CompiledNetwork | None = None  # of the weights as they are
+        self._lock = Lock()  # of lanes that change the number format
         self._pads = True  # whether a batch may hold pairs of different length
         self._agree_with_library()
         if passages:
@@ -132,8 +136,7 @@ class CrossEncoder:
         scores = np.full(len(queries), -np.inf, dtype=np.float32)
 
         def score(batch: list[int]) -> tuple[list[int], Float32]:
-            with torch.inference_mode():
-                return batch, self.forward([rows[i] for i in batch]).cpu().numpy()
+            return batch, self._finite([rows[i] for i in batch])
 
         with self._for_scoring():
             for start in range(0, len(queries), _PAIRS_AT_ONCE):
@@ -173,6 +176,25 @@ class CrossEncoder:
         scores: Tensor = network(self._reader.features(rows, self.device))
         return scores
 
+    def _finite(self, rows: Sequence[Row]) -> Float32:
+        """Return scores without gradients, in the next safer number format if the one asked for gives none."""
+        while True:
+            dtype = self.model.dtype
+            try:
+                with torch.inference_mode():
+                    scores: Float32 = self.forward(rows).cpu().numpy()
+                reason = "its scores are not finite"
+            except RuntimeError as error:  # some architectures mask by a number that the format does not hold
+                if "overflow" not in str(error):
+                    raise
+                scores, reason = np.full(len(rows), np.nan, dtype=np.float32), str(error)
+            if self._compiled is not None or dtype not in SAFER or np.isfinite(scores).all():
+                return scores
+            with self._lock:
+                if self.model.dtype == dtype:
+                    self.model.dtype = SAFER[dtype]
+                    say("rerank", f"{self._folder.name} is computed in {SAFER[dtype]}, not in {dtype}: {reason}")
+
     def _whole(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[Row], Any]:
         return self.tokenize(queries, documents), np.arange(len(queries))
 
@@ -191,7 +213,7 @@ class CrossEncoder:
             except ModelError as error:
                 if self._asked_engine == "openvino":
                     raise
-                say("train", f"{self._folder.name} is computed by torch: {error}")
+                say("rerank", f"{self._folder.name} is computed by torch: {error}")
                 self._engine = "torch"
         with self.model.computed_by(self._compiled):
             yield
@@ -208,7 +230,8 @@ class CrossEncoder:
             settings: dict[str, Any] = {"activation_fn": identity, "convert_to_tensor": True}
             expected = torch.cat([self.library.predict([pair], **settings).reshape(-1) for pair in PROBES]).cpu()
         except Exception as error:  # what is raised depends on the template, the tokenizer and the modules
-            raise ModelError(f"re-ranker {self._folder} cannot score a pair: {error}") from None
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelError(f"re-ranker {self._folder} cannot score a pair: {reason}") from None
 
         # Compare all in one batch, then in batches without padding, and how an over-long pair is cut.
         for self._pads in (True, False):

@@ -36,9 +36,12 @@ def has_ranking_head(folder: Path) -> bool:
     config = read_settings(folder / "config.json")
     if not config:
         raise ModelError(f"{folder} has no config.json with settings; give a Hugging Face model folder")
-    if any(name.endswith(_RANKS) for name in config.get("architectures") or []):
+    names = [str(name) for name in config.get("architectures") or []]
+    if any(name.endswith(_RANKS) for name in names):
         return True
-    return any(_HEAD.fullmatch(name) for name in _tensor_names(folder, "model*.safetensors"))
+    return all(name.endswith("Model") for name in names) and any(
+        _HEAD.fullmatch(name) for name in _tensor_names(folder, "model*.safetensors")
+    )
 
 
 def resolve_cross_encoder(setting: str, model: str) -> Path:
@@ -86,7 +89,9 @@ def load_library(folder: Path, *, device: str, seed: int) -> Any:
     except ModelError as error:
         raise ModelError(f"re-ranker {error}") from None
 
-    # Refuse what does not give one score, and complete what its makers left open.
+    # Refuse what does not give one score of texts, and complete what its makers left open.
+    if library.tokenizer is None:
+        raise ModelError(f"{folder} has no tokenizer; a re-ranker reads texts")
     if library.num_labels != 1:  # config.json leaves out a 2
         raise ModelError(f"{folder} is a classifier with {library.num_labels} labels; a re-ranker has one")
     if not has_head:

@@ -29,7 +29,7 @@ class ScoringNetwork(torch.nn.Module):
     def __init__(self, library: Any, dtype: str) -> None:
         """Take a loaded CrossEncoder of sentence-transformers, whose weights are float32."""
         super().__init__()
-        self.library, self._dtype = library, getattr(torch, dtype)
+        self.library, self.dtype = library, dtype
         network = library.transformers_model
         self._attention = getattr(getattr(network, "config", None), "_attn_implementation", None)
         if dtype != "float32" and network is not None and network.base_model is not network:
@@ -39,7 +39,7 @@ class ScoringNetwork(torch.nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Return the scores (n,)."""
-        return self._forward(features, self._dtype)
+        return self._forward(features, getattr(torch, self.dtype))
 
     def in_float32(self, features: Features) -> Tensor:
         """Return the scores (n,), all computed in float32."""

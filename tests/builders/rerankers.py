@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
@@ -22,6 +23,8 @@ from tests.builders.texts import LETTERS
 
 POSITIONS = 96
 """Tokens that the models read."""
+_FAR = 15
+"""How many times as large an encoder's matrices are as new ones: its scores differ."""
 _ENCODER = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 _DECODER = _ENCODER | {"num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": False}
 _SPECIALS = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", "<|im_start|>", "<|im_end|>"]
@@ -45,6 +48,8 @@ class Layout:
     """Whether a pair is tokens of query and document, which can be cut into passages."""
     batches: bool = True
     """Whether the library itself scores a batch as it scores pairs one by one."""
+    bare_adapter: bool = False
+    """Whether it is an adapter as peft saves it, which the library does not load without modules.json."""
 
 
 def _tokenizer(pair: str | None, *, pad: bool = True, chat: str | None = None, **settings: Any) -> Any:
@@ -99,7 +104,7 @@ def _encoder(name: str, pair: str = _BERT, **settings: Any) -> Layout:
     """Return the layout of an encoder with a classifier of one label."""
     room = 1 if pair == _ROBERTA else 0  # positions are counted from behind the padding token's number
     shape = _ENCODER | {"max_position_embeddings": POSITIONS + room} | settings
-    return Layout(name, lambda folder: _classifier(folder, name, _tokenizer(pair), **shape))
+    return Layout(name, lambda folder: _classifier(folder, name, _tokenizer(pair), spread=_FAR, **shape))
 
 
 def _decoder(label: str, name: str, *, pad: bool = True, chat: str | None = None, side: str = "right", **settings: Any):
@@ -112,9 +117,15 @@ def _decoder(label: str, name: str, *, pad: bool = True, chat: str | None = None
     return Layout(label, build, passages=chat is None)
 
 
+def plain_bert(folder: Path, labels: int = 1) -> Path:
+    """Save a sequence classifier with so many labels."""
+    shape = _ENCODER | {"max_position_embeddings": POSITIONS, "num_labels": labels}
+    return _classifier(folder, "Bert", _tokenizer(_BERT), spread=_FAR, **shape)
+
+
 def _bert_body(folder: Path) -> Path:
     shape = _ENCODER | {"max_position_embeddings": POSITIONS}
-    return _classifier(folder, "Bert", _tokenizer(_BERT), auto=AutoModel, **shape)
+    return _classifier(folder, "Bert", _tokenizer(_BERT), auto=AutoModel, spread=_FAR, **shape)
 
 
 def _modular(label: str, after: Callable[[], list[Any]], body: Callable[[Path], Path] = _bert_body) -> Layout:
@@ -194,7 +205,57 @@ def _adapter(label: str, base: Layout, task: str, targets: list[str], *, body: A
         transformers.AutoTokenizer.from_pretrained(below).save_pretrained(folder)
         return folder
 
+    return Layout(label, build, bare_adapter=True)
+
+
+def _saved_adapter(label: str, base: Layout) -> Layout:
+    """Return the layout of a LoRA adapter that the library saved; its base stands beside it."""
+
+    def build(folder: Path) -> Path:
+        from peft import LoraConfig
+
+        saved = CrossEncoder(str(base.build(folder.with_name(f"{folder.name}-base"))), device="cpu")
+        targets = ["q_proj", "v_proj"]
+        torch.manual_seed(2)
+        saved.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False))
+        saved.save_pretrained(str(folder), create_model_card=False)
+        return folder
+
     return Layout(label, build, passages=base.passages)
+
+
+def _in_subfolder(label: str, layout: Layout) -> Layout:
+    """Return a modular layout whose transformer lies in a folder of its own, as before version 5."""
+
+    def build(folder: Path) -> Path:
+        layout.build(folder)
+        kept = ("modules.json", "config_sentence_transformers.json")
+        inside = folder / "0_Transformer"
+        inside.mkdir()
+        for path in folder.iterdir():
+            if path.is_file() and path.name not in kept:
+                path.rename(inside / path.name)
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[0]["path"] = inside.name
+        (folder / "modules.json").write_text(json.dumps(modules))
+        return folder
+
+    return Layout(label, build)
+
+
+def _in_bfloat16(label: str, layout: Layout) -> Layout:
+    """Return a layout whose weights are stored in bfloat16."""
+
+    def build(folder: Path) -> Path:
+        layout.build(folder)
+        tensors = load_file(folder / "model.safetensors")
+        half = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+        save_file(half, folder / "model.safetensors", {"format": "pt"})
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "bfloat16"}))
+        return folder
+
+    return Layout(label, build, layout.passages)
 
 
 def declare(layout: Layout, label: str, file: str, **settings: Any) -> Layout:
@@ -206,13 +267,15 @@ def declare(layout: Layout, label: str, file: str, **settings: Any) -> Layout:
         path.write_text(json.dumps(known | settings))
         return folder
 
-    return Layout(label, build, layout.passages, layout.batches)
+    return Layout(label, build, layout.passages, layout.batches, layout.bare_adapter)
 
 
 _BERT_LAYOUT = _encoder("Bert")
 _QWEN3 = _decoder("Qwen3", "Qwen3")
-_BODY = Layout("a body", _bert_body)
+BODY = Layout("a body without a head", _bert_body)
 
+_MODULES = _modular("modules: mean, dense", lambda: [Pooling(32, "mean"), _score(32)])
+_ANSWERS = _logits("Qwen3 of yes and no, with a chat template")
 LAYOUTS = {
     layout.name: layout
     for layout in (
@@ -239,17 +302,20 @@ LAYOUTS = {
                 sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"}),
         declare(_BERT_LAYOUT, "Bert, activation as before version 4", "config.json",
                 sbert_ce_default_activation_function="torch.nn.modules.linear.Identity"),
-        _modular("modules: mean, dense", lambda: [Pooling(32, "mean"), _score(32)]),
+        _in_bfloat16("Qwen3, weights in bfloat16", _QWEN3),
+        _MODULES,
+        _in_subfolder("modules: mean, dense, the transformer in a folder", _MODULES),
         _modular("modules: first token, dense, norm, dense",
                  lambda: [Pooling(32, "cls"), Dense(32, 16), LayerNorm(16), _score(16)]),
-        _logits("Qwen3 of yes and no, with a chat template"),
+        _ANSWERS,
         _logits("Qwen3 of yes and no, with an instruction", prompts={"web": "judge whether the document answers"}),
         _logits("Qwen3 of yes alone, without a template", chat=False, yes_only=True),
         _logits("Qwen3 of yes and no, with a prompt, without a template", chat=False, prompts={"web": "judge :"}),
         _causal("Llama that generates", "Llama"),
         _absolute("GPT2 of yes and no"),
+        _saved_adapter("LoRA of Qwen3 of yes and no, saved by the library", _ANSWERS),
         _adapter("LoRA of a Bert re-ranker", _BERT_LAYOUT, "SEQ_CLS", ["query", "value"]),
-        _adapter("LoRA of a Bert body", _BODY, "SEQ_CLS", ["query", "value"]),
+        _adapter("LoRA of a Bert body", BODY, "SEQ_CLS", ["query", "value"]),
         _adapter("LoRA of Llama that generates", _causal("Llama", "Llama"), "CAUSAL_LM", ["q_proj", "v_proj"]),
     )
 }  # fmt: skip
