@@ -9,6 +9,7 @@ anew, and vectors of two fits that differ in a bit never meet, whoever made them
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Fit:
     def write(cls, store: str | Path, request: str, terms: Sequence[str], idf: Float32, components: Float32) -> Fit:
         """Write a fit and return its address; `request` is the digest of what it was made from."""
         letters = np.frombuffer("\n".join(terms).encode(), dtype=np.uint8)
-        content = save({"terms": letters, "idf": idf, "components": components})
+        content = save({"terms": letters, "idf": idf, "components": components}, {"words": _words_version()})
         fit = cls(store, f"{request}-{hashlib.sha256(content).hexdigest()}{_ENDING}")
         fit.directory.write(fit.name, content)
         return fit
@@ -59,10 +60,13 @@ class Fit:
         return self.name.removesuffix(_ENDING).rpartition("-")[2]
 
     def read(self) -> pa.Buffer | None:
-        """Return the bytes, or None if they are gone or damaged; a damaged file is set aside."""
+        """Return the bytes, or None if they are gone, damaged or of other words; a damaged file is set aside."""
         raw = self.directory.read(self.name)
-        if raw is None or hashlib.sha256(raw).hexdigest() == self.sha256:
-            return raw
+        if raw is None:
+            return None
+        if hashlib.sha256(raw).hexdigest() == self.sha256:
+            header = json.loads(memoryview(raw)[8 : 8 + int.from_bytes(memoryview(raw)[:8], "little")].tobytes())
+            return raw if header.get("__metadata__") == {"words": _words_version()} else None
         aside = self.directory.set_aside(self.name)
         say("store", f"lexical fit {self.name} is damaged; set aside as {aside}, the encoder is fitted again")
         return None
@@ -78,7 +82,9 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     if known is not None:
         fit = Fit(store, known)
         if fit.read() is None:
-            raise DataError(f"{fit.directory} has no lexical fit {fit.name} that is whole; fit anew, without it")
+            raise DataError(
+                f"{fit.directory} has no lexical fit {fit.name} that is whole and of today's words; fit anew"
+            )
         return fit
 
     # Look for a fit on the same documents with the same settings.
@@ -88,7 +94,7 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
         kind="lexical",
         corpus=hashlib.sha256(keys[order].tobytes()).hexdigest(),
         scikit_learn=version("scikit-learn"),
-        words=[ANALYZER_VERSION, version("regex"), unicodedata.unidata_version],
+        words=_words_version(),
         width=width,
         max_terms=MAX_TERMS,
         seed=seed,
@@ -111,6 +117,11 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     _, _, components = randomized_svd(matrix, n_components=rank, random_state=seed)
     terms, idf = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.astype(np.float32)
     return Fit.write(store, request, terms, idf, np.ascontiguousarray(components, dtype=np.float32))
+
+
+def _words_version() -> str:
+    """Return all that decides what the words of a text are."""
+    return f"{ANALYZER_VERSION}, regex {version('regex')}, Unicode {unicodedata.unidata_version}"
 
 
 class LexicalEncoder:

@@ -130,15 +130,19 @@ def test_a_fit_that_is_given_is_taken_whatever_the_corpus_and_gives_the_same_vec
     pinned = lexical(["other words altogether"], tmp_path, fit=first.fit.name)
     assert (pinned.fit, pinned.fingerprint) == (first.fit, first.fingerprint)
     (tmp_path / "lexical" / first.fit.name).unlink()
-    with pytest.raises(DataError, match=r"lexical has no lexical fit .* that is whole; fit anew, without it"):
+    with pytest.raises(DataError, match=r"lexical has no lexical fit .* that is whole and of today"):
         lexical(corpus, tmp_path, fit=first.fit.name)
 
 
-def test_the_fit_follows_the_analyzer_and_no_fit_of_another_is_taken(tmp_path, monkeypatch):
+def test_the_fit_follows_the_analyzer_and_none_of_other_words_is_taken(tmp_path, monkeypatch):
     corpus = corpus_of(24)
     first = lexical(corpus, tmp_path)
     monkeypatch.setattr("hnmine.models.lexical.ANALYZER_VERSION", 0)
-    assert lexical(corpus, tmp_path).fit.name.partition("-")[0] != first.fit.name.partition("-")[0]
+    assert first.fit.read() is None
+    assert lexical(corpus, tmp_path).fingerprint != first.fingerprint
+    with pytest.raises(DataError, match=r"has no lexical fit .* of today's words; fit anew"):
+        lexical(corpus, tmp_path, fit=first.fit.name)
+    assert (tmp_path / "lexical" / first.fit.name).is_file(), "it is not damaged"
 
 
 def test_texts_of_a_script_without_spaces_have_words_too(tmp_path):
