@@ -369,7 +369,18 @@ def test_preset_auto_is_answered_with_the_command_that_took_its_place(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", [["--help"], ["mine", "--help"], ["nightly", "--help"], ["config"], ["--version"]])
+HELP = [
+    ["--help"],
+    ["mine", "--help"],
+    ["rank", "--help"],
+    ["nightly", "--help"],
+    ["config"],
+    ["presets"],
+    ["--version"],
+]
+
+
+@pytest.mark.parametrize("command", HELP)
 def test_help_is_quick_and_loads_nothing_heavy(command: list[str]) -> None:
     code = "import sys; from hnmine.cli import main\ntry: main(sys.argv[1:])\n"
     code += "except SystemExit as stop: assert not stop.code\n"
@@ -380,6 +391,22 @@ def test_help_is_quick_and_loads_nothing_heavy(command: list[str]) -> None:
     assert "hnmine" in done.stdout or "encoders:" in done.stdout
     for heavy in ("torch", "ray", "transformers", "numpy", "pyarrow", "faiss"):
         assert f"'{heavy}'" not in done.stderr
+
+
+def test_rank_takes_candidates_and_depth_as_settings_and_prints_what_the_model_is_worth(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    model, out = tiny_cross_encoder(tmp_path / "ranker"), tmp_path / "my runs" / "run.trec"
+    candidates = tmp_path / "a run: 1.trec"
+    candidates.write_text("island-care Q0 desk-price 1 9 x\nisland-care Q0 island-guide 2 8 x\n")
+    arguments = ["--model", model, "--data", data, "--out", out, "--set", "device=cpu"]
+    code, printed, _ = call(capsys, "rank", *arguments, "--candidates", candidates, "--depth", 1, "--split", "test")
+    assert code == 0
+    assert [line.split()[2] for line in out.read_text().splitlines()] == ["desk-price"]
+    assert "first stage: a run: 1.trec  0.000" in printed
+    code, printed, _ = call(capsys, "rank", *arguments, "--depth", 2)
+    assert (code, printed) == (0, f"{out}: 40 documents of 20 queries\n")
+    assert_one_message(call(capsys, "rank", *arguments, "--depth", 0), "evaluate.depth: Input should be greater")
 
 
 def test_config_lists_every_key_of_every_section_with_its_default(capsys: Capture) -> None:

@@ -7,9 +7,8 @@ bi-encoder encodes each text once, and its vectors are kept as those of all enco
 
 from __future__ import annotations
 
-import gzip
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,19 +27,20 @@ from hnmine.config.training import Kind
 from hnmine.corpus.collection import Collection
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.pool import cpu_actors, device_of_encoders
-from hnmine.errors import DeviceError, HnmineError, ModelError
+from hnmine.errors import ConfigError, DeviceError, HnmineError, ModelError
 from hnmine.models.batches import MAX_LANES
 from hnmine.models.folder import folder_sha256, read_settings, resolve
 from hnmine.ranking.first_stage import FirstStage
 from hnmine.ranking.measures import Task, means, measure, reach
+from hnmine.ranking.run_files import write_run
 from hnmine.runs.device import choose_dtype, visible_gpus
-from hnmine.runs.files import digest, whole_file
+from hnmine.runs.files import digest
 from hnmine.runs.folder import Run
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.runs.ray_session import start_ray
 from hnmine.runs.tables import text_table
-from hnmine.types import NO_ROW, Done, Float32, Int64, Pairs, Texts
+from hnmine.types import NO_ROW, Done, Float32, Pairs, Texts
 
 PART_PAIRS = 1024
 """Pairs of a part: what a crash may cost each actor."""
@@ -75,9 +75,12 @@ def find_model(model: str, config: Config, *, max_tokens: int | None = None, dty
     """Return the model of this folder or name, and how it reads; `max_tokens` None: what its makers let it read.
 
     Raises:
+        ConfigError: `max_tokens` is out of range.
         ModelError: there is no such model, or it has neither a head that scores nor a pooling that makes vectors.
         DeviceError: a GPU was asked for and is not there.
     """
+    if max_tokens is not None and not 16 <= max_tokens <= 32_768:
+        raise ConfigError(f"max_tokens: expected a number from 16 to 32768, got {max_tokens}")
     folder = resolve(model := named_model(model))
     kind = kind_of(model, folder)
     device = device_of_encoders(config.device, config.ray)
@@ -305,17 +308,3 @@ def worth(task: Task, scores_QK: Float32, model: RankingModel, first_stage: str)
         f"The first stage finds {reach(task):.1%} of the right documents among its first {task.doc_rows_QK.shape[1]}."
     )
     return {"metrics": metrics, "first_stage_reach": reach(task), "table": f"{text_table(rows, header)}\n{found}"}
-
-
-def write_run(
-    path: Path, query_ids: Sequence[str], doc_ids: Sequence[str], doc_rows_QK: Int64, scores_QK: Float32, *, tag: str
-) -> None:
-    """Write a TREC run, whole or not at all: the order of score, equal scores in the order of the columns."""
-    lines = []
-    for query, rows, scores in zip(query_ids, doc_rows_QK.tolist(), scores_QK, strict=True):
-        places = [place for place in np.argsort(-scores, kind="stable").tolist() if rows[place] != NO_ROW]
-        ranked = [(doc_ids[rows[place]], scores[place]) for place in places]
-        lines += [f"{query} Q0 {doc} {rank} {score!s} {tag}\n" for rank, (doc, score) in enumerate(ranked, 1)]
-    content = "".join(lines).encode()
-    with whole_file(path) as hidden:
-        hidden.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
