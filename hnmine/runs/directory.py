@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from hnmine.errors import ConfigError, DataError
+from hnmine.runs.files import settle
 
 _open = functools.cache(pafs.FileSystem.from_uri)  # the region of a bucket may be a question to the network
 _REMOTE_REMEDY = "check that the bucket exists, its region, the credentials in the environment, and the network"
@@ -136,7 +137,9 @@ class Directory:
                 with self.filesystem.open_output_stream(target) as stream:
                     stream.write(content)
                 if self.local:
+                    settle(Path(target))
                     self.filesystem.move(target, path)
+                    settle(self.local)
             except BaseException:  # closing the stream left a file with part of the bytes
                 with contextlib.suppress(OSError):
                     self.filesystem.delete_file(target)

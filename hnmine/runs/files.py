@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +18,38 @@ CLOCK_TICK = 0.1  # seconds; file systems note times in steps below this, so two
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a hidden path to write; one rename makes it `path` if the block succeeds. Missing folders are made."""
+    """Give a hidden path to write; one rename makes it `path` if the block succeeds. Missing folders are made.
+
+    The content is on the disk before the rename, and the rename before this returns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     hidden = path.with_name(f".{path.name}.tmp")
     try:
         yield hidden
+        settle(hidden)
         hidden.replace(path)
+        settle(path.parent)
     finally:
         hidden.unlink(missing_ok=True)
+
+
+def settle(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def share(folder: Path) -> None:
+    """Give a folder and all in it the modes that new ones get here, whatever a library gave them."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)  # who reads a folder may enter it
 
 
 def write_json(path: Path, value: Any) -> None:

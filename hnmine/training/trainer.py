@@ -29,7 +29,7 @@ from hnmine.models.folder import folder_sha256, hidden_size, resolve
 from hnmine.models.reranker import has_ranking_head
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.device import choose_device, visible_gpus
-from hnmine.runs.files import digest
+from hnmine.runs.files import digest, share
 from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
@@ -163,7 +163,10 @@ class Trainer:
             recipe=settings,
         )
         (out / "README.md").write_text(self._card(name, training), encoding="utf-8")
-        self.run.cache.put(key, identity, training, [out / file for file in folder_sha256(out)])
+        files = [
+            path for file in folder_sha256(out) if (path := out / file).is_file()
+        ]  # an adapter's base lies elsewhere
+        self.run.cache.put(key, identity, training, files)
         kept = f"kept step {best} of {training.steps}, {MAIN_METRIC} on dev {training.dev:.3f}"
         if 0 in history:
             self._start_dev[start] = history[0]
@@ -258,7 +261,7 @@ def _publish(model: Path, out: Path) -> None:
     hidden = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(hidden, ignore_errors=True)  # left by a call that was killed
     shutil.copytree(model, hidden, ignore=shutil.ignore_patterns(STATE))
-    hidden.chmod(0o755)
+    share(hidden)
     if out.exists():
         shutil.rmtree(out)
     hidden.rename(out)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hnmine.runs.files import CLOCK_TICK, digest, file_sha256, whole_file, write_json
+from hnmine.runs.files import CLOCK_TICK, digest, file_sha256, share, whole_file, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -25,6 +25,41 @@ def test_a_file_appears_when_its_block_ends(tmp_path: Path) -> None:
         assert not (tmp_path / "a").exists()
     assert (tmp_path / "a").read_text() == "new"
     assert names(tmp_path) == ["a"]
+
+
+def test_the_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, fsync, replace = list[str](), os.fsync, Path.replace
+
+    def note_fsync(opened: int) -> None:
+        done.append(f"fsync {Path(f'/proc/self/fd/{opened}').readlink().name}")
+        fsync(opened)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        done.append(f"rename {path.name} {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", note_rename)
+    write_json(tmp_path / "a", 1)
+    assert done == ["fsync .a.tmp", "rename .a.tmp a", f"fsync {tmp_path.name}"]
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
+)
+def test_a_shared_folder_has_the_modes_of_new_ones(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    (tmp_path / "model" / "inner").mkdir(parents=True, mode=0o700)
+    (tmp_path / "model" / "inner" / "secret").touch(mode=0o600)
+    before = os.umask(umask)
+    try:
+        share(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*")} == {
+        "inner": folder,
+        "secret": file,
+    }
+    assert (tmp_path / "model").stat().st_mode & 0o777 == folder
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
