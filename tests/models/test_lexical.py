@@ -130,7 +130,7 @@ def test_a_fit_that_is_given_is_taken_whatever_the_corpus_and_gives_the_same_vec
     pinned = lexical(["other words altogether"], tmp_path, fit=first.fit.name)
     assert (pinned.fit, pinned.fingerprint) == (first.fit, first.fingerprint)
     (tmp_path / "lexical" / first.fit.name).unlink()
-    with pytest.raises(DataError, match=r"lexical has no lexical fit .* that is whole and of today"):
+    with pytest.raises(DataError, match=r"lexical has no whole lexical fit .* of today"):
         lexical(corpus, tmp_path, fit=first.fit.name)
 
 
@@ -140,7 +140,7 @@ def test_the_fit_follows_the_analyzer_and_none_of_other_words_is_taken(tmp_path,
     monkeypatch.setattr("hnmine.models.lexical.ANALYZER_VERSION", 0)
     assert first.fit.read() is None
     assert lexical(corpus, tmp_path).fingerprint != first.fingerprint
-    with pytest.raises(DataError, match=r"has no lexical fit .* of today's words; fit anew"):
+    with pytest.raises(DataError, match=r"has no whole lexical fit .* of today's words; fit anew"):
         lexical(corpus, tmp_path, fit=first.fit.name)
     assert (tmp_path / "lexical" / first.fit.name).is_file(), "it is not damaged"
 
