@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hnmine.errors import ModelError
-from hnmine.models.reranker import Reranker
+from hnmine.models.reranker import CrossEncoder, Reranker
 
 _NAME = "default"
 _WEIGHT_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
@@ -41,6 +41,8 @@ def add_lora(network: Any, *, rank: int, alpha: float, seed: int, frozen_dtype: 
     heads: list[Tensor] = []
     torch.manual_seed(seed)
     for model in _transformers(network):
+        if getattr(model, "peft_config", None):
+            raise ModelError("train.lora: the start is an adapter, which is trained as it is; set train.lora=null")
         # Find the linear layers, and which weights are of the body.
         body, vocabulary = model.base_model, model.get_output_embeddings()
         inside = {id(weight) for part in (body, vocabulary) if part is not None for weight in part.parameters()}
@@ -103,8 +105,11 @@ def save_adapter(model: Reranker, folder: Path, base: Path) -> None:
     `sentence_transformers.CrossEncoder(folder)` reads `base` as well; where that is a hub's snapshot, its name and
     commit are written instead of the path.
     """
-    # Write all that stands beside the weights of the transformer.
-    with merged(model.model):
+    # Write all that stands beside the weights of the transformer, in modules: an adapter alone says too little.
+    if isinstance(model, CrossEncoder):
+        model.model.attend(None)
+        model.library.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+    else:
         model.save(folder)
     for pattern in _WEIGHT_FILES:
         for path in folder.glob(pattern):

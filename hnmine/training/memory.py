@@ -171,28 +171,26 @@ def _twice(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _rows(model: Reranker, texts: Sequence[tuple[str, str]]) -> tuple[Rows, int]:
-    """Return rows to measure: two of the longest text, one of these, one shorter; and the longest's tokens."""
-    query, document = texts[0]
-    other, _ = texts[-1]
-    pair = model.tokenize([query, other], [document, document])
+    """Return rows to measure, two of the longest text and two of one about half as long; and the longest's tokens."""
+    (query, document), (other, _) = texts[0], texts[-1]
+    pair = short = model.tokenize([query, other], [document, document])
     longest = model.length(pair[0])
-    short = pair[0]
-    while model.length(short) > longest // 2 and (query or document):
+    while model.length(short[0]) > longest // 2 and (query or document):
         query, document = query[: len(query) // 2], document[: len(document) // 2]
-        short = model.tokenize([query], [document])[0]
-    return [pair, pair[:1], [short]], longest
+        short = model.tokenize([query, other[: len(query)]], [document, document])
+    return [pair, short], longest
 
 
 def _measured(model: Reranker, rows: Rows) -> tuple[Float64, float]:
-    """Return what a text of each length takes, the longest and a shorter one, and what all passes share, in bytes."""
+    """Return what a text of each of two lengths takes, and what the texts of a pass share, in bytes."""
     try:
-        two, one, short = (_saved_bytes(model, each) for each in rows)
+        one_and_two = [(_saved_bytes(model, pair[:1]), _saved_bytes(model, pair)) for pair in rows]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise does_not_fit(model.length(rows[0][0])) from None
-    shared = max(0, 2 * one - two)  # weights in another number type
-    return np.array([one - shared, max(1, short - shared)], dtype=np.float64), shared
+    shared = max(0, 2 * one_and_two[0][0] - one_and_two[0][1])  # weights in another number type, positions
+    return np.array([two - one for one, two in one_and_two], dtype=np.float64), shared
 
 
 def _saved_bytes(model: Reranker, rows: list[Any]) -> int:
@@ -214,11 +212,11 @@ def _saved_bytes(model: Reranker, rows: list[Any]) -> int:
 
 def _fitted(budget: float, rows: Rows, kept: Float64, model: Reranker, most: int) -> Room:
     """Return the room whose texts take what two lengths were measured to take, and no more than `most` tokens."""
-    longest, short = model.length(rows[0][0]), model.length(rows[2][0])
+    longest, short = (max(map(model.length, pair)) for pair in rows)
     per_token, per_short_token = kept / (longest, short)
     square = max(0.0, (per_token - per_short_token) / (longest - short)) if longest > short else 0.0
     linear = per_token - square * longest
-    return Room(min(budget, most * per_token), linear, square)
+    return Room(float(min(budget, most * per_token)), float(linear), float(square))
 
 
 def _with_one(room: Room, longest: int) -> Room:

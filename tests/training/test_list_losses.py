@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hnmine.errors import ModelError
 from hnmine.models.reranker import CrossEncoder
 from hnmine.training import losses
+from hnmine.training.gradient import Optimizer
 from hnmine.training.list_losses import ListLosses, cut_into_passes
 from hnmine.training.lists import Lists, TrainingList, step_lists
+from hnmine.training.memory import Room
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder
-from tests.builders.training import yes_no_lists
+from tests.builders.training import quick_recipe, yes_no_lists
 
 
 def least_by_trying_all(lengths: list[int], most: int, cost: int) -> int:
@@ -54,9 +58,11 @@ def gradient(reranker: CrossEncoder) -> torch.Tensor:
     return torch.cat([weight.grad.flatten() for weight in reranker.model.parameters() if weight.grad is not None])
 
 
-def backward(reranker: CrossEncoder, given: Lists, name: str, share: float) -> tuple[float, torch.Tensor]:
+def backward(
+    reranker: CrossEncoder, given: Lists, name: str, share: float, room: Room | None = None
+) -> tuple[float, torch.Tensor]:
     reranker.model.zero_grad()
-    parts = ListLosses(reranker, given, losses.make(name, 1.0), share=share)
+    parts = ListLosses(reranker, given, losses.make(name, 1.0), share=share, room=room)
     total = 0.0
     for loss in parts:
         torch.autograd.backward(loss)
@@ -100,6 +106,77 @@ def test_the_gradient_of_a_step_is_that_of_a_plain_loop_and_the_mean_of_its_shar
     torch.testing.assert_close(whole, slow, rtol=1e-3, atol=1e-5)
     shares = [backward(reranker, many[rank::2], name, 2 / 7)[1] for rank in range(2)]
     torch.testing.assert_close((shares[0] + shares[1]) / 2, whole, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [1, 40, 100, 250, 1000])
+@pytest.mark.parametrize("name", ["infonce", "kl", "lambda"])
+def test_however_little_fits_the_gradient_of_a_step_is_that_of_one_big_pass(
+    reranker: CrossEncoder, name: str, budget: int
+) -> None:
+    many = given_lists(name)
+    loss, whole = backward(reranker, many, name, 1 / 7)
+    in_parts, sum_of_parts = backward(reranker, many, name, 1 / 7, Room(budget))
+    assert in_parts == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(sum_of_parts, whole, rtol=1e-3, atol=1e-6)
+    sizes: list[int] = []
+    forward = reranker.forward
+    reranker.forward = lambda rows: (sizes.append(sum(map(reranker.length, rows))), forward(rows))[1]  # type: ignore[method-assign]
+    backward(reranker, many, name, 1 / 7, Room(budget))
+    assert all(size <= budget for size in sizes) or budget == 1, "a pass of one text may be larger"
+    assert len(sizes) > 7 * (budget < 40)
+
+
+@pytest.mark.parametrize("most", [30, 60, 150])
+def test_a_step_whose_memory_runs_out_is_taken_anew_in_smaller_passes_with_the_same_gradient(
+    reranker: CrossEncoder, most: int
+) -> None:
+    many, loss_of = given_lists("infonce"), losses.make("infonce", 1.0)
+    _, expected = backward(reranker, many, "infonce", 1 / 7)
+    # A device that holds so many tokens at once: what a loss keeps until it is propagated back counts.
+    forward, held = reranker.forward, 0
+
+    def limited(rows: list[object]) -> torch.Tensor:
+        nonlocal held
+        held += torch.is_grad_enabled() * sum(map(reranker.length, rows))
+        if held > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(rows)
+
+    class Freed(ListLosses):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            nonlocal held
+            held = 0
+            for loss in super().__iter__():
+                yield loss
+                held = 0
+
+    reranker.forward = limited  # type: ignore[method-assign]
+    room, halved = Room(4096), []
+    given = Freed(reranker, many, loss_of, share=1 / 7, room=room)
+    found: list[torch.Tensor] = []
+
+    def make_room() -> None:
+        assert all(weight.grad is None for weight in reranker.model.parameters()), "of what failed nothing is left"
+        room.halve(given.longest)
+        halved.append(room.budget)
+
+    optimizer = Optimizer(reranker.model, quick_recipe(), 5)
+    optimizer.step(0, given, average=lambda: found.append(gradient(reranker).clone()), make_room=make_room)
+    assert halved == [4096 / 2**i for i in range(1, len(halved) + 1)]
+    assert halved[-1] > most / 4, "no smaller than needed, but for the padding"
+    torch.testing.assert_close(found[0], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_where_not_even_one_text_fits_the_remedy_is_named(reranker: CrossEncoder) -> None:
+    def never(_rows: list[object]) -> torch.Tensor:
+        raise MemoryError
+
+    reranker.forward = never  # type: ignore[method-assign]
+    room = Room(4096)
+    given = ListLosses(reranker, yes_no_lists(3), losses.make("bce", 1.0), share=1.0, room=room)
+    optimizer = Optimizer(reranker.model, quick_recipe(), 5)
+    with pytest.raises(ModelError, match=r"out of memory: one query with one document, \d+ tokens, .*max_tokens.*lora"):
+        optimizer.step(0, given, make_room=lambda: room.halve(given.longest))
 
 
 def test_a_student_that_is_its_own_teacher_has_loss_0(reranker: CrossEncoder) -> None:
