@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hnmine.ranking.measures import METRICS, Task, means, measure, paired, reach, rerank
 from hnmine.types import NO_ROW, Done, Float32, Pairs, Texts
+from tests.builders.judged import collection_of
 from tests.builders.ranking import task_of_rows
 from tests.builders.texts import numbered_texts
 
@@ -85,6 +88,65 @@ def test_what_the_first_stage_missed_is_out_of_reach() -> None:
     assert reach(task_of_rows([[1, 2], [3, NO_ROW]], [{1, 9}, {4, 5}])) == 0.25
 
 
+@pytest.mark.parametrize("min_score", [None, 2])
+@pytest.mark.parametrize("seed", range(6))
+def test_of_graded_judgements_every_metric_equals_that_of_trec_eval_also_where_scores_tie(
+    seed: int, min_score: int | None
+) -> None:
+    rng = np.random.default_rng(seed)
+    queries, documents, depth = 30, 25, 14
+    judged = [(q, int(d), int(rng.integers(-1, 4))) for q in range(queries) for d in rng.permutation(documents)[:9]]
+    judged += [(query, 0, 3) for query in range(queries) if (query, 0) not in {row[:2] for row in judged}]
+    collection = collection_of(numbered_texts(documents, "d"), numbered_texts(queries, "q"), {"test": judged})
+    pairs = collection.splits["test"].positives(min_score)
+    rows_Q = np.unique(pairs.query_rows_P)
+    first = np.stack([rng.permutation(documents)[:depth] for _ in rows_Q])
+    first[rng.random(len(rows_Q)) < 0.3, 5:] = NO_ROW
+    scores = rng.integers(-2, 3, first.shape).astype(np.float32)  # many ties
+    task = Task.of(collection.documents, collection.queries, pairs, rows_Q, first, scores)
+    values = measure(task, scores)
+
+    # A person's order: by score, then by place; trec_eval gets it as scores of which no two are equal.
+    run: dict[str, dict[str, float]] = {}
+    for name, rows, of_query in zip(task.queries.ids, first.tolist(), scores.tolist(), strict=True):
+        order = sorted(range(depth), key=lambda place, of_query=of_query: (-of_query[place], place))
+        there = [rows[place] for place in order if rows[place] != NO_ROW]
+        run[name] = {f"d{doc}": float(-rank) for rank, doc in enumerate(there)}
+    qrels: dict[str, dict[str, int]] = {}
+    for query, doc, grade in judged:
+        qrels.setdefault(f"q{query}", {})[f"d{doc}"] = grade
+    least = 1 if min_score is None else min_score
+    theirs = {
+        "MRR@3": f"RR(rel={least})@3",
+        "MRR@10": f"RR(rel={least})@10",
+        "nDCG@10": "nDCG@10",
+        "Recall@10": f"R(rel={least})@10",
+    }
+    for ours, name in theirs.items():
+        metric = ir_measures.parse_measure(name)
+        expected = {row.query_id: row.value for row in ir_measures.iter_calc([metric], qrels, run)}
+        for query, value in zip(task.queries.ids, values[ours].tolist(), strict=True):
+            assert value == pytest.approx(expected[query], rel=1e-12, abs=1e-12), (ours, query)
+    assert 0 < values["nDCG@10"].mean() < 1
+
+
+def test_lower_grades_gain_but_are_no_hits() -> None:
+    grades = ({1: 1.0, 2: 3.0, 7: 0.5},)
+    task = replace(task_of_rows([[1, 2, 3]], [{2}]), grades=grades)
+    best, worst = (measure(task, np.array([scores], np.float32)) for scores in ([1, 2, 0], [1, 0, 2]))
+    assert (best["MRR@10"][0], worst["MRR@10"][0]) == (1, pytest.approx(1 / 3))
+    ideal = 3 + 1 / math.log2(3) + 0.5 / 2
+    assert best["nDCG@10"][0] == pytest.approx((3 + 1 / math.log2(3)) / ideal)
+    assert worst["nDCG@10"][0] == pytest.approx((1 / math.log2(3) + 3 / 2) / ideal)
+    assert best["Recall@10"][0] == reach(task) == 1
+
+
+@pytest.mark.parametrize("grade", [1e-30, 3e38])
+def test_grades_of_any_size_are_shares_of_the_ideal(grade: float) -> None:
+    task = replace(task_of_rows([[1, 2]], [{1, 2}]), grades=({1: grade, 2: grade},))
+    assert measure(task, np.zeros((1, 2), np.float32))["nDCG@10"][0] == pytest.approx(1)
+
+
 def p_by_enumeration(differences: np.ndarray) -> float:
     """The share of all sign patterns whose mean is at least as far from 0."""
     signs = np.array(list(itertools.product((-1, 1), repeat=len(differences))))
@@ -93,6 +155,7 @@ def p_by_enumeration(differences: np.ndarray) -> float:
 
 
 @settings(max_examples=60, deadline=None)
+@example([0.0, 0.1, 0.1, 0.2, 0.2, 0.2, 0.0, 0.0], 0)  # the mean is 0 but for rounding
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.5, 1.0]), min_size=2, max_size=20), st.integers(0, 99))
 def test_with_few_queries_p_is_that_of_all_sign_patterns(values: list[float], seed: int) -> None:
     after = np.array(values[: len(values) // 2])
