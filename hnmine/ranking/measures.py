@@ -211,4 +211,4 @@ def paired(after_Q: Float64, before_Q: Float64, seed: int = 0) -> Paired:
 
 def _rounded_mean(values: Float64, axis: int = -1) -> Float64:
     """Return the mean, in which equal means are equal whatever order of addition rounded them."""
-    return np.round(values.mean(axis=axis), 12)
+    return np.asarray(np.round(values.mean(axis=axis), 12))
