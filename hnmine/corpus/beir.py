@@ -23,7 +23,7 @@ from hnmine.errors import DataError
 EXPECTED = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv, or folders corpus/, queries/ and qrels/ or default/"
 UNSPLIT = "train"  # split of judgements that name none; shares of it are held out
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|csv|tsv|txt|trec|qrels?|parquet|arrow))?(\.(gz|bz2|zstd?|xz|lz4))?$", re.I)
-_NO_ROWS = re.compile(r"(^|/)(state|dataset_infos?|dataset_dict)\.json$|\.(md|py|ya?ml|html|zip|tar|tgz|lock)$", re.I)
+_NO_ROWS = re.compile(r"state|dataset_infos?|dataset_dict|readme|licen[cs]e", re.I)
 _COUNTED = r"(?:part|shard|chunk)?[-_.]?\d{2,}-of-(?P<parts>\d{2,})(?:-[0-9a-f]{8,})?"
 _PART = rf"(?P<part>[-_.]{_COUNTED}|[-_.](?:part|shard|chunk)[-_.]?\d.*|[-_.]\d+)?"
 _NAMES = {
@@ -58,7 +58,7 @@ def recognise(folder: Folder) -> Parts | str | None:
     tables: dict[tuple[str, str], dict[str, tuple[_Place, File]]] = defaultdict(dict)
     unread = []
     for file in folder.files:
-        place = None if _NO_ROWS.search(file.name) else _place(file.name)
+        place = _place(file.name)
         if place is None:
             unread.append(f"{file.name} (not of this layout)")
             continue
@@ -93,7 +93,9 @@ def recognise(folder: Folder) -> Parts | str | None:
 
 def _place(name: str) -> _Place | None:
     """Return what a name says, None if it says nothing of this layout."""
-    *folders, stem = (_ENDINGS.sub("", part) for part in name.split("/"))
+    *folders, stem = (_ENDINGS.sub("", part, count=1) for part in name.split("/"))
+    if _NO_ROWS.fullmatch(stem) or (stem == name.rpartition("/")[2] and "." in stem):  # an ending nobody knows
+        return None
     if not folders:
         found = ((role, pattern.fullmatch(stem)) for role, pattern in _NAMES.items())
         role, match = next(((role, match) for role, match in found if match), ("", None))

@@ -1,18 +1,19 @@
 """Names of the fields of documents, queries and judgements: one table for every layout and for Python objects.
 
-A name is compared without case, and `-` and blanks are `_` in it. Of several names that a row has, the first of the
-table is taken.
+Names are compared without case and without `-`, `_`, dots and blanks: Query-ID and query_id are one. Of several names
+that a row has, the first of the table is taken, and of its spellings the one of the table.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
 _TEXT = ("text", "contents", "content", "passage", "body")
-_DOCUMENT_ID = ("docid", "doc_id", "document_id", "corpus_id", "pid", "passage_id", "docno", "did")
-_QUERY_ID = ("query_id", "queryid", "qid")
+_DOCUMENT_ID = ("docid", "document_id", "corpus_id", "pid", "passage_id", "docno", "did")
+_QUERY_ID = ("query_id", "qid", "question_id")
 
 DOCUMENT = MappingProxyType(
     {"id": ("_id", "id", *_DOCUMENT_ID), "title": ("title",), "text": (*_TEXT, "document", "segment")}
@@ -21,8 +22,8 @@ QUERY = MappingProxyType({"id": ("_id", "id", *_QUERY_ID), "text": ("text", "que
 JUDGEMENT = MappingProxyType(
     {
         "query": (*_QUERY_ID, "query", "topic_id", "topic"),
-        "document": (*_DOCUMENT_ID, "document", "doc"),
-        "score": ("score", "relevance", "rel", "label", "grade", "rating", "judgement", "judgment"),
+        "document": (*_DOCUMENT_ID, "document", "doc", "passage"),
+        "score": ("score", "relevance", "rel", "label", "grade", "rating", "gain", "judgement", "judgment"),
     }
 )
 Names = Mapping[str, tuple[str, ...]]
@@ -30,7 +31,7 @@ Names = Mapping[str, tuple[str, ...]]
 
 def plain(name: str) -> str:
     """Return a name as names are compared."""
-    return name.strip().lower().replace("-", "_").replace(" ", "_")
+    return re.sub(r"[-_.\s]", "", name).lower()
 
 
 def found(names: Names, keys: Iterable[str]) -> Mapping[str, str]:
@@ -40,8 +41,11 @@ def found(names: Names, keys: Iterable[str]) -> Mapping[str, str]:
 
 @lru_cache(maxsize=256)
 def _found(names: tuple[tuple[str, tuple[str, ...]], ...], keys: tuple[str, ...]) -> Mapping[str, str]:
-    by_name = {plain(key): key for key in reversed(keys) if isinstance(key, str)}
-    chosen = {field: next((by_name[each] for each in known if each in by_name), None) for field, known in names}
+    spelled = {plain(key): key for key in reversed(keys) if isinstance(key, str)}
+    chosen = {}
+    for field, known in names:
+        spellings = (each if each in keys else spelled.get(plain(each)) for each in known)
+        chosen[field] = next((key for key in spellings if key is not None), None)
     return MappingProxyType({field: key for field, key in chosen.items() if key is not None})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hnmine.config.steps import SourcesConfig
@@ -50,7 +51,9 @@ def recognise(folder: Folder) -> Parts:
         names = ", ".join(each.address for each in inner[:6])
         raise DataError(f"{folder.address} holds several collections: {names}; give one of them")
     if inner:
-        return recognise(inner[0])
+        parts, start = recognise(inner[0]), f"{inner[0].address.removeprefix(folder.address)[1:]}/"
+        beside = (f"{file.name} (beside {start})" for file in folder.files if not file.name.startswith(start))
+        return replace(parts, unread=(*parts.unread, *beside, *folder.strange))
     problem = "; ".join(answer for answer in answers if isinstance(answer, str)) or "no layout is recognised"
     there = ", ".join([file.name for file in folder.files[:16]] + list(folder.strange[:4])) or "nothing"
     expected = "; or ".join(layout.EXPECTED for layout in LAYOUTS)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from hnmine.corpus.fields import JUDGEMENT, found, listed
+from hnmine.corpus.fields import JUDGEMENT, found, listed, plain
 from hnmine.corpus.files import File, Row
 from hnmine.corpus.rows import filled, is_json, rows
 from hnmine.corpus.tables import Cells, bad_cells, records
@@ -19,7 +19,9 @@ from hnmine.errors import DataError
 
 FIELDS = ("query", "document", "score")
 _BY_POSITION = {3: (0, 1, 2), 4: (0, 2, 3)}
-_EXPECTED = f"expected a header with {listed(JUDGEMENT)}, or rows of query, document, score, or TREC's four columns"
+_BESIDE = {"", "index", "unnamed:0", "iteration", "iter", "q0"}  # columns that say nothing of a score
+_NAMES = listed(JUDGEMENT)
+_EXPECTED = f"expected a header with {_NAMES}, or rows of query, document, score, or TREC's four columns"
 
 
 def judgement_rows(files: Sequence[File]) -> Iterator[Row]:
@@ -43,13 +45,12 @@ def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
             yield row
             continue
         names = found(JUDGEMENT, row.fields)
-        if "query" in names and "document" in names:
-            values = (row.fields[names["query"]], row.fields[names["document"]])
-            score = row.fields[names["score"]] if "score" in names else 1
-            yield row._replace(fields=dict(zip(FIELDS, (*values, score), strict=True)))
+        if problem := _unclear(row.fields):
+            yield row._replace(reason="malformed_row", detail=problem)
         else:
-            detail = f"expected {listed(JUDGEMENT)[:60]}…; keys: {list(row.fields)}"
-            yield row._replace(reason="malformed_row", detail=detail)
+            score = row.fields[names["score"]] if "score" in names else 1
+            values = (row.fields[names["query"]], row.fields[names["document"]], score)
+            yield row._replace(fields=dict(zip(FIELDS, values, strict=True)))
 
 
 def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
@@ -59,6 +60,8 @@ def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
             if not width:
                 bad, names, width = bad_cells(cells, len(cells)), found(JUDGEMENT, cells), len(cells)
                 if not bad and _is_header(cells):
+                    if problem := _unclear(cells):
+                        raise DataError(f"{file}: {problem}")
                     query, document = cells.index(names["query"]), cells.index(names["document"])
                     score_at = cells.index(names["score"]) if "score" in names else -1
                     continue
@@ -77,6 +80,21 @@ def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
 def _is_header(cells: Cells) -> bool:
     names = found(JUDGEMENT, cells)
     return "query" in names and "document" in names
+
+
+def _unclear(keys: Iterable[str]) -> str | None:
+    """Return why it is not clear which of the columns are query, document and score."""
+    keys = list(keys)
+    names = found(JUDGEMENT, keys)
+    if not _is_header(keys):
+        return f"no {' and no '.join(each for each in FIELDS[:2] if each not in names)} in {keys}; expected {_NAMES}"
+    scores = [key for key in keys if plain(key) in map(plain, JUDGEMENT["score"])]
+    other = [key for key in keys if plain(key) not in _BESIDE and key not in names.values()]
+    if len(scores) > 1:
+        return f"which is the score, {' or '.join(scores)}? Remove the other column"
+    if not scores and other:
+        return f"no score in {keys}; expected score, relevance, rel or label, or no column but query and document"
+    return None
 
 
 def _fits(cells: Cells) -> bool:
