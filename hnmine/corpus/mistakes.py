@@ -13,6 +13,7 @@ _STARTS = (
     (rb"version https://git-lfs", "is a pointer of git-lfs, not the file", "fetch the file with `git lfs pull`"),
     (rb"(?i)\s*<(!doctype\s+html|html|head|body)\b", "is an HTML page, perhaps of an error", "fetch the file again"),
     (rb"\s*<\?xml", "is XML", "write JSON lines"),
+    (rb"\x1f\x8b|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd", "is packed twice", "unpack it once"),
     (rb"%PDF|\x80[\x02-\x05]|SQLite format 3|\x89HDF|\x93NUMPY", "is no text", "write JSON lines or Parquet"),
 )
 _ROWS = "expected one JSON object a line"

@@ -56,7 +56,7 @@ def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
 def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
     width, query, document, score_at = 0, 0, 1, 2
     try:
-        for line, cells in records(file, stream, _fits):
+        for line, cells in records(file, stream, _fits, blanks=True):
             if not width:
                 bad, names, width = bad_cells(cells, len(cells)), found(JUDGEMENT, cells), len(cells)
                 if not bad and _is_header(cells):

@@ -29,9 +29,10 @@ Cells = list[str]
 Fits = Callable[[Cells], bool]
 
 
-def delimiter_of(line: str, fits: Fits) -> str | None:
-    """Return what divides this line into cells that fit: tab, comma or semicolon; None: any white space."""
-    cells = {delimiter: split(line, delimiter) for delimiter in ("\t", ",", ";", None)}
+def delimiter_of(line: str, fits: Fits, blanks: bool) -> str | None:
+    """Return what divides this line into cells that fit: tab, comma or semicolon; None: white space, with `blanks`."""
+    possible = ("\t", ",", ";", None) if blanks and "\t" not in line else ("\t", ",", ";")
+    cells = {delimiter: split(line, delimiter) for delimiter in possible}
     several = (delimiter for delimiter, parts in cells.items() if len(parts) > 1)
     return next((delimiter for delimiter, parts in cells.items() if fits(parts)), next(several, "\t"))
 
@@ -46,18 +47,19 @@ def split(line: str, delimiter: str | None) -> Cells:
         return line.split(delimiter)
 
 
-def records(file: File, stream: BinaryIO, fits: Fits) -> Iterator[tuple[int, Cells]]:
+def records(file: File, stream: BinaryIO, fits: Fits, blanks: bool = False) -> Iterator[tuple[int, Cells]]:
     """Yield line and cells of each row that is not blank. Bytes that are no UTF-8 are half characters in a cell.
 
     Args:
         file: read a second time, if there are quotes in it.
         stream: its bytes.
         fits: whether cells are those of a row or a header; decides between delimiters on the first row.
+        blanks: whether white space may divide cells.
     """
     # Divide the first row.
     lines = _decoded(stream)
     number, first = next(((n, line) for n, line in enumerate(lines, start=1) if line.strip()), (0, ""))
-    delimiter = delimiter_of(first, fits)
+    delimiter = delimiter_of(first, fits, blanks)
 
     # Read it and the others.
     csv.field_size_limit(max(CELL, csv.field_size_limit()))  # of the process; it has no other place
