@@ -82,9 +82,7 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     if known is not None:
         fit = Fit(store, known)
         if fit.read() is None:
-            raise DataError(
-                f"{fit.directory} has no lexical fit {fit.name} that is whole and of today's words; fit anew"
-            )
+            raise DataError(f"{fit.directory} has no whole lexical fit {fit.name} of today's words; fit anew")
         return fit
 
     # Look for a fit on the same documents with the same settings.

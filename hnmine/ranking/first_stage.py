@@ -11,7 +11,7 @@ from hnmine.config.steps import EvaluateConfig
 from hnmine.corpus.analyzer import STOP_WORDS, words
 from hnmine.errors import DataError
 from hnmine.ranking.run_files import read_run
-from hnmine.runs.progress import track
+from hnmine.runs.progress import say, track
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 
 FirstStage = Callable[[Int64, int], tuple[Int64, Float32]]
@@ -47,6 +47,15 @@ def without(doc_rows_QK: Int64, scores_QK: Float32, excluded: Sequence[Collectio
     order_QK = np.argsort(gone_QK, axis=1, kind="stable")
     kept = np.where(gone_QK, NO_ROW, doc_rows_QK), np.where(gone_QK, np.float32(0), scores_QK)
     return np.take_along_axis(kept[0], order_QK, axis=1), np.take_along_axis(kept[1], order_QK, axis=1)
+
+
+def say_lacking(queries: Texts, rows_Q: Int64, doc_rows_QK: Int64) -> None:
+    """Warn of the queries in these rows for which there is no document, and show one."""
+    lacking = rows_Q[(doc_rows_QK == NO_ROW).all(axis=1)].tolist()
+    if lacking:
+        example = f"first {queries.ids[lacking[0]]!r}: {queries.texts[lacking[0]][:80]!r}"
+        message = f"the first stage has nothing for {len(lacking):,} of {len(rows_Q):,} queries, {example}"
+        say("evaluate", message, level="warning")
 
 
 class Bm25:

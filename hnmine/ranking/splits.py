@@ -9,7 +9,8 @@ import numpy as np
 
 from hnmine.config.root import Config
 from hnmine.corpus.collection import Collection, hold_out
-from hnmine.ranking.first_stage import FirstStage, without
+from hnmine.errors import DataError
+from hnmine.ranking.first_stage import FirstStage, say_lacking, without
 from hnmine.ranking.measures import Task
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64, Pairs
@@ -61,6 +62,7 @@ class Splits:
         wanted = np.setdiff1d(rows_Q, list(self._found))
         if len(wanted):
             found = self._open_first_stage()(wanted, max(self._depth, FIRST_DOCUMENTS))
+            say_lacking(self.collection.queries, wanted, found[0])
             self._found |= dict(zip(wanted.tolist(), zip(*found, strict=True), strict=True))
         doc_rows, scores = zip(*(self._found[row] for row in rows_Q.tolist()), strict=True)
         return np.stack(doc_rows), np.stack(scores)
@@ -70,7 +72,15 @@ class Splits:
         rows_Q = np.unique(pairs.query_rows_P)
         if limit is not None and limit < len(rows_Q):
             rows_Q = np.sort(np.random.default_rng(seed).choice(rows_Q, size=limit, replace=False))
-        return self._task(rows_Q, pairs)
+        task = self._task(rows_Q, pairs)
+        if not task.exists_QK.any():
+            raise DataError(
+                "the first stage finds no document for any of "
+                f"{len(task):,} queries, first {task.queries.texts[0][:80]!r}: "
+                "nothing can be re-ranked. Expected words that documents have too, or a run file with these ids; set "
+                "evaluate.first_stage=dense to ask the encoders in its place"
+            )
+        return task
 
     def unjudged(self, rows_Q: Int64) -> Task:
         """Return the re-ranking task of these queries, in this order: nothing is known to be right or is the query."""

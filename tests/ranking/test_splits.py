@@ -191,3 +191,24 @@ def test_the_first_stage_is_opened_once_and_only_when_it_is_asked(tmp_path: Path
     assert splits.task(splits.test, None, 0).doc_rows_QK.tolist() == [[0] * config.evaluate.depth] * 4
     splits.task(splits.dev, None, 0)
     assert len(opened) == 1
+
+
+def test_queries_without_a_document_are_counted_and_one_is_shown(tmp_path: Path, capsys) -> None:
+    folder = write_collection(tmp_path / "data")
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    rows = [row | {"text": "?!"} if row["_id"] == "garden-care" else row for row in rows]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = splits_of(folder)
+    splits.task(splits.dev, None, 0)
+    splits.task(splits.dev, None, 0)
+    said = "the first stage has nothing for 1 of 4 queries, first 'garden-care': '?!'"
+    assert capsys.readouterr().err.count(said) == 1
+
+
+def test_a_task_without_any_document_is_refused_and_not_measured(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "data")
+    rows = [json.loads(line) | {"text": "𐌰"} for line in (folder / "queries.jsonl").read_text().splitlines()]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = splits_of(folder)
+    with pytest.raises(DataError, match=r"no document for any of 4 queries, first .*first_stage=dense"):
+        splits.task(splits.test, None, 0)
