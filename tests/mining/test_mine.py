@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged, choose_basis, dense_first_stage, mined_tables
 from hnmine.models.reranker import CrossEncoder
 from hnmine.types import Negatives, Pairs, Texts
+from tests.builders.field_cases import arguments, copied, judged_elsewhere, write_plain
 from tests.builders.judged import collection_of
 from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
 from tests.builders.texts import random_text_pairs
@@ -458,3 +460,63 @@ def test_a_basis_of_other_weights_or_encoders_is_refused(weights: tuple[float, f
         basis_of(random_fused(weights=weights), basis=path)
     with pytest.raises(DataError, match=r"this run has e9 .* x 0\.5; e6 .* x 1"):
         basis_of(random_fused((9, 6), (0.5, 1.0)), basis=path)
+
+
+# What public bug reports were about
+
+
+def negatives_of(folder: Path, out: Path, *settings: str) -> dict[str, set[str]]:
+    """Mine three a pair by a narrow lexical encoder; return the negatives' ids by query id."""
+    config = load(
+        overrides=[
+            "encoders=[{name: narrow, lexical: {width: 4}}]",
+            "ray=false",
+            "device=cpu",
+            "select.negatives=3",
+            *settings,
+        ]
+    )
+    pipeline.mine(folder, out, config)
+    mined: dict[str, set[str]] = {}
+    for row in pq.read_table(out / "negatives.parquet").to_pylist():
+        mined.setdefault(row["query_id"], set()).add(row["negative_id"])
+    return mined
+
+
+def test_a_query_that_is_a_document_is_not_its_own_negative(tmp_path: Path) -> None:
+    mined = negatives_of(write_plain(tmp_path / "data", arguments()), tmp_path / "out")
+    assert len(mined) == 9
+    assert not any(query in negatives for query, negatives in mined.items())
+
+
+def test_a_copy_in_another_spelling_is_no_negative_of_its_twin(tmp_path: Path) -> None:
+    plain = copied()
+    mined = negatives_of(write_plain(tmp_path / "data", plain), tmp_path / "out")
+    assert mined
+    for (query, right), _ in plain.judgements["train"].items():
+        negatives = [name.removeprefix("copy-") for name in mined.get(query, ())]
+        assert right not in negatives
+        assert len(set(negatives)) == len(negatives), "of copies one stands"
+
+
+@pytest.mark.parametrize("split", ["dev", "validation", "valid", "val", "challenge"])
+def test_what_any_file_of_the_folder_judges_right_is_no_negative(tmp_path: Path, split: str) -> None:
+    plain = judged_elsewhere(split)
+    mined = negatives_of(write_plain(tmp_path / "data", plain), tmp_path / "out")
+    assert mined
+    (name,) = plain.judgements.keys() - {"train"}
+    assert not plain.judgements[name].keys() & {(query, doc) for query, docs in mined.items() for doc in docs}
+
+
+def test_lower_grades_are_neither_mined_for_nor_negatives_unless_asked(tmp_path: Path) -> None:
+    plain = copied()
+    mined = negatives_of(write_plain(tmp_path / "data", plain), tmp_path / "before")
+    lower = {(query, doc): 1 for query, docs in mined.items() for doc in docs}
+    train = dict.fromkeys(plain.judgements["train"], 3) | lower
+    folder = write_plain(tmp_path / "graded", replace(plain, judgements=plain.judgements | {"train": train}))
+    answers = negatives_of(folder, tmp_path / "answers", "sources.min_score=2")
+    assert not {(query, doc) for query, docs in answers.items() for doc in docs} & lower.keys()
+    asked = negatives_of(folder, tmp_path / "asked", "sources.min_score=2", "sources.lower_grades=negatives")
+    assert asked == mined
+    positives = pq.read_table(tmp_path / "asked" / "negatives.parquet").column("positive_id").to_pylist()
+    assert {*positives} <= {doc for (_, doc), grade in train.items() if grade == 3}
