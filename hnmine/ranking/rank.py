@@ -29,7 +29,7 @@ from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.pool import cpu_actors, device_of_encoders
 from hnmine.errors import ConfigError, DeviceError, HnmineError, ModelError
 from hnmine.models.batches import MAX_LANES
-from hnmine.models.folder import folder_sha256, read_settings, resolve
+from hnmine.models.folder import folder_sha256, resolve
 from hnmine.ranking.first_stage import FirstStage
 from hnmine.ranking.measures import Task, means, measure, reach
 from hnmine.ranking.run_files import write_run
@@ -44,8 +44,9 @@ from hnmine.types import NO_ROW, Done, Float32, Pairs, Texts
 
 PART_PAIRS = 1024
 """Pairs of a part: what a crash may cost each actor."""
+MOST_TOKENS = 32_768
+"""Of query and document together, whatever a model declares."""
 _RETRIES = 3  # of a part whose actor died
-_UNLIMITED = 10**6  # from here on a tokenizer states no limit
 _ASKED_AHEAD = 2  # parts that an actor holds: it scores one, and the next is there
 TextPairs = tuple[list[str], list[str]]  # queries, and a document of each
 NO_PAIRS = Pairs(query_rows_P=np.empty(0, dtype=np.int64), doc_rows_P=np.empty(0, dtype=np.int64))
@@ -79,13 +80,13 @@ def find_model(model: str, config: Config, *, max_tokens: int | None = None, dty
         ModelError: there is no such model, or it has neither a head that scores nor a pooling that makes vectors.
         DeviceError: a GPU was asked for and is not there.
     """
-    if max_tokens is not None and not 16 <= max_tokens <= 32_768:
-        raise ConfigError(f"max_tokens: expected a number from 16 to 32768, got {max_tokens}")
+    if max_tokens is not None and not 16 <= max_tokens <= MOST_TOKENS:
+        raise ConfigError(f"max_tokens: expected a number from 16 to {MOST_TOKENS}, got {max_tokens}")
     folder = resolve(model := named_model(model))
     kind = kind_of(model, folder)
     device = device_of_encoders(config.device, config.ray)
     reading = {
-        "max_tokens": max_tokens or (window(folder) if kind == "cross-encoder" else None),
+        "max_tokens": max_tokens or (MOST_TOKENS if kind == "cross-encoder" else None),  # they read what they declare
         "passages": config.evaluate.long_documents == "maxp",
         "dtype": choose_dtype(dtype, device.kind),
         "engine": config.engine,
@@ -110,18 +111,6 @@ def kind_of(model: str, folder: Path) -> Kind:
     )
 
 
-def window(folder: Path) -> int:
-    """Return how many tokens its makers let a model read; where no file says so, its positions are the limit."""
-    limits = [
-        read_settings(folder / file).get(key)
-        for file, key in (
-            ("tokenizer_config.json", "model_max_length"),
-            ("sentence_bert_config.json", "max_seq_length"),
-        )
-    ]
-    return int(min((limit for limit in limits if isinstance(limit, int | float) and limit > 0), default=_UNLIMITED))
-
-
 def rank_queries(
     collection: Collection,
     split: str | None,
@@ -131,8 +120,11 @@ def rank_queries(
     out: Path,
 ) -> dict[str, Any]:
     """Re-rank the queries of a split, None: of the collection; write the TREC run `out` and return its facts."""
-    # Ask the first stage.
+    # Load the model, if this process scores, before hours of work; then ask the first stage.
     config, documents = run.config, collection.documents
+    scorer = PartScorer(model)
+    if model.kind == "cross-encoder" and not _is_for_actors(model, config):
+        scorer.load()
     pairs = NO_PAIRS if split is None else collection.pairs(split)
     rows_Q = np.arange(len(collection.queries)) if split is None else np.unique(pairs.query_rows_P)
     doc_rows_QK, first_scores_QK = open_first_stage()(rows_Q, config.evaluate.depth)
@@ -144,31 +136,32 @@ def rank_queries(
         say("rank", message, level="warning")
 
     # Score, and write.
-    scores_QK = scores_of(task, documents, model, run, config.embed.store or run.out / "store")
+    store = config.embed.store or run.out / "store"
+    scores_QK = scores_of(task, documents, scorer, run, store)
     write_run(out, task.queries.ids, documents.ids, task.doc_rows_QK, scores_QK, tag=model.name)
     facts = {"run": str(out), "model": model.name, "kind": model.kind, "queries": len(task), "documents": count}
     say("rank", f"{out}: {len(task) - len(lacking):,} queries, {count:,} documents; {run.out} may be removed")
     return facts | ({} if split is None else worth(task, scores_QK, model, Path(config.evaluate.first_stage).name))
 
 
-def scores_of(task: Task, documents: Texts, model: RankingModel, run: Run, store: str | Path) -> Float32:
+def scores_of(task: Task, documents: Texts, scorer: PartScorer, run: Run, store: str | Path) -> Float32:
     """Return the model's scores (Q, K) of a task's documents, -inf where there is none.
 
     What is known of an earlier call is taken from the run's folder, or for a bi-encoder from the store of vectors.
     """
-    if model.kind == "bi-encoder":
-        return _cosines(task, documents, model, run.config, store)
+    if scorer.model.kind == "bi-encoder":
+        return _cosines(task, documents, scorer.model, run.config, store)
     query_F, position_F = np.nonzero(task.exists_QK)
     rows_F = task.doc_rows_QK[query_F, position_F].tolist()
     pairs = [task.queries.texts[query] for query in query_F], [documents.texts[row] for row in rows_F]
     scores_QK = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
-    scores_QK[query_F, position_F] = score_parts(pairs, model, run, PART_PAIRS)
+    scores_QK[query_F, position_F] = score_parts(pairs, scorer, run, PART_PAIRS)
     return scores_QK
 
 
-def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int) -> Float32:
+def score_parts(pairs: TextPairs, scorer: PartScorer, run: Run, part_pairs: int) -> Float32:
     """Return the score (F,) of each pair; those of parts that were scored before are kept, and read back."""
-    queries, documents = pairs
+    model, (queries, documents) = scorer.model, pairs
     scores_F = np.zeros(len(queries), dtype=np.float32)
 
     # Take the parts that an earlier call has left.
@@ -190,7 +183,7 @@ def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int
     total = sum(len(queries[part]) for part, _ in missing.values())
     asked = ((number, (queries[part], documents[part])) for number, (part, _) in missing.items())
     with track("rank", model.name, total, "pairs") as progress:
-        for number, scores in _scored(asked, len(missing), model, run.config, progress.advance):
+        for number, scores in _scored(asked, len(missing), scorer, run.config, progress.advance):
             part, identity = missing[number]
             scores_F[part] = scores
             run.write_table(_entry(number), pa.table({"score": scores}))
@@ -206,16 +199,20 @@ class PartScorer:
     """Scores parts, in this process or as an actor; the model is loaded once."""
 
     def __init__(self, model: RankingModel) -> None:
-        self._model = model
+        self.model = model
+        self._reranker: Any = None
 
-    @cached_property
-    def _reranker(self) -> Any:
-        from hnmine.models.reranker import load_reranker  # imports torch
+    def load(self) -> None:
+        """Load the model, and let it score a pair; nothing is done if it is loaded."""
+        if self._reranker is None:
+            from hnmine.models.reranker import load_reranker  # imports torch
 
-        return load_reranker(self._model.kind, self._model.folder, **self._model.reading)
+            self._reranker = load_reranker(self.model.kind, self.model.folder, **self.model.reading)
+            self._reranker.scores(["a query"], ["a document"])
 
     def score(self, pairs: TextPairs, done: Done = lambda _count: None) -> Float32:
         """Return the score (n,) of each pair."""
+        self.load()
         scores: Float32 = self._reranker.scores(*pairs, done)
         return scores
 
@@ -227,19 +224,22 @@ class PartScorer:
             return str(error)
 
 
+def _is_for_actors(model: RankingModel, config: Config) -> bool:
+    """Whether actors of Ray score: on a cluster, and where there is more to compute on than one process uses."""
+    on_gpu = model.reading["device"] == "cuda"
+    several = config.embed.actors is not None or (visible_gpus() > 1 if on_gpu else (os.cpu_count() or 1) > MAX_LANES)
+    by_ray = (bool(os.environ.get("RAY_ADDRESS")) or several) if config.ray is None else config.ray
+    return by_ray or (on_gpu and not visible_gpus())  # a cluster's head may have no GPU
+
+
 def _scored(
-    parts: Iterable[tuple[int, TextPairs]], count: int, model: RankingModel, config: Config, done: Done
+    parts: Iterable[tuple[int, TextPairs]], count: int, scorer: PartScorer, config: Config, done: Done
 ) -> Iterator[tuple[int, Float32]]:
     """Yield the scores of numbered parts, by actors in any order, or in this process."""
-    actors, on_gpu = config.embed.actors, model.reading["device"] == "cuda"
-    several = actors is not None or (visible_gpus() > 1 if on_gpu else (os.cpu_count() or 1) > MAX_LANES)
-    by_ray = (bool(os.environ.get("RAY_ADDRESS")) or several) if config.ray is None else config.ray
-    has_device = not on_gpu or visible_gpus() > 0  # a cluster's head may have none
-    if has_device and (not by_ray or count == 1):
-        scorer = PartScorer(model)
+    if not _is_for_actors(scorer.model, config):
         yield from ((number, scorer.score(pairs, done)) for number, pairs in parts)
         return
-    for number, scores in _by_actors(parts, count, model, actors):
+    for number, scores in _by_actors(parts, count, scorer.model, config.embed.actors):
         done(len(scores))
         yield number, scores
 

@@ -21,7 +21,7 @@ from hnmine.errors import ConfigError, DataError, HnmineError, ModelError
 from hnmine.pipeline import rank
 from hnmine.ranking import rank as rank_module
 from hnmine.ranking.first_stage import bm25_or_run_file
-from hnmine.ranking.rank import kind_of, window
+from hnmine.ranking.rank import kind_of
 from tests.builders.collections import append_lines, write_collection
 from tests.builders.commands import REPOSITORY
 from tests.builders.models import load_sentence_transformer, spoil_weights, tiny_cross_encoder, tiny_letter_encoder
@@ -254,24 +254,12 @@ def test_a_folder_is_what_it_can_do(model: Path, tmp_path: Path) -> None:
         kind_of("body", tiny_cross_encoder(tmp_path / "body", head=False))
 
 
-@pytest.mark.parametrize(
-    ("tokenizer", "sentence_bert", "expected"),
-    [(512, None, 512), (10**30, 256, 256), (512, 256, 256), (None, None, 10**6)],
-)
-def test_a_model_reads_as_much_as_its_makers_say(
-    tokenizer: int | None, sentence_bert: int | None, expected: int, tmp_path: Path
-) -> None:
-    if tokenizer:
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": tokenizer}))
-    if sentence_bert:
-        (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": sentence_bert}))
-    assert window(tmp_path) == expected
-
-
 def test_mistakes_are_said_before_anything_is_written(data: Path, model: Path, tmp_path: Path) -> None:
+    broken = spoil_weights(tiny_cross_encoder(tmp_path / "broken"))
     wrong: list[tuple[dict, type[HnmineError], str]] = [
         ({"out": tmp_path}, DataError, "is a folder; give the name of the run file, such as"),
         ({"model": str(tmp_path / "nowhere")}, ModelError, "does not exist"),
+        ({"model": str(broken), "config": quick("evaluate.first_stage=nowhere.trec")}, ModelError, "NaN or infinity"),
         ({"max_tokens": 3}, ConfigError, "expected a number from 16 to 32768, got 3"),
         ({"split": "validation"}, DataError, "'?validation'?"),
         ({"config": quick("evaluate.first_stage=nowhere.trec")}, DataError, "nowhere.trec"),
