@@ -43,6 +43,7 @@ def embed(data: Data, out: str | Path, config: Config | None = None, *, vectors:
     The texts of all encoders are counted: `encoded` here, `reused` from the store. Later steps find all vectors.
     """
     with open_project(data, out, config, vectors) as project:
+        project.check_models()
         project.fuse(project.collection.judged)
         return {"encoded": project.ensemble.encoded, "reused": project.ensemble.reused}
 
@@ -60,6 +61,7 @@ def mine(
         HnmineError: the data, the configuration, a model or a device is not usable; the message says what to do.
     """
     with open_project(data, out, config, vectors) as project:
+        project.check_models("mine")
         mine_step(project, rule)
         return project.run.manifest
 
@@ -94,6 +96,7 @@ def train(data: Data, out: str | Path, config: Config | None = None, *, vectors:
     with open_project(data, out, config, vectors) as project:
         if any(arm.mined for arm in arms.values()):
             project.run.require_mined()
+        project.check_models("train")
         train_step(project)
         return project.run.manifest
 
@@ -119,6 +122,7 @@ def run(
     """
     preset_arms(config or Config())  # an unknown one is said before the collection is read
     with open_project(data, out, config, vectors) as project:
+        project.check_models("mine", "train")
         _ = project.splits  # data that cannot be divided are refused before the work
         mine_step(project)
         triplets, negatives = (project.run.out / f"{name}.parquet" for name in ("triplets", "negatives"))
@@ -138,6 +142,7 @@ def compare(data: Data, out: str | Path, config: Config | None = None, *, vector
 
     compared_arms(config or Config())  # an unknown arm is said before the collection is read
     with open_project(data, out, config, vectors) as project:
+        project.check_models("compare")
         return compare_arms(project)
 
 
@@ -150,6 +155,7 @@ def audit(data: Data, out: str | Path, config: Config | None = None, *, vectors:
     from hnmine.comparison.audit import audit as audit_project  # imports torch
 
     with open_project(data, out, config, vectors) as project:
+        project.check_models("mine")
         return audit_project(project)
 
 
@@ -250,5 +256,10 @@ def evaluate_step(project: Project) -> None:
         data=project.data,
         max_tokens=training["max_tokens"],
         **evaluation.facts(),
-        table=evaluation_text(evaluation, distilled="distilled" in training),
+        table=evaluation_text(evaluation, start=_start_text(training["start"]), distilled="distilled" in training),
     )
+
+
+def _start_text(start: dict[str, Any]) -> str:
+    """Return what has to be known of the model before training; nothing of one that came with a head."""
+    return f"before: {start['model']} {start['head']}." if start["warmed_up"] and "head" in start else ""

@@ -30,6 +30,7 @@ from hnmine.mining.mine import (
     say_selected,
 )
 from hnmine.mining.pca import Basis, Fused, project_space, single_spaces
+from hnmine.models.preflight import Step, check_rerankers
 from hnmine.ranking.evaluate import Evaluator
 from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file, excluding
 from hnmine.ranking.splits import Splits
@@ -75,6 +76,11 @@ class Project:
     def evaluator(self) -> Evaluator:
         """The test and dev queries on which rankings are measured."""
         return Evaluator(self.splits, self.config, lambda queries, rows_QK: self.ensemble.cosines(queries, rows_QK))
+
+    def check_models(self, *steps: Step) -> None:
+        """Load the encoders and what these steps use, and let it read a few texts: what is wrong is said at once."""
+        check_rerankers(self.config, steps)
+        self.ensemble.check(self.collection.judged)
 
     def open_first_stage(self, queries: Texts | None = None) -> FirstStage:
         """Open the first stage that is configured: BM25, a run file, or the space of documents and these queries.

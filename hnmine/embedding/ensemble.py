@@ -15,6 +15,7 @@ from hnmine.embedding.pool import device_of_encoders
 from hnmine.embedding.store import VectorStore
 from hnmine.embedding.vectors import Precomputed, StoredVectors, Vectors, read_vectors
 from hnmine.models.plan import Plan, plan
+from hnmine.models.preflight import check_encoder
 from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64, Role, Texts, unit_rows
@@ -73,6 +74,17 @@ class Ensemble:
                 planned,
                 StoredVectors(name=name, store=vectors, keys=keys, width=0, reading=reading),
             )
+
+    def check(self, queries: Texts) -> None:
+        """Load each encoder that has texts to encode, and let it read a few: what is wrong is said before the work.
+
+        Raises:
+            ModelError: one cannot be loaded or cannot read a text.
+        """
+        for planned, known in self._computed.values():
+            keys = np.concatenate([known.keys["document"], keys_of(queries.texts, planned.reading("query"))])
+            if planned.folder is not None and not known.store.contains(keys)[0].all():
+                check_encoder(planned)
 
     def vectors(self, queries: Texts) -> tuple[Vectors, ...]:
         """Return every encoder's vectors of the documents and of these queries; encode those that the store lacks.

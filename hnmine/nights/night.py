@@ -84,6 +84,7 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
         and lexical[name].items() <= pinned.settings.items()
         and Fit(project.store, pinned.fit).read()
     }
+    project.check_models("mine", "train")
     judged = project.judge()
     fused = project.fuse(judged.queries)
 

@@ -1,0 +1,112 @@
+"""Every model that is named is loaded and reads a few texts, before hours of work that need it.
+
+What `strict` refuses, what gives NaN, a template or a tokenizer that fails on an empty text or on one that is longer
+than the window: each is said here, with the setting that names the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hnmine.config.root import Config
+from hnmine.config.training import Kind
+from hnmine.errors import HnmineError, ModelError
+from hnmine.models.finite import FiniteEncoder
+from hnmine.models.folder import resolve, transformer_config
+from hnmine.models.plan import Plan
+from hnmine.runs.device import choose_device, choose_dtype, visible_gpus
+from hnmine.runs.progress import say
+
+Step = Literal["mine", "train", "compare"]
+OTHERS_READ = 256
+"""Tokens of a pair that guards and teachers read."""
+QUERIES = ("what is it", "", "a question of many words " * 120)
+DOCUMENTS = ("It is a document of a few words.", "a passage of many words " * 120, "")
+"""Pairs that every re-ranker scores; encoders encode the texts of their role."""
+
+
+def check_encoder(plan: Plan) -> None:
+    """Load an encoder, and let it encode short, empty and over-long texts of both roles.
+
+    Where the GPU is another machine's, it is done in float32 on the CPU.
+
+    Raises:
+        ModelError: it cannot be loaded, cannot read such a text, or gives NaN or infinity in every number type.
+    """
+    if plan.device == "cuda" and not visible_gpus():
+        plan = replace(plan, device="cpu", dtype="float32", engine="torch")
+    encoder = FiniteEncoder(plan, 1)
+    try:
+        encoder.encode(QUERIES, plan.query)
+        encoder.encode(DOCUMENTS, plan.document)
+    except HnmineError:
+        raise
+    except Exception as error:  # the type depends on the tokenizer and the modules
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelError(f"encoder {plan.name}: {plan.folder} cannot encode a text: {reason}") from None
+
+
+def check_rerankers(config: Config, steps: Collection[Step]) -> None:
+    """Load each re-ranker that these steps are configured to use, once, and let it score a few pairs.
+
+    Raises:
+        ModelError: one is missing, cannot be loaded, cannot score a pair or gives NaN; the message names its setting.
+        DeviceError: a GPU was asked for and is not there.
+    """
+    # List what is named, each model once.
+    named: dict[tuple[Kind, str], tuple[str, bool]] = {}  # the setting, and whether it is a start of training
+    if "train" in steps or "compare" in steps:
+        starts = (config.compare.models if "compare" in steps else None) or ()
+        for model in starts or (config.train.model,):
+            named[config.train.kind, model] = "compare.models" if starts else "train.model", True
+        if config.train.teacher is not None:
+            named.setdefault(("cross-encoder", config.train.teacher), ("train.teacher", False))
+    if "mine" in steps and config.guards.denoise is not None:
+        named.setdefault(("cross-encoder", config.guards.denoise.model), ("guards.denoise.model", False))
+
+    # Let each score.
+    for (kind, model), (setting, is_start) in named.items():
+        try:
+            _check(config, kind, model, setting, is_start=is_start)
+        except ModelError as error:
+            raise ModelError(f"{setting}: {str(error).removeprefix(f'{setting}: ')}") from None
+
+
+def _check(config: Config, kind: Kind, model: str, setting: str, *, is_start: bool) -> None:
+    from hnmine.models.reranker import load_reranker, resolve_cross_encoder  # imports torch and transformers
+
+    # Load it as the step will.
+    folder = resolve(model) if is_start else resolve_cross_encoder(setting, model)
+    device = choose_device(config.device)
+    how: dict[str, Any] = {
+        "max_tokens": config.train.max_tokens if is_start else OTHERS_READ,
+        "device": device.torch_name,
+        "dtype": _dtype(config, folder, is_start=is_start),
+        "engine": config.engine if config.engine == "openvino" else "torch",
+    }
+    reranker = load_reranker(kind, folder, **how)
+    if (read := int(getattr(reranker, "max_tokens", how["max_tokens"]))) < how["max_tokens"]:
+        cut = f"reads {read} tokens of a pair, not {how['max_tokens']}: it has no more positions, or declares no more"
+        say("check", f"{setting}: {model} {cut}", level="warning")
+
+    # Let it score, and leave the GPU to the step.
+    try:
+        reranker.scores(QUERIES, DOCUMENTS)
+    except HnmineError:
+        raise
+    except Exception as error:  # the type depends on the template, the tokenizer and the modules
+        raise ModelError(f"{folder} cannot score a pair: {type(error).__name__}: {error}") from None
+    finally:
+        del reranker
+        if device.kind == "gpu":
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def _dtype(config: Config, folder: Path, *, is_start: bool) -> str:
+    setting, kind = config.train.dtype if is_start else "auto", choose_device(config.device).kind
+    return choose_dtype(setting, kind, training=is_start, model_type=transformer_config(folder).get("model_type"))
