@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 BATCH = 1024  # rows of Parquet or Arrow that become Python objects at a time
 CELL = 2**30  # characters of a cell; `csv` would stop at 131,072
 _QUOTED_LINES = 10_000  # that one cell in quotes may have; more are taken for a stray quote
+_EXTENSION = b"ARROW:extension:name"
+_IN_BASE64 = tuple(  # as Parquet holds it, at each of the three places where a byte may stand in base64
+    base64.b64encode(bytes(before) + _EXTENSION)[(before * 8 + 5) // 6 : (before + len(_EXTENSION)) * 8 // 6]
+    for before in range(3)
+)
 Cells = list[str]
 Fits = Callable[[Cells], bool]
 
@@ -117,8 +122,15 @@ def _written_by_csv(file: File, delimiter: str) -> bool:
 def parquet_rows(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield number and plain columns of each row of a Parquet file; extension types are refused unread."""
     with file.folder.filesystem.open_input_file(f"{file.folder.path}/{file.name}") as source:
-        described = (pq.read_metadata(source).metadata or {}).get(b"ARROW:schema", b"")
-        _refuse_extensions(file, base64.b64decode(described))
+        # Look at the footer as bytes: extension types are made as soon as Arrow reads it.
+        source.seek(max(0, source.size() - 8))
+        length = int.from_bytes(source.read(4), "little")
+        source.seek(max(0, source.size() - 8 - length))
+        footer = source.read()
+        if any(each in footer for each in _IN_BASE64):
+            _refuse_extensions(file, _EXTENSION)
+
+        source.seek(0)
         table = pq.ParquetFile(source)
         columns = _plain_columns(file, table.schema_arrow)
         yield from _numbered(table.iter_batches(BATCH, columns=columns))
@@ -144,14 +156,14 @@ def arrow_rows(file: File, in_file: bool) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _refuse_extensions(file: File, schema: bytes) -> None:
-    if b"ARROW:extension:name" in schema:
+    if _EXTENSION in schema:
         raise DataError(f"{file} has columns of extension types, which may run code when read; write plain columns")
 
 
 def _plain_columns(file: File, schema: pa.Schema) -> list[str]:
     """Return the names of the columns that hold text, numbers, or lists and objects of these."""
     if any(isinstance(field.type, pa.BaseExtensionType) for field in schema):
-        _refuse_extensions(file, b"ARROW:extension:name")
+        _refuse_extensions(file, _EXTENSION)
     if repeated := {name for name in schema.names if schema.names.count(name) > 1}:
         raise DataError(f"{file} has two columns of one name, {sorted(repeated)}; expected each name once")
     return [field.name for field in schema if _is_plain(field.type)]

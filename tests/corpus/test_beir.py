@@ -399,9 +399,9 @@ def test_a_missing_file_is_an_error_that_lists_what_is_there(tmp_path, name, rol
     folder = write_folder(tmp_path)
     (folder / name).rename(folder / "something.else")
     message = error_of(folder)
-    assert f"but no {role}; it holds" in message
+    assert f"but no {role}; " in message
     assert "something.else" in message
-    assert "expected corpus.jsonl, queries.jsonl" in message
+    assert "expected corpus.jsonl, queries.jsonl and qrels" in message
     assert "give the folder" in message
 
 
