@@ -109,7 +109,7 @@ def _place(name: str) -> _Place | None:
         split = UNSPLIT if folders and split == "data" else split
     whole = "/".join([*folders, stem])
     table = f"{folders[0]}/{split}" if folders else whole.removesuffix(match["part"] or "")
-    if match["part"] or (folders and role != "qrels"):
+    if match["part"] or len(folders) > 1 or (folders and role != "qrels"):
         table += "/*"  # whatever its parts are called
     return _Place(role, split, table, whole, parts)
 

@@ -41,7 +41,9 @@ def found(names: Names, keys: Iterable[str]) -> Mapping[str, str]:
 
 @lru_cache(maxsize=256)
 def _found(names: tuple[tuple[str, tuple[str, ...]], ...], keys: tuple[str, ...]) -> Mapping[str, str]:
-    spelled = {plain(key): key for key in reversed(keys) if isinstance(key, str)}
+    exact = {name for _, known in names for name in known}
+    order = sorted((key for key in keys if isinstance(key, str)), key=lambda key: key in exact)
+    spelled = {plain(key): key for key in order}
     chosen = {}
     for field, known in names:
         spellings = (each if each in keys else spelled.get(plain(each)) for each in known)

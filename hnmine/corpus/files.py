@@ -117,7 +117,7 @@ def open_folder(address: str | Path) -> Folder:
         above, _, name = directory.path.rpartition("/")
         parent = Directory(directory.filesystem, above or "/", str(directory).rpartition("/")[0] or ".", *_ROLE)
         return Folder(str(directory), (File(parent, name),))
-    shown = {name: each for name, each in names.items() if not re.search(r"(^|/)(\.|_SUCCESS$|__MACOSX/)", name)}
+    shown = {name: each for name, each in names.items() if not re.search(r"(^|/)(\.|_SUCCESS$|__MACOSX(/|$))", name)}
     files = tuple(File(directory, name) for name, each in shown.items() if each == pafs.FileType.File)
     filled = {name.rpartition("/")[0] for name in shown}
     empty = (f"{n} (an empty folder)" for n, e in shown.items() if e == pafs.FileType.Directory and n not in filled)

@@ -92,8 +92,8 @@ class Directory:
             for _ in range(depth):
                 found = [each for path in level for each in self.filesystem.get_file_info(pafs.FileSelector(path))]
                 entries, level = entries + found, [e.path for e in found if e.type == pafs.FileType.Directory]
-        start = len(self.path.rstrip("/")) + 1
-        return kind, dict(sorted((entry.path[start:], entry.type) for entry in entries))
+            start = len(self.path.rstrip("/")) + 1
+            return kind, dict(sorted((entry.path[start:], entry.type) for entry in entries))
 
     def _entries(self, kind: pafs.FileType) -> list[pafs.FileInfo]:
         with self._explained("listed"):
@@ -180,6 +180,6 @@ class Directory:
         """Turn errors of the file system into a DataError that names the directory and the remedy."""
         try:
             yield
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a name that is no UTF-8
             remedy = f"choose another {self.setting}, or mend this folder" if self.local else _REMOTE_REMEDY
             raise DataError(f"{self.role} {self.address} cannot be {action}: {error}; {remedy}") from None
