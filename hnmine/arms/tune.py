@@ -13,7 +13,7 @@ from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import RERANKERS, START
 from hnmine.runs.progress import say
-from hnmine.training.trainer import Trainer, Training
+from hnmine.training.trainer import WARMED_UP, Trainer, Training
 
 BEST = "reranker"
 """The link in OUT that points to the best re-ranker."""
@@ -53,7 +53,7 @@ def train_presets(trainer: Trainer, splits: Splits, ensemble: Ensemble) -> tuple
     files: dict[str, str] = {}
     for name in [*trainings, *([START] if warm_up else [])]:
         files |= run.cache.files(f"{RERANKERS}/{name}")
-    warmed_up = {"warmed_up": warm_up is not None} | (warm_up.model_dump() if warm_up else {})
+    warmed_up = {"warmed_up": warm_up is not None} | (warm_up.model_dump() | {"head": WARMED_UP} if warm_up else {})
     found: dict[str, Any] = {
         "dev": trainer.data.dev_name,
         "kind": config.train.kind,

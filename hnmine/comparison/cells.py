@@ -29,7 +29,7 @@ from hnmine.runs.folder import RERANKERS
 from hnmine.runs.progress import say, track
 from hnmine.training.gradient import Recipe
 from hnmine.training.lists import Lists, TrainingData
-from hnmine.training.trainer import Trainer, Training
+from hnmine.training.trainer import WARMED_UP, Trainer, Training
 from hnmine.types import Int64
 
 FIRST_STAGE, NO_TRAINING = "first stage", "no fine-tuning"
@@ -74,7 +74,8 @@ class Cells:
         config = config.model_copy(update={"train": train})
         self._settings, self._evaluator = config.compare, project.evaluator
         self._trainer = Trainer(data, config, self._run)
-        self.start, _ = self._trainer.start(f"{_START}{suffix}")
+        self.start, warm_up = self._trainer.start(f"{_START}{suffix}")
+        self.start_text = "" if warm_up is None else f"{model} {WARMED_UP}."
         self.maker = ListMaker(self._trainer, self.start, project.splits, project.ensemble, mined)
         self._kept = KeptScores(self._run, train.kind, train.max_tokens)
         self._order_P: Int64 = np.random.default_rng(config.seed).permutation(self.pairs)

@@ -52,6 +52,8 @@ class Block:
     """Share of an arm's first negatives that are right answers nobody had labelled, where it can be measured."""
     arms: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
     """Of each arm the cells, one a seed, and their metrics query by query."""
+    start: str = ""
+    """What has to be known of the model that all arms began with."""
 
     def per_query(self, name: str, metric: str = MAIN_METRIC) -> Float64:
         """Return every query's value (Q,) of a reference, or its mean over the seeds of an arm."""
@@ -149,7 +151,10 @@ def _setups(project: Project, arms: Mapping[str, Arm]) -> list[Setup]:
         references, hidden = cells.references(), cells.hidden_rates(arms)
         for pairs in sizes:
             label = ", ".join(filter(None, ["" if pairs is None else f"{pairs:,} pairs", name]))
-            setups.append(Setup(label=label, references=references, hidden=hidden, cells=cells, pairs=pairs))
+            made = Setup(
+                label=label, references=references, hidden=hidden, cells=cells, pairs=pairs, start=cells.start_text
+            )
+            setups.append(made)
     return setups
 
 
@@ -204,7 +209,7 @@ def comparison_text(blocks: Sequence[Block], task: Task, first_stage: str) -> st
     parts = ["\n".join(legend), all_blocks_table(blocks) if len(blocks) > 1 else ""]
     for block in blocks:
         rows = {name: {MAIN_METRIC: block.per_query(name)} for name in block.names()}
-        parts += [block.label, arms_table(block), length_table(task, rows)]
+        parts += [block.label, block.start, arms_table(block), length_table(task, rows)]
     return "\n\n".join(filter(None, parts))
 
 

@@ -15,9 +15,10 @@ from hnmine.runs.tables import text_table
 _FEWEST_QUERIES = 10  # of a length, that are worth a mean
 
 
-def evaluation_text(evaluation: Evaluation, *, distilled: bool = True) -> str:
+def evaluation_text(evaluation: Evaluation, *, start: str = "", distilled: bool = True) -> str:
     """Return the table of an evaluation, before or after training, and what has to be known to read it.
 
+    `start` says what has to be known of the model that all trainings began with.
     `distilled`: whether first stage and encoders have taught one of the re-rankers; if not, it may be advised.
     """
     task, count = evaluation.task, f"{len(evaluation.task):,}"
@@ -28,6 +29,7 @@ def evaluation_text(evaluation: Evaluation, *, distilled: bool = True) -> str:
         metrics_table(evaluation),
         f"The first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others."
         + (tested if evaluation.tests else ""),
+        start,
         blends_text(evaluation.rankings),
         "" if distilled else distillation_advice(evaluation.rankings),
         length_table(task, rows_of(evaluation.rankings)),

@@ -41,6 +41,8 @@ from hnmine.training.ray_workers import train_on_ray
 from hnmine.training.worker import STATE, Group, Job, Worker, best_step
 
 WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
+WARMED_UP = "has no ranking head: warmed up first, on random negatives of the same pairs"
+"""What a body is, in words; never said of a model whose head was loaded."""
 DEFAULT_RATE, DEFAULT_RATE_WIDTH = 1e-4, 384
 """The default learning rate, for a model so wide. It was found with MiniLM (`benchmarks/LOG.md`); for others it goes
 down as width goes up, as Adam's best step does (Yang et al., arXiv 2203.03466); that has not been tried here."""
@@ -114,7 +116,7 @@ class Trainer:
         if self.config.train.kind == "bi-encoder" or has_ranking_head(self.model):
             return self.model, None
         model = self.config.train.model
-        say("train", f"{model} has no ranking head: warmed up first, on random negatives of the same pairs")
+        say("train", f"{model} {WARMED_UP}")
         data, seed = self.data, self.recipe.seed
         negatives = random_negatives(data.pairs, data.never_negative, len(data.documents), WARM_UP_NEGATIVES, seed)
         lists = training_lists(data.documents, data.queries, data.pairs, negatives)

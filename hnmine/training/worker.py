@@ -147,6 +147,10 @@ class Worker:
             add_lora(model.model, rank=rank, alpha=alpha, seed=recipe.seed, frozen_dtype=recipe.weights)
         return model
 
+    def _plain(self) -> AbstractContextManager[None]:
+        """For the time of a block, compute without matrices beside the weights; those of a start stay."""
+        return nullcontext() if self._job.recipe.lora is None else merged(self._model.model)
+
     def run(self) -> None:
         """Train from the checkpoint, or from the start, to the end."""
         with refused_by_name():
@@ -191,7 +195,7 @@ class Worker:
         if is_first:
             value = self._job.start_dev if step == 0 else None
             if value is None:
-                with merged(self._model.model):
+                with self._plain():
                     value = means(measure(dev, rerank(dev, self._model.raw_scores)))[MAIN_METRIC]
             self._history[step] = value
             self._log(Event("evaluated", step, value))
@@ -200,7 +204,7 @@ class Worker:
             if recipe.lora is not None and recipe.lora["keep"] == "adapter":
                 save_adapter(self._model, folder, self._job.start)
             else:
-                with merged(self._model.model):
+                with self._plain():
                     self._model.save(folder)
             moments = self._optimizer.adamw.state_dict()["state"]
             tensors = {f"{weight}.{name}": value for weight, each in moments.items() for name, value in each.items()}

@@ -63,6 +63,7 @@ def test_a_model_without_a_head_is_warmed_up_once_for_all_presets(
     said = capsys.readouterr().err
     assert said.count("has no ranking head: warmed up first, on random negatives of the same pairs") == 1
     assert (found["start"]["model"], found["start"]["warmed_up"]) == (str(body), True)
+    assert found["start"]["head"] in said
     recipe = found["start"]["recipe"]
     assert (recipe["loss"], recipe["epochs"], recipe["learning_rate"]) == ("infonce", 1, 5e-5)
     assert "rerankers/start/model.safetensors" in files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,6 @@ def test_several_blocks_have_a_table_of_all_before_their_own():
     alone = comparison_text([block(good=arm(0.5))], task_of_rows([[1]] * 50, [{1}] * 50), "bm25")
     assert "BM25, in a name" not in alone
     assert alone.count("good") == 1
+    assert "M has no ranking head" not in alone
+    bare = replace(block(good=arm(0.5)), start="M has no ranking head: warmed up first.")
+    assert bare.start in comparison_text([bare], task_of_rows([[1]] * 50, [{1}] * 50), "bm25").splitlines()

@@ -49,7 +49,8 @@ def test_blends_that_add_something_have_rows_of_their_own_behind_all_others() ->
 def test_the_text_before_training_is_the_beginning_of_the_text_after_it() -> None:
     first = ranking_of(FIRST, [0.5, 0.5], [0.6, 0.6])
     early = evaluation_text(evaluation_of(TWO_QUERIES, first))
-    late = evaluation_text(evaluation_of(TWO_QUERIES, first, ranking_of(START, [0.25, 0.25])))
+    late = evaluation_text(evaluation_of(TWO_QUERIES, first, ranking_of(START, [0.25, 0.25])), start="of the start")
+    assert "\n\nof the start" in late
     assert early.splitlines()[0] == "2 test queries, the first 2 documents re-ranked"
     assert "The first stage has 50.0% of the right documents" in early
     assert "p-value" not in early

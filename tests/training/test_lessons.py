@@ -167,7 +167,7 @@ def test_the_student_comes_nearer_to_its_teacher(data: Path, run: Run, tmp_path:
         reranker = load_reranker("cross-encoder", model, max_tokens=64, device="cpu", dtype="float32", engine="torch")
         values = []
         for each in found.lists:
-            scores = torch.from_numpy(reranker.scores([each.query] * len(each.documents), each.documents))[None]
+            scores = torch.from_numpy(reranker.raw_scores([each.query] * len(each.documents), each.documents))[None]
             teacher = torch.tensor([each.teacher])
             values.append(kl(scores, torch.ones_like(scores, dtype=torch.bool), teacher).item())
         return float(np.mean(values))

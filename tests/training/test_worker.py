@@ -1,4 +1,4 @@
-"""One worker in this process: killed and gone on with it ends with the same model, and a broken checkpoint is said."""
+"""One worker in this process: any layout, LoRA, little memory; killed and gone on with it ends with the same model."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import CrossEncoder
 
 from hnmine.errors import ModelError
+from hnmine.models.reranker import CrossEncoder as HnmineCrossEncoder
+from hnmine.models.reranker import load_reranker
+from hnmine.training.log import Event
 from hnmine.training.trainer import work_folder
 from hnmine.training.worker import STATE, Group, Job, Worker
+from hnmine.types import Float32
 from tests.builders.folders import hidden_files
 from tests.builders.models import same_weights
+from tests.builders.rerankers import LAYOUTS
 from tests.builders.training import (
     LONG_TRAINING,
     Trained,
@@ -70,3 +81,95 @@ def test_a_checkpoint_that_is_broken_is_said_and_the_next_call_begins_anew(
     again = train_quickly(start, tmp_path, given)
     assert again[1] == outcome
     assert same_weights(again[0], model)
+
+
+QUERIES, DOCUMENTS = ["abc", "face", "x"], ["yes abc", "no face of the", "a word " * 5]
+REACH = 64
+"""Tokens that hold a chat template, too."""
+
+
+def last_checkpoint(
+    start: Path, work: Path, log: Callable[[Event], None] = lambda _event: None, **changes: Any
+) -> Path:
+    """Train some steps without choosing any, as a worker does, and return the folder of the last."""
+    work.mkdir(exist_ok=True)
+    settings = {"epochs": 2, "max_tokens": REACH, "learning_rate": 1e-2} | changes
+    recipe, group = quick_recipe(**settings), Group(work)
+    job = Job(start=start, lists=yes_no_lists(9), dev=yes_no_dev_task(), recipe=recipe, start_dev=None)
+    Worker(job, group, log).run()
+    return group.checkpoints()[max(group.checkpoints())]
+
+
+def scores_of(model: Path) -> Float32:
+    settings = {"max_tokens": REACH, "device": "cpu", "dtype": "float32", "engine": "torch"}
+    return load_reranker("cross-encoder", model, **settings).scores(QUERIES, DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_start_of_any_layout_is_trained_and_what_is_saved_has_its_layout_and_scores_as_the_library_says(
+    name: str, tmp_path: Path
+) -> None:
+    start = LAYOUTS[name].build(tmp_path / "start")
+    steps = set()
+    saved = last_checkpoint(start, tmp_path / "work", lambda event: steps.add((event.kind, event.step)))
+    assert ("evaluated", 0) in steps, "it has a head, so it competes as it is"
+    ours = scores_of(saved)
+    assert np.abs(ours - scores_of(start)).max() > 1e-3, "it was trained"
+    peer = CrossEncoder(str(saved), device="cpu")
+    pairs = list(zip(QUERIES, DOCUMENTS, strict=True))
+    theirs = [peer.predict([pair], show_progress_bar=False)[0] for pair in pairs]
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    for file in ("modules.json", "adapter_model.safetensors"):
+        assert (saved / file).exists() or not (start / file).exists(), file
+
+
+@pytest.mark.parametrize("keep", ["merged", "adapter"])
+def test_a_training_with_lora_that_is_stopped_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, keep: str) -> None:
+    start = LAYOUTS["Qwen3"].build(tmp_path / "start")
+    lora = {"rank": 4, "alpha": 8.0, "keep": keep}
+    whole = last_checkpoint(start, tmp_path / "whole", epochs=4, lora=lora)
+    events: list[Event] = []
+
+    def stop(event: Event) -> None:
+        events.append(event)
+        if event.kind == "trained" and event.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        last_checkpoint(start, tmp_path / "stopped", stop, epochs=4, lora=lora)
+    assert max(Group(tmp_path / "stopped").checkpoints()) == 4
+    again = last_checkpoint(start, tmp_path / "stopped", events.append, epochs=4, lora=lora)
+    assert Event("resumed", 4) in events
+    (tensors,) = (path.name for path in whole.glob("*model.safetensors"))
+    found, expected = load_file(again / tensors), load_file(whole / tensors)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[each], weight) for each, weight in expected.items())
+
+
+def test_trainings_whose_memory_runs_out_or_that_compute_layers_twice_end_with_the_same_model_and_it_is_said_once(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = scores_of(last_checkpoint(start, tmp_path / "plenty"))
+    twice = scores_of(last_checkpoint(start, tmp_path / "twice", gradient_checkpointing=True))
+    np.testing.assert_allclose(twice, expected, atol=1e-5)
+    assert not capsys.readouterr().err.count("out of memory")
+    forward = HnmineCrossEncoder.forward
+
+    def limited(self: HnmineCrossEncoder, rows: list[Any]) -> torch.Tensor:
+        if torch.is_grad_enabled() and sum(map(self.length, rows)) > 60:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, rows)
+
+    monkeypatch.setattr(HnmineCrossEncoder, "forward", limited)
+    limited_model, _ = train_quickly(start, tmp_path / "limited", yes_no_lists(9), epochs=2)
+    said = capsys.readouterr().err
+    assert said.count("out of memory; goes on in smaller passes, which change no gradient") == 1
+    monkeypatch.undo()
+    model, outcome = train_quickly(start, tmp_path / "unlimited", yes_no_lists(9), epochs=2)
+    assert outcome.best_step > 0
+    found, expected = (np.diff(scores_of(each)) for each in (limited_model, model))  # the loss sees differences only
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # One text is too much.
+    monkeypatch.setattr("hnmine.training.worker.free_bytes", lambda _device: 2**10)
+    with pytest.raises(ModelError, match=r"training of model failed: out of memory: one query with one document, \d+"):
+        train_quickly(start, tmp_path / "none", yes_no_lists(9))
