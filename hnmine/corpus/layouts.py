@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus import beir
+from hnmine.corpus import beir, marco_trec, triples
 from hnmine.corpus.assemble import Parts, assemble
 from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.corpus.files import File, Folder, open_folder
 from hnmine.errors import DataError
 
-LAYOUTS = (beir,)
+LAYOUTS = (beir, marco_trec, triples)
 """Modules of layouts, the first that recognises a folder reads it. Each has
 
     EXPECTED: str                                      the files of a folder, for messages
@@ -43,9 +43,12 @@ def recognise(folder: Folder) -> Parts:
     Raises:
         DataError: no layout, or several collections, are recognised.
     """
-    answers = [layout.recognise(folder) for layout in LAYOUTS]
-    if parts := next((answer for answer in answers if isinstance(answer, Parts)), None):
-        return parts
+    answers = []
+    for layout in LAYOUTS:
+        answer = layout.recognise(folder)
+        if isinstance(answer, Parts):
+            return answer
+        answers.append(answer)
     inner = [each for each in _folders(folder) if _holds_collection(each)]
     if len(inner) > 1:
         names = ", ".join(each.address for each in inner[:6])

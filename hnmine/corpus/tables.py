@@ -173,7 +173,7 @@ def _is_plain(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return _is_plain(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return _is_text(kind.value_type)
+        return not pa.types.is_floating(kind.value_type) and _is_plain(kind.value_type)  # no vectors
     if pa.types.is_struct(kind):
         return any(_is_plain(kind.field(i).type) for i in range(kind.num_fields))
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)

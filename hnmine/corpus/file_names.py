@@ -1,0 +1,60 @@
+"""What the names of files say: which split a file belongs to, and whether it is there twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from hnmine.corpus.files import File
+from hnmine.errors import DataError
+
+UNSPLIT = "train"  # split of what names none; shares of it are held out
+_ENDINGS = re.compile(r"(\.(jsonl?|ndjson|csv|tsv|txt|trec|xml|sgml?|parquet|arrow))?(\.(gz|bz2|zstd?|xz|lz4))?$", re.I)
+_NO_ROWS = re.compile(
+    r"(^|/)((state|dataset_infos?|dataset_dict)\.json|(readme|licen[cs]e|copying)[^/]*)$"
+    r"|\.(md|py|ya?ml|html|pdf|zip|tar|tar\.gz|tgz|lock|log|sha256|md5)$",
+    re.I,
+)
+_SPLIT = re.compile(
+    r"(?:^|[-_./]|doc|pass)(train|training|dev|development|validation|valid|val|test|testing|eval)(?=\d*(?:[-_./]|$))",
+    re.I,
+)
+_USUAL = {"training": "train", "development": "dev", "testing": "test"}
+
+
+def stem(name: str) -> str:
+    """Return a name without what its content and packing add to it."""
+    return _ENDINGS.sub("", name)
+
+
+def has_rows(name: str) -> bool:
+    """Return whether a file of this name may have rows."""
+    return not _NO_ROWS.search(name)
+
+
+def split_in(name: str) -> str | None:
+    """Return the split that a name has in it (train, dev, validation, test …), None if it has none."""
+    match = _SPLIT.search(stem(name))
+    return _USUAL.get(match[1].lower(), match[1].lower()) if match else None
+
+
+def by_split(files: Sequence[File], kind: str) -> dict[str, File]:
+    """Return one file for each split: of `qrels.dev` and `qrels.dev.small`, dev and dev.small; `kind` is qrels here.
+
+    A file that names no split is `UNSPLIT` if it is the only one; of several each has the rest of its name.
+    """
+    splits: dict[str, File] = {}
+    for file in sorted(files, key=lambda each: (len(each.name), each.name)):
+        rest = re.sub(rf"{kind}[-_./]?|[-_./]?{kind}", "", stem(file.name)) or UNSPLIT
+        split = split_in(file.name) or (UNSPLIT if len(files) == 1 else rest)
+        splits[split if split not in splits else rest if rest not in splits else file.name] = file
+    return splits
+
+
+def require_single(files: Iterable[File]) -> None:
+    """Raise DataError if one file is there twice, as it is and packed, or in two kinds."""
+    known: dict[str, File] = {}
+    for file in files:
+        other = known.setdefault(stem(file.name), file)
+        if other is not file:
+            raise DataError(f"{file.folder} holds both {other.name} and {file.name}; expected one: remove the other")

@@ -1,0 +1,137 @@
+"""MS MARCO and TREC: files that are named after what they hold, one for each split.
+
+    collection.tsv, msmarco-docs.tsv, docs.jsonl, docs/…       documents: `id text` or `id url title text` between tabs,
+                                                               or JSON lines, Parquet, or TREC's markup (`markup`)
+    queries.<split>.tsv, topics.<name>.txt, topics.xml         queries: `id text` between tabs, or the same
+    qrels.<split>.tsv, qrels.<name>.txt                        judgements, mostly TREC's four columns
+
+Quotes in a table without a header are characters of the text; with a header it is read as CSV and TSV always are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hnmine.corpus.assemble import Parts
+from hnmine.corpus.fields import DOCUMENT, QUERY, Names, found, listed
+from hnmine.corpus.file_names import by_split, has_rows, require_single, stem
+from hnmine.corpus.files import HEAD, File, Folder, Row
+from hnmine.corpus.markup import DOCUMENT as DOCUMENT_TAGS
+from hnmine.corpus.markup import TOPIC, Tags, is_markup, markup_rows
+from hnmine.corpus.qrels import judgement_rows
+from hnmine.corpus.rows import is_json, rows
+from hnmine.errors import DataError
+
+EXPECTED = "collection.tsv or docs…, queries.<split>.tsv or topics…, and qrels.<split>.tsv (MS MARCO, TREC)"
+_ROLES = {
+    "qrels": re.compile(r"(^|[-_.\d])qrels?([-_.]|$)", re.I),
+    "queries": re.compile(r"(^|[-_.])(queries|questions|topics?)([-_.]|$)", re.I),
+    "documents": re.compile(r"(^|[-_.])(collection|docs|documents|corpus|passages|psgs)([-_.]|$)", re.I),
+}
+_FOLDERS = {"collections": "documents", "collection": "documents", "corpus": "documents", "docs": "documents"} | {
+    "documents": "documents",
+    "topics": "queries",
+    "queries": "queries",
+    "qrels": "qrels",
+}
+_COLUMNS = {2: ("id", "text"), 4: ("id", "url", "title", "text")}
+
+
+def recognise(folder: Folder) -> Parts | str | None:
+    """Return the parts of a folder in this layout; what it lacks, if it has two of three; None if it has fewer."""
+    # Find the files of each role.
+    files: dict[str, list[File]] = defaultdict(list)
+    unread = []
+    for file in folder.files:
+        role = _role(file.name)
+        files[role].append(file)
+        if not role:
+            unread.append(f"{file.name} (its name says nothing of documents, queries or qrels)")
+    lacks = [role for role in ("documents", "queries", "qrels") if not files[role]]
+    if len(lacks) > 1:
+        return None
+    if lacks:
+        return f"it has {' and '.join(role for role in _ROLES if role not in lacks)}, but no {lacks[0]}"
+
+    # Read them; the queries of a small split are among those of the large one.
+    require_single(file for role in _ROLES for file in files[role])
+    stems = {stem(file.name) for file in files["queries"]}
+    queries = [
+        file for file in files["queries"] if stem(file.name).removesuffix(".small") not in stems - {stem(file.name)}
+    ]
+    unread += [f"{file.name} (its queries are in the larger file)" for file in files["queries"] if file not in queries]
+    return Parts(
+        layout="MS MARCO or TREC files",
+        documents=_texts(files["documents"], DOCUMENT, DOCUMENT_TAGS),
+        queries=_once(_texts(queries, QUERY, TOPIC)),
+        judged={split: judgement_rows([file]) for split, file in by_split(files["qrels"], "qrels?").items()},
+        unread=(*unread, *folder.strange),
+        address=folder.address,
+    )
+
+
+def _role(name: str) -> str:
+    """Return what a file of this name holds; its own name says more than that of its folder."""
+    *folders, last = name.split("/")
+    if not has_rows(name) or (folders and folders[0].lower() not in _FOLDERS):
+        return ""
+    named = next((role for role, pattern in _ROLES.items() if pattern.search(stem(last))), "")
+    return named or (_FOLDERS[folders[0].lower()] if folders else "")
+
+
+def _texts(files: Sequence[File], names: Names, tags: Tags) -> Iterator[Row]:
+    """Yield the rows of documents or queries of these files."""
+    for file in files:
+        with file.opened() as (kind, stream):
+            head: bytes = stream.peek(HEAD)[:HEAD]  # type: ignore[attr-defined]
+            if kind == "text" and is_markup(head):
+                yield from markup_rows(file.name, stream, tags)
+                continue
+            columns = None if kind != "text" or is_json(file, stream) else _columns(file, head, names)
+            if columns:
+                for line, raw in enumerate(stream, start=1):
+                    if content := raw.removeprefix(b"\xef\xbb\xbf" if line == 1 else b"").rstrip(b"\r\n").strip(b" "):
+                        yield _cells(file, line, content, columns)
+                continue
+        yield from rows(file)
+
+
+def _once(found_rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows without those that another file has too: queries of two splits."""
+    known: dict[tuple[Any, ...], str] = {}
+    for row in found_rows:
+        keys = found(QUERY, row.fields)
+        key = tuple(str(row.fields[keys[name]]) for name in ("id", "text") if name in keys)
+        if len(key) < 2 or known.setdefault(key, row.file) == row.file:
+            yield row
+
+
+def _columns(file: File, head: bytes, names: Names) -> Sequence[str] | None:
+    """Return the columns of a table without a header; None if it has one."""
+    first = next(
+        (line for line in head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines() if line.strip()), ""
+    )
+    if any({"id", "text"} <= found(names, first.split(delimiter)).keys() for delimiter in "\t,;"):
+        return None
+    columns = _COLUMNS.get(first.count("\t") + 1)
+    if columns is None or (names is QUERY and len(columns) > 2):
+        raise DataError(
+            f"{file} begins with {first[:80]!r}; expected id and text with a tab between them"
+            f"{', or id, url, title and text' if names is DOCUMENT else ''}; or a header with {listed(names)}"
+        )
+    return columns
+
+
+def _cells(file: File, line: int, content: bytes, columns: Sequence[str]) -> Row:
+    try:
+        cells = content.decode().split("\t")
+    except UnicodeDecodeError as error:
+        return Row(file.name, line, {}, "not_utf8", f"byte {error.start}: {error.reason}")
+    if len(cells) != len(columns):
+        return Row(
+            file.name, line, {}, "malformed_row", f"expected {len(columns)} columns, got {len(cells)}: {cells[0][:40]}"
+        )
+    return Row(file.name, line, dict(zip(columns, cells, strict=True)))
