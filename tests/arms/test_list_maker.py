@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hnmine import pipeline
 from hnmine.arms.arm import NEGATIVES, known_arms
 from hnmine.arms.list_maker import read_mined
+from hnmine.corpus.text_keys import identity
 from hnmine.errors import DataError
 from hnmine.mining.mine import choose_basis
 from hnmine.mining.pca import Fused, project_space
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.runs.folder import Run, open_run
-from hnmine.training.lists import TrainingData
+from hnmine.training.lists import TrainingData, step_lists
 from hnmine.types import NO_ROW, Space
 from tests.builders.collections import append_lines
+from tests.builders.field_cases import SPELLINGS, tickets, write_plain
+from tests.builders.layouts import Plain
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder, tiny_letter_encoder
 from tests.builders.presets import MINED, ensemble_of, maker_of, splits_and_config, trainer_of
 from tests.builders.settings import quick_overrides
@@ -315,3 +321,73 @@ def test_negatives_of_a_mining_that_was_stopped_before_its_end_are_refused(
     run.write_table(path.name, pq.read_table(path).slice(1))
     with pytest.raises(DataError, match=r"negatives\.parquet is not as .*manifest\.json says.*; run it again"):
         read_mined(run, training_data)
+
+
+# What no arm may choose
+
+
+def awkward_plain(seed: int) -> Plain:
+    """Documents with copies in other spellings, queries that are documents or ask twice, grades in several splits."""
+    draw = random.Random(seed)
+    documents, queries, _ = tickets()
+    names = draw.sample(list(documents), 24)
+    corpus = {name: documents[name] for name in names}
+    for at, name in enumerate(draw.sample(names, 8)):
+        corpus[f"copy-{name}"] = ("", draw.choice(SPELLINGS)("\n".join(documents[name])))
+        corpus[f"twin-{at}"] = corpus[f"copy-{name}"]
+    asked = {name: queries[name] for name in draw.sample(list(queries), 12)}
+    asked |= {name: "\n".join(corpus[name]) for name in draw.sample(names, 6)}  # of the document's id and text
+    asked |= {f"other-{name}": draw.choice(SPELLINGS)("\n".join(corpus[name])) for name in draw.sample(names, 4)}
+    asked |= {f"again-{name}": draw.choice(SPELLINGS)(asked[name]) for name in draw.sample(list(asked), 5)}
+    judgements: dict[str, dict[tuple[str, str], int]] = {name: {} for name in ("train", "dev", "test", "challenge")}
+    for query in asked:
+        for doc in draw.sample(list(corpus), 4):
+            judgements[draw.choice(["train", "train", *judgements])][query, doc] = draw.choice([0, 1, 2, 3])
+    return Plain(corpus, asked, judgements)
+
+
+def wrongly_chosen(plain: Plain, least: int, query: str, negatives: Iterable[str]) -> list[str]:
+    """Return the texts that a grade of at least `least`, the query's text or its id forbid, read one by one."""
+    texts = {name: f"{title}\n{text}" for name, (title, text) in plain.documents.items()}
+    same = identity(query)
+    asked = {name for name, text in plain.queries.items() if identity(text) == same}
+    grades: dict[str, int] = {}
+    for rows in plain.judgements.values():
+        for (name, doc), grade in rows.items():
+            if name in asked:
+                grades[doc] = max(grade, grades.get(doc, 0))
+    forbidden = {identity(texts[doc]) for doc, grade in grades.items() if grade >= least} | {same}
+    return [text for text in negatives if identity(text) in forbidden]
+
+
+@pytest.mark.parametrize(("seed", "lower_grades"), [(0, "ignore"), (1, "negatives")])
+def test_no_arm_chooses_what_is_never_a_negative(tmp_path: Path, seed: int, lower_grades: str) -> None:
+    plain = awkward_plain(seed)
+    folder = write_plain(tmp_path / "data", plain)
+    body, start = tiny_letter_encoder(tmp_path / "body"), tiny_cross_encoder(tmp_path / "start")
+    encoders = f"encoders=[{{name: letters, model: {body}, dtype: float32}}, {{name: narrow, lexical: {{width: 3}}}}]"
+    grades = ("sources.min_score=2", f"sources.lower_grades={lower_grades}")
+    settings = quick_overrides(start, encoders, "ray=false", "select.negatives=3", *grades)
+    splits, config = splits_and_config(folder, *settings)
+    least = 1 if lower_grades == "ignore" else 2
+    pipeline.mine(folder, tmp_path / "out", config)
+    with open_run(tmp_path / "out", config) as run:
+        maker = maker_of(splits, config, run, start, with_mined=True)
+        chosen = 0
+        for name, arm in known_arms(config).items():
+            lists, recipe, _ = maker.lists(arm, seed)
+            steps = (
+                [lists]
+                if arm.lessons
+                else [
+                    step_lists(lists, batch, recipe.in_batch_negatives, [seed, *batch])
+                    for batch in np.array_split(np.arange(len(lists)), 3)
+                ]
+            )
+            for each in (each for step in steps for each in step):
+                if each.is_lesson:
+                    assert identity(each.query) not in map(identity, each.documents), name
+                else:
+                    assert not wrongly_chosen(plain, least, each.query, each.documents[1:]), name
+                    chosen += len(each.documents) - 1
+        assert chosen > 500
