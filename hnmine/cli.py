@@ -340,6 +340,7 @@ def _add_rank(commands: Any) -> None:
     command.add_argument("--model", required=True, metavar="M", help="the model that re-ranks")
     command.add_argument("--data", required=True, metavar="DATA", help=_DATA)
     command.add_argument("--out", required=True, type=Path, metavar="RUN", help="run file to write; .gz compresses it")
+    _add_settings(command)
     about = "queries of this judged split, and metrics on it (default: all queries of the folder, no metrics)"
     command.add_argument("--split", metavar="NAME", help=about)
     short_for_set: dict[str, Any] = {"dest": "set", "action": "append"}
@@ -352,7 +353,6 @@ def _add_rank(commands: Any) -> None:
     command.add_argument("--max-tokens", type=int, metavar="N", help=about)
     about = "number format of the computation (default auto: the fastest that the device has)"
     command.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help=about)
-    _add_settings(command)
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

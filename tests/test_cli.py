@@ -315,16 +315,15 @@ def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys
     assert_one_message(result, f"model folder {tmp_path / 'nowhere'} does not exist")
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_model_that_breaks_only_in_the_workers_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_model_that_would_break_in_the_training_is_named_before_anything_is_mined(data: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER, "--preset", "anchored"]
     two = tiny_cross_encoder(tmp_path / "two", labels=2)
     result = call(capsys, "run", *arguments, "--set", f"train.model={two}")
-    assert_one_message(result, f"training of anchored failed: {two} is a classifier with 2 labels; a re-ranker has one")
+    assert_one_message(result, f"train.model: {two} is a classifier with 2 labels; a re-ranker has one")
     nan = spoil_weights(tiny_cross_encoder(tmp_path / "nan"))
     result = call(capsys, "run", *arguments, "--set", f"train.model={nan}")
-    assert_one_message(result, "training of anchored failed: the re-ranker gives NaN or infinity for")
+    assert_one_message(result, "train.model: the re-ranker gives NaN or infinity for")
+    assert not (tmp_path / "out" / "negatives.parquet").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "train", "nightly"])
@@ -407,6 +406,8 @@ def test_rank_takes_candidates_and_depth_as_settings_and_prints_what_the_model_i
     code, printed, _ = call(capsys, "rank", *arguments, "--depth", 2)
     assert (code, printed) == (0, f"{out}: 40 documents of 20 queries\n")
     assert_one_message(call(capsys, "rank", *arguments, "--depth", 0), "evaluate.depth: Input should be greater")
+    code, printed, _ = call(capsys, "rank", *arguments[:6])  # without any setting
+    assert (code, printed) == (0, f"{out}: 400 documents of 20 queries\n")
 
 
 def test_config_lists_every_key_of_every_section_with_its_default(capsys: Capture) -> None:

@@ -98,13 +98,13 @@ def find_model(model: str, config: Config, *, max_tokens: int | None = None, dty
 
 
 def kind_of(model: str, folder: Path) -> Kind:
-    """Return what a folder holds: a cross-encoder if it has a head that scores, else a bi-encoder if it pools."""
-    from hnmine.models.reranker import has_ranking_head  # imports torch
+    """Return what a folder holds: a bi-encoder if it names modules that make vectors, else what scores a pair."""
+    from hnmine.models.ranking_head import has_ranking_head, is_modular  # imports torch
 
+    if (folder / "modules.json").is_file() and not is_modular(folder):
+        return "bi-encoder"
     if has_ranking_head(folder):
         return "cross-encoder"
-    if (folder / "modules.json").is_file():
-        return "bi-encoder"
     raise ModelError(
         f"{model} cannot rank: {folder} has no head that scores a query beside a document, and no modules.json that "
         "makes vectors; give a cross-encoder, a SentenceTransformer, or what `hnmine train` left in OUT/reranker"

@@ -249,7 +249,13 @@ def test_actors_of_ray_write_the_bytes_of_one_process(
 
 def test_a_folder_is_what_it_can_do(model: Path, tmp_path: Path) -> None:
     assert kind_of("m", model) == "cross-encoder"
-    assert kind_of("e", tiny_letter_encoder(tmp_path / "encoder")) == "bi-encoder"
+    encoder = tiny_letter_encoder(tmp_path / "encoder")
+    assert kind_of("e", encoder) == "bi-encoder"
+    config = json.loads((encoder / "config.json").read_text())
+    (encoder / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen3ForCausalLM"]}))
+    assert kind_of("an encoder made of a decoder", encoder) == "bi-encoder"
+    (encoder / "config.json").unlink()
+    assert kind_of("a static encoder", encoder) == "bi-encoder"
     with pytest.raises(ModelError, match=r"no head that scores a query beside a document, and no modules\.json"):
         kind_of("body", tiny_cross_encoder(tmp_path / "body", head=False))
 
