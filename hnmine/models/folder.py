@@ -122,8 +122,8 @@ def refuse_without_safetensors(folder: Path) -> None:
     }
     lacking = sorted(read - safe)
     if not safe and not lacking:
-        what = "" if (folder / "config.json").is_file() else " and no config.json"
-        raise ModelError(f"{folder} is no model: it holds no *.safetensors{what}; give a Hugging Face model folder")
+        what = "" if (folder / "config.json").is_file() else " and no config.json: it is no model"
+        raise ModelError(f"{folder} holds no *.safetensors{what}; give a Hugging Face model folder")
     if lacking:
         command = _conversion(lacking[0], pickled[lacking[0]].name.startswith("adapter"))
         raise ModelError(
@@ -169,7 +169,7 @@ def transformer_config(folder: Path) -> dict[str, Any]:
 def hidden_size(folder: Path) -> int:
     """Return how wide a transformer's hidden states are; raise ModelError if config.json does not say."""
     config = transformer_config(folder)
-    for name in ("hidden_size", "d_model", "dim"):
+    for name in ("hidden_size", "d_model", "dim", "n_embd"):
         if isinstance(width := config.get(name), int) and width > 0:
             return width
     raise ModelError(f"{folder}: config.json does not say how wide the model is; set train.learning_rate")

@@ -110,7 +110,7 @@ def template(folder: Path) -> Path:
 BROKEN = {
     two_labels: "2 labels; a re-ranker has one",
     not_a_number: "NaN or infinity",
-    nothing: r"is no model: it holds no \*\.safetensors and no config\.json",
+    nothing: r"holds no \*\.safetensors and no config\.json: it is no model",
     pickled: r"holds no \*\.safetensors; .* convert them once by:",
     vocabulary: "knows 'kubernetes' as token 999, and the embedding has 57 rows",
     code: "names code in 'auto_map'",
