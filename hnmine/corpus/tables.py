@@ -36,7 +36,9 @@ Fits = Callable[[Cells], bool]
 
 def delimiter_of(line: str, fits: Fits, blanks: bool) -> str | None:
     """Return what divides this line into cells that fit: tab, comma or semicolon; None: white space, with `blanks`."""
-    possible = ("\t", ",", ";", None) if blanks and "\t" not in line else ("\t", ",", ";")
+    possible: tuple[str | None, ...] = ("\t", ",", ";", None) if blanks and "\t" not in line else ("\t", ",", ";")
+    if None in possible and re.fullmatch(r"\s*\S+\s+(Q?\d+)\s+\S+\s+\S+\s*", line):
+        possible = (None, *possible[:-1])  # TREC's four columns; ids may have commas
     cells = {delimiter: split(line, delimiter) for delimiter in possible}
     several = (delimiter for delimiter, parts in cells.items() if len(parts) > 1)
     return next((delimiter for delimiter, parts in cells.items() if fits(parts)), next(several, "\t"))
