@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
@@ -27,13 +28,12 @@ from hnmine.models.pair_reader import PairReader, Row
 from hnmine.models.ranking_head import is_plain, load_library
 from hnmine.models.scoring_network import ScoringNetwork, refuse_not_finite
 from hnmine.runs import device as devices
+from hnmine.runs.device import safer_dtype
 from hnmine.runs.progress import say
 from hnmine.types import Float32
 
 _PAIRS_AT_ONCE = 1024  # tokenised
 _LARGEST_DIFFERENCE = 1e-4
-SAFER = {"float16": "bfloat16", "bfloat16": "float32"}
-"""The number format that is taken where scores in another are not finite."""
 _WORD = "word "
 PROBES = (
     ("how to deploy", "Deploy it in the cloud, on premises, or both."),
@@ -86,7 +86,7 @@ class CrossEncoder:
         self._engine = choose_engine(engine, kind, dtype, config.model_type)
         self._lanes, self._tokens_per_batch = lanes_on(device), TOKENS_PER_BATCH[kind]
         self._compiled: CompiledNetwork | None = None  # of the weights as they are
-        self._lock = Lock()  # of lanes that change the number format
+        self._lock, self._said = Lock(), set[str]()  # number types that some pairs needed instead
         self._pads = True  # whether a batch may hold pairs of different length
         self._agree_with_library()
         if passages:
@@ -177,23 +177,25 @@ class CrossEncoder:
         return scores
 
     def _finite(self, rows: Sequence[Row]) -> Float32:
-        """Return scores without gradients, in the next safer number format if the one asked for gives none."""
+        """Return scores without gradients; those that a number type cannot hold come from the next safer one."""
+        scores, dtype = np.full(len(rows), np.nan, dtype=np.float32), self._dtype
         while True:
-            dtype = self.model.dtype
+            bad = np.flatnonzero(~np.isfinite(scores))
+            network = partial(self.model, dtype=dtype)
             try:
                 with torch.inference_mode():
-                    scores: Float32 = self.forward(rows).cpu().numpy()
-                reason = "its scores are not finite"
-            except RuntimeError as error:  # some architectures mask by a number that the format does not hold
+                    scores[bad] = self.forward([rows[i] for i in bad.tolist()], network).cpu().numpy()
+            except RuntimeError as error:  # some architectures mask by a number that the type does not hold
                 if "overflow" not in str(error):
                     raise
-                scores, reason = np.full(len(rows), np.nan, dtype=np.float32), str(error)
-            if self._compiled is not None or dtype not in SAFER or np.isfinite(scores).all():
+            safer = safer_dtype(dtype)
+            if np.isfinite(scores).all() or safer is None or self._compiled is not None:
                 return scores
             with self._lock:
-                if self.model.dtype == dtype:
-                    self.model.dtype = SAFER[dtype]
-                    say("rerank", f"{self._folder.name} is computed in {SAFER[dtype]}, not in {dtype}: {reason}")
+                if safer not in self._said:
+                    self._said.add(safer)
+                    say("rerank", f"{self._folder.name}: pairs that {dtype} cannot hold are computed in {safer}")
+            dtype = safer
 
     def _whole(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[Row], Any]:
         return self.tokenize(queries, documents), np.arange(len(queries))
@@ -234,11 +236,14 @@ class CrossEncoder:
             raise ModelError(f"re-ranker {self._folder} cannot score a pair: {reason}") from None
 
         # Compare all in one batch, then in batches without padding, and how an over-long pair is cut.
+        network = partial(self.model, dtype="float32")
         for self._pads in (True, False):
             with suppress(Exception):
                 long = (_WORD, _WORD * (self.max_tokens + 9))
                 (row,) = self.tokenize(*([text] for text in long))
-                found = self.forward(self.tokenize(*zip(*PROBES, strict=True)), self.model.in_float32).cpu()
+                found = self.forward(
+                    self.tokenize(*zip(*PROBES, strict=True)), partial(self.model, dtype="float32")
+                ).cpu()
                 is_cut_alike = row["input_ids"] == self._reader.features_of_library([long])["input_ids"][0].tolist()
                 if is_cut_alike and torch.allclose(found, expected, atol=_LARGEST_DIFFERENCE, equal_nan=True):
                     return

@@ -18,7 +18,7 @@ from hnmine.errors import ModelError
 from hnmine.models.folder import adapter_base, read_json, read_settings, resolve
 from hnmine.models.strict import load
 
-_RANKS = ("ForSequenceClassification", "ForCausalLM")
+_RANKS = ("ForSequenceClassification", "ForCausalLM")  # an encoder may be a decoder by origin
 _HEAD = re.compile(r"(classifier|score|logits_proj|classification_head)\.(.*\.)?weight")
 
 
@@ -37,7 +37,8 @@ def has_ranking_head(folder: Path) -> bool:
     if not config:
         raise ModelError(f"{folder} has no config.json with settings; give a Hugging Face model folder")
     names = [str(name) for name in config.get("architectures") or []]
-    if any(name.endswith(_RANKS) for name in names):
+    ranks = "ForSequenceClassification" if (folder / "modules.json").is_file() else _RANKS
+    if any(name.endswith(ranks) for name in names):
         return True
     return all(name.endswith("Model") for name in names) and any(
         _HEAD.fullmatch(name) for name in _tensor_names(folder, "model*.safetensors")

@@ -37,17 +37,11 @@ class ScoringNetwork(torch.nn.Module):
                 if head is not network.base_model:
                     _compute_in_float32(head)
 
-    def forward(self, features: Features) -> Tensor:
-        """Return the scores (n,)."""
-        return self._forward(features, getattr(torch, self.dtype))
-
-    def in_float32(self, features: Features) -> Tensor:
-        """Return the scores (n,), all computed in float32."""
-        return self._forward(features, torch.float32)
-
-    def _forward(self, features: Features, dtype: torch.dtype) -> Tensor:
+    def forward(self, features: Features, dtype: str | None = None) -> Tensor:
+        """Return the scores (n,), computed in `dtype`, None: in the model's."""
+        number_type = getattr(torch, dtype or self.dtype)
         first, *others = self.library.children()
-        with torch.autocast(self.library.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with torch.autocast(self.library.device.type, dtype=number_type, enabled=number_type != torch.float32):
             features = first(dict(features))
         features = {name: _as_float32(value) for name, value in features.items()}
         for module in others:

@@ -203,17 +203,18 @@ def test_an_adapter_without_any_head_is_refused(built: Built, tmp_path: Path) ->
         load(tmp_path / "adapter")
 
 
-def test_a_number_format_that_overflows_gives_way_to_a_safer_one(
+def test_a_pair_that_a_number_type_cannot_hold_is_computed_in_the_next_safer_one(
     built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = built(LAYOUTS["Qwen3"])
-    reranker = load(folder, "float16")
+    reranker = load(built(LAYOUTS["Qwen3"]), "float16")
     with torch.no_grad():
-        reranker.library.transformers_model.model.layers[0].mlp.up_proj.weight.mul_(1e5)  # more than float16 holds
-    queries, documents = random_text_pairs(12)
+        reranker.library.transformers_model.model.layers[0].mlp.up_proj.weight[:] *= 1e5
+    queries, documents = ["a b"] * 3, ["c d", "z z z", "e f"]
     scores = reranker.raw_scores(queries, documents)
     assert np.isfinite(scores).all()
-    assert capsys.readouterr().err.count("computed in bfloat16, not in float16: its scores are not finite") == 1
+    assert capsys.readouterr().err.count("pairs that float16 cannot hold are computed in bfloat16") == 1
+    alone = [reranker.raw_scores([query], [text])[0] for query, text in zip(queries, documents, strict=True)]
+    np.testing.assert_allclose(scores, alone, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["Qwen3 with a chat template", "Qwen3 of yes and no, with an instruction"])
