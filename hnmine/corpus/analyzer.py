@@ -4,8 +4,9 @@ A text is folded (NFKC, case, digits of all scripts) and cut at white space and 
 
 * a combining mark stays with its letter, and format characters vanish;
 * a script without spaces gives its characters, marks included, and their bigrams; Tibetan its syllables and theirs;
-* a letter or digit alone is a word, and so is a symbol that is not ASCII; `C#`, `C++` and `==` are whole;
-* what bears symbols that its words alone would lose is a token beside them: `.net`, `-rf`, `a/b`, `3.11`.
+* a letter or digit alone is a word, and so is a symbol that is not ASCII; `c#`, `c++` and `==` are whole;
+* beside its words stands what bears symbols that they lose: `.net`, `-rf`, `a/b`, `3.11`, and 1000 beside `1,000`;
+* beside `5v` stand 5 and v; what an apostrophe cuts off as one letter goes: `user's`, `l'eau`.
 
 Hangul counts as a script without spaces, for its particles have none (so does Lucene's CJKAnalyzer). The time is linear
 in the text, whatever stands in it.
@@ -37,27 +38,29 @@ _SPACELESS = (
     r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Bopomofo}\p{Hangul}\p{Yi}\p{Tangut}\p{Nushu}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
     r"\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}"
 )
-_INSIDE = r"\p{L}\p{M}\p{N}_"  # of a word
+_LETTER = rf"[[\p{{L}}\p{{N}}_]--[[{_SPACELESS}\p{{Tibetan}}]&&\p{{L}}]]"  # of a script with spaces; digits too
+_WORD = rf"(?:{_LETTER}\p{{M}}*+)++"
 _UNIT = rf"[[{_SPACELESS}]&&\p{{L}}]\p{{M}}*+|[\p{{Tibetan}}&&\p{{L}}][\p{{Tibetan}}&&[\p{{L}}\p{{M}}]]*+\u0f0b?+"
 _UNITS = regex.compile(_UNIT, regex.V1)
 _WORDS = regex.compile(
-    rf"(?P<units>(?:{_UNIT})++)"
-    rf"|(?<![{_INSIDE}])\p{{L}}(?:\#|\+\+|\+(?![{_INSIDE}]))"
-    rf"|(?:[[\p{{L}}\p{{N}}_]--[[{_SPACELESS}\p{{Tibetan}}]&&\p{{L}}]]\p{{M}}*+)++"
+    rf"(?P<units>(?:{_UNIT})++)|(?<!{_LETTER})[{_LETTER}&&\p{{L}}](?:\#|\+\+|\+(?!{_LETTER}))|{_WORD}"
     r"|\p{RI}{2}|[\p{S}--\p{ASCII}]\p{M}*+",
     regex.V1,
 )
-_COMPOUNDS = regex.compile(
-    rf"(?<![\p{{P}}\p{{S}}{_INSIDE}])(?:--?|[.$@\#/~%]{{1,2}})?[{_INSIDE}]++"
-    rf"(?:[-./\\+\#@&:=~^*%$,]{{1,2}}[{_INSIDE}]++)*+(?:\+\+?|[\#%*])?",
-    regex.V1,
+_ASCII_WORDS = re.compile(r"(?<![a-z0-9_])[a-z](?:#|\+\+|\+(?![a-z0-9_]))|[a-z0-9_]++")
+_COMPOUND = (
+    r"(?<!LETTER)(?<![-+*/\\%=&|^~:@#$.<])(?:--?|[.$@#/~%]{1,2})?"
+    r"WORD(?:[-./\\+#@\&:=~^*%$,]{1,2}WORD)*+(?:\+\+?|[#%*])?"
 )
+_COMPOUNDS = regex.compile(_COMPOUND.replace("LETTER", _LETTER).replace("WORD", _WORD), regex.V1)
+_ASCII_COMPOUNDS = re.compile(_COMPOUND.replace("LETTER", "[a-z0-9_]").replace("WORD", "[a-z0-9_]++"))
+_INSIDE = r"\p{L}\p{M}\p{N}_"
 _NEEDED = regex.compile(rf"^[^{_INSIDE}]|[^{_INSIDE}]$|(?<![{_INSIDE}])[{_INSIDE}](?![{_INSIDE}])", regex.V1)
 _OPERATOR = re.compile(r"(?!-+\Z|\.)[-+*/%=<>!&|^~?:@#$.]{2,4}\Z")
 _APOSTROPHES = regex.compile(
     rf"\b\p{{L}}['\u2019](?=\p{{L}}{{2}})|(?<=\p{{L}})['\u2019]\p{{L}}(?![{_INSIDE}])", regex.V1
 )
-_QUANTITY = regex.compile(r"(\p{N}++)(\p{L}{1,3})")
+_QUANTITY = regex.compile(r"([0-9]++)(\p{L}{1,3})")  # 5v, 10mg
 _THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
 _UNSEEN = regex.compile(r"[\p{Cf}\p{Variation_Selector}\p{Emoji_Modifier}™℠]")
 _VOWEL_POINTS = re.compile("[\u0591-\u05bd\u05bf-\u05c7\u0640\u064b-\u0652\u0670]")  # of Hebrew and Arabic; seldom
@@ -81,27 +84,28 @@ def fold(text: str) -> str:
 
 def _tokens(part: str) -> tuple[str, ...]:
     """Return the tokens of a text without white space."""
+    # Most parts are a word between marks.
     folded = fold(part)
-    if quantity := _QUANTITY.fullmatch(folded):
-        return (folded, *quantity.groups())
-    if folded.isascii() and folded.isalnum():
-        return (folded,)
+    if (ascii_only := folded.isascii()) and (word := folded.lstrip("([{\"'").rstrip(".,;:!?)]}\"'")).isalpha():
+        return (word,)
     if _OPERATOR.match(folded):
         return (folded,)
 
     # Words, and of scripts without spaces characters and bigrams.
     folded = _APOSTROPHES.sub(" ", folded)
     tokens = []
-    for found in _WORDS.finditer(folded):
-        if found["units"] is None:
+    for found in (_ASCII_WORDS if ascii_only else _WORDS).finditer(folded):
+        if ascii_only or found["units"] is None:
             tokens.append(found[0])
+            if quantity := _QUANTITY.fullmatch(found[0]):
+                tokens += quantity.groups()
         else:
             units = [unit.rstrip("\u0f0b") for unit in _UNITS.findall(found[0])]
             tokens += units
             tokens += [first + second for first, second in pairwise(units)]
 
     # What the words alone would lose.
-    for found in _COMPOUNDS.finditer(folded):
+    for found in (_ASCII_COMPOUNDS if ascii_only else _COMPOUNDS).finditer(folded):
         compound = found[0]
         if len(compound) <= _LONGEST_COMPOUND and _NEEDED.search(compound) and not _WORDS.fullmatch(compound):
             tokens.append(compound.replace(",", "") if _THOUSANDS.fullmatch(compound) else compound)
