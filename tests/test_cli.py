@@ -315,14 +315,16 @@ def test_a_model_that_cannot_be_used_is_named(data: Path, tmp_path: Path, capsys
     assert_one_message(result, f"model folder {tmp_path / 'nowhere'} does not exist")
 
 
-def test_a_model_that_would_break_in_the_training_is_named_before_anything_is_mined(data: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_model_that_would_break_in_the_training_is_named_before_anything_is_mined(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
     arguments = ["--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER, "--preset", "anchored"]
     two = tiny_cross_encoder(tmp_path / "two", labels=2)
     result = call(capsys, "run", *arguments, "--set", f"train.model={two}")
     assert_one_message(result, f"train.model: {two} is a classifier with 2 labels; a re-ranker has one")
     nan = spoil_weights(tiny_cross_encoder(tmp_path / "nan"))
     result = call(capsys, "run", *arguments, "--set", f"train.model={nan}")
-    assert_one_message(result, "train.model: the re-ranker gives NaN or infinity for")
+    assert_one_message(result, f"train.model: {nan}: the re-ranker gives NaN or infinity for")
     assert not (tmp_path / "out" / "negatives.parquet").exists()
 
 

@@ -72,7 +72,8 @@ def check_rerankers(config: Config, steps: Collection[Step]) -> None:
         try:
             _check(config, kind, model, setting, is_start=is_start)
         except ModelError as error:
-            raise ModelError(f"{setting}: {str(error).removeprefix(f'{setting}: ')}") from None
+            reason = str(error).removeprefix(f"{setting}: ")
+            raise ModelError(f"{setting}: {reason if model in reason else f'{model}: {reason}'}") from None
 
 
 def _check(config: Config, kind: Kind, model: str, setting: str, *, is_start: bool) -> None:
