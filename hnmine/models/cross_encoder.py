@@ -241,9 +241,7 @@ class CrossEncoder:
             with suppress(Exception):
                 long = (_WORD, _WORD * (self.max_tokens + 9))
                 (row,) = self.tokenize(*([text] for text in long))
-                found = self.forward(
-                    self.tokenize(*zip(*PROBES, strict=True)), partial(self.model, dtype="float32")
-                ).cpu()
+                found = self.forward(self.tokenize(*zip(*PROBES, strict=True)), network).cpu()
                 is_cut_alike = row["input_ids"] == self._reader.features_of_library([long])["input_ids"][0].tolist()
                 if is_cut_alike and torch.allclose(found, expected, atol=_LARGEST_DIFFERENCE, equal_nan=True):
                     return
