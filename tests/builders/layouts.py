@@ -12,7 +12,7 @@ import io
 import json
 import lzma
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -21,9 +21,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hnmine.corpus.collection import Collection
+
 ALPHABET = (*"abZ7éß中文🙂\"',;#\\<&|-  ", "हि")
 BLANKS = ("\t", "\n", "\r", "\u2028", "\x85", "\u00a0", "\x0b")
 SPLITS = ("train", "dev", "test")
+Facts = tuple[dict[str, str], dict[str, str], dict[str, dict[tuple[str, str], float]]]
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,10 @@ class Plain:
     queries: dict[str, str]
     judgements: dict[str, dict[tuple[str, str], int]]  # by split: grade by query id and document id
 
-    def texts(self) -> dict[str, str]:
-        """Return the documents as the default template joins them."""
-        return {name: f"{title}\n{text}".strip() for name, (title, text) in self.documents.items()}
+    def facts(self, ids: bool = True) -> Facts:
+        """Return documents as the default template joins them, queries and judgements; by their texts without `ids`."""
+        documents = {name: f"{title}\n{text}".strip() for name, (title, text) in self.documents.items()}
+        return _facts(documents, self.queries, self.judgements, ids)
 
     def named(self, rename: Callable[[str], str]) -> Plain:
         """Return the same with other ids."""
@@ -140,14 +144,15 @@ def lines(rows: Iterable[Sequence[Any]], separator: str = "\t") -> bytes:
 def quoted(rows: Iterable[Sequence[Any]], separator: str = ",") -> bytes:
     """Return columns as the csv module writes them."""
     sink = io.StringIO()
-    csv.writer(sink, delimiter=separator, lineterminator="\n").writerows(rows)
+    csv.writer(sink, delimiter=separator).writerows(rows)
     return sink.getvalue().encode()
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:
     """Return a Parquet file."""
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
+    names = dict.fromkeys(name for row in rows for name in row)
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), sink)
     return sink.getvalue()
 
 
@@ -478,3 +483,42 @@ LAYOUTS = {
     "sentence-transformers, numbered negatives": Layout(_numbered, _LISTS, right_only, ids=False),
     "sentence-transformers, labelled lists": Layout(_lists, _LISTS, ids=False),
 }
+
+
+def facts(collection: Collection, ids: bool = True) -> Facts:
+    """Return what a collection holds, in the form of `Plain.facts`."""
+    documents, queries = collection.documents, collection.queries
+    judgements = {
+        split: {
+            (queries.ids[query], documents.ids[document]): grade
+            for query, document, grade in zip(
+                each.query_rows_J.tolist(), each.doc_rows_J.tolist(), each.grades_J.tolist(), strict=True
+            )
+        }
+        for split, each in collection.splits.items()
+    }
+    return _facts(
+        dict(zip(documents.ids, documents.texts, strict=True)),
+        dict(zip(queries.ids, queries.texts, strict=True)),
+        judgements,
+        ids,
+    )
+
+
+def _facts(
+    documents: dict[str, str],
+    queries: dict[str, str],
+    judgements: Mapping[str, Mapping[tuple[str, str], float]],
+    ids: bool,
+) -> Facts:
+    """Return the texts and grades; with texts in place of ids where a layout holds none."""
+    document_names = {name: name if ids else text for name, text in documents.items()}
+    query_names = {name: name if ids else text for name, text in queries.items()}
+    return (
+        {document_names[name]: text for name, text in documents.items()},
+        {query_names[name]: text for name, text in queries.items()},
+        {
+            split: {(query_names[query], document_names[name]): grade for (query, name), grade in rows.items()}
+            for split, rows in judgements.items()
+        },
+    )
