@@ -181,8 +181,9 @@ def _read_texts(
 ) -> _TextTable:
     """Read documents or queries."""
     parts = [(text, key) for text, key, _, _ in Formatter().parse(template)]
-    roles = [key for _, key in parts if key in ("title", "text")]
-    unseen, table = {key for _, key in parts if key} - set(roles), _TextTable(kind)
+    keys = [key for _, key in parts if key]
+    roles = [key for key in keys if key in ("title", "text")] if "text" in keys else keys  # what makes it no empty text
+    unseen, table = set(keys) - {"title", "text"}, _TextTable(kind)
     for row in account.good(rows):
         try:
             text_id, text, values = _parse_text(row.fields, names, parts, roles)
@@ -215,9 +216,9 @@ def _parse_text(
     # Join the fields of the template.
     values = {key: _joined(fields, key, keys.get(key, key), text_id) for _, key in parts if key}
     text = "".join([literal + (values[key] if key else "") for literal, key in parts]).strip()
-    said = "".join([values[key] for key in roles or values])
+    said = "".join([values[key] for key in roles])
     if not (_VISIBLE.search(said, 0, 200) or identity(said)):
-        raise _BadRowError("empty_text", f"nothing in {roles or list(values)}; keys: {_show(list(fields))}", text_id)
+        raise _BadRowError("empty_text", f"nothing in {roles}; keys: {_show(list(fields))}", text_id)
     if not (text_id.isascii() and text.isascii()):
         try:
             (text_id + text).encode()

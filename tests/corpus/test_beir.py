@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import re
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -16,26 +18,9 @@ from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.corpus.layouts import read_collection
 from hnmine.errors import DataError
 from hnmine.types import Texts
+from tests.builders.beir import CORPUS, HEADER, QRELS, QUERIES, packed, write_folder
 
 CONFIG = SourcesConfig()
-HEADER = "query-id\tcorpus-id\tscore"
-CORPUS = ['{"_id": "d1", "title": "One", "text": "first"}', '{"_id": "d2", "title": "", "text": "second"}']
-QUERIES = ['{"_id": "q1", "text": "what is first"}', '{"_id": "q2", "text": "what is second"}']
-QRELS = [HEADER, "q1\td1\t1", "q2\td2\t1"]
-Lines = list[str | bytes]
-
-
-def packed(lines: Lines) -> bytes:
-    return b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines)
-
-
-def write_folder(folder: Path, corpus: Lines = CORPUS, queries: Lines = QUERIES, **qrels: Lines) -> Path:
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    (folder / "corpus.jsonl").write_bytes(packed(corpus))
-    (folder / "queries.jsonl").write_bytes(packed(queries))
-    for split, lines in (qrels or {"train": QRELS}).items():
-        (folder / "qrels" / f"{split}.tsv").write_bytes(packed(lines))
-    return folder
 
 
 def only_bad_row(collection: Collection) -> Quarantined:
@@ -478,6 +463,165 @@ def test_a_split_without_pairs_is_an_error_when_its_pairs_are_wanted(tmp_path):
     assert len(collection.splits["dev"]) == 1
     with pytest.raises(DataError, match=r"'dev' has no pair of .* one of train \(2 pairs\), dev \(0 pairs\)"):
         collection.pairs("dev")
+
+
+# Folders: whole or in parts, nested, with splits under any of their names
+
+
+def contents(collection: Collection) -> tuple[object, ...]:
+    splits = {split: pairs_by_id(collection, split) for split in collection.splits}
+    return collection.documents, collection.queries, splits, collection.quarantined
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("corpus-00000-of-00002.jsonl", "corpus-00001-of-00002.jsonl"),
+        ("corpus-0.jsonl", "corpus-1.jsonl.gz"),
+        ("corpus_00.jsonl", "corpus_01.jsonl"),
+        ("corpus.part-0.jsonl", "corpus.part-1.jsonl"),
+        ("corpus/part-00000-6b1f-c000.json", "corpus/part-00001-6b1f-c000.json"),
+        ("corpus/a.jsonl", "corpus/b.jsonl"),
+        ("corpus.jsonl/part-0000", "corpus.jsonl/part-0001"),
+        ("docs/train-00000-of-00002-0123456789abcdef.jsonl", "docs/train-00001-of-00002-0123456789abcdef.jsonl"),
+    ],
+)
+def test_parts_of_a_file_are_one_table(tmp_path, names):
+    plain, folder = write_folder(tmp_path / "plain"), write_folder(tmp_path / "parts")
+    (folder / "corpus.jsonl").unlink()
+    for name, row in zip(names, CORPUS, strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(packed([row]))
+    collection = read_collection(folder, CONFIG)
+    assert contents(collection) == contents(read_collection(plain, CONFIG))
+    assert collection.unread == ()
+
+
+def test_an_empty_part_is_no_error(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "corpus").mkdir()
+    (folder / "corpus.jsonl").rename(folder / "corpus" / "part-0.jsonl")
+    (folder / "corpus" / "part-1.jsonl").touch()
+    assert read_collection(folder, CONFIG).documents.ids == ("d1", "d2")
+
+
+def test_a_part_that_is_missing_is_an_error(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "corpus.jsonl").rename(folder / "corpus-00000-of-00003.jsonl")
+    assert "has 1 of 3 parts of corpus-…: corpus-00000-of-00003.jsonl; copy the others" in error_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("corpus.jsonl", "corpus.jsonl.gz"),
+        ("corpus.jsonl", "corpus.parquet"),
+        ("corpus.jsonl", "corpus/part-0.jsonl"),
+        ("corpus.jsonl", "corpus-00000-of-00001.jsonl"),
+        ("corpus.jsonl", "documents.jsonl"),
+        ("queries.jsonl", "queries/part-0.jsonl"),
+        ("qrels/train.tsv", "qrels/train.csv"),
+        ("qrels/train.tsv", "qrels.train.tsv"),
+        ("qrels/train.tsv", "default/train.jsonl"),
+        ("qrels/train.tsv", "qrels/train/part-0.tsv"),
+    ],
+)
+def test_one_table_in_two_places_is_an_error_that_names_both(tmp_path, name, other):
+    folder = write_folder(tmp_path)
+    (folder / other).parent.mkdir(exist_ok=True)
+    shutil.copy(folder / name, folder / other)
+    message = error_of(folder)
+    assert "holds both" in message
+    assert name in message
+    assert other in message
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_folder_in_a_folder_is_read_as_a_zip_archive_leaves_it(tmp_path, depth):
+    folder = write_folder(tmp_path / "/".join(["set"] * depth))
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "._corpus.jsonl").touch()
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    (folder / "notes.tsv").touch()
+    collection = read_collection(tmp_path, CONFIG)
+    assert contents(collection) == contents(read_collection(folder, CONFIG))
+    assert collection.unread == ("notes.tsv (not of this layout)", "set.zip (beside set/)")
+
+
+def test_several_collections_in_a_folder_are_an_error_that_names_them(tmp_path):
+    write_folder(tmp_path / "one")
+    write_folder(tmp_path / "deep" / "two")
+    assert re.search(r"holds several collections: .*deep, .*one; give one", error_of(tmp_path))
+
+
+@pytest.mark.parametrize("judged", ["default", "data", "qrels"])
+@pytest.mark.parametrize("file", ["{}.tsv", "{}-00000-of-00001.tsv", "{}/data-00000-of-00001.tsv", "{}/part-0.tsv"])
+def test_folders_of_datasets_name_their_splits_in_files_or_folders(tmp_path, judged, file):
+    folder = write_folder(tmp_path)
+    (folder / "queries").mkdir()
+    (folder / "queries.jsonl").rename(folder / "queries" / "test-00000-of-00001.jsonl")
+    (folder / "corpus").mkdir()
+    (folder / "corpus.jsonl").rename(folder / "corpus" / "corpus-00000-of-00001.jsonl")
+    shutil.rmtree(folder / "qrels")
+    for split in ("test", "train"):
+        path = folder / judged / file.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(packed(QRELS))
+    (folder / "README.md").touch()
+    (folder / "dataset_infos.json").write_text("{}")
+    collection = read_collection(folder, CONFIG)
+    assert list(collection.splits) == ["train", "test"]
+    assert collection.layout == "folder of datasets"
+    assert set(collection.unread) == {"README.md (not of this layout)", "dataset_infos.json (not of this layout)"}
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
+def test_validation_is_dev_under_each_of_its_names(tmp_path, name):
+    plain = read_collection(write_folder(tmp_path / "dev", train=QRELS, dev=[HEADER, "q1\td2\t1"]), CONFIG)
+    folder = write_folder(tmp_path / "other", **{"train": QRELS, name: [HEADER, "q1\td2\t1"]})
+    assert contents(read_collection(folder, CONFIG)) == contents(plain)
+    assert plain.positives() == {0: {0, 1}, 1: {1}}
+    assert "eval" not in read_collection(tmp_path / "dev", SourcesConfig(dev_split="eval")).splits
+
+
+def test_validation_keeps_its_name_beside_dev_and_every_split_has_its_positives(tmp_path):
+    rows = {"dev": [HEADER, "q1\td2\t1"], "validation": [HEADER, "q2\td1\t1"], "fold-1": [HEADER, "q2\td2\t1"]}
+    collection = read_collection(write_folder(tmp_path, train=[HEADER, "q1\td1\t1"], **rows), CONFIG)
+    assert set(collection.splits) == {"train", "dev", "validation", "fold-1"}
+    assert collection.positives() == {0: {0, 1}, 1: {0, 1}}
+
+
+@pytest.mark.parametrize("name", ["qrels.tsv", "qrels/data-00000-of-00001.tsv"])
+def test_judgements_without_a_name_are_the_train_split(tmp_path, name):
+    folder = write_folder(tmp_path)
+    (folder / "qrels" / "train.tsv").rename(tmp_path / "moved")
+    shutil.rmtree(folder / "qrels")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "moved").rename(folder / name)
+    assert list(read_collection(folder, CONFIG).splits) == ["train"]
+
+
+@pytest.mark.parametrize("name", ["qrels.test.tsv", "qrels-test.tsv", "qrels_test.csv", "qrels/test.txt", "qrels/test"])
+def test_a_split_may_stand_in_the_name_of_the_file(tmp_path, name):
+    folder = write_folder(tmp_path)
+    (folder / "qrels" / "train.tsv").rename(folder / name)
+    assert pairs_by_id(read_collection(folder, CONFIG), "test") == [("q1", "d1"), ("q2", "d2")]
+
+
+def test_every_file_that_is_not_read_is_named(tmp_path):
+    folder = write_folder(tmp_path)
+    names = ("corpus.de.jsonl", "qrels/train.tsv.bak", "qrels/README", "near.tsv", "LICENSE", "more/rows.jsonl")
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    assert set(read_collection(folder, CONFIG).unread) == {f"{name} (not of this layout)" for name in names}
+
+
+def test_a_name_that_is_no_utf_8_is_an_error(tmp_path):
+    folder = write_folder(tmp_path)
+    with open(os.fsencode(folder) + b"/\xff.txt", "w") as file:
+        file.write("x")
+    assert "cannot be listed: 'utf-8' codec" in error_of(folder)
 
 
 # Real data
