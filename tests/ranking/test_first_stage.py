@@ -10,7 +10,7 @@ from bm25s.stopwords import STOPWORDS_EN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.ranking.first_stage import Bm25
+from hnmine.ranking.first_stage import Bm25, excluding
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 
 
@@ -126,3 +126,23 @@ def test_the_result_has_the_types_the_others_expect() -> None:
     result: tuple[Int64, Float32] = search(["red apple"], ["apple"], 1)
     assert result[0].dtype == np.int64
     assert result[1].dtype == np.float32
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), depth=st.integers(1, 8))
+def test_excluded_documents_leave_their_places_to_the_next(seed: int, depth: int) -> None:
+    rng = np.random.default_rng(seed)
+    lists = {query: rng.permutation(9)[: rng.integers(0, 10)].tolist() for query in range(4)}
+    excluded = {query: set(rng.permutation(9)[: rng.integers(0, 4)].tolist()) for query in range(4)}
+
+    def first(query_rows: Int64, depth: int) -> tuple[Int64, Float32]:
+        rows = [[*lists[row], *[NO_ROW] * depth][:depth] for row in query_rows.tolist()]
+        scores = [[0 if doc == NO_ROW else 20 - at for at, doc in enumerate(docs)] for docs in rows]
+        return np.array(rows), np.array(scores, np.float32)
+
+    asked = np.array([2, 0, 3])
+    doc_rows, scores = excluding(first, excluded.__getitem__)(asked, depth)
+    assert doc_rows.shape == scores.shape == (3, depth)
+    for query, docs, values in zip(asked.tolist(), doc_rows.tolist(), scores.tolist(), strict=True):
+        kept = [(doc, 20 - at) for at, doc in enumerate(lists[query]) if doc not in excluded[query]][:depth]
+        assert list(zip(docs, values, strict=True)) == [*kept, *[(NO_ROW, 0)] * (depth - len(kept))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.layouts import read_collection
 from hnmine.errors import DataError
+from hnmine.project import open_project
 from hnmine.ranking.first_stage import Bm25, FirstStage, bm25_or_run_file
+from hnmine.ranking.measures import Task
 from hnmine.ranking.splits import Splits
 from hnmine.types import NO_ROW, Pairs
-from tests.builders.collections import write_collection
+from tests.builders.collections import append_lines, write_collection
+from tests.builders.field_cases import arguments, write_plain
 
 
 def splits_of(folder: Path, *overrides: str) -> Splits:
@@ -24,6 +28,16 @@ def splits_of(folder: Path, *overrides: str) -> Splits:
     collection = read_collection(folder, config.sources)
     first_stage = partial(bm25_or_run_file, config.evaluate, collection.documents, collection.queries)
     return Splits(collection, config, first_stage)
+
+
+def names_of(splits: Splits, pairs: Pairs) -> set[str]:
+    """The ids of the queries."""
+    return {splits.collection.queries.ids[row] for row in pairs.query_rows_P}
+
+
+def ids_found(task: Task, query: int) -> list[str]:
+    """The ids of the first stage's documents, best first."""
+    return [task.document_ids[row] for row in task.doc_rows_QK[query].tolist() if row != NO_ROW]
 
 
 def as_set(pairs: Pairs) -> set[tuple[int, int]]:
@@ -212,3 +226,74 @@ def test_a_task_without_any_document_is_refused_and_not_measured(tmp_path: Path)
     splits = splits_of(folder)
     with pytest.raises(DataError, match=r"no document for any of 4 queries, first .*first_stage=dense"):
         splits.task(splits.test, None, 0)
+
+
+# Where there is no train split
+
+
+def test_of_test_judgements_alone_most_are_trained_on_and_a_share_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_collection(tmp_path / "data", ["train"])
+    (folder / "qrels" / "train.tsv").rename(folder / "qrels" / "test.tsv")
+    splits = splits_of(folder, "sources.dev_share=0.25", "seed=2")
+    parts = [as_set(splits.train), as_set(splits.dev), as_set(splits.test)]
+    assert set.union(*parts) == as_set(splits.collection.pairs("test"))
+    assert sum(map(len, parts)) == 12
+    assert all(parts)
+    assert (splits.test_name, splits.train_name) == ("25% of test", "75% of test")
+    assert splits.dev_name == "25% of 75% of test"
+    said = capsys.readouterr().err
+    assert "no train split: 75% of test queries are trained on" in said
+    assert "no dev split: 25% of 75% of test queries are held out for early stopping" in said
+    assert "no test split" not in said
+
+
+def test_dev_judgements_are_trained_on_rather_than_those_of_test(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "data", ["train", "test"])
+    (folder / "qrels" / "train.tsv").rename(folder / "qrels" / "dev.tsv")
+    splits = splits_of(folder)
+    assert (splits.train_name, splits.dev_name, splits.test_name) == ("85% of dev", "15% of dev", "test")
+    assert as_set(splits.test) == as_set(splits.collection.pairs("test"))
+    assert as_set(splits.train) | as_set(splits.dev) == as_set(splits.collection.pairs("dev"))
+    assert not as_set(splits.train) & as_set(splits.dev)
+
+
+def test_without_any_of_the_three_the_splits_there_are_are_named(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "data", ["train"])
+    (folder / "qrels" / "train.tsv").rename(folder / "qrels" / "judged.tsv")
+    with pytest.raises(DataError, match=r"no split 'train' was read; expected one of judged \(12 pairs\)"):
+        splits_of(folder)
+
+
+@pytest.mark.parametrize("change", [str.upper, lambda text: text.replace(" ", "\u00a0 ")])
+def test_queries_of_one_text_in_another_spelling_are_one_question(
+    tmp_path: Path, change: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_collection(tmp_path / "data", ["train"])
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    again = [{"_id": f"again-{row['_id']}", "text": change(row["text"])} for row in rows]
+    append_lines(folder / "queries.jsonl", *map(json.dumps, again))
+    append_lines(folder / "qrels" / "train.tsv", *(f"{row['_id']}\tapple-price\t1" for row in again[:12]))
+    splits = splits_of(folder, "sources.dev_share=0.4")
+    dev, train = (names_of(splits, pairs) for pairs in (splits.dev, splits.train))
+    assert {name.removeprefix("again-") for name in dev} & {name.removeprefix("again-") for name in train} == set()
+    assert len(dev | train) == 24
+    assert "train queries too" not in capsys.readouterr().err
+    (folder / "qrels" / "test.tsv").write_text("again-apple-care\tapple-price\t1\n")
+    splits_of(folder)
+    assert "1 queries of test are train queries too" in capsys.readouterr().err
+
+
+def test_a_query_that_is_a_document_is_found_by_the_first_stage_unless_it_is_excluded(tmp_path: Path) -> None:
+    folder = write_plain(tmp_path / "data", arguments())
+    tasks = []
+    for exclude in ("false", "true"):
+        with open_project(folder, tmp_path / exclude, load(overrides=[f"evaluate.exclude_self={exclude}"])) as project:
+            tasks.append(project.splits.task(project.splits.test, None, 0))
+    found, without = tasks
+    assert [ids_found(found, at)[0] for at in range(len(found))] == list(found.queries.ids)
+    for at, query in enumerate(found.queries.ids):
+        expected = [name for name in ids_found(found, at) if name != query]
+        assert ids_found(without, at)[: len(expected)] == expected
+        assert query not in ids_found(without, at)
