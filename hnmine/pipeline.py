@@ -181,10 +181,13 @@ def rank(
     """
     from hnmine.ranking.rank import find_model, rank_queries
 
+    # Refuse what cannot end well before the collection is read.
     config, out = config or Config(), Path(out)
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; give the name of the run file, such as {out / 'run.trec.gz'}")
     ranking_model = find_model(model, config, max_tokens=max_tokens, dtype=dtype)
+
+    # What can be gone on from lies beside the file.
     with open_project(data, out.with_name(f"{out.name}.work"), config) as project:
         queries = project.collection.queries
         return rank_queries(
