@@ -245,4 +245,5 @@ class CrossEncoder:
                 is_cut_alike = row["input_ids"] == self._reader.features_of_library([long])["input_ids"][0].tolist()
                 if is_cut_alike and torch.allclose(found, expected, atol=_LARGEST_DIFFERENCE, equal_nan=True):
                     return
-        self._reader.as_tokens = False
+        self._reader.as_tokens, self._pads = False, True
+        say("rerank", f"{self._folder.name} is read and computed batch by batch as sentence-transformers does it")

@@ -72,8 +72,8 @@ class PairReader:
         """Raise ModelError if the model reads a pair by a template, into which a passage cannot be put as tokens."""
         if not self.as_tokens or "message" in self._library.modalities:
             raise ModelError(
-                f"{folder} reads query and document by a chat template, which cannot be cut into passages; set "
-                "evaluate.long_documents: truncate"
+                f"{folder} reads query and document by a chat template or in a way of its own, which cannot be cut "
+                "into passages; set evaluate.long_documents: truncate"
             )
 
     def passages(self, queries: Sequence[str], documents: Sequence[str]) -> tuple[list[Row], Int64]:

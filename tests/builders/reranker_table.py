@@ -122,8 +122,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             return outcome(layout.build(Path(place) / "model"))
 
-    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     table = "\n".join(rows(build_and_try))
+    before, _, rest = DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)
     DOCUMENT.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 

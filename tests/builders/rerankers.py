@@ -304,6 +304,8 @@ LAYOUTS = {
                 sbert_ce_default_activation_function="torch.nn.modules.linear.Identity"),
         _in_bfloat16("Qwen3, weights in bfloat16", _QWEN3),
         _MODULES,
+        declare(_MODULES, "modules: mean, dense, tokens with their places in the text", "sentence_bert_config.json",
+                processing_kwargs={"text": {"return_offsets_mapping": True}}),
         _in_subfolder("modules: mean, dense, the transformer in a folder", _MODULES),
         _modular("modules: first token, dense, norm, dense",
                  lambda: [Pooling(32, "cls"), Dense(32, 16), LayerNorm(16), _score(16)]),

@@ -172,6 +172,23 @@ def test_what_is_no_re_ranker_is_refused_by_name(name: str, built: Built) -> Non
     assert outcome(built(REFUSED[name])).startswith("refused: MODEL")
 
 
+def test_where_tokens_cannot_be_batched_the_library_reads_and_computes(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reranker = load(built(LAYOUTS["modules: mean, dense, tokens with their places in the text"]))
+    assert "is read and computed batch by batch as sentence-transformers does it" in capsys.readouterr().err
+    assert reranker.tokenize(["a"], ["b"]) == [{"query": "a", "document": "b"}]
+    with pytest.raises(ModelError, match="cannot be cut into passages"):
+        load(built(LAYOUTS["modules: mean, dense, tokens with their places in the text"]), passages=True)
+
+
+def test_learned_positions_of_a_decoder_are_scored_as_one_by_one(built: Built) -> None:
+    reranker = load(built(LAYOUTS["GPT2 of yes and no"]))
+    queries, documents = random_text_pairs(40, letters=60)
+    alone = [reranker.raw_scores([query], [text])[0] for query, text in zip(queries, documents, strict=True)]
+    np.testing.assert_allclose(reranker.raw_scores(queries, documents), alone, atol=1e-5)
+
+
 def test_max_tokens_cuts_as_the_library_does_at_this_length(built: Built) -> None:
     queries, documents = some_pairs()
     for name in ("Bert", "Qwen3 with a chat template", "Qwen3 of yes and no, with a prompt, without a template"):
@@ -219,7 +236,7 @@ def test_a_pair_that_a_number_type_cannot_hold_is_computed_in_the_next_safer_one
 
 @pytest.mark.parametrize("name", ["Qwen3 with a chat template", "Qwen3 of yes and no, with an instruction"])
 def test_passages_of_a_chat_template_are_refused(name: str, built: Built) -> None:
-    with pytest.raises(ModelError, match=r"chat template, .* set evaluate\.long_documents: truncate"):
+    with pytest.raises(ModelError, match=r"chat template .*; set evaluate\.long_documents: truncate"):
         load(built(LAYOUTS[name]), passages=True)
 
 
