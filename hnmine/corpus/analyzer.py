@@ -77,7 +77,7 @@ def words(text: str) -> list[str]:
 def fold(text: str) -> str:
     """Return the identity of the text, with the digits of ASCII and without points of vowels, ™ and colours of skin."""
     if text.isascii():
-        return text.lower()
+        return text.lower() if text.isprintable() else identity(text)
     same = _VOWEL_POINTS.sub("", identity(_UNSEEN.sub("", text))).replace("i\u0307", "i").replace("\u0131", "i")
     return str(_FOREIGN_DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), same))
 
