@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hnmine import pipeline
 from hnmine.arms.rules import RULES
 from hnmine.comparison.audit import (
     TWO_CONDITIONS,
@@ -19,12 +22,17 @@ from hnmine.comparison.audit import (
     rule_risks,
     verdict,
 )
+from hnmine.config.load import load
+from hnmine.errors import DataError
 from hnmine.mining.conditions import select
 from hnmine.mining.guards import margin_guard
 from hnmine.mining.search import Searcher
-from hnmine.types import NO_ROW, Pairs, Space, distance, unit_rows
+from hnmine.types import NO_ROW, Pairs, Space, Texts, distance, unit_rows
 from tests.builders.devices import CPU
-from tests.builders.judged import never_negative_of
+from tests.builders.field_cases import copied, write_plain
+from tests.builders.judged import collection_of, never_negative_of
+from tests.builders.settings import LEXICAL_ENCODER
+from tests.builders.texts import numbered_texts
 
 
 def pairs_of(rows: list[tuple[int, int]]) -> Pairs:
@@ -170,6 +178,38 @@ def test_of_a_sample_of_the_pairs_what_was_judged_of_the_others_is_hidden_too() 
     both = np.zeros(3, dtype=np.int64), np.array([1, 2, 3])
     assert trials.right.mask(*both).tolist() == [True, True, False]
     assert trials.known.mask(*both).tolist() == [False, False, False]
+
+
+def test_what_is_no_negative_without_being_right_is_neither_offered_nor_counted_as_hidden() -> None:
+    documents = numbered_texts(6, "d")
+    queries = Texts(ids=("q", "d3"), texts=("D2", "other"))
+    judged = [(0, 0, 2), (0, 1, 2), (0, 4, 1), (1, 0, 2), (1, 5, 2)]
+    collection = collection_of(documents, queries, {"train": judged}, min_score=2)
+    trials = hide_positives(collection.pairs("train"), collection.never_negative)
+    pair, doc = (places.ravel() for places in np.indices((4, 6)))
+    known, right = (mask.reshape(4, 6) for mask in (trials.known.mask(pair, doc), trials.right.mask(pair, doc)))
+    assert [np.flatnonzero(row).tolist() for row in known] == [[0, 2, 4], [1, 2, 4], [0, 3], [3, 5]]
+    assert [np.flatnonzero(row).tolist() for row in right] == [[0, 1], [0, 1], [0, 5], [0, 5]]
+
+
+def test_copies_are_said_and_recorded_also_where_nothing_can_be_hidden(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = copied()
+    config = load(overrides=[LEXICAL_ENCODER, "ray=false", "device=cpu"])
+    folder = write_plain(tmp_path / "data", plain)
+    with pytest.raises(DataError, match="no query of train has two judged positives"):
+        pipeline.audit(folder, tmp_path / "out", config)
+    said = (
+        "24 of 24 judged positives have a copy in the corpus, which is never a negative; 120 documents of all have one"
+    )
+    assert said in capsys.readouterr().err
+    train = plain.judgements["train"]
+    more = {(query, f"copy-{doc}"): 1 for query, doc in train} | {(query, "tram-book-0"): 1 for query, _ in train}
+    write_plain(folder, replace(plain, judgements=plain.judgements | {"train": train | more}))
+    record = pipeline.audit(folder, tmp_path / "out", config)
+    assert record["copies"]["positives_with_copy"] == record["copies"]["positives"] == 2 * 24 + 1
+    assert record["pairs"] == 2 * 24, "copies are one positive"
 
 
 def test_the_interval_is_that_of_a_bootstrap_over_queries() -> None:

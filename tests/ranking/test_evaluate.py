@@ -17,6 +17,7 @@ from hnmine.corpus.layouts import read_collection
 from hnmine.errors import DataError, HnmineError
 from hnmine.models.folder import folder_sha256
 from hnmine.models.reranker import CrossEncoder
+from hnmine.project import open_project
 from hnmine.ranking.evaluate import (
     Cosines,
     Evaluator,
@@ -32,6 +33,7 @@ from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run, open_run
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 from tests.builders.collections import write_collection
+from tests.builders.field_cases import graded, write_plain
 from tests.builders.models import tiny_cross_encoder
 from tests.builders.ranking import task_of_rows
 
@@ -221,3 +223,51 @@ def test_without_a_training_it_is_said_what_to_run(tmp_path: Path) -> None:
         pytest.raises(DataError, match="holds no trained re-ranker; run `hnmine train`"),
     ):
         trained_rerankers(run)
+
+
+def test_of_graded_judgements_the_highest_are_hits_and_all_are_gains_by_the_reading_of_a_person(tmp_path: Path) -> None:
+    plain = graded()
+    folder = write_plain(tmp_path / "data", plain)
+    config = load(overrides=["sources.min_score=2", "evaluate.blend=none"])
+    with open_project(folder, tmp_path / "out", config) as project:
+        test, ranking = project.evaluator.test, project.evaluator.first_stage
+        ids = project.collection.documents.ids
+    judged = plain.judgements["test"]
+    assert {*test.queries.ids} == {query for query, _ in judged}
+    for at, query in enumerate(test.queries.ids):
+        grades = {doc: grade for (asked, doc), grade in judged.items() if asked == query}
+        assert {ids[row] for row in test.relevant[at]} == {doc for doc, grade in grades.items() if grade == 3}
+        found = [ids[row] for row in test.doc_rows_QK[at].tolist() if row != NO_ROW]
+        right = next(doc for doc, grade in grades.items() if grade == 3)
+        rank = found.index(right) + 1 if right in found[:10] else np.inf
+        assert ranking.values["MRR@10"][at] == 1 / rank
+        gain = sum(grades.get(doc, 0) / np.log2(place + 2) for place, doc in enumerate(found[:10]))
+        assert ranking.values["nDCG@10"][at] == pytest.approx(gain / (3 + 1 / np.log2(3)))
+    assert 0 < ranking.values["nDCG@10"].mean() < 1
+
+
+def test_queries_with_documents_of_lower_grades_alone_are_counted_and_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = graded()
+    first = next(query for query, _ in plain.judgements["test"])
+    lower = {pair: min(grade, 1) if pair[0] == first else grade for pair, grade in plain.judgements["test"].items()}
+    folder = write_plain(tmp_path / "data", replace(plain, judgements=plain.judgements | {"test": lower}))
+    config = load(overrides=["sources.min_score=2", "evaluate.blend=none"])
+    with open_project(folder, tmp_path / "out", config) as project:
+        assert {*project.evaluator.test.queries.ids} == {query for query, _ in lower} - {first}
+        counts = project.collection.judgements_by_split()["test"]
+    assert counts == {"positive": 7, "lower_grade": 9, "not_relevant": 8, "queries_of_lower_grades_alone": 1}
+    assert "1 queries of test have documents of lower grades only" in capsys.readouterr().err
+
+
+def test_a_file_of_scores_names_the_documents_by_id(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path / "data", no_cosines, "evaluate.blend=none", "evaluate.depth=7")
+    with open_run(tmp_path / "out", load(overrides=CPU)) as run:
+        kept = KeptScores(run, "cross-encoder", 32)
+        kept.of_folder(evaluator.tasks("after: paper"), tiny_cross_encoder(tmp_path / "model"))
+        rows = pq.read_table(run.out / scores_file("after: paper")).to_pylist()
+    ids = read_collection(tmp_path / "data", Config().sources).documents.ids
+    for row in rows:
+        assert row["document_ids"] == [None if doc == NO_ROW else ids[doc] for doc in row["document_rows"]]
+    assert [row["query_id"] for row in rows] == list(evaluator.test.queries.ids)

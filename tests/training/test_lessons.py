@@ -15,6 +15,7 @@ from hnmine.config.load import load as load_config
 from hnmine.config.root import Config
 from hnmine.config.training import TAUGHT as LOSSES_WITH_TEACHER
 from hnmine.corpus.layouts import read_collection
+from hnmine.corpus.text_keys import identity
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError, ModelError
 from hnmine.models.reranker import load_reranker
@@ -31,7 +32,7 @@ from hnmine.training.lessons import (
 from hnmine.training.lists import TrainingList
 from hnmine.training.losses import TAUGHT, kl
 from hnmine.training.trainer import Trainer
-from tests.builders.collections import write_collection
+from tests.builders.collections import append_lines, write_collection
 from tests.builders.devices import CPU
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 from tests.builders.presets import ensemble_of, maker_of, splits_and_config, trainer_of, useless_first_stage
@@ -119,6 +120,28 @@ def test_other_spellings_of_held_queries_and_queries_that_find_nothing_are_no_le
     assert len(asked) == len(queries_of(found)) == 16
     assert not asked & dev
     assert not [query for query in asked if "zzz" in query]
+
+
+def test_queries_that_another_split_judges_are_held_out_too(data: Path, run: Run, tmp_path: Path) -> None:
+    every = read_collection(data, load_config().sources)
+    held = [name for name in every.queries.ids if every.queries.row_of[name] >= len(every.judged)][:2]
+    trained = every.queries.ids[every.pairs("train").query_rows_P[0]]
+    (data / "qrels" / "challenge.tsv").write_text("".join(f"{name}\tapple-guide\t1\n" for name in [*held, trained]))
+    found, trainer, *_ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), "train.lessons=40")
+    texts = dict(zip(trainer.data.queries.ids, trainer.data.queries.texts, strict=True))
+    assert not {texts[name] for name in held} & set(queries_of(found))
+    assert len(set(queries_of(found))) == 20 - 4 - 2, "all but those of dev and the two"
+
+
+def test_no_lesson_holds_the_query_itself(data: Path, run: Run, tmp_path: Path) -> None:
+    every = read_collection(data, load_config().sources)
+    asked = [f"  {text.upper()}" for text in every.documents.texts[:10]]
+    rows = [{"_id": f"itself-{at}", "text": text} for at, text in enumerate(asked)]
+    append_lines(data / "queries.jsonl", *map(json.dumps, rows))
+    found, *_ = taught(data, run, tiny_cross_encoder(tmp_path / "start"), "train.lessons=40")
+    themselves = [each for each in found.lists if each.query in {text.strip() for text in asked}]
+    assert len(themselves) > 5
+    assert not any(identity(each.query) in map(identity, each.documents) for each in found.lists)
 
 
 def test_without_a_query_to_learn_from_it_is_said(tmp_path: Path, run: Run):
