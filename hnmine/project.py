@@ -17,6 +17,7 @@ from hnmine.corpus.layouts import read_collection
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.embedding.vectors import GivenVectors, given_encoders, write_given
+from hnmine.errors import ConfigError
 from hnmine.mining.conditions import select
 from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
@@ -246,12 +247,25 @@ def open_project(
     with open_run(out, config) as run:
         collection = data if isinstance(data, Collection) else _read(data, run)
         if isinstance(data, Collection):
+            _refuse_idle_sources(data, config)
             write_quarantine(data.quarantined, out / "quarantine.jsonl")
         _say_read(collection, out)
         for name, given in (vectors or {}).items():
             write_given(name, out / "vectors", collection.documents, collection.queries, given)
         address = f"({collection.layout})" if isinstance(data, Collection) else str(data)
         yield Project(data=address, config=config, run=run, collection=collection)
+
+
+def _refuse_idle_sources(made: Collection, config: Config) -> None:
+    """Refuse settings of reading that a collection was made without."""
+    default = type(config.sources)()
+    found = {"min_score": made.min_score, "lower_grades": "negatives" if made.lower_are_negatives else "ignore"}
+    for key, value in found.items():
+        if (wanted := getattr(config.sources, key)) not in (value, getattr(default, key)):
+            raise ConfigError(
+                f"sources.{key} is {wanted}, but the collection was made with {value}; make it with "
+                "Collection.of(…, sources=config.sources)"
+            )
 
 
 def _read(data: str | Path, run: Run) -> Collection:
