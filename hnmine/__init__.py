@@ -11,12 +11,13 @@ from importlib import import_module
 from typing import Any
 
 _ELSEWHERE = {
+    "Collection": ("hnmine.corpus.objects", "Collection"),
     "Config": ("hnmine.config.root", "Config"),
     "HnmineError": ("hnmine.errors", "HnmineError"),
     "load_config": ("hnmine.config.load", "load"),
     "nightly": ("hnmine.nights.night", "nightly"),
 }
-__all__ = ["Config", "HnmineError", "audit", "compare", "embed", "evaluate", "load_config", "mine"]
+__all__ = ["Collection", "Config", "HnmineError", "audit", "compare", "embed", "evaluate", "load_config", "mine"]
 __all__ += ["negatives", "nightly", "rank", "run", "train"]
 
 

@@ -168,16 +168,17 @@ def _plain_columns(file: File, schema: pa.Schema) -> list[str]:
         _refuse_extensions(file, _EXTENSION)
     if repeated := {name for name in schema.names if schema.names.count(name) > 1}:
         raise DataError(f"{file} has two columns of one name, {sorted(repeated)}; expected each name once")
-    return [field.name for field in schema if _is_plain(field.type)]
+    return [field.name for field in schema if is_plain(field.type)]
 
 
-def _is_plain(kind: pa.DataType) -> bool:
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds text, numbers, or lists and objects of these, and no vectors."""
     if pa.types.is_dictionary(kind):
-        return _is_plain(kind.value_type)
+        return is_plain(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return not pa.types.is_floating(kind.value_type) and _is_plain(kind.value_type)  # no vectors
+        return not pa.types.is_floating(kind.value_type) and is_plain(kind.value_type)  # no vectors
     if pa.types.is_struct(kind):
-        return any(_is_plain(kind.field(i).type) for i in range(kind.num_fields))
+        return any(is_plain(kind.field(i).type) for i in range(kind.num_fields))
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return bool(number or pa.types.is_null(kind) or _is_text(kind))
 
