@@ -6,6 +6,7 @@ of another shape is an error, where the libraries draw weights at random and log
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,8 +135,11 @@ def checked(folder: Path, *, new_head: bool = False, adapter: str | None = None)
         reports.append((model, loading_info))
 
     # Hear what the libraries would log, and let nothing ask.
+    library = logging.getLogger("sentence_transformers")
     with _LOCK:
         log, seconds = modeling_utils.log_state_dict_report, dynamic_module_utils.TIME_OUT_REMOTE_CODE
+        level = library.level
+        library.setLevel(logging.ERROR)  # that a body is made a re-ranker is known here
         modeling_utils.log_state_dict_report = peft.log_state_dict_report = hear
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
         try:
@@ -143,6 +147,7 @@ def checked(folder: Path, *, new_head: bool = False, adapter: str | None = None)
         finally:
             modeling_utils.log_state_dict_report = peft.log_state_dict_report = log
             dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
+            library.setLevel(level)
 
     # Judge it when adapters have brought what is theirs.
     for model, info in reports:

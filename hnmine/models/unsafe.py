@@ -45,7 +45,7 @@ def refuse_code(folder: Path) -> None:
 
 
 def _refuse(path: Path, what: str, remedy: str) -> NoReturn:
-    raise ModelError(f"{path} names {what}, which is never run; {remedy}")
+    raise ModelError(f"{path} names {what}; code of a model's folder is never run: {remedy}")
 
 
 def _check_modules(path: Path, modules: Any) -> None:
@@ -106,7 +106,7 @@ def _check_model_code(path: Path, settings: Mapping[str, Any], references: Any) 
     # Refuse an architecture that only the folder's code computes.
     model_type = settings.get("model_type")
     if model_type not in CONFIG_MAPPING or not isinstance(references, dict):
-        why = f"code in 'auto_map' ({references}) for model_type {model_type!r}, which transformers does not have"
+        why = f"code in 'auto_map' for model_type {model_type!r}, which transformers does not have"
         _refuse(path, why, "use a model whose architecture is part of transformers")
 
     # Refuse a decoder that the folder's code may compute otherwise.
