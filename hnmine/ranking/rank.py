@@ -27,7 +27,7 @@ from hnmine.config.training import Kind
 from hnmine.corpus.collection import Collection
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.pool import cpu_actors, device_of_encoders
-from hnmine.errors import ConfigError, DeviceError, HnmineError, ModelError
+from hnmine.errors import ConfigError, DataError, DeviceError, HnmineError, ModelError
 from hnmine.models.batches import MAX_LANES
 from hnmine.models.folder import folder_sha256, resolve
 from hnmine.ranking.first_stage import FirstStage
@@ -133,6 +133,8 @@ def rank_queries(
     if len(lacking):
         example = f"first {task.queries.ids[lacking[0]]!r}: {task.queries.texts[lacking[0]][:80]!r}"
         message = f"the first stage has nothing for {len(lacking):,} of {len(task):,} queries, {example}"
+        if not count:
+            raise DataError(f"{message}; there is nothing to rank: see that ids of candidates and data are the same")
         say("rank", message, level="warning")
 
     # Score, and write.
@@ -304,7 +306,6 @@ def worth(task: Task, scores_QK: Float32, model: RankingModel, first_stage: str)
     metrics = {name: means(measure(task, scores)) for name, scores in rankings.items()}
     header = [f"{len(task):,} queries", *metrics[model.name]]
     rows = [[name, *(f"{value:.3f}" for value in values.values())] for name, values in metrics.items()]
-    found = (
-        f"The first stage finds {reach(task):.1%} of the right documents among its first {task.doc_rows_QK.shape[1]}."
-    )
-    return {"metrics": metrics, "first_stage_reach": reach(task), "table": f"{text_table(rows, header)}\n{found}"}
+    found, depth = reach(task), task.doc_rows_QK.shape[1]
+    last = f"The first stage finds {found:.1%} of the right documents among its first {depth}."
+    return {"metrics": metrics, "first_stage_reach": found, "table": f"{text_table(rows, header)}\n{last}"}

@@ -238,6 +238,7 @@ def test_actors_of_ray_write_the_bytes_of_one_process(
     rank(data, tmp_path / "actors.trec", by_actors, model=str(model))
     assert (tmp_path / "actors.trec").read_bytes() == (tmp_path / "one.trec").read_bytes()
     assert "2 actor(s) on cpu, " in capsys.readouterr().err
+    (foreign := tmp_path / "foreign.trec").write_text("q1 Q0 d1 1 9 x\n")
     broken = spoil_weights(tiny_cross_encoder(tmp_path / "broken"))
     with pytest.raises(ModelError, match="NaN or infinity"):
         rank(data, tmp_path / "broken.trec", by_actors, model=str(broken))
@@ -261,6 +262,7 @@ def test_a_folder_is_what_it_can_do(model: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_said_before_anything_is_written(data: Path, model: Path, tmp_path: Path) -> None:
+    (foreign := tmp_path / "foreign.trec").write_text("q1 Q0 d1 1 9 x\n")
     broken = spoil_weights(tiny_cross_encoder(tmp_path / "broken"))
     wrong: list[tuple[dict, type[HnmineError], str]] = [
         ({"out": tmp_path}, DataError, "is a folder; give the name of the run file, such as"),
@@ -269,6 +271,7 @@ def test_mistakes_are_said_before_anything_is_written(data: Path, model: Path, t
         ({"max_tokens": 3}, ConfigError, "expected a number from 16 to 32768, got 3"),
         ({"split": "validation"}, DataError, "'?validation'?"),
         ({"config": quick("evaluate.first_stage=nowhere.trec")}, DataError, "nowhere.trec"),
+        ({"config": quick(f"evaluate.first_stage={foreign}")}, DataError, "nothing for 21 of 21 .* nothing to rank"),
     ]
     for how, kind, message in wrong:
         given = {"out": tmp_path / "run.trec", "model": str(model), "config": quick()} | how
