@@ -3,6 +3,8 @@
     import hnmine
     manifest = hnmine.run("my-search/", "out/")           # or hnmine.mine, hnmine.train, hnmine.evaluate
     config = hnmine.load_config(overrides=["select.negatives=4"])
+    collection = hnmine.Collection.of(corpus, queries, qrels)  # of tables; takes the place of the folder
+    table = hnmine.negatives("out/").to_pandas()          # what was mined, with ids
 
 Nothing heavy is imported until a step is called.
 """

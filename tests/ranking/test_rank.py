@@ -238,7 +238,6 @@ def test_actors_of_ray_write_the_bytes_of_one_process(
     rank(data, tmp_path / "actors.trec", by_actors, model=str(model))
     assert (tmp_path / "actors.trec").read_bytes() == (tmp_path / "one.trec").read_bytes()
     assert "2 actor(s) on cpu, " in capsys.readouterr().err
-    (foreign := tmp_path / "foreign.trec").write_text("q1 Q0 d1 1 9 x\n")
     broken = spoil_weights(tiny_cross_encoder(tmp_path / "broken"))
     with pytest.raises(ModelError, match="NaN or infinity"):
         rank(data, tmp_path / "broken.trec", by_actors, model=str(broken))
