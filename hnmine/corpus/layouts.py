@@ -43,12 +43,9 @@ def recognise(folder: Folder) -> Parts:
     Raises:
         DataError: no layout, or several collections, are recognised.
     """
-    answers = []
-    for layout in LAYOUTS:
-        answer = layout.recognise(folder)
-        if isinstance(answer, Parts):
-            return answer
-        answers.append(answer)
+    answers = _answers(folder)
+    if isinstance(answers[-1], Parts):
+        return answers[-1]
     inner = [each for each in _folders(folder) if _holds_collection(each)]
     if len(inner) > 1:
         names = ", ".join(each.address for each in inner[:6])
@@ -63,10 +60,24 @@ def recognise(folder: Folder) -> Parts:
     raise DataError(f"{folder.address}: {problem}; it holds {there}; expected {expected}: give the folder of these")
 
 
+def _answers(folder: Folder) -> list[Parts | str | None]:
+    """Return what the layouts say, up to the first that has all parts.
+
+    Training triples beside a part of another layout are none: a table of ids has their columns too.
+    """
+    answers: list[Parts | str | None] = []
+    for layout in LAYOUTS:
+        answer = layout.recognise(folder)
+        if isinstance(answer, Parts) and layout is triples and any(answers):
+            answer = "beside these are training triples: to read them alone, give their file"
+        answers.append(answer)
+        if isinstance(answer, Parts):
+            break
+    return answers
+
+
 def _holds_collection(folder: Folder) -> bool:
-    return any(isinstance(layout.recognise(folder), Parts) for layout in LAYOUTS) or any(
-        map(_holds_collection, _folders(folder))
-    )
+    return isinstance(_answers(folder)[-1], Parts) or any(map(_holds_collection, _folders(folder)))
 
 
 def _folders(folder: Folder) -> list[Folder]:
