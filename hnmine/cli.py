@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -27,7 +28,8 @@ from hnmine.runs.tables import text_table
 _DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
 
-  hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute, before all else)
+  hnmine inspect  --data DIR               what is in this folder, and what to do next? (seconds; the first command)
+  hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute)
   hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate
   hnmine compare  --data DIR --out DIR     every way to choose negatives, side by side (hours; --quick: 40 minutes)
 
@@ -165,6 +167,16 @@ def _rank(options: argparse.Namespace) -> str:
     )
 
 
+def _inspect(options: argparse.Namespace) -> str:
+    from hnmine.report.inspection import inspect, inspection_text
+
+    given = [("--config", options.config)] * (options.config is not None) + [("--set", each) for each in options.set]
+    found = inspect(
+        options.data, _settings(options), "".join(f" {key} {shlex.quote(str(each))}" for key, each in given)
+    )
+    return json.dumps(found, ensure_ascii=False, indent=1) if options.json else inspection_text(found)
+
+
 def _presets(_options: argparse.Namespace) -> str:
     from hnmine.report.presets import presets_table
 
@@ -244,6 +256,11 @@ def command_parser() -> argparse.ArgumentParser:
         _add_step(commands, step)
 
     _add_rank(commands)
+    about = "say what a folder is taken for, what stands in it, what is not read, and what to do next"
+    inspect = _add_command(commands, "inspect", _inspect, about)
+    inspect.add_argument("--data", required=True, metavar="DATA", help=_DATA)
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_settings(inspect)
 
     # Test two rankings.
     about = "test two rankings of the same queries: randomisation test and confidence interval of every metric"

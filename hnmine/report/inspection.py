@@ -1,0 +1,350 @@
+"""What a folder is taken for, and what stands in it: `hnmine inspect`, a user's first command.
+
+Nothing is refused. A folder that cannot be read as a collection is shown file by file, with the reason.
+"""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hnmine.config.encoders import EncoderConfig
+from hnmine.config.root import Config
+from hnmine.corpus.analyzer import words
+from hnmine.corpus.collection import Collection, Quarantined
+from hnmine.corpus.files import Folder, open_folder
+from hnmine.corpus.layouts import read_collection
+from hnmine.corpus.rows import rows
+from hnmine.errors import HnmineError
+from hnmine.models.folder import max_positions, read_settings, resolve, transformer_config
+from hnmine.ranking.splits import Splits
+from hnmine.runs.progress import track
+from hnmine.runs.tables import text_table
+from hnmine.types import Int64, Judgements, Texts
+
+SAMPLE = 2000
+"""Documents, and queries, whose tokens and scripts are counted: the first of as many equal parts."""
+_CHARACTERS = 100_000  # of a text, for the same
+_UNLIMITED = 10**6  # tokens: from here on a model reads to the end
+_SHOWN = 80  # characters of an example
+_WORDS = {"CJK": "Han", "IDEOGRAPHIC": "Han", "KATAKANA-HIRAGANA": "Katakana"}
+
+
+def inspect(address: str | Path, config: Config, options: str = "") -> dict[str, Any]:
+    """Look at a collection and return what `inspection_text` shows, all of it JSON.
+
+    `problem` is the reason why commands would refuse the folder, None if they would not; `next` what to do, commands
+    with the `options` that gave this configuration.
+
+    Raises:
+        ConfigError: the address cannot be understood.
+        DataError: there is nothing at the address, or it cannot be listed.
+    """
+    folder, bad = open_folder(address), list[Quarantined]()
+    found: dict[str, Any] = {"data": str(address), "problem": None}
+    try:
+        collection = read_collection(address, config.sources, bad)
+    except HnmineError as error:
+        found |= {"problem": str(error), "files": _first_rows(folder), "quarantine": _by_reason(bad)}
+        return found | {"next": [f"mend this, then: hnmine inspect --data {shlex.quote(str(address))}{options}"]}
+
+    # Divide it as all steps do.
+    try:
+        splits = Splits(collection, config, _no_first_stage)
+        found["use"] = {"train": splits.train_name, "dev": splits.dev_name, "test": splits.test_name}
+    except HnmineError as error:
+        found["problem"] = str(error)
+
+    # Count.
+    found |= {
+        "layout": collection.layout,
+        "files": {
+            name: {"rows": read, "kept": collection.rows_kept[name]} for name, read in collection.rows_read.items()
+        },
+        "not_read": list(collection.unread),
+        "documents": _documents(collection),
+        "queries": _queries(collection),
+        "splits": {name: _judged(each, collection.min_score) for name, each in collection.splits.items()},
+        "tokens": [_tokens(each, collection) for each in config.encoders],
+        "quarantine": _by_reason(bad),
+    }
+    return found | {"next": _next(found, options)}
+
+
+def _no_first_stage() -> Any:
+    raise AssertionError("nobody asks for documents here")
+
+
+def _first_rows(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Return of each file the fields of its first row, or why it has none."""
+    files: dict[str, dict[str, Any]] = {}
+    for file in folder.files:
+        try:
+            first = next(iter(rows(file)), None)
+        except HnmineError as error:
+            files[file.name] = {"problem": str(error)}
+            continue
+        shown = {name: str(value)[:_SHOWN] for name, value in first.fields.items()} if first else {}
+        files[file.name] = {"first_row": shown} if first and not first.reason else {"problem": "no row can be read"}
+    return files
+
+
+def _by_reason(bad: Iterable[Quarantined]) -> dict[str, dict[str, Any]]:
+    """Return the number of bad rows by reason, the most frequent first, with an example of each."""
+    by_reason: dict[str, list[Quarantined]] = {}
+    for row in bad:
+        by_reason.setdefault(row.reason, []).append(row)
+    ordered = sorted(by_reason.items(), key=lambda each: -len(each[1]))
+    return {reason: {"rows": len(each), "example": asdict(each[0])} for reason, each in ordered}
+
+
+def _documents(collection: Collection) -> dict[str, Any]:
+    documents, (groups_N, _) = collection.documents, collection.identities
+    return {"count": len(documents), "scripts": scripts(_sample(documents)), "copies": _copies(documents, groups_N)}
+
+
+def _queries(collection: Collection) -> dict[str, Any]:
+    """Return counts of the queries: with an answer, of one text, that are documents, and without a known word."""
+    queries, (groups_N, groups_Q) = collection.queries, collection.identities
+    vocabulary = set[str]()
+    with track("inspect", "words of", len(collection.documents), "documents") as progress:
+        for text in collection.documents.texts:
+            vocabulary.update(words(text))
+            progress.advance(1)
+    judged = len(collection.judged)
+    strange = [row for row, text in enumerate(queries.texts) if vocabulary.isdisjoint(words(text))]
+    return {
+        "count": len(queries),
+        "scripts": scripts(_sample(queries)),
+        "copies": _copies(queries, groups_Q),
+        "without_answer": _counted(queries, range(judged, len(queries))),
+        "that_are_documents": _counted(queries, np.flatnonzero(np.isin(groups_Q, groups_N)).tolist()),
+        "without_a_word_of_a_document": _counted(queries, strange),
+    }
+
+
+def _counted(texts: Texts, some: Sequence[int]) -> dict[str, Any]:
+    """Return how many texts these are, with the first."""
+    example = [[texts.ids[row], texts.texts[row][:_SHOWN]] for row in some[:1]]
+    return {"count": len(some), "example": example[0] if example else None}
+
+
+def _copies(texts: Texts, groups: Int64) -> dict[str, Any]:
+    """Return how many texts are the same as an earlier one, with the first such pair of ids."""
+    first_of, group_of = np.unique(groups, return_index=True)[1], np.unique(groups, return_inverse=True)[1]
+    later = np.flatnonzero(first_of[group_of] != np.arange(len(groups)))
+    example = [[texts.ids[int(first_of[group_of[row]])], texts.ids[row]] for row in later[:1].tolist()]
+    return {"count": len(later), "example": example[0] if example else None}
+
+
+def _judged(judgements: Judgements, min_score: float | None) -> dict[str, Any]:
+    """Return counts of what a split judges."""
+    positives = judgements.positives(min_score)
+    _, per_query_Q = np.unique(positives.query_rows_P, return_counts=True)
+    grades = Counter(f"{grade:g}" for grade in judgements.grades_J.tolist())
+    return {
+        "judgements": len(judgements),
+        "right": len(positives),
+        "queries": len(np.unique(judgements.query_rows_J)),
+        "queries_with_answer": len(per_query_Q),
+        "right_per_query": round(float(per_query_Q.mean()), 2) if len(per_query_Q) else 0.0,
+        "most_of_a_query": int(per_query_Q.max(initial=0)),
+        "judged_per_query": round(len(judgements) / max(1, len(np.unique(judgements.query_rows_J))), 2),
+        "grades": dict(sorted(grades.items(), key=lambda each: -float(each[0]))),
+    }
+
+
+def scripts(texts: Iterable[str]) -> dict[str, float]:
+    """Return the share of each script in the letters of the texts, the most frequent first; none below 0.1 %."""
+    letters: Counter[str] = Counter()
+    for character, count in Counter("".join(text[:_CHARACTERS] for text in texts)).items():
+        for each in unicodedata.normalize("NFKC", character):
+            if each.isalpha():
+                name = unicodedata.name(each, "OTHER").split()[0]
+                letters[_WORDS.get(name, name.capitalize())] += count
+    total = letters.total()
+    return {name: round(count / total, 4) for name, count in letters.most_common() if count >= total / 1000}
+
+
+def _sample(texts: Texts) -> list[str]:
+    """Return the first text of each of `SAMPLE` equal parts."""
+    rows_S = np.linspace(0, len(texts), min(SAMPLE, len(texts)), endpoint=False).astype(int)
+    return [texts.texts[row] for row in rows_S.tolist()]
+
+
+def _tokens(encoder: EncoderConfig, collection: Collection) -> dict[str, Any]:
+    """Return the lengths of a sample in tokens of an encoder, and the share that it truncates; or why not."""
+    if encoder.model is None:
+        return {"encoder": encoder.name, "reason": "it has no tokens"}
+    try:
+        folder = resolve(encoder.model, dense_head=encoder.dense_head)
+    except HnmineError as error:
+        return {"encoder": encoder.name, "reason": str(error)}
+    files = sorted(folder.rglob("tokenizer.json"), key=lambda path: len(path.parts))
+    if not files:
+        return {"encoder": encoder.name, "reason": f"{folder} has no tokenizer.json"}
+
+    # Count without truncating.
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(files[0]))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    limit = encoder.max_tokens or _limit(files[0].parent)
+    found: dict[str, Any] = {"encoder": encoder.name, "limit": limit if limit < _UNLIMITED else None}
+    for name, texts in (("documents", collection.documents), ("queries", collection.queries)):
+        sample = [text[:_CHARACTERS] for text in _sample(texts)]
+        lengths = np.array([len(each.ids) for each in tokenizer.encode_batch(sample)])
+        median, most = np.percentile(lengths, (50, 95)).astype(int).tolist()
+        found[name] = {
+            "texts": len(lengths),
+            "median": median,
+            "95_percent": most,
+            "longest": int(lengths.max()),
+            "truncated": round(float((lengths > limit).mean()), 4),
+        }
+    return found
+
+
+def _limit(folder: Path) -> int:
+    """Return how many tokens the settings beside a tokenizer let a model read."""
+    stated = [
+        read_settings(folder / "tokenizer_config.json").get("model_max_length"),
+        read_settings(folder / "sentence_bert_config.json").get("max_seq_length"),
+        max_positions(transformer_config(folder)),
+    ]
+    return int(min((each for each in stated if isinstance(each, int | float) and each > 0), default=_UNLIMITED))
+
+
+def _next(found: dict[str, Any], options: str) -> list[str]:
+    """Return what to do: commands, and what to know before."""
+    # What stops every command.
+    data = f"--data {shlex.quote(found['data'])}"
+    queries, splits = found["queries"], found["splits"]
+    if found["problem"]:
+        others = [name for name, each in splits.items() if each["right"]]
+        again = f" --set sources.train_split={shlex.quote(others[0])}" if others else ""
+        return [f"mend this, then: hnmine inspect {data}{options}{again}"]
+
+    # What makes results poor.
+    advice = []
+    mains = [next(iter(found[role]["scripts"]), None) for role in ("documents", "queries")]
+    if not set(mains) <= {"Latin", None} and "encoders" not in options:
+        options += " --set encoders=multilingual-small"
+        advice.append("the default encoders read English; a multilingual one is below")
+    if (lacking := queries["without_a_word_of_a_document"]["count"]) > queries["count"] / 2:
+        options += " --set evaluate.first_stage=dense"
+        advice.append(f"BM25 finds nothing for {lacking:,} queries; the command below asks the encoders in its place")
+    if any(sum(float(grade) > 0 for grade in each["grades"]) > 1 for each in splits.values()):
+        advice.append("grades differ; if only the highest are answers, add --set sources.min_score=GRADE")
+    if queries["that_are_documents"]["count"]:
+        advice.append("queries that are documents find themselves; --set evaluate.exclude_self=true leaves them out")
+    for each in found["tokens"]:
+        if each.get("documents", {}).get("truncated", 0) > 0.25:
+            advice.append(f"{each['encoder']} reads the first {each['limit']} tokens; long_documents: mean reads more")
+
+    # The commands.
+    if any(each["most_of_a_query"] > 1 for each in splits.values()):
+        advice.append(f"hnmine audit {data} --out out/audit{options}")
+    return [*advice, f"hnmine run {data} --out out/run{options}"]
+
+
+def inspection_text(found: dict[str, Any]) -> str:
+    """Return what was found, for a person."""
+    blocks = [f"{found['data']}: {found.get('layout', 'not read as a collection')}"]
+    if found["problem"]:
+        blocks.append(f"PROBLEM: {found['problem']}")
+    blocks += _texts_block(found) if "documents" in found else _files_block(found)
+
+    # What was judged, and lengths.
+    if "splits" in found:
+        use = {
+            name: ", ".join(r for r, each in found.get("use", {}).items() if each == name) for name in found["splits"]
+        }
+        header = (
+            "split",
+            "used as",
+            "judged",
+            "right",
+            "queries",
+            "with a right one",
+            "per query",
+            "at most",
+            "grades",
+        )
+        blocks.append(
+            text_table([_split_row(name, each, use) for name, each in found["splits"].items()], header, (0, 1))
+        )
+        if shares := [f"{role}: {name}" for role, name in found.get("use", {}).items() if name not in found["splits"]]:
+            blocks.append("taken from other splits: " + "; ".join(shares))
+        blocks.append(_tokens_block(found["tokens"]))
+
+    # What was not used.
+    if found.get("not_read"):
+        blocks.append("not read: " + ", ".join(found["not_read"]))
+    if found["quarantine"]:
+        rows = [
+            (
+                reason,
+                f"{each['rows']:,}",
+                f"{each['example']['file']}:{each['example']['line']}",
+                each["example"]["detail"],
+            )
+            for reason, each in found["quarantine"].items()
+        ]
+        blocks.append(text_table(rows, ("set aside", "rows", "for instance", ""), (0, 2, 3)))
+    return "\n\n".join([*blocks, "next:\n" + "\n".join(f"  {line}" for line in found["next"])])
+
+
+def _texts_block(found: dict[str, Any]) -> list[str]:
+    """Return the lines on documents and queries."""
+    rows = []
+    for role in ("documents", "queries"):
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in found[role]["scripts"].items())
+        rows.append((role, f"{found[role]['count']:,}", shares))
+    lines = [text_table(rows, (), (0, 2))]
+    notes = {
+        "documents that are copies of others": found["documents"]["copies"],
+        "queries that are copies of others": found["queries"]["copies"],
+        "queries without a right document": found["queries"]["without_answer"],
+        "queries that are documents too": found["queries"]["that_are_documents"],
+        "queries without a word that a document has": found["queries"]["without_a_word_of_a_document"],
+    }
+    said = [(f"{each['count']:,}", name, ": ".join(each["example"])) for name, each in notes.items() if each["count"]]
+    return lines + ([text_table(said, (), (1, 2))] if said else [])
+
+
+def _files_block(found: dict[str, Any]) -> list[str]:
+    """Return the lines on the files of a folder that could not be read."""
+    rows = []
+    for name, each in found["files"].items():
+        fields = "; ".join(f"{key}: {value}" for key, value in each.get("first_row", {}).items())
+        rows.append((name, each.get("problem", fields)[:200]))
+    return [text_table(rows, ("file", "first row"), (0, 1))] if rows else ["it holds no file"]
+
+
+def _split_row(name: str, judged: dict[str, Any], use: dict[str, str]) -> list[str]:
+    grades = ", ".join(f"{grade}: {count:,}" for grade, count in list(judged["grades"].items())[:6])
+    counts = [f"{judged[key]:,}" for key in ("judgements", "right", "queries", "queries_with_answer")]
+    return [name, use[name], *counts, f"{judged['right_per_query']}", f"{judged['most_of_a_query']:,}", grades]
+
+
+def _tokens_block(tokens: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for each in tokens:
+        if "reason" in each:
+            rows.append([each["encoder"], each["reason"]])
+        for role in ("documents", "queries"):
+            if role in each:
+                lengths = each[role]
+                cut = "read to the end" if each["limit"] is None else f"{lengths['truncated']:.1%} over {each['limit']}"
+                counts = [f"{lengths[key]:,}" for key in ("median", "95_percent", "longest")]
+                rows.append([each["encoder"], role, *counts, cut])
+    return text_table(rows, ("tokens", "of", "median", "95 %", "longest", "truncated"), (0, 1))
