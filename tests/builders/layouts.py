@@ -397,7 +397,7 @@ def _triplets(ending: str) -> Callable[[Path, Plain], None]:
                 }
                 for q, right, wrong in judged_lists(rows)
                 for d in right
-                for w in wrong or [None]
+                for w in wrong or [""]
             ]
             put(folder, {f"data/{split}-00000-of-00001.{ending}": {"parquet": parquet, "jsonl": jsonl}[ending](found)})
 
