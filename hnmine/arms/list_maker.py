@@ -103,7 +103,9 @@ class ListMaker:
             mined = self._mined_negatives(arm, seed)
             negatives = [mined[position] for position in chosen.tolist()]
         else:
-            known = Known([data.never_negative[query] for query in pairs.query_rows_P.tolist()], self.groups_N)
+            known = Known(
+                [data.never_negative.without_copies(row) for row in pairs.query_rows_P.tolist()], self.groups_N
+            )
             negatives = self.negatives(arm, NEGATIVES - in_batch, seed, self.pairs.take(chosen), known)
         # Put the lists together, and the lessons beside them.
         lists = training_lists(

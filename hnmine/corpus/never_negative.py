@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hnmine.types import Int64, Texts
+from hnmine.types import NO_ROW, Int64, Texts
 
 Rows = Mapping[int, set[int]]
 """Document rows by query row."""
@@ -36,13 +36,18 @@ class NeverNegative(Mapping[int, set[int]]):
     """The document that has the query's id."""
 
     def __getitem__(self, query: int) -> set[int]:
-        return self.with_copies([*self.positives.get(query, ()), *self.besides_positives(query)])
+        return self.with_copies(self.without_copies(query))
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self)))
 
     def __len__(self) -> int:
         return len(self.group_Q)
+
+    def without_copies(self, query: int) -> set[int]:
+        """Return a document of each text that is no negative, and perhaps more of them."""
+        own = {*self._rows_of(int(self.group_Q[query]))[:1], self.same_id.get(query, NO_ROW)} - {NO_ROW}
+        return self.positives.get(query, set()) | self.lower.get(query, set()) | own
 
     def besides_positives(self, query: int) -> set[int]:
         """Return what is no negative of a query though nobody judged it right."""

@@ -44,7 +44,8 @@ class Judged:
                 "are needed"
             )
         rows_Q, local = pairs.renumbered()
-        known = Known([never_negative[row] for row in pairs.query_rows_P.tolist()], never_negative.groups_N)
+        rows_of = never_negative.without_copies  # `Known` finds these by itself
+        known = Known([rows_of(row) for row in pairs.query_rows_P.tolist()], never_negative.groups_N)
         return cls(pairs=local, queries=collection.queries.take(rows_Q), known=known)
 
 

@@ -23,9 +23,10 @@ def evaluation_text(evaluation: Evaluation, *, start: str = "", distilled: bool 
     """
     task, count = evaluation.task, f"{len(evaluation.task):,}"
     queries = count if len(task) == evaluation.split_queries else f"{count} of {evaluation.split_queries:,}"
+    asked = f"queries ({evaluation.split})" if " " in evaluation.split else f"{evaluation.split} queries"
     tested = "\nIn brackets the 95 % interval and the p-value of a paired randomisation test against the start."
     parts = [
-        f"{queries} {evaluation.split} queries, the first {task.doc_rows_QK.shape[1]} documents re-ranked",
+        f"{queries} {asked}, the first {task.doc_rows_QK.shape[1]} documents re-ranked",
         metrics_table(evaluation),
         f"The first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others."
         + (tested if evaluation.tests else ""),

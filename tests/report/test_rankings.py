@@ -57,6 +57,8 @@ def test_the_text_before_training_is_the_beginning_of_the_text_after_it() -> Non
     assert [line for line in early.splitlines() if "0.6" in line or "0.5" in line] == [
         line for line in late.splitlines() if line.startswith(FIRST)
     ]
+    share = replace(evaluation_of(TWO_QUERIES, first), split="15% of test")
+    assert evaluation_text(share).splitlines()[0] == "2 queries (15% of test), the first 2 documents re-ranked"
     sample = replace(evaluation_of(TWO_QUERIES, first), split_queries=1234)
     assert evaluation_text(sample).startswith("2 of 1,234 test queries")
 
