@@ -43,8 +43,6 @@ class _Cosine(torch.nn.Module):
 class BiEncoder:
     """A loaded SentenceTransformer on one device; a `Reranker`."""
 
-    unused_weights = True  # of a pooler that nothing is asked of
-
     def __init__(
         self,
         folder: Path,

@@ -69,7 +69,7 @@ class CrossEncoder:
         """
         self._folder, self.device, self._passages = folder, device, passages
         self.library, self._plain = load_library(folder, device=device, seed=seed), is_plain(folder)
-        self.tokenizer, self.unused_weights = self.library.tokenizer, not self._plain  # in some modules, of a pooler
+        self.tokenizer = self.library.tokenizer
         self.model = ScoringNetwork(self.library, dtype).eval()
 
         # Read no more tokens than the model declares and has positions for.

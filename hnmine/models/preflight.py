@@ -15,7 +15,7 @@ from hnmine.config.root import Config
 from hnmine.config.training import Kind
 from hnmine.errors import HnmineError, ModelError
 from hnmine.models.finite import FiniteEncoder
-from hnmine.models.folder import resolve, transformer_config
+from hnmine.models.folder import model_type, resolve
 from hnmine.models.plan import Plan
 from hnmine.runs.device import choose_device, choose_dtype, visible_gpus
 from hnmine.runs.progress import say
@@ -85,8 +85,11 @@ def _check(config: Config, kind: Kind, model: str, setting: str, *, is_start: bo
     how: dict[str, Any] = {
         "max_tokens": config.train.max_tokens if is_start else OTHERS_READ,
         "device": device.torch_name,
-        "dtype": _dtype(config, folder, is_start=is_start),
+        "dtype": choose_dtype(
+            config.train.dtype if is_start else "auto", device.kind, training=is_start, model_type=model_type(folder)
+        ),
         "engine": config.engine if config.engine == "openvino" else "torch",
+        "passages": is_start and config.evaluate.long_documents == "maxp",  # as it will be evaluated
     }
     reranker = load_reranker(kind, folder, **how)
     if (read := int(getattr(reranker, "max_tokens", how["max_tokens"]))) < how["max_tokens"]:
@@ -106,8 +109,3 @@ def _check(config: Config, kind: Kind, model: str, setting: str, *, is_start: bo
             import torch
 
             torch.cuda.empty_cache()
-
-
-def _dtype(config: Config, folder: Path, *, is_start: bool) -> str:
-    setting, kind = config.train.dtype if is_start else "auto", choose_device(config.device).kind
-    return choose_dtype(setting, kind, training=is_start, model_type=transformer_config(folder).get("model_type"))
