@@ -54,7 +54,9 @@ def recognise(folder: Folder) -> Parts:
         parts, start = recognise(inner[0]), f"{inner[0].address.removeprefix(folder.address)[1:]}/"
         beside = (f"{file.name} (beside {start})" for file in folder.files if not file.name.startswith(start))
         return replace(parts, unread=(*parts.unread, *beside, *folder.strange))
-    problem = "; ".join(answer for answer in answers if isinstance(answer, str)) or "no layout is recognised"
+    problem = (
+        "; ".join(dict.fromkeys(answer for answer in answers if isinstance(answer, str))) or "no layout is recognised"
+    )
     there = ", ".join([file.name for file in folder.files[:16]] + list(folder.strange[:4])) or "nothing"
     expected = "; or ".join(layout.EXPECTED for layout in LAYOUTS)
     raise DataError(f"{folder.address}: {problem}; it holds {there}; expected {expected}: give the folder of these")

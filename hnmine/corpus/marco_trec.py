@@ -50,11 +50,12 @@ def recognise(folder: Folder) -> Parts | str | None:
         files[role].append(file)
         if not role:
             unread.append(f"{file.name} (its name says nothing of documents, queries or qrels)")
-    lacks = [role for role in ("documents", "queries", "qrels") if not files[role]]
+    roles = ("documents", "queries", "qrels")
+    lacks = [role for role in roles if not files[role]]
     if len(lacks) > 1:
         return None
     if lacks:
-        return f"it has {' and '.join(role for role in _ROLES if role not in lacks)}, but no {lacks[0]}"
+        return f"it has {' and '.join(role for role in roles if role not in lacks)}, but no {lacks[0]}"
 
     # Read them; the queries of a small split are among those of the large one.
     require_single(file for role in _ROLES for file in files[role])
