@@ -80,3 +80,25 @@ def basis_of(fused: Fused, **settings: Any) -> Basis:
     basis = choose_basis(fused, ReduceConfig(**settings), device="cpu", seed=0)
     assert basis is not None
     return basis
+
+
+def cloud(rows: int, columns: int, seed: int = 0, decay: float = 0.8) -> np.ndarray:
+    """Unit rows around a common direction, with a falling spectrum: what encoders give."""
+    rng = np.random.default_rng(seed)
+    spread = decay ** np.arange(columns)
+    values = rng.normal(size=(rows, columns)) * spread
+    mixed = values @ np.linalg.qr(rng.normal(size=(columns, columns)))[0] + 0.5
+    return unit_rows(mixed.astype(np.float32))
+
+
+def basis_without_a_fit(columns: int, width: int) -> Basis:
+    """The same basis on every processor, which a fit need not give."""
+    rng = np.random.default_rng(4)
+    components = (rng.integers(-(2**23), 2**23, size=(width, columns)) / 2**25).astype(np.float32)
+    return Basis(
+        mean_C=rng.integers(-9, 9, size=columns) / 64,
+        components_RC=components,
+        explained_variance_C=np.ones(columns),
+        fitted_rows=9,
+        library="none",
+    )

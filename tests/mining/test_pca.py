@@ -21,16 +21,7 @@ from hnmine.errors import DataError
 from hnmine.mining.pca import Basis, Fused, Piece, captured, cut, fit, project, project_space, single_spaces
 from hnmine.types import unit_rows
 from tests.builders.devices import CPU
-from tests.builders.vectors import basis_of, random_encoder, random_fused
-
-
-def cloud(rows: int, columns: int, seed: int = 0, decay: float = 0.8) -> np.ndarray:
-    """Unit rows around a common direction, with a falling spectrum: what encoders give."""
-    rng = np.random.default_rng(seed)
-    spread = decay ** np.arange(columns)
-    values = rng.normal(size=(rows, columns)) * spread
-    mixed = values @ np.linalg.qr(rng.normal(size=(columns, columns)))[0] + 0.5
-    return unit_rows(mixed.astype(np.float32))
+from tests.builders.vectors import basis_of, basis_without_a_fit, cloud, random_encoder, random_fused
 
 
 def fitted(fused: np.ndarray, variance: float = 0.95, fit_rows: int = 10**6, seed: int = 0) -> Basis:
@@ -143,26 +134,13 @@ PROJECTION = """
 import hashlib, sys
 import numpy as np
 from hnmine.mining.pca import project
-from tests.mining.test_pca import basis_without_a_fit, cloud
+from tests.builders.vectors import basis_without_a_fit, cloud
 fused, basis = cloud(1100, 97), basis_without_a_fit(97, 31)
 for step in (1100, 64, 7):
     parts = np.split(np.arange(1100), range(step, 1100, step))
     pieces = [(part, columns, fused[part][:, columns]) for columns in (slice(0, 40), slice(40, 97)) for part in parts]
     print(hashlib.sha256(project(basis, pieces, 1100, 97).tobytes()).hexdigest())
 """
-
-
-def basis_without_a_fit(columns: int, width: int) -> Basis:
-    """The same basis on every processor, which a fit need not give."""
-    rng = np.random.default_rng(4)
-    components = (rng.integers(-(2**23), 2**23, size=(width, columns)) / 2**25).astype(np.float32)
-    return Basis(
-        mean_C=rng.integers(-9, 9, size=columns) / 64,
-        components_RC=components,
-        explained_variance_C=np.ones(columns),
-        fitted_rows=9,
-        library="none",
-    )
 
 
 def test_the_projection_is_the_same_on_other_processors_in_other_blocks_and_threads():
