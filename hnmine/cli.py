@@ -174,7 +174,7 @@ def _inspect(options: argparse.Namespace) -> str:
     found = inspect(
         options.data, _settings(options), "".join(f" {key} {shlex.quote(str(each))}" for key, each in given)
     )
-    return json.dumps(found, ensure_ascii=False, indent=1) if options.json else inspection_text(found)
+    return json.dumps(found, indent=1) if options.json else inspection_text(found)
 
 
 def _presets(_options: argparse.Namespace) -> str:

@@ -52,7 +52,7 @@ def inspect(address: str | Path, config: Config, options: str = "") -> dict[str,
     try:
         collection = read_collection(address, config.sources, bad)
     except HnmineError as error:
-        found |= {"problem": str(error), "files": _first_rows(folder), "quarantine": _by_reason(bad)}
+        found |= {"problem": str(error), "files": _files(folder), "quarantine": _by_reason(bad)}
         return found | {"next": [f"mend this, then: hnmine inspect --data {shlex.quote(str(address))}{options}"]}
 
     # Divide it as all steps do.
@@ -61,6 +61,9 @@ def inspect(address: str | Path, config: Config, options: str = "") -> dict[str,
         found["use"] = {"train": splits.train_name, "dev": splits.dev_name, "test": splits.test_name}
     except HnmineError as error:
         found["problem"] = str(error)
+        names = {config.sources.train_split, config.sources.dev_split, config.sources.test_split}
+        if not names & collection.splits.keys():
+            options += f" --set sources.train_split={shlex.quote(next(iter(collection.splits)))}"
 
     # Count.
     found |= {
@@ -82,17 +85,21 @@ def _no_first_stage() -> Any:
     raise AssertionError("nobody asks for documents here")
 
 
-def _first_rows(folder: Folder) -> dict[str, dict[str, Any]]:
-    """Return of each file the fields of its first row, or why it has none."""
+def _files(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Return of each file the number of rows, the first of them and the scripts, or why it has none."""
     files: dict[str, dict[str, Any]] = {}
     for file in folder.files:
+        first, sample, count = None, list[str](), 0
         try:
-            first = next(iter(rows(file)), None)
+            for count, row in enumerate(rows(file), 1):
+                first = first or (row if not row.reason else None)
+                if count <= SAMPLE:
+                    sample += [value for value in row.fields.values() if isinstance(value, str)]
         except HnmineError as error:
-            files[file.name] = {"problem": str(error)}
+            files[file.name] = {"rows": count, "problem": str(error)}
             continue
-        shown = {name: str(value)[:_SHOWN] for name, value in first.fields.items()} if first else {}
-        files[file.name] = {"first_row": shown} if first and not first.reason else {"problem": "no row can be read"}
+        shown = {name: _shown(str(value)) for name, value in first.fields.items()} if first else None
+        files[file.name] = {"rows": count, "first_row": shown, "scripts": scripts(sample)}
     return files
 
 
@@ -132,8 +139,12 @@ def _queries(collection: Collection) -> dict[str, Any]:
 
 def _counted(texts: Texts, some: Sequence[int]) -> dict[str, Any]:
     """Return how many texts these are, with the first."""
-    example = [[texts.ids[row], texts.texts[row][:_SHOWN]] for row in some[:1]]
+    example = [[texts.ids[row], _shown(texts.texts[row])] for row in some[:1]]
     return {"count": len(some), "example": example[0] if example else None}
+
+
+def _shown(text: str) -> str:
+    return " ".join(text[: 2 * _SHOWN].split())[:_SHOWN]
 
 
 def _copies(texts: Texts, groups: Int64) -> dict[str, Any]:
@@ -229,9 +240,7 @@ def _next(found: dict[str, Any], options: str) -> list[str]:
     data = f"--data {shlex.quote(found['data'])}"
     queries, splits = found["queries"], found["splits"]
     if found["problem"]:
-        others = [name for name, each in splits.items() if each["right"]]
-        again = f" --set sources.train_split={shlex.quote(others[0])}" if others else ""
-        return [f"mend this, then: hnmine inspect {data}{options}{again}"]
+        return [f"mend this, then: hnmine inspect {data}{options}"]
 
     # What makes results poor.
     advice = []
@@ -300,7 +309,8 @@ def inspection_text(found: dict[str, Any]) -> str:
             for reason, each in found["quarantine"].items()
         ]
         blocks.append(text_table(rows, ("set aside", "rows", "for instance", ""), (0, 2, 3)))
-    return "\n\n".join([*blocks, "next:\n" + "\n".join(f"  {line}" for line in found["next"])])
+    text = "\n\n".join([*blocks, "next:\n" + "\n".join(f"  {line}" for line in found["next"])])
+    return "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text)
 
 
 def _texts_block(found: dict[str, Any]) -> list[str]:
@@ -323,11 +333,12 @@ def _texts_block(found: dict[str, Any]) -> list[str]:
 
 def _files_block(found: dict[str, Any]) -> list[str]:
     """Return the lines on the files of a folder that could not be read."""
-    rows = []
+    lines = []
     for name, each in found["files"].items():
-        fields = "; ".join(f"{key}: {value}" for key, value in each.get("first_row", {}).items())
-        rows.append((name, each.get("problem", fields)[:200]))
-    return [text_table(rows, ("file", "first row"), (0, 1))] if rows else ["it holds no file"]
+        fields = "; ".join(f"{key}: {value}" for key, value in (each.get("first_row") or {}).items())
+        shares = ", ".join(f"{script} {share:.1%}" for script, share in each.get("scripts", {}).items())
+        lines.append((name, f"{each['rows']:,}", shares, each.get("problem", fields)[:200]))
+    return [text_table(lines, ("file", "rows", "", "first row"), (0, 2, 3))] if lines else ["it holds no file"]
 
 
 def _split_row(name: str, judged: dict[str, Any], use: dict[str, str]) -> list[str]:

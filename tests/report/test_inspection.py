@@ -1,0 +1,186 @@
+"""What `hnmine inspect` says of collections, happy and unhappy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hnmine.config.load import load
+from hnmine.errors import DataError
+from hnmine.report.inspection import inspect, inspection_text, scripts
+from tests.builders.collections import append_lines, write_collection
+from tests.builders.models import tiny_word_encoder
+
+LEXICAL = "encoders=[{name: words, lexical: {}}]"
+
+
+def inspected(folder: Path, *overrides: str, options: str = "") -> tuple[dict[str, Any], str]:
+    """Return what was found, by way of JSON, and the text for people."""
+    found = json.loads(json.dumps(inspect(folder, load(overrides=[LEXICAL, *overrides]), options)))
+    return found, inspection_text(found)
+
+
+def put(folder: Path, documents: list[str], queries: list[str], **qrels: list[tuple[int, int, float]]) -> Path:
+    """Write a BEIR folder of documents d0, d1 … and queries q0, q1 …"""
+    (folder / "qrels").mkdir(parents=True)
+    for name, texts, letter in (("corpus", documents, "d"), ("queries", queries, "q")):
+        rows = [json.dumps({"_id": f"{letter}{i}", "text": text}) for i, text in enumerate(texts)]
+        (folder / f"{name}.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    for split, judged in qrels.items():
+        lines = ["query-id\tcorpus-id\tscore", *(f"q{query}\td{doc}\t{grade:g}" for query, doc, grade in judged)]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_collection_in_order_is_counted_and_the_next_command_is_named(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "my data")
+    (folder / "notes.md").write_text("mine")
+    found, text = inspected(folder)
+    assert found["problem"] is None
+    assert found["layout"] == "BEIR folder"
+    assert (found["documents"]["count"], found["queries"]["count"]) == (30, 20)
+    assert {name: each["right"] for name, each in found["splits"].items()} == {"train": 12, "dev": 4, "test": 4}
+    assert found["use"] == {"train": "train", "dev": "dev", "test": "test"}
+    assert found["files"]["corpus.jsonl"] == {"rows": 30, "kept": 30}
+    assert found["documents"]["scripts"] == {"Latin": 1.0}
+    assert found["next"] == [f"hnmine run --data '{folder}' --out out/run"]
+    assert "not read: notes.md (" in text
+    assert text.endswith(f"next:\n  hnmine run --data '{folder}' --out out/run")
+
+
+def test_copies_twins_and_queries_of_all_kinds_are_counted_with_an_example(tmp_path: Path) -> None:
+    documents = ["The sea is blue", "the  SEA is\u00a0blue", "bread and butter", "the ﬁre", "The FIRE"]
+    queries = ["sea?", "BREAD and butter", "nothing known", "??", "sea?", "fire"]
+    folder = put(tmp_path / "x", documents, queries, train=[(0, 0, 1), (1, 3, 1), (2, 2, 1)], test=[(3, 2, 1)])
+    found, text = inspected(folder)
+    assert found["documents"]["copies"] == {"count": 2, "example": ["d0", "d1"]}
+    assert found["queries"]["copies"] == {"count": 1, "example": ["q0", "q4"]}
+    assert found["queries"]["without_answer"] == {"count": 2, "example": ["q4", "sea?"]}
+    assert found["queries"]["that_are_documents"] == {"count": 1, "example": ["q1", "BREAD and butter"]}
+    assert found["queries"]["without_a_word_of_a_document"]["count"] == 2
+    assert found["queries"]["without_a_word_of_a_document"]["example"] == ["q2", "nothing known"]
+    assert any("evaluate.exclude_self=true" in line for line in found["next"])
+    assert "2  queries without a word that a document has  q2: nothing known" in text
+
+
+def test_grades_and_what_is_judged_of_a_query_are_shown_and_settings_stay_in_the_next_command(tmp_path: Path) -> None:
+    judged = [(0, 0, 3), (0, 1, 1), (0, 2, 0), (1, 0, 3), (1, 3, 3), (2, 1, 1)]
+    folder = put(tmp_path / "x", ["one a", "two a", "three", "four"], ["a", "one", "two"], train=judged)
+    found, _ = inspected(folder, "sources.min_score=2", options=" --set sources.min_score=2")
+    train = found["splits"]["train"]
+    assert train["grades"] == {"3": 3, "1": 2, "0": 1}
+    assert (train["judgements"], train["right"], train["queries"], train["queries_with_answer"]) == (6, 3, 3, 2)
+    assert (train["right_per_query"], train["most_of_a_query"], train["judged_per_query"]) == (1.5, 2, 2.0)
+    assert found["next"][-2:] == [
+        f"hnmine {step} --data {folder} --out out/{step} --set sources.min_score=2" for step in ("audit", "run")
+    ]
+
+
+def test_scripts_are_shares_of_letters_whatever_their_form() -> None:
+    assert scripts(["abc \uff21\uff22\uff23", "データ", "ひら", "数据库", "дом 12 !?"]) == {
+        "Latin": 0.3529,
+        "Katakana": 0.1765,
+        "Han": 0.1765,
+        "Cyrillic": 0.1765,
+        "Hiragana": 0.1176,
+    }
+    assert scripts(["12 !?", ""]) == {}
+
+
+def test_another_script_is_said_to_need_other_encoders_and_another_first_stage(tmp_path: Path) -> None:
+    folder = put(
+        tmp_path / "x", ["数据库", "缓存", "对象"], ["cache", "base", "thing"], train=[(0, 1, 1), (1, 0, 1), (2, 2, 1)]
+    )
+    found, _ = inspected(folder)
+    assert found["documents"]["scripts"] == {"Han": 1.0}
+    assert "BM25 finds nothing for 3 queries" in " ".join(found["next"])
+    assert found["next"][-1].endswith(" --set encoders=multilingual-small --set evaluate.first_stage=dense")
+
+
+def test_lengths_are_in_tokens_of_the_encoder_and_what_it_truncates_is_a_share(tmp_path: Path) -> None:
+    model = tiny_word_encoder(tmp_path / "model")
+    documents = ["w1 w2 w3", "w1 " * 20, "w2", "w3 w4"]
+    folder = put(tmp_path / "x", documents, ["w1", "w2 w3"], train=[(0, 0, 1), (1, 1, 1)])
+    found, text = inspected(
+        folder, f"encoders=[{{name: tiny, model: {model}, max_tokens: 8}}, {{name: w, lexical: {{}}}}]"
+    )
+    tiny, lexical = found["tokens"]
+    assert tiny["limit"] == 8
+    assert tiny["documents"] == {"texts": 4, "median": 4, "95_percent": 19, "longest": 22, "truncated": 0.25}
+    assert tiny["queries"]["longest"] == 4
+    assert lexical == {"encoder": "w", "reason": "it has no tokens"}
+    assert "25.0% over 8" in text
+
+
+def test_a_model_that_is_not_there_is_no_reason_to_stop(tmp_path: Path) -> None:
+    found, text = inspected(write_collection(tmp_path / "x"), "encoders=[{name: far, model: ./nowhere}]")
+    assert found["tokens"] == [{"encoder": "far", "reason": "model folder ./nowhere does not exist"}]
+    assert "./nowhere does not exist" in text
+
+
+def test_quarantine_has_a_count_and_an_example_of_each_reason(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "x")
+    append_lines(folder / "corpus.jsonl", "{broken", "{broken too", json.dumps({"_id": "e", "text": " \u200b"}))
+    found, text = inspected(folder)
+    assert {reason: each["rows"] for reason, each in found["quarantine"].items()} == {"broken_json": 2, "empty_text": 1}
+    assert found["quarantine"]["empty_text"]["example"]["line"] == 33
+    assert "broken_json     2  corpus.jsonl:31" in text
+
+
+def test_only_a_test_split_is_divided_and_said(tmp_path: Path) -> None:
+    found, text = inspected(write_collection(tmp_path / "x", ["test"]))
+    assert found["problem"] is None
+    assert found["use"]["train"] == "85% of test"
+    assert "taken from other splits: train: 85% of test; dev: " in text
+
+
+@pytest.mark.parametrize(
+    ("documents", "queries", "qrels", "problem"),
+    [
+        (["one"], ["one"], {"train": [(0, 0, 1)]}, "one query only"),
+        (["one", "two"], ["a", "b"], {"mine": [(0, 0, 1), (1, 1, 1)]}, "no split 'train'"),
+    ],
+)
+def test_a_collection_that_commands_refuse_is_shown_with_the_reason(
+    documents: list[str], queries: list[str], qrels: dict, problem: str, tmp_path: Path
+) -> None:
+    found, text = inspected(put(tmp_path / "x", documents, queries, **qrels))
+    assert problem in found["problem"]
+    assert found["documents"]["count"] == len(documents)
+    assert f"PROBLEM: {found['problem']}" in text
+    assert found["next"][0].startswith("mend this, then: hnmine inspect --data ")
+    assert ("--set sources.train_split=mine" in found["next"][0]) == ("mine" in qrels)
+
+
+def test_a_folder_that_is_no_collection_is_shown_file_by_file(tmp_path: Path) -> None:
+    folder = put(tmp_path / "x", ["eins", "zwei"], ["a\nb\x1b[31m"])
+    (folder / "page.txt").write_text("<html><body>404")
+    found, text = inspected(folder)
+    assert "no qrels" in found["problem"]
+    assert found["files"]["corpus.jsonl"] == {
+        "rows": 2,
+        "first_row": {"_id": "d0", "text": "eins"},
+        "scripts": {"Latin": 1.0},
+    }
+    assert "HTML" in found["files"]["page.txt"]["problem"]
+    assert "\x1b" not in text, "a text cannot colour the terminal"
+    assert "queries.jsonl     1" in text
+
+
+def test_judgements_of_nothing_known_are_shown_with_their_reason(tmp_path: Path) -> None:
+    found, text = inspected(put(tmp_path / "x", ["one"], ["a"], train=[(0, 7, 1)]))
+    assert "no query with a right document" in found["problem"]
+    assert found["quarantine"]["unknown_document"]["rows"] == 1
+    assert "train.tsv:2" in text
+
+
+def test_an_empty_folder_is_shown_and_one_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    found, text = inspected(tmp_path / "empty")
+    assert found["files"] == {}
+    assert "it holds no file" in text
+    with pytest.raises(DataError, match="does not exist"):
+        inspected(tmp_path / "nowhere")
