@@ -7,10 +7,11 @@ import json
 import pytest
 
 import hnmine
-from benchmarks import gpu_check, tables
+from benchmarks import gpu_check, mutate_readers, tables
 from hnmine.errors import DeviceError
 from hnmine.runs import device
 from tests.builders.collections import write_collection
+from tests.builders.layouts import LAYOUTS
 from tests.builders.models import tiny_cross_encoder
 from tests.builders.settings import quick_config
 
@@ -84,3 +85,9 @@ def test_arms_of_several_comparisons_stand_in_one_table(tmp_path, capsys):
     with pytest.raises(SystemExit):
         tables.main([str(outs[0]), str(outs[2])])
     assert "do not have the same: pairs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_spoiled_collection_is_read_or_refused_by_name(layout):
+    outcomes = [mutate_readers.spoil_and_read(layout, seed) for seed in range(7, 12)]
+    assert {outcome for outcome, _ in outcomes} <= {"read", "refused"}, outcomes

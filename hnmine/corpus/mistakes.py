@@ -42,6 +42,9 @@ def object_of_objects(row: object) -> str | None:
         return None
     name, value = next(iter(row.items()))
     remedy = f"{_ROWS}: jq -c 'to_entries[] | {{_id: .key}} + .value' OLD > NEW"
+    if value and all(isinstance(grade, int | float) for grade in value.values()):
+        by_query = "to_entries[] | .key as $query | .value | to_entries[] | [$query, .key, .value]"
+        remedy = f"expected query, document and score a line: jq -r '{by_query} | @tsv' OLD > NEW"
     return f"is one JSON object of objects, the first is {name[:40]!r} with {_names(value)}; {remedy}"
 
 

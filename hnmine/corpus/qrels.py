@@ -19,7 +19,7 @@ from hnmine.errors import DataError
 
 FIELDS = ("query", "document", "score")
 _BY_POSITION = {3: (0, 1, 2), 4: (0, 2, 3)}
-_BESIDE = {"", "index", "unnamed:0", "iteration", "iter", "q0"}  # columns that say nothing of a score
+_BESIDE = {"", "index", "unnamed:0", "indexlevel0", "iteration", "iter", "q0"}  # columns that say nothing of a score
 _NAMES = listed(JUDGEMENT)
 _EXPECTED = f"expected a header with {_NAMES}, or rows of query, document, score, or TREC's four columns"
 

@@ -25,6 +25,7 @@ CASES = {
     "long array": (json.dumps(ROWS * 9000).encode(), ["one JSON array", "'_id'", "jq -c '.[]'"]),
     "objects by id": (json.dumps({"d1": ROWS[0], "d2": ROWS[1]}).encode(), ["object of objects", "'d1'", "to_entries"]),
     "objects by id, in lines": (json.dumps({"d1": ROWS[0]}, indent=1).encode(), ["object of objects", "to_entries"]),
+    "grades by query": (b'{"q1": {"d1": 1}, "q2": {"d2": 2}}\n', ["object of objects", "'q1' with 'd1'", "@tsv"]),
     "objects of lines": (
         "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
         ["objects of several lines", "'_id', 'title', 'text'", "jq -c ."],
