@@ -271,7 +271,7 @@ def test_models_that_the_manifest_does_not_name_are_not_evaluated(whole: Whole, 
 def test_a_run_that_cannot_be_trained_is_refused_before_it_mines(tmp_path: Path) -> None:
     data = write_collection(tmp_path / "data", ["train"])
     (data / "qrels" / "train.tsv").write_text("apple-care\tapple-guide\t1\n")
-    with pytest.raises(hnmine.HnmineError, match="one train query only"):
+    with pytest.raises(hnmine.HnmineError, match="train has one query only"):
         hnmine.run(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER]))
     assert not (tmp_path / "out" / "negatives.parquet").exists()
 
