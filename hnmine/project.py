@@ -31,6 +31,7 @@ from hnmine.mining.mine import (
     say_selected,
 )
 from hnmine.mining.pca import Basis, Fused, project_space, single_spaces
+from hnmine.models.folder import model_type
 from hnmine.models.preflight import Step, check_rerankers
 from hnmine.ranking.evaluate import Evaluator
 from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file, excluding
@@ -153,7 +154,7 @@ class Project:
         if config is None or model is None:
             return None
         device = choose_device(self.config.device)
-        dtype, scored = choose_dtype("auto", device.kind), 0
+        dtype, scored = choose_dtype("auto", device.kind, model_type=model_type(model)), 0
         how: dict[str, Any] = {"max_tokens": DENOISE_TOKENS, "dtype": dtype, "engine": self.config.engine}
 
         def load() -> Score:

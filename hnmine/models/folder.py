@@ -166,6 +166,12 @@ def transformer_config(folder: Path) -> dict[str, Any]:
     return read_settings(folder / "config.json") or read_settings(folder / "0_Transformer" / "config.json")
 
 
+def model_type(folder: Path) -> str | None:
+    """Return the architecture's name in config.json; None: it has none."""
+    name = transformer_config(folder).get("model_type")
+    return None if name is None else str(name)
+
+
 def hidden_size(folder: Path) -> int:
     """Return how wide a transformer's hidden states are; raise ModelError if config.json does not say."""
     config = transformer_config(folder)

@@ -22,7 +22,7 @@ from hnmine.corpus.text_keys import PLAIN, Fingerprint, Reading
 from hnmine.errors import ModelError
 from hnmine.models import lexical
 from hnmine.models.batches import TOKENS_PER_BATCH
-from hnmine.models.folder import declared_prompts, folder_sha256, max_positions, resolve, transformer_config
+from hnmine.models.folder import declared_prompts, folder_sha256, max_positions, model_type, resolve, transformer_config
 from hnmine.models.layout import arranged
 from hnmine.models.openvino import Engine, choose_engine
 from hnmine.models.passages import MAX_PASSAGES, OVERLAP, PassageEncoder
@@ -122,9 +122,9 @@ def _plan_model(config: EncoderConfig, device: devices.Choice, tokens_per_batch:
     folder = _find_model(config)
     given: dict[Role, str | None] = {"document": config.document_prompt, "query": config.query_prompt}
     prompts = declared_prompts(folder) | {role: prompt for role, prompt in given.items() if prompt is not None}
-    model_type = transformer_config(folder).get("model_type")
-    dtype = devices.choose_dtype(config.dtype, device.kind, model_type=model_type)
-    chosen_engine = choose_engine(engine, device.kind, dtype, model_type, adapters=bool(config.adapters))
+    architecture = model_type(folder)
+    dtype = devices.choose_dtype(config.dtype, device.kind, model_type=architecture)
+    chosen_engine = choose_engine(engine, device.kind, dtype, architecture, adapters=bool(config.adapters))
 
     # Name what decides the vectors; architecture, head and adapters are in the files as they are arranged.
     try:

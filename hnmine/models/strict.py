@@ -29,7 +29,7 @@ _POOLER = re.compile(r"(^|\.)pooler\.")
 _HEADS = re.compile(
     r"(cls|lm_head|lm_predictions|mask_predictions|predictions|discriminator_predictions|generator_predictions|"
     r"generator_lm_head|lm_loss|pred_layer|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector|decoder|head|pre_classifier|classifier|score|"
-    r"seq_relationship|qa_outputs)\."
+    r"seq_relationship|qa_outputs|entity_predictions|embed_out|final_logits_bias)(\.|$)"
 )
 _LOCK = RLock()  # the libraries' reports are heard by one load at a time
 
@@ -62,6 +62,8 @@ def load(loader: Callable[..., Loaded], folder: Path, *, new_head: bool = False,
         try:
             with checked(folder, new_head=new_head) as unread:
                 loaded = loader(str(read), **settings, **safe)
+            if isinstance(loaded, BaseModel) and loaded.transformers_model is not None:
+                _complete(loaded, folder)
         except ModelError:
             raise
         except Exception as error:  # the loaders raise a family of errors that differ by cause
@@ -69,8 +71,6 @@ def load(loader: Callable[..., Loaded], folder: Path, *, new_head: bool = False,
             raise ModelError(f"{folder} cannot be loaded: {reason}") from None
         if unread and _reads_pooler(loaded):
             raise ModelError(f"{folder} lacks {len(unread)} tensors of the pooler that it reads, first {unread[0]}")
-        if isinstance(loaded, BaseModel) and loaded.transformers_model is not None:
-            _complete(loaded, folder)
         return loaded
 
 

@@ -29,7 +29,7 @@ from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.pool import cpu_actors, device_of_encoders
 from hnmine.errors import ConfigError, DataError, DeviceError, HnmineError, ModelError
 from hnmine.models.batches import MAX_LANES
-from hnmine.models.folder import folder_sha256, resolve
+from hnmine.models.folder import folder_sha256, model_type, resolve
 from hnmine.ranking.first_stage import FirstStage
 from hnmine.ranking.measures import Task, means, measure, reach
 from hnmine.ranking.run_files import write_run
@@ -88,7 +88,7 @@ def find_model(model: str, config: Config, *, max_tokens: int | None = None, dty
     reading = {
         "max_tokens": max_tokens or (MOST_TOKENS if kind == "cross-encoder" else None),  # they read what they declare
         "passages": config.evaluate.long_documents == "maxp",
-        "dtype": choose_dtype(dtype, device.kind),
+        "dtype": choose_dtype(dtype, device.kind, model_type=model_type(folder)),
         "engine": config.engine,
         "device": device.torch_name,
     }

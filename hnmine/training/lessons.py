@@ -23,7 +23,7 @@ from hnmine.corpus.text_keys import identity
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError
-from hnmine.models.folder import folder_sha256
+from hnmine.models.folder import folder_sha256, model_type
 from hnmine.models.reranker import CrossEncoder, resolve_cross_encoder
 from hnmine.ranking.blend import blended, likeliest
 from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure
@@ -54,9 +54,9 @@ class Teacher:
             ModelError: it is missing or has no trained ranking head.
         """
         self._model, self._device = model, device
-        dtype = choose_dtype("auto", device.kind)
-        self._settings: dict[str, Any] = {"max_tokens": TEACHER_TOKENS, "dtype": dtype, "engine": engine}
         self._folder = resolve_cross_encoder("train.teacher", model)
+        dtype = choose_dtype("auto", device.kind, model_type=model_type(self._folder))
+        self._settings: dict[str, Any] = {"max_tokens": TEACHER_TOKENS, "dtype": dtype, "engine": engine}
         self._store = ScoreStore(scores, self._folder, self._settings, self._load)
 
     def facts(self) -> dict[str, Any]:

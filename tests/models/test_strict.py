@@ -36,6 +36,7 @@ FAMILIES = {
     "Qwen2": {"num_key_value_heads": 1},
     "Qwen3": {"num_key_value_heads": 1, "head_dim": 8},
     "Llama": {"num_key_value_heads": 1},
+    "GPTNeoX": {},
     "Gemma": {"num_key_value_heads": 1, "head_dim": 8},
 }
 
@@ -163,7 +164,7 @@ def test_a_sequence_classifier_is_loaded_as_it_is_and_a_body_only_with_a_new_hea
     expected = load_file(folder / "model.safetensors")
     assert set(expected) <= set(found)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    task = "Model" if family in ("Qwen2", "Qwen3", "Llama", "Gemma") else "ForMaskedLM"
+    task = "Model" if family in ("Qwen2", "Qwen3", "Llama", "GPTNeoX", "Gemma") else "ForMaskedLM"
     body = saved(family, task, tmp_path / "body")
     with pytest.raises(ModelError, match=r"tensors are missing: .*(classifier|score|pooler)"):
         load(CrossEncoder, body)
