@@ -30,6 +30,8 @@ _IN_BASE64 = tuple(  # as Parquet holds it, at each of the three places where a 
     base64.b64encode(bytes(before) + _EXTENSION)[(before * 8 + 5) // 6 : (before + len(_EXTENSION)) * 8 // 6]
     for before in range(3)
 )
+_RETURN, _RETURN_MARK = re.compile(r"\r(?!\n?\Z)"), "\udc0d"
+"""A carriage return within a line, which `csv` writes without quotes and does not read; and what no decoder gives."""
 Cells = list[str]
 Fits = Callable[[Cells], bool]
 
@@ -72,8 +74,10 @@ def records(file: File, stream: BinaryIO, fits: Fits, blanks: bool = False) -> I
     csv.field_size_limit(max(CELL, csv.field_size_limit()))  # of the process; it has no other place
     again = (line for part in ([first], lines) for line in part)
     if delimiter is not None and _written_by_csv(file, delimiter):
-        reader, start = csv.reader(again, delimiter=delimiter, strict=True), number
-        for cells in reader:
+        marked = (_RETURN.sub(_RETURN_MARK, line) for line in again)
+        reader, start = csv.reader(marked, delimiter=delimiter, strict=True), number
+        for marked_cells in reader:
+            cells = [cell.replace(_RETURN_MARK, "\r") for cell in marked_cells]
             if any(map(str.strip, cells)):
                 yield start, cells
             start = number + reader.line_num
@@ -100,15 +104,13 @@ def _decoded(stream: Iterable[bytes]) -> Iterator[str]:
 
 def _written_by_csv(file: File, delimiter: str) -> bool:
     """Return whether every quote of the file stands where `csv` writes it."""
-    closed = rf'(?:"(?:[^"]++|"")*+"|[^"{delimiter}\r\n]*+)'
+    closed = rf'(?:"(?:[^"]++|"")*+"|[^"{delimiter}\n]*+)'
     whole = re.compile(rf"(?:{closed}{delimiter})*+{closed}\r?\n?")
     begun = re.compile(rf'(?:{closed}{delimiter})*+"(?:[^"]++|"")*+')
     with file.opened() as (_, stream):
         record: list[str] = []
         for line in _decoded(stream):
             if not record and '"' not in line:
-                if "\r" in line[:-2]:
-                    return False
                 continue
             record.append(line)
             if '"' not in line and len(record) < _QUOTED_LINES:
