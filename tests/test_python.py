@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,9 @@ def test_what_was_trained_ranks_the_test_queries(notebook: Notebook) -> None:
     assert set(ranked["query_id"]) == set(notebook["qrels"]["test"]["query_id"])
     assert notebook["facts"]["queries"] == 4
     assert list(notebook["training"]["presets"]) == ["anchored"]
+    manifest = json.loads((notebook["folder"] / "out" / "manifest.json").read_text())
+    assert {"mining", "training", "evaluation"} <= manifest.keys()
+    assert manifest["mining"]["data"].startswith("(Python objects, "), "a digest says which"
 
 
 def test_vectors_and_rules_of_the_users_are_mined_with(notebook: Notebook) -> None:
