@@ -97,7 +97,7 @@ class Project:
             first = dense_first_stage(space, config.search, device=config.device, seed=config.seed)
         if not config.evaluate.exclude_self:
             return first
-        return excluding(first, self.collection.never_negative.own_unjudged)
+        return excluding(first, self.collection.never_negative.same_as_unjudged)
 
     def train_pairs(self) -> Pairs:
         """Return the pairs of the train split, or those that are taken from another split where there is none."""

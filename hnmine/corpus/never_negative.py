@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from hnmine.types import NO_ROW, Int64, Texts
+from hnmine.types import Int64, Texts
 
 Rows = Mapping[int, set[int]]
 """Document rows by query row."""
@@ -45,23 +45,24 @@ class NeverNegative(Mapping[int, set[int]]):
         return len(self.group_Q)
 
     def without_copies(self, query: int) -> set[int]:
-        """Return a document of each text that is no negative, and perhaps more of them."""
-        own = {*self._rows_of(int(self.group_Q[query]))[:1], self.same_id.get(query, NO_ROW)} - {NO_ROW}
-        return self.positives.get(query, set()) | self.lower.get(query, set()) | own
+        """Return at least one document of each text that is no negative."""
+        return self.positives.get(query, set()) | self.besides_positives(query)
 
     def besides_positives(self, query: int) -> set[int]:
-        """Return what is no negative of a query though nobody judged it right."""
-        return self.lower.get(query, set()) | self.own(query)
+        """Return, likewise, what is no negative of a query though nobody judged it right."""
+        return self.lower.get(query, set()) | self._itself(query)
 
-    def own(self, query: int) -> set[int]:
-        """Return the documents that are the query itself: of its text, or of its id, and copies of that."""
-        same_id = self.same_id.get(query)
-        own = set(self._rows_of(int(self.group_Q[query])))
-        return own if same_id is None else own | self.with_copies([same_id])
+    def same_as(self, query: int) -> set[int]:
+        """Return the documents that are the query itself: of its text or of its id, and copies of that."""
+        return self.with_copies(self._itself(query))
 
-    def own_unjudged(self, query: int) -> set[int]:
-        """Return `own` without what is judged right."""
-        return self.own(query) - self.positives.get(query, set())
+    def same_as_unjudged(self, query: int) -> set[int]:
+        """Return `same_as` without what is judged right."""
+        return self.same_as(query) - self.positives.get(query, set())
+
+    def _itself(self, query: int) -> set[int]:
+        same_text = self._rows_of(int(self.group_Q[query]))[:1]
+        return {*same_text, self.same_id[query]} if query in self.same_id else {*same_text}
 
     def with_copies(self, doc_rows: Iterable[int]) -> set[int]:
         """Return the documents and all that are of the same text."""

@@ -91,6 +91,6 @@ class Splits:
         documents, queries, depth = self.collection.documents, self.collection.queries, self._depth
         doc_rows_QK, scores_QK = self.first_stage(rows_Q)
         if not with_self:
-            own = [self.collection.never_negative.own(row) for row in rows_Q.tolist()]
-            doc_rows_QK, scores_QK = without(doc_rows_QK, scores_QK, own)
+            themselves = [self.collection.never_negative.same_as(row) for row in rows_Q.tolist()]
+            doc_rows_QK, scores_QK = without(doc_rows_QK, scores_QK, themselves)
         return Task.of(documents, queries, pairs, rows_Q, doc_rows_QK[:, :depth], scores_QK[:, :depth])

@@ -53,7 +53,7 @@ def test_it_is_what_a_person_says_of_each_query_and_document(
         expected = {doc for doc, text in enumerate(documents.texts) if identity(text) in texts}
         row = collection.queries.row_of[name]
         assert never[row] == expected
-        assert never.own(row) <= expected
+        assert never.same_as(row) <= expected
         assert never[row] == never.with_copies(never.positives.get(row, set())) | never.with_copies(
             never.besides_positives(row)
         )
@@ -77,9 +77,9 @@ def test_a_query_that_is_a_document_is_itself_by_id_or_by_text(query_id: str) ->
     documents = Texts(ids=("a", "b", "c"), texts=("Zoos are good.", "zoos are\ngood.", "Zoos are bad."))
     queries = Texts(ids=(query_id,), texts=("ZOOS are good.",))
     never = collection_of(documents, queries, {"train": [(0, 2)]}).never_negative
-    assert never.own(0) == never.own_unjudged(0) == {0, 1}
+    assert never.same_as(0) == never.same_as_unjudged(0) == {0, 1}
     judged = collection_of(documents, queries, {"train": [(0, 0)]}).never_negative
-    assert judged.own_unjudged(0) == {1}
+    assert judged.same_as_unjudged(0) == {1}
     assert judged[0] == {0, 1}
 
 
