@@ -23,6 +23,7 @@ from hnmine.cli import QUICK_ARMS, quick_overrides
 from hnmine.config.base import section_of
 from hnmine.config.load import load
 from hnmine.config.root import Config
+from hnmine.runs.directory import Directory
 from tests.builders.collections import write_collection
 from tests.builders.commands import run_hnmine
 from tests.builders.models import spoil_weights, tiny_cross_encoder
@@ -182,6 +183,18 @@ def test_what_is_set_aside_is_listed_also_if_the_rest_cannot_be_used(
     assert_one_message(spoiled, "qrels/dev.tsv begins with ['asked', 'found', 'worth']", "expected a header")
     rows = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
     assert [(row["file"], row["line"], row["reason"]) for row in rows] == [("corpus.jsonl", 31, "broken_json")]
+
+
+def test_a_collection_in_an_object_store_is_mined_as_one_on_this_machine(
+    data: Path, tmp_path: Path, s3: Callable[[str], str], capsys: Capture
+) -> None:
+    for path in (path for path in data.rglob("*") if path.is_file()):
+        Directory.at(s3("bucket/my-search")).write(path.relative_to(data).as_posix(), path.read_bytes())
+    for name, address in (("here", str(data)), ("there", s3("bucket/my-search"))):
+        code, _, errors = call(capsys, "mine", "--data", address, "--out", tmp_path / name, "--set", LEXICAL_ENCODER)
+        assert code == 0, errors
+    here, there = ((tmp_path / name / "negatives.parquet").read_bytes() for name in ("here", "there"))
+    assert here == there
 
 
 def test_bad_rows_are_set_aside_counted_and_listed_and_the_rest_is_mined(
