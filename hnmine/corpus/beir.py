@@ -18,6 +18,7 @@ from hnmine.corpus.assemble import Parts
 from hnmine.corpus.files import File, Folder
 from hnmine.corpus.qrels import judgement_rows
 from hnmine.corpus.rows import rows_of
+from hnmine.corpus.tables import parquet_rows
 from hnmine.errors import DataError
 
 EXPECTED = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv, or folders corpus/, queries/ and qrels/ or default/"
@@ -62,6 +63,9 @@ def recognise(folder: Folder) -> Parts | str | None:
         if place is None:
             unread.append(f"{file.name} (not of this layout)")
             continue
+        if place.role != "qrels" and _has_ids_alone(file):
+            unread.append(f"{file.name} (ids without texts, as files of vectors have them)")
+            continue
         table = tables[place.role, place.split]
         first, other = next(iter(table.values()), (place, file)) if place.stem not in table else table[place.stem]
         if other is not file and (place.stem in table or first.table != place.table):
@@ -89,6 +93,13 @@ def recognise(folder: Folder) -> Parts | str | None:
         unread=(*unread, *folder.strange),
         address=folder.address,
     )
+
+
+def _has_ids_alone(file: File) -> bool:
+    """Return whether it is a Parquet file of one column, vectors not counted."""
+    with file.opened() as (kind, _):
+        _, row = next(parquet_rows(file), (0, {})) if kind == "parquet" else (0, {})
+    return len(row) == 1
 
 
 def _place(name: str) -> _Place | None:

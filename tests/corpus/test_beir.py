@@ -9,6 +9,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -635,3 +637,12 @@ def test_scifact_is_read_whole(shared_data):
     assert (len(collection.documents), len(collection.queries)) == (5183, 1109)
     assert {split: len(collection.pairs(split)) for split in ("train", "test")} == {"train": 919, "test": 339}
     assert collection.quarantined == ()
+
+
+def test_vectors_beside_the_texts_are_no_texts(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    table = pa.table({"id": ["d1", "d2"], "vector": pa.array([[1.0], [2.0]], pa.list_(pa.float32()))})
+    pq.write_table(table, folder / "documents.parquet")
+    collection = read_collection(folder, CONFIG)
+    assert collection.documents.ids == ("d1", "d2")
+    assert collection.unread == ("documents.parquet (ids without texts, as files of vectors have them)",)
