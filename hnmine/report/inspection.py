@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.corpus.files import Folder, open_folder
 from hnmine.corpus.layouts import read_collection
 from hnmine.corpus.rows import rows
-from hnmine.errors import HnmineError
+from hnmine.errors import HnmineError, ModelError
 from hnmine.models.folder import max_positions, read_settings, resolve, transformer_config
 from hnmine.ranking.splits import Splits
 from hnmine.runs.progress import track
@@ -120,21 +120,33 @@ def _documents(collection: Collection) -> dict[str, Any]:
 def _queries(collection: Collection) -> dict[str, Any]:
     """Return counts of the queries: with an answer, of one text, that are documents, and without a known word."""
     queries, (groups_N, groups_Q) = collection.queries, collection.identities
-    vocabulary = set[str]()
-    with track("inspect", "words of", len(collection.documents), "documents") as progress:
-        for text in collection.documents.texts:
-            vocabulary.update(words(text))
-            progress.advance(1)
     judged = len(collection.judged)
-    strange = [row for row, text in enumerate(queries.texts) if vocabulary.isdisjoint(words(text))]
     return {
         "count": len(queries),
         "scripts": scripts(_sample(queries)),
         "copies": _copies(queries, groups_Q),
         "without_answer": _counted(queries, range(judged, len(queries))),
         "that_are_documents": _counted(queries, np.flatnonzero(np.isin(groups_Q, groups_N)).tolist()),
-        "without_a_word_of_a_document": _counted(queries, strange),
+        "without_a_word_of_a_document": _counted(queries, _without_known_word(collection)),
     }
+
+
+def _without_known_word(collection: Collection) -> list[int]:
+    """Return the rows of the queries that share no word with any document; documents are read until none is left."""
+    rows_of = defaultdict[str, list[int]](list)
+    for row, text in enumerate(collection.queries.texts):
+        for word in words(text):
+            rows_of[word].append(row)
+    left = set[int]().union(*rows_of.values())
+    wordless = set(range(len(collection.queries))) - left
+    with track("inspect", "words of", len(collection.documents), "documents") as progress:
+        for text in collection.documents.texts if left else ():
+            for word in rows_of.keys() & words(text):
+                left.difference_update(rows_of.pop(word))
+            if not left:
+                break
+            progress.advance(1)
+    return sorted(left | wordless)
 
 
 def _counted(texts: Texts, some: Sequence[int]) -> dict[str, Any]:
@@ -192,36 +204,36 @@ def _sample(texts: Texts) -> list[str]:
 
 def _tokens(encoder: EncoderConfig, collection: Collection) -> dict[str, Any]:
     """Return the lengths of a sample in tokens of an encoder, and the share that it truncates; or why not."""
-    if encoder.model is None:
-        return {"encoder": encoder.name, "reason": "it has no tokens"}
+    found: dict[str, Any] = {"encoder": encoder.name}
     try:
-        folder = resolve(encoder.model, dense_head=encoder.dense_head)
-    except HnmineError as error:
-        return {"encoder": encoder.name, "reason": str(error)}
-    files = sorted(folder.rglob("tokenizer.json"), key=lambda path: len(path.parts))
-    if not files:
-        return {"encoder": encoder.name, "reason": f"{folder} has no tokenizer.json"}
-
-    # Count without truncating.
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(files[0]))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    limit = encoder.max_tokens or _limit(files[0].parent)
-    found: dict[str, Any] = {"encoder": encoder.name, "limit": limit if limit < _UNLIMITED else None}
+        tokenizer, limit = _tokenizer(encoder)
+    except Exception as error:  # what is raised depends on the library that meets a broken file
+        return found | {"reason": str(error)}
+    found["limit"] = limit if limit < _UNLIMITED else None
     for name, texts in (("documents", collection.documents), ("queries", collection.queries)):
         sample = [text[:_CHARACTERS] for text in _sample(texts)]
         lengths = np.array([len(each.ids) for each in tokenizer.encode_batch(sample)])
         median, most = np.percentile(lengths, (50, 95)).astype(int).tolist()
-        found[name] = {
-            "texts": len(lengths),
-            "median": median,
-            "95_percent": most,
-            "longest": int(lengths.max()),
-            "truncated": round(float((lengths > limit).mean()), 4),
-        }
+        truncated = round(float((lengths > limit).mean()), 4)
+        counts = {"texts": len(lengths), "median": median, "95_percent": most, "longest": int(lengths.max())}
+        found[name] = counts | {"truncated": truncated}
     return found
+
+
+def _tokenizer(encoder: EncoderConfig) -> tuple[Any, int]:
+    """Return what cuts texts into all their tokens, and how many the encoder reads."""
+    from tokenizers import Tokenizer
+
+    if encoder.model is None:
+        raise ModelError("it has no tokens")
+    folder = resolve(encoder.model, dense_head=encoder.dense_head)
+    files = sorted(folder.rglob("tokenizer.json"), key=lambda path: len(path.parts))
+    if not files:
+        raise ModelError(f"{folder} has no tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(files[0]))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, encoder.max_tokens or _limit(files[0].parent)
 
 
 def _limit(folder: Path) -> int:

@@ -115,6 +115,23 @@ def test_lengths_are_in_tokens_of_the_encoder_and_what_it_truncates_is_a_share(t
     assert "25.0% over 8" in text
 
 
+def test_a_damaged_tokenizer_is_no_reason_to_stop(tmp_path: Path) -> None:
+    model = tiny_word_encoder(tmp_path / "model")
+    (model / "tokenizer.json").write_text("{")
+    found, _ = inspected(write_collection(tmp_path / "x"), f"encoders=[{{name: tiny, model: {model}}}]")
+    assert found["tokens"][0].keys() == {"encoder", "reason"}
+
+
+def test_an_address_is_inspected_as_a_folder(tmp_path: Path) -> None:
+    folder = write_collection(tmp_path / "x")
+    there, here = (
+        inspected(Path(folder))[0],
+        json.loads(json.dumps(inspect(f"file://{folder}", load(overrides=[LEXICAL])))),
+    )
+    assert {key for key in here if here[key] != there[key]} == {"data", "next"}
+    assert here["next"] == [f"hnmine run --data file://{folder} --out out/run"]
+
+
 def test_a_model_that_is_not_there_is_no_reason_to_stop(tmp_path: Path) -> None:
     found, text = inspected(write_collection(tmp_path / "x"), "encoders=[{name: far, model: ./nowhere}]")
     assert found["tokens"] == [{"encoder": "far", "reason": "model folder ./nowhere does not exist"}]
