@@ -25,6 +25,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,11 +33,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.layouts import read_collection
+from hnmine.corpus.objects import Collection
 from hnmine.errors import HnmineError
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
-from tests.builders.layouts import LAYOUTS, pack, random_plain
+from tests.builders.layouts import LAYOUTS, document_rows, judged_rows, pack, query_rows, random_plain
 
+OBJECTS = "Python objects"
 SECONDS = 30  # of one reading; more is an endless loop
 TOKENS = (
     b"\0", b"\xff\xfe", b'"', b'""', b"\r", b"\n\n", b"\t", b",", b"\xed\xa0\x80", b"\\ud800", b"\xef\xbb\xbf",
@@ -59,9 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     # Take the layouts in turn; a seed decides the collection and what becomes of it.
-    counts: dict[str, Counter[str]] = {name: Counter() for name in LAYOUTS}
+    counts: dict[str, Counter[str]] = {name: Counter() for name in (*LAYOUTS, OBJECTS)}
     failures: list[dict[str, Any]] = []
-    names, seed, start = list(LAYOUTS), options.seed, time.monotonic()
+    names, seed, start = list(counts), options.seed, time.monotonic()
     pool = ProcessPoolExecutor(1)
     while time.monotonic() - start < options.minutes * 60:
         layout = names[seed % len(names)]
@@ -95,12 +98,15 @@ def spoil_and_read(layout: str, seed: int) -> tuple[str, str]:
     """Return read, refused or failed, and the kind of refusal or the end of the traceback."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "set"
-        LAYOUTS[layout].fill(folder, random_plain(draw))
-        for _ in range(draw.randrange(1, 5)):
-            spoil(folder, draw)
+        if layout == OBJECTS:
+            objects = spoiled_objects(draw)
+        else:
+            folder = Path(name) / "set"
+            LAYOUTS[layout].fill(folder, random_plain(draw))
+            for _ in range(draw.randrange(1, 5)):
+                spoil(folder, draw)
         try:
-            collection = read_collection(folder, SourcesConfig())
+            collection = Collection.of(*objects) if layout == OBJECTS else read_collection(folder, SourcesConfig())
             json.dumps([vars(row) for row in collection.quarantined]).encode()
             assert len(collection.documents), "no document"
         except HnmineError as error:
@@ -109,6 +115,39 @@ def spoil_and_read(layout: str, seed: int) -> tuple[str, str]:
         except Exception:
             return "failed", traceback.format_exc()[-1500:]
     return "read", ""
+
+
+def spoiled_objects(draw: random.Random) -> list[Any]:
+    """Return documents, queries and judgements as objects of some form, a few values of which were exchanged."""
+    plain = random_plain(draw)
+    tables: list[list[dict[str, Any]]] = [
+        document_rows(plain),
+        query_rows(plain),
+        [row for rows in plain.judgements.values() for row in judged_rows(rows)],
+    ]
+    for _ in range(draw.randrange(1, 5)):
+        row = draw.choice(draw.choice(tables))
+        row[draw.choice([*row, *row, "id", "other"])] = draw.choice(VALUES)
+    return [in_some_form(rows, draw) for rows in tables]
+
+
+def in_some_form(rows: list[dict[str, Any]], draw: random.Random) -> Any:
+    """Return rows as one of the objects that hold them, or something else."""
+    form = draw.choice(["list", "iterator", "pandas", "arrow", "tuples", "dict", "value"])
+    try:
+        if form == "pandas":
+            return pd.DataFrame(rows)
+        if form == "arrow":
+            return pa.Table.from_pylist(rows)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, UnicodeError):  # there is no such table
+        return rows
+    others = {
+        "iterator": iter(rows),
+        "tuples": [tuple(row.values()) for row in rows],
+        "dict": {str(number): row for number, row in enumerate(rows)},
+        "value": draw.choice(VALUES),
+    }
+    return others.get(form, rows)
 
 
 def spoil(folder: Path, draw: random.Random) -> None:

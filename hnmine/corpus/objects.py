@@ -166,7 +166,7 @@ def _rows_of_batches(name: str, table: Any) -> Iterator[dict[str, Any]]:
             columns = [field.name for field in batch.schema if is_plain(field.type)]
             for start in range(0, batch.num_rows, BATCH):
                 yield from batch.select(columns).slice(start, BATCH).to_pylist()
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, OverflowError, UnicodeError) as error:
         raise DataError(f"{name} cannot be read as a table: {error}; expected one type in each column") from error
 
 
