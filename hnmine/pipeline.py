@@ -104,6 +104,7 @@ def train(data: Data, out: str | Path, config: Config | None = None, *, vectors:
 def evaluate(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, Any]:
     """Re-rank the test queries with every re-ranker in OUT; return the manifest, with the table in it."""
     with open_project(data, out, config, vectors) as project:
+        project.check_models()
         evaluate_step(project)
         return project.run.manifest
 

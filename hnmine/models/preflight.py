@@ -6,8 +6,9 @@ than the window: each is said here, with the setting that names the model.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from hnmine.config.root import Config
@@ -66,36 +67,46 @@ def check_rerankers(config: Config, steps: Collection[Step]) -> None:
     if "mine" in steps and config.guards.denoise is not None:
         named.setdefault(("cross-encoder", config.guards.denoise.model), ("guards.denoise.model", False))
 
-    # Let each score.
+    if not named:
+        return
+
+    # Let each score, loaded as the step will.
+    from hnmine.models.ranking_head import resolve_cross_encoder  # imports torch and transformers
+
     for (kind, model), (setting, is_start) in named.items():
         try:
-            _check(config, kind, model, setting, is_start=is_start)
+            folder = resolve(model) if is_start else resolve_cross_encoder(setting, model)
+            number_type, device = config.train.dtype if is_start else "auto", choose_device(config.device)
+            how = {
+                "max_tokens": config.train.max_tokens if is_start else OTHERS_READ,
+                "device": device.torch_name,
+                "dtype": choose_dtype(number_type, device.kind, training=is_start, model_type=model_type(folder)),
+                "engine": config.engine if config.engine == "openvino" else "torch",
+                "passages": is_start and config.evaluate.long_documents == "maxp",  # as it will be evaluated
+            }
+            check_reranker(setting, model, kind, folder, how)
         except ModelError as error:
             reason = str(error).removeprefix(f"{setting}: ")
             raise ModelError(f"{setting}: {reason if model in reason else f'{model}: {reason}'}") from None
 
 
-def _check(config: Config, kind: Kind, model: str, setting: str, *, is_start: bool) -> None:
-    from hnmine.models.reranker import load_reranker, resolve_cross_encoder  # imports torch and transformers
+def check_reranker(setting: str, model: str, kind: Kind, folder: Path, how: Mapping[str, Any]) -> None:
+    """Load a re-ranker as `load_reranker` takes it, and let it score short, empty and over-long texts.
 
-    # Load it as the step will.
-    folder = resolve(model) if is_start else resolve_cross_encoder(setting, model)
-    device = choose_device(config.device)
-    how: dict[str, Any] = {
-        "max_tokens": config.train.max_tokens if is_start else OTHERS_READ,
-        "device": device.torch_name,
-        "dtype": choose_dtype(
-            config.train.dtype if is_start else "auto", device.kind, training=is_start, model_type=model_type(folder)
-        ),
-        "engine": config.engine if config.engine == "openvino" else "torch",
-        "passages": is_start and config.evaluate.long_documents == "maxp",  # as it will be evaluated
-    }
-    reranker = load_reranker(kind, folder, **how)
-    if (read := int(getattr(reranker, "max_tokens", how["max_tokens"]))) < how["max_tokens"]:
-        cut = f"reads {read} tokens of a pair, not {how['max_tokens']}: it has no more positions, or declares no more"
+    Where it cannot read as many tokens as are asked for, this is said under the `setting` that names the `model`. Where
+    the GPU is another machine's, it is done in float32 on the CPU.
+
+    Raises:
+        ModelError: it cannot be loaded, cannot score such a pair, or gives NaN or infinity.
+    """
+    from hnmine.models.reranker import load_reranker  # imports torch and transformers
+
+    if how["device"] == "cuda" and not visible_gpus():
+        how = {**how, "device": "cpu", "dtype": "float32", "engine": "torch"}
+    reranker, asked = load_reranker(kind, folder, **how), how["max_tokens"]
+    if (read := int(getattr(reranker, "max_tokens", asked))) < asked:
+        cut = f"reads {read} tokens of a pair, not {asked}: it has no more positions, or declares no more"
         say("check", f"{setting}: {model} {cut}", level="warning")
-
-    # Let it score, and leave the GPU to the step.
     try:
         reranker.scores(QUERIES, DOCUMENTS)
     except HnmineError:
@@ -104,7 +115,7 @@ def _check(config: Config, kind: Kind, model: str, setting: str, *, is_start: bo
         raise ModelError(f"{folder} cannot score a pair: {type(error).__name__}: {error}") from None
     finally:
         del reranker
-        if device.kind == "gpu":
+        if how["device"] == "cuda":  # leave it to the step
             import torch
 
             torch.cuda.empty_cache()
