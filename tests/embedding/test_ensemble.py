@@ -186,7 +186,7 @@ def test_a_lexical_encoder_that_keeps_its_fit_encodes_what_is_new_alone(tmp_path
 
 
 def test_a_fit_that_is_gone_is_a_data_error(model, tmp_path):
-    with pytest.raises(DataError, match=r"has no lexical fit gone.safetensors that is whole"):
+    with pytest.raises(DataError, match=r"has no whole lexical fit gone\.safetensors of today"):
         ensemble(tmp_path, [LEXICAL], fits={"words": "gone.safetensors"})
     assert ensemble(tmp_path, [transformer(model)]).fits == {}
 
