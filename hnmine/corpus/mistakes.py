@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, found
 from hnmine.corpus.files import HEAD
 
 _STARTS = (
@@ -14,6 +15,7 @@ _STARTS = (
     (rb"(?i)\s*<(!doctype\s+html|html|head|body)\b", "is an HTML page, perhaps of an error", "fetch the file again"),
     (rb"\s*<\?xml", "is XML", "write JSON lines"),
     (rb"\x1f\x8b|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd", "is packed twice", "unpack it once"),
+    (rb"FEA1|ORC|Obj\x01", "is Feather, ORC or Avro", "write Parquet"),
     (rb"%PDF|\x80[\x02-\x05]|SQLite format 3|\x89HDF|\x93NUMPY", "is no text", "write JSON lines or Parquet"),
 )
 _ROWS = "expected one JSON object a line"
@@ -42,7 +44,9 @@ def object_of_objects(row: object) -> str | None:
         return None
     name, value = next(iter(row.items()))
     remedy = f"{_ROWS}: jq -c 'to_entries[] | {{_id: .key}} + .value' OLD > NEW"
-    if value and all(isinstance(grade, int | float) for grade in value.values()):
+    if any(len(found(names, row)) > 1 for names in (DOCUMENT, QUERY, JUDGEMENT)):
+        remedy = f"{_ROWS}: frame.to_json(NEW, orient='records', lines=True)"  # it holds columns, as pandas writes
+    elif value and all(isinstance(grade, int | float) for grade in value.values()):
         by_query = "to_entries[] | .key as $query | .value | to_entries[] | [$query, .key, .value]"
         remedy = f"expected query, document and score a line: jq -r '{by_query} | @tsv' OLD > NEW"
     return f"is one JSON object of objects, the first is {name[:40]!r} with {_names(value)}; {remedy}"

@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from hnmine.corpus.collection import Collection, Quarantined
 from hnmine.corpus.layouts import read_collection
 from hnmine.errors import DataError
 from hnmine.types import Texts
-from tests.builders.beir import CORPUS, HEADER, QRELS, QUERIES, packed, write_folder
+from tests.builders.beir import CORPUS, HEADER, QRELS, QUERIES, judged_ids, packed, write_folder
 
 CONFIG = SourcesConfig()
 
@@ -624,6 +625,38 @@ def test_a_name_that_is_no_utf_8_is_an_error(tmp_path):
     with open(os.fsencode(folder) + b"/\xff.txt", "w") as file:
         file.write("x")
     assert "cannot be listed: 'utf-8' codec" in error_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("ending", "settings"),
+    [
+        ("csv", {}),
+        ("csv", {"index": False}),
+        ("csv", {"quoting": 1}),
+        ("csv", {"encoding": "utf-8-sig", "lineterminator": "\r\n"}),
+        ("csv", {"sep": ";", "compression": "gzip"}),
+        ("tsv", {"sep": "\t"}),
+        ("jsonl", {"orient": "records", "lines": True}),
+        ("parquet", {}),
+        ("feather", {}),
+    ],
+)
+def test_what_pandas_writes_is_read(tmp_path, ending, settings):
+    texts = ['5" screen, "big"\nsecond line', "tab\there; semi", "x"]
+    tables = {
+        "corpus": {"_id": ["d1", "d2", "d3"], "title": ["One", None, "Three"], "text": texts},
+        "queries": {"_id": ["q1", "q2"], "query": ["what?", "why, then"]},
+        "qrels": {"query_id": ["q1", "q2", "q2"], "doc_id": ["d1", "d3", "d2"], "relevance": [2, 0, 1]},
+    }
+    for name, columns in tables.items():
+        frame = pd.DataFrame(columns)
+        write = {"jsonl": frame.to_json, "parquet": frame.to_parquet, "feather": frame.to_feather}
+        write.get(ending, frame.to_csv)(tmp_path / f"{name}.{'arrow' if ending == 'feather' else ending}", **settings)
+    collection = read_collection(tmp_path, CONFIG)
+    assert collection.documents.texts == (f"One\n{texts[0]}", texts[1], "Three\nx")
+    assert collection.queries.texts == ("what?", "why, then")
+    assert judged_ids(collection, "train") == {("q1", "d1"): 2, ("q2", "d3"): 0, ("q2", "d2"): 1}
+    assert collection.quarantined == ()
 
 
 # Real data

@@ -25,6 +25,11 @@ CASES = {
     "long array": (json.dumps(ROWS * 9000).encode(), ["one JSON array", "'_id'", "jq -c '.[]'"]),
     "objects by id": (json.dumps({"d1": ROWS[0], "d2": ROWS[1]}).encode(), ["object of objects", "'d1'", "to_entries"]),
     "objects by id, in lines": (json.dumps({"d1": ROWS[0]}, indent=1).encode(), ["object of objects", "to_entries"]),
+    "columns by name": (
+        b'{"_id": {"0": "d1", "1": "d2"}, "text": {"0": "a", "1": "b"}}',
+        ["object of objects", "orient='records', lines=True"],
+    ),
+    "Feather": (b"FEA1\0\0\0\0", ["Feather", "write Parquet"]),
     "grades by query": (b'{"q1": {"d1": 1}, "q2": {"d2": 2}}\n', ["object of objects", "'q1' with 'd1'", "@tsv"]),
     "objects of lines": (
         "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
@@ -59,7 +64,7 @@ def test_a_file_that_is_wrong_as_a_whole_is_named_with_what_it_is_and_what_to_wr
     content, parts = CASES[case]
     folder = write_folder(tmp_path)
     (folder / file).unlink()
-    name = file.replace(".jsonl", ".tsv") if "column" in case or "header" in case else file
+    name = file.replace(".jsonl", ".tsv") if "in columns" in case or "header" in case else file
     (folder / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
         read(folder)
