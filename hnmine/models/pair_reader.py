@@ -34,7 +34,10 @@ class PairReader:
         self._library, self._max_tokens = library, max_tokens
         self._prompt = library.prompts.get(library.default_prompt_name)
         self._limit_length()
-        self._padding = {name: value for name, value in self._text_settings().items() if name == "padding_side"}
+        settings = self._text_settings()
+        self._padding = {name: value for name, value in settings.items() if name == "padding_side"}
+        cuts_at_end = getattr(library.tokenizer, "truncation_side", "right") == "right"
+        self._clips = cuts_at_end and settings.get("truncation", True) in (True, "longest_first")
         self._constant: Features = {}  # what the library adds to the features of any pair
 
     def rows(self, queries: Sequence[str], documents: Sequence[str]) -> list[Row]:
@@ -98,7 +101,7 @@ class PairReader:
     def _clipped(self, document: str) -> str:
         """Return the beginning of a document if no more of it can be read, else all."""
         beginning = document[: _CLIP_CHARACTERS_PER_TOKEN * self._max_tokens]
-        if len(beginning) == len(document):
+        if len(beginning) == len(document) or not self._clips:
             return document
         tokens = self._library.tokenizer(beginning, add_special_tokens=False)["input_ids"]
         return beginning if len(tokens) > self._max_tokens + _WHOLE_TOKENS else document

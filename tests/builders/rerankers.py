@@ -224,6 +224,17 @@ def _saved_adapter(label: str, base: Layout) -> Layout:
     return Layout(label, build, passages=base.passages)
 
 
+def _resaved(label: str, layout: Layout) -> Layout:
+    """Return the layout that the library writes of another."""
+
+    def build(folder: Path) -> Path:
+        below = layout.build(folder.with_name(f"{folder.name}-before"))
+        CrossEncoder(str(below), device="cpu").save_pretrained(str(folder), create_model_card=False)
+        return folder
+
+    return Layout(label, build)
+
+
 def _in_subfolder(label: str, layout: Layout) -> Layout:
     """Return a modular layout whose transformer lies in a folder of its own, as before version 5."""
 
@@ -298,19 +309,26 @@ LAYOUTS = {
         _decoder("Llama without a padding token", "Llama", pad=False),
         _decoder("Qwen3 with a chat template", "Qwen3", chat=_CHAT),
         _decoder("Qwen2, padded on the left", "Qwen2", side="left"),
+        _resaved("Bert, saved by the library", _BERT_LAYOUT),
+        declare(_resaved("ConvBert", _encoder("ConvBert", embedding_size=32)), "ConvBert, padded to all it reads",
+                "sentence_bert_config.json", processing_kwargs={"text": {"padding": "max_length"}}),
+        declare(_BERT_LAYOUT, "Bert, which reads the end of a long pair", "tokenizer_config.json",
+                truncation_side="left"),
         declare(_BERT_LAYOUT, "Bert, activation in config.json", "config.json",
                 sentence_transformers={"activation_fn": "torch.nn.modules.linear.Identity"}),
         declare(_BERT_LAYOUT, "Bert, activation as before version 4", "config.json",
                 sbert_ce_default_activation_function="torch.nn.modules.linear.Identity"),
         _in_bfloat16("Qwen3, weights in bfloat16", _QWEN3),
         _MODULES,
-        declare(_MODULES, "modules: mean, dense, tokens with their places in the text", "sentence_bert_config.json",
-                processing_kwargs={"text": {"return_offsets_mapping": True}}),
         _in_subfolder("modules: mean, dense, the transformer in a folder", _MODULES),
         _modular("modules: first token, dense, norm, dense",
                  lambda: [Pooling(32, "cls"), Dense(32, 16), LayerNorm(16), _score(16)]),
         _ANSWERS,
         _logits("Qwen3 of yes and no, with an instruction", prompts={"web": "judge whether the document answers"}),
+        declare(_ANSWERS, "Qwen3 of yes and no, with settings of its template", "sentence_bert_config.json",
+                processing_kwargs={"chat_template": {"add_generation_prompt": True}, "text": {"max_length": 70}}),
+        declare(_ANSWERS, "Qwen3 of yes and no, with an activation", "config_sentence_transformers.json",
+                activation_fn="torch.nn.modules.linear.Identity"),
         _logits("Qwen3 of yes alone, without a template", chat=False, yes_only=True),
         _logits("Qwen3 of yes and no, with a prompt, without a template", chat=False, prompts={"web": "judge :"}),
         _causal("Llama that generates", "Llama"),

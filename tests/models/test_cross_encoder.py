@@ -46,7 +46,7 @@ def some_pairs() -> tuple[list[str], list[str]]:
     """Return short pairs, one of an empty document, one of an empty query, and three that are too long."""
     queries, documents = random_text_pairs(16, letters=80)
     queries += ["what is it", "", "a query of so many words " * 40, "long " * 60, "it"]
-    documents += ["", "no query", "short", "and longer " * 60, "one endless word " + "x" * 99 + " tail" * 99]
+    documents += ["", "no query", "short", "and longer " * 60, f"one endless word {'x' * 99}{' tail' * 999} at last"]
     return queries, documents
 
 
@@ -175,11 +175,11 @@ def test_what_is_no_re_ranker_is_refused_by_name(name: str, built: Built) -> Non
 def test_where_tokens_cannot_be_batched_the_library_reads_and_computes(
     built: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reranker = load(built(LAYOUTS["modules: mean, dense, tokens with their places in the text"]))
+    reranker = load(built(LAYOUTS["ConvBert, padded to all it reads"]))
     assert "is read and computed batch by batch as sentence-transformers does it" in capsys.readouterr().err
     assert reranker.tokenize(["a"], ["b"]) == [{"query": "a", "document": "b"}]
     with pytest.raises(ModelError, match="cannot be cut into passages"):
-        load(built(LAYOUTS["modules: mean, dense, tokens with their places in the text"]), passages=True)
+        load(built(LAYOUTS["ConvBert, padded to all it reads"]), passages=True)
 
 
 def test_learned_positions_of_a_decoder_are_scored_as_one_by_one(built: Built) -> None:
