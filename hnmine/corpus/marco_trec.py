@@ -1,11 +1,9 @@
 """MS MARCO and TREC: files that are named after what they hold, one for each split.
 
-    collection.tsv, msmarco-docs.tsv, docs.jsonl, docs/…       documents: `id text` or `id url title text` between tabs,
-                                                               or JSON lines, Parquet, or TREC's markup (`markup`)
-    queries.<split>.tsv, topics.<name>.txt, topics.xml         queries: `id text` between tabs, or the same
-    qrels.<split>.tsv, qrels.<name>.txt                        judgements, mostly TREC's four columns
-
-Quotes in a table without a header are characters of the text; with a header it is read as CSV and TSV always are.
+collection.tsv, msmarco-docs.tsv, docs.jsonl, docs/…       documents: `id text` or `id url title text` between tabs,
+                                                           or JSON lines, Parquet, or TREC's markup (`markup`)
+queries.<split>.tsv, topics.<name>.txt, topics.xml         queries: `id text` between tabs, or the same
+qrels.<split>.tsv, qrels.<name>.txt                        judgements, mostly TREC's four columns
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from hnmine.corpus.files import HEAD, File, Folder, Row
 from hnmine.corpus.markup import DOCUMENT as DOCUMENT_TAGS
 from hnmine.corpus.markup import TOPIC, Tags, is_markup, markup_rows
 from hnmine.corpus.qrels import judgement_rows
-from hnmine.corpus.rows import is_json, rows
+from hnmine.corpus.rows import filled, is_json, rows
 from hnmine.errors import DataError
 
 EXPECTED = "collection.tsv or docs…, queries.<split>.tsv or topics…, and qrels.<split>.tsv (MS MARCO, TREC)"
@@ -85,19 +83,14 @@ def _role(name: str) -> str:
 
 def _texts(files: Sequence[File], names: Names, tags: Tags) -> Iterator[Row]:
     """Yield the rows of documents or queries of these files."""
-    for file in files:
+    for file in filled(files):
         with file.opened() as (kind, stream):
             head: bytes = stream.peek(HEAD)[:HEAD]  # type: ignore[attr-defined]
             if kind == "text" and is_markup(head):
                 yield from markup_rows(file.name, stream, tags)
                 continue
             columns = None if kind != "text" or is_json(file, stream) else _columns(file, head, names)
-            if columns:
-                for line, raw in enumerate(stream, start=1):
-                    if content := raw.removeprefix(b"\xef\xbb\xbf" if line == 1 else b"").rstrip(b"\r\n").strip(b" "):
-                        yield _cells(file, line, content, columns)
-                continue
-        yield from rows(file)
+        yield from rows(file, columns)
 
 
 def _once(found_rows: Iterator[Row]) -> Iterator[Row]:
@@ -105,16 +98,15 @@ def _once(found_rows: Iterator[Row]) -> Iterator[Row]:
     known: dict[tuple[Any, ...], str] = {}
     for row in found_rows:
         keys = found(QUERY, row.fields)
-        key = tuple(str(row.fields[keys[name]]) for name in ("id", "text") if name in keys)
-        if len(key) < 2 or known.setdefault(key, row.file) == row.file:
+        key = tuple(row.fields[keys[name]] for name in ("id", "text") if name in keys)
+        if not all(isinstance(each, str) for each in key) or known.setdefault(key, row.file) == row.file:
             yield row
 
 
 def _columns(file: File, head: bytes, names: Names) -> Sequence[str] | None:
     """Return the columns of a table without a header; None if it has one."""
-    first = next(
-        (line for line in head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines() if line.strip()), ""
-    )
+    text = head.decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
+    first = text.partition("\n")[0].rstrip("\r")
     if any({"id", "text"} <= found(names, first.split(delimiter)).keys() for delimiter in "\t,;"):
         return None
     columns = _COLUMNS.get(first.count("\t") + 1)
@@ -124,15 +116,3 @@ def _columns(file: File, head: bytes, names: Names) -> Sequence[str] | None:
             f"{', or id, url, title and text' if names is DOCUMENT else ''}; or a header with {listed(names)}"
         )
     return columns
-
-
-def _cells(file: File, line: int, content: bytes, columns: Sequence[str]) -> Row:
-    try:
-        cells = content.decode().split("\t")
-    except UnicodeDecodeError as error:
-        return Row(file.name, line, {}, "not_utf8", f"byte {error.start}: {error.reason}")
-    if len(cells) != len(columns):
-        return Row(
-            file.name, line, {}, "malformed_row", f"expected {len(columns)} columns, got {len(cells)}: {cells[0][:40]}"
-        )
-    return Row(file.name, line, dict(zip(columns, cells, strict=True)))

@@ -133,7 +133,9 @@ def _numbered(name: str, rows: Any, columns: Sequence[str]) -> Iterator[Row]:
     """Yield the rows of a table or an iterable; a row that is a tuple has these columns, the last ones optional."""
     expected = f"expected a dict or ({', '.join(columns)})"
     for line, row in enumerate(_rows(name, rows), start=1):
-        if isinstance(row, list | tuple) and 2 <= len(row) <= len(columns):
+        if isinstance(row, tuple) and hasattr(row, "_asdict"):
+            row = row._asdict()
+        elif isinstance(row, list | tuple) and 2 <= len(row) <= len(columns):
             row = dict(zip(columns, row, strict=False))
         if not isinstance(row, Mapping):
             yield Row(name, line, {}, "not_an_object", f"{expected}, got a {type(row).__name__}")

@@ -36,6 +36,7 @@ def read(folder: Path, files: dict[str, bytes]) -> Collection:
         {"collection.tsv": b'id,text,url\n0,the first,\n1,"""Quoted"" the second",\n2,"""third""",\n'},
         {"queries.dev.tsv": b"query_id\tquery\n" + SMALL["queries.dev.tsv"]},
         {"qrels.dev.tsv": b"qid\t-\tpid\trel\n7\t-\t0\t1\n8\t-\t1\t1\n"},
+        {"collection.tsv": b'0\tthe first\n1\t"""Quoted"" the second"\n2\t"""third"""\n'},
         {"qrels.dev.tsv": b"7 0 0 1\n8 Q0 1 1"},
         {"qrels.dev.tsv": b"score,pid,qid\n1,0,7\n1,1,8\n"},
     ],
@@ -100,6 +101,7 @@ def test_a_query_of_two_files_with_two_texts_is_set_aside(tmp_path: Path) -> Non
         ({"collection.tsv.gz": b""}, "holds both collection.tsv and collection.tsv.gz"),
         ({"collection.tsv": b"version https://git-lfs.github.com/spec/v1\noid"}, "git lfs pull"),
         ({"collection.tsv": "0\tübel\n".encode("utf-16")}, "UTF-16"),
+        ({"collection.tsv": b"\n"}, "collection.tsv is empty"),
         ({"qrels.dev.tsv": b"7\t0\n"}, "qrels.dev.tsv begins with"),
     ],
 )
