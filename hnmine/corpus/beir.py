@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hnmine.corpus.assemble import Parts
+from hnmine.corpus.file_names import UNSPLIT
 from hnmine.corpus.files import File, Folder
 from hnmine.corpus.qrels import judgement_rows
 from hnmine.corpus.rows import rows_of
@@ -22,7 +23,6 @@ from hnmine.corpus.tables import parquet_rows
 from hnmine.errors import DataError
 
 EXPECTED = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv, or folders corpus/, queries/ and qrels/ or default/"
-UNSPLIT = "train"  # split of judgements that name none; shares of it are held out
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|csv|tsv|txt|trec|qrels?|parquet|arrow))?(\.(gz|bz2|zstd?|xz|lz4))?$", re.I)
 _NO_ROWS = re.compile(r"state|dataset_infos?|dataset_dict|readme|licen[cs]e", re.I)
 _COUNTED = r"(?:part|shard|chunk)?[-_.]?\d{2,}-of-(?P<parts>\d{2,})(?:-[0-9a-f]{8,})?"
