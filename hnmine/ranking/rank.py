@@ -30,6 +30,7 @@ from hnmine.embedding.pool import cpu_actors, device_of_encoders
 from hnmine.errors import ConfigError, DataError, DeviceError, HnmineError, ModelError
 from hnmine.models.batches import MAX_LANES
 from hnmine.models.folder import folder_sha256, model_type, resolve
+from hnmine.models.preflight import check_reranker
 from hnmine.ranking.first_stage import FirstStage
 from hnmine.ranking.measures import Task, means, measure, reach
 from hnmine.ranking.run_files import write_run
@@ -44,8 +45,7 @@ from hnmine.types import NO_ROW, Done, Float32, Pairs, Texts
 
 PART_PAIRS = 1024
 """Pairs of a part: what a crash may cost each actor."""
-MOST_TOKENS = 32_768
-"""Of query and document together, whatever a model declares."""
+_AS_DECLARED = 10**9  # tokens: a cross-encoder reads no more than it declares and has positions for
 _RETRIES = 3  # of a part whose actor died
 _ASKED_AHEAD = 2  # parts that an actor holds: it scores one, and the next is there
 TextPairs = tuple[list[str], list[str]]  # queries, and a document of each
@@ -75,24 +75,28 @@ class RankingModel:
 def find_model(model: str, config: Config, *, max_tokens: int | None = None, dtype: str = "auto") -> RankingModel:
     """Return the model of this folder or name, and how it reads; `max_tokens` None: what its makers let it read.
 
+    A cross-encoder is loaded once and scores a few pairs, before hours of work.
+
     Raises:
         ConfigError: `max_tokens` is out of range.
         ModelError: there is no such model, or it has neither a head that scores nor a pooling that makes vectors.
         DeviceError: a GPU was asked for and is not there.
     """
-    if max_tokens is not None and not 16 <= max_tokens <= MOST_TOKENS:
-        raise ConfigError(f"max_tokens: expected a number from 16 to {MOST_TOKENS}, got {max_tokens}")
+    if max_tokens is not None and not 16 <= max_tokens <= 32_768:
+        raise ConfigError(f"max_tokens: expected a number from 16 to 32768, got {max_tokens}")
     folder = resolve(model := named_model(model))
     kind = kind_of(model, folder)
     device = device_of_encoders(config.device, config.ray)
     reading = {
-        "max_tokens": max_tokens or (MOST_TOKENS if kind == "cross-encoder" else None),  # they read what they declare
+        "max_tokens": max_tokens or (_AS_DECLARED if kind == "cross-encoder" else None),
         "passages": config.evaluate.long_documents == "maxp",
         "dtype": choose_dtype(dtype, device.kind, model_type=model_type(folder)),
         "engine": config.engine,
         "device": device.torch_name,
     }
     say("rank", f"{model}: a {kind} on {device}, {reading['dtype']}")
+    if kind == "cross-encoder":
+        check_reranker("--model", model, kind, folder, reading)
     name = slug(Path(model.partition("@")[0]).name) or "model"
     return RankingModel(name=name, kind=kind, folder=folder, reading=reading)
 
@@ -120,11 +124,8 @@ def rank_queries(
     out: Path,
 ) -> dict[str, Any]:
     """Re-rank the queries of a split, None: of the collection; write the TREC run `out` and return its facts."""
-    # Load the model, if this process scores, before hours of work; then ask the first stage.
+    # Ask the first stage.
     config, documents = run.config, collection.documents
-    scorer = PartScorer(model)
-    if model.kind == "cross-encoder" and not _is_for_actors(model, config):
-        scorer.load()
     pairs = NO_PAIRS if split is None else collection.pairs(split)
     rows_Q = np.arange(len(collection.queries)) if split is None else np.unique(pairs.query_rows_P)
     doc_rows_QK, first_scores_QK = open_first_stage()(rows_Q, config.evaluate.depth)
@@ -139,31 +140,31 @@ def rank_queries(
 
     # Score, and write.
     store = config.embed.store or run.out / "store"
-    scores_QK = scores_of(task, documents, scorer, run, store)
+    scores_QK = scores_of(task, documents, model, run, store)
     write_run(out, task.queries.ids, documents.ids, task.doc_rows_QK, scores_QK, tag=model.name)
     facts = {"run": str(out), "model": model.name, "kind": model.kind, "queries": len(task), "documents": count}
     say("rank", f"{out}: {len(task) - len(lacking):,} queries, {count:,} documents; {run.out} may be removed")
     return facts | ({} if split is None else worth(task, scores_QK, model, Path(config.evaluate.first_stage).name))
 
 
-def scores_of(task: Task, documents: Texts, scorer: PartScorer, run: Run, store: str | Path) -> Float32:
+def scores_of(task: Task, documents: Texts, model: RankingModel, run: Run, store: str | Path) -> Float32:
     """Return the model's scores (Q, K) of a task's documents, -inf where there is none.
 
     What is known of an earlier call is taken from the run's folder, or for a bi-encoder from the store of vectors.
     """
-    if scorer.model.kind == "bi-encoder":
-        return _cosines(task, documents, scorer.model, run.config, store)
+    if model.kind == "bi-encoder":
+        return _cosines(task, documents, model, run.config, store)
     query_F, position_F = np.nonzero(task.exists_QK)
     rows_F = task.doc_rows_QK[query_F, position_F].tolist()
     pairs = [task.queries.texts[query] for query in query_F], [documents.texts[row] for row in rows_F]
     scores_QK = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
-    scores_QK[query_F, position_F] = score_parts(pairs, scorer, run, PART_PAIRS)
+    scores_QK[query_F, position_F] = score_parts(pairs, model, run, PART_PAIRS)
     return scores_QK
 
 
-def score_parts(pairs: TextPairs, scorer: PartScorer, run: Run, part_pairs: int) -> Float32:
+def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int) -> Float32:
     """Return the score (F,) of each pair; those of parts that were scored before are kept, and read back."""
-    model, (queries, documents) = scorer.model, pairs
+    queries, documents = pairs
     scores_F = np.zeros(len(queries), dtype=np.float32)
 
     # Take the parts that an earlier call has left.
@@ -185,7 +186,7 @@ def score_parts(pairs: TextPairs, scorer: PartScorer, run: Run, part_pairs: int)
     total = sum(len(queries[part]) for part, _ in missing.values())
     asked = ((number, (queries[part], documents[part])) for number, (part, _) in missing.items())
     with track("rank", model.name, total, "pairs") as progress:
-        for number, scores in _scored(asked, len(missing), scorer, run.config, progress.advance):
+        for number, scores in _scored(asked, len(missing), model, run.config, progress.advance):
             part, identity = missing[number]
             scores_F[part] = scores
             run.write_table(_entry(number), pa.table({"score": scores}))
@@ -201,20 +202,16 @@ class PartScorer:
     """Scores parts, in this process or as an actor; the model is loaded once."""
 
     def __init__(self, model: RankingModel) -> None:
-        self.model = model
-        self._reranker: Any = None
+        self._model = model
 
-    def load(self) -> None:
-        """Load the model, and let it score a pair; nothing is done if it is loaded."""
-        if self._reranker is None:
-            from hnmine.models.reranker import load_reranker  # imports torch
+    @cached_property
+    def _reranker(self) -> Any:
+        from hnmine.models.reranker import load_reranker  # imports torch
 
-            self._reranker = load_reranker(self.model.kind, self.model.folder, **self.model.reading)
-            self._reranker.scores(["a query"], ["a document"])
+        return load_reranker(self._model.kind, self._model.folder, **self._model.reading)
 
     def score(self, pairs: TextPairs, done: Done = lambda _count: None) -> Float32:
         """Return the score (n,) of each pair."""
-        self.load()
         scores: Float32 = self._reranker.scores(*pairs, done)
         return scores
 
@@ -226,24 +223,23 @@ class PartScorer:
             return str(error)
 
 
-def _is_for_actors(model: RankingModel, config: Config) -> bool:
-    """Whether actors of Ray score: on a cluster, and where there is more to compute on than one process uses."""
+def _scored(
+    parts: Iterable[tuple[int, TextPairs]], count: int, model: RankingModel, config: Config, done: Done
+) -> Iterator[tuple[int, Float32]]:
+    """Yield the scores of numbered parts, by actors in any order, or in this process."""
+    # Ask actors on a cluster, and where there is more to compute on than one process uses.
     on_gpu = model.reading["device"] == "cuda"
     several = config.embed.actors is not None or (visible_gpus() > 1 if on_gpu else (os.cpu_count() or 1) > MAX_LANES)
     by_ray = (bool(os.environ.get("RAY_ADDRESS")) or several) if config.ray is None else config.ray
-    return by_ray or (on_gpu and not visible_gpus())  # a cluster's head may have no GPU
-
-
-def _scored(
-    parts: Iterable[tuple[int, TextPairs]], count: int, scorer: PartScorer, config: Config, done: Done
-) -> Iterator[tuple[int, Float32]]:
-    """Yield the scores of numbered parts, by actors in any order, or in this process."""
-    if not _is_for_actors(scorer.model, config):
-        yield from ((number, scorer.score(pairs, done)) for number, pairs in parts)
+    if by_ray or (on_gpu and not visible_gpus()):  # a cluster's head may have no GPU
+        for number, scores in _by_actors(parts, count, model, config.embed.actors):
+            done(len(scores))
+            yield number, scores
         return
-    for number, scores in _by_actors(parts, count, scorer.model, config.embed.actors):
-        done(len(scores))
-        yield number, scores
+
+    # Score here, where the progress shows each batch.
+    scorer = PartScorer(model)
+    yield from ((number, scorer.score(pairs, done)) for number, pairs in parts)
 
 
 def _by_actors(
