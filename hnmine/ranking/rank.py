@@ -128,8 +128,15 @@ def rank_queries(
     config, documents = run.config, collection.documents
     pairs = NO_PAIRS if split is None else collection.pairs(split)
     rows_Q = np.arange(len(collection.queries)) if split is None else np.unique(pairs.query_rows_P)
-    doc_rows_QK, first_scores_QK = open_first_stage()(rows_Q, config.evaluate.depth)
-    task = Task.of(documents, collection.queries, pairs, rows_Q, doc_rows_QK, first_scores_QK)
+    depth, is_file = config.evaluate.depth, config.evaluate.first_stage not in ("bm25", "dense")
+    doc_rows_QK, first_scores_QK = open_first_stage()(rows_Q, depth + is_file)
+    if is_file and (more := int((doc_rows_QK[:, depth:] != NO_ROW).sum())):
+        say(
+            "rank",
+            f"{more:,} queries have more than {depth} candidates, which are left out: see --depth",
+            level="warning",
+        )
+    task = Task.of(documents, collection.queries, pairs, rows_Q, doc_rows_QK[:, :depth], first_scores_QK[:, :depth])
     count, lacking = int(task.exists_QK.sum()), np.flatnonzero(~task.exists_QK.any(1))
     if len(lacking):
         example = f"first {task.queries.ids[lacking[0]]!r}: {task.queries.texts[lacking[0]][:80]!r}"

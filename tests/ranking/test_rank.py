@@ -128,6 +128,10 @@ def test_the_candidates_of_a_run_file_are_ranked_and_what_has_none_is_said(
 ) -> None:
     candidates = tmp_path / "candidates.trec"
     candidates.write_text("apple-care Q0 apple-story 1 9 x\napple-care Q0 desk-price 2 8 x\n")
+    shallow = quick(f"evaluate.first_stage={candidates}", "evaluate.depth=1")
+    rank(data, tmp_path / "run.trec", shallow, model=str(model), split="train")
+    assert [line[:2] for line in lines_of(tmp_path / "run.trec")] == [("apple-care", "apple-story")]
+    assert "1 queries have more than 1 candidates, which are left out: see --depth" in capsys.readouterr().err
     rank(data, tmp_path / "run.trec", quick(f"evaluate.first_stage={candidates}"), model=str(model), split="train")
     assert {line[:2] for line in lines_of(tmp_path / "run.trec")} == {
         ("apple-care", "apple-story"),
