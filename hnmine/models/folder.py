@@ -122,8 +122,8 @@ def refuse_without_safetensors(folder: Path) -> None:
     }
     lacking = sorted(read - safe)
     if not safe and not lacking:
-        what = "" if (folder / "config.json").is_file() else " and no config.json: it is no model"
-        raise ModelError(f"{folder} holds no *.safetensors{what}; give a Hugging Face model folder")
+        more = "" if (folder / "config.json").is_file() else " and no config.json: it is no model"
+        raise ModelError(f"{folder} holds no *.safetensors{more}; give a Hugging Face model folder")
     if lacking:
         command = _conversion(lacking[0], pickled[lacking[0]].name.startswith("adapter"))
         raise ModelError(

@@ -31,13 +31,15 @@ DOCUMENTS = ("It is a document of a few words.", "a passage of many words " * 12
 def check_encoder(plan: Plan) -> None:
     """Load an encoder, and let it encode short, empty and over-long texts of both roles.
 
-    Where the GPU is another machine's, it is done in float32 on the CPU.
+    It is done by torch, since OpenVINO takes long to compile; and where the GPU is another machine's, in float32 on the
+    CPU.
 
     Raises:
         ModelError: it cannot be loaded, cannot read such a text, or gives NaN or infinity in every number type.
     """
+    plan = replace(plan, engine="torch")
     if plan.device == "cuda" and not visible_gpus():
-        plan = replace(plan, device="cpu", dtype="float32", engine="torch")
+        plan = replace(plan, device="cpu", dtype="float32")
     encoder = FiniteEncoder(plan, 1)
     try:
         encoder.encode(QUERIES, plan.query)

@@ -165,8 +165,8 @@ def checked(folder: Path, *, new_head: bool = False, adapter: str | None = None)
 def _refuse_found(folder: Path, model: Any, found: dict[str, list[str]]) -> None:
     """Raise ModelError if there are tensors that are not as they should be; name some."""
     parts = [
-        f"{len(names)} tensors are {what}: {', '.join(sorted(names)[:_NAMED])}{', …' if len(names) > _NAMED else ''}"
-        for what, names in found.items()
+        f"{len(names)} tensors are {fault}: {', '.join(sorted(names)[:_NAMED])}{', …' if len(names) > _NAMED else ''}"
+        for fault, names in found.items()
         if names
     ]
     if parts:

@@ -44,8 +44,8 @@ def refuse_code(folder: Path) -> None:
                 _check_adapter(path, settings)
 
 
-def _refuse(path: Path, what: str, remedy: str) -> NoReturn:
-    raise ModelError(f"{path} names {what}; code of a model's folder is never run: {remedy}")
+def _refuse(path: Path, code: str, remedy: str) -> NoReturn:
+    raise ModelError(f"{path} names {code}; code of a model's folder is never run: {remedy}")
 
 
 def _check_modules(path: Path, modules: Any) -> None:
