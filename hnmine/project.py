@@ -261,6 +261,7 @@ def _refuse_idle_sources(made: Collection, config: Config) -> None:
     """Refuse settings of reading that a collection was made without."""
     default = type(config.sources)()
     found = {"min_score": made.min_score, "lower_grades": "negatives" if made.lower_are_negatives else "ignore"}
+    found["template"] = getattr(made, "template", default.template)
     for key, value in found.items():
         if (wanted := getattr(config.sources, key)) not in (value, getattr(default, key)):
             raise ConfigError(

@@ -118,6 +118,7 @@ def test_settings_of_reading_that_a_collection_was_made_without_are_refused(note
     for setting, message in (
         ("min_score=2", "min_score is 2.0, .*made with None"),
         ("lower_grades=negatives", "made with ignore"),
+        ("template='{text}'", "sources.template is {text}, .*made with {title}"),
     ):
         config = hnmine.load_config(overrides=[f"sources.{setting}"])
         with pytest.raises(hnmine.HnmineError, match=message):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from dataclasses import fields as fields_of
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,11 @@ _TABLES = ("__arrow_c_stream__", "iter_batches", "with_format")  # Arrow, pandas
 _FORMS = "a dict by id, a list of dicts, a DataFrame, an Arrow table, a datasets.Dataset or a Ray dataset"
 
 
+@dataclass(frozen=True, kw_only=True)
 class Collection(read.Collection):
     """A collection that is made of Python objects; steps take it where they take the address of a folder."""
+
+    template: str  # by which fields of documents were joined
 
     @classmethod
     def of(cls, corpus: Any, queries: Any, qrels: Any, sources: SourcesConfig | None = None) -> Collection:
@@ -54,9 +57,10 @@ class Collection(read.Collection):
             queries=_texts("queries", queries, QUERY),
             judged={split: _judged(f"qrels {split}", rows) for split, rows in _splits(qrels).items()},
         )
-        made = assemble(parts, sources or SourcesConfig())
-        made = replace(made, layout=f"Python objects, {_digest(made)}")
-        return cls(**{field.name: getattr(made, field.name) for field in fields_of(made)})
+        sources = sources or SourcesConfig()
+        made = assemble(parts, sources)
+        values = {field.name: getattr(made, field.name) for field in fields_of(made)}
+        return cls(**values | {"layout": f"Python objects, {_digest(made)}", "template": sources.template})
 
 
 def _texts(name: str, texts: Any, names: Names) -> Iterator[Row]:

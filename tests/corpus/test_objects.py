@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -38,6 +38,15 @@ class Streamed:
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         return self.table.__arrow_c_stream__(requested_schema)
+
+
+class Judged(NamedTuple):
+    """A judgement as ir_datasets and ir_measures have it."""
+
+    query_id: str
+    doc_id: str
+    relevance: int
+    iteration: str
 
 
 KINDS: dict[str, Callable[[Rows], Any]] = {
@@ -97,6 +106,7 @@ def test_dicts_by_id_are_the_collection(draw: random.Random) -> None:
         ({"q1": ["d1"], "q2": {"d2"}}, {"train": {("q1", "d1"): 1, ("q2", "d2"): 1}}),
         ({"dev": {"q1": ["d1"], "q2": ("d2",)}}, {"dev": {("q1", "d1"): 1, ("q2", "d2"): 1}}),
         ([("q1", "d1"), ("q2", "d2", 3)], {"train": {("q1", "d1"): 1, ("q2", "d2"): 3}}),
+        (iter([Judged("q1", "d1", 2, "0")]), {"train": {("q1", "d1"): 2}}),
         ({"dev": [("q1", "d1", 2.5)]}, {"dev": {("q1", "d1"): 2.5}}),
         ({"q1": {}, "q2": {"d2": np.float32(2)}}, {"train": {("q2", "d2"): 2}}),
         ({"train": {}, "dev": QRELS}, {"train": {}, "dev": JUDGED}),
