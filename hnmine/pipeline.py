@@ -26,6 +26,7 @@ from hnmine.errors import ConfigError, DataError
 from hnmine.mining.mine import denoise_model
 from hnmine.project import Data, Project, open_project
 from hnmine.ranking.evaluate import KeptScores, Ranking, scores_file, trained_rerankers
+from hnmine.ranking.first_stage import say_lacking
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.report.examples import examples, write_changes
 from hnmine.report.rankings import evaluation_text
@@ -212,6 +213,7 @@ def mine_step(project: Project, rule: Rule | None = None) -> None:
     space, name = project.reduce(fused), getattr(rule, "__qualname__", type(rule).__qualname__)
     rows_Q = np.array([project.collection.queries.row_of[query] for query in judged.queries.ids], dtype=np.int64)
     first_QK, _ = project.open_first_stage()(rows_Q, FIRST_DOCUMENTS)
+    say_lacking(project.collection.queries, rows_Q, first_QK)
     with project.run.timed("select"), track("select", name, len(judged.pairs), "pairs") as progress:
         how: dict[str, Any] = {
             "count": config.select.negatives,
