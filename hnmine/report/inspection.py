@@ -34,7 +34,10 @@ SAMPLE = 2000
 _CHARACTERS = 100_000  # of a text, for the same
 _UNLIMITED = 10**6  # tokens: from here on a model reads to the end
 _SHOWN = 80  # characters of an example
-_WORDS = {"CJK": "Han", "IDEOGRAPHIC": "Han", "KATAKANA-HIRAGANA": "Katakana"}
+_SPLIT_HEADER = ("split", "used as", "judged", "right", "queries", "with a right one", "per query", "at most", "grades")
+_MULTILINGUAL = "multilingual-small", "mmarco-mminilmv2-l12-h384-v1"
+"""Presets of encoders and of a re-ranker for texts that are not English."""
+_SCRIPTS = {"CJK": "Han", "IDEOGRAPHIC": "Han", "KATAKANA-HIRAGANA": "Katakana"}
 
 
 def inspect(address: str | Path, config: Config, options: str = "") -> dict[str, Any]:
@@ -78,7 +81,7 @@ def inspect(address: str | Path, config: Config, options: str = "") -> dict[str,
         "tokens": [_tokens(each, collection) for each in config.encoders],
         "quarantine": _by_reason(bad),
     }
-    return found | {"next": _next(found, options)}
+    return found | {"next": _next(found, options, english=config.encoders == Config().encoders)}
 
 
 def _no_first_stage() -> Any:
@@ -191,7 +194,7 @@ def scripts(texts: Iterable[str]) -> dict[str, float]:
         for each in unicodedata.normalize("NFKC", character):
             if each.isalpha():
                 name = unicodedata.name(each, "OTHER").split()[0]
-                letters[_WORDS.get(name, name.capitalize())] += count
+                letters[_SCRIPTS.get(name, name.capitalize())] += count
     total = letters.total()
     return {name: round(count / total, 4) for name, count in letters.most_common() if count >= total / 1000}
 
@@ -246,8 +249,8 @@ def _limit(folder: Path) -> int:
     return int(min((each for each in stated if isinstance(each, int | float) and each > 0), default=_UNLIMITED))
 
 
-def _next(found: dict[str, Any], options: str) -> list[str]:
-    """Return what to do: commands, and what to know before."""
+def _next(found: dict[str, Any], options: str, *, english: bool) -> list[str]:
+    """Return what to do: commands, and what to know before; `english`: encoders that read English are configured."""
     # What stops every command.
     data = f"--data {shlex.quote(found['data'])}"
     queries, splits = found["queries"], found["splits"]
@@ -257,9 +260,9 @@ def _next(found: dict[str, Any], options: str) -> list[str]:
     # What makes results poor.
     advice = []
     mains = [next(iter(found[role]["scripts"]), None) for role in ("documents", "queries")]
-    if not set(mains) <= {"Latin", None} and "encoders" not in options:
-        options += " --set encoders=multilingual-small"
-        advice.append("the default encoders read English; a multilingual one is below")
+    if english and not set(mains) <= {"Latin", None}:
+        options += f" --set encoders={_MULTILINGUAL[0]} --set train.model={_MULTILINGUAL[1]}"
+        advice.append("the models of the default read English; the command below names multilingual ones")
     if (lacking := queries["without_a_word_of_a_document"]["count"]) > queries["count"] / 2:
         options += " --set evaluate.first_stage=dense"
         advice.append(f"BM25 finds nothing for {lacking:,} queries; the command below asks the encoders in its place")
@@ -286,23 +289,8 @@ def inspection_text(found: dict[str, Any]) -> str:
 
     # What was judged, and lengths.
     if "splits" in found:
-        use = {
-            name: ", ".join(r for r, each in found.get("use", {}).items() if each == name) for name in found["splits"]
-        }
-        header = (
-            "split",
-            "used as",
-            "judged",
-            "right",
-            "queries",
-            "with a right one",
-            "per query",
-            "at most",
-            "grades",
-        )
-        blocks.append(
-            text_table([_split_row(name, each, use) for name, each in found["splits"].items()], header, (0, 1))
-        )
+        rows = [_split_row(name, each, found.get("use", {})) for name, each in found["splits"].items()]
+        blocks.append(text_table(rows, _SPLIT_HEADER, (0, 1)))
         if shares := [f"{role}: {name}" for role, name in found.get("use", {}).items() if name not in found["splits"]]:
             blocks.append("taken from other splits: " + "; ".join(shares))
         blocks.append(_tokens_block(found["tokens"]))
@@ -311,15 +299,10 @@ def inspection_text(found: dict[str, Any]) -> str:
     if found.get("not_read"):
         blocks.append("not read: " + ", ".join(found["not_read"]))
     if found["quarantine"]:
-        rows = [
-            (
-                reason,
-                f"{each['rows']:,}",
-                f"{each['example']['file']}:{each['example']['line']}",
-                each["example"]["detail"],
-            )
-            for reason, each in found["quarantine"].items()
-        ]
+        rows = []
+        for reason, each in found["quarantine"].items():
+            row = each["example"]
+            rows.append([reason, f"{each['rows']:,}", f"{row['file']}:{row['line']}", row["detail"]])
         blocks.append(text_table(rows, ("set aside", "rows", "for instance", ""), (0, 2, 3)))
     text = "\n\n".join([*blocks, "next:\n" + "\n".join(f"  {line}" for line in found["next"])])
     return "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text)
@@ -356,7 +339,8 @@ def _files_block(found: dict[str, Any]) -> list[str]:
 def _split_row(name: str, judged: dict[str, Any], use: dict[str, str]) -> list[str]:
     grades = ", ".join(f"{grade}: {count:,}" for grade, count in list(judged["grades"].items())[:6])
     counts = [f"{judged[key]:,}" for key in ("judgements", "right", "queries", "queries_with_answer")]
-    return [name, use[name], *counts, f"{judged['right_per_query']}", f"{judged['most_of_a_query']:,}", grades]
+    used_as = ", ".join(role for role, each in use.items() if each == name)
+    return [name, used_as, *counts, f"{judged['right_per_query']}", f"{judged['most_of_a_query']:,}", grades]
 
 
 def _tokens_block(tokens: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,18 @@ def test_scripts_are_shares_of_letters_whatever_their_form() -> None:
     assert scripts(["12 !?", ""]) == {}
 
 
-def test_another_script_is_said_to_need_other_encoders_and_another_first_stage(tmp_path: Path) -> None:
-    folder = put(
-        tmp_path / "x", ["数据库", "缓存", "对象"], ["cache", "base", "thing"], train=[(0, 1, 1), (1, 0, 1), (2, 2, 1)]
-    )
-    found, _ = inspected(folder)
+def test_another_script_is_said_to_need_other_models_and_another_first_stage(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("hnmine.report.inspection.resolve", lambda *_, **__: tmp_path)
+    documents, right = ["数据库", "缓存", "对象"], [(0, 1, 1), (1, 0, 1), (2, 2, 1)]
+    found = inspect(put(tmp_path / "x", documents, ["cache", "base", "thing"], train=right), load())
     assert found["documents"]["scripts"] == {"Han": 1.0}
     assert "BM25 finds nothing for 3 queries" in " ".join(found["next"])
-    assert found["next"][-1].endswith(" --set encoders=multilingual-small --set evaluate.first_stage=dense")
+    assert [line.count("multilingual") for line in found["next"]] == [1, 0, 1]
+    proposed = re.findall(r"--set (\S+)", found["next"][-1])
+    assert [each.partition("=")[0] for each in proposed] == ["encoders", "train.model", "evaluate.first_stage"]
+    assert load(overrides=proposed).evaluate.first_stage == "dense"
+    found, _ = inspected(tmp_path / "x")
+    assert not any("multilingual" in line for line in found["next"]), "these encoders were chosen"
 
 
 def test_lengths_are_in_tokens_of_the_encoder_and_what_it_truncates_is_a_share(tmp_path: Path) -> None:
