@@ -90,9 +90,7 @@ def load_library(folder: Path, *, device: str, seed: int) -> Any:
     except ModelError as error:
         raise ModelError(f"re-ranker {error}") from None
 
-    # Refuse what does not give one score of texts, and complete what its makers left open.
-    if library.tokenizer is None:
-        raise ModelError(f"{folder} has no tokenizer; a re-ranker reads texts")
+    # Refuse what does not give one score.
     if library.num_labels != 1:  # config.json leaves out a 2
         raise ModelError(f"{folder} is a classifier with {library.num_labels} labels; a re-ranker has one")
     if not has_head:
@@ -101,7 +99,6 @@ def load_library(folder: Path, *, device: str, seed: int) -> Any:
         for name, weight in library.named_parameters():
             weight.requires_grad_("lora_" in name or "modules_to_save" in name)
     _refuse_unknown_answers(library, folder)
-    _pad_with_end(library, folder)
     return library.float().eval()
 
 
@@ -137,19 +134,6 @@ def _refuse_unknown_answers(library: Any, folder: Path) -> None:
                     f"{folder} is a decoder whose tokenizer has no tokens 'yes' and 'no'; save it with a LogitScore of "
                     "its own answers (sentence_transformers.cross_encoder.modules)"
                 )
-
-
-def _pad_with_end(library: Any, folder: Path) -> None:
-    """Give a tokenizer without a padding token the end token instead, and tell the network."""
-    tokenizer, config = library.tokenizer, library.transformers_model.config
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None and isinstance(config.eos_token_id, int):
-            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
-        if tokenizer.eos_token is None:
-            raise ModelError(f"{folder}: the tokenizer has no padding token; set pad_token in tokenizer_config.json")
-        tokenizer.pad_token = tokenizer.eos_token
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
 
 
 def _tensor_names(folder: Path, pattern: str) -> list[str]:
