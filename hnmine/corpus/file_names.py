@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from hnmine.corpus.files import File
 from hnmine.errors import DataError
@@ -19,6 +20,7 @@ _SPLIT = re.compile(
     r"(?:^|[-_./]|doc|pass)(train|training|dev|development|validation|valid|val|test|testing|eval)(?=\d*(?:[-_./]|$))",
     re.I,
 )
+_PART = re.compile(r"^(.*?)\d{2,}-of-(\d{2,})")
 _USUAL = {"training": "train", "development": "dev", "testing": "test"}
 
 
@@ -51,10 +53,16 @@ def by_split(files: Sequence[File], kind: str) -> dict[str, File]:
     return splits
 
 
-def require_single(files: Iterable[File]) -> None:
-    """Raise DataError if one file is there twice, as it is and packed, or in two kinds."""
+def require_whole(files: Sequence[File]) -> None:
+    """Raise DataError if one file is there twice (packed, or in two kinds), or parts are missing of a known number."""
     known: dict[str, File] = {}
+    parts = Counter[tuple[str, int]]()
     for file in files:
         other = known.setdefault(stem(file.name), file)
         if other is not file:
             raise DataError(f"{file.folder} holds both {other.name} and {file.name}; expected one: remove the other")
+        if match := _PART.search(stem(file.name)):
+            parts[match[1], int(match[2])] += 1
+    for (start, count), there in parts.items():
+        if there != count:
+            raise DataError(f"{files[0].folder} has {there} of {count} parts of {start}…; copy the others too")

@@ -15,7 +15,7 @@ from typing import Any
 
 from hnmine.corpus.assemble import Parts
 from hnmine.corpus.fields import DOCUMENT, QUERY, Names, found, listed
-from hnmine.corpus.file_names import by_split, has_rows, require_single, stem
+from hnmine.corpus.file_names import by_split, has_rows, require_whole, stem
 from hnmine.corpus.files import HEAD, File, Folder, Row
 from hnmine.corpus.markup import DOCUMENT as DOCUMENT_TAGS
 from hnmine.corpus.markup import TOPIC, Tags, is_markup, markup_rows
@@ -56,7 +56,7 @@ def recognise(folder: Folder) -> Parts | str | None:
         return f"it has {' and '.join(role for role in roles if role not in lacks)}, but no {lacks[0]}"
 
     # Read them; the queries of a small split are among those of the large one.
-    require_single(file for role in _ROLES for file in files[role])
+    require_whole([file for role in _ROLES for file in files[role]])
     stems = {stem(file.name) for file in files["queries"]}
     queries = [
         file for file in files["queries"] if stem(file.name).removesuffix(".small") not in stems - {stem(file.name)}

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from hnmine.corpus.assemble import Parts
 from hnmine.corpus.fields import DOCUMENT, found, plain
-from hnmine.corpus.file_names import UNSPLIT, has_rows, require_single, split_in
+from hnmine.corpus.file_names import UNSPLIT, has_rows, require_whole, split_in
 from hnmine.corpus.files import File, Folder, Row
 from hnmine.corpus.qrels import FIELDS
 from hnmine.corpus.rows import rows
@@ -61,7 +61,7 @@ def recognise(folder: Folder) -> Parts | str | None:
             unread.append(f"{file.name} ({reason})")
     if not files:
         return next((reason for reason in unread if "expected" in reason), None)
-    require_single(files)
+    require_whole(files)
     reading = _Reading(tuple(files))
     return Parts(
         layout="training triples",
@@ -94,7 +94,8 @@ def form_of(keys: tuple[str, ...]) -> Form | None:
 
 def _not_training(file: File) -> str | None:
     """Return why a file holds no training rows, None if it does."""
-    if not has_rows(file.name) or file.name.count("/") > ("/data-" in file.name):
+    folder, _, name = file.name.rpartition("/")
+    if not has_rows(name) or (folder and ("/" in folder or split_in(folder) is None)):
         return "not of this layout"
     try:
         if not file.head().strip():

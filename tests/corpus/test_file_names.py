@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hnmine.corpus.file_names import by_split, has_rows, require_single, split_in, stem
+from hnmine.corpus.file_names import by_split, has_rows, require_whole, split_in, stem
 from hnmine.corpus.files import File
 from hnmine.errors import DataError
 from hnmine.runs.directory import Directory
@@ -55,9 +55,16 @@ def test_one_file_a_split(names: list[str], splits: set[str]) -> None:
 
 
 def test_a_file_that_is_there_twice_is_refused() -> None:
-    require_single(files("a.tsv", "b.tsv.gz"))
+    require_whole(files("a.tsv", "b.tsv.gz"))
     with pytest.raises(DataError, match=r"both a.tsv and a.tsv.gz; expected one: remove"):
-        require_single(files("a.tsv", "a.tsv.gz"))
+        require_whole(files("a.tsv", "a.tsv.gz"))
+
+
+def test_missing_parts_are_refused() -> None:
+    parts = [f"data/{split}-0000{part}-of-00002.parquet" for split in ("train", "test") for part in range(2)]
+    require_whole(files(*parts, "docs-0.jsonl"))
+    with pytest.raises(DataError, match=r"has 1 of 2 parts of data/test-…; copy the others"):
+        require_whole(files(*parts[:3]))
 
 
 def test_names_of_what_has_no_rows() -> None:

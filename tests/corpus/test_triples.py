@@ -168,3 +168,20 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         tmp_path, {"train.jsonl": rows, "README.md": b"# x", "log.csv": b"step,loss\n1,2\n", "dev.jsonl": b""}
     )
     assert [each.partition(" ")[0] for each in collection.unread] == ["README.md", "dev.jsonl", "log.csv"]
+
+
+def test_folders_named_after_splits(tmp_path: Path) -> None:
+    parts = {
+        f"{split}/{part}_000000.parquet": parquet([{"anchor": "q", "positive": f"{split} {part}"}])
+        for split in ("train", "validation")
+        for part in range(2)
+    }
+    documents = {f"{split} {part}" for split in ("train", "validation") for part in range(2)}
+    judged = {"train": ("train 0", "train 1"), "dev": ("validation 0", "validation 1")}
+    expected = {split: {("q", name): 1 for name in names} for split, names in judged.items()}
+    assert said(read(tmp_path, parts)) == (documents, expected)
+
+
+def test_a_missing_part_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 1 of 2 parts of train-"):
+        read(tmp_path, {"train-00000-of-00002.jsonl": jsonl([{"query": "q", "pos": ["a"]}])})
