@@ -383,6 +383,21 @@ def test_preset_auto_is_answered_with_the_command_that_took_its_place(
     assert not (tmp_path / "out").exists()
 
 
+def test_inspect_prints_text_or_json_and_keeps_the_settings_that_were_given(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    settings = tmp_path / "my settings.yaml"
+    settings.write_text("encoders: [{name: words, lexical: {}}]\n")
+    given = ["--data", data, "--config", settings, "--set", "sources.min_score=1"]
+    code, text, _ = call(capsys, "inspect", *given)
+    assert code == 0
+    following = f"hnmine run --data {data} --out out/run --config '{settings}' --set sources.min_score=1"
+    assert text.splitlines()[-1].strip() == following
+    code, printed, _ = call(capsys, "inspect", *given, "--json")
+    assert json.loads(printed)["next"][-1] == following
+    assert_one_message(call(capsys, "inspect", "--data", tmp_path / "nowhere"), "nowhere does not exist")
+
+
 HELP = [
     ["--help"],
     ["mine", "--help"],
