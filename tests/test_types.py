@@ -7,6 +7,7 @@ import pytest
 
 from hnmine import types
 from hnmine.types import Pairs, distance, distances, unit_rows
+from tests.builders.judged import judgements_of
 
 
 def rows(seed: int, count: int, width: int) -> np.ndarray:
@@ -73,3 +74,21 @@ def test_pairs_are_renumbered_on_the_distinct_queries() -> None:
     assert renumbered.query_rows_P.tolist() == [2, 0, 2, 1]
     assert rows_Q[renumbered.query_rows_P].tolist() == pairs.query_rows_P.tolist()
     assert renumbered.doc_rows_P.tolist() == pairs.doc_rows_P.tolist()
+
+
+def test_positives_have_at_least_the_least_grade_and_know_what_else_was_judged() -> None:
+    judged = judgements_of([(3, 0, 2), (1, 4, 0.5), (3, 2, 0), (1, 5, -1), (3, 6, 1)])
+    assert judged.positives(None).positives_of() == {3: [0, 6], 1: [4]}
+    assert judged.positives(1).positives_of() == {3: [0, 6]}
+    assert len(judged.positives(3)) == 0
+    best = judged.positives(2).take(np.array([True]))
+    assert best.source is judged
+    assert judged.grades(np.array([1, 2, 3])) == {1: {4: 0.5}, 2: {}, 3: {0: 2, 6: 1}}
+    assert best.renumbered()[1].source is None, "it has other rows"
+    assert len(judged.take(np.array([0, 4]))) == 2
+
+
+@pytest.mark.parametrize("grade", [np.nan, np.inf])
+def test_a_grade_that_is_no_finite_number_is_refused(grade: float) -> None:
+    with pytest.raises(AssertionError):
+        judgements_of([(0, 0, grade)])

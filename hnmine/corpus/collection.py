@@ -71,10 +71,6 @@ class Collection:
         lower = {query: docs - positives.get(query, set()) for query, docs in above_0.items()}
         return {query: docs for query, docs in lower.items() if docs}
 
-    def grades(self, split: str) -> dict[int, dict[int, float]]:
-        """Return the grade of each document row that is above 0, also below `min_score`, for each query row."""
-        return self.splits[split].grades(np.unique(self.splits[split].query_rows_J))
-
     @cached_property
     def never_negative(self) -> NeverNegative:
         """What is no negative of each query."""
