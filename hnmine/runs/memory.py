@@ -1,12 +1,26 @@
-"""How much memory the container of this process leaves it."""
+"""How much memory the container of this process leaves it, and how what is freed is given back."""
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # of version 2, of 1
 _CACHE = ("inactive_file", "total_inactive_file")  # pages of files, which make way
+
+_MMAP_THRESHOLD = -3  # in malloc.h
+
+
+def give_freed_blocks_back() -> None:
+    """Let every block over 1 MiB be the system's own from now on, so that none is held once it is freed.
+
+    The heap of glibc keeps the holes between blocks that stay: up to as much again as they take. This costs a training
+    of a small model a quarter of its speed, so it is for those that are short of memory. Elsewhere nothing happens.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**20)
 
 
 def container_room(cgroups: Path = Path("/sys/fs/cgroup"), memberships: Path = Path("/proc/self/cgroup")) -> int:

@@ -23,7 +23,7 @@ from hnmine.models.reranker import Reranker
 from hnmine.runs.memory import container_room
 from hnmine.types import Float64, Int64
 
-MOST_TOKENS = {"cpu": 32_768, "cuda": 131_072}
+MOST_TOKENS = {"cpu": 8192, "cuda": 131_072}
 """Tokens of one backward pass, by torch's device; more gain nothing."""
 SHARE = {"cpu": 0.5, "cuda": 0.7}
 """Of what is free that activations may take: a CPU's memory is others' too, and passes need some for what they pass."""
@@ -43,6 +43,8 @@ class Room:
     budget: float
     linear: float = 1.0
     square: float = 0.0
+    is_short: bool = False
+    """Whether memory allows less than would be of use."""
 
     def taken(self, lengths_n: Int64) -> Float64:
         """Return what each text (n,) of so many tokens takes."""
@@ -216,7 +218,8 @@ def _fitted(budget: float, rows: Rows, kept: Float64, model: Reranker, most: int
     per_token, per_short_token = kept / (longest, short)
     square = max(0.0, (per_token - per_short_token) / (longest - short)) if longest > short else 0.0
     linear = per_token - square * longest
-    return Room(float(min(budget, most * per_token)), float(linear), float(square))
+    enough = most * per_token
+    return Room(float(min(budget, enough)), float(linear), float(square), bool(budget < enough))
 
 
 def _with_one(room: Room, longest: int) -> Room:

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from hnmine.errors import ModelError
 from hnmine.models.reranker import Reranker, has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure, rerank
+from hnmine.runs.memory import give_freed_blocks_back
 from hnmine.training import losses
 from hnmine.training.gradient import Optimizer, Recipe
 from hnmine.training.list_losses import ListLosses
@@ -117,6 +118,8 @@ class Worker:
             self._room, recomputed = measure_room(
                 self._model, _longest(job.lists), checkpointing=recipe.gradient_checkpointing, free=free
             )
+        if self._room.is_short and recipe.device == "cpu":
+            give_freed_blocks_back()
         if recomputed:
             self._log(Event("recomputed", 0))
         # Set up what changes the weights.

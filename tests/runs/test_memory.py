@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
-from hnmine.runs.memory import container_room
+from hnmine.runs.memory import container_room, give_freed_blocks_back
 
 
 def write(folder: Path, **numbers: object) -> None:
@@ -39,3 +40,19 @@ def test_version_1_is_read_too_and_a_container_sees_its_limits_at_the_root(tmp_p
 
 def test_this_machine_answers() -> None:
     assert container_room() > 2**20
+
+
+def test_blocks_that_are_freed_between_blocks_that_stay_are_the_system_s_again() -> None:
+    code = (
+        "import psutil, sys, torch; from hnmine.runs.memory import give_freed_blocks_back\n"
+        "torch.empty(2**22); give_freed_blocks_back() if sys.argv[1:] else None\n"
+        "blocks = [torch.ones(2**20) for _ in range(100)]; held = psutil.Process().memory_info().rss\n"
+        "del blocks[:-1:2]; print((held - psutil.Process().memory_info().rss) / 2**20)"
+    )
+    line = [sys.executable, "-c", code]
+    kept, given = (
+        float(subprocess.run([*line, *more], check=True, capture_output=True, text=True).stdout) for more in ([], ["y"])
+    )
+    assert given > 150, "MiB of 200"
+    assert kept < given / 2 or sys.platform != "linux", "else there is no need for it"
+    give_freed_blocks_back()
