@@ -339,6 +339,16 @@ def test_dropout_is_off_in_training(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores.detach().numpy(), before, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["Roberta", "Qwen3", "modules: mean, dense", "LoRA of a Bert body"])
+def test_a_document_of_one_passage_scores_as_without_passages(name: str, built: Built) -> None:
+    folder = built(LAYOUTS[name])
+    queries, documents = random_text_pairs(12, letters=40)
+    passages = load(folder, passages=True)
+    np.testing.assert_allclose(passages.scores(queries, documents), load(folder).scores(queries, documents), atol=1e-5)
+    best, first = passages.scores(["a b"], ["c d " * 200 + "e f"]), load(folder).scores(["a b"], ["c d " * 200 + "e f"])
+    assert best >= first - 1e-5
+
+
 def maxp_by_hand(reranker: CrossEncoder, query: str, document: str) -> float:
     """Every passage built token by token and scored alone."""
     tokenizer, most = reranker.tokenizer, reranker.max_tokens

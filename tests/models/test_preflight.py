@@ -135,6 +135,13 @@ def test_a_start_without_a_head_passes_and_a_teacher_without_one_does_not(tmp_pa
         preflight.check_rerankers(named("train.teacher", body), ("train",))
 
 
+def test_a_start_that_cannot_be_cut_into_passages_is_refused_where_these_are_asked_for(tmp_path: Path) -> None:
+    model = LAYOUTS["Qwen3 of yes and no, with a chat template"].build(tmp_path / "model")
+    config = configure(overrides=[f"train.model={model}", "train.max_tokens=64", "evaluate.long_documents=maxp"])
+    with pytest.raises(ModelError, match=r"train\.model: .* chat template .*; set evaluate\.long_documents: truncate"):
+        preflight.check_rerankers(config, ["train"])
+
+
 def test_fewer_positions_than_tokens_are_said(tmp_path, capfd):
     model = tiny_cross_encoder(tmp_path / "model")
     config = configure(overrides=[f"train.model={model}", "train.max_tokens=256"])
