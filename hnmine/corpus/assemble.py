@@ -196,7 +196,8 @@ def _read_texts(
                 table.rejected.setdefault(bad.args[2], rejected)
     table.close()
     if not table.texts:
-        raise DataError(_nothing(address, f"usable {kind}", account, f"expected fields {listed(names)}"))
+        other = "; for another text: sources.template='{title} {its_name}'" if names is DOCUMENT else ""
+        raise DataError(_nothing(address, f"usable {kind}", account, f"expected fields {listed(names)}{other}"))
     if unseen:
         raise DataError(f"sources.template names {', '.join(sorted(unseen))}, which no {kind} has in {address}")
     return table

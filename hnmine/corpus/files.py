@@ -73,7 +73,8 @@ class File:
                         raise DataError(f"{self} is packed {kind}; expected it as it is: unpack it")
                     yield kind, stream
         except _BROKEN as error:
-            raise DataError(f"{self}: {error}; expected a whole, readable file: copy it again") from None
+            problem = " ".join(str(error).split())
+            raise DataError(f"{self}: {problem}; expected a whole, readable file: copy it again") from None
 
     def head(self) -> bytes:
         """Return the first bytes, unpacked."""

@@ -20,6 +20,7 @@ from hnmine.errors import DataError
 FIELDS = ("query", "document", "score")
 _BY_POSITION = {3: (0, 1, 2), 4: (0, 2, 3)}
 _BESIDE = {"", "index", "unnamed:0", "indexlevel0", "iteration", "iter", "q0"}  # columns that say nothing of a score
+_MAY_BE_TEXTS = {"query", "topic", "document", "doc", "passage"}  # beside ids of the same
 _NAMES = listed(JUDGEMENT)
 _EXPECTED = f"expected a header with {_NAMES}, or rows of query, document, score, or TREC's four columns"
 
@@ -54,8 +55,10 @@ def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
 
 
 def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
-    width, query, document, score_at = 0, 0, 1, 2
+    width, query, document, score_at, start = 0, 0, 1, 2, ""
+    count, counts, other = 0, False, False  # rows; whether their first cell counts them; whether a second is not 0
     try:
+        # Find the columns on the first row.
         for line, cells in records(file, stream, _fits, blanks=True):
             if not width:
                 bad, names, width = bad_cells(cells, len(cells)), found(JUDGEMENT, cells), len(cells)
@@ -68,6 +71,11 @@ def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
                 if bad or not _fits(cells):
                     raise DataError(f"{file} begins with {str(cells)[:100]}; {_EXPECTED}")
                 query, document, score_at = _BY_POSITION[width]
+                start, counts = cells[0], width == 4 and cells[0] in ("0", "1")
+
+            # Read each row.
+            counts = counts and cells[0] == str(int(start) + count)
+            count, other = count + 1, other or cells[1:2] not in (["0"], ["Q0"], ["q0"])
             if bad := bad_cells(cells, width):
                 yield Row(file.name, line, {}, *bad)
             else:
@@ -75,6 +83,8 @@ def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
                 yield Row(file.name, line, {"query": cells[query], "document": cells[document], "score": score})
     except csv.Error as error:
         raise DataError(f"{file}: {error}; expected CSV as the csv module of Python writes it") from None
+    if counts and other and count > 2:
+        raise DataError(f"{file}: the first of its four columns counts the rows, as an index does; write a header")
 
 
 def _is_header(cells: Cells) -> bool:
@@ -88,11 +98,12 @@ def _unclear(keys: Iterable[str]) -> str | None:
     names = found(JUDGEMENT, keys)
     if not _is_header(keys):
         return f"no {' and no '.join(each for each in FIELDS[:2] if each not in names)} in {keys}; expected {_NAMES}"
-    scores = [key for key in keys if plain(key) in map(plain, JUDGEMENT["score"])]
+    for field, known in JUDGEMENT.items():
+        same = [key for key in keys if plain(key) in map(plain, known) and plain(key) not in _MAY_BE_TEXTS]
+        if len(same) > 1:
+            return f"which is the {field}, {' or '.join(same)}? Remove the other column"
     other = [key for key in keys if plain(key) not in _BESIDE and key not in names.values()]
-    if len(scores) > 1:
-        return f"which is the score, {' or '.join(scores)}? Remove the other column"
-    if not scores and other:
+    if "score" not in names and other:
         return f"no score in {keys}; expected score, relevance, rel or label, or no column but query and document"
     return None
 

@@ -130,6 +130,8 @@ def test_a_template_without_text_takes_other_fields_and_is_empty_without_them():
     found = assemble(parts(fields), SourcesConfig(template="{title} {abstract}"))
     assert found.documents.texts == ("the abstract",)
     assert found.quarantined[0].detail == "nothing in ['title', 'abstract']; keys: ['_id', 'text']"
+    with pytest.raises(DataError, match=r"keys: \['_id', 'abstract'\].* for another text: sources.template="):
+        assemble(parts(fields[:1]), CONFIG)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def test_a_table_of_query_and_document_alone_lists_what_is_right(tmp_path):
     [
         ("query-id,corpus-id,worth", "no score in"),
         ("query-id,corpus-id,score,label", "which is the score, score or label?"),
+        ("query-id,query-id,corpus-id,score", "which is the query, query-id or query-id?"),
+        ("query-id,docid,corpus-id,score", "which is the document, docid or corpus-id?"),
         ("asked,found,worth", "begins with ['asked', 'found', 'worth']; expected a header"),
         ("query-id,found,score", "begins with ['query-id', 'found', 'score']"),
     ],
@@ -104,12 +106,25 @@ def test_a_header_that_leaves_a_doubt_is_an_error_that_shows_it(tmp_path, header
         read(folder_with(tmp_path / "csv", f"{header}\n{row}\n"))
     assert part in str(caught.value)
     names = header.split(",")
+    if len(set(names)) < len(names):
+        return
     for kind, content in (
         ("jsonl", json.dumps(dict.fromkeys(names, "1"))),
         ("parquet", parquet([dict.fromkeys(names, 1)])),
     ):
         with pytest.raises(DataError, match="malformed_row"):
             read(folder_with(tmp_path / kind, content, f"train.{kind}"))
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_an_index_without_a_header_is_not_taken_for_the_query(tmp_path, start):
+    rows = "".join(f"{n}\t{(n * 3) % 20}\t{n}\t1\n" for n in range(start, 10))
+    folder = write_folder(tmp_path, numbers(20), numbers(20), train=rows.splitlines())
+    with pytest.raises(DataError, match="the first of its four columns counts the rows, as an index does"):
+        read(folder)
+    trec = "".join(f"{n} {iteration} {n} 1\n" for n, iteration in zip(range(start, 10), ["0", "Q0"] * 5, strict=False))
+    folder = write_folder(tmp_path, numbers(20), numbers(20), train=trec.splitlines())
+    assert len(read(folder).splits["train"]) == 10 - start
 
 
 @pytest.mark.parametrize(
