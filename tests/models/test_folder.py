@@ -166,6 +166,7 @@ def test_of_a_hub_model_what_is_read_is_fetched_and_code_never(dense_head, more)
     from huggingface_hub.utils import filter_repo_objects
 
     always = {"config.json", "1_Pooling/config.json", "model-00001-of-00002.safetensors", "tokenizer.json", "vocab.txt"}
+    always |= {"chat_template.jinja", "additional_chat_templates/rerank.jinja", "bpe.codes", "sentencepiece.bpe.model"}
     always |= {"ask/adapter_config.json", "ask/adapter_model.safetensors"}
     always |= {"chat_template.jinja", "additional_chat_templates/rerank.jinja"}  # how a decoder reads
     never = {"pytorch_model.bin", "onnx/model.onnx", "README.md", "modeling.py"}
