@@ -1,4 +1,4 @@
-"""What the names of files say: which split a file belongs to, and whether it is there twice."""
+"""What the names of files say: what they hold, which split they belong to, and whether all parts are there once."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ _SPLIT = re.compile(
 _PART = re.compile(r"^(.*?)\d{2,}-of-(\d{2,})")
 _USUAL = {"training": "train", "development": "dev", "testing": "test"}
 
+_ROLES = {
+    "qrels": re.compile(r"(^|[-_.\d])qrels?([-_.]|$)", re.I),
+    "queries": re.compile(r"(^|[-_.])(queries|questions|topics?)([-_.]|$)", re.I),
+    "documents": re.compile(r"(^|[-_.])(collection|docs|documents|corpus|passages|psgs)([-_.]|$)", re.I),
+}
+_FOLDERS = {"collections": "documents", "collection": "documents", "corpus": "documents", "docs": "documents"} | {
+    "documents": "documents",
+    "topics": "queries",
+    "queries": "queries",
+    "qrels": "qrels",
+}
+
 
 def stem(name: str) -> str:
     """Return a name without what its content and packing add to it."""
@@ -32,6 +44,18 @@ def stem(name: str) -> str:
 def has_rows(name: str) -> bool:
     """Return whether a file of this name may have rows."""
     return not _NO_ROWS.search(name)
+
+
+def role_of(name: str) -> str:
+    """Return what a file of this name holds (documents, queries, qrels), "" if it does not say.
+
+    Its own name says more than that of its folder.
+    """
+    *folders, last = name.split("/")
+    if not has_rows(name) or (folders and folders[0].lower() not in _FOLDERS):
+        return ""
+    named = next((role for role, pattern in _ROLES.items() if pattern.search(stem(last))), "")
+    return named or (_FOLDERS[folders[0].lower()] if folders else "")
 
 
 def split_in(name: str) -> str | None:

@@ -63,17 +63,11 @@ def recognise(folder: Folder) -> Parts:
 
 
 def _answers(folder: Folder) -> list[Parts | str | None]:
-    """Return what the layouts say, up to the first that has all parts.
-
-    Training triples beside a part of another layout are none: a table of ids has their columns too.
-    """
+    """Return what the layouts say, up to the first that has all parts."""
     answers: list[Parts | str | None] = []
     for layout in LAYOUTS:
-        answer = layout.recognise(folder)
-        if isinstance(answer, Parts) and layout is triples and any(answers):
-            answer = "beside these are training triples: to read them alone, give their file"
-        answers.append(answer)
-        if isinstance(answer, Parts):
+        answers.append(layout.recognise(folder))
+        if isinstance(answers[-1], Parts):
             break
     return answers
 

@@ -8,14 +8,13 @@ qrels.<split>.tsv, qrels.<name>.txt                        judgements, mostly TR
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hnmine.corpus.assemble import Parts
 from hnmine.corpus.fields import DOCUMENT, QUERY, Names, found, listed
-from hnmine.corpus.file_names import by_split, has_rows, require_whole, stem
+from hnmine.corpus.file_names import by_split, require_whole, role_of, stem
 from hnmine.corpus.files import HEAD, File, Folder, Row
 from hnmine.corpus.markup import DOCUMENT as DOCUMENT_TAGS
 from hnmine.corpus.markup import TOPIC, Tags, is_markup, markup_rows
@@ -24,17 +23,6 @@ from hnmine.corpus.rows import filled, is_json, rows
 from hnmine.errors import DataError
 
 EXPECTED = "collection.tsv or docs…, queries.<split>.tsv or topics…, and qrels.<split>.tsv (MS MARCO, TREC)"
-_ROLES = {
-    "qrels": re.compile(r"(^|[-_.\d])qrels?([-_.]|$)", re.I),
-    "queries": re.compile(r"(^|[-_.])(queries|questions|topics?)([-_.]|$)", re.I),
-    "documents": re.compile(r"(^|[-_.])(collection|docs|documents|corpus|passages|psgs)([-_.]|$)", re.I),
-}
-_FOLDERS = {"collections": "documents", "collection": "documents", "corpus": "documents", "docs": "documents"} | {
-    "documents": "documents",
-    "topics": "queries",
-    "queries": "queries",
-    "qrels": "qrels",
-}
 _COLUMNS = {2: ("id", "text"), 4: ("id", "url", "title", "text")}
 
 
@@ -44,7 +32,7 @@ def recognise(folder: Folder) -> Parts | str | None:
     files: dict[str, list[File]] = defaultdict(list)
     unread = []
     for file in folder.files:
-        role = _role(file.name)
+        role = role_of(file.name)
         files[role].append(file)
         if not role:
             unread.append(f"{file.name} (its name says nothing of documents, queries or qrels)")
@@ -56,7 +44,7 @@ def recognise(folder: Folder) -> Parts | str | None:
         return f"it has {' and '.join(role for role in roles if role not in lacks)}, but no {lacks[0]}"
 
     # Read them; the queries of a small split are among those of the large one.
-    require_whole([file for role in _ROLES for file in files[role]])
+    require_whole([file for role in roles for file in files[role]])
     stems = {stem(file.name) for file in files["queries"]}
     queries = [
         file for file in files["queries"] if stem(file.name).removesuffix(".small") not in stems - {stem(file.name)}
@@ -70,15 +58,6 @@ def recognise(folder: Folder) -> Parts | str | None:
         unread=(*unread, *folder.strange),
         address=folder.address,
     )
-
-
-def _role(name: str) -> str:
-    """Return what a file of this name holds; its own name says more than that of its folder."""
-    *folders, last = name.split("/")
-    if not has_rows(name) or (folders and folders[0].lower() not in _FOLDERS):
-        return ""
-    named = next((role for role, pattern in _ROLES.items() if pattern.search(stem(last))), "")
-    return named or (_FOLDERS[folders[0].lower()] if folders else "")
 
 
 def _texts(files: Sequence[File], names: Names, tags: Tags) -> Iterator[Row]:

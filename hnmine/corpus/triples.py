@@ -11,7 +11,7 @@
 JSON lines, CSV, TSV, Parquet or Arrow, a file or several for each split that names have in them; without one it is
 train. A text without an id has one made of its identity, so that the same text is one document in all files. What is
 right has grade 1, and what has a label its label, 0 included. What is given as negative was mined, not judged: it is a
-document like others. Scores of a teacher are not read.
+document like others, as are those of a corpus.jsonl beside the files. Scores of a teacher are not read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from hnmine.corpus.assemble import Parts
 from hnmine.corpus.fields import DOCUMENT, found, plain
-from hnmine.corpus.file_names import UNSPLIT, has_rows, require_whole, split_in
+from hnmine.corpus.file_names import UNSPLIT, has_rows, require_whole, role_of, split_in
 from hnmine.corpus.files import File, Folder, Row
 from hnmine.corpus.qrels import FIELDS
 from hnmine.corpus.rows import rows
@@ -51,18 +51,29 @@ class Form(NamedTuple):
 
 
 def recognise(folder: Folder) -> Parts | str | None:
-    """Return the parts of a folder of training files; None if there are none."""
-    files, unread = [], []
+    """Return the parts of a folder of training files, None if there are none; text if other files give them a doubt."""
+    # See what each file holds.
+    files, more, unread, labelled, doubtful = list[File](), list[File](), list[str](), False, False
     for file in folder.files:
-        reason = _not_training(file)
-        if reason is None:
+        first, role = _first_row(file), role_of(file.name)
+        form = None if isinstance(first, str) else form_of(tuple(first.fields))
+        if form is not None:
             files.append(file)
+            labelled |= form.labels is not None
+        elif isinstance(first, Row) and role == "documents" and "text" in found(DOCUMENT, first.fields):
+            more.append(file)
         else:
+            reason = first if isinstance(first, str) else f"its rows have {list(first.fields)}; expected {_EXPECTED}"
             unread.append(f"{file.name} ({reason})")
+            doubtful |= bool(role)
     if not files:
         return next((reason for reason in unread if "expected" in reason), None)
-    require_whole(files)
-    reading = _Reading(tuple(files))
+    if doubtful or (more and labelled):  # ids may stand where texts are expected
+        return "beside these are training triples: to read them alone, give their file"
+
+    # Read them.
+    require_whole([*more, *files])
+    reading = _Reading(tuple(files), tuple(more))
     return Parts(
         layout="training triples",
         documents=reading.documents(),
@@ -92,20 +103,16 @@ def form_of(keys: tuple[str, ...]) -> Form | None:
     return None if right is None or scored else Form(query, query_id, right, None, wrong)
 
 
-def _not_training(file: File) -> str | None:
-    """Return why a file holds no training rows, None if it does."""
+def _first_row(file: File) -> Row | str:
+    """Return the first row of a file, or why there is none."""
     folder, _, name = file.name.rpartition("/")
-    if not has_rows(name) or (folder and ("/" in folder or split_in(folder) is None)):
+    inside = folder and ("/" in folder or (split_in(folder) is None and role_of(file.name) != "documents"))
+    if inside or not has_rows(name):
         return "not of this layout"
     try:
-        if not file.head().strip():
-            return "empty"
-        first = next(iter(rows(file)), None)
+        return next(iter(rows(file)), "no rows") if file.head().strip() else "empty"
     except DataError as error:
         return str(error)
-    if first is None or form_of(tuple(first.fields)):
-        return None if first else "no rows"
-    return f"its rows have {list(first.fields)}; expected {_EXPECTED}"
 
 
 def _split(file: File) -> str:
@@ -117,11 +124,18 @@ class _Reading:
     """The files, read once: for documents; queries and judgements are kept meanwhile."""
 
     files: tuple[File, ...]
+    more: tuple[File, ...]  # of documents
     asked: list[Row] = field(default_factory=list)
     judged: dict[str, list[Row]] = field(default_factory=dict)
     known: dict[tuple[str, str], int] = field(default_factory=dict)  # by kind and id: hash of what first came with it
 
     def documents(self) -> Iterator[Row]:
+        for row in (row for file in self.more for row in rows(file)):
+            if not row.reason:
+                name, text, fields = _document(row.fields)
+                self._is_new("document", name, text)
+                row = row._replace(fields=fields)
+            yield row
         for file in self.files:
             for row in rows(file):
                 form = None if row.reason else form_of(tuple(row.fields))
@@ -155,12 +169,9 @@ class _Reading:
         # Give the documents, and keep the judgements.
         wrong = [document for key in form.wrong for document in _listed(row.fields[key]) if document]
         for document, grade in (*zip(given, labels, strict=True), *((each, None) for each in wrong)):
-            fields = dict(document) if isinstance(document, Mapping) else {"text": document}
-            keys = found(DOCUMENT, fields)
-            text = "\n".join(_shown(fields.get(keys.get(key), "")) for key in ("title", "text"))
-            name, text = _identified("d", fields.get(keys.get("id")), text.strip())
+            name, text, fields = _document(document)
             if self._is_new("document", name, text):
-                yield Row(f"{row.file}: documents", row.line, fields | {keys.get("id", "_id"): name})
+                yield Row(f"{row.file}: documents", row.line, fields)
             if grade is not None and self._is_new(f"{split} {query_id}", name, grade):
                 judgement = dict(zip(FIELDS, (query_id, name, grade), strict=True))
                 self.judged.setdefault(split, []).append(Row(f"{row.file}: judgements", row.line, judgement))
@@ -175,6 +186,15 @@ class _Reading:
 
 def _listed(value: Any) -> Sequence[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _document(document: Any) -> tuple[str, str, Mapping[str, Any]]:
+    """Return the id of a document, its text where the id does not say it, and its fields with the id."""
+    fields = document if isinstance(document, Mapping) else {"text": document}
+    keys = found(DOCUMENT, fields)
+    text = "\n".join(_shown(fields.get(keys.get(key, key)) or "") for key in ("title", "text")).strip()
+    name, text = _identified("d", fields.get(keys.get("id", "_id")), text)
+    return name, text, {**fields, keys.get("id", "_id"): name}
 
 
 def _identified(kind: str, given: Any, text: str) -> tuple[str, str]:

@@ -150,6 +150,8 @@ def test_a_table_of_ids_beside_documents_is_no_training_file(tmp_path: Path) -> 
     }
     with pytest.raises(DataError, match=r"it has documents and queries, but no qrels; beside these are training"):
         read(tmp_path, files)
+    with pytest.raises(DataError, match=r"but no queries and no qrels; beside these are training"):
+        read(tmp_path / "two", {name: content for name, content in files.items() if name != "queries.jsonl"})
 
 
 def test_a_file_that_is_bad_as_a_whole_is_named(tmp_path: Path) -> None:
@@ -185,3 +187,35 @@ def test_folders_named_after_splits(tmp_path: Path) -> None:
 def test_a_missing_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 1 of 2 parts of train-"):
         read(tmp_path, {"train-00000-of-00002.jsonl": jsonl([{"query": "q", "pos": ["a"]}])})
+
+
+def test_a_corpus_beside_the_files_adds_its_documents(tmp_path: Path) -> None:
+    passages = [
+        {"docid": name, "title": title, "text": f"text {name}"} for name, title in (("1", "One"), ("2", ""), ("3", ""))
+    ]
+    row = {
+        "query_id": "q",
+        "query": "ask",
+        "positive_passages": passages[:1],
+        "negative_passages": [{"docid": "2", "text": "text 2"}],
+    }
+    collection = read(tmp_path / "ids", {"corpus.jsonl": jsonl(passages), "train.jsonl": jsonl([row])})
+    texts = {"1": "One\ntext 1", "2": "text 2", "3": "text 3"}
+    assert facts(collection) == (texts, {"q": "ask"}, {"train": {("q", "1"): 1}})
+    assert not collection.quarantined
+    assert not collection.unread
+
+    pool = [{"text": "A"}, {"text": "b"}, {"text": "a "}]
+    collection = read(
+        tmp_path / "pool", {"corpus.jsonl": jsonl(pool), "x.jsonl": jsonl([{"query": "q", "pos": ["a"], "neg": ["c"]}])}
+    )
+    assert said(collection) == ({"A", "b", "c"}, {"train": {("q", "A"): 1}})
+    assert [(row.file, row.line, row.reason) for row in collection.quarantined] == [("corpus.jsonl", 3, "duplicate_id")]
+
+
+def test_a_title_that_is_null_or_missing_is_an_empty_one(tmp_path: Path) -> None:
+    rows = [
+        {"query": "q", "positive_passages": [passage], "negative_passages": []}
+        for passage in ({"text": "a", "title": ""}, {"text": "a", "title": None}, {"text": "a"})
+    ]
+    assert said(read(tmp_path, {"train.jsonl": jsonl(rows)})) == ({"a"}, {"train": {("q", "a"): 1}})
