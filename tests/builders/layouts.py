@@ -380,6 +380,11 @@ def _tevatron(folder: Path, plain: Plain) -> None:
         put(folder, {f"{split}.jsonl.gz": gzip.compress(jsonl(found))})
 
 
+def _tevatron_corpus(folder: Path, plain: Plain) -> None:
+    _tevatron(folder, plain)
+    put(folder, {"corpus.jsonl": jsonl(document_rows(plain, "docid"))})
+
+
 def _labelled(folder: Path, plain: Plain) -> None:
     for split, rows in plain.judgements.items():
         found = [(plain.queries[q], _body(plain, d), grade) for (q, d), grade in rows.items()]
@@ -477,6 +482,7 @@ LAYOUTS = {
     },
     "flagembedding": Layout(_flag, _LISTS, right_only, ids=False),
     "tevatron": Layout(_tevatron, answered, right_only),
+    "tevatron, with a corpus": Layout(_tevatron_corpus, answered, right_only),
     "sentence-transformers, labelled csv": Layout(_labelled, _all(without_titles, pairs_only), ids=False),
     "sentence-transformers, triplets, jsonl": Layout(_triplets("jsonl"), _LISTS, right_only, ids=False),
     "sentence-transformers, triplets, parquet": Layout(_triplets("parquet"), _LISTS, right_only, ids=False),
