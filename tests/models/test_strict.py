@@ -18,6 +18,7 @@ from transformers import AutoModel, BertTokenizerFast
 from hnmine.errors import ModelError
 from hnmine.models.folder import folder_sha256
 from hnmine.models.strict import load
+from tests.builders.gte import random_tensors, tiny_stella_encoder
 from tests.builders.models import WORD_VOCABULARY, spoil_weights, tiny_cross_encoder, tiny_decoder, tiny_word_encoder
 
 TEXTS = ["deploy mysql in the cloud", "on premises"]
@@ -185,6 +186,24 @@ def test_a_decoder_has_its_logits_tied_or_not(family, tied, tmp_path):
         rewrite(folder, lambda w: {k: v for k, v in w.items() if k != "lm_head.weight"})
         with pytest.raises(ModelError, match=r"1 tensors are missing: lm_head\.weight"):
             load(transformers.AutoModelForCausalLM.from_pretrained, folder)
+
+
+def test_a_re_ranker_in_gtes_own_layout_is_loaded_as_it_is(tmp_path):
+    folder = tiny_stella_encoder(tmp_path / "model")
+    for file in ("modules.json", "sentence_bert_config.json"):
+        (folder / file).unlink()
+    path = folder / "config.json"
+    settings = {"architectures": ["NewForSequenceClassification"], "id2label": {"0": "score"}}
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | settings), encoding="utf-8")
+    head = {"new.pooler.dense.weight": (32, 32), "new.pooler.dense.bias": (32,)}
+    head |= {"classifier.weight": (1, 32), "classifier.bias": (1,)}
+    given = random_tensors(head)
+    rewrite(folder, lambda w: {f"new.{name}": value for name, value in w.items()} | given)
+    found = load(CrossEncoder, folder, device="cpu").model.state_dict()
+    assert all(torch.equal(found[name.replace("new.", "gte.")], value) for name, value in given.items())
+    rewrite(folder, lambda w: {name: value for name, value in w.items() if name != "classifier.bias"})
+    with pytest.raises(ModelError, match=r"1 tensors are missing: classifier\.bias"):
+        load(CrossEncoder, folder)
 
 
 # Kinds

@@ -148,6 +148,19 @@ def test_gte_in_its_native_class_equals_its_slow_definition(dense_head, width, s
     assert np.abs(encoded - expected).max() < 1e-5
 
 
+def test_gte_under_its_later_name_is_the_same(stella, tmp_path):
+    folder = Path(shutil.copytree(stella, tmp_path / "arctic"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    code = {
+        "AutoConfig": "configuration_hf_alibaba_nlp_gte.GteConfig",
+        "AutoModel": "modeling_hf_alibaba_nlp_gte.GteModel",
+    }
+    config |= {"model_type": "gte", "architectures": ["GteModel"], "auto_map": code}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    expected = encoder_plan(stella).build().encode(SENTENCES)
+    assert (encoder_plan(folder).build().encode(SENTENCES) == expected).all()
+
+
 def test_the_native_rotary_frequencies_are_those_of_stella(stella, tmp_path):
     """The remote code's formula, with stella's own numbers: 16 heads of 64, base 160,000, ntk by 2."""
     import torch
