@@ -34,7 +34,7 @@ _PACKED = {
 }
 _BINARY = {b"PAR1": "parquet", b"ARROW1\0\0": "arrow_file", b"\xff\xff\xff\xff": "arrow_stream"}
 _ROLE = ("collection", "--data")
-_BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError, pa.ArrowException)
+_BROKEN = (EOFError, zlib.error, lzma.LZMAError, OSError, pa.ArrowException, UnicodeError, OverflowError)
 
 
 class Row(NamedTuple):

@@ -201,6 +201,12 @@ def test_text_that_is_no_utf_8_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
+def test_names_of_columns_that_are_no_utf_8_are_an_error(kind):
+    with pytest.raises(DataError, match="copy it again"):
+        read(WRITERS[kind](TABLE).replace(b"number", b"\xe1umber"))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
 def test_two_columns_of_one_name_are_an_error(kind):
     with pytest.raises(DataError, match=r"two columns of one name, \['_id'\]"):
         read(WRITERS[kind](pa.table([["a"], ["b"]], names=["_id", "_id"])))
