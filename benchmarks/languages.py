@@ -14,7 +14,7 @@ import gzip
 import json
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,13 +37,13 @@ OLD_WORD = re.compile(r"\b\w\w+\b")
 Search = Callable[[Texts, Texts], Int64]  # documents and queries to document rows (Q, DEPTH)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run, print a table, write the files that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     # Ask the questions of each language in its paragraphs, and German ones in the English.
     right = judged(options.data)
@@ -82,7 +82,9 @@ def mrr(search: Search, texts: Texts, asked: Texts, right: dict[str, str]) -> tu
     found_QK = search(texts, asked)
     right_Q = np.array([texts.row_of[right[query]] for query in asked.ids])
     hit_QK = found_QK == right_Q[:, None]
-    return round(float((hit_QK / np.arange(1, DEPTH + 1)).sum(axis=1).mean()), 4), int((found_QK < 0).all(axis=1).sum())
+    return round(float((hit_QK / np.arange(1, hit_QK.shape[1] + 1)).sum(axis=1).mean()), 4), int(
+        (found_QK < 0).all(axis=1).sum()
+    )
 
 
 def by_bm25(texts: Texts, asked: Texts) -> Int64:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
 
 import hnmine
-from benchmarks import gpu_check, mutate_readers, tables
+from benchmarks import gpu_check, languages, mutate_readers, tables
 from hnmine.errors import DeviceError
 from hnmine.runs import device
 from tests.builders.collections import write_collection
@@ -91,3 +92,22 @@ def test_arms_of_several_comparisons_stand_in_one_table(tmp_path, capsys):
 def test_a_spoiled_collection_is_read_or_refused_by_name(layout):
     outcomes = [mutate_readers.spoil_and_read(layout, seed) for seed in range(7, 12)]
     assert {outcome for outcome, _ in outcomes} <= {"read", "refused"}, outcomes
+
+
+def test_languages_are_measured_with_the_words_of_before_and_of_now(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(languages, "LANGUAGES", ("en", "zh"))
+    texts = {"": ["a red apple", "the blue sea"], ".zh": ["苹果是红色的", "大海是蓝色的"]}
+    for ending, both in texts.items():
+        rows = "".join(json.dumps({"_id": f"p{i}", "text": text}) + "\n" for i, text in enumerate(both))
+        (tmp_path / f"corpus{ending}.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    asked = {"en:1": "which sea?", "zh:1": "什么大海", "de:1": "Apple"}
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in asked.items()))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nen:1\tp1\t1\nzh:1\tp1\t1\nde:1\tp0\t1\n")
+    languages.main(
+        ["--data", str(tmp_path), "--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
+    )
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["before"], row["nothing before"], row["now"]) for row in rows] == [(1, 0, 1), (0, 1, 1), (1, 0, 1)]
+    assert rows[-1]["lexical encoder"] == 1
+    assert (tmp_path / "out.md").read_text().rstrip().endswith(capsys.readouterr().out.rstrip())
