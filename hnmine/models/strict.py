@@ -31,6 +31,8 @@ _HEADS = re.compile(
     r"generator_lm_head|lm_loss|pred_layer|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector|decoder|head|pre_classifier|classifier|score|"
     r"seq_relationship|qa_outputs|entity_predictions|embed_out|final_logits_bias)(\.|$)"
 )
+# What sentence-transformers logs where it leaves out what makes the model another one.
+_DOUBT = re.compile(r"^Ignoring un|^Unknown keys|is not trusted|silently ignored")
 _LOCK = RLock()  # the libraries' reports are heard by one load at a time
 
 
@@ -135,11 +137,11 @@ def checked(folder: Path, *, new_head: bool = False, adapter: str | None = None)
         reports.append((model, loading_info))
 
     # Hear what the libraries would log, and let nothing ask.
-    library = logging.getLogger("sentence_transformers")
+    library, said = logging.getLogger("sentence_transformers"), _Said()
     with _LOCK:
         log, seconds = modeling_utils.log_state_dict_report, dynamic_module_utils.TIME_OUT_REMOTE_CODE
-        level = library.level
-        library.setLevel(logging.ERROR)  # that a body is made a re-ranker is known here
+        library.addHandler(said)
+        library.propagate = False
         modeling_utils.log_state_dict_report = peft.log_state_dict_report = hear
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
         try:
@@ -147,9 +149,12 @@ def checked(folder: Path, *, new_head: bool = False, adapter: str | None = None)
         finally:
             modeling_utils.log_state_dict_report = peft.log_state_dict_report = log
             dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
-            library.setLevel(level)
+            library.removeHandler(said)
+            library.propagate = True
 
     # Judge it when adapters have brought what is theirs.
+    if doubts := [message for message in said.messages if _DOUBT.search(message)]:
+        raise ModelError(f"{folder} would be computed otherwise than it was made: {doubts[0]}")
     for model, info in reports:
         missing = [name for name in info.missing_keys if not _is_brought(model, name, adapter)]
         unread = [name for name in missing if _POOLER.search(name) and _is_body(model)]
@@ -160,6 +165,18 @@ def checked(folder: Path, *, new_head: bool = False, adapter: str | None = None)
             for name in unread:
                 model.get_parameter(name).zero_()
         filled += unread
+
+
+class _Said(logging.Handler):
+    """What a library logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the message."""
+        self.messages.append(record.getMessage())
 
 
 def _refuse_found(folder: Path, model: Any, found: dict[str, list[str]]) -> None:

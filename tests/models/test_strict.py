@@ -113,6 +113,17 @@ def test_a_head_of_another_shape_and_one_with_other_names_are_errors(tmp_path):
         load(SentenceTransformer, tmp_path / "model")
 
 
+def test_a_setting_that_the_library_would_leave_out_is_an_error(tmp_path):
+    body = tiny_cross_encoder(tmp_path / "body", head=False)
+    SentenceTransformer(modules=[Transformer(str(body)), Pooling(32, "mean"), Dense(32, 32)], device="cpu").save(
+        str(tmp_path / "model")
+    )
+    path = tmp_path / "model" / "2_Dense" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"made_up": True}), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"otherwise than it was made: Ignoring unrecognized Dense .*made_up"):
+        load(SentenceTransformer, tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     "change",
     [
