@@ -2,7 +2,8 @@
 
 Copies (`text_keys.identity`) are never negatives of their twins' queries. Near copies may be mined: they answer what
 the positive answers, and nobody judged them. A document is a near copy here if it is one of the positive's `NEIGHBOURS`
-nearest documents and shares with it at least `NEAR` of the strings of `GRAM` letters that either has (Jaccard).
+nearest documents and shares with it at least `NEAR` of the strings of `GRAM` letters that either has (Jaccard); of long
+texts the beginning counts, `LETTERS` of each.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from hnmine.corpus.text_keys import identity
 from hnmine.types import NO_ROW, Int64
 
-NEAR, GRAM, NEIGHBOURS = 0.8, 5, 10
+NEAR, GRAM, NEIGHBOURS, LETTERS = 0.8, 5, 10, 10_000
 MOST = 2000
 """Positives that are compared with their neighbours; of more, a seeded sample."""
 
@@ -77,7 +78,7 @@ def count_copies(
 
 
 def _grams(text: str) -> set[str]:
-    same = identity(text)
+    same = identity(text[:LETTERS])
     return {same[start : start + GRAM] for start in range(max(1, len(same) - GRAM + 1))}
 
 
