@@ -28,11 +28,12 @@ def has_ranking_head(folder: Path) -> bool:
     Raises:
         ModelError: there is no model, or it is an adapter whose base is not there.
     """
-    if (base := adapter_base(folder)) is not None:
-        tensors = _tensor_names(folder, "adapter_model*.safetensors")
-        return any(_HEAD.search(name) for name in tensors) or has_ranking_head(base)
+    base = adapter_base(folder)
     if is_modular(folder):
         return True
+    if base is not None:
+        tensors = _tensor_names(folder, "adapter_model*.safetensors")
+        return any(_HEAD.search(name) for name in tensors) or has_ranking_head(base)
     config = read_settings(folder / "config.json")
     if not config:
         raise ModelError(f"{folder} has no config.json with settings; give a Hugging Face model folder")

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hnmine.errors import ModelError
+from hnmine.models.folder import read_json
 from hnmine.models.reranker import CrossEncoder, Reranker
 
 _NAME = "default"
@@ -111,23 +112,23 @@ def save_adapter(model: Reranker, folder: Path, base: Path) -> None:
         model.library.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
     else:
         model.save(folder)
-    for pattern in _WEIGHT_FILES:
-        for path in folder.glob(pattern):
-            path.unlink()
+    home = _home(folder)
+    for path in [path for pattern in _WEIGHT_FILES for path in home.glob(pattern)]:
+        path.unlink()
     # Write what was trained in it, by the names that peft gives.
     (network,) = _transformers(model.model)
     trained = trained_weights(network)
     tensors = {f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": weight for name, weight in trained.items()}
     save_file(
-        {name: weight.detach().contiguous() for name, weight in tensors.items()}, folder / "adapter_model.safetensors"
+        {name: weight.detach().contiguous() for name, weight in tensors.items()}, home / "adapter_model.safetensors"
     )
     config = copy.copy(network.peft_config[_NAME])
-    config.base_model_name_or_path, config.revision = _address(base)
+    config.base_model_name_or_path, config.revision = _address(_home(base))
     heads = {name.split(".")[0] for name in trained if ".lora_" not in name}
     config.modules_to_save = sorted(heads) or None
     config.task_type = "SEQ_CLS" if heads else None
     config.inference_mode = True
-    config.save_pretrained(str(folder))
+    config.save_pretrained(str(home))
 
 
 def _transformers(network: Any) -> list[Any]:
@@ -144,6 +145,12 @@ def _is_linear(module: Any) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, torch.nn.Linear | Conv1D)
+
+
+def _home(folder: Path) -> Path:
+    """Return where in a model's folder the transformer lies."""
+    modules = read_json(folder / "modules.json")
+    return folder / str(modules[0].get("path", "")) if modules else folder
 
 
 def _address(folder: Path) -> tuple[str, str | None]:

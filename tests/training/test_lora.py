@@ -92,7 +92,7 @@ def test_merged_it_computes_the_same_and_afterwards_is_what_it_was_bit_for_bit(
     assert all(torch.equal(after[each], weight) for each, weight in before.items())
 
 
-@pytest.mark.parametrize("name", [*HEADS, *MODULES])
+@pytest.mark.parametrize("name", [*HEADS, *MODULES, "modules: mean, dense, the transformer in a folder"])
 def test_an_adapter_is_read_by_the_library_and_here_beside_its_base(name: str, tmp_path: Path) -> None:
     base = LAYOUTS[name].build(tmp_path / "model")
     model = adapted(base)
