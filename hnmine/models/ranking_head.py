@@ -96,9 +96,8 @@ def load_library(folder: Path, *, device: str, seed: int) -> Any:
         raise ModelError(f"{folder} is a classifier with {library.num_labels} labels; a re-ranker has one")
     if not has_head:
         library.activation_fn = torch.nn.Identity()
-    if is_adapter:
-        for name, weight in library.named_parameters():
-            weight.requires_grad_("lora_" in name or "modules_to_save" in name)
+    if getattr(library.transformers_model, "peft_config", None):
+        _complete_adapter(library, folder)
     _refuse_unknown_answers(library, folder)
     return library.float().eval()
 
@@ -121,6 +120,16 @@ def _load_adapter(folder: str, *, device: str, model_kwargs: dict[str, Any], **s
     if generates:
         modules.append(LogitScore(*transformer.tokenizer.convert_tokens_to_ids(["yes", "no"])))
     return CrossEncoder(modules=modules, device=device)
+
+
+def _complete_adapter(library: Any, folder: Path) -> None:
+    """Let only what the adapter brings be trained, and name its base as before where that is a name of the hub."""
+    for name, weight in library.named_parameters():
+        weight.requires_grad_("lora_" in name or "modules_to_save" in name)
+    base = read_settings(folder / "adapter_config.json").get("base_model_name_or_path")
+    if base is not None and not Path(base).is_dir() and not (folder / base).is_dir():
+        for config in library.transformers_model.peft_config.values():
+            config.base_model_name_or_path = base
 
 
 def _refuse_unknown_answers(library: Any, folder: Path) -> None:
