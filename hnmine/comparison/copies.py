@@ -25,15 +25,11 @@ MOST = 2000
 class Copies:
     """What was counted; the manner of counting is that of the module."""
 
-    documents: int
-    """Those of the corpus that have a copy."""
-    positives: int
-    """Documents that are judged positive for some query."""
+    documents: int  # of the corpus that have a copy
+    positives: int  # documents that are judged right for some query
     positives_with_copy: int
-    examined: int
-    """Positives that were compared with their neighbours."""
-    with_near_copy: int
-    """Of these, those with a neighbour that is nearly, but not quite, the same."""
+    examined: int  # positives that were compared with their neighbours
+    with_near_copy: int  # of these
 
     def lines(self) -> list[str]:
         """Say it."""
