@@ -92,15 +92,8 @@ def refuse_other_weights(weights: Path, sha256: str) -> None:
 def hub_patterns(dense_head: int | None) -> list[str]:
     """Return what is fetched of a hub model, as patterns of paths; never code."""
     weights = ["model*.safetensors", f"*_Dense_{dense_head}/*.safetensors", "*/adapter_model.safetensors"]
-    return [
-        "*.json",
-        "*.txt",
-        "*.model",
-        "*.codes",
-        "*.jinja",
-        "*.jinja",
-        *(["*.safetensors"] if dense_head is None else weights),
-    ]
+    settings = ["*.json", "*.txt", "*.model", "*.codes", "*.jinja"]
+    return settings + (["*.safetensors"] if dense_head is None else weights)
 
 
 def _from_hub(model: str, dense_head: int | None) -> Path:
