@@ -28,8 +28,9 @@ _POOLER = re.compile(r"(^|\.)pooler\.")
 # Heads of other tasks that a checkpoint has beside the body, by the names that transformers gives them.
 _HEADS = re.compile(
     r"(cls|lm_head|lm_predictions|mask_predictions|predictions|discriminator_predictions|generator_predictions|"
-    r"generator_lm_head|lm_loss|pred_layer|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector|decoder|head|pre_classifier|classifier|score|"
-    r"seq_relationship|qa_outputs|entity_predictions|embed_out|final_logits_bias)(\.|$)"
+    r"generator_lm_head|lm_loss|pred_layer|sop_classifier|vocab_transform|vocab_layer_norm|vocab_projector|decoder|"
+    r"head|pre_classifier|classifier|score|seq_relationship|qa_outputs|entity_predictions|embed_out|final_logits_bias)"
+    r"(\.|$)"
 )
 # What sentence-transformers logs where it leaves out what makes the model another one.
 _DOUBT = re.compile(r"^Ignoring un|^Unknown keys|is not trusted|silently ignored")
