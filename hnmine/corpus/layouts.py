@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,9 +55,10 @@ def recognise(folder: Folder) -> Parts:
         parts, start = recognise(inner[0]), f"{inner[0].address.removeprefix(folder.address)[1:]}/"
         beside = (f"{file.name} (beside {start})" for file in folder.files if not file.name.startswith(start))
         return replace(parts, unread=(*parts.unread, *beside, *folder.strange))
-    problem = (
-        "; ".join(dict.fromkeys(answer for answer in answers if isinstance(answer, str))) or "no layout is recognised"
-    )
+    reasons = dict.fromkeys(answer for answer in answers if isinstance(answer, str))
+    problem = "; ".join(reasons) or "no layout is recognised"
+    if archives := [file.name for file in folder.files if re.search(r"\.(zip|tar|tgz|7z|rar)\b", file.name)]:
+        problem += f"; unpack {', '.join(archives[:4])}"
     there = ", ".join([file.name for file in folder.files[:16]] + list(folder.strange[:4])) or "nothing"
     expected = "; or ".join(layout.EXPECTED for layout in LAYOUTS)
     raise DataError(f"{folder.address}: {problem}; it holds {there}; expected {expected}: give the folder of these")

@@ -393,6 +393,13 @@ def test_a_missing_file_is_an_error_that_lists_what_is_there(tmp_path, name, rol
     assert "give the folder" in message
 
 
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    for name in ("set.zip", "set.tar.gz"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04")
+        assert f"unpack {name}; it holds" in error_of(tmp_path / name)
+    assert "unpack set.tar.gz, set.zip; it holds set.tar.gz, set.zip" in error_of(tmp_path)
+
+
 def test_an_empty_folder_is_an_error_that_says_it_holds_nothing(tmp_path):
     assert "it holds nothing" in error_of(tmp_path)
 
