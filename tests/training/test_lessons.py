@@ -20,6 +20,7 @@ from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError, ModelError
 from hnmine.models.reranker import load_reranker
 from hnmine.ranking.splits import Splits
+from hnmine.runs.device import choose_dtype
 from hnmine.runs.folder import Run, open_run
 from hnmine.training.lessons import (
     BEST_DOCUMENTS,
@@ -36,8 +37,9 @@ from tests.builders.collections import append_lines, write_collection
 from tests.builders.devices import CPU
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder
 from tests.builders.presets import ensemble_of, maker_of, splits_and_config, trainer_of, useless_first_stage
+from tests.builders.rerankers import LAYOUTS
 from tests.builders.settings import quick_overrides
-from tests.builders.training import quick_recipe
+from tests.builders.training import quick_recipe, yes_no_lists
 
 TWO = "encoders=[{name: wide, lexical: {width: 12}}, {name: narrow, lexical: {width: 3}}]"
 SETTINGS = (TWO, "train.max_pairs=8", "train.lessons=14", "evaluate.depth=9")
@@ -253,3 +255,18 @@ def test_one_without_a_head_is_refused(tmp_path: Path) -> None:
 
 def test_the_names_of_what_learns_from_a_teacher_are_those_of_its_losses() -> None:
     assert set(LOSSES_WITH_TEACHER) == set(TAUGHT)
+
+
+@pytest.mark.parametrize(
+    "name", ["modules: mean, dense", "Qwen3 of yes and no, with a chat template", "LoRA of a Bert re-ranker"]
+)
+def test_a_teacher_of_any_layout_says_its_scores_before_the_activation(name: str, tmp_path: Path) -> None:
+    folder = LAYOUTS[name].build(tmp_path / "teacher")
+    lists = yes_no_lists(3)
+    taught_lists = Teacher(str(folder), CPU, "torch", tmp_path / "scored").teach("student", lists, 2.0)
+    reranker = load_reranker(
+        "cross-encoder", folder, max_tokens=256, device="cpu", dtype=choose_dtype("auto", "cpu"), engine="torch"
+    )
+    for given, each in zip(lists, taught_lists, strict=True):
+        scores = reranker.raw_scores([given.query] * len(given.documents), given.documents)
+        np.testing.assert_allclose(each.teacher, scores / 2, atol=2e-3)

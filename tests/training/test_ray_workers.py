@@ -57,6 +57,21 @@ def test_two_workers_draw_in_batch_negatives_from_one_batch_and_take_as_many_pas
     assert_same_training(start, alone, together)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_train_with_lora_what_one_trains_with_layers_computed_twice_as_well(
+    start: Path, tmp_path: Path
+) -> None:
+    lora = {"rank": 4, "alpha": 8.0, "keep": "merged"}
+    changes = {"lora": lora, "learning_rate": 2e-2, "gradient_checkpointing": True}
+    alone, together = (
+        train_quickly(start, tmp_path / str(workers), yes_no_lists(33), workers=workers, **changes)
+        for workers in (1, 2)
+    )
+    assert alone[1].best_step > 0
+    assert_same_training(start, alone, together)
+
+
 def ray_workers() -> list[psutil.Process]:
     """Ray Train's workers below this very process."""
     found = []
