@@ -49,13 +49,19 @@ class Splits:
         self.test_name, self.test = named.get(sources.test_split) or (self.dev_name, self.dev)
         if sources.test_split not in named:
             say("read", f"no {sources.test_split} split: {self.dev_name} is reported, which also chose the step")
-        # Warn of queries that are trained on too.
-        _, group_Q = collection.identities
+        # Warn of queries that are trained on too, and of those that find themselves.
+        groups_N, group_Q = collection.identities
         train = group_Q[self.train.query_rows_P]
         for name, pairs in ((self.dev_name, self.dev), (self.test_name, self.test)):
             if shared := int(np.isin(group_Q[np.unique(pairs.query_rows_P)], train).sum()):
                 message = f"{shared:,} queries of {name} are train queries too; its figures flatter"
                 say("read", message, level="warning")
+        tested = np.unique(self.test.query_rows_P)
+        tested = tested[np.isin(group_Q[tested], groups_N)]
+        found = sum(bool(collection.never_negative.same_as_unjudged(row)) for row in tested.tolist())
+        if found and not config.evaluate.exclude_self:
+            message = f"{found:,} queries of {self.test_name} are documents of the corpus and find themselves"
+            say("read", f"{message}; evaluate.exclude_self=true leaves these out", level="warning")
 
     def first_stage(self, rows_Q: Int64) -> tuple[Int64, Float32]:
         """Return the first stage's document rows (Q, K) for these queries and their scores; each is searched once."""

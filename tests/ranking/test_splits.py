@@ -285,12 +285,16 @@ def test_queries_of_one_text_in_another_spelling_are_one_question(
     assert "1 queries of test are train queries too" in capsys.readouterr().err
 
 
-def test_a_query_that_is_a_document_is_found_by_the_first_stage_unless_it_is_excluded(tmp_path: Path) -> None:
+def test_a_query_that_is_a_document_is_found_by_the_first_stage_unless_it_is_excluded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_plain(tmp_path / "data", arguments())
     tasks = []
     for exclude in ("false", "true"):
         with open_project(folder, tmp_path / exclude, load(overrides=[f"evaluate.exclude_self={exclude}"])) as project:
             tasks.append(project.splits.task(project.splits.test, None, 0))
+        warned = "3 queries of test are documents of the corpus and find themselves; evaluate.exclude_self=true"
+        assert (warned in capsys.readouterr().err) == (exclude == "false")
     found, without = tasks
     assert [ids_found(found, at)[0] for at in range(len(found))] == list(found.queries.ids)
     for at, query in enumerate(found.queries.ids):
