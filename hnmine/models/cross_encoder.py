@@ -130,9 +130,17 @@ class CrossEncoder:
     ) -> Float32:
         """Return the score (n,) of each (query, document) before the activation, as losses and guards want it.
 
+        Equal pairs are scored once, so that they are tied whatever the rounding of their batch is.
+
         Raises:
             ModelError: a score is NaN or infinite.
         """
+        pairs = list(zip(queries, documents, strict=True))
+        row_of = {pair: row for row, pair in enumerate(dict.fromkeys(pairs))}
+        if len(row_of) < len(pairs):
+            distinct = self.raw_scores([query for query, _ in row_of], [text for _, text in row_of], done)
+            done(len(pairs) - len(row_of))
+            return distinct[[row_of[pair] for pair in pairs]]
         scores = np.full(len(queries), -np.inf, dtype=np.float32)
 
         def score(batch: list[int]) -> tuple[list[int], Float32]:
@@ -168,7 +176,7 @@ class CrossEncoder:
             return
         network, activation = self.library.transformers_model, type(self.library.activation_fn)
         declared = {"activation_fn": f"{activation.__module__}.{activation.__qualname__}"}
-        network.config.sentence_transformers = getattr(network.config, "sentence_transformers", {}) | declared
+        network.config.sentence_transformers = (getattr(network.config, "sentence_transformers", None) or {}) | declared
         network.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
 

@@ -309,6 +309,15 @@ def test_a_score_does_not_depend_on_order_or_company(tmp_path: Path) -> None:
     np.testing.assert_allclose(alone, scores[::100], atol=1e-5)
 
 
+def test_equal_pairs_are_tied_exactly(tmp_path: Path) -> None:
+    reranker = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"))
+    queries, documents = random_text_pairs(60)
+    reported: list[int] = []
+    scores = reranker.scores(queries * 3, documents * 2 + documents, reported.append)
+    np.testing.assert_array_equal(scores.reshape(3, -1), [scores[:60]] * 3)
+    assert sum(reported) == 180
+
+
 def test_every_finished_pair_is_told(tmp_path: Path) -> None:
     reported: list[int] = []
     load_cross_encoder(tiny_cross_encoder(tmp_path / "model")).scores(
