@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hnmine.corpus.assemble import Parts
+from hnmine.corpus.assemble import DEV_NAMES, Parts
 from hnmine.corpus.file_names import UNSPLIT
 from hnmine.corpus.files import File, Folder
 from hnmine.corpus.qrels import judgement_rows
@@ -28,9 +28,9 @@ _NO_ROWS = re.compile(r"state|dataset_infos?|dataset_dict|readme|licen[cs]e", re
 _COUNTED = r"(?:part|shard|chunk)?[-_.]?\d{2,}-of-(?P<parts>\d{2,})(?:-[0-9a-f]{8,})?"
 _PART = rf"(?P<part>[-_.]{_COUNTED}|[-_.](?:part|shard|chunk)[-_.]?\d.*|[-_.]\d+)?"
 _NAMES = {
-    "documents": re.compile(rf"(?P<split>)(corpus|documents|docs|passages){_PART}"),
-    "queries": re.compile(rf"(?P<split>)(queries|questions){_PART}"),
-    "qrels": re.compile(rf"qrels([-_.](?P<split>[a-z]\w*?))?{_PART}"),
+    "documents": re.compile(rf"(?P<split>)(corpus|documents|docs|passages){_PART}", re.I),
+    "queries": re.compile(rf"(?P<split>)(queries|questions){_PART}", re.I),
+    "qrels": re.compile(rf"qrels([-_.](?P<split>[a-z]\w*?))?{_PART}", re.I),
 }
 _FOLDERS = {"corpus": "documents", "documents": "documents", "docs": "documents", "passages": "documents"} | {
     "queries": "queries",
@@ -39,6 +39,7 @@ _FOLDERS = {"corpus": "documents", "documents": "documents", "docs": "documents"
     "default": "qrels",
     "data": "qrels",
 }
+_USUAL = ("train", "dev", "test", *DEV_NAMES)
 _IN_FOLDER = re.compile(rf"(?P<split>.+?)(?P<part>[-_.]{_COUNTED}|[-_.]part[-_.]?\d.*)?")
 
 
@@ -111,15 +112,19 @@ def _place(name: str) -> _Place | None:
         found = ((role, pattern.fullmatch(stem)) for role, pattern in _NAMES.items())
         role, match = next(((role, match) for role, match in found if match), ("", None))
     else:
-        role, match = _FOLDERS.get(folders[0], ""), _IN_FOLDER.fullmatch(stem)
+        role, match = _FOLDERS.get(folders[0].lower(), ""), _IN_FOLDER.fullmatch(stem)
     if not role or match is None:
         return None
     split, parts = "", int(match["parts"] or 0)
     if role == "qrels":
-        split = folders[1] if len(folders) > 1 else match["split"] or UNSPLIT
-        split = UNSPLIT if folders and split == "data" else split
+        split = match["split"] or UNSPLIT
+        if len(folders) > 1 and split.lower() not in _USUAL:
+            split = folders[1]
+        split = split.lower() if split.lower() in _USUAL else UNSPLIT if folders and split == "data" else split
     whole = "/".join([*folders, stem])
-    table = f"{folders[0]}/{split}" if folders else whole.removesuffix(match["part"] or "")
+    table = (
+        f"{'/'.join(folders if split else folders[:1])}/{split}" if folders else whole.removesuffix(match["part"] or "")
+    )
     if match["part"] or len(folders) > 1 or (folders and role != "qrels"):
         table += "/*"  # whatever its parts are called
     return _Place(role, split, table, whole, parts)

@@ -534,6 +534,7 @@ def test_a_part_that_is_missing_is_an_error(tmp_path):
         ("qrels/train.tsv", "qrels.train.tsv"),
         ("qrels/train.tsv", "default/train.jsonl"),
         ("qrels/train.tsv", "qrels/train/part-0.tsv"),
+        ("qrels/train.tsv", "qrels/en/train.tsv"),
     ],
 )
 def test_one_table_in_two_places_is_an_error_that_names_both(tmp_path, name, other):
@@ -611,10 +612,24 @@ def test_judgements_without_a_name_are_the_train_split(tmp_path, name):
     assert list(read_collection(folder, CONFIG).splits) == ["train"]
 
 
-@pytest.mark.parametrize("name", ["qrels.test.tsv", "qrels-test.tsv", "qrels_test.csv", "qrels/test.txt", "qrels/test"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qrels.test.tsv",
+        "qrels-test.tsv",
+        "qrels_test.csv",
+        "qrels/test.txt",
+        "qrels/test",
+        "qrels/Test.tsv",
+        "qrels/en/test.tsv",
+        "qrels/test/0000.tsv",
+    ],
+)
 def test_a_split_may_stand_in_the_name_of_the_file(tmp_path, name):
     folder = write_folder(tmp_path)
-    (folder / "qrels" / "train.tsv").rename(folder / name)
+    (folder / "qrels" / "train.tsv").rename(tmp_path / "moved")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "moved").rename(folder / name)
     assert pairs_by_id(read_collection(folder, CONFIG), "test") == [("q1", "d1"), ("q2", "d2")]
 
 
