@@ -49,6 +49,9 @@ def check_encoder(plan: Plan) -> None:
     except Exception as error:  # the type depends on the tokenizer and the modules
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"encoder {plan.name}: {plan.folder} cannot encode a text: {reason}") from None
+    finally:
+        del encoder
+        _leave(plan.device)
 
 
 def check_rerankers(config: Config, steps: Collection[Step]) -> None:
@@ -117,7 +120,12 @@ def check_reranker(setting: str, model: str, kind: Kind, folder: Path, how: Mapp
         raise ModelError(f"{folder} cannot score a pair: {type(error).__name__}: {error}") from None
     finally:
         del reranker
-        if how["device"] == "cuda":  # leave it to the step
-            import torch
+        _leave(how["device"])
 
-            torch.cuda.empty_cache()
+
+def _leave(device: str) -> None:
+    """Leave a GPU's memory to the steps."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
