@@ -230,14 +230,17 @@ def test_of_graded_judgements_the_highest_are_hits_and_all_are_gains_by_the_read
     folder = write_plain(tmp_path / "data", plain)
     config = load(overrides=["sources.min_score=2", "evaluate.blend=none"])
     with open_project(folder, tmp_path / "out", config) as project:
-        test, ranking = project.evaluator.test, project.evaluator.first_stage
+        test = project.evaluator.test
+        scores = np.random.default_rng(1).normal(size=test.doc_rows_QK.shape).astype(np.float32)
+        ranking = project.evaluator.ranking("by chance", scores)
         ids = project.collection.documents.ids
     judged = plain.judgements["test"]
     assert {*test.queries.ids} == {query for query, _ in judged}
     for at, query in enumerate(test.queries.ids):
         grades = {doc: grade for (asked, doc), grade in judged.items() if asked == query}
         assert {ids[row] for row in test.relevant[at]} == {doc for doc, grade in grades.items() if grade == 3}
-        found = [ids[row] for row in test.doc_rows_QK[at].tolist() if row != NO_ROW]
+        places = sorted(range(len(scores[at])), key=lambda place, at=at: -scores[at, place])
+        found = [ids[row] for row in test.doc_rows_QK[at, places].tolist() if row != NO_ROW]
         right = next(doc for doc, grade in grades.items() if grade == 3)
         rank = found.index(right) + 1 if right in found[:10] else np.inf
         assert ranking.values["MRR@10"][at] == 1 / rank
