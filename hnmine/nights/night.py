@@ -28,6 +28,7 @@ from hnmine.corpus.text_keys import KEY_BYTES, keys_of
 from hnmine.errors import ConfigError
 from hnmine.mining.mine import denoise_model
 from hnmine.mining.pca import HELD_OUT_ROWS, Basis, Fused, captured
+from hnmine.models.folder import adapter_base, resolve
 from hnmine.models.lexical import Fit
 from hnmine.nights.home import Facts, Home, PinnedFit, Row
 from hnmine.nights.lease import Lease
@@ -69,9 +70,7 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     config, out, last = project.config, project.run.out, home.current()
     facts, row = last.facts.model_copy(), Row(version=home.next_number(), decision="")
 
-    # Refuse at once what would stop the night after hours: a model that cannot be had, data that cannot be divided.
-    denoise_model(config.guards)
-    _ = project.splits
+    _refuse_what_would_stop(project)
 
     # Embed. Lexical encoders keep the fits of the epoch: fitted anew, they would give every text another vector.
     new_rows = _compare_documents(project, home.file(last, _DOCUMENTS, out), row)
@@ -126,6 +125,18 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
 def _recorded(section: Section, config: Config) -> dict[str, Any]:
     """Return settings as a version records them; earlier releases recorded more of them."""
     return section.model_dump(mode="json") | {"seed": config.seed}
+
+
+def _refuse_what_would_stop(project: Project) -> None:
+    """Refuse at once what would stop a night after hours: a model that cannot be had, data that cannot be divided."""
+    train = project.config.train
+    denoise_model(project.config.guards)
+    _ = project.splits
+    if (train.lora is not None and train.lora.keep == "adapter") or adapter_base(resolve(train.model)) is not None:
+        raise ConfigError(
+            "a night deploys whole models, and an adapter's base lies elsewhere: set train.lora.keep=merged, or begin "
+            "with a train.model that is no adapter"
+        )
 
 
 def _compare_documents(project: Project, last: Path | None, row: Row) -> Int64:

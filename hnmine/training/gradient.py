@@ -126,6 +126,7 @@ class Optimizer:
         Raises:
             ModelError: the gradient is not finite, or memory ran out for good.
         """
+        # Find the gradient, anew where memory runs out.
         while (total := self._propagated(losses)) is None:
             self.adamw.zero_grad(set_to_none=True)
             if torch.cuda.is_available():
@@ -140,6 +141,7 @@ class Optimizer:
                 f"the gradient became {norm.item()} at step {number + 1}; lower the learning rate "
                 "(train.learning_rate of a re-ranker)"
             )
+        # Take the step.
         for group in self.adamw.param_groups:
             group["lr"] = self._recipe.rate(number, self._steps)
         self.adamw.step()

@@ -83,6 +83,13 @@ def test_a_weight_that_float32_could_not_carry_beside_others_is_refused(weight: 
         ("{loss: marginmse}", "marginmse learns from a teacher; name a cross-encoder as train.teacher"),
         ("{teacher: m}", "teacher would have no effect on loss: infonce; remove it or set loss: marginmse"),
         ("{loss: kl, teacher: 7}", "train.teacher: expected a text, got 7"),
+        ("{weights: bfloat16}", "weights: bfloat16 is for weights that are not trained: set train.lora too"),
+        (
+            "{weights: bfloat16, lora: {}, dtype: float32}",
+            "bfloat16 computes in bfloat16; remove dtype: float32",
+        ),
+        ("{lora: {rank: 0}}", "train.lora.rank: Input should be greater than or equal to 1, got 0"),
+        ("{lora: {keep: both}}", "train.lora.keep: Input should be 'merged' or 'adapter', got 'both'"),
     ],
 )
 def test_settings_of_training_that_contradict_each_other_are_refused(train: str, message: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 import hnmine
+from hnmine.errors import ConfigError
 from hnmine.nights.home import Home, Row, Version
 from hnmine.nights.lease import hold
 from hnmine.nights.night import nightly, not_worse
@@ -371,3 +372,8 @@ def test_an_object_store_needs_a_folder_to_work_in(nights: Nights, s3) -> None:
 def test_what_is_not_worse(difference: float, high: float, margin: float, deployed: bool) -> None:
     test = Paired(difference=difference, low=-1, high=high, p=0.5)
     assert not_worse(test, margin) == deployed
+
+
+def test_an_adapter_is_refused_before_anything_is_encoded(nights: Nights) -> None:
+    with pytest.raises(ConfigError, match=r"a night deploys whole models, .*: set train\.lora\.keep=merged"):
+        nights.night("train.lora={keep: adapter}")

@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 
+from hnmine.config.load import load
 from hnmine.errors import ModelError
-from hnmine.training.gradient import CLIP_NORM, WEIGHT_DECAY, Optimizer
+from hnmine.training.gradient import CLIP_NORM, WEIGHT_DECAY, Optimizer, Recipe
+from tests.builders.devices import CPU
 from tests.builders.training import quick_recipe
 
 STEPS = 5
@@ -80,3 +82,11 @@ def test_a_gradient_that_is_not_finite_is_refused_and_changes_no_weight() -> Non
     with pytest.raises(ModelError, match=r"^the gradient became (inf|nan) at step 3; lower the learning rate"):
         Optimizer(model, quick_recipe(), STEPS).step(2, losses(model, 0, scale=1e38))
     assert all(torch.equal(weight, old) for weight, old in zip(model.parameters(), before, strict=True))
+
+
+def test_lora_with_nothing_said_is_of_rank_16_merged_and_its_other_weights_may_be_bfloat16() -> None:
+    train = load(overrides=["train={lora: {}, weights: bfloat16}"]).train
+    assert train.lora is not None
+    assert (train.lora.rank, train.lora.alpha, train.lora.keep) == (16, 32, "merged")
+    recipe = Recipe.of(train, CPU, learning_rate=1.0, seed=0, engine="torch")
+    assert (recipe.lora, recipe.dtype) == (train.lora.model_dump(), "bfloat16")

@@ -269,4 +269,4 @@ def test_a_teacher_of_any_layout_says_its_scores_before_the_activation(name: str
     )
     for given, each in zip(lists, taught_lists, strict=True):
         scores = reranker.raw_scores([given.query] * len(given.documents), given.documents)
-        np.testing.assert_allclose(each.teacher, scores / 2, atol=2e-3)
+        np.testing.assert_allclose(each.teacher, scores / 2, atol=0.02)  # in bfloat16, in other batches
