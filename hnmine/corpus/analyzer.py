@@ -56,6 +56,7 @@ _COMPOUNDS = regex.compile(_COMPOUND.replace("LETTER", _LETTER).replace("WORD", 
 _ASCII_COMPOUNDS = re.compile(_COMPOUND.replace("LETTER", "[a-z0-9_]").replace("WORD", "[a-z0-9_]++"))
 _INSIDE = r"\p{L}\p{M}\p{N}_"
 _NEEDED = regex.compile(rf"^[^{_INSIDE}]|[^{_INSIDE}]$|(?<![{_INSIDE}])[{_INSIDE}](?![{_INSIDE}])", regex.V1)
+_ASCII_NEEDED = re.compile(r"^[^a-z0-9_]|[^a-z0-9_]$|(?<![a-z0-9_])[a-z0-9_](?![a-z0-9_])")
 _OPERATOR = re.compile(r"(?!-+\Z|\.)[-+*/%=<>!&|^~?:@#$.]{2,4}\Z")
 _APOSTROPHES = regex.compile(
     rf"\b\p{{L}}['\u2019](?=\p{{L}}{{2}})|(?<=\p{{L}})['\u2019]\p{{L}}(?![{_INSIDE}])", regex.V1
@@ -92,12 +93,13 @@ def _tokens(part: str) -> tuple[str, ...]:
         return (folded,)
 
     # Words, and of scripts without spaces characters and bigrams.
-    folded = _APOSTROPHES.sub(" ", folded)
+    if "'" in folded or "\u2019" in folded:
+        folded = _APOSTROPHES.sub(" ", folded)
     tokens = []
     for found in (_ASCII_WORDS if ascii_only else _WORDS).finditer(folded):
         if ascii_only or found["units"] is None:
             tokens.append(found[0])
-            if quantity := _QUANTITY.fullmatch(found[0]):
+            if found[0][0].isdigit() and (quantity := _QUANTITY.fullmatch(found[0])):
                 tokens += quantity.groups()
         else:
             units = [unit.rstrip("\u0f0b") for unit in _UNITS.findall(found[0])]
@@ -105,9 +107,12 @@ def _tokens(part: str) -> tuple[str, ...]:
             tokens += [first + second for first, second in pairwise(units)]
 
     # What the words alone would lose.
+    if tokens[:1] == [folded]:
+        return tuple(tokens)
     for found in (_ASCII_COMPOUNDS if ascii_only else _COMPOUNDS).finditer(folded):
         compound = found[0]
-        if len(compound) <= _LONGEST_COMPOUND and _NEEDED.search(compound) and not _WORDS.fullmatch(compound):
+        needed = _ASCII_NEEDED if ascii_only else _NEEDED
+        if len(compound) <= _LONGEST_COMPOUND and needed.search(compound) and not _WORDS.fullmatch(compound):
             tokens.append(compound.replace(",", "") if _THOUSANDS.fullmatch(compound) else compound)
     return tuple(tokens)
 
