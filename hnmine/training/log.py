@@ -50,9 +50,7 @@ class TrainingLog:
             case "resumed":
                 say("train", f"{self._name}: goes on from the checkpoint of step {event.step}")
             case "recomputed":
-                say(
-                    "train", f"{self._name}: to fit into the memory, layers are computed twice (gradient checkpointing)"
-                )
+                say("train", f"{self._name}: layers are computed twice instead of kept (gradient checkpointing)")
             case "halved":
                 if not self._is_halved:
                     say(
