@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from functools import cached_property
-from itertools import filterfalse
 
 import numpy as np
 
@@ -63,42 +61,41 @@ def say_lacking(queries: Texts, rows_Q: Int64, doc_rows_QK: Int64) -> None:
 class Bm25:
     """An index of the corpus: Lucene's variant of BM25 over the words of the analyzer, without stemming.
 
-    English stop words are left out, but for a query that has no other word: an index with them answers it.
+    English stop words are asked for only where a query has no other word.
     """
 
-    def __init__(self, documents: Texts, *, k1: float, b: float, stop_words: frozenset[str] = STOP_WORDS) -> None:
+    def __init__(self, documents: Texts, *, k1: float, b: float) -> None:
         import bm25s
 
-        self._documents, self._settings, self._stop_words = documents, {"k1": k1, "b": b}, stop_words
-        number: dict[str, int] = defaultdict(lambda: len(number))
-        tokens = []
+        self._documents = len(documents)
+        self._number: dict[str, int] = defaultdict(lambda: len(self._number))
+        number, tokens = self._number.__getitem__, []
         with track("bm25", "index", len(documents), "documents") as progress:
             for text in documents.texts:
-                tokens.append(list(map(number.__getitem__, filterfalse(stop_words.__contains__, words(text)))))
+                tokens.append(list(map(number, words(text))))
                 progress.advance(1)
-            self._number = dict(number)  # a word that the corpus lacks gets no number
+            self._number = dict(self._number)  # a word that the corpus lacks gets no number
             self._index = bm25s.BM25(method="lucene", k1=k1, b=b)
-            if number:
+            if self._number:
                 self._index.index((tokens, self._number), create_empty_token=False, show_progress=False)
-
-    @cached_property
-    def _with_stop_words(self) -> Bm25:
-        return Bm25(self._documents, **self._settings, stop_words=frozenset())
 
     def first(self, queries: Texts, depth: int) -> tuple[Int64, Float32]:
         """Return the rows (Q, depth) of the documents with a term of the query, best first, ties by row; and scores."""
-        depth = min(depth, len(self._documents))
+        depth = min(depth, self._documents)
         rows_QK = np.full((len(queries), depth), NO_ROW, dtype=np.int64)
         scores_QK = np.zeros((len(queries), depth), dtype=np.float32)
         with track("bm25", f"first {depth} documents", len(queries), "queries") as progress:
             for query, text in enumerate(queries.texts):
-                terms = words(text)
-                index = self._with_stop_words if terms and self._stop_words.issuperset(terms) else self
-                if known := [index._number[term] for term in terms if term in index._number]:
-                    rows = _first(scores_N := index._index.get_scores(known), depth)
+                if known := [self._number[term] for term in _asked(text) if term in self._number]:
+                    rows = _first(scores_N := self._index.get_scores(known), depth)
                     rows_QK[query, : len(rows)], scores_QK[query, : len(rows)] = rows, scores_N[rows]
                 progress.advance(1)
         return rows_QK, scores_QK
+
+
+def _asked(query: str) -> list[str]:
+    terms = words(query)
+    return [term for term in terms if term not in STOP_WORDS] or terms
 
 
 def _first(scores_N: Float32, depth: int) -> Int64:

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from bm25s.stopwords import STOPWORDS_EN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.corpus.analyzer import STOP_WORDS
 from hnmine.ranking.first_stage import Bm25, excluding
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 
@@ -22,19 +22,19 @@ def search(documents: list[str], queries: list[str], depth: int, k1: float = 0.9
     return Bm25(texts(*documents), k1=k1, b=b).first(texts(*queries), depth)
 
 
-def by_formula(documents: list[str], query: str, k1: float, b: float) -> list[float]:
-    """Sum over the query's terms of log(1 + (N - n + 0.5) / (n + 0.5)) f / (f + k1 (1 - b + b length / mean)).
+def asked(query: str) -> list[str]:
+    terms = query.lower().split()
+    return [term for term in terms if term not in STOPWORDS_EN] or terms
 
-    Stop words are left out, or kept if the query has no other word.
-    """
-    asked, bags = query.lower().split(), [document.lower().split() for document in documents]
-    if set(asked) - STOP_WORDS:
-        asked, *bags = ([term for term in terms if term not in STOP_WORDS] for terms in (asked, *bags))
+
+def by_formula(documents: list[str], query: str, k1: float, b: float) -> list[float]:
+    """Sum over the query's terms of log(1 + (N - n + 0.5) / (n + 0.5)) f / (f + k1 (1 - b + b length / mean))."""
+    bags = [document.lower().split() for document in documents]
     mean = sum(map(len, bags)) / len(bags)
     scores = []
     for bag in bags:
         score = 0.0
-        for term in asked:
+        for term in asked(query):
             n = sum(term in other for other in bags)
             if bag.count(term):
                 idf = math.log(1 + (len(bags) - n + 0.5) / (n + 0.5))
@@ -83,7 +83,7 @@ def test_of_many_equal_documents_the_first_rows_are_returned() -> None:
 def test_a_query_of_stop_words_alone_is_asked_as_it_stands() -> None:
     documents = ["to be, or not to be: that is the question", "the sea is not blue", "apple pie", "IT department"]
     rows, _ = search(documents, ["To be or not to be", "apple of the sea", "it"], 4)
-    assert rows[:, :2].tolist() == [[0, 1], [1, 2], [3, NO_ROW]]
+    assert rows[:, :2].tolist() == [[0, 1], [2, 1], [3, NO_ROW]]
     assert rows[1, 2] == NO_ROW, "a stop word beside another word finds nothing"
 
 
