@@ -88,8 +88,8 @@ ANY = st.text(max_size=40) | st.text("aB9 .,#+-/'_$éß猫犬กิक्ི་�
 def test_what_one_can_read_has_a_token_and_no_token_has_a_blank(text: str) -> None:
     tokens = words(text)
     assert all(token and not re.search(r"\s", token) for token in tokens)
-    if any(unicodedata.category(each)[0] in "LN" for each in identity(text)):
-        assert tokens
+    if any(unicodedata.category(each)[0] in "LN" for each in identity(text).replace("\u0640", "")):
+        assert tokens, "but for Arabic's stroke, which only makes words longer"
     assert len(tokens) <= 4 * len(unicodedata.normalize("NFKC", text))
 
 
