@@ -71,28 +71,28 @@ READ = [[(1, 1.5)], [(2, 2.0)], [], []]
 TABBED = "0\tQ0\tpage 3\t1\t1.5\tmy tag\na query\tQ0\t2\t1\t2\t\n"
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    {
-        "plain": (PLAIN, READ),
-        "no last line end": (PLAIN.rstrip(), READ),
-        "Windows": (PLAIN.replace("\n", "\r\n"), READ),
-        "BOM": ("\ufeff" + PLAIN, READ),
-        "gzip": (gzip.compress(PLAIN.encode()), READ),
-        "gzip with a BOM": (gzip.compress(("\ufeff" + PLAIN).encode()), READ),
-        "bzip2": (bz2.compress(PLAIN.encode()), READ),
-        "xz": (lzma.compress(PLAIN.encode()), READ),
-        "tabs": (PLAIN.replace(" ", "\t"), READ),
-        "tabs and blanks": (PLAIN.replace(" ", " \t "), READ),
-        "many blanks": (" " + PLAIN.replace(" ", "   "), READ),
-        "ids with blanks": (TABBED, [[(3, 1.5)], [], [], [(2, 2.0)]]),
-        "MS MARCO": ("0\t1\t1\n0\t2\t2\n1\t2\t1\n", [[(1, -1), (2, -2)], [(2, -1)], [], []]),
-        "MS MARCO, blanks": ("0 2 2\n0 1 1\n", [[(1, -1), (2, -2)], [], [], []]),
-        "empty": ("", [[], [], [], []]),
-        "blank lines": ("\n \n\t\n" + PLAIN, READ),
-        "exponents": ("0 Q0 1 1 15e-1 tag\n1 Q0 2 1 +2. tag\n", READ),
-    }.values(),
-)
+RUN_FILES = {
+    "plain": (PLAIN, READ),
+    "no last line end": (PLAIN.rstrip(), READ),
+    "Windows": (PLAIN.replace("\n", "\r\n"), READ),
+    "BOM": ("\ufeff" + PLAIN, READ),
+    "gzip": (gzip.compress(PLAIN.encode()), READ),
+    "gzip with a BOM": (gzip.compress(("\ufeff" + PLAIN).encode()), READ),
+    "bzip2": (bz2.compress(PLAIN.encode()), READ),
+    "xz": (lzma.compress(PLAIN.encode()), READ),
+    "tabs": (PLAIN.replace(" ", "\t"), READ),
+    "tabs and blanks": (PLAIN.replace(" ", " \t "), READ),
+    "many blanks": (" " + PLAIN.replace(" ", "   "), READ),
+    "ids with blanks": (TABBED, [[(3, 1.5)], [], [], [(2, 2.0)]]),
+    "MS MARCO": ("0\t1\t1\n0\t2\t2\n1\t2\t1\n", [[(1, -1), (2, -2)], [(2, -1)], [], []]),
+    "MS MARCO, blanks": ("0 2 2\n0 1 1\n", [[(1, -1), (2, -2)], [], [], []]),
+    "empty": ("", [[], [], [], []]),
+    "blank lines": ("\n \n\t\n" + PLAIN, READ),
+    "exponents": ("0 Q0 1 1 15e-1 tag\n1 Q0 2 1 +2. tag\n", READ),
+}
+
+
+@pytest.mark.parametrize(("content", "expected"), RUN_FILES.values(), ids=RUN_FILES)
 def test_a_file_is_read_as_it_is_meant_whatever_its_packing(
     content: str | bytes, expected: list, tmp_path: Path
 ) -> None:
