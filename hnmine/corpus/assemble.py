@@ -249,7 +249,7 @@ def _joined(fields: Mapping[str, Any], key: str, name: str, text_id: str) -> str
         outer, _, inner = name.partition(".")
         within = fields.get(outer)
         return _joined(within, key, inner, text_id) if isinstance(within, Mapping) else ""
-    if value is None:
+    if value is None or (isinstance(value, float) and value != value):  # pandas writes NaN where nothing is
         return ""
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return "\n".join(value)

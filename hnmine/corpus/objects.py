@@ -21,7 +21,7 @@ from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, found
 from hnmine.corpus.file_names import UNSPLIT
 from hnmine.corpus.files import Row
 from hnmine.corpus.qrels import FIELDS, named_rows
-from hnmine.corpus.tables import BATCH, is_plain
+from hnmine.corpus.tables import BATCH, plain_rows, readable
 from hnmine.errors import DataError
 
 _TABLES = ("__arrow_c_stream__", "iter_batches", "with_format")  # Arrow, pandas, polars; Ray; datasets
@@ -144,7 +144,14 @@ def _numbered(name: str, rows: Any, columns: Sequence[str]) -> Iterator[Row]:
         if not isinstance(row, Mapping):
             yield Row(name, line, {}, "not_an_object", f"{expected}, got a {type(row).__name__}")
             continue
-        yield Row(name, line, {key: each.item() if isinstance(each, np.generic) else each for key, each in row.items()})
+        yield Row(name, line, {key: _value(each) for key, each in row.items()})
+
+
+def _value(value: Any) -> Any:
+    """Return a value as Python has it; None for what pandas has where nothing is."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _rows(name: str, rows: Any) -> Iterable[Any]:
@@ -169,10 +176,10 @@ def _rows_of_batches(name: str, table: Any) -> Iterator[dict[str, Any]]:
         else:
             batches = pa.RecordBatchReader.from_stream(table)
         for batch in batches:
-            columns = [field.name for field in batch.schema if is_plain(field.type)]
-            for start in range(0, batch.num_rows, BATCH):
-                yield from batch.select(columns).slice(start, BATCH).to_pylist()
-    except (pa.ArrowException, TypeError, OverflowError, UnicodeError) as error:
+            yield from plain_rows(batch, readable(name, batch.schema))
+    except DataError:
+        raise
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{name} cannot be read as a table: {error}; expected one type in each column") from error
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, plain
 from hnmine.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _IN_BASE64 = tuple(  # as Parquet holds it, at each of the three places where a 
 )
 _RETURN, _RETURN_MARK = re.compile(r"\r(?!\n?\Z)"), "\udc0d"
 """A carriage return within a line, which `csv` writes without quotes and does not read; and what no decoder gives."""
+_MEANT = {plain(name) for names in (DOCUMENT, QUERY, JUDGEMENT) for known in names.values() for name in known}
 Cells = list[str]
 Fits = Callable[[Cells], bool]
 
@@ -136,8 +138,8 @@ def parquet_rows(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
 
         source.seek(0)
         table = pq.ParquetFile(source)
-        columns = _plain_columns(file, table.schema_arrow)
-        yield from _numbered(table.iter_batches(BATCH, columns=columns))
+        schema = _readable(file, table.schema_arrow)
+        yield from _numbered(table.iter_batches(BATCH, columns=schema.names), schema)
 
 
 def arrow_rows(file: File, in_file: bool) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -155,8 +157,8 @@ def arrow_rows(file: File, in_file: bool) -> Iterator[tuple[int, dict[str, Any]]
         _refuse_extensions(file, pa.ipc.read_message(source).metadata.to_pybytes())
         source.seek(start)
         reader = pa.ipc.open_stream(source)
-        columns = _plain_columns(file, reader.schema)
-        yield from _numbered(batch.select(columns) for batch in reader)
+        schema = _readable(file, reader.schema)
+        yield from _numbered(reader, schema)
 
 
 def _refuse_extensions(file: File, schema: bytes) -> None:
@@ -164,13 +166,32 @@ def _refuse_extensions(file: File, schema: bytes) -> None:
         raise DataError(f"{file} has columns of extension types, which may run code when read; write plain columns")
 
 
-def _plain_columns(file: File, schema: pa.Schema) -> list[str]:
-    """Return the names of the columns that hold text, numbers, or lists and objects of these."""
+def _readable(file: File, schema: pa.Schema) -> pa.Schema:
     if any(isinstance(field.type, pa.BaseExtensionType) for field in schema):
         _refuse_extensions(file, _EXTENSION)
-    if repeated := {name for name in schema.names if schema.names.count(name) > 1}:
-        raise DataError(f"{file} has two columns of one name, {sorted(repeated)}; expected each name once")
-    return [field.name for field in schema if is_plain(field.type)]
+    return readable(str(file), schema)
+
+
+def readable(name: str, schema: pa.Schema) -> pa.Schema:
+    """Return the columns that are read of this table, bytes as text and decimals as floats.
+
+    Raises:
+        DataError: a column whose name means something holds dates or the like, or two columns have one name.
+    """
+    if repeated := {each for each in schema.names if schema.names.count(each) > 1}:
+        raise DataError(f"{name} has two columns of one name, {sorted(repeated)}; expected each name once")
+    columns = []
+    for column in schema:
+        kind, meant = column.type, plain(column.name) in _MEANT
+        if is_plain(kind) or (_is_vector(kind) and plain(column.name) == "labels"):
+            columns.append(column)
+        elif pa.types.is_decimal(kind):
+            columns.append(column.with_type(pa.float64()))
+        elif meant and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            columns.append(column.with_type(pa.large_string()))
+        elif meant and not _is_vector(kind):
+            raise DataError(f"{name}: column {column.name!r} holds {kind}; expected text or numbers: cast or rename it")
+    return pa.schema(columns)
 
 
 def is_plain(kind: pa.DataType) -> bool:
@@ -178,22 +199,32 @@ def is_plain(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         return is_plain(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return not pa.types.is_floating(kind.value_type) and is_plain(kind.value_type)  # no vectors
+        return not _is_vector(kind) and is_plain(kind.value_type)
     if pa.types.is_struct(kind):
         return any(is_plain(kind.field(i).type) for i in range(kind.num_fields))
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return bool(number or pa.types.is_null(kind) or _is_text(kind))
 
 
+def _is_vector(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(lists and pa.types.is_floating(kind.value_type))
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _numbered(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     for batch in batches:
         batch.validate(full=True)  # bytes of strangers: offsets may lead out of the file
-        for start in range(0, batch.num_rows, BATCH):
-            for row in batch.slice(start, BATCH).to_pylist():
-                number += 1
-                yield number, row
+        for row in plain_rows(batch, schema):
+            number += 1
+            yield number, row
+
+
+def plain_rows(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch, with the columns that `readable` names."""
+    for start in range(0, batch.num_rows, BATCH):
+        yield from batch.slice(start, BATCH).select(schema.names).cast(schema).to_pylist()

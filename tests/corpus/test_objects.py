@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import datasets
@@ -24,6 +25,7 @@ CORPUS = {"d1": {"title": "One", "text": "first"}, "d2": "second", "d3": "third"
 QUERIES = {"q1": "which is first", "q2": "which is second"}
 QRELS = {"q1": {"d1": 2, "d3": 0}, "q2": {"d2": 1}}
 JUDGED = {("q1", "d1"): 2, ("q1", "d3"): 0, ("q2", "d2"): 1}
+SCORED = pd.DataFrame({"query-id": ["q1", "q2"], "corpus-id": ["d1", "d2"], "score": [1, 1]})
 Rows = list[dict[str, Any]]
 
 
@@ -150,6 +152,19 @@ def test_bad_rows_are_quarantined_with_their_number() -> None:
     assert collection.rows_read == {"corpus": 5, "queries": 2, "qrels train": 3}
 
 
+def test_nothing_is_nothing_whatever_pandas_writes_for_it() -> None:
+    for nothing in (None, float("nan"), np.nan, np.float32("nan"), pd.NA, pd.NaT):
+        corpus = [{"_id": "d1", "title": nothing, "text": "first"}]
+        assert Collection.of(corpus, QUERIES, {"q1": ["d1"]}).documents.texts == ("first",)
+
+
+def test_decimals_are_scores_and_bytes_are_text() -> None:
+    corpus = pd.DataFrame({"_id": ["d1", "d2"], "title": ["a", "b"], "text": [b"first", b"second"]})
+    found = Collection.of(corpus, QUERIES, SCORED.assign(score=[Decimal(0), Decimal(2)]))
+    assert found.documents.texts == ("a\nfirst", "b\nsecond")
+    assert sorted(found.splits["train"].grades_J.tolist()) == [0, 2]
+
+
 def test_sources_decide_how_texts_are_joined_and_what_is_positive() -> None:
     sources = SourcesConfig(template="{text} ({title})", min_score=2)
     collection = Collection.of(
@@ -190,6 +205,8 @@ def test_the_layout_names_what_is_in_it() -> None:
         ({"id": ["a", "b"], "text": ["x"]}, QUERIES, QRELS, "columns of different lengths: id 2, text 1"),
         (pd.DataFrame({"id": [1, "a"], "text": ["x", "y"]}), QUERIES, QRELS, "expected one type in each column"),
         (["x", "y"], QUERIES, QRELS, "no usable document.*not_an_object"),
+        (pd.DataFrame([["d1", "x", "y"]], columns=["id", "text", "text"]), QUERIES, QRELS, "Duplicate column names"),
+        (CORPUS, QUERIES, SCORED.assign(score=pd.Timestamp("2020-01-01")), "column 'score' holds timestamp"),
         ({}, QUERIES, QRELS, "no usable document"),
     ],
 )

@@ -191,6 +191,22 @@ def test_columns_that_are_cut_off_are_an_error(kind):
             read(content[:kept])
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_columns_whose_names_mean_something_are_never_left_out(kind):
+    texts, scores = pa.array([b"a", "é".encode()]), pa.array([0, 1], pa.int64()).cast(pa.decimal128(25, 2))
+    table = pa.table({"Doc-ID": [7, 8], "title": ["t", "t"], "text": texts, "Contents": texts, "score": scores})
+    expected = [(1, ("a", 0)), (2, ("é", 1))]
+    for column in (texts, texts.cast(pa.large_binary())):
+        found = read(WRITERS[kind](table.set_column(2, "text", column)))
+        assert [(line, (fields["text"], fields["score"])) for line, fields in found] == expected
+        assert [fields["Contents"] for _, fields in found] == ["a", "é"]
+    for name, column in {"Score": pa.array([1, 2], pa.timestamp("s")), "PASSAGE": pa.array([[b"a"], []])}.items():
+        with pytest.raises(DataError, match=f"column '{name}' holds .*; expected text or numbers"):
+            read(WRITERS[kind](table.append_column(name, column)))
+    vectors = table.append_column("passage", pa.array([[1.0], [2.0]]))
+    assert "passage" not in read(WRITERS[kind](vectors))[0][1]
+
+
 def test_text_that_is_no_utf_8_is_an_error(tmp_path):
     column = pa.array([b"\xff", b"a"]).view(pa.string())
     for kind, write in WRITERS.items():
