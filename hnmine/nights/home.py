@@ -177,10 +177,10 @@ class Home:
 
         No version is removed. No night deploys the current re-ranker again; another rollback can.
         """
-        if not self.current().number:
-            raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
         with self.hold():
             number, published = self.current().number, self._published()
+            if not number:
+                raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
             identities = {each: _identity(self._files(self._version(each).reranker)) for each in published}
             rejected = {*self._pointer().rejected, identities[number]}
             earlier = [each for each in published if each < number and identities[each] not in rejected]
