@@ -213,7 +213,7 @@ def mine_step(project: Project, rule: Rule | None = None) -> None:
     space, name = project.reduce(fused), getattr(rule, "__qualname__", type(rule).__qualname__)
     rows_Q = np.array([project.collection.queries.row_of[query] for query in judged.queries.ids], dtype=np.int64)
     first_QK, _ = project.open_first_stage()(rows_Q, FIRST_DOCUMENTS)
-    say_lacking(project.collection.queries, rows_Q, first_QK)
+    say_lacking(judged.queries, first_QK)
     with project.run.timed("select"), track("select", name, len(judged.pairs), "pairs") as progress:
         how: dict[str, Any] = {
             "count": config.select.negatives,

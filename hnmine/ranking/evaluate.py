@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 
 from hnmine.config.root import Config
 from hnmine.config.training import Kind
@@ -23,6 +22,7 @@ from hnmine.models.folder import folder_sha256, resolve
 from hnmine.ranking.blend import best_weights, blended
 from hnmine.ranking.measures import METRICS, Paired, PerQuery, Task, means, measure, paired, reach, rerank
 from hnmine.ranking.splits import Splits
+from hnmine.runs.cache import FilesAlone
 from hnmine.runs.device import choose_device, choose_dtype
 from hnmine.runs.files import digest
 from hnmine.runs.folder import RERANKERS, START, Run
@@ -49,7 +49,7 @@ class Ranking:
     """Metrics of the blend; those of the ranking alone where dev adds nothing to it."""
 
 
-def rows_of(rankings: Sequence[Ranking]) -> dict[str, PerQuery]:
+def metrics_of(rankings: Sequence[Ranking]) -> dict[str, PerQuery]:
     """Return the metrics of every ranking, then those of the blends in which dev gives another part a weight."""
     alone = {ranking.name: ranking.values for ranking in rankings}
     return alone | {f"{ranking.name}, blended": ranking.blended for ranking in rankings if ranking.gains_parts}
@@ -75,7 +75,7 @@ class Evaluation:
             "queries": len(self.task),
             "long_queries": len(self.task.long),
             "first_stage_reach": reach(self.task),
-            "metrics": {name: means(values) for name, values in rows_of(self.rankings).items()},
+            "metrics": {name: means(values) for name, values in metrics_of(self.rankings).items()},
             "blend": {ranking.name: dict(ranking.weights) for ranking in self.rankings if ranking.weights},
             "against_start": {
                 name: {metric: vars(test) for metric, test in tests.items()} for name, tests in self.tests.items()
@@ -124,7 +124,7 @@ class Evaluator:
         """Return first stage and re-rankers side by side; the first is the start that the others are tested against."""
         tests = {
             name: {metric: paired(values[metric], rerankers[0].values[metric], self._seed) for metric in METRICS}
-            for name, values in rows_of(rerankers[1:]).items()
+            for name, values in metrics_of(rerankers[1:]).items()
         }
         rankings = (self.first_stage, *rerankers)
         return Evaluation(
@@ -142,10 +142,6 @@ class Evaluator:
                 raise type(error)(f"{error}; or set evaluate.blend=first_stage, which asks no encoder") from None
             parts.append({self._label: task.first_scores_QK} | dict(encoders))
         return parts
-
-
-class _Kept(BaseModel):
-    """An entry of the cache: the file of scores says all."""
 
 
 class KeptScores:
@@ -175,7 +171,7 @@ class KeptScores:
         # Take known scores, or load the re-ranker.
         entry, identity = scores_file(name), digest([weights, task.texts, self._reading, versions()])
         path = self._run.out / entry
-        if self._run.cache.get(entry, identity, _Kept) is not None:
+        if self._run.cache.get(entry, identity, FilesAlone) is not None:
             say("evaluate", f"{name}: reused {path}")
             scores_QK = np.array(pq.read_table(path, columns=["scores"])["scores"].to_pylist(), dtype=np.float32)
         else:
@@ -193,7 +189,7 @@ class KeptScores:
             "scores": scores_QK.tolist(),
         }
         self._run.write_table(entry, pa.table(columns | measure(task, scores_QK)))
-        self._run.cache.put(entry, identity, _Kept(), [path])
+        self._run.cache.put(entry, identity, FilesAlone(), [path])
         return scores_QK
 
     def remove_all_but(self, names: Collection[str]) -> None:

@@ -49,13 +49,19 @@ def without(doc_rows_QK: Int64, scores_QK: Float32, excluded: Sequence[Collectio
     return np.take_along_axis(kept[0], order_QK, axis=1), np.take_along_axis(kept[1], order_QK, axis=1)
 
 
-def say_lacking(queries: Texts, rows_Q: Int64, doc_rows_QK: Int64) -> None:
-    """Warn of the queries in these rows for which there is no document, and show one."""
-    lacking = rows_Q[(doc_rows_QK == NO_ROW).all(axis=1)].tolist()
-    if lacking:
-        example = f"first {queries.ids[lacking[0]]!r}: {queries.texts[lacking[0]][:80]!r}"
-        message = f"the first stage has nothing for {len(lacking):,} of {len(rows_Q):,} queries, {example}"
-        say("evaluate", message, level="warning")
+def lacking_text(queries: Texts, doc_rows_QK: Int64) -> str:
+    """Return how many queries have no document, and the first of them; empty if all have one."""
+    lacking = np.flatnonzero((doc_rows_QK == NO_ROW).all(axis=1)).tolist()
+    if not lacking:
+        return ""
+    example = f"first {queries.ids[lacking[0]]!r}: {queries.texts[lacking[0]][:80]!r}"
+    return f"the first stage has nothing for {len(lacking):,} of {len(queries):,} queries, {example}"
+
+
+def say_lacking(queries: Texts, doc_rows_QK: Int64) -> None:
+    """Warn of the queries that have no document."""
+    if lacking := lacking_text(queries, doc_rows_QK):
+        say("evaluate", lacking, level="warning")
 
 
 class Bm25:

@@ -45,12 +45,18 @@ class Task:
 
     @classmethod
     def of(
-        cls, documents: Texts, queries: Texts, pairs: Pairs, rows_Q: Int64, doc_rows_QK: Int64, scores_QK: Float32
+        cls,
+        documents: Texts,
+        queries: Texts,
+        pairs: Pairs | None,
+        rows_Q: Int64,
+        doc_rows_QK: Int64,
+        scores_QK: Float32,
     ) -> Task:
-        """Make the task of the queries in these rows, of their first documents and what the pairs judge relevant."""
-        texts, positives = documents.texts, pairs.positives_of()
+        """Make the task of the queries in these rows, of their first documents and what the pairs, if any, judge."""
+        texts, positives = documents.texts, pairs.positives_of() if pairs else {}
         first = np.unique(doc_rows_QK[doc_rows_QK != NO_ROW]).tolist()
-        grades = None if pairs.source is None else pairs.source.grades(rows_Q)
+        grades = None if pairs is None or pairs.source is None else pairs.source.grades(rows_Q)
         relevant = tuple(frozenset(positives.get(row, ())) for row in rows_Q.tolist())
         long = {doc for doc in frozenset().union(*relevant) if len(_WORD_OR_MARK.findall(texts[doc])) > LONG_WORDS}
         return cls(

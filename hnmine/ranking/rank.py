@@ -8,7 +8,7 @@ bi-encoder encodes each text once, and its vectors are kept as those of all enco
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 
 from hnmine.config.base import slug
 from hnmine.config.encoders import EncoderConfig
@@ -31,9 +30,10 @@ from hnmine.errors import ConfigError, DataError, DeviceError, HnmineError, Mode
 from hnmine.models.batches import MAX_LANES
 from hnmine.models.folder import folder_sha256, model_type, resolve
 from hnmine.models.preflight import check_reranker
-from hnmine.ranking.first_stage import FirstStage
-from hnmine.ranking.measures import Task, means, measure, reach
+from hnmine.ranking.first_stage import FirstStage, lacking_text
+from hnmine.ranking.measures import Task, means, measure, reach, rerank
 from hnmine.ranking.run_files import write_run
+from hnmine.runs.cache import FilesAlone
 from hnmine.runs.device import choose_dtype, visible_gpus
 from hnmine.runs.files import digest
 from hnmine.runs.folder import Run
@@ -41,19 +41,14 @@ from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.runs.ray_session import start_ray
 from hnmine.runs.tables import text_table
-from hnmine.types import NO_ROW, Done, Float32, Pairs, Texts
+from hnmine.types import NO_ROW, Done, Float32, Texts
 
 PART_PAIRS = 1024
 """Pairs of a part: what a crash may cost each actor."""
 _AS_DECLARED = 10**9  # tokens: a cross-encoder reads no more than it declares and has positions for
 _RETRIES = 3  # of a part whose actor died
 _ASKED_AHEAD = 2  # parts that an actor holds: it scores one, and the next is there
-TextPairs = tuple[list[str], list[str]]  # queries, and a document of each
-NO_PAIRS = Pairs(query_rows_P=np.empty(0, dtype=np.int64), doc_rows_P=np.empty(0, dtype=np.int64))
-
-
-class _Kept(BaseModel):
-    """An entry of the cache: the file of scores says all."""
+TextPairs = tuple[Sequence[str], Sequence[str]]  # queries, and a document of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +121,8 @@ def rank_queries(
     """Re-rank the queries of a split, None: of the collection; write the TREC run `out` and return its facts."""
     # Ask the first stage.
     config, documents = run.config, collection.documents
-    pairs = NO_PAIRS if split is None else collection.pairs(split)
-    rows_Q = np.arange(len(collection.queries)) if split is None else np.unique(pairs.query_rows_P)
+    pairs = None if split is None else collection.pairs(split)
+    rows_Q = np.arange(len(collection.queries)) if pairs is None else np.unique(pairs.query_rows_P)
     depth, is_file = config.evaluate.depth, config.evaluate.first_stage not in ("bm25", "dense")
     doc_rows_QK, first_scores_QK = open_first_stage()(rows_Q, depth + is_file)
     if is_file and (more := int((doc_rows_QK[:, depth:] != NO_ROW).sum())):
@@ -137,20 +132,18 @@ def rank_queries(
             level="warning",
         )
     task = Task.of(documents, collection.queries, pairs, rows_Q, doc_rows_QK[:, :depth], first_scores_QK[:, :depth])
-    count, lacking = int(task.exists_QK.sum()), np.flatnonzero(~task.exists_QK.any(1))
-    if len(lacking):
-        example = f"first {task.queries.ids[lacking[0]]!r}: {task.queries.texts[lacking[0]][:80]!r}"
-        message = f"the first stage has nothing for {len(lacking):,} of {len(task):,} queries, {example}"
-        if not count:
-            raise DataError(f"{message}; there is nothing to rank: see that ids of candidates and data are the same")
-        say("rank", message, level="warning")
+    if lacking := lacking_text(task.queries, task.doc_rows_QK):
+        if not task.exists_QK.any():
+            raise DataError(f"{lacking}; there is nothing to rank: see that ids of candidates and data are the same")
+        say("rank", lacking, level="warning")
 
     # Score, and write.
     store = config.embed.store or run.out / "store"
     scores_QK = scores_of(task, documents, model, run, store)
     write_run(out, task.queries.ids, documents.ids, task.doc_rows_QK, scores_QK, tag=model.name)
+    count, answered = int(task.exists_QK.sum()), int(task.exists_QK.any(1).sum())
     facts = {"run": str(out), "model": model.name, "kind": model.kind, "queries": len(task), "documents": count}
-    say("rank", f"{out}: {len(task) - len(lacking):,} queries, {count:,} documents; {run.out} may be removed")
+    say("rank", f"{out}: {answered:,} queries, {count:,} documents; {run.out} may be removed")
     return facts | ({} if split is None else worth(task, scores_QK, model, Path(config.evaluate.first_stage).name))
 
 
@@ -161,12 +154,7 @@ def scores_of(task: Task, documents: Texts, model: RankingModel, run: Run, store
     """
     if model.kind == "bi-encoder":
         return _cosines(task, documents, model, run.config, store)
-    query_F, position_F = np.nonzero(task.exists_QK)
-    rows_F = task.doc_rows_QK[query_F, position_F].tolist()
-    pairs = [task.queries.texts[query] for query in query_F], [documents.texts[row] for row in rows_F]
-    scores_QK = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
-    scores_QK[query_F, position_F] = score_parts(pairs, model, run, PART_PAIRS)
-    return scores_QK
+    return rerank(task, lambda queries, docs, _: score_parts((queries, docs), model, run, PART_PAIRS))
 
 
 def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int) -> Float32:
@@ -179,7 +167,7 @@ def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int
     for number, start in enumerate(range(0, len(queries), part_pairs)):
         part = slice(start, start + part_pairs)
         identity = digest([model.identity, queries[part], documents[part]])
-        if run.cache.get(_entry(number), identity, _Kept) is None:
+        if run.cache.get(_entry(number), identity, FilesAlone) is None:
             missing[number] = part, identity
         else:
             scores_F[part] = pq.read_table(run.out / _entry(number))["score"].to_numpy()
@@ -197,7 +185,7 @@ def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int
             part, identity = missing[number]
             scores_F[part] = scores
             run.write_table(_entry(number), pa.table({"score": scores}))
-            run.cache.put(_entry(number), identity, _Kept(), [run.out / _entry(number)])
+            run.cache.put(_entry(number), identity, FilesAlone(), [run.out / _entry(number)])
     return scores_F
 
 

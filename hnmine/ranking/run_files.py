@@ -26,7 +26,8 @@ from hnmine.runs.files import whole_file
 from hnmine.runs.progress import say
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 
-_FORMS = "`query_id Q0 doc_id rank score tag` or `query_id doc_id rank`"
+_FORMS = {6: "query_id Q0 doc_id rank score tag", 3: "query_id doc_id rank"}  # by the number of columns
+_EXPECTED = " or ".join(_FORMS.values())
 _UNWRITABLE = re.compile(r"[\t\r\n]|^\s|\s$|^$")
 
 
@@ -128,7 +129,7 @@ def _lines(address: str) -> Iterator[_Line]:
     columns = 0
     with file.opened() as (kind, stream):
         if kind != "text":
-            raise DataError(f"{file} is {kind}; expected lines of text: {_FORMS}")
+            raise DataError(f"{file} is {kind}; expected lines of text: {_EXPECTED}")
         for number, raw in enumerate(stream, 1):
             try:
                 cells = _cells(raw.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n"))
@@ -146,7 +147,6 @@ def _cells(line: str) -> list[str]:
 
 
 def _parsed(cells: list[str], columns: int, number: int, where: str) -> _Line:
-    expected = {3: "query_id doc_id rank", 6: "query_id Q0 doc_id rank score tag"}.get(columns, _FORMS)
     try:
         if columns == 3:
             query_id, doc_id, rank = cells
@@ -155,7 +155,7 @@ def _parsed(cells: list[str], columns: int, number: int, where: str) -> _Line:
             query_id, _, doc_id, rank, score, _ = cells
             line = _Line(number, query_id, doc_id, int(rank), float(score))
     except ValueError:
-        raise DataError(f"{where}: expected `{expected.strip('`')}`, got {' '.join(cells)[:80]!r}") from None
+        raise DataError(f"{where}: expected `{_FORMS.get(columns, _EXPECTED)}`, got {' '.join(cells)[:80]!r}") from None
     if not abs(line.score) <= float(np.finfo(np.float32).max):
         raise DataError(f"{where}: the score of {line.doc_id} is {line.score}; expected a finite number of 32 bits")
     return line

@@ -68,7 +68,7 @@ class Splits:
         wanted = np.setdiff1d(rows_Q, list(self._found))
         if len(wanted):
             found = self._open_first_stage()(wanted, max(self._depth, FIRST_DOCUMENTS))
-            say_lacking(self.collection.queries, wanted, found[0])
+            say_lacking(self.collection.queries.take(wanted), found[0])
             self._found |= dict(zip(wanted.tolist(), zip(*found, strict=True), strict=True))
         doc_rows, scores = zip(*(self._found[row] for row in rows_Q.tolist()), strict=True)
         return np.stack(doc_rows), np.stack(scores)
@@ -78,7 +78,7 @@ class Splits:
         rows_Q = np.unique(pairs.query_rows_P)
         if limit is not None and limit < len(rows_Q):
             rows_Q = np.sort(np.random.default_rng(seed).choice(rows_Q, size=limit, replace=False))
-        task = self._task(rows_Q, pairs)
+        task = self._task(rows_Q, pairs, *self.first_stage(rows_Q))
         if not task.exists_QK.any():
             raise DataError(
                 "the first stage finds no document for any of "
@@ -90,13 +90,9 @@ class Splits:
 
     def unjudged(self, rows_Q: Int64) -> Task:
         """Return the re-ranking task of these queries, in this order: nothing is known to be right or is the query."""
-        nothing = np.empty(0, dtype=np.int64)
-        return self._task(rows_Q, Pairs(query_rows_P=nothing, doc_rows_P=nothing), with_self=False)
+        themselves = [self.collection.never_negative.same_as(row) for row in rows_Q.tolist()]
+        return self._task(rows_Q, None, *without(*self.first_stage(rows_Q), themselves))
 
-    def _task(self, rows_Q: Int64, pairs: Pairs, *, with_self: bool = True) -> Task:
+    def _task(self, rows_Q: Int64, pairs: Pairs | None, doc_rows_QK: Int64, scores_QK: Float32) -> Task:
         documents, queries, depth = self.collection.documents, self.collection.queries, self._depth
-        doc_rows_QK, scores_QK = self.first_stage(rows_Q)
-        if not with_self:
-            themselves = [self.collection.never_negative.same_as(row) for row in rows_Q.tolist()]
-            doc_rows_QK, scores_QK = without(doc_rows_QK, scores_QK, themselves)
         return Task.of(documents, queries, pairs, rows_Q, doc_rows_QK[:, :depth], scores_QK[:, :depth])

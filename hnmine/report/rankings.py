@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hnmine.errors import DataError
-from hnmine.ranking.evaluate import Evaluation, Ranking, read_metrics, rows_of
+from hnmine.ranking.evaluate import Evaluation, Ranking, metrics_of, read_metrics
 from hnmine.ranking.measures import LONG_WORDS, MAIN_METRIC, METRICS, PerQuery, Task, means, paired, reach
 from hnmine.runs.tables import text_table
 
@@ -33,7 +33,7 @@ def evaluation_text(evaluation: Evaluation, *, start: str = "", distilled: bool 
         start,
         blends_text(evaluation.rankings),
         "" if distilled else distillation_advice(evaluation.rankings),
-        length_table(task, rows_of(evaluation.rankings)),
+        length_table(task, metrics_of(evaluation.rankings)),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -41,7 +41,7 @@ def evaluation_text(evaluation: Evaluation, *, start: str = "", distilled: bool 
 def metrics_table(evaluation: Evaluation) -> str:
     """Return one line a ranking, metrics as columns, and the change where it was tested."""
     cells = []
-    for name, values in rows_of(evaluation.rankings).items():
+    for name, values in metrics_of(evaluation.rankings).items():
         cells.append([name, *(f"{value:.3f}" for value in means(values).values())])
         if tests := evaluation.tests.get(name):
             test = tests[MAIN_METRIC]

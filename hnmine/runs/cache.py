@@ -21,6 +21,10 @@ from hnmine.runs.progress import say
 FoundT = TypeVar("FoundT", bound=BaseModel)
 
 
+class FilesAlone(BaseModel):
+    """What was found where the files of an entry say all."""
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -22,8 +22,8 @@ from hnmine.ranking.evaluate import (
     Cosines,
     Evaluator,
     KeptScores,
+    metrics_of,
     read_metrics,
-    rows_of,
     scores_file,
     trained_rerankers,
 )
@@ -69,7 +69,7 @@ def test_an_encoder_that_knows_is_blended_with_the_first_stage(tmp_path: Path) -
     assert ranking.weights.keys() <= {"BM25", "oracle"}
     assert ranking.weights["oracle"] > 0.5
     assert means(ranking.blended)["MRR@10"] == 1 > means(ranking.values)["MRR@10"]
-    assert list(rows_of(evaluation.rankings)) == ["first stage: BM25", "first stage: BM25, blended"]
+    assert list(metrics_of(evaluation.rankings)) == ["first stage: BM25", "first stage: BM25, blended"]
     assert evaluation.facts()["blend"] == {"first stage: BM25": ranking.weights}
     assert evaluation.facts()["metrics"]["first stage: BM25, blended"]["MRR@10"] == 1
 
@@ -110,12 +110,12 @@ def test_what_was_trained_is_measured_and_tested_against_the_start(tmp_path: Pat
         assert measure(evaluator.test, ranking.scores_QK).keys() == METRICS.keys()
         rows = {ranking.name: ranking.values}
         rows |= {f"{ranking.name}, blended": ranking.blended} if ranking.gains_parts else {}
-        assert rows_of([ranking]) == rows
+        assert metrics_of([ranking]) == rows
         for name, values in rows.items():
-            assert values is rows_of(evaluation.rankings)[name]
+            assert values is metrics_of(evaluation.rankings)[name]
             for metric, test in evaluation.tests[name].items():
                 assert test == paired(values[metric], before.values[metric], 3)
-    assert {name for name in rows_of(evaluation.rankings) if name.startswith("after")} == evaluation.tests.keys()
+    assert {name for name in metrics_of(evaluation.rankings) if name.startswith("after")} == evaluation.tests.keys()
 
 
 def test_known_scores_are_taken_and_others_are_computed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
