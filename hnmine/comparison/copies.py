@@ -1,6 +1,6 @@
 """How many judged positives stand in the corpus again: as the same text, or as nearly the same.
 
-Copies (`text_keys.identity`) are never negatives of their twins' queries. Near copies may be mined: they answer what
+Copies (`identity`) are never negatives of their twins' queries. Near copies may be mined: they answer what
 the positive answers, and nobody judged them. A document is a near copy here if it is one of the positive's `NEIGHBOURS`
 nearest documents and shares with it at least `NEAR` of the strings of `GRAM` letters that either has (Jaccard); of long
 texts the beginning counts, `LETTERS` of each.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hnmine.corpus.text_keys import identity
+from hnmine.corpus.identity import identity
 from hnmine.types import NO_ROW, Int64
 
 NEAR, GRAM, NEIGHBOURS, LETTERS = 0.8, 5, 10, 10_000

@@ -20,7 +20,7 @@ from itertools import chain, pairwise
 
 import regex
 
-from hnmine.corpus.text_keys import identity
+from hnmine.corpus.identity import identity
 
 ANALYZER_VERSION = 1
 """Goes up with every change of what the tokens of a text are; a part of what names a lexical fit."""

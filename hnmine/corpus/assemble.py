@@ -21,7 +21,7 @@ from hnmine.corpus.collection import Collection, Quarantined, judged_first
 from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, found, listed
 from hnmine.corpus.files import Row
 from hnmine.corpus.qrels import FIELDS, score_of
-from hnmine.corpus.text_keys import identity
+from hnmine.corpus.identity import identity
 from hnmine.errors import DataError
 from hnmine.types import Judgements, Texts
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hnmine.corpus.identity import identity, identity_numbers
 from hnmine.corpus.never_negative import NeverNegative, same_ids
-from hnmine.corpus.text_keys import draw, identity, identity_numbers
+from hnmine.corpus.text_keys import draw
 from hnmine.errors import DataError
 from hnmine.runs.files import whole_file
 from hnmine.types import Int64, Judgements, Pairs, Texts

@@ -1,6 +1,6 @@
 """The one answer to "may this document be a negative of this query?"; whatever chooses negatives asks here.
 
-A document may not if it is the same text (`text_keys.identity`) as
+A document may not if it is the same text (`identity`) as
     a document that any split judges right for the query, or for a query of the same text;
     a document of a lower grade, which is neither right nor wrong (unless sources.lower_grades makes it a negative);
     the query, or the document that has the query's id.

@@ -27,9 +27,9 @@ from hnmine.corpus.assemble import Parts
 from hnmine.corpus.fields import DOCUMENT, found, plain
 from hnmine.corpus.file_names import UNSPLIT, has_rows, require_whole, role_of, split_in
 from hnmine.corpus.files import File, Folder, Row
+from hnmine.corpus.identity import identity
 from hnmine.corpus.qrels import FIELDS
 from hnmine.corpus.rows import rows
-from hnmine.corpus.text_keys import identity
 from hnmine.errors import DataError
 
 EXPECTED = "a file or more of training triples: anchor and positive, query and pos, or query and positive_passages"

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.corpus.text_keys import identity
+from hnmine.corpus.identity import identity
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.errors import DataError

@@ -16,7 +16,7 @@ import pytest
 from hnmine import pipeline
 from hnmine.arms.arm import NEGATIVES, known_arms
 from hnmine.arms.list_maker import read_mined
-from hnmine.corpus.text_keys import identity
+from hnmine.corpus.identity import identity
 from hnmine.errors import DataError
 from hnmine.mining.mine import choose_basis
 from hnmine.mining.pca import Fused, project_space

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hnmine.comparison.copies import GRAM, MOST, NEAR, count_copies, sample_of
-from hnmine.corpus.text_keys import identity, identity_numbers
+from hnmine.corpus.identity import identity, identity_numbers
 from hnmine.types import NO_ROW
 from tests.builders.field_cases import SPELLINGS, tickets
 

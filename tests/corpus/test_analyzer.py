@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.corpus.analyzer import words
-from hnmine.corpus.text_keys import identity
+from hnmine.corpus.identity import identity
 
 TOKENS = {
     "The Quick, brown fox's (9) tails": "the quick brown fox 9 tails",

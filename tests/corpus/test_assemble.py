@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.assemble import Parts, assemble
 from hnmine.corpus.files import Row
-from hnmine.corpus.text_keys import identity
+from hnmine.corpus.identity import identity
 from hnmine.errors import DataError
 
 CONFIG = SourcesConfig()

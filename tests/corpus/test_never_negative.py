@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.corpus.text_keys import identity
+from hnmine.corpus.identity import identity
 from hnmine.types import Texts
 from tests.builders.judged import collection_of
 

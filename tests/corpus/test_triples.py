@@ -10,8 +10,8 @@ import pytest
 
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.collection import Collection
+from hnmine.corpus.identity import identity
 from hnmine.corpus.layouts import read_collection
-from hnmine.corpus.text_keys import identity
 from hnmine.corpus.triples import form_of
 from hnmine.errors import DataError
 from tests.builders.layouts import facts, jsonl, parquet, put, quoted

@@ -14,8 +14,8 @@ import torch
 from hnmine.config.load import load as load_config
 from hnmine.config.root import Config
 from hnmine.config.training import TAUGHT as LOSSES_WITH_TEACHER
+from hnmine.corpus.identity import identity
 from hnmine.corpus.layouts import read_collection
-from hnmine.corpus.text_keys import identity
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError, ModelError
 from hnmine.models.reranker import load_reranker
