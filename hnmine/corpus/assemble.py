@@ -20,8 +20,8 @@ from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.collection import Collection, Quarantined, judged_first
 from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, found, listed
 from hnmine.corpus.files import Row
-from hnmine.corpus.qrels import FIELDS, score_of
 from hnmine.corpus.identity import identity
+from hnmine.corpus.qrels import FIELDS, score_of
 from hnmine.errors import DataError
 from hnmine.types import Judgements, Texts
 
@@ -86,7 +86,10 @@ def assemble(parts: Parts, sources: SourcesConfig, quarantined: list[Quarantined
         unread=parts.unread,
     )
     if not len(collection.judged):
-        raise DataError(_nothing(parts.address, "query with a right document", account, "expected qrels that name one"))
+        expected, highest = "expected qrels that name one", [each.grades_J.max(initial=0) for each in splits.values()]
+        if sources.min_score is not None and max(highest, default=0) > 0:
+            expected = f"the highest grade is {max(highest):g}, below sources.min_score={sources.min_score:g}: lower it"
+        raise DataError(_nothing(parts.address, "query with a right document", account, expected))
     return collection
 
 
@@ -184,9 +187,14 @@ def _read_texts(
     keys = [key for _, key in parts if key]
     roles = [key for key in keys if key in ("title", "text")] if "text" in keys else keys  # what makes it no empty text
     unseen, table = set(keys) - {"title", "text"}, _TextTable(kind)
+    textless: Row | None = None  # has a title, and perhaps its text under a name that nobody knows
+    with_text = "text" not in keys
     for row in account.good(rows):
         try:
             text_id, text, values = _parse_text(row.fields, names, parts, roles)
+            if not with_text:
+                with_text = "text" in found(names, row.fields)
+                textless = textless or (row if any(map(_is_text, _others(row.fields, names))) else None)
             if unseen:
                 unseen.difference_update(key for key, value in values.items() if value)
             table.add(row, text_id, text, account)
@@ -198,9 +206,24 @@ def _read_texts(
     if not table.texts:
         other = "; for another text: sources.template='{title} {its_name}'" if names is DOCUMENT else ""
         raise DataError(_nothing(address, f"usable {kind}", account, f"expected fields {listed(names)}{other}"))
+    if not with_text and textless:
+        raise DataError(
+            f"{address} has documents of titles alone; line {textless.line} of {textless.file} has the keys "
+            f"{_show(list(textless.fields))}; expected {listed({'text': names['text']})}; for another text: "
+            "sources.template='{title} {its_name}', for none: sources.template='{title}'"
+        )
     if unseen:
         raise DataError(f"sources.template names {', '.join(sorted(unseen))}, which no {kind} has in {address}")
     return table
+
+
+def _others(fields: Mapping[str, Any], names: Names) -> list[Any]:
+    known = set(found(names, fields).values())
+    return [value for key, value in fields.items() if key not in known]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _parse_text(
@@ -290,6 +313,7 @@ def _read_judgements(
             if first < len(pairs):
                 scores = f"scores {grades[first]:g}, {grade:g}"
                 detail = f"line {lines[first]} has this query and {_show(document)}; {scores}"
+                grades[first] = max(grades[first], grade)  # what anybody judged right is no negative
                 raise _BadRowError("duplicate_pair", detail, query)
             pairs.append(pair)
             grades.append(grade)
@@ -348,6 +372,8 @@ def _nothing(address: str, kind: str, account: _Account, expected: str) -> str:
     got = ", ".join(f"{n:,} {reason}" for reason, n in bad.most_common(4)) or "none"
     row = account.bad[-1] if account.bad else None
     shown = f"; line {row.line} of {row.file}: {row.detail}" if row else ""
+    if row and row.reason == "not_utf8":
+        expected = "expected UTF-8: iconv -f LATIN1 -t UTF-8 OLD > NEW, with the encoding that it has for LATIN1"
     rows = ", ".join(f"{n:,} of {file}" for file, n in account.read.items()) or "none"
     return f"{address} has no {kind}; rows read: {rows}; quarantined: {got}{shown}; {expected}"
 

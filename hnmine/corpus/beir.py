@@ -40,6 +40,7 @@ _FOLDERS = {"corpus": "documents", "documents": "documents", "docs": "documents"
     "data": "qrels",
 }
 _USUAL = ("train", "dev", "test", *DEV_NAMES)
+_QRELS = re.compile(r"^qrels?[-_.](?=\w)|(?<=\w)[-_.]qrels?$", re.I)  # in the name of a file, which says no more
 _IN_FOLDER = re.compile(rf"(?P<split>.+?)(?P<part>[-_.]{_COUNTED}|[-_.]part[-_.]?\d.*)?")
 
 
@@ -112,7 +113,8 @@ def _place(name: str) -> _Place | None:
         found = ((role, pattern.fullmatch(stem)) for role, pattern in _NAMES.items())
         role, match = next(((role, match) for role, match in found if match), ("", None))
     else:
-        role, match = _FOLDERS.get(folders[0].lower(), ""), _IN_FOLDER.fullmatch(stem)
+        role = _FOLDERS.get(folders[0].lower(), "")
+        match = _IN_FOLDER.fullmatch(_QRELS.sub("", stem) if role == "qrels" else stem)
     if not role or match is None:
         return None
     split, parts = "", int(match["parts"] or 0)

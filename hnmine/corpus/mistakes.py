@@ -52,6 +52,24 @@ def object_of_objects(row: object) -> str | None:
     return f"is one JSON object of objects, the first is {name[:40]!r} with {_names(value)}; {remedy}"
 
 
+def object_of_texts(row: object, least: int = 4) -> str | None:
+    """Return what is wrong with a file that has this row alone, if it is texts, or lists of documents, by their ids.
+
+    A row of fewer fields than `least` may be a row whose names nobody knows.
+    """
+    known = {"anchor", "positive", "pos", "sentence1"}  # of training
+    if not isinstance(row, dict) or len(row) < least or known.intersection(row):
+        return None
+    if any(found(names, row) for names in (DOCUMENT, QUERY, JUDGEMENT)):
+        return None
+    if all(isinstance(value, str) for value in row.values()):
+        return f"is one JSON object of texts; {_ROWS}: jq -c 'to_entries[] | {{_id: .key, text: .value}}' OLD > NEW"
+    if all(isinstance(value, list) for value in row.values()):
+        by_query = "to_entries[] | .key as $query | .value[] | [$query, ., 1]"
+        return f"is one JSON object of lists; expected a row a line: jq -r '{by_query} | @tsv' OLD > NEW"
+    return None
+
+
 def _json_mistake(text: str, cut: bool) -> str | None:
     """Return what is wrong with JSON that begins like this; `cut`: the file goes on."""
     lines = [line for line in text.split("\n", 20) if line.strip()]
@@ -65,7 +83,11 @@ def _json_mistake(text: str, cut: bool) -> str | None:
         if not cut:
             return None
         row = None
-    return object_of_objects(row) or f"has JSON objects of several lines{_keys(text)}; {_ROWS}: jq -c . OLD > NEW"
+    return (
+        object_of_objects(row)
+        or object_of_texts(row, least=2)
+        or f"has JSON objects of several lines{_keys(text)}; {_ROWS}: jq -c . OLD > NEW"
+    )
 
 
 def _keys(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, found
 from hnmine.corpus.files import HEAD, File, Row
-from hnmine.corpus.mistakes import mistake, object_of_objects
+from hnmine.corpus.mistakes import mistake, object_of_objects, object_of_texts
 from hnmine.corpus.tables import Cells, arrow_rows, bad_cells, parquet_rows, records
 from hnmine.errors import DataError
 
@@ -64,7 +64,7 @@ def is_json(file: File, stream: BinaryIO) -> bool:
 
 
 def _json_rows(file: File, lines: Iterable[bytes]) -> Iterator[Row]:
-    name, first = file.name, True
+    name, first, only = file.name, True, None
     for line, raw in enumerate(lines, start=1):
         content = raw.removeprefix(b"\xef\xbb\xbf").strip()
         if not content:
@@ -78,12 +78,14 @@ def _json_rows(file: File, lines: Iterable[bytes]) -> Iterator[Row]:
         else:
             if first and (problem := object_of_objects(fields)):
                 raise DataError(f"{file} {problem}")
-            first = False
+            only, first = fields if first else None, False
             if isinstance(fields, dict):
                 yield Row(name, line, fields)
             else:
                 kind = type(fields).__name__
                 yield Row(name, line, {}, "not_an_object", f"expected an object with _id and text, got a {kind}")
+    if problem := object_of_texts(only):
+        raise DataError(f"{file} {problem}")
 
 
 def _table_rows(file: File, stream: BinaryIO, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -102,6 +104,8 @@ def _table_rows(file: File, stream: BinaryIO, columns: Sequence[str] | None) -> 
                     raise DataError(f"{file}: its header cannot be read: {bad[1]}")
             elif bad := bad_cells(cells, len(names)):
                 yield Row(file.name, line, {}, *bad)
+            elif cells == names and not columns:
+                yield Row(file.name, line, {}, "malformed_row", "the header again, as in files that were joined")
             else:
                 yield Row(file.name, line, dict(zip(names, cells, strict=True)))
     except csv.Error as error:

@@ -71,7 +71,7 @@ def test_an_id_with_two_texts_is_set_aside_with_all_that_is_judged_of_it(documen
     grades = {}
     for query, document, grade in pairs:
         if query in clear(queries) and document in clear(documents):
-            grades.setdefault((query, document), grade)
+            grades[query, document] = max(grades.get((query, document), 0), grade)
     train = found.splits["train"]
     kept = zip(train.query_rows_J.tolist(), train.doc_rows_J.tolist(), train.grades_J.tolist(), strict=True)
     assert {(found.queries.ids[q], found.documents.ids[d]): grade for q, d, grade in kept} == grades
@@ -199,3 +199,28 @@ def test_half_characters_are_named_and_written(tmp_path):
     write_quarantine(found.quarantined, tmp_path / "quarantine.jsonl")
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "quarantine.jsonl").read_text("utf-8").splitlines()]
     assert reasons == ["not_utf8", "not_utf8", "missing_id", "unknown_document"]
+
+
+@pytest.mark.parametrize("scores", [(0, 1), (1, 0), (-1, 0, 1, 0)])
+def test_of_several_grades_for_one_pair_the_highest_counts(scores):
+    found = assemble(parts([text("d")], train=[judged("q", "d", score) for score in scores]), CONFIG)
+    assert found.splits["train"].grades_J.tolist() == [1]
+    assert [bad.reason for bad in found.quarantined] == ["duplicate_pair"] * (len(scores) - 1)
+
+
+def test_titles_are_never_taken_for_documents_whose_text_has_an_unknown_name():
+    def found(template, *documents):
+        return assemble(parts([{"_id": "d", **each} for each in documents]), SourcesConfig(template=template))
+
+    abstract = {"title": "a title", "abstract": "its text"}
+    with pytest.raises(DataError, match=r"titles alone; line 1 of documents has .*'abstract'.*\{its_name\}"):
+        found("{title}\n{text}", abstract)
+    assert found("{title}\n{abstract}", abstract).documents.texts == ("a title\nits text",)
+    assert found("{title}", abstract).documents.texts == ("a title",)
+    for alone in ({"title": "a title"}, {"title": "a title", "metadata": {"a": "b"}}, {**abstract, "text": None}):
+        assert found("{title}\n{text}", alone).documents.texts == ("a title",)
+
+
+def test_a_min_score_above_all_grades_is_named_with_the_highest():
+    with pytest.raises(DataError, match=r"the highest grade is 3, below sources\.min_score=4"):
+        assemble(parts([text("d")], train=[judged("q", "d", 3)]), SourcesConfig(min_score=4))

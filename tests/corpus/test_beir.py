@@ -268,6 +268,15 @@ def test_a_first_row_that_is_neither_header_nor_judgement_is_an_error_with_that_
     assert "expected a header with query (" in message
 
 
+@pytest.mark.parametrize("form", ["qrels.{}", "{}.qrels", "qrels-{}", "{}_qrels", "{}"])
+def test_names_in_the_folder_of_qrels_may_say_so_again(tmp_path, form):
+    write_folder(tmp_path)
+    for split in ("train", "dev", "test"):
+        (tmp_path / "qrels" / f"{split}.tsv").unlink(missing_ok=True)
+        (tmp_path / "qrels" / f"{form.format(split)}.tsv").write_text(f"{HEADER}\nq1\td1\t1\n")
+    assert list(read_collection(tmp_path, CONFIG).splits) == ["train", "dev", "test"]
+
+
 def test_only_the_first_row_can_be_a_header(tmp_path):
     collection = read_collection(write_folder(tmp_path, train=[HEADER, *QRELS]), CONFIG)
     assert [bad.reason for bad in collection.quarantined] == ["bad_score"]
@@ -358,11 +367,11 @@ def test_counts_balance_and_what_is_kept_follows_the_obvious_definition(corpus, 
     assert collection.documents.ids == documents
     named = set()
     for split, lines in judged.items():
-        first: dict[tuple[str, str], float] = {}
+        highest: dict[tuple[str, str], float] = {}
         for query, document, score in (line.split("\t") for line in lines if line in GOOD_ROWS):
             if query in asked and document in documents:
-                first.setdefault((query, document), float(score))
-        expected = [pair for pair, score in first.items() if score > 0]
+                highest[query, document] = max(highest.get((query, document), 0), float(score))
+        expected = [pair for pair, score in highest.items() if score > 0]
         assert pairs_by_id(collection, split) == expected
         named |= {query for query, _ in expected}
     assert collection.judged.ids == tuple(query for query in asked if query in named)

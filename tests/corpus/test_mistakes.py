@@ -31,6 +31,13 @@ CASES = {
     ),
     "Feather": (b"FEA1\0\0\0\0", ["Feather", "write Parquet"]),
     "grades by query": (b'{"q1": {"d1": 1}, "q2": {"d2": 2}}\n', ["object of objects", "'q1' with 'd1'", "@tsv"]),
+    "texts by id": (
+        json.dumps({f"d{n}": f"text {n}" for n in range(4)}).encode(),
+        ["object of texts", "{_id: .key, text: .value}"],
+    ),
+    "texts by id, in lines": (b'{\n "d1": "the text",\n "d2": "more"\n}', ["object of texts", "text: .value"]),
+    "documents by query": (json.dumps({f"q{n}": [f"d{n}"] for n in range(4)}).encode(), ["object of lists", "@tsv"]),
+    "Latin-1": ('{"_id": "d1", "text": "caf\xe9"}\n'.encode("latin-1"), ["not_utf8", "iconv -f LATIN1 -t UTF-8"]),
     "objects of lines": (
         "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
         ["objects of several lines", "'_id', 'title', 'text'", "jq -c ."],

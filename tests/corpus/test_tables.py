@@ -108,6 +108,13 @@ def test_a_header_that_names_a_column_twice_is_an_error(tmp_path):
         list(rows(open_folder(tmp_path).files[0]))
 
 
+def test_a_header_that_comes_again_is_a_bad_row_and_no_text(tmp_path):
+    (tmp_path / "table").write_bytes(b"id\ttext\nd1\ta\nid\ttext\nd2\tb\n")
+    found = list(rows(open_folder(tmp_path).files[0]))
+    assert [(row.line, row.reason) for row in found] == [(2, ""), (3, "malformed_row"), (4, "")]
+    assert next(rows(open_folder(tmp_path).files[0], ["id", "text"])).fields == {"id": "id", "text": "text"}
+
+
 # Parquet and Arrow
 
 
