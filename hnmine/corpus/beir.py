@@ -11,54 +11,46 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hnmine.corpus.assemble import DEV_NAMES, Parts
-from hnmine.corpus.file_names import UNSPLIT
+from hnmine.corpus.file_names import UNSPLIT, both, has_rows, missing, require_whole
 from hnmine.corpus.files import File, Folder
 from hnmine.corpus.qrels import judgement_rows
 from hnmine.corpus.rows import rows_of
 from hnmine.corpus.tables import parquet_rows
-from hnmine.errors import DataError
 
 EXPECTED = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv, or folders corpus/, queries/ and qrels/ or default/"
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|csv|tsv|txt|trec|qrels?|parquet|arrow))?(\.(gz|bz2|zstd?|xz|lz4))?$", re.I)
-_NO_ROWS = re.compile(r"state|dataset_infos?|dataset_dict|readme|licen[cs]e", re.I)
-_COUNTED = r"(?:part|shard|chunk)?[-_.]?\d{2,}-of-(?P<parts>\d{2,})(?:-[0-9a-f]{8,})?"
+_COUNTED = r"(?:part|shard|chunk)?[-_.]?\d{2,}-of-\d{2,}(?:-[0-9a-f]{8,})?"
 _PART = rf"(?P<part>[-_.]{_COUNTED}|[-_.](?:part|shard|chunk)[-_.]?\d.*|[-_.]\d+)?"
 _NAMES = {
     "documents": re.compile(rf"(?P<split>)(corpus|documents|docs|passages){_PART}", re.I),
     "queries": re.compile(rf"(?P<split>)(queries|questions){_PART}", re.I),
     "qrels": re.compile(rf"qrels([-_.](?P<split>[a-z]\w*?))?{_PART}", re.I),
 }
-_FOLDERS = {"corpus": "documents", "documents": "documents", "docs": "documents", "passages": "documents"} | {
-    "queries": "queries",
-    "questions": "queries",
-    "qrels": "qrels",
-    "default": "qrels",
-    "data": "qrels",
-}
+_FOLDERS = (
+    dict.fromkeys(("corpus", "documents", "docs", "passages"), "documents")
+    | dict.fromkeys(("queries", "questions"), "queries")
+    | dict.fromkeys(("qrels", "default", "data"), "qrels")
+)
 _USUAL = ("train", "dev", "test", *DEV_NAMES)
 _QRELS = re.compile(r"^qrels?[-_.](?=\w)|(?<=\w)[-_.]qrels?$", re.I)  # in the name of a file, which says no more
 _IN_FOLDER = re.compile(rf"(?P<split>.+?)(?P<part>[-_.]{_COUNTED}|[-_.]part[-_.]?\d.*)?")
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """What a name says of a file."""
 
     role: str
     split: str  # of judgements
-    table: str  # name that all parts of a table share
-    stem: str  # name without endings
-    parts: int  # how many the table has, 0 if the name does not say
+    table: str  # name that all parts of a table share; it ends in `*` if there may be several
 
 
 def recognise(folder: Folder) -> Parts | str | None:
     """Return the parts of a folder in this layout; what it lacks, if it has some of them; None if it has none."""
     # Give each file its place.
-    tables: dict[tuple[str, str], dict[str, tuple[_Place, File]]] = defaultdict(dict)
+    tables: dict[_Place, list[File]] = defaultdict(list)
     unread = []
     for file in folder.files:
         place = _place(file.name)
@@ -68,32 +60,27 @@ def recognise(folder: Folder) -> Parts | str | None:
         if place.role != "qrels" and _has_ids_alone(file):
             unread.append(f"{file.name} (ids without texts, as files of vectors have them)")
             continue
-        table = tables[place.role, place.split]
-        first, other = next(iter(table.values()), (place, file)) if place.stem not in table else table[place.stem]
-        if other is not file and (place.stem in table or first.table != place.table):
-            raise DataError(f"{folder.address} holds both {other.name} and {file.name}; expected one: remove the other")
-        table[place.stem] = (place, file)
+        other = next((each for each in tables if each[:2] == place[:2]), place)
+        if other in tables and (other != place or not place.table.endswith("*")):
+            raise both(tables[other][0], file)
+        tables[place].append(file)
 
     # See what is missing.
-    roles = {role: [split for each, split in tables if each == role] for role in _NAMES}
-    lacks = [role for role, splits in roles.items() if not splits]
-    if len(lacks) == len(roles) or not roles["documents"] + roles["queries"]:
+    files = {role: {place.split: table for place, table in tables.items() if place.role == role} for role in _NAMES}
+    if not files["documents"] and not files["queries"]:
         return None
-    if lacks:
-        return f"it has {' and '.join(role for role in roles if role not in lacks)}, but no {' and no '.join(lacks)}"
-    for table in tables.values():
-        _require_all(folder, [place for place, _ in table.values()], [file.name for _, file in table.values()])
+    if lacking := missing(files):
+        return lacking
+    require_whole([file for table in tables.values() for file in table])
 
     # Read.
-    files = {key: [file for _, file in table.values()] for key, table in tables.items()}
-    columnar = all("/" in file.name for file in files["documents", ""])
+    documents = files["documents"][""]
     return Parts(
-        layout="folder of datasets" if columnar else "BEIR folder",
-        documents=rows_of(files["documents", ""]),
-        queries=rows_of(files["queries", ""]),
-        judged={split: judgement_rows(files["qrels", split]) for split in roles["qrels"]},
-        unread=(*unread, *folder.strange),
-        address=folder.address,
+        layout="folder of datasets" if all("/" in file.name for file in documents) else "BEIR folder",
+        documents=rows_of(documents),
+        queries=rows_of(files["queries"][""]),
+        judged={split: judgement_rows(table) for split, table in files["qrels"].items()},
+        unread=tuple(unread),
     )
 
 
@@ -107,7 +94,7 @@ def _has_ids_alone(file: File) -> bool:
 def _place(name: str) -> _Place | None:
     """Return what a name says, None if it says nothing of this layout."""
     *folders, stem = (_ENDINGS.sub("", part, count=1) for part in name.split("/"))
-    if _NO_ROWS.fullmatch(stem) or (stem == name.rpartition("/")[2] and "." in stem):  # an ending nobody knows
+    if not has_rows(name) or (stem == name.rpartition("/")[2] and "." in stem):  # an ending nobody knows
         return None
     if not folders:
         found = ((role, pattern.fullmatch(stem)) for role, pattern in _NAMES.items())
@@ -117,7 +104,7 @@ def _place(name: str) -> _Place | None:
         match = _IN_FOLDER.fullmatch(_QRELS.sub("", stem) if role == "qrels" else stem)
     if not role or match is None:
         return None
-    split, parts = "", int(match["parts"] or 0)
+    split = ""
     if role == "qrels":
         split = match["split"] or UNSPLIT
         if len(folders) > 1 and split.lower() not in _USUAL:
@@ -129,16 +116,4 @@ def _place(name: str) -> _Place | None:
     )
     if match["part"] or len(folders) > 1 or (folders and role != "qrels"):
         table += "/*"  # whatever its parts are called
-    return _Place(role, split, table, whole, parts)
-
-
-def _require_all(folder: Folder, places: Sequence[_Place], names: Sequence[str]) -> None:
-    """Raise DataError if names say how many parts a table has and there are fewer."""
-    groups: dict[tuple[str, int], int] = defaultdict(int)
-    for place in places:
-        if place.parts:
-            groups[re.sub(r"\d{2,}-of-.*", "", place.stem), place.parts] += 1
-    for (start, parts), there in groups.items():
-        if there != parts:
-            some = ", ".join(names[:4])
-            raise DataError(f"{folder.address} has {there} of {parts} parts of {start}…: {some}; copy the others too")
+    return _Place(role, split, table)

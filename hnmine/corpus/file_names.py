@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Sized
 
 from hnmine.corpus.files import File
 from hnmine.errors import DataError
@@ -28,12 +28,11 @@ _ROLES = {
     "queries": re.compile(r"(^|[-_.])(queries|questions|topics?)([-_.]|$)", re.I),
     "documents": re.compile(r"(^|[-_.])(collection|docs|documents|corpus|passages|psgs)([-_.]|$)", re.I),
 }
-_FOLDERS = {"collections": "documents", "collection": "documents", "corpus": "documents", "docs": "documents"} | {
-    "documents": "documents",
-    "topics": "queries",
-    "queries": "queries",
-    "qrels": "qrels",
-}
+_FOLDERS = (
+    dict.fromkeys(("collections", "collection", "corpus", "docs", "documents"), "documents")
+    | dict.fromkeys(("topics", "queries"), "queries")
+    | {"qrels": "qrels"}
+)
 
 
 def stem(name: str) -> str:
@@ -77,16 +76,29 @@ def by_split(files: Sequence[File], kind: str) -> dict[str, File]:
     return splits
 
 
+def missing(there: Mapping[str, Sized]) -> str:
+    """Return which of documents, queries and qrels a folder has, and which it lacks; empty if it has all."""
+    has = [role for role, each in there.items() if each]
+    lacks = [role for role, each in there.items() if not each]
+    return f"it has {' and '.join(has)}, but no {' and no '.join(lacks)}" if lacks else ""
+
+
+def both(file: File, other: File) -> DataError:
+    """Return the error of two files where one is expected."""
+    return DataError(f"{file.folder} holds both {file.name} and {other.name}; expected one: remove the other")
+
+
 def require_whole(files: Sequence[File]) -> None:
     """Raise DataError if one file is there twice (packed, or in two kinds), or parts are missing of a known number."""
     known: dict[str, File] = {}
-    parts = Counter[tuple[str, int]]()
+    parts = defaultdict[tuple[str, int], list[str]](list)
     for file in files:
         other = known.setdefault(stem(file.name), file)
         if other is not file:
-            raise DataError(f"{file.folder} holds both {other.name} and {file.name}; expected one: remove the other")
+            raise both(other, file)
         if match := _PART.search(stem(file.name)):
-            parts[match[1], int(match[2])] += 1
+            parts[match[1], int(match[2])].append(file.name)
     for (start, count), there in parts.items():
-        if there != count:
-            raise DataError(f"{files[0].folder} has {there} of {count} parts of {start}…; copy the others too")
+        if len(there) != count:
+            some = ", ".join(there[:4])
+            raise DataError(f"{files[0].folder} has {len(there)} of {count} parts of {start}…: {some}; copy the others")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -58,7 +58,7 @@ class File:
         return f"{self.folder}/{self.name}"
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[str, BinaryIO]]:
+    def opened(self) -> Iterator[tuple[str, io.BufferedReader]]:
         """Yield the kind of the content (text, parquet, arrow_file, arrow_stream) and its unpacked bytes.
 
         Raises:

@@ -68,9 +68,11 @@ def _answers(folder: Folder) -> list[Parts | str | None]:
     """Return what the layouts say, up to the first that has all parts."""
     answers: list[Parts | str | None] = []
     for layout in LAYOUTS:
-        answers.append(layout.recognise(folder))
-        if isinstance(answers[-1], Parts):
-            break
+        answer = layout.recognise(folder)
+        if isinstance(answer, Parts):
+            unread = (*answer.unread, *folder.strange)
+            return [*answers, replace(answer, unread=unread, address=folder.address)]
+        answers.append(answer)
     return answers
 
 

@@ -8,13 +8,12 @@ qrels.<split>.tsv, qrels.<name>.txt                        judgements, mostly TR
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hnmine.corpus.assemble import Parts
 from hnmine.corpus.fields import DOCUMENT, QUERY, Names, found, listed
-from hnmine.corpus.file_names import by_split, require_whole, role_of, stem
+from hnmine.corpus.file_names import by_split, missing, require_whole, role_of, stem
 from hnmine.corpus.files import HEAD, File, Folder, Row
 from hnmine.corpus.markup import DOCUMENT as DOCUMENT_TAGS
 from hnmine.corpus.markup import TOPIC, Tags, is_markup, markup_rows
@@ -29,22 +28,18 @@ _COLUMNS = {2: ("id", "text"), 4: ("id", "url", "title", "text")}
 def recognise(folder: Folder) -> Parts | str | None:
     """Return the parts of a folder in this layout; what it lacks, if it has two of three; None if it has fewer."""
     # Find the files of each role.
-    files: dict[str, list[File]] = defaultdict(list)
+    files: dict[str, list[File]] = {"documents": [], "queries": [], "qrels": []}
     unread = []
     for file in folder.files:
-        role = role_of(file.name)
-        files[role].append(file)
-        if not role:
+        if role := role_of(file.name):
+            files[role].append(file)
+        else:
             unread.append(f"{file.name} (its name says nothing of documents, queries or qrels)")
-    roles = ("documents", "queries", "qrels")
-    lacks = [role for role in roles if not files[role]]
-    if len(lacks) > 1:
-        return None
-    if lacks:
-        return f"it has {' and '.join(role for role in roles if role not in lacks)}, but no {lacks[0]}"
+    if lacking := missing(files):
+        return lacking if sum(map(bool, files.values())) == 2 else None
 
     # Read them; the queries of a small split are among those of the large one.
-    require_whole([file for role in roles for file in files[role]])
+    require_whole([file for each in files.values() for file in each])
     stems = {stem(file.name) for file in files["queries"]}
     queries = [
         file for file in files["queries"] if stem(file.name).removesuffix(".small") not in stems - {stem(file.name)}
@@ -55,8 +50,7 @@ def recognise(folder: Folder) -> Parts | str | None:
         documents=_texts(files["documents"], DOCUMENT, DOCUMENT_TAGS),
         queries=_once(_texts(queries, QUERY, TOPIC)),
         judged={split: judgement_rows([file]) for split, file in by_split(files["qrels"], "qrels?").items()},
-        unread=(*unread, *folder.strange),
-        address=folder.address,
+        unread=tuple(unread),
     )
 
 
@@ -64,7 +58,7 @@ def _texts(files: Sequence[File], names: Names, tags: Tags) -> Iterator[Row]:
     """Yield the rows of documents or queries of these files."""
     for file in filled(files):
         with file.opened() as (kind, stream):
-            head: bytes = stream.peek(HEAD)[:HEAD]  # type: ignore[attr-defined]
+            head = stream.peek(HEAD)[:HEAD]
             if kind == "text" and is_markup(head):
                 yield from markup_rows(file.name, stream, tags)
                 continue

@@ -6,10 +6,9 @@ score). A table without a column of scores lists what is right: each score is 1.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 from hnmine.corpus.fields import JUDGEMENT, found, listed, plain
 from hnmine.corpus.files import File, Row
@@ -49,40 +48,37 @@ def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
         if problem := _unclear(row.fields):
             yield row._replace(reason="malformed_row", detail=problem)
         else:
+            query, document = row.fields[names["query"]], row.fields[names["document"]]
             score = row.fields[names["score"]] if "score" in names else 1
-            values = (row.fields[names["query"]], row.fields[names["document"]], score)
-            yield row._replace(fields=dict(zip(FIELDS, values, strict=True)))
+            yield row._replace(fields={"query": query, "document": document, "score": score})
 
 
-def _from_table(file: File, stream: BinaryIO) -> Iterator[Row]:
+def _from_table(file: File, stream: Iterable[bytes]) -> Iterator[Row]:
     width, query, document, score_at, start = 0, 0, 1, 2, ""
     count, counts, other = 0, False, False  # rows; whether their first cell counts them; whether a second is not 0
-    try:
+    for line, cells in records(file, stream, _fits, blanks=True):
         # Find the columns on the first row.
-        for line, cells in records(file, stream, _fits, blanks=True):
-            if not width:
-                bad, names, width = bad_cells(cells, len(cells)), found(JUDGEMENT, cells), len(cells)
-                if not bad and _is_header(cells):
-                    if problem := _unclear(cells):
-                        raise DataError(f"{file}: {problem}")
-                    query, document = cells.index(names["query"]), cells.index(names["document"])
-                    score_at = cells.index(names["score"]) if "score" in names else -1
-                    continue
-                if bad or not _fits(cells):
-                    raise DataError(f"{file} begins with {str(cells)[:100]}; {_EXPECTED}")
-                query, document, score_at = _BY_POSITION[width]
-                start, counts = cells[0], width == 4 and cells[0] in ("0", "1")
+        if not width:
+            bad, names, width = bad_cells(cells, len(cells)), found(JUDGEMENT, cells), len(cells)
+            if not bad and _is_header(cells):
+                if problem := _unclear(cells):
+                    raise DataError(f"{file}: {problem}")
+                query, document = cells.index(names["query"]), cells.index(names["document"])
+                score_at = cells.index(names["score"]) if "score" in names else -1
+                continue
+            if bad or not _fits(cells):
+                raise DataError(f"{file} begins with {str(cells)[:100]}; {_EXPECTED}")
+            query, document, score_at = _BY_POSITION[width]
+            start, counts = cells[0], width == 4 and cells[0] in ("0", "1")
 
-            # Read each row.
-            counts = counts and cells[0] == str(int(start) + count)
-            count, other = count + 1, other or cells[1:2] not in (["0"], ["Q0"], ["q0"])
-            if bad := bad_cells(cells, width):
-                yield Row(file.name, line, {}, *bad)
-            else:
-                score = cells[score_at] if score_at >= 0 else 1
-                yield Row(file.name, line, {"query": cells[query], "document": cells[document], "score": score})
-    except csv.Error as error:
-        raise DataError(f"{file}: {error}; expected CSV as the csv module of Python writes it") from None
+        # Read each row.
+        counts = counts and cells[0] == str(int(start) + count)
+        count, other = count + 1, other or cells[1:2] not in (["0"], ["Q0"], ["q0"])
+        if bad := bad_cells(cells, width):
+            yield Row(file.name, line, {}, *bad)
+        else:
+            score = cells[score_at] if score_at >= 0 else 1
+            yield Row(file.name, line, {"query": cells[query], "document": cells[document], "score": score})
     if counts and other and count > 2:
         raise DataError(f"{file}: the first of its four columns counts the rows, as an index does; write a header")
 

@@ -5,10 +5,9 @@ Text is JSON lines if it starts with a brace or its name has `.json`; else it is
 
 from __future__ import annotations
 
-import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
 
 from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, found
 from hnmine.corpus.files import HEAD, File, Row
@@ -38,10 +37,10 @@ def rows(file: File, columns: Sequence[str] | None = None) -> Iterator[Row]:
             yield from _table_rows(file, stream, columns)
 
 
-def rows_of(files: Sequence[File], columns: Sequence[str] | None = None) -> Iterator[Row]:
+def rows_of(files: Sequence[File]) -> Iterator[Row]:
     """Yield the rows of the parts of one table, file by file. Some parts may be empty, not all."""
     for file in filled(files):
-        yield from rows(file, columns)
+        yield from rows(file)
 
 
 def filled(files: Sequence[File]) -> Iterator[File]:
@@ -55,12 +54,12 @@ def filled(files: Sequence[File]) -> Iterator[File]:
         raise DataError(f"{files[0]} is empty; expected rows: copy it again, or remove it")
 
 
-def is_json(file: File, stream: BinaryIO) -> bool:
+def is_json(file: File, stream: io.BufferedReader) -> bool:
     """Return whether a text file has JSON lines, or raise DataError if its beginning shows that it has no rows."""
-    head = stream.peek(HEAD)[:HEAD]  # type: ignore[attr-defined]
+    head = stream.peek(HEAD)[:HEAD]
     if problem := mistake(head):
         raise DataError(f"{file} {problem}")
-    return bool(".json" in file.name or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{")
+    return ".json" in file.name or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
 
 
 def _json_rows(file: File, lines: Iterable[bytes]) -> Iterator[Row]:
@@ -88,25 +87,22 @@ def _json_rows(file: File, lines: Iterable[bytes]) -> Iterator[Row]:
         raise DataError(f"{file} {problem}")
 
 
-def _table_rows(file: File, stream: BinaryIO, columns: Sequence[str] | None) -> Iterator[Row]:
+def _table_rows(file: File, stream: Iterable[bytes], columns: Sequence[str] | None) -> Iterator[Row]:
     names = list(columns or ())
 
     def fits(cells: Cells) -> bool:
         return len(cells) == len(names) if columns else any(found(each, cells) for each in (DOCUMENT, QUERY, JUDGEMENT))
 
-    try:
-        for line, cells in records(file, stream, fits):
-            if not names:
-                names = cells
-                if repeated := {name for name in names if name and names.count(name) > 1}:
-                    raise DataError(f"{file} names columns twice, {sorted(repeated)}; expected each name once")
-                if bad := bad_cells(cells, len(cells)):
-                    raise DataError(f"{file}: its header cannot be read: {bad[1]}")
-            elif bad := bad_cells(cells, len(names)):
-                yield Row(file.name, line, {}, *bad)
-            elif cells == names and not columns:
-                yield Row(file.name, line, {}, "malformed_row", "the header again, as in files that were joined")
-            else:
-                yield Row(file.name, line, dict(zip(names, cells, strict=True)))
-    except csv.Error as error:
-        raise DataError(f"{file}: {error}; expected CSV as the csv module of Python writes it") from None
+    for line, cells in records(file, stream, fits):
+        if not names:
+            names = cells
+            if repeated := {name for name in names if name and names.count(name) > 1}:
+                raise DataError(f"{file} names columns twice, {sorted(repeated)}; expected each name once")
+            if bad := bad_cells(cells, len(cells)):
+                raise DataError(f"{file}: its header cannot be read: {bad[1]}")
+        elif bad := bad_cells(cells, len(names)):
+            yield Row(file.name, line, {}, *bad)
+        elif cells == names and not columns:
+            yield Row(file.name, line, {}, "malformed_row", "the header again, as in files that were joined")
+        else:
+            yield Row(file.name, line, dict(zip(names, cells, strict=True)))

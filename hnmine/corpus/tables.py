@@ -12,7 +12,7 @@ import base64
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,7 +58,7 @@ def split(line: str, delimiter: str | None) -> Cells:
         return line.split(delimiter)
 
 
-def records(file: File, stream: BinaryIO, fits: Fits, blanks: bool = False) -> Iterator[tuple[int, Cells]]:
+def records(file: File, stream: Iterable[bytes], fits: Fits, blanks: bool = False) -> Iterator[tuple[int, Cells]]:
     """Yield line and cells of each row that is not blank. Bytes that are no UTF-8 are half characters in a cell.
 
     Args:
@@ -66,6 +66,9 @@ def records(file: File, stream: BinaryIO, fits: Fits, blanks: bool = False) -> I
         stream: its bytes.
         fits: whether cells are those of a row or a header; decides between delimiters on the first row.
         blanks: whether white space may divide cells.
+
+    Raises:
+        DataError: `csv` cannot read what it should have written.
     """
     # Divide the first row.
     lines = _decoded(stream)
@@ -78,11 +81,14 @@ def records(file: File, stream: BinaryIO, fits: Fits, blanks: bool = False) -> I
     if delimiter is not None and _written_by_csv(file, delimiter):
         marked = (_RETURN.sub(_RETURN_MARK, line) for line in again)
         reader, start = csv.reader(marked, delimiter=delimiter, strict=True), number
-        for marked_cells in reader:
-            cells = [cell.replace(_RETURN_MARK, "\r") for cell in marked_cells]
-            if any(map(str.strip, cells)):
-                yield start, cells
-            start = number + reader.line_num
+        try:
+            for marked_cells in reader:
+                cells = [cell.replace(_RETURN_MARK, "\r") for cell in marked_cells]
+                if any(map(str.strip, cells)):
+                    yield start, cells
+                start = number + reader.line_num
+        except csv.Error as error:
+            raise DataError(f"{file}: {error}; expected CSV as the csv module of Python writes it") from None
     else:
         for line, content in enumerate(again, start=number):
             if content.strip():

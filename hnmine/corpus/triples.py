@@ -28,7 +28,6 @@ from hnmine.corpus.fields import DOCUMENT, found, plain
 from hnmine.corpus.file_names import UNSPLIT, has_rows, require_whole, role_of, split_in
 from hnmine.corpus.files import File, Folder, Row
 from hnmine.corpus.identity import identity
-from hnmine.corpus.qrels import FIELDS
 from hnmine.corpus.rows import rows
 from hnmine.errors import DataError
 
@@ -79,8 +78,7 @@ def recognise(folder: Folder) -> Parts | str | None:
         documents=reading.documents(),
         queries=reading.queries(),
         judged={split: reading.judgements(split) for split in dict.fromkeys(map(_split, files))},
-        unread=(*unread, *folder.strange),
-        address=folder.address,
+        unread=tuple(unread),
     )
 
 
@@ -156,8 +154,8 @@ class _Reading:
     def _of_row(self, row: Row, form: Form, split: str) -> Iterator[Row]:
         """Yield the documents of a row that are new; keep its query and judgements."""
         # See what is there.
-        query, given = row.fields[form.query], _listed(row.fields[form.documents])
-        labels = [1] * len(given) if form.labels is None else _listed(row.fields[form.labels])
+        query, given = row.fields[form.query], _as_list(row.fields[form.documents])
+        labels = [1] * len(given) if form.labels is None else _as_list(row.fields[form.labels])
         if not isinstance(query, str) or len(labels) != len(given):
             detail = f"expected a query as text, and a label for each document; keys: {list(row.fields)}"
             yield row._replace(reason="malformed_row", detail=detail)
@@ -167,24 +165,24 @@ class _Reading:
             self.asked.append(Row(f"{row.file}: queries", row.line, {"id": query_id, "text": query}))
 
         # Give the documents, and keep the judgements.
-        wrong = [document for key in form.wrong for document in _listed(row.fields[key]) if document]
+        wrong = [document for key in form.wrong for document in _as_list(row.fields[key]) if document]
         for document, grade in (*zip(given, labels, strict=True), *((each, None) for each in wrong)):
             name, text, fields = _document(document)
             if self._is_new("document", name, text):
                 yield Row(f"{row.file}: documents", row.line, fields)
             if grade is not None and self._is_new(f"{split} {query_id}", name, grade):
-                judgement = dict(zip(FIELDS, (query_id, name, grade), strict=True))
+                judgement = {"query": query_id, "document": name, "score": grade}
                 self.judged.setdefault(split, []).append(Row(f"{row.file}: judgements", row.line, judgement))
 
     def _is_new(self, kind: str, name: str, value: Any) -> bool:
         """Return whether this comes for the first time, or with another value than before."""
-        place, digest = (kind, name), hash(_shown(value))
+        place, digest = (kind, name), hash(_as_text(value))
         new = self.known.get(place) != digest
         self.known.setdefault(place, digest)
         return new
 
 
-def _listed(value: Any) -> Sequence[Any]:
+def _as_list(value: Any) -> Sequence[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
@@ -192,7 +190,7 @@ def _document(document: Any) -> tuple[str, str, Mapping[str, Any]]:
     """Return the id of a document, its text where the id does not say it, and its fields with the id."""
     fields = document if isinstance(document, Mapping) else {"text": document}
     keys = found(DOCUMENT, fields)
-    text = "\n".join(_shown(fields.get(keys.get(key, key)) or "") for key in ("title", "text")).strip()
+    text = "\n".join(_as_text(fields.get(keys.get(key, key)) or "") for key in ("title", "text")).strip()
     name, text = _identified("d", fields.get(keys.get("id", "_id")), text)
     return name, text, {**fields, keys.get("id", "_id"): name}
 
@@ -205,7 +203,7 @@ def _identified(kind: str, given: Any, text: str) -> tuple[str, str]:
     return f"{kind}-{digest.hexdigest()}", ""
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     try:
         return value if isinstance(value, str) else repr(value)
     except RecursionError:
