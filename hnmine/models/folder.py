@@ -26,6 +26,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 _NOT_HASHED = (".gitattributes", "README.md", ".DS_Store")
 OTHER_RUNTIMES = ("onnx", "openvino", "coreml")
 """Folders of copies for other runtimes, which are not read."""
+_AT_TOP = re.compile(r"(adapter_)?config\.json|modules\.json|.*\.(safetensors|bin)")  # one of these, in any model
 _PICKLED = ("pytorch_model*.bin", "adapter_model*.bin")
 # Families whose first token stands at the position behind the number of the padding token.
 _STARTS_BEHIND_PADDING = re.compile(r"camembert|data2vec-text|longformer|mpnet|(xlm-)?roberta(-prelayernorm|-xl)?|xmod")
@@ -116,6 +117,17 @@ def _from_hub(model: str, dense_head: int | None) -> Path:
 
 def refuse_without_safetensors(folder: Path) -> None:
     """Raise ModelError if a folder of weights in another format has none in safetensors; say how to convert them."""
+    # Search no folder that is none, which may be a whole disc.
+    try:
+        is_model = any(_AT_TOP.fullmatch(path.name) for path in folder.iterdir())
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be read: {error}; give a Hugging Face model folder") from None
+    if not is_model:
+        raise ModelError(
+            f"{folder} holds no *.safetensors and no config.json: it is no model; give a Hugging Face model folder"
+        )
+
+    # Find weights of each format.
     safe = {path.parent for path in folder.rglob("*.safetensors")}
     pickled = {path.parent: path for pattern in _PICKLED for path in sorted(folder.rglob(pattern), reverse=True)}
     read = {
@@ -123,8 +135,7 @@ def refuse_without_safetensors(folder: Path) -> None:
     }
     lacking = sorted(read - safe)
     if not safe and not lacking:
-        more = "" if (folder / "config.json").is_file() else " and no config.json: it is no model"
-        raise ModelError(f"{folder} holds no *.safetensors{more}; give a Hugging Face model folder")
+        raise ModelError(f"{folder} holds no *.safetensors; give a Hugging Face model folder")
     if lacking:
         command = _conversion(lacking[0], pickled[lacking[0]].name.startswith("adapter"))
         raise ModelError(

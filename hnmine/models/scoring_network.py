@@ -94,7 +94,10 @@ class ScoringNetwork(torch.nn.Module):
 def refuse_not_finite(kind: str, scores: Float32) -> None:
     """Raise ModelError if some score is NaN or infinite."""
     if bad := int((~np.isfinite(scores)).sum()):
-        raise ModelError(f"the {kind} gives NaN or infinity for {bad} of {len(scores)} pairs")
+        raise ModelError(
+            f"the {kind} gives NaN or infinity for {bad} of {len(scores)} pairs; its weights are broken: get the "
+            "folder anew, or, if a training broke them, lower train.learning_rate"
+        )
 
 
 def _compute_in_float32(module: Any) -> None:

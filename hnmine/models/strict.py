@@ -32,6 +32,7 @@ _HEADS = re.compile(
     r"head|pre_classifier|classifier|score|seq_relationship|qa_outputs|entity_predictions|embed_out|final_logits_bias)"
     r"(\.|$)"
 )
+_VOCABULARY = re.compile(r"tokenizer.*\.json|vocab.*|merges.*|tekken.*|.*\.(model|vocab|codes|tiktoken)")
 # What sentence-transformers logs where it leaves out what makes the model another one.
 _DOUBT = re.compile(r"^Ignoring un|^Unknown keys|is not trusted|silently ignored")
 _LOCK = RLock()  # the libraries' reports are heard by one load at a time
@@ -54,23 +55,25 @@ def load(loader: Callable[..., Loaded], folder: Path, *, new_head: bool = False,
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     weights = {"use_safetensors": True, "ignore_mismatched_sizes": False}
     with arranged(folder) as plain, _on_base(plain) as read:
-        refuse_code(read)
-        if isinstance(loader, type) and issubclass(loader, BaseModel):
-            _refuse_other_kind(read, folder, loader.__name__, new_head)
-            safe["model_kwargs"] = settings.pop("model_kwargs", {}) | weights
-        elif hasattr(getattr(loader, "__self__", None), "_model_mapping"):  # an Auto class of models
-            safe |= weights
-
-        # Load it, and compare it with its files.
         try:
+            refuse_code(read)
+            if isinstance(loader, type) and issubclass(loader, BaseModel):
+                _refuse_other_kind(read, folder, loader.__name__, new_head)
+                safe["model_kwargs"] = settings.pop("model_kwargs", {}) | weights
+            elif hasattr(getattr(loader, "__self__", None), "_model_mapping"):  # an Auto class of models
+                safe |= weights
+
+            # Load it, and compare it with its files.
             with checked(folder, new_head=new_head) as unread:
                 loaded = loader(str(read), **settings, **safe)
             if isinstance(loaded, BaseModel) and loaded.transformers_model is not None:
+                _refuse_without_vocabulary(loaded.tokenizer, read, folder)
                 _complete(loaded, folder)
-        except ModelError:
-            raise
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(read), str(folder))) from None
         except Exception as error:  # the loaders raise a family of errors that differ by cause
-            reason = str(error).replace(str(read), str(folder))
+            kind = f"{type(error).__name__}: " if isinstance(error, LookupError | TypeError | AttributeError) else ""
+            reason = f"{kind}{error}".replace(str(read), str(folder))
             raise ModelError(f"{folder} cannot be loaded: {reason}") from None
         if unread and _reads_pooler(loaded):
             raise ModelError(f"{folder} lacks {len(unread)} tensors of the pooler that it reads, first {unread[0]}")
@@ -86,13 +89,27 @@ def readable_tokens(model: Any) -> int | None:
     return max_positions(network.config.to_dict() | {"max_position_embeddings": positions})
 
 
-def _complete(model: Any, folder: Path) -> None:
-    """Refuse a tokenizer of another model; pad with the end token if there is no other; read no more than positions."""
-    # Compare the tokenizer with the embedding.
-    tokenizer, network = model.tokenizer, model.transformers_model
+def _refuse_without_vocabulary(tokenizer: Any, read: Path, folder: Path) -> None:
+    """Raise ModelError if there is no tokenizer, or one that transformers made up: to it all words are unknown."""
     if tokenizer is None:
         raise ModelError(f"{folder} has no tokenizer; give a model that reads texts")
-    rows = len(network.get_input_embeddings().weight)
+    names = {path.name for path in read.rglob("*") if path.is_file()} - {"tokenizer_config.json"}
+    if getattr(tokenizer, "vocab_files_names", None) and not any(map(_VOCABULARY.fullmatch, names)):
+        raise ModelError(f"{folder} has no tokenizer.json nor another file of a vocabulary: get the folder anew")
+
+
+def _complete(model: Any, folder: Path) -> None:
+    """Refuse a tokenizer of another model; pad with the end token if there is no other; read no more than positions."""
+    # Compare the tokenizer with the embedding, some of whose rows would spoil few texts, late.
+    tokenizer, network = model.tokenizer, model.transformers_model
+    weight = network.get_input_embeddings().weight
+    finite = weight.detach().isfinite().all(dim=1)
+    if finite.any() and not finite.all():
+        raise ModelError(
+            f"{folder}: {int((~finite).sum())} rows of the embedding hold NaN or infinity; the file is damaged: get "
+            "the folder anew"
+        )
+    rows = len(weight)
     token, number = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     if number >= rows:
         raise ModelError(

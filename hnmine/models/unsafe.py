@@ -32,10 +32,12 @@ def refuse_code(folder: Path) -> None:
         _refuse(folder / "custom_generate", "code that generates", "remove it; scores and vectors do not need it")
     for path in sorted(folder.rglob("*.json")):
         parts = path.relative_to(folder).parts
-        if path.name in _NAME_NOTHING or path.name.endswith(".index.json") or parts[0] in OTHER_RUNTIMES:
+        if path.name in _NAME_NOTHING or parts[0] in OTHER_RUNTIMES:
             continue
         settings = read_json(path)
-        if path.name == "modules.json":
+        if path.name.endswith(".index.json"):
+            _check_index(path, settings)
+        elif path.name == "modules.json":
             _check_modules(path, settings)
         elif isinstance(settings, dict):
             _check_auto_map(path, settings)
@@ -46,6 +48,15 @@ def refuse_code(folder: Path) -> None:
 
 def _refuse(path: Path, code: str, remedy: str) -> NoReturn:
     raise ModelError(f"{path} names {code}; code of a model's folder is never run: {remedy}")
+
+
+def _check_index(path: Path, index: Any) -> None:
+    """Refuse shards outside of the folder, whose changes nothing would notice."""
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict):
+        raise ModelError(f"{path} is expected to have a weight_map of tensors and files: get the folder anew")
+    if bad := [str(place) for place in places.values() if Path(str(place)).name != str(place)]:
+        raise ModelError(f"{path}: the shard {bad[0]!r} leads out of the folder; the model is refused")
 
 
 def _check_modules(path: Path, modules: Any) -> None:

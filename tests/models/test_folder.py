@@ -80,6 +80,13 @@ def test_weights_that_are_not_safetensors_are_refused(files, tmp_path):
         resolve(str(folder))
 
 
+def test_a_folder_that_is_no_model_is_not_searched_through(tmp_path, monkeypatch):
+    model_folder(tmp_path, "home/model/model.safetensors", "home/notes.txt")
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("searched"))
+    with pytest.raises(ModelError, match=r"home holds no \*\.safetensors and no config\.json: it is no model"):
+        resolve(str(tmp_path / "home"))
+
+
 def test_other_formats_beside_safetensors_do_no_harm(tmp_path):
     files = ("model.safetensors", "pytorch_model.bin", "training_args.bin", "onnx/pytorch_model.bin")
     assert resolve(str(model_folder(tmp_path, *files))) == tmp_path

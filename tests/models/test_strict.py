@@ -288,6 +288,15 @@ def test_an_adapter_is_its_base_with_the_adapter(adapted):
     assert folder_sha256(folder) != before
 
 
+def test_code_that_an_adapter_names_is_said_with_the_adapters_path(adapted):
+    folder, _, kind = adapted
+    path = folder / "adapter_config.json"
+    mapping = {"parent_library": "elsewhere", "base_model_class": "Model"}
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"auto_mapping": mapping}), encoding="utf-8")
+    with pytest.raises(ModelError, match=f"^{path} names code in 'auto_mapping'"):
+        load(kind, folder)
+
+
 def test_an_adapter_without_its_base_or_without_a_tensor_or_with_code_in_its_base_is_refused(adapted):
     folder, base, kind = adapted
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -329,6 +338,37 @@ def test_no_more_is_read_than_there_are_positions_whatever_the_settings_say(tmp_
     loaded = load(SentenceTransformer, folder, device="cpu")
     assert loaded.max_seq_length == 62  # the first position is behind the padding's
     assert (loaded.encode("a b c " * 200) == loaded.encode("a b c " * 20)).all()
+
+
+@pytest.mark.parametrize("settings", [(), ("tokenizer_config.json",)], ids=["nothing", "settings alone"])
+@pytest.mark.parametrize(
+    ("loader", "tokenizer"), [(CrossEncoder, "BertTokenizer"), (SentenceTransformer, "XLMRobertaTokenizer")]
+)
+def test_a_tokenizer_is_not_made_up_where_the_folder_has_none(loader, tokenizer, settings, tmp_path):
+    folder = saved("Bert", "ForSequenceClassification" if loader is CrossEncoder else "Model", tmp_path, num_labels=1)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": tokenizer}), encoding="utf-8")
+    for path in (folder / "tokenizer.json", folder / "vocab.txt", folder / "tokenizer_config.json"):
+        if path.name not in settings:
+            path.unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=r"has no tokenizer\.json nor another file of a vocabulary"):
+        load(loader, folder)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_row_of_the_embedding_that_is_no_number_is_an_error_before_a_text_has_it(number, tiny):
+    def spoil(tensors):
+        tensors["embeddings.word_embeddings.weight"][7, 3] = number
+        return tensors
+
+    with pytest.raises(ModelError, match=r"1 rows of the embedding hold NaN or infinity; .* get the folder anew"):
+        load(SentenceTransformer, rewrite(tiny, spoil))
+
+
+def test_a_setting_that_the_library_does_not_know_is_named_with_the_kind_of_its_error(tiny):
+    path = tiny / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"hidden_act": "wavelike"}), encoding="utf-8")
+    with pytest.raises(ModelError, match="cannot be loaded: KeyError: 'wavelike'"):
+        load(SentenceTransformer, tiny)
 
 
 def test_a_vocabulary_that_is_larger_than_the_embedding_is_an_error(tiny):

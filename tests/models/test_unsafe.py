@@ -106,6 +106,10 @@ DOORS: dict[str, tuple[Change, str]] = {
         module("sentence_transformers.models.Pooling", "../elsewhere"),
         r"leads out of the folder",
     ),
+    "shards outside of the folder": (
+        edited("model.safetensors.index.json", weight_map={"embeddings": "../elsewhere.safetensors"}),
+        r"the shard '\.\./elsewhere\.safetensors' leads out of the folder",
+    ),
     "router": (routed, r"router_config\.json .*'types'"),
     "activation": (dense, r"1_Pooling/config\.json .*'activation_function'"),
     "activation of torch": (
