@@ -18,6 +18,8 @@ LAYOUTS = (beir, marco_trec, triples)
 
     EXPECTED: str                                      the files of a folder, for messages
     recognise(folder: Folder) -> Parts | str | None    None: another layout; text: this one, but for what is missing
+
+The address of the folder and what is strange in it are added to the parts here.
 """
 
 
