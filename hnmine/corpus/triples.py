@@ -128,6 +128,7 @@ class _Reading:
     known: dict[tuple[str, str], int] = field(default_factory=dict)  # by kind and id: hash of what first came with it
 
     def documents(self) -> Iterator[Row]:
+        """Yield the documents, or raise DataError if a row has the id of one where its text is expected."""
         for row in (row for file in self.more for row in rows(file)):
             if not row.reason:
                 name, text, fields = _document(row.fields)
@@ -167,6 +168,9 @@ class _Reading:
         # Give the documents, and keep the judgements.
         wrong = [document for key in form.wrong for document in _as_list(row.fields[key]) if document]
         for document, grade in (*zip(given, labels, strict=True), *((each, None) for each in wrong)):
+            if self.more and isinstance(document, str) and ("document", document) in self.known:
+                problem = f"{document[:40]!r} is the id of a document in {self.more[0].name}; expected its text"
+                raise DataError(f"{row.file}, line {row.line}: {problem}")
             name, text, fields = _document(document)
             if self._is_new("document", name, text):
                 yield Row(f"{row.file}: documents", row.line, fields)

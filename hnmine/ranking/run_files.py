@@ -37,6 +37,7 @@ class _Line(NamedTuple):
     doc_id: str
     rank: int
     score: float
+    scored: bool  # whether the line says so
 
 
 def read_run(address: str | Path, documents: Texts, queries: Texts) -> Callable[[Int64, int], tuple[Int64, Float32]]:
@@ -46,22 +47,29 @@ def read_run(address: str | Path, documents: Texts, queries: Texts) -> Callable[
     collection does not have are ignored. Both are counted.
 
     Raises:
-        DataError: there is no such file, a line has another form than the first, or its score is not finite.
+        DataError: there is no such file, a line has another form than the first, its score is not finite, or scores
+            stand where ranks are expected.
     """
     # Collect each query's documents, the best line of each.
     lists: dict[int, dict[int, tuple[float, int, int]]] = {}
-    foreign = doubled = 0
+    foreign, doubled, scored = 0, 0, True
     for line in _lines(str(address)):
         query, doc = queries.row_of.get(line.query_id), documents.row_of.get(line.doc_id)
         if query is None or doc is None:
             foreign += 1
             continue
+        scored = line.scored
         docs, place = lists.setdefault(query, {}), (-line.score, line.rank, line.number)
         doubled += doc in docs
         docs[doc] = min(place, docs.get(doc, place))
 
     # Order them, and say what is strange.
     ranked = {query: sorted((place, doc) for doc, place in docs.items()) for query, docs in lists.items()}
+    several = [docs for docs in ranked.values() if len(docs) > 1]
+    falling = all(a[0][2] > b[0][2] for docs in several for a, b in pairwise(docs))
+    if not scored and several and falling and min(docs[0][0][1] for docs in several) > 1:
+        problem = "the third column falls from line to line, as scores do, and not to 1; expected ranks"
+        raise DataError(f"{address}: {problem}: write TREC's six columns")
     said = f"{address}: {len(ranked):,} queries"
     said += f", {foreign:,} lines of others ignored" if foreign else ""
     said += f", {doubled:,} lines of a document that its query has already" if doubled else ""
@@ -150,10 +158,10 @@ def _parsed(cells: list[str], columns: int, number: int, where: str) -> _Line:
     try:
         if columns == 3:
             query_id, doc_id, rank = cells
-            line = _Line(number, query_id, doc_id, int(rank), -int(rank))
+            line = _Line(number, query_id, doc_id, int(rank), -int(rank), scored=False)
         else:
             query_id, _, doc_id, rank, score, _ = cells
-            line = _Line(number, query_id, doc_id, int(rank), float(score))
+            line = _Line(number, query_id, doc_id, int(rank), float(score), scored=True)
     except ValueError:
         raise DataError(f"{where}: expected `{_FORMS.get(columns, _EXPECTED)}`, got {' '.join(cells)[:80]!r}") from None
     if not abs(line.score) <= float(np.finfo(np.float32).max):

@@ -213,6 +213,14 @@ def test_a_corpus_beside_the_files_adds_its_documents(tmp_path: Path) -> None:
     assert [(row.file, row.line, row.reason) for row in collection.quarantined] == [("corpus.jsonl", 3, "duplicate_id")]
 
 
+def test_ids_are_not_taken_for_texts(tmp_path: Path) -> None:
+    corpus = jsonl([{"docid": "d1", "text": "a"}, {"docid": 2, "text": "b"}])
+    for number, row in enumerate(({"positive_passages": ["d1"]}, {"pos": "a", "neg": ["c", "2"]})):
+        files = {"corpus.jsonl": corpus, "train.jsonl": jsonl([{"query": "q", **row}])}
+        with pytest.raises(DataError, match=r"train.jsonl, line 1: '(d1|2)' is the id of a document in corpus.jsonl"):
+            read(tmp_path / str(number), files)
+
+
 def test_a_title_that_is_null_or_missing_is_an_empty_one(tmp_path: Path) -> None:
     rows = [
         {"query": "q", "positive_passages": [passage], "negative_passages": []}

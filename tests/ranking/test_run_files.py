@@ -193,3 +193,13 @@ def test_an_id_that_cannot_stand_in_a_line_is_refused(bad: str, tmp_path: Path) 
 def test_a_score_that_is_not_finite_is_not_written(score: float, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="query q has a score that is not finite"):
         write_run(tmp_path / "run", ["q"], ["d"], np.array([[0]]), np.array([[score]], dtype=np.float32), tag="t")
+
+
+def test_scores_in_the_third_of_three_columns_are_refused(tmp_path: Path) -> None:
+    falling = "0\t1\t9\n0\t2\t7\n1\t0\t3\n1\t2\t2\n2\t1\t8\n9\t1\t1\n"
+    with pytest.raises(DataError, match=r"run\.trec: the third column falls from line to line.*six columns"):
+        lists(run_file(tmp_path, falling))
+    assert lists(run_file(tmp_path, falling + "2\t0\t9\n"))[2] == [(1, -8), (0, -9)]
+    assert lists(run_file(tmp_path, "0\t1\t9\n1\t2\t7\n"))[0] == [(1, -9)]
+    scored = "0 Q0 1 9 -9 t\n0 Q0 2 7 -7 t\n"
+    assert lists(run_file(tmp_path, scored))[0] == [(2, -7), (1, -9)]
