@@ -131,6 +131,7 @@ class _TextTable:
         self.files: list[str] = []
         self.places = (array("L"), array("Q"))  # of each text: number of the file, and line
         self.rejected: dict[str, Quarantined] = {}  # by id: rows that cannot be used
+        self.disputed = set[str]()  # ids of several texts
 
     def add(self, row: Row, text_id: str, text: str, account: _Account) -> None:
         """Keep a text, once."""
@@ -143,20 +144,18 @@ class _TextTable:
             self.places[1].append(row.line)
             return
         where = Row(self.files[self.places[0][first]], self.places[1][first], {})
-        there, disputed = f"line {where.line} of {where.file} has it", self.rejected.get(text_id)
-        disputed = disputed if disputed and disputed.reason == "conflicting_id" else None
-        if not disputed and (text == self.texts[first] or identity(text) == identity(self.texts[first])):
-            raise _BadRowError("duplicate_id", f"{there}, with the same text", text_id)
-        if not disputed:
-            detail = f"line {row.line} of {row.file} has it, with another text: both are set aside"
-            self.rejected[text_id] = account.reject(where, "conflicting_id", detail, text_id)
-        raise _BadRowError("conflicting_id", f"{there}, with another text: both are set aside", text_id)
+        if text_id not in self.disputed:
+            if identity(text) == identity(self.texts[first]):
+                detail = f"line {where.line} of {where.file} has it, with the same text"
+                raise _BadRowError("duplicate_id", detail, text_id)
+            self.disputed.add(text_id)
+            self.rejected[text_id] = account.reject(where, *_conflict(text_id, row))
+        raise _BadRowError(*_conflict(text_id, where))
 
     def close(self) -> None:
         """Drop the texts whose id is that of another."""
-        disputed = {name for name, bad in self.rejected.items() if bad.reason == "conflicting_id"}
-        if disputed:
-            kept = [(name, self.texts[row]) for name, row in self.row_of.items() if name not in disputed]
+        if self.disputed:
+            kept = [(name, self.texts[row]) for name, row in self.row_of.items() if name not in self.disputed]
             self.row_of = {name: row for row, (name, _) in enumerate(kept)}
             self.texts = [text for _, text in kept]
 
@@ -168,15 +167,22 @@ class _TextTable:
         """Return the row of a text; without one the judgement of `query_id` is a bad row."""
         row = self.row_of.get(text_id)
         if row is None:
-            bad = self.rejected.get(text_id)
-            more = f" and {len(self.files) - 1} files more" if len(self.files) > 1 else ""
-            fate = f"was quarantined: {bad.reason} in line {bad.line} of" if bad else "is not in"
-            fate += f" {bad.file}" if bad else f" {self.files[0]}{more}"
+            fate = f"is not in {self.files[0]}"
+            if len(self.files) > 1:
+                fate += f" and {len(self.files) - 1} files more"
+            if bad := self.rejected.get(text_id):
+                fate = f"was quarantined: {bad.reason} in line {bad.line} of {bad.file}"
             raise _BadRowError(f"unknown_{self.kind}", f"{self.kind} {_show(text_id)} {fate}", query_id)
         return row
 
     def __contains__(self, text_id: str) -> bool:
         return text_id in self.row_of or text_id in self.rejected
+
+
+def _conflict(text_id: str, other: Row) -> tuple[str, str, str]:
+    """Return reason, detail and id of a bad row whose id `other` has too."""
+    detail = f"line {other.line} of {other.file} has it, with another text: both are set aside"
+    return "conflicting_id", detail, text_id
 
 
 def _read_texts(
@@ -358,7 +364,7 @@ def _refuse_reversed(
 
 def _parse_judgement(row: Row) -> tuple[str, str, Any]:
     """Return query id, document id and score."""
-    query, document, score = row.fields["query"], row.fields["document"], row.fields["score"]
+    query, document, score = (row.fields[name] for name in FIELDS)
     for value in (query, document):
         if value is None or (isinstance(value, str) and not value.strip()):
             shown = _show([query, document])

@@ -75,10 +75,10 @@ class Collection:
     @cached_property
     def never_negative(self) -> NeverNegative:
         """What is no negative of each query."""
-        groups_N, group_Q = self.identities
+        groups_N, groups_Q = self.identities
         return NeverNegative(
             groups_N=groups_N,
-            group_Q=group_Q,
+            groups_Q=groups_Q,
             positives=self.positives(),
             lower={} if self.lower_are_negatives else self.lower_grades(),
             same_id=same_ids(self.documents, self.queries),
@@ -86,12 +86,12 @@ class Collection:
 
     def _shared(self, splits: Iterable[Pairs]) -> dict[int, set[int]]:
         """Return the document rows of all pairs by query row, shared by queries of one text."""
-        _, group_Q = self.identities
+        _, groups_Q = self.identities
         shared: dict[int, set[int]] = {}
         for pairs in splits:
-            for group, doc in zip(group_Q[pairs.query_rows_P].tolist(), pairs.doc_rows_P.tolist(), strict=True):
+            for group, doc in zip(groups_Q[pairs.query_rows_P].tolist(), pairs.doc_rows_P.tolist(), strict=True):
                 shared.setdefault(group, set()).add(doc)
-        return {query: set(shared[group]) for query, group in enumerate(group_Q.tolist()) if group in shared}
+        return {query: set(shared[group]) for query, group in enumerate(groups_Q.tolist()) if group in shared}
 
     @property
     def judged(self) -> Texts:

@@ -26,7 +26,7 @@ class NeverNegative(Mapping[int, set[int]]):
 
     groups_N: Int64
     """A number for each document; equal number, same text."""
-    group_Q: Int64
+    groups_Q: Int64
     """For each query the number of the documents of its text; there need be none."""
     positives: Rows
     """Those judged right in any split, without their copies."""
@@ -42,7 +42,7 @@ class NeverNegative(Mapping[int, set[int]]):
         return iter(range(len(self)))
 
     def __len__(self) -> int:
-        return len(self.group_Q)
+        return len(self.groups_Q)
 
     def without_copies(self, query: int) -> set[int]:
         """Return at least one document of each text that is no negative."""
@@ -61,7 +61,7 @@ class NeverNegative(Mapping[int, set[int]]):
         return self.same_as(query) - self.positives.get(query, set())
 
     def _itself(self, query: int) -> set[int]:
-        same_text = self._rows_of(int(self.group_Q[query]))[:1]
+        same_text = self._rows_of(int(self.groups_Q[query]))[:1]
         return {*same_text, self.same_id[query]} if query in self.same_id else {*same_text}
 
     def with_copies(self, doc_rows: Iterable[int]) -> set[int]:

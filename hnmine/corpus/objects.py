@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from hnmine.config.steps import SourcesConfig
-from hnmine.corpus import collection as read
+from hnmine.corpus import collection
 from hnmine.corpus.assemble import Parts, assemble
 from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, found
 from hnmine.corpus.file_names import UNSPLIT
@@ -29,7 +29,7 @@ _FORMS = "a dict by id, a list of dicts, a DataFrame, an Arrow table, a datasets
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collection(read.Collection):
+class Collection(collection.Collection):
     """A collection that is made of Python objects; steps take it where they take the address of a folder."""
 
     template: str  # by which fields of documents were joined
@@ -183,7 +183,7 @@ def _rows_of_batches(name: str, table: Any) -> Iterator[dict[str, Any]]:
         raise DataError(f"{name} cannot be read as a table: {error}; expected one type in each column") from error
 
 
-def _digest(made: read.Collection) -> str:
+def _digest(made: collection.Collection) -> str:
     """Return 16 hexadecimal digits that name what is in a collection."""
     digest = hashlib.sha256()
     for texts in (made.documents, made.queries):

@@ -48,5 +48,5 @@ def collection_of(
 def never_negative_of(groups: Iterable[int], positives: Mapping[int, set[int]]) -> NeverNegative:
     """Return what is never negative where only this was judged, and no query is a document."""
     groups_N = np.array(list(groups), np.int64)
-    group_Q = np.arange(max(positives, default=-1) + 1) + int(groups_N.max(initial=-1)) + 1
-    return NeverNegative(groups_N=groups_N, group_Q=group_Q, positives=positives, lower={}, same_id={})
+    groups_Q = np.arange(max(positives, default=-1) + 1) + int(groups_N.max(initial=-1)) + 1
+    return NeverNegative(groups_N=groups_N, groups_Q=groups_Q, positives=positives, lower={}, same_id={})
