@@ -48,7 +48,7 @@ def read_run(address: str | Path, documents: Texts, queries: Texts) -> Callable[
 
     Raises:
         DataError: there is no such file, a line has another form than the first, its score is not finite, or scores
-            stand where ranks are expected.
+            and ranks have changed places.
     """
     # Collect each query's documents, the best line of each.
     lists: dict[int, dict[int, tuple[float, int, int]]] = {}
@@ -65,11 +65,8 @@ def read_run(address: str | Path, documents: Texts, queries: Texts) -> Callable[
 
     # Order them, and say what is strange.
     ranked = {query: sorted((place, doc) for doc, place in docs.items()) for query, docs in lists.items()}
-    several = [docs for docs in ranked.values() if len(docs) > 1]
-    falling = all(a[0][2] > b[0][2] for docs in several for a, b in pairwise(docs))
-    if not scored and several and falling and min(docs[0][0][1] for docs in several) > 1:
-        problem = "the third column falls from line to line, as scores do, and not to 1; expected ranks"
-        raise DataError(f"{address}: {problem}: write TREC's six columns")
+    if problem := _exchanged(list(ranked.values()), scored):
+        raise DataError(f"{address}: {problem}")
     said = f"{address}: {len(ranked):,} queries"
     said += f", {foreign:,} lines of others ignored" if foreign else ""
     said += f", {doubled:,} lines of a document that its query has already" if doubled else ""
@@ -88,6 +85,18 @@ def read_run(address: str | Path, documents: Texts, queries: Texts) -> Callable[
         return rows_QK, scores_QK
 
     return first
+
+
+def _exchanged(lists: Sequence[Sequence[tuple[tuple[float, int, int], int]]], scored: bool) -> str | None:
+    """Return why scores and ranks have changed places in these lists of score, rank and line; None if they have not."""
+    pairs = [(first[0], second[0]) for docs in lists for first, second in pairwise(docs)]
+    if not pairs:
+        return None
+    if scored and all(first[1] > second[1] for first, second in pairs):
+        return "all ranks rise with the scores; expected the best score at rank 1: exchange the columns, or the signs"
+    if not scored and all(first[2] > second[2] for first, second in pairs) and min(first[1] for first, _ in pairs) > 1:
+        return "the third column falls from line to line, as scores do; expected ranks: write TREC's six columns"
+    return None
 
 
 def write_run(

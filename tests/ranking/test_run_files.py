@@ -203,3 +203,11 @@ def test_scores_in_the_third_of_three_columns_are_refused(tmp_path: Path) -> Non
     assert lists(run_file(tmp_path, "0\t1\t9\n1\t2\t7\n"))[0] == [(1, -9)]
     scored = "0 Q0 1 9 -9 t\n0 Q0 2 7 -7 t\n"
     assert lists(run_file(tmp_path, scored))[0] == [(2, -7), (1, -9)]
+
+
+def test_scores_and_ranks_that_are_opposite_everywhere_are_refused(tmp_path: Path) -> None:
+    opposite = "0 Q0 1 9 1 t\n0 Q0 2 7 0 t\n1 Q0 0 3 2 t\n1 Q0 2 2 1 t\n2 Q0 1 8 1 t\n"
+    with pytest.raises(DataError, match=r"run\.trec: all ranks rise with the scores.*exchange the columns"):
+        lists(run_file(tmp_path, opposite))
+    assert lists(run_file(tmp_path, opposite + "2 Q0 0 9 0 t\n"))[0] == [(1, 1), (2, 0)]
+    assert lists(run_file(tmp_path, "0 Q0 1 1 1 t\n0 Q0 2 1 0 t\n"))[0] == [(1, 1), (2, 0)]
