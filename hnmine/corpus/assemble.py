@@ -189,12 +189,15 @@ def _read_texts(
     kind: str, rows: Iterable[Row], names: Names, template: str, account: _Account, address: str
 ) -> _TextTable:
     """Read documents or queries."""
+    # See what the template asks for.
     parts = [(text, key) for text, key, _, _ in Formatter().parse(template)]
     keys = [key for _, key in parts if key]
     roles = [key for key in keys if key in ("title", "text")] if "text" in keys else keys  # what makes it no empty text
     unseen, table = set(keys) - {"title", "text"}, _TextTable(kind)
     textless: Row | None = None  # has a title, and perhaps its text under a name that nobody knows
     with_text = "text" not in keys
+
+    # Read the rows.
     for row in account.good(rows):
         try:
             text_id, text, values = _parse_text(row.fields, names, parts, roles)
@@ -209,6 +212,8 @@ def _read_texts(
             if len(bad.args) > 2 and bad.args[0] != "duplicate_id":
                 table.rejected.setdefault(bad.args[2], rejected)
     table.close()
+
+    # Refuse what gives no texts, or not those that are meant.
     if not table.texts:
         other = "; for another text: sources.template='{title} {its_name}'" if names is DOCUMENT else ""
         raise DataError(_nothing(address, f"usable {kind}", account, f"expected fields {listed(names)}{other}"))
