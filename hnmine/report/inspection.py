@@ -56,7 +56,7 @@ def inspect(address: str | Path, config: Config, options: str = "") -> dict[str,
         collection = read_collection(address, config.sources, bad)
     except HnmineError as error:
         found |= {"problem": str(error), "files": _files(folder), "quarantine": _by_reason(bad)}
-        return found | {"next": [f"mend this, then: hnmine inspect --data {shlex.quote(str(address))}{options}"]}
+        return found | {"next": _next(found, options)}
 
     # Divide it as all steps do.
     try:
@@ -75,8 +75,7 @@ def inspect(address: str | Path, config: Config, options: str = "") -> dict[str,
             name: {"rows": read, "kept": collection.rows_kept[name]} for name, read in collection.rows_read.items()
         },
         "not_read": list(collection.unread),
-        "documents": _documents(collection),
-        "queries": _queries(collection),
+        **_texts(collection),
         "splits": {name: _judged(each, collection.min_score) for name, each in collection.splits.items()},
         "tokens": [_tokens(each, collection) for each in config.encoders],
         "quarantine": _by_reason(bad),
@@ -115,23 +114,19 @@ def _by_reason(bad: Iterable[Quarantined]) -> dict[str, dict[str, Any]]:
     return {reason: {"rows": len(each), "example": asdict(each[0])} for reason, each in ordered}
 
 
-def _documents(collection: Collection) -> dict[str, Any]:
-    documents, (groups_N, _) = collection.documents, collection.identities
-    return {"count": len(documents), "scripts": scripts(_sample(documents)), "copies": _copies(documents, groups_N)}
-
-
-def _queries(collection: Collection) -> dict[str, Any]:
-    """Return counts of the queries: with an answer, of one text, that are documents, and without a known word."""
+def _texts(collection: Collection) -> dict[str, dict[str, Any]]:
+    """Return counts of documents and queries, the latter also by what they lack."""
     queries, (groups_N, groups_Q) = collection.queries, collection.identities
-    judged = len(collection.judged)
-    return {
-        "count": len(queries),
-        "scripts": scripts(_sample(queries)),
-        "copies": _copies(queries, groups_Q),
-        "without_answer": _counted(queries, range(judged, len(queries))),
+    found = {
+        role: {"count": len(texts), "scripts": scripts(_sample(texts)), "copies": _copies(texts, groups)}
+        for role, texts, groups in (("documents", collection.documents, groups_N), ("queries", queries, groups_Q))
+    }
+    found["queries"] |= {
+        "without_answer": _counted(queries, range(len(collection.judged), len(queries))),
         "that_are_documents": _counted(queries, np.flatnonzero(np.isin(groups_Q, groups_N)).tolist()),
         "without_a_word_of_a_document": _counted(queries, _without_known_word(collection)),
     }
+    return found
 
 
 def _without_known_word(collection: Collection) -> list[int]:
@@ -164,9 +159,10 @@ def _shown(text: str) -> str:
 
 def _copies(texts: Texts, groups: Int64) -> dict[str, Any]:
     """Return how many texts are the same as an earlier one, with the first such pair of ids."""
-    first_of, group_of = np.unique(groups, return_index=True)[1], np.unique(groups, return_inverse=True)[1]
-    later = np.flatnonzero(first_of[group_of] != np.arange(len(groups)))
-    example = [[texts.ids[int(first_of[group_of[row]])], texts.ids[row]] for row in later[:1].tolist()]
+    _, first_of_group, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    first_of = first_of_group[group_of]
+    later = np.flatnonzero(first_of != np.arange(len(groups)))
+    example = [[texts.ids[int(first_of[row])], texts.ids[row]] for row in later[:1].tolist()]
     return {"count": len(later), "example": example[0] if example else None}
 
 
@@ -249,16 +245,15 @@ def _limit(folder: Path) -> int:
     return int(min((each for each in stated if isinstance(each, int | float) and each > 0), default=_UNLIMITED))
 
 
-def _next(found: dict[str, Any], options: str, *, english: bool) -> list[str]:
+def _next(found: dict[str, Any], options: str, *, english: bool = False) -> list[str]:
     """Return what to do: commands, and what to know before; `english`: encoders that read English are configured."""
     # What stops every command.
     data = f"--data {shlex.quote(found['data'])}"
-    queries, splits = found["queries"], found["splits"]
     if found["problem"]:
         return [f"mend this, then: hnmine inspect {data}{options}"]
 
     # What makes results poor.
-    advice = []
+    advice, queries, splits = [], found["queries"], found["splits"]
     mains = [next(iter(found[role]["scripts"]), None) for role in ("documents", "queries")]
     if english and not set(mains) <= {"Latin", None}:
         options += f" --set encoders={_MULTILINGUAL[0]} --set train.model={_MULTILINGUAL[1]}"
@@ -312,8 +307,7 @@ def _texts_block(found: dict[str, Any]) -> list[str]:
     """Return the lines on documents and queries."""
     rows = []
     for role in ("documents", "queries"):
-        shares = ", ".join(f"{name} {share:.1%}" for name, share in found[role]["scripts"].items())
-        rows.append((role, f"{found[role]['count']:,}", shares))
+        rows.append((role, f"{found[role]['count']:,}", _shares(found[role]["scripts"])))
     lines = [text_table(rows, (), (0, 2))]
     notes = {
         "documents that are copies of others": found["documents"]["copies"],
@@ -331,9 +325,12 @@ def _files_block(found: dict[str, Any]) -> list[str]:
     lines = []
     for name, each in found["files"].items():
         fields = "; ".join(f"{key}: {value}" for key, value in (each.get("first_row") or {}).items())
-        shares = ", ".join(f"{script} {share:.1%}" for script, share in each.get("scripts", {}).items())
-        lines.append((name, f"{each['rows']:,}", shares, each.get("problem", fields)[:200]))
+        lines.append((name, f"{each['rows']:,}", _shares(each.get("scripts", {})), each.get("problem", fields)[:200]))
     return [text_table(lines, ("file", "rows", "", "first row"), (0, 2, 3))] if lines else ["it holds no file"]
+
+
+def _shares(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in found.items())
 
 
 def _split_row(name: str, judged: dict[str, Any], use: dict[str, str]) -> list[str]:
