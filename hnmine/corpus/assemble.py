@@ -18,7 +18,7 @@ import numpy as np
 
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.collection import Collection, Quarantined, judged_first
-from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, found, listed
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, keys_by_field, listed
 from hnmine.corpus.files import Row
 from hnmine.corpus.identity import identity
 from hnmine.corpus.qrels import FIELDS, score_of
@@ -202,8 +202,8 @@ def _read_texts(
         try:
             text_id, text, values = _parse_text(row.fields, names, parts, roles)
             if not with_text:
-                with_text = "text" in found(names, row.fields)
-                textless = textless or (row if any(map(_is_text, _others(row.fields, names))) else None)
+                with_text = "text" in keys_by_field(names, row.fields)
+                textless = textless or (row if _has_unknown_text(row.fields, names) else None)
             if unseen:
                 unseen.difference_update(key for key, value in values.items() if value)
             table.add(row, text_id, text, account)
@@ -228,13 +228,10 @@ def _read_texts(
     return table
 
 
-def _others(fields: Mapping[str, Any], names: Names) -> list[Any]:
-    known = set(found(names, fields).values())
-    return [value for key, value in fields.items() if key not in known]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+def _has_unknown_text(fields: Mapping[str, Any], names: Names) -> bool:
+    """Return whether a field has text whose name nobody knows."""
+    known = set(keys_by_field(names, fields).values())
+    return any(isinstance(value, str) and value.strip() for key, value in fields.items() if key not in known)
 
 
 def _parse_text(
@@ -242,7 +239,7 @@ def _parse_text(
 ) -> tuple[str, str, dict[str, str]]:
     """Return a row's id, its text, and the fields of the template."""
     # Find the id.
-    keys = found(names, fields)
+    keys = keys_by_field(names, fields)
     text_id = fields[keys["id"]] if "id" in keys else None
     if text_id is None or (isinstance(text_id, str) and not text_id.strip()):
         raise _BadRowError("missing_id", f"no id, absent, null or blank; keys: {_show(list(fields))}")

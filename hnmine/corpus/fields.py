@@ -34,13 +34,13 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.\s]", "", name).lower()
 
 
-def found(names: Names, keys: Iterable[str]) -> Mapping[str, str]:
+def keys_by_field(names: Names, keys: Iterable[str]) -> Mapping[str, str]:
     """Return, of the fields in `names`, the keys under which a row with these keys holds them."""
-    return _found(tuple(names.items()), tuple(keys))
+    return _keys_by_field(tuple(names.items()), tuple(keys))
 
 
 @lru_cache(maxsize=256)
-def _found(names: tuple[tuple[str, tuple[str, ...]], ...], keys: tuple[str, ...]) -> Mapping[str, str]:
+def _keys_by_field(names: tuple[tuple[str, tuple[str, ...]], ...], keys: tuple[str, ...]) -> Mapping[str, str]:
     exact = {name for _, known in names for name in known}
     order = sorted((key for key in keys if isinstance(key, str)), key=lambda key: key in exact)
     spelled = {plain(key): key for key in order}

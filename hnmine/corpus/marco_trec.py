@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hnmine.corpus.assemble import Parts
-from hnmine.corpus.fields import DOCUMENT, QUERY, Names, found, listed
+from hnmine.corpus.fields import DOCUMENT, QUERY, Names, keys_by_field, listed
 from hnmine.corpus.file_names import by_split, missing, require_whole, role_of, stem
 from hnmine.corpus.files import HEAD, File, Folder, Row
-from hnmine.corpus.markup import DOCUMENT as DOCUMENT_TAGS
-from hnmine.corpus.markup import TOPIC, Tags, is_markup, markup_rows
+from hnmine.corpus.markup import DOCUMENT_TAGS, TOPIC_TAGS, Tags, is_markup, markup_rows
 from hnmine.corpus.qrels import judgement_rows
 from hnmine.corpus.rows import filled, is_json, rows
 from hnmine.errors import DataError
@@ -48,7 +47,7 @@ def recognise(folder: Folder) -> Parts | str | None:
     return Parts(
         layout="MS MARCO or TREC files",
         documents=_texts(files["documents"], DOCUMENT, DOCUMENT_TAGS),
-        queries=_once(_texts(queries, QUERY, TOPIC)),
+        queries=_once(_texts(queries, QUERY, TOPIC_TAGS)),
         judged={split: judgement_rows([file]) for split, file in by_split(files["qrels"], "qrels?").items()},
         unread=tuple(unread),
     )
@@ -70,7 +69,7 @@ def _once(found_rows: Iterator[Row]) -> Iterator[Row]:
     """Yield the rows without those that another file has too: queries of two splits."""
     known: dict[tuple[Any, ...], str] = {}
     for row in found_rows:
-        keys = found(QUERY, row.fields)
+        keys = keys_by_field(QUERY, row.fields)
         key = tuple(row.fields[keys[name]] for name in ("id", "text") if name in keys)
         if not all(isinstance(each, str) for each in key) or known.setdefault(key, row.file) == row.file:
             yield row
@@ -80,7 +79,7 @@ def _columns(file: File, head: bytes, names: Names) -> Sequence[str] | None:
     """Return the columns of a table without a header; None if it has one."""
     text = head.decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
     first = text.partition("\n")[0].rstrip("\r")
-    if any({"id", "text"} <= found(names, first.split(delimiter)).keys() for delimiter in "\t,;"):
+    if any({"id", "text"} <= keys_by_field(names, first.split(delimiter)).keys() for delimiter in "\t,;"):
         return None
     columns = _COLUMNS.get(first.count("\t") + 1)
     if columns is None or (names is QUERY and len(columns) > 2):

@@ -23,13 +23,13 @@ _CHARACTER = re.compile(r"&#?\w{1,31};")
 _LEAD = re.compile(r"\A(?:number|topic|description) *: *", re.I)  # Number: 301
 
 Tags = Mapping[str, Sequence[str]]  # of each field, the first that is there counts
-DOCUMENT: Tags = {
+DOCUMENT_TAGS: Tags = {
     "id": ("docno",),
     "title": ("title", "headline", "hl", "head", "ttl"),
     "text": ("text", "lp", "leadpara"),
     "other": ("docid", "dochdr"),
 }
-TOPIC: Tags = {
+TOPIC_TAGS: Tags = {
     "id": ("num", "number", "identifier"),
     "text": ("query", "title", "question", "desc", "description"),
     "other": ("narr", "narrative", "note", "summary", "subtopic"),
@@ -59,7 +59,7 @@ def markup_rows(file: str, lines: Iterable[bytes], tags: Tags) -> Iterator[Row]:
         }
         if not fields["id"] and (attribute := _ATTRIBUTE.match(record)):
             fields["id"] = html.unescape(attribute[1]).strip()
-        if not fields["text"] and tags is DOCUMENT:
+        if not fields["text"] and tags is DOCUMENT_TAGS:
             fields["text"] = rest
         yield Row(file, line, {field: fields.get(field, "") for field in ("id", "title", "text")})
 

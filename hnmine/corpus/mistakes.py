@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, found
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, keys_by_field
 from hnmine.corpus.files import HEAD
 
 _STARTS = (
@@ -44,7 +44,7 @@ def object_of_objects(row: object) -> str | None:
         return None
     name, value = next(iter(row.items()))
     remedy = f"{_ROWS}: jq -c 'to_entries[] | {{_id: .key}} + .value' OLD > NEW"
-    if any(len(found(names, row)) > 1 for names in (DOCUMENT, QUERY, JUDGEMENT)):
+    if any(len(keys_by_field(names, row)) > 1 for names in (DOCUMENT, QUERY, JUDGEMENT)):
         remedy = f"{_ROWS}: frame.to_json(NEW, orient='records', lines=True)"  # it holds columns, as pandas writes
     elif value and all(isinstance(grade, int | float) for grade in value.values()):
         by_query = "to_entries[] | .key as $query | .value | to_entries[] | [$query, .key, .value]"
@@ -60,7 +60,7 @@ def object_of_texts(row: object, least: int = 4) -> str | None:
     known = {"anchor", "positive", "pos", "sentence1"}  # of training
     if not isinstance(row, dict) or len(row) < least or known.intersection(row):
         return None
-    if any(found(names, row) for names in (DOCUMENT, QUERY, JUDGEMENT)):
+    if any(keys_by_field(names, row) for names in (DOCUMENT, QUERY, JUDGEMENT)):
         return None
     if all(isinstance(value, str) for value in row.values()):
         return f"is one JSON object of texts; {_ROWS}: jq -c 'to_entries[] | {{_id: .key, text: .value}}' OLD > NEW"

@@ -17,7 +17,7 @@ import pyarrow as pa
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus import collection
 from hnmine.corpus.assemble import Parts, assemble
-from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, found
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, keys_by_field
 from hnmine.corpus.file_names import UNSPLIT
 from hnmine.corpus.files import Row
 from hnmine.corpus.qrels import FIELDS, named_rows
@@ -70,7 +70,7 @@ def _texts(name: str, texts: Any, names: Names) -> Iterator[Row]:
             raise DataError(f"{name} is {len(texts)} tables, {', '.join(map(str, texts))}; expected one: give it")
         texts = next(iter(texts.values()))
     if isinstance(texts, Mapping):
-        columns = {"id", "text"} <= found(names, texts).keys() and all(map(_is_list, texts.values()))
+        columns = {"id", "text"} <= keys_by_field(names, texts).keys() and all(map(_is_list, texts.values()))
         by_id = ({**(each if isinstance(each, Mapping) else {"text": each}), "_id": key} for key, each in texts.items())
         texts = _rows_of_columns(name, texts) if columns else by_id
     yield from _numbered(name, texts, ("_id", "text"))
@@ -111,7 +111,7 @@ def _is_split(judged: Any) -> bool:
 
 
 def _has_columns(judged: Mapping[Any, Any]) -> bool:
-    return {"query", "document"} <= found(JUDGEMENT, judged).keys() and all(map(_is_list, judged.values()))
+    return {"query", "document"} <= keys_by_field(JUDGEMENT, judged).keys() and all(map(_is_list, judged.values()))
 
 
 def _is_table(value: Any) -> bool:

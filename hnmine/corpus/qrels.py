@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from hnmine.corpus.fields import JUDGEMENT, found, listed, plain
+from hnmine.corpus.fields import JUDGEMENT, keys_by_field, listed, plain
 from hnmine.corpus.files import File, Row
 from hnmine.corpus.rows import filled, is_json, rows
 from hnmine.corpus.tables import Cells, bad_cells, records
@@ -44,7 +44,7 @@ def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
         if row.reason:
             yield row
             continue
-        names = found(JUDGEMENT, row.fields)
+        names = keys_by_field(JUDGEMENT, row.fields)
         if problem := _unclear(row.fields):
             yield row._replace(reason="malformed_row", detail=problem)
         else:
@@ -59,7 +59,7 @@ def _from_table(file: File, stream: Iterable[bytes]) -> Iterator[Row]:
     for line, cells in records(file, stream, _fits, blanks=True):
         # Find the columns on the first row.
         if not width:
-            bad, names, width = bad_cells(cells, len(cells)), found(JUDGEMENT, cells), len(cells)
+            bad, names, width = bad_cells(cells, len(cells)), keys_by_field(JUDGEMENT, cells), len(cells)
             if not bad and _is_header(cells):
                 if problem := _unclear(cells):
                     raise DataError(f"{file}: {problem}")
@@ -84,14 +84,14 @@ def _from_table(file: File, stream: Iterable[bytes]) -> Iterator[Row]:
 
 
 def _is_header(cells: Cells) -> bool:
-    names = found(JUDGEMENT, cells)
+    names = keys_by_field(JUDGEMENT, cells)
     return "query" in names and "document" in names
 
 
 def _unclear(keys: Iterable[str]) -> str | None:
     """Return why it is not clear which of the columns are query, document and score."""
     keys = list(keys)
-    names = found(JUDGEMENT, keys)
+    names = keys_by_field(JUDGEMENT, keys)
     if not _is_header(keys):
         return f"no {' and no '.join(each for each in FIELDS[:2] if each not in names)} in {keys}; expected {_NAMES}"
     for field, known in JUDGEMENT.items():

@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hnmine.corpus.assemble import Parts
-from hnmine.corpus.fields import DOCUMENT, found, plain
+from hnmine.corpus.fields import DOCUMENT, keys_by_field, plain
 from hnmine.corpus.file_names import UNSPLIT, has_rows, require_whole, role_of, split_in
 from hnmine.corpus.files import File, Folder, Row
 from hnmine.corpus.identity import identity
@@ -59,7 +59,7 @@ def recognise(folder: Folder) -> Parts | str | None:
         if form is not None:
             files.append(file)
             labelled |= form.labels is not None
-        elif isinstance(first, Row) and role == "documents" and "text" in found(DOCUMENT, first.fields):
+        elif isinstance(first, Row) and role == "documents" and "text" in keys_by_field(DOCUMENT, first.fields):
             more.append(file)
         else:
             reason = first if isinstance(first, str) else f"its rows have {list(first.fields)}; expected {_EXPECTED}"
@@ -193,7 +193,7 @@ def _as_list(value: Any) -> Sequence[Any]:
 def _document(document: Any) -> tuple[str, str, Mapping[str, Any]]:
     """Return the id of a document, its text where the id does not say it, and its fields with the id."""
     fields = document if isinstance(document, Mapping) else {"text": document}
-    keys = found(DOCUMENT, fields)
+    keys = keys_by_field(DOCUMENT, fields)
     text = "\n".join(_as_text(fields.get(keys.get(key, key)) or "") for key in ("title", "text")).strip()
     name, text = _identified("d", fields.get(keys.get("id", "_id")), text)
     return name, text, {**fields, keys.get("id", "_id"): name}

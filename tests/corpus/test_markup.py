@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hnmine.corpus.markup import DOCUMENT, TOPIC, is_markup, markup_rows
+from hnmine.corpus.markup import DOCUMENT_TAGS, TOPIC_TAGS, is_markup, markup_rows
 
 ROBUST = """
 <top>
@@ -37,7 +37,7 @@ this --> one </P> x < 5 &amp;lt; y
 """
 
 
-def read(text: str | bytes, tags=DOCUMENT) -> list[tuple]:
+def read(text: str | bytes, tags=DOCUMENT_TAGS) -> list[tuple]:
     raw = text if isinstance(text, bytes) else text.encode()
     return [
         (row.line, row.reason or tuple(row.fields[name] for name in ("id", "title", "text")))
@@ -69,7 +69,7 @@ def read(text: str | bytes, tags=DOCUMENT) -> list[tuple]:
 )
 def test_topics(text: str, expected: list) -> None:
     assert is_markup(text.encode())
-    assert read(text, TOPIC) == expected
+    assert read(text, TOPIC_TAGS) == expected
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_documents(text: str | bytes, expected: list) -> None:
 
 def test_entities_of_a_document_type_are_left_alone() -> None:
     bomb = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><topic number="1"><query>&b; &eacute;</query></topic>'
-    assert read(bomb, TOPIC) == [(1, ("1", "", "&b; é"))]
+    assert read(bomb, TOPIC_TAGS) == [(1, ("1", "", "&b; é"))]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_entities_of_a_document_type_are_left_alone() -> None:
 )
 def test_time_grows_with_the_size(junk: bytes) -> None:
     record = b"<DOC><DOCNO>1</DOCNO><TITLE>" + junk * 50_000 + b"</DOC>"
-    assert len(list(markup_rows("docs", [record], DOCUMENT))) <= 50_000
+    assert len(list(markup_rows("docs", [record], DOCUMENT_TAGS))) <= 50_000
 
 
 @pytest.mark.parametrize("head", [b"<html><body>404</body></html>", b'{"id": "<DOC>"}', b"1\t<DOC>", b""])
