@@ -39,6 +39,11 @@ def keys_by_field(names: Names, keys: Iterable[str]) -> Mapping[str, str]:
     return _keys_by_field(tuple(names.items()), tuple(keys))
 
 
+def any_known(keys: Iterable[str]) -> bool:
+    """Return whether one of these keys is the name of any field."""
+    return any(keys_by_field(names, keys) for names in (DOCUMENT, QUERY, JUDGEMENT))
+
+
 @lru_cache(maxsize=256)
 def _keys_by_field(names: tuple[tuple[str, tuple[str, ...]], ...], keys: tuple[str, ...]) -> Mapping[str, str]:
     exact = {name for _, known in names for name in known}

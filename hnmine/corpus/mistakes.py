@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, keys_by_field
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, any_known, keys_by_field
 from hnmine.corpus.files import HEAD
 
 _STARTS = (
@@ -58,9 +58,7 @@ def object_of_texts(row: object, least: int = 4) -> str | None:
     A row of fewer fields than `least` may be a row whose names nobody knows.
     """
     known = {"anchor", "positive", "pos", "sentence1"}  # of training
-    if not isinstance(row, dict) or len(row) < least or known.intersection(row):
-        return None
-    if any(keys_by_field(names, row) for names in (DOCUMENT, QUERY, JUDGEMENT)):
+    if not isinstance(row, dict) or len(row) < least or known.intersection(row) or any_known(row):
         return None
     if all(isinstance(value, str) for value in row.values()):
         return f"is one JSON object of texts; {_ROWS}: jq -c 'to_entries[] | {{_id: .key, text: .value}}' OLD > NEW"

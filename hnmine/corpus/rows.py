@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, keys_by_field
+from hnmine.corpus.fields import any_known
 from hnmine.corpus.files import HEAD, File, Row
 from hnmine.corpus.mistakes import mistake, object_of_objects, object_of_texts
 from hnmine.corpus.tables import Cells, arrow_rows, bad_cells, parquet_rows, records
@@ -91,11 +91,7 @@ def _table_rows(file: File, stream: Iterable[bytes], columns: Sequence[str] | No
     names = list(columns or ())
 
     def fits(cells: Cells) -> bool:
-        return (
-            len(cells) == len(names)
-            if columns
-            else any(keys_by_field(each, cells) for each in (DOCUMENT, QUERY, JUDGEMENT))
-        )
+        return len(cells) == len(names) if columns else any_known(cells)
 
     for line, cells in records(file, stream, fits):
         if not names:
