@@ -23,6 +23,8 @@ from hnmine.runs.progress import say
 Step = Literal["mine", "train", "compare"]
 OTHERS_READ = 256
 """Tokens of a pair that guards and teachers read."""
+MOST_READ = 32_768
+"""Tokens of a pair that may be asked for; more is no request but stands for all that a model declares."""
 QUERIES = ("what is it", "", "a question of many words " * 120)
 DOCUMENTS = ("It is a document of a few words.", "a passage of many words " * 120, "")
 """Pairs that every re-ranker scores; encoders encode the texts of their role."""
@@ -102,18 +104,23 @@ def check_reranker(setting: str, model: str, kind: Kind, folder: Path, how: Mapp
     the GPU is another machine's, it is done in float32 on the CPU.
 
     Raises:
-        ModelError: it cannot be loaded, cannot score such a pair, or gives NaN or infinity.
+        ModelError: it cannot be loaded, cannot score such a pair, gives NaN or infinity, or the same for all.
     """
     from hnmine.models.reranker import load_reranker  # imports torch and transformers
 
     if how["device"] == "cuda" and not visible_gpus():
         how = {**how, "device": "cpu", "dtype": "float32", "engine": "torch"}
     reranker, asked = load_reranker(kind, folder, **how), how["max_tokens"]
-    if (read := int(getattr(reranker, "max_tokens", asked))) < asked:
+    read = int(getattr(reranker, "max_tokens", asked or 0))
+    if asked is not None and read < asked <= MOST_READ:
         cut = f"reads {read} tokens of a pair, not {asked}: it has no more positions, or declares no more"
         say("check", f"{setting}: {model} {cut}", level="warning")
     try:
-        reranker.scores(QUERIES, DOCUMENTS)
+        if len(set(reranker.raw_scores(QUERIES, DOCUMENTS).tolist())) == 1:
+            raise ModelError(
+                f"{folder} gives every pair the same score: of query and document nothing is read, or the weights "
+                f"are broken; let it read more than {read} tokens, or use another model"
+            )
     except HnmineError:
         raise
     except Exception as error:  # the type depends on the template, the tokenizer and the modules

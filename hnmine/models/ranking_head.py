@@ -96,6 +96,7 @@ def load_library(folder: Path, *, device: str, seed: int) -> Any:
         raise ModelError(f"{folder} is a classifier with {library.num_labels} labels; a re-ranker has one")
     if not has_head:
         library.activation_fn = torch.nn.Identity()
+    _refuse_flat_activation(library, folder)
     if getattr(library.transformers_model, "peft_config", None):
         _complete_adapter(library, folder)
     _refuse_unknown_answers(library, folder)
@@ -130,6 +131,19 @@ def _complete_adapter(library: Any, folder: Path) -> None:
     if base is not None and not Path(base).is_dir() and not (folder / base).is_dir():
         for config in library.transformers_model.peft_config.values():
             config.base_model_name_or_path = base
+
+
+def _refuse_flat_activation(library: Any, folder: Path) -> None:
+    """Raise ModelError if the activation makes all scores the same, as one over several labels does, or fails."""
+    try:
+        scores = library.activation_fn(torch.tensor([[-1.0], [0.0], [1.0]]))
+    except Exception:  # what is raised depends on the class
+        scores = torch.zeros(3, 1)
+    if len(scores.unique()) == 1:
+        raise ModelError(
+            f"{folder} declares the activation {type(library.activation_fn).__name__}, which makes no order of "
+            "single scores; declare torch.nn.modules.linear.Identity or torch.nn.modules.activation.Sigmoid"
+        )
 
 
 def _refuse_unknown_answers(library: Any, folder: Path) -> None:

@@ -107,7 +107,16 @@ def template(folder: Path) -> Path:
     return folder
 
 
+def deaf(folder: Path) -> Path:
+    """Return a model whose template ends in more words than are read."""
+    LAYOUTS["Qwen3 of yes and no, with a chat template"].build(folder)
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text(encoding="utf-8") + "yes no " * 99, encoding="utf-8")
+    return folder
+
+
 BROKEN = {
+    deaf: r"gives every pair the same score: .*; let it read more than \d+ tokens",
     two_labels: "2 labels; a re-ranker has one",
     not_a_number: "NaN or infinity",
     nothing: r"holds no \*\.safetensors and no config\.json: it is no model",
@@ -140,6 +149,13 @@ def test_a_start_that_cannot_be_cut_into_passages_is_refused_where_these_are_ask
     config = configure(overrides=[f"train.model={model}", "train.max_tokens=64", "evaluate.long_documents=maxp"])
     with pytest.raises(ModelError, match=r"train\.model: .* chat template .*; set evaluate\.long_documents: truncate"):
         preflight.check_rerankers(config, ["train"])
+
+
+def test_what_a_model_declares_is_no_fewer_than_asked_for(tmp_path, capfd):
+    model = tiny_cross_encoder(tmp_path / "model")
+    how = {"max_tokens": preflight.MOST_READ + 1, "device": "cpu", "dtype": "float32"}
+    preflight.check_reranker("--model", str(model), "cross-encoder", model, how)
+    assert not capfd.readouterr().err
 
 
 def test_fewer_positions_than_tokens_are_said(tmp_path, capfd):

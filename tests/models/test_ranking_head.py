@@ -39,6 +39,19 @@ def test_a_classifier_of_several_labels_is_refused(tmp_path: Path, labels: int) 
         load_cross_encoder(model)
 
 
+@pytest.mark.parametrize("name", ["activation.Softmax", "activation.GLU", "linear.Identity"])
+def test_an_activation_that_makes_no_order_is_refused(tmp_path: Path, name: str) -> None:
+    model = tiny_cross_encoder(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{name}"}}
+    (model / "config.json").write_text(json.dumps(config))
+    if name == "linear.Identity":
+        assert len(load_cross_encoder(model).scores(["a", "b"], ["c", "d"])) == 2
+        return
+    with pytest.raises(ModelError, match=rf"declares the activation {name[11:]}, .* declare torch\.nn"):
+        load_cross_encoder(model)
+
+
 @pytest.mark.parametrize("content", ["{broken", "", "[1]", None])
 def test_an_unusable_config_is_a_clear_error(tmp_path: Path, content: str | None) -> None:
     model = tiny_cross_encoder(tmp_path / "model")
