@@ -14,11 +14,11 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from hnmine.corpus.assemble import DEV_NAMES, Parts
+from hnmine.corpus.columnar import parquet_rows
 from hnmine.corpus.file_names import UNSPLIT, both, has_rows, missing, require_whole
 from hnmine.corpus.files import File, Folder
 from hnmine.corpus.qrels import judgement_rows
 from hnmine.corpus.rows import rows_of
-from hnmine.corpus.tables import parquet_rows
 
 EXPECTED = "corpus.jsonl, queries.jsonl and qrels/<split>.tsv, or folders corpus/, queries/ and qrels/ or default/"
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|csv|tsv|txt|trec|qrels?|parquet|arrow))?(\.(gz|bz2|zstd?|xz|lz4))?$", re.I)

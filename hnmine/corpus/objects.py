@@ -17,11 +17,11 @@ import pyarrow as pa
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus import collection
 from hnmine.corpus.assemble import Parts, assemble
+from hnmine.corpus.columnar import BATCH, plain_rows, readable
 from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, Names, keys_by_field
 from hnmine.corpus.file_names import UNSPLIT
 from hnmine.corpus.files import Row
 from hnmine.corpus.qrels import FIELDS, named_rows
-from hnmine.corpus.tables import BATCH, plain_rows, readable
 from hnmine.errors import DataError
 
 _TABLES = ("__arrow_c_stream__", "iter_batches", "with_format")  # Arrow, pandas, polars; Ray; datasets

@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from hnmine.corpus.delimited import Cells, bad_cells, records
 from hnmine.corpus.fields import JUDGEMENT, keys_by_field, listed, plain
 from hnmine.corpus.files import File, Row
 from hnmine.corpus.rows import filled, is_json, rows
-from hnmine.corpus.tables import Cells, bad_cells, records
 from hnmine.errors import DataError
 
 FIELDS = ("query", "document", "score")

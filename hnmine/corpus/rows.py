@@ -9,10 +9,11 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
+from hnmine.corpus.columnar import arrow_rows, parquet_rows
+from hnmine.corpus.delimited import Cells, bad_cells, records
 from hnmine.corpus.fields import any_known
 from hnmine.corpus.files import HEAD, File, Row
 from hnmine.corpus.mistakes import mistake, object_of_objects, object_of_texts
-from hnmine.corpus.tables import Cells, arrow_rows, bad_cells, parquet_rows, records
 from hnmine.errors import DataError
 
 
