@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hnmine.corpus.identity import identity, identity_numbers
-from hnmine.corpus.never_negative import NeverNegative, same_ids
+from hnmine.corpus.never_negative import NeverNegative, below_a_title, same_ids
 from hnmine.corpus.text_keys import draw
 from hnmine.errors import DataError
 from hnmine.runs.files import whole_file
@@ -59,6 +59,16 @@ class Collection:
         groups_N, groups_Q = identity_numbers(self.documents.texts, self.queries.texts)
         return groups_N, groups_Q
 
+    @cached_property
+    def _titled(self) -> dict[int, set[int]]:
+        return below_a_title(self.documents, self.queries)
+
+    @cached_property
+    def queries_that_are_documents(self) -> Int64:
+        """Rows of the queries whose text a document has, alone or below a title."""
+        groups_N, groups_Q = self.identities
+        return np.union1d(np.flatnonzero(np.isin(groups_Q, groups_N)), np.array([*self._titled], np.int64))
+
     def positives(self) -> dict[int, set[int]]:
         """Return the document rows judged positive for each query row, over all splits.
 
@@ -82,6 +92,7 @@ class Collection:
             positives=self.positives(),
             lower={} if self.lower_are_negatives else self.lower_grades(),
             same_id=same_ids(self.documents, self.queries),
+            titled=self._titled,
         )
 
     def _shared(self, splits: Iterable[Pairs]) -> dict[int, set[int]]:

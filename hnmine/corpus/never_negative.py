@@ -3,7 +3,7 @@
 A document may not if it is the same text (`identity`) as
     a document that any split judges right for the query, or for a query of the same text;
     a document of a lower grade, which is neither right nor wrong (unless sources.lower_grades makes it a negative);
-    the query, or the document that has the query's id.
+    the query, with a title above it or without, or the document that has the query's id.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hnmine.corpus.identity import identity
 from hnmine.types import Int64, Texts
 
 Rows = Mapping[int, set[int]]
@@ -32,8 +33,10 @@ class NeverNegative(Mapping[int, set[int]]):
     """Those judged right in any split, without their copies."""
     lower: Rows
     """Those of a lower grade."""
-    same_id: Mapping[int, int]
-    """The document that has the query's id."""
+    same_id: Rows
+    """The one that has the query's id."""
+    titled: Rows
+    """Those that are the query but for their first line (`below_a_title`)."""
 
     def __getitem__(self, query: int) -> set[int]:
         return self.with_copies(self.without_copies(query))
@@ -62,7 +65,7 @@ class NeverNegative(Mapping[int, set[int]]):
 
     def _itself(self, query: int) -> set[int]:
         same_text = self._rows_of(int(self.groups_Q[query]))[:1]
-        return {*same_text, self.same_id[query]} if query in self.same_id else {*same_text}
+        return self.same_id.get(query, set()).union(self.titled.get(query, ()), same_text)
 
     def with_copies(self, doc_rows: Iterable[int]) -> set[int]:
         """Return the documents and all that are of the same text."""
@@ -80,7 +83,26 @@ class NeverNegative(Mapping[int, set[int]]):
         return [] if group + 1 >= len(starts) else rows_N[starts[group] : starts[group + 1]].tolist()
 
 
-def same_ids(documents: Texts, queries: Texts) -> dict[int, int]:
-    """Return the document row that has the query's id, by query row."""
+def same_ids(documents: Texts, queries: Texts) -> dict[int, set[int]]:
+    """Return, by query row, the document that has the query's id."""
     rows = ((query, documents.row_of.get(name)) for query, name in enumerate(queries.ids))
-    return {query: doc for query, doc in rows if doc is not None}
+    return {query: {doc} for query, doc in rows if doc is not None}
+
+
+def below_a_title(documents: Texts, queries: Texts) -> dict[int, set[int]]:
+    """Return, by query row, the documents that are the query but for their first line."""
+    ends = {_end(text) for text in queries.texts}
+    bodies = ((row, body) for row, text in enumerate(documents.texts) if (body := text.partition("\n")[2]))
+    rows_of: dict[str, set[int]] = {}
+    for row, body in bodies:
+        if _end(body) in ends and (same := identity(body)):
+            rows_of.setdefault(same, set()).add(row)
+    if not rows_of:
+        return {}
+    asked = ((query, rows_of.get(identity(text))) for query, text in enumerate(queries.texts))
+    return {query: set(rows) for query, rows in asked if rows}
+
+
+def _end(text: str) -> str:
+    """Return the end of what makes texts the same: most texts differ there."""
+    return identity(text[-64:])[-8:]

@@ -50,14 +50,13 @@ class Splits:
         if sources.test_split not in named:
             say("read", f"no {sources.test_split} split: {self.dev_name} is reported, which also chose the step")
         # Warn of queries that are trained on too, and of those that find themselves.
-        groups_N, groups_Q = collection.identities
+        _, groups_Q = collection.identities
         train = groups_Q[self.train.query_rows_P]
         for name, pairs in ((self.dev_name, self.dev), (self.test_name, self.test)):
             if shared := int(np.isin(groups_Q[np.unique(pairs.query_rows_P)], train).sum()):
                 message = f"{shared:,} queries of {name} are train queries too; its figures flatter"
                 say("read", message, level="warning")
-        tested = np.unique(self.test.query_rows_P)
-        tested = tested[np.isin(groups_Q[tested], groups_N)]
+        tested = np.intersect1d(self.test.query_rows_P, collection.queries_that_are_documents)
         found = sum(bool(collection.never_negative.same_as_unjudged(row)) for row in tested.tolist())
         if found and not config.evaluate.exclude_self:
             message = f"{found:,} queries of {self.test_name} are documents of the corpus and find themselves"

@@ -49,4 +49,4 @@ def never_negative_of(groups: Iterable[int], positives: Mapping[int, set[int]]) 
     """Return what is never negative where only this was judged, and no query is a document."""
     groups_N = np.array(list(groups), np.int64)
     groups_Q = np.arange(max(positives, default=-1) + 1) + int(groups_N.max(initial=-1)) + 1
-    return NeverNegative(groups_N=groups_N, groups_Q=groups_Q, positives=positives, lower={}, same_id={})
+    return NeverNegative(groups_N=groups_N, groups_Q=groups_Q, positives=positives, lower={}, same_id={}, titled={})
