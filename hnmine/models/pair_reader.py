@@ -41,16 +41,27 @@ class PairReader:
         self._constant: Features = {}  # what the library adds to the features of any pair
 
     def rows(self, queries: Sequence[str], documents: Sequence[str]) -> list[Row]:
-        """Return a row a pair. Of a long document only the beginning is tokenised, if that is enough."""
+        """Return a row a pair; one without a token is read as the end token.
+
+        Of a long document only the beginning is tokenised, if that is enough.
+
+        Raises:
+            ModelError: the library cannot read a pair; the message names it.
+        """
         if not self.as_tokens:
             return [{"query": query, "document": text} for query, text in zip(queries, documents, strict=True)]
         pairs = [(query, self._clipped(text)) for query, text in zip(queries, documents, strict=True)]
         if not pairs:
             return []
-        features = self._library.preprocess(pairs, prompt=self._prompt, processing_kwargs=_UNPADDED)
+        features = self._preprocess(pairs, processing_kwargs=_UNPADDED)
         by_row = {name: value for name, value in features.items() if isinstance(value, list)}
         self._constant = {name: value for name, value in features.items() if name not in by_row}
-        return _by_row(by_row)
+        rows = _by_row(by_row)
+        end = self._library.tokenizer.eos_token_id
+        for row in rows:
+            if not row["input_ids"] and end is not None:
+                row |= {name: [{"input_ids": end, "attention_mask": 1}.get(name, 0)] for name in row}
+        return rows
 
     def length(self, row: Row) -> int:
         """Return the tokens of a row, about so many if it is text."""
@@ -69,7 +80,23 @@ class PairReader:
 
     def features_of_library(self, pairs: Sequence[tuple[str, str]]) -> Features:
         """Return pairs as the library itself tokenises and pads them."""
-        return dict(self._library.preprocess(list(pairs), prompt=self._prompt))
+        return dict(self._preprocess(list(pairs)))
+
+    def _preprocess(self, pairs: list[tuple[str, str]], **settings: Any) -> Features:
+        """Let the library read pairs; raise ModelError that names the first which it cannot read."""
+        try:
+            features: Features = self._library.preprocess(pairs, prompt=self._prompt, **settings)
+        except MemoryError:
+            raise
+        except Exception as error:  # what is raised depends on the template and the tokenizer
+            for pair in pairs if len(pairs) > 1 else ():
+                self._preprocess([pair], **settings)
+            query, document = pairs[0]
+            raise ModelError(
+                f"the re-ranker cannot read query {query[:80]!r} with document {document[:80]!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from None
+        return features
 
     def refuse_passages(self, folder: object) -> None:
         """Raise ModelError if the model reads a pair by a template, into which a passage cannot be put as tokens."""

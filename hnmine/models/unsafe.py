@@ -18,7 +18,7 @@ _ACTIVATIONS = ("activation_function", "activation_fn", "sbert_ce_default_activa
 _LOADER_ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 _ELSEWHERE = ("gguf_file", "tokenizer_name_or_path", "state_dict", "weights_only", "use_kernels", "kernel_config")
 _TASKS = ("feature-extraction", "sequence-classification", "text-generation", "fill-mask")
-_ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR")  # whose tensors all stand in the file
+_ADAPTERS = ("LORA", "IA3", "LOHA", "LOKR")  # whose tensors all stand in the file, and are read by transformers
 
 
 def refuse_code(folder: Path) -> None:
@@ -182,3 +182,8 @@ def _check_adapter(path: Path, settings: Mapping[str, Any]) -> None:
         _refuse(path, f"code in 'megatron_core': {settings.get('megatron_core')!r}", "save the adapter without it")
     if (kind := settings.get("peft_type")) not in _ADAPTERS:
         raise ModelError(f"{path}: peft_type is {kind!r}; of adapters {', '.join(_ADAPTERS)} are loaded")
+    changed = ("use_dora", "magnitudes, which transformers does not read") if settings.get("use_dora") else None
+    if str(settings.get("init_lora_weights")).startswith("pissa_niter"):
+        changed = "init_lora_weights", "a part of its base that is drawn anew each time"
+    if changed:
+        raise ModelError(f"{path}: by {changed[0]!r} it needs {changed[1]}; merge it by peft's merge_and_unload")

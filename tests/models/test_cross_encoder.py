@@ -350,6 +350,26 @@ def test_a_long_query_leaves_the_pair_within_what_the_model_reads(tmp_path: Path
     assert len(rows[0]["input_ids"]) == 128
 
 
+def test_a_pair_that_the_template_cannot_carry_is_named(tmp_path: Path) -> None:
+    folder = LAYOUTS["Qwen3 of yes and no, with a chat template"].build(tmp_path / "model")
+    path = folder / "chat_template.jinja"
+    condition = "(messages | selectattr('role', 'eq', 'document') | first).content == 'a garden'"
+    path.write_text(f"{{% if {condition} %}}{{{{ raise_exception('none') }}}}{{% endif %}}{path.read_text()}")
+    reranker = load(folder)
+    reranker.scores(["a", "b"], ["a house", "gardens"])
+    with pytest.raises(ModelError, match="cannot read query 'b' with document 'a garden': TemplateError: none"):
+        reranker.scores(["a", "b", "c"], ["a house", "a garden", "gardens"])
+
+
+@pytest.mark.parametrize("name", ["Qwen2", "Qwen2, padded on the left", "Llama that generates"])
+def test_a_pair_without_a_token_is_read_as_the_end_token(name: str, built: Built) -> None:
+    reranker = load(built(LAYOUTS[name]))
+    end = reranker.tokenizer.eos_token
+    scores = reranker.scores(["", end, "a"], [" ", "", "b"])
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+    np.testing.assert_allclose(scores[2], library_scores(peer_of(built(LAYOUTS[name])), ["a"], ["b"], 1)[0], atol=1e-6)
+
+
 def test_weights_of_nan_are_a_model_error_not_a_ranking(tmp_path: Path) -> None:
     reranker = load_cross_encoder(spoil_weights(tiny_cross_encoder(tmp_path / "model")))
     with pytest.raises(ModelError, match="gives NaN or infinity for 2 of 2 pairs"):

@@ -140,6 +140,9 @@ DOORS: dict[str, tuple[Change, str]] = {
         r"adapter_config\.json .*'auto_mapping'",
     ),
     "adapter of megatron": (adapter(megatron_config={"a": 1}, megatron_core="canary"), r"'megatron_core'"),
+    "adapter of magnitudes": (adapter(use_dora=True), r"adapter_config\.json: by 'use_dora' .* merge it"),
+    "adapter drawn anew": (adapter(init_lora_weights="pissa_niter_4"), r"'init_lora_weights' .* drawn anew .* merge"),
+    "adapter of other parts": (adapter(peft_type="ADALORA"), r"adapter_config\.json.*ADALORA"),
     "adapter of prompts": (adapter(peft_type="PROMPT_TUNING"), r"adapter_config\.json.*PROMPT_TUNING"),
 }
 
