@@ -93,6 +93,7 @@ def _has_ids_alone(file: File) -> bool:
 
 def _place(name: str) -> _Place | None:
     """Return what a name says, None if it says nothing of this layout."""
+    # Find the role.
     *folders, stem = (_ENDINGS.sub("", part, count=1) for part in name.split("/"))
     if not has_rows(name) or (stem == name.rpartition("/")[2] and "." in stem):  # an ending nobody knows
         return None
@@ -104,16 +105,18 @@ def _place(name: str) -> _Place | None:
         match = _IN_FOLDER.fullmatch(_QRELS.sub("", stem) if role == "qrels" else stem)
     if not role or match is None:
         return None
+
+    # Find the split, and the table that the file is, or is a part of.
     split = ""
     if role == "qrels":
         split = match["split"] or UNSPLIT
         if len(folders) > 1 and split.lower() not in _USUAL:
             split = folders[1]
         split = split.lower() if split.lower() in _USUAL else UNSPLIT if folders and split == "data" else split
-    whole = "/".join([*folders, stem])
-    table = (
-        f"{'/'.join(folders if split else folders[:1])}/{split}" if folders else whole.removesuffix(match["part"] or "")
-    )
+    if folders:
+        table = "/".join([*(folders if split else folders[:1]), split])
+    else:
+        table = stem.removesuffix(match["part"] or "")
     if match["part"] or len(folders) > 1 or (folders and role != "qrels"):
         table += "/*"  # whatever its parts are called
     return _Place(role, split, table)

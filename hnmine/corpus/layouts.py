@@ -1,4 +1,4 @@
-"""Reads a collection of any layout, from a folder or an address: what the layouts recognise in its files."""
+"""Which layout a folder or an address has, and its reading as a collection."""
 
 from __future__ import annotations
 

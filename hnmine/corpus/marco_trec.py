@@ -65,10 +65,10 @@ def _texts(files: Sequence[File], names: Names, tags: Tags) -> Iterator[Row]:
         yield from rows(file, columns)
 
 
-def _once(found_rows: Iterator[Row]) -> Iterator[Row]:
+def _once(queries: Iterator[Row]) -> Iterator[Row]:
     """Yield the rows without those that another file has too: queries of two splits."""
     known: dict[tuple[Any, ...], str] = {}
-    for row in found_rows:
+    for row in queries:
         keys = keys_by_field(QUERY, row.fields)
         key = tuple(row.fields[keys[name]] for name in ("id", "text") if name in keys)
         if not all(isinstance(each, str) for each in key) or known.setdefault(key, row.file) == row.file:
