@@ -71,6 +71,7 @@ def inspect(address: str | Path, config: Config, options: str = "") -> dict[str,
     # Count.
     found |= {
         "layout": collection.layout,
+        "min_score": collection.min_score,
         "files": {
             name: {"rows": read, "kept": collection.rows_kept[name]} for name, read in collection.rows_read.items()
         },
@@ -123,7 +124,7 @@ def _texts(collection: Collection) -> dict[str, dict[str, Any]]:
     }
     found["queries"] |= {
         "without_answer": _counted(queries, range(len(collection.judged), len(queries))),
-        "that_are_documents": _counted(queries, np.flatnonzero(np.isin(groups_Q, groups_N)).tolist()),
+        "that_are_documents": _counted(queries, collection.queries_that_are_documents.tolist()),
         "without_a_word_of_a_document": _counted(queries, _without_known_word(collection)),
     }
     return found
@@ -137,7 +138,7 @@ def _without_known_word(collection: Collection) -> list[int]:
             rows_of[word].append(row)
     left = set[int]().union(*rows_of.values())
     wordless = set(range(len(collection.queries))) - left
-    with track("inspect", "words of", len(collection.documents), "documents") as progress:
+    with track("inspect", "words of the queries sought", len(collection.documents), "documents") as progress:
         for text in collection.documents.texts if left else ():
             for word in rows_of.keys() & words(text):
                 left.difference_update(rows_of.pop(word))
@@ -261,8 +262,7 @@ def _next(found: dict[str, Any], options: str, *, english: bool = False) -> list
     if (lacking := queries["without_a_word_of_a_document"]["count"]) > queries["count"] / 2:
         options += " --set evaluate.first_stage=dense"
         advice.append(f"BM25 finds nothing for {lacking:,} queries; the command below asks the encoders in its place")
-    if any(sum(float(grade) > 0 for grade in each["grades"]) > 1 for each in splits.values()):
-        advice.append("grades differ; if only the highest are answers, add --set sources.min_score=GRADE")
+    advice += _of_judgements(found)
     if queries["that_are_documents"]["count"]:
         advice.append("queries that are documents find themselves; --set evaluate.exclude_self=true leaves them out")
     for each in found["tokens"]:
@@ -273,6 +273,30 @@ def _next(found: dict[str, Any], options: str, *, english: bool = False) -> list
     if any(each["most_of_a_query"] > 1 for each in splits.values()):
         advice.append(f"hnmine audit {data} --out out/audit{options}")
     return [*advice, f"hnmine run {data} --out out/run{options}"]
+
+
+def _of_judgements(found: dict[str, Any]) -> list[str]:
+    """Return what to know of grades, of splits that are used twice or not at all, and of rows that were set aside."""
+    # Grades.
+    advice, splits, use = [], found["splits"], found.get("use")
+    grades = {grade for each in splits.values() for grade in each["grades"] if float(grade) > 0}
+    if found["min_score"] is None and len(grades) > 1:
+        highest = max(grades, key=float)
+        advice.append(f"grades differ; if only the highest are answers, add --set sources.min_score={highest}")
+
+    # Splits.
+    idle = [name for name in splits if use and name not in use.values()]
+    if use and use["test"] not in splits and idle:
+        add = f"add --set sources.test_split={shlex.quote(idle[-1])}"
+        advice.append(f"{', '.join(idle)}: judged, and not used; to report one, {add}")
+    elif use and use["test"] == use["dev"]:
+        advice.append(f"{use['dev']} both stops the training and is reported, which flatters; judge a test split")
+
+    # Rows.
+    for name, each in found["files"].items():
+        if (lost := each["rows"] - each["kept"]) > each["rows"] / 10:
+            advice.append(f"{lost:,} of {each['rows']:,} rows of {name} are set aside; mend them first")
+    return advice
 
 
 def inspection_text(found: dict[str, Any]) -> str:

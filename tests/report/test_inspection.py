@@ -52,6 +52,26 @@ def test_a_collection_in_order_is_counted_and_the_next_command_is_named(tmp_path
     assert text.endswith(f"next:\n  hnmine run --data '{folder}' --out out/run")
 
 
+def test_what_flatters_is_unused_or_was_set_aside_is_advised_of(tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(8)]
+    judged = [(query, query, 2 - query % 2) for query in range(8)]
+    queries = [f"what is {text}" for text in texts]
+    folder = put(tmp_path / "x", texts, queries, train=judged)
+    mixed, twice, *commands = inspected(folder)[0]["next"]
+    assert mixed.endswith("add --set sources.min_score=2")
+    assert twice == "15% of train both stops the training and is reported, which flatters; judge a test split"
+    assert "grades differ" not in " ".join(inspected(folder, "sources.min_score=2")[0]["next"])
+    assert all(command.startswith("hnmine ") for command in commands)
+
+    (folder / "qrels" / "train.tsv").rename(folder / "qrels" / "holdout.tsv")
+    put(tmp_path / "y", texts, queries, train=judged)
+    append_lines(tmp_path / "y" / "qrels" / "train.tsv", "q0\td0\t0,9", "q1\td1\t0,9")
+    (folder / "qrels" / "holdout.tsv").rename(tmp_path / "y" / "qrels" / "holdout.tsv")
+    advice = inspected(tmp_path / "y")[0]["next"]
+    assert "holdout: judged, and not used; to report one, add --set sources.test_split=holdout" in advice
+    assert "2 of 10 rows of qrels/train.tsv are set aside; mend them first" in advice
+
+
 def test_copies_twins_and_queries_of_all_kinds_are_counted_with_an_example(tmp_path: Path) -> None:
     documents = ["The sea is blue", "the  SEA is\u00a0blue", "bread and butter", "the ﬁre", "The FIRE"]
     queries = ["sea?", "BREAD and butter", "nothing known", "??", "sea?", "fire"]
@@ -97,7 +117,7 @@ def test_another_script_is_said_to_need_other_models_and_another_first_stage(tmp
     found = inspect(put(tmp_path / "x", documents, ["cache", "base", "thing"], train=right), load())
     assert found["documents"]["scripts"] == {"Han": 1.0}
     assert "BM25 finds nothing for 3 queries" in " ".join(found["next"])
-    assert [line.count("multilingual") for line in found["next"]] == [1, 0, 1]
+    assert [line.count("multilingual") for line in found["next"]] == [1, 0, 0, 1]
     proposed = re.findall(r"--set (\S+)", found["next"][-1])
     assert [each.partition("=")[0] for each in proposed] == ["encoders", "train.model", "evaluate.first_stage"]
     assert load(overrides=proposed).evaluate.first_stage == "dense"
