@@ -96,7 +96,8 @@ def _line(problem: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         known = list(_section_at(problem["loc"][:-1]).model_fields)
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        near = near or _of_other_sections(str(problem["loc"][-1]))
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key; {hint}"
     if kind == "too_short":
         return f"{where}: expected a list with at least 1 item{came}"
@@ -104,6 +105,12 @@ def _line(problem: ErrorDetails) -> str:
         return f"{where}: expected a text{came}{_quoted(where, '…')}"
     came = "" if kind in ("missing", "value_error") else came
     return f"{where}: {problem['msg'].removeprefix('Value error, ').replace('tuple', 'list')}{came}"
+
+
+def _of_other_sections(key: str) -> list[str]:
+    """Return the dotted names of the settings of this name, of any section."""
+    sections = {name: each.annotation for name, each in Config.model_fields.items()}
+    return [f"{name}.{key}" for name, each in sections.items() if key in getattr(each, "model_fields", ())]
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:

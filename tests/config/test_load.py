@@ -129,6 +129,8 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         ("sources.template={text}", """template: expected a text, got {'text': None}; what YAML would not take for"""),
         ("train.model=1234567", """--set 'train.model="…"'"""),
         ("reduce.varianc=1", "did you mean 'variance'?"),
+        ("max_pairs=60", "max_pairs: unknown key; did you mean 'train.max_pairs'?"),
+        ("dtype=float32", "did you mean 'train.dtype'?"),
         ("encoders.0.weight=2", "encoders: "),
         ("reduce.variance.x=2", "reduce.variance: "),
     ],
