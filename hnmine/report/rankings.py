@@ -28,14 +28,19 @@ def evaluation_text(evaluation: Evaluation, *, start: str = "", distilled: bool 
     parts = [
         f"{queries} {asked}, the first {task.doc_rows_QK.shape[1]} documents re-ranked",
         metrics_table(evaluation),
-        f"The first stage has {reach(task):.1%} of the right documents; re-ranking cannot bring back the others."
-        + (tested if evaluation.tests else ""),
+        _reach_text(reach(task)) + (tested if evaluation.tests else ""),
         start,
         blends_text(evaluation.rankings),
         "" if distilled else distillation_advice(evaluation.rankings),
         length_table(task, metrics_of(evaluation.rankings)),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _reach_text(found: float) -> str:
+    if found == 1:
+        return "The first stage has all of the right documents."
+    return f"The first stage has {found:.1%} of the right documents; re-ranking cannot bring back the others."
 
 
 def metrics_table(evaluation: Evaluation) -> str:

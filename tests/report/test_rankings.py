@@ -53,6 +53,8 @@ def test_the_text_before_training_is_the_beginning_of_the_text_after_it() -> Non
     assert "\n\nof the start" in late
     assert early.splitlines()[0] == "2 test queries, the first 2 documents re-ranked"
     assert "The first stage has 50.0% of the right documents" in early
+    whole = evaluation_text(evaluation_of(task_of_rows([[1, 2], [1, 2]], [{1}, {2}]), first))
+    assert "The first stage has all of the right documents.\n" in whole
     assert "p-value" not in early
     assert [line for line in early.splitlines() if "0.6" in line or "0.5" in line] == [
         line for line in late.splitlines() if line.startswith(FIRST)
