@@ -17,7 +17,7 @@ from hnmine.corpus.layouts import read_collection
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.score_store import ScoreStore
 from hnmine.embedding.vectors import GivenVectors, given_encoders, write_given
-from hnmine.errors import ConfigError
+from hnmine.errors import ConfigError, DataError
 from hnmine.mining.conditions import select
 from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
@@ -34,7 +34,7 @@ from hnmine.mining.pca import Basis, Fused, project_space, single_spaces
 from hnmine.models.folder import model_type
 from hnmine.models.preflight import Step, check_rerankers
 from hnmine.ranking.evaluate import Evaluator
-from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file, excluding
+from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file, check_first_stage, excluding
 from hnmine.ranking.splits import Splits
 from hnmine.runs.counters import DROPPED, GUARDED, NEGATIVES, QUARANTINED
 from hnmine.runs.device import choose_device, choose_dtype
@@ -81,6 +81,7 @@ class Project:
 
     def check_models(self, *steps: Step) -> None:
         """Load the encoders and what these steps use, and let it read a few texts: what is wrong is said at once."""
+        check_first_stage(self.config.evaluate)
         check_rerankers(self.config, steps)
         self.ensemble.check(self.collection.judged)
 
@@ -242,6 +243,7 @@ def open_project(
 
     `vectors` take the place of the configured encoders; they are kept in OUT/vectors.
     """
+    _refuse_other_types(data, config)
     out, config = Path(out), config or Config()
     if vectors:
         config = config.model_copy(update={"encoders": given_encoders(vectors, out / "vectors")})
@@ -255,6 +257,15 @@ def open_project(
             write_given(name, out / "vectors", collection.documents, collection.queries, given)
         address = f"({collection.layout})" if isinstance(data, Collection) else str(data)
         yield Project(data=address, config=config, run=run, collection=collection)
+
+
+def _refuse_other_types(data: object, config: object) -> None:
+    """Refuse what a notebook gives by mistake: a table, or settings as text."""
+    if not isinstance(data, str | Path | Collection):
+        made = "or hnmine.Collection.of(corpus, queries, qrels)"
+        raise DataError(f"expected the path of a collection, {made}, got a {type(data).__name__}")
+    if not isinstance(config, Config | None):
+        raise ConfigError(f"expected settings as hnmine.load_config gives them, got {config!r}")
 
 
 def _refuse_idle_sources(made: Collection, config: Config) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -274,6 +275,22 @@ def test_a_run_that_cannot_be_trained_is_refused_before_it_mines(tmp_path: Path)
     with pytest.raises(hnmine.HnmineError, match="train has one query only"):
         hnmine.run(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER]))
     assert not (tmp_path / "out" / "negatives.parquet").exists()
+
+
+def test_a_first_stage_that_is_not_there_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:
+    config = hnmine.load_config(overrides=[LEXICAL_ENCODER, f"evaluate.first_stage={tmp_path / 'bm52'}"])
+    with pytest.raises(hnmine.HnmineError, match=r"^evaluate\.first_stage: .*bm52: .*; bm25 and dense need no file$"):
+        hnmine.run(write_collection(tmp_path / "data"), tmp_path / "out", config)
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_data_and_settings_of_another_type_are_told_what_is_expected(tmp_path: Path) -> None:
+    table: Any = pa.table({"id": ["d1"], "text": ["one"]})
+    with pytest.raises(hnmine.HnmineError, match=r"hnmine\.Collection\.of\(corpus, queries, qrels\), got a Table$"):
+        hnmine.mine(table, tmp_path / "out")
+    settings: Any = "train.epochs=2"
+    with pytest.raises(hnmine.HnmineError, match=r"as hnmine\.load_config gives them, got 'train\.epochs=2'$"):
+        hnmine.mine(tmp_path, tmp_path / "out", settings)
 
 
 def test_data_that_changed_after_mining_is_refused_by_train(whole: Whole, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from hnmine.config.steps import EvaluateConfig
 from hnmine.corpus.analyzer import STOP_WORDS, words
 from hnmine.errors import DataError
-from hnmine.ranking.run_files import read_run
+from hnmine.ranking.run_files import check_run_file, read_run
 from hnmine.runs.progress import say, track
 from hnmine.types import NO_ROW, Float32, Int64, Texts
 
@@ -27,6 +27,15 @@ def bm25_or_run_file(evaluate: EvaluateConfig, documents: Texts, queries: Texts)
             raise DataError(f"evaluate.first_stage: {error}; bm25 and dense need no file") from None
     index = Bm25(documents, k1=evaluate.k1, b=evaluate.b)
     return lambda query_rows, depth: index.first(queries.take(query_rows.tolist()), depth)
+
+
+def check_first_stage(evaluate: EvaluateConfig) -> None:
+    """Raise DataError if the first stage is a run file that is not there."""
+    if evaluate.first_stage not in ("bm25", "dense"):
+        try:
+            check_run_file(evaluate.first_stage)
+        except DataError as error:
+            raise DataError(f"evaluate.first_stage: {error}; bm25 and dense need no file") from None
 
 
 def excluding(first: FirstStage, excluded: Callable[[int], Collection[int]]) -> FirstStage:

@@ -139,6 +139,11 @@ def write_run(
         hidden.write_bytes(content)
 
 
+def check_run_file(address: str) -> None:
+    """Raise DataError if there is no such run file, or if its first line is not one of a run."""
+    next(_lines(address), None)
+
+
 def _lines(address: str) -> Iterator[_Line]:
     """Yield the lines that are not empty; the first decides how many columns there are."""
     above, slash, name = address.rpartition("/")
