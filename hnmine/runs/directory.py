@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from hnmine.errors import ConfigError, DataError
+from hnmine.errors import ConfigError, DataError, HnmineError
 from hnmine.runs.files import settle
 
 _open = functools.cache(pafs.FileSystem.from_uri)  # the region of a bucket may be a question to the network
@@ -37,12 +37,14 @@ class Directory:
     @classmethod
     def at(cls, address: str | Path, role: str = "vector store", setting: str = "embed.store") -> Directory:
         """Open a folder, or an address that pyarrow understands (s3://, gs://, file:///); nothing is created."""
+        if not str(address).strip():
+            raise ConfigError(f"{setting}: the address is empty; expected a folder, or s3://bucket/prefix")
         if "://" not in str(address):
             return cls(pafs.LocalFileSystem(), os.path.abspath(address), str(address), role, setting)
         shown = str(address).partition("?")[0].rstrip("/")
         try:
             filesystem, path = _open(str(address))
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError) as error:
             raise ConfigError(
                 f"{setting}: {shown} cannot be understood: {error}; expected a folder, "
                 "s3://bucket/prefix, gs://bucket/prefix or another address of pyarrow.fs"
@@ -180,6 +182,11 @@ class Directory:
         """Turn errors of the file system into a DataError that names the directory and the remedy."""
         try:
             yield
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a name that is no UTF-8
+        except HnmineError:
+            raise
+        except Exception as error:
+            known = isinstance(error, OSError | pa.ArrowException | ValueError)  # the last: a name that is no UTF-8
+            if not known and not isinstance(self.filesystem, pafs.PyFileSystem):  # of others, with errors of their own
+                raise
             remedy = f"choose another {self.setting}, or mend this folder" if self.local else _REMOTE_REMEDY
             raise DataError(f"{self.role} {self.address} cannot be {action}: {error}; {remedy}") from None

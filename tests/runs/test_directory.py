@@ -135,6 +135,8 @@ def test_a_folder_may_be_given_as_an_address(tmp_path):
         ("s3://", "names no bucket"),
         ("s3://bucket/a b", "syntax error"),
         ("s3://bucket/p?secret=1", "Unexpected query parameter"),
+        ("", "is empty"),
+        (" ", "is empty"),
     ],
 )
 def test_an_address_that_cannot_be_understood_is_a_config_error(address, part):
@@ -142,6 +144,11 @@ def test_an_address_that_cannot_be_understood_is_a_config_error(address, part):
         Directory.at(address)
     assert part in str(caught.value)
     assert "expected" in str(caught.value)
+
+
+def test_an_error_of_a_file_system_of_others_is_one_of_data():
+    with pytest.raises(DataError, match=r"hf://datasets/x cannot be listed: .*namespace/name"):
+        Directory.at("hf://datasets/x").below(2)
 
 
 def test_a_bucket_that_is_not_there_is_an_error_before_and_while_writing(s3):
