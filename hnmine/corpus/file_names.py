@@ -12,7 +12,7 @@ from hnmine.errors import DataError
 UNSPLIT = "train"  # split of what names none; shares of it are held out
 _ENDINGS = re.compile(r"(\.(jsonl?|ndjson|csv|tsv|txt|trec|xml|sgml?|parquet|arrow))?(\.(gz|bz2|zstd?|xz|lz4))?$", re.I)
 _NO_ROWS = re.compile(
-    r"(^|/)((state|dataset_infos?|dataset_dict)\.json|(readme|licen[cs]e|copying)[^/]*)$"
+    r"(^|/)((state|dataset_infos?|dataset_dict)\.json|(readme|licen[cs]e|copying)([-_.][^/.]*|[-_.][^/]*\.(txt|rst))?)$"
     r"|\.(md|py|ya?ml|html|pdf|zip|tar|tar\.gz|tgz|lock|log|sha256|md5)$",
     re.I,
 )

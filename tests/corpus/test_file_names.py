@@ -70,5 +70,6 @@ def test_missing_parts_are_refused() -> None:
 def test_names_of_what_has_no_rows() -> None:
     names = ["README", "README.md", "docs/LICENSE.txt", "x.tar.gz", "a/state.json", "dataset_info.json", "load.py"]
     assert not any(map(has_rows, names))
-    assert all(map(has_rows, ["a.json", "ft911_1", "docs/readable.txt", "x.gz"]))
+    assert not any(map(has_rows, ["LICENSE-2.0.txt", "readme_en.txt", "COPYING.LESSER", "license"]))
+    assert all(map(has_rows, ["a.json", "ft911_1", "docs/readable.txt", "x.gz", "qrels/license_plates.tsv"]))
     assert stem("a/b.jsonl.gz") == "a/b"
