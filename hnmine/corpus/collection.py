@@ -30,7 +30,7 @@ class Quarantined:
     detail: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Collection:
     """Documents, queries and what was judged; of every file the rows that were read, kept and set aside."""
 
@@ -52,6 +52,12 @@ class Collection:
             assert read == self.rows_kept[file] + bad[file], (file, read, self.rows_kept[file], bad[file])
         held = len(self.documents) + len(self.queries) + sum(map(len, self.splits.values()))
         assert held == sum(self.rows_kept.values()), (held, self.rows_kept)
+
+    def __repr__(self) -> str:
+        """Return counts, since a notebook shows this."""
+        judged = ", ".join(f"{name} {len(each):,}" for name, each in self.splits.items())
+        counts = f"{len(self.documents):,} documents, {len(self.queries):,} queries, judged: {judged}"
+        return f"<Collection: {counts}; {len(self.quarantined):,} rows set aside>"
 
     @cached_property
     def identities(self) -> tuple[Int64, Int64]:

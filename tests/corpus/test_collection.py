@@ -45,6 +45,12 @@ def test_queries_of_equal_text_share_what_was_judged_for_one_of_them(texts, judg
     assert collection.queries_of_equal_text == sum(first.count(text) > 1 for text in first)
 
 
+def test_a_notebook_shows_counts_and_not_the_texts():
+    documents, queries = as_texts(["one", "two", "three"]), as_texts(["asked"])
+    shown = repr(collection_of(documents, queries, {"train": [(0, 1)], "test": [(0, 1), (0, 2)]}))
+    assert shown == "<Collection: 3 documents, 1 queries, judged: train 1, test 2; 0 rows set aside>"
+
+
 def test_a_collection_whose_counts_do_not_balance_is_refused():
     texts = Texts(ids=("x",), texts=("x",))
     counts = {"corpus.jsonl": 1, "queries.jsonl": 1, "qrels/train.tsv": 1}
