@@ -140,7 +140,7 @@ def _numbered(name: str, rows: Any, columns: Sequence[str]) -> Iterator[Row]:
         if isinstance(row, tuple) and hasattr(row, "_asdict"):
             row = row._asdict()
         elif isinstance(row, list | tuple) and 2 <= len(row) <= len(columns):
-            row = dict(zip(columns, row, strict=False))
+            row = dict(zip(columns, (*row, 1), strict=False))  # a pair is right
         if not isinstance(row, Mapping):
             yield Row(name, line, {}, "not_an_object", f"{expected}, got a {type(row).__name__}")
             continue

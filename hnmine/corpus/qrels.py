@@ -39,7 +39,11 @@ def judgement_rows(files: Sequence[File]) -> Iterator[Row]:
 
 
 def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows whose fields are query, document and score, of rows that have them under any of their names."""
+    """Yield rows whose fields are query, document and score, of rows that have them under any of their names.
+
+    A row without a score is right only if the first has none.
+    """
+    scored = None
     for row in judged:
         if row.reason:
             yield row
@@ -47,6 +51,11 @@ def named_rows(judged: Iterable[Row]) -> Iterator[Row]:
         names = keys_by_field(JUDGEMENT, row.fields)
         if problem := _unclear(row.fields):
             yield row._replace(reason="malformed_row", detail=problem)
+            continue
+        scored = "score" in names if scored is None else scored
+        if scored != ("score" in names):
+            detail = f"the first row has {'a' if scored else 'no'} score; keys: {list(row.fields)}"
+            yield row._replace(reason="malformed_row", detail=detail)
         else:
             query, document = row.fields[names["query"]], row.fields[names["document"]]
             score = row.fields[names["score"]] if "score" in names else 1

@@ -187,3 +187,16 @@ def test_a_few_rows_that_fit_the_wrong_way_round_are_bad_rows(tmp_path):
     collection = read(write_folder(tmp_path, train=train))
     assert [(bad.line, bad.reason) for bad in collection.quarantined] == [(3, "unknown_query")]
     assert len(CORPUS) == len(QUERIES) == 2
+
+
+def test_a_row_without_a_score_among_rows_that_have_one_is_a_bad_row(tmp_path):
+    rows = [{"query-id": "q1", "corpus-id": "d1", "score": 1}, {"query-id": "q2", "corpus-id": "d2"}]
+    for number, each in enumerate((rows, [rows[0] | {"score": 0}, rows[1]], rows[::-1])):
+        folder = folder_with(tmp_path / str(number), "".join(json.dumps(row) + "\n" for row in each), "train.jsonl")
+        if each[0].get("score", 1):
+            found = read(folder)
+            assert len(judged_ids(found, "train")) == 1
+            assert [(bad.line, bad.reason) for bad in found.quarantined] == [(2, "malformed_row")]
+        else:
+            with pytest.raises(DataError, match=r"no query with a right document.*the first row has a score"):
+                read(folder)
