@@ -24,9 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY, TAUGHT, Kind
+from hnmine.corpus.text_keys import key_of
 from hnmine.errors import ModelError
-from hnmine.models.folder import folder_sha256, hidden_size, resolve
-from hnmine.models.reranker import has_ranking_head
+from hnmine.models.folder import adapter_base, folder_sha256, hidden_size, resolve
+from hnmine.models.reranker import has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.device import choose_device, visible_gpus
 from hnmine.runs.files import digest, share
@@ -196,7 +197,7 @@ class Trainer:
                     Worker(job, group, log.add).run()
                     checkpoints = group.checkpoints()
             best = best_step(log.history)
-            _publish(job.start if best == 0 else checkpoints[best], out)
+            _publish(checkpoints[best] if best else _as_saved(job.start, recipe, work / "start"), out)
         except ModelError as error:
             shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
             raise ModelError(f"training of {name} failed: {error}") from None
@@ -205,9 +206,22 @@ class Trainer:
 
     def identity(self, start: Path, lists: Lists, recipe: Recipe) -> str:
         """Return a digest of all that decides what a training ends with."""
-        dev = self.data.dev
+        dev, keys = self.data.dev, dict[str, str]()  # long texts stand in many lists
+
+        def key(text: str) -> str:
+            if text not in keys:
+                keys[text] = key_of(text).hex()
+            return keys[text]
+
         listed = [
-            (each.query, each.documents, sorted(each.never_negative), each.teacher, each.is_lesson) for each in lists
+            (
+                key(each.query),
+                [key(document) for document in each.documents],
+                sorted(map(key, each.never_negative)),
+                each.teacher,
+                each.is_lesson,
+            )
+            for each in lists
         ]
         return digest(
             {
@@ -256,6 +270,14 @@ def work_folder(out: Path, identity: str) -> Path:
             shutil.rmtree(other, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     return work
+
+
+def _as_saved(start: Path, recipe: Recipe, out: Path) -> Path:
+    """Return the start; an adapter as it is saved: its base is found from any place, and the library loads it."""
+    if adapter_base(start) is None:
+        return start
+    load_reranker(recipe.kind, start, max_tokens=recipe.max_tokens, device="cpu", dtype="float32").save(out)
+    return out
 
 
 def _publish(model: Path, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.builders.models import (
     tiny_letter_encoder,
 )
 from tests.builders.presets import run_with_negatives, splits_and_config, trainer_of
+from tests.builders.rerankers import LAYOUTS
 from tests.builders.texts import random_text_pairs
 from tests.builders.training import (
     Trained,
@@ -130,6 +132,20 @@ def test_the_start_is_kept_where_training_only_harms(trained: Trained, tmp_path:
     assert yes_no_metric(model) == pytest.approx(outcome.dev)
 
 
+def test_an_adapter_that_is_kept_is_loaded_by_the_library_from_where_it_lies(tmp_path: Path) -> None:
+    start = LAYOUTS["LoRA of a Bert re-ranker"].build(tmp_path / "models" / "adapter")
+    settings = json.loads((start / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = f"../{Path(settings['base_model_name_or_path']).name}"
+    (start / "adapter_config.json").write_text(json.dumps(settings))
+    lists = yes_no_lists(8)
+    model, outcome = train_quickly(start, tmp_path / "out", lists, learning_rate=1e-12, max_tokens=32)
+    assert outcome.best_step == 0
+    queries, documents = random_text_pairs(6)
+    theirs = CrossEncoder(str(model), device="cpu").predict(list(zip(queries, documents, strict=True)))
+    expected = load_cross_encoder(start).scores(queries, documents)
+    np.testing.assert_allclose(theirs, expected, atol=1e-4)
+
+
 def test_a_loss_of_nan_is_one_clear_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     body = spoil_weights(tiny_cross_encoder(tmp_path / "models" / "body", head=False))
     with pytest.raises(ModelError, match=r"^training of model failed: the gradient became nan at step 1; lower the le"):
@@ -195,6 +211,17 @@ def test_an_identity_follows_start_lists_dev_recipe_and_workers(start: Path, tmp
         quick_trainer(start, tmp_path, workers=2).identity(start, lists, recipe),
     ]
     assert len({identity, *changed}) == 8
+
+
+def test_an_identity_reads_a_text_once_that_stands_in_many_lists(start: Path, tmp_path: Path) -> None:
+    long, trainer = "a long text " * 100_000, quick_trainer(start, tmp_path)
+    lists = [replace(each, documents=(long, *each.documents[1:])) for each in yes_no_lists(400)]
+    tracemalloc.start()
+    try:
+        trainer.identity(start, tuple(lists), quick_recipe())
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
 
 
 def trained_bi_encoder(start: Path, out: Path, workers: int = 1) -> Trained:
