@@ -23,7 +23,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hnmine.corpus.text_keys import draw
+from hnmine.corpus.collection import draw
 from hnmine.errors import DataError
 from hnmine.runs.files import digest, file_sha256
 

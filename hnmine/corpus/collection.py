@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,6 @@ import numpy as np
 
 from hnmine.corpus.identity import identity, identity_numbers
 from hnmine.corpus.never_negative import NeverNegative, below_a_title, same_ids
-from hnmine.corpus.text_keys import draw
 from hnmine.errors import DataError
 from hnmine.runs.files import whole_file
 from hnmine.types import Int64, Judgements, Pairs, Texts
@@ -185,6 +185,11 @@ def hold_out(pairs: Pairs, queries: Texts, share: float, seed: int, name: str = 
     border = min(max(share, ascending[1]), ascending[-1])
     held_P = np.array([draws[text] < border for text in texts_P])
     return pairs.take(held_P), pairs.take(~held_P)
+
+
+def draw(seed: int, text: str) -> float:
+    """Return a number in [0, 1) that the text and the seed decide, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {text}".encode()).digest()[:6]) / 2**48
 
 
 def write_quarantine(quarantined: Iterable[Quarantined], path: Path) -> None:

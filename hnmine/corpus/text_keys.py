@@ -41,11 +41,6 @@ def keys_of(texts: Sequence[str], reading: Reading = PLAIN) -> Keys:
     return np.frombuffer(joined, dtype=np.uint64).reshape(-1, 2)
 
 
-def draw(seed: int, text: str) -> float:
-    """Return a number in [0, 1) that the text and the seed decide, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {text}".encode()).digest()[:6]) / 2**48
-
-
 @dataclass(frozen=True)
 class Fingerprint:
     """All that decides an encoder's output, and the digest that names it."""
