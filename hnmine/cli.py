@@ -48,7 +48,8 @@ every night:
   hnmine history  --home DIR               the nights: what changed, and what was decided
   hnmine rollback --home DIR               deploy the re-ranker before the current one again
 
-DIR is a BEIR folder: corpus.jsonl, queries.jsonl (each may end in .gz) and qrels/train.tsv, dev.tsv, test.tsv.
+DIR is a folder with documents, queries and judgements: corpus.jsonl, queries.jsonl and qrels/train.tsv, dev.tsv,
+test.tsv; or CSV, Parquet, MS MARCO, TREC, training triples …: `hnmine inspect` says what it is taken for.
 `hnmine presets` lists encoders and re-rankers by name.
 `hnmine config` lists every setting with its default; a file (--config) or an option (--set step.key=value) changes it.
 
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             text = options.function(options)
             emit(text, options.command, text, stream=sys.stdout)
-            return 0
+            return int(vars(options).get("exit_code", 0))
         except HnmineError as error:
             code = 3 if isinstance(error, InUseError) else 2
             emit(f"error: {error}", options.command, str(error), level="error", exit_code=code)
@@ -154,7 +155,10 @@ def _step(options: argparse.Namespace) -> str:
 
 
 def _best(out: Path, training: dict[str, Any]) -> str:
-    return f"Best on dev: {training['best']}. It is {out / 'reranker'}; {LOADED_BY[training['kind']]} loads it."
+    best, loads = training["best"], LOADED_BY[training["kind"]]
+    if not training["presets"][best]["best_step"]:
+        best = f"the start, which no step of {best} beats"
+    return f"Best on dev: {best}. It is {out / 'reranker'}; {loads} loads it."
 
 
 def _rank(options: argparse.Namespace) -> str:
@@ -174,6 +178,7 @@ def _inspect(options: argparse.Namespace) -> str:
     found = inspect(
         options.data, _settings(options), "".join(f" {key} {shlex.quote(str(each))}" for key, each in given)
     )
+    options.exit_code = 2 if found["problem"] else 0
     return json.dumps(found, indent=1) if options.json else inspection_text(found)
 
 

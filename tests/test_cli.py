@@ -397,6 +397,11 @@ def test_inspect_prints_text_or_json_and_keeps_the_settings_that_were_given(
     assert json.loads(printed)["next"][-1] == following
     assert_one_message(call(capsys, "inspect", "--data", tmp_path / "nowhere"), "nowhere does not exist")
 
+    (tmp_path / "no data").mkdir()
+    code, text, errors = call(capsys, "inspect", "--data", tmp_path / "no data")
+    assert (code, errors) == (2, "")
+    assert "PROBLEM: " in text
+
 
 HELP = [
     ["--help"],
