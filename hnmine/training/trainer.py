@@ -49,6 +49,7 @@ DEFAULT_RATE, DEFAULT_RATE_WIDTH = 1e-4, 384
 down as width goes up, as Adam's best step does (Yang et al., arXiv 2203.03466); that has not been tried here."""
 LORA_RATE = 10
 """With LoRA the best step is about so many times that of all weights (Schulman et al., LoRA Without Regret, 2025)."""
+_AS_DECLARED = 10**9  # tokens: a model reads no more than it declares
 FEW_DEV_QUERIES = 30
 """Fewer dev queries than that cannot choose a step."""
 _CALLS: dict[Kind, str] = {
@@ -276,7 +277,7 @@ def _as_saved(start: Path, recipe: Recipe, out: Path) -> Path:
     """Return the start; an adapter as it is saved: its base is found from any place, and the library loads it."""
     if adapter_base(start) is None:
         return start
-    load_reranker(recipe.kind, start, max_tokens=recipe.max_tokens, device="cpu", dtype="float32").save(out)
+    load_reranker(recipe.kind, start, max_tokens=_AS_DECLARED, device="cpu", dtype="float32").save(out)
     return out
 
 
