@@ -5,6 +5,7 @@
     config = hnmine.load_config(overrides=["select.negatives=4"])
     collection = hnmine.Collection.of(corpus, queries, qrels)  # of tables; takes the place of the folder
     table = hnmine.negatives("out/").to_pandas()          # what was mined, with ids
+    ranker = hnmine.Ranker.load("out/ranker")             # ranker.rank(query, documents)
 
 Nothing heavy is imported until a step is called.
 """
@@ -16,11 +17,12 @@ _ELSEWHERE = {
     "Collection": ("hnmine.corpus.objects", "Collection"),
     "Config": ("hnmine.config.root", "Config"),
     "HnmineError": ("hnmine.errors", "HnmineError"),
+    "Ranker": ("hnmine.ranker.ranker", "Ranker"),
     "load_config": ("hnmine.config.load", "load"),
     "nightly": ("hnmine.nights.night", "nightly"),
 }
-__all__ = ["Collection", "Config", "HnmineError", "audit", "compare", "embed", "evaluate", "load_config", "mine"]
-__all__ += ["negatives", "nightly", "rank", "run", "train"]
+__all__ = ["Collection", "Config", "HnmineError", "Ranker", "audit", "compare", "embed", "evaluate", "load_config"]
+__all__ += ["mine", "negatives", "nightly", "rank", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

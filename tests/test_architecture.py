@@ -19,7 +19,7 @@ FLOORS = (
     ("nights",),
     ("pipeline",),
     ("comparison",),
-    ("report",),
+    ("report", "ranker"),
     ("arms",),
     ("training",),
     ("project",),

@@ -44,7 +44,7 @@ class Fit:
     def write(cls, store: str | Path, request: str, terms: Sequence[str], idf: Float32, components: Float32) -> Fit:
         """Write a fit and return its address; `request` is the digest of what it was made from."""
         letters = np.frombuffer("\n".join(terms).encode(), dtype=np.uint8)
-        content = save({"terms": letters, "idf": idf, "components": components}, {"words": _words_version()})
+        content = save({"terms": letters, "idf": idf, "components": components}, {"words": words_version()})
         fit = cls(store, f"{request}-{hashlib.sha256(content).hexdigest()}{_ENDING}")
         fit.directory.write(fit.name, content)
         return fit
@@ -66,7 +66,7 @@ class Fit:
             return None
         if hashlib.sha256(raw).hexdigest() == self.sha256:
             header = json.loads(memoryview(raw)[8 : 8 + int.from_bytes(memoryview(raw)[:8], "little")].tobytes())
-            return raw if header.get("__metadata__") == {"words": _words_version()} else None
+            return raw if header.get("__metadata__") == {"words": words_version()} else None
         aside = self.directory.set_aside(self.name)
         say("store", f"lexical fit {self.name} is damaged; set aside as {aside}, the encoder is fitted again")
         return None
@@ -92,7 +92,7 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
         kind="lexical",
         corpus=hashlib.sha256(keys[order].tobytes()).hexdigest(),
         scikit_learn=version("scikit-learn"),
-        words=_words_version(),
+        words=words_version(),
         width=width,
         max_terms=MAX_TERMS,
         seed=seed,
@@ -117,7 +117,7 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     return Fit.write(store, request, terms, idf, np.ascontiguousarray(components, dtype=np.float32))
 
 
-def _words_version() -> str:
+def words_version() -> str:
     """Return all that decides what the words of a text are."""
     return f"{ANALYZER_VERSION}, regex {version('regex')}, Unicode {unicodedata.unidata_version}"
 

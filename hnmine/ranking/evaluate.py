@@ -112,7 +112,7 @@ class Evaluator:
         values = blend = measure(self.test, test_QK)
         weights: dict[str, float] = {}
         if self.dev is not None and dev_QK is not None:
-            others_on_test, others_on_dev = self._parts
+            others_on_test, others_on_dev = self.parts
             on_dev = {part: dev_QK} | others_on_dev
             if len(on_dev) > 1:
                 weights = best_weights(self.dev, on_dev)
@@ -132,7 +132,7 @@ class Evaluator:
         )
 
     @cached_property
-    def _parts(self) -> list[dict[str, Float32]]:
+    def parts(self) -> list[dict[str, Float32]]:
         """The scores of the first stage and the encoders on `tasks`."""
         parts = []
         for task in self.tasks("").values():

@@ -1,0 +1,167 @@
+"""OUT/ranker holds what dev chose, and ranks as the table says, in another process and elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hnmine
+from hnmine.config.root import Config
+from hnmine.corpus.layouts import read_collection
+from hnmine.errors import ModelError
+from hnmine.models.reranker import CrossEncoder
+from hnmine.ranking.first_stage import bm25_or_run_file
+from tests.builders.collections import write_collection
+from tests.builders.commands import REPOSITORY
+from tests.builders.rankers import judge_by_a_sum, trained_run, write_one
+
+KINDS = ("first-stage", "blend", "re-ranker", "blend-with-re-ranker")
+Made = tuple[Path, Path, dict[str, dict]]
+
+RANK_ALL = """
+import json, sys
+import hnmine
+asked, folders = json.loads(open(sys.argv[1]).read()), sys.argv[2:]
+found = {}
+for folder in folders:
+    ranker = hnmine.Ranker.load(folder, device="cpu")
+    found[folder] = [[each.key for each in ranker.rank(query, dict(docs))] for query, docs in asked]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A folder of rankers, one a kind, whose run is gone; the data; what the manifest said of each."""
+    folder = tmp_path_factory.mktemp("rankers")
+    data, out = write_collection(folder / "data"), folder / "out"
+    config, said = trained_run(out, folder / "encoder"), {}
+    judge_by_a_sum(data, folder / "judging", config, out / "rerankers" / "paper")
+    shutil.rmtree(folder / "judging")
+    for kind in (*KINDS, "auto"):
+        ranker, table = write_one(data, out, config, kind)
+        said[kind] = {"ranker": ranker, "table": table}
+        shutil.copytree(out / "ranker", folder / "moved" / kind)
+    shutil.rmtree(out)
+    shutil.rmtree(folder / "encoder")
+    return folder / "moved", data, said
+
+
+def asked_of(data: Path) -> tuple[list[tuple[str, list[tuple[str, str]]]], list[str]]:
+    """The test queries with what BM25 finds of each, as a user would ask; and the right document of each."""
+    collection = read_collection(data, Config().sources)
+    first = bm25_or_run_file(Config().evaluate, collection.documents, collection.queries)
+    asked, right = [], []
+    for line in (data / "qrels" / "test.tsv").read_text().splitlines()[1:]:
+        query, document, _ = line.split("\t")
+        row = collection.queries.row_of[query]
+        found = [doc for doc in first(np.array([row]), 9)[0][0].tolist() if doc >= 0]
+        documents = collection.documents.take(found)
+        asked.append((collection.queries.texts[row], list(zip(documents.ids, documents.texts, strict=True))))
+        right.append(document)
+    return asked, right
+
+
+def test_a_fresh_process_ranks_the_test_queries_as_the_table_says(made: Made, tmp_path: Path) -> None:
+    folder, data, said = made
+    asked, right = asked_of(data)
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    command = [sys.executable, "-c", RANK_ALL, str(tmp_path / "asked.json"), *(str(folder / kind) for kind in said)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    figures = {}
+    for kind, orders in zip(said, json.loads(done.stdout).values(), strict=True):
+        places = [ids.index(doc) + 1 if doc in ids else np.inf for ids, doc in zip(orders, right, strict=True)]
+        figures[kind] = float(np.mean([1 / place if place <= 10 else 0 for place in places]))
+    expected = {}
+    for kind, manifest in said.items():
+        ranker = manifest["ranker"]
+        expected[kind] = ranker["figures"][ranker["chosen"]]["test"]["MRR@10"]
+        table = manifest["table"]
+        assert {name: each["test"] for name, each in ranker["figures"].items()} == table
+    assert figures == pytest.approx(expected)
+    assert {kind: said[kind]["ranker"]["kind"] for kind in KINDS} == dict(zip(KINDS, KINDS, strict=True))
+    assert {"words", "lexical"} < set(said["blend"]["ranker"]["weights"]), "encoders are parts"
+
+
+def test_the_best_on_dev_is_taken_and_the_line_says_so(made: Made) -> None:
+    _, _, said = made
+    ranker = said["auto"]["ranker"]
+    best = max(each["dev"]["MRR@10"] for each in ranker["figures"].values())
+    chosen = ranker["figures"][ranker["chosen"]]
+    assert chosen["dev"]["MRR@10"] == best >= ranker["figures"]["before: warm-started"]["dev"]["MRR@10"]
+    dev, test = chosen["dev"]["MRR@10"], chosen["test"]["MRR@10"]
+    assert f"{ranker['chosen']}, MRR@10 {dev:.3f} on dev, {test:.3f} on test" in ranker["line"]
+    assert ranker["line"].endswith(f"{chosen['ms_per_query']:.3g} ms a query.")
+    assert chosen["ms_per_query"] == pytest.approx(sum(ranker["ms_per_part"][part] for part in ranker["weights"]))
+    assert all(cost > 0 for cost in ranker["ms_per_part"].values())
+
+
+def test_the_folder_holds_no_pickle_no_place_of_this_machine_and_only_what_it_needs(made: Made) -> None:
+    folder, _, said = made
+    for kind in said:
+        files = [path for path in (folder / kind).rglob("*") if path.is_file()]
+        assert {path.suffix for path in files} <= {".json", ".md", ".safetensors", ".txt"}
+        text = "".join((folder / kind / name).read_text() for name in ("ranker.json", "README.md"))
+        assert str(folder.parent) not in text
+        assert (folder / kind / "re-ranker").is_dir() == ("re-ranker" in said[kind]["ranker"]["weights"])
+    assert {path.name for path in (folder / "first-stage").iterdir()} == {
+        "ranker.json",
+        "README.md",
+        "bm25.safetensors",
+    }
+
+
+def test_the_re_ranker_is_a_model_that_serves_alone(made: Made) -> None:
+    folder, data, _ = made
+    query, documents = asked_of(data)[0][0]
+    model = CrossEncoder(folder / "re-ranker" / "re-ranker", max_tokens=64, device="cpu", dtype="float32")
+    alone = model.raw_scores([query] * len(documents), [text for _, text in documents])
+    mine = hnmine.Ranker.load(folder / "re-ranker").score([query], [[text for _, text in documents]])[0]
+    np.testing.assert_allclose(mine, alone, rtol=1e-5)
+
+
+def test_the_readme_has_the_numbers_of_this_ranker(made: Made) -> None:
+    folder, _, said = made
+    text = (folder / "blend-with-re-ranker" / "README.md").read_text()
+    ranker = said["blend-with-re-ranker"]["ranker"]
+    for name, figures in ranker["figures"].items():
+        shown = f"**{name}**" if name == ranker["chosen"] else name
+        assert f"| {shown} | {figures['dev']['MRR@10']:.3f} | {figures['test']['MRR@10']:.3f} |" in text
+    for part, weight in ranker["weights"].items():
+        assert f"| {part} | {weight:.2f} |" in text
+    assert "text-embeddings-router --model-id re-ranker" in text
+    for block in re.findall(r"^```\n(\{.*?)^```$", (folder / "blend" / "README.md").read_text(), re.M | re.S):
+        json.loads(block)
+
+
+@pytest.mark.parametrize("name", ["bm25.safetensors", "re-ranker/model.safetensors", "re-ranker/config.json"])
+def test_another_file_is_refused_by_name(made: Made, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(made[0] / "blend-with-re-ranker", tmp_path / "ranker")
+    (folder / "README.md").write_text("my notes")
+    hnmine.Ranker.load(folder)
+    raw = (folder / name).read_bytes()
+    (folder / name).write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(ModelError, match=rf"{Path(name).name} has sha256 .*copy the folder again"):
+        hnmine.Ranker.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=rf"{Path(name).name} is missing"):
+        hnmine.Ranker.load(folder)
+    (folder / name).write_bytes(raw)
+    (folder / "re-ranker" / "modeling.py").write_text("")
+    with pytest.raises(ModelError, match=r"modeling\.py should not be there"):
+        hnmine.Ranker.load(folder)
+
+
+def test_models_may_be_named_by_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = trained_run(Path("out"), Path("encoder"))
+    ranker, _ = write_one(write_collection(tmp_path / "data"), Path("out"), config, "auto")
+    assert hnmine.Ranker.load("out/ranker").kind == ranker["kind"]
