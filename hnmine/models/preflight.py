@@ -108,6 +108,7 @@ def check_reranker(setting: str, model: str, kind: Kind, folder: Path, how: Mapp
     """
     from hnmine.models.reranker import load_reranker  # imports torch and transformers
 
+    # Load it, and say how much it reads.
     if how["device"] == "cuda" and not visible_gpus():
         how = {**how, "device": "cpu", "dtype": "float32", "engine": "torch"}
     reranker, asked = load_reranker(kind, folder, **how), how["max_tokens"]
@@ -115,6 +116,8 @@ def check_reranker(setting: str, model: str, kind: Kind, folder: Path, how: Mapp
     if asked is not None and read < asked <= MOST_READ:
         cut = f"reads {read} tokens of a pair, not {asked}: it has no more positions, or declares no more"
         say("check", f"{setting}: {model} {cut}", level="warning")
+
+    # Let it score, and tell pairs apart.
     try:
         if len(set(reranker.raw_scores(QUERIES, DOCUMENTS).tolist())) == 1:
             raise ModelError(
