@@ -39,6 +39,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Notebook:
 def test_the_collection_holds_what_the_tables_hold(notebook: Notebook) -> None:
     collection, corpus = notebook["collection"], notebook["corpus"]
     assert list(collection.documents.ids) == corpus["id"].tolist()
+    assert repr(collection).startswith("<Collection: 30 documents, 20 queries, judged: train 12, dev 4, test 4; 0 ")
     assert collection.documents.texts[0] == "Caring for the apple\nWash the apple gently, keep it dry in winter."
     assert dict(zip(collection.queries.ids, collection.queries.texts, strict=True)) == dict(
         notebook["queries"].itertuples(index=False)

@@ -28,7 +28,7 @@ _TABLES = ("__arrow_c_stream__", "iter_batches", "with_format")  # Arrow, pandas
 _FORMS = "a dict by id, a list of dicts, a DataFrame, an Arrow table, a datasets.Dataset or a Ray dataset"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Collection(collection.Collection):
     """A collection that is made of Python objects; steps take it where they take the address of a folder."""
 
