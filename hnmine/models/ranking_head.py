@@ -36,7 +36,9 @@ def has_ranking_head(folder: Path) -> bool:
         return any(_HEAD.search(name) for name in tensors) or has_ranking_head(base)
     config = read_settings(folder / "config.json")
     if not config:
-        raise ModelError(f"{folder} has no config.json with settings; give a Hugging Face model folder")
+        inner = folder / "reranker"
+        give = inner if inner.is_dir() else "a Hugging Face model folder"
+        raise ModelError(f"{folder} has no config.json with settings; give {give}")
     names = [str(name) for name in config.get("architectures") or []]
     ranks = "ForSequenceClassification" if (folder / "modules.json").is_file() else _RANKS
     if any(name.endswith(ranks) for name in names):

@@ -27,6 +27,12 @@ def test_a_head_is_found_by_its_tensors_where_the_config_names_no_architecture(t
     assert not has_ranking_head(BODY.build(tmp_path / "body"))
 
 
+def test_the_folder_of_a_run_is_told_where_its_re_ranker_is(tmp_path: Path) -> None:
+    tiny_cross_encoder(tmp_path / "out" / "reranker")
+    with pytest.raises(ModelError, match=r"out has no config\.json with settings; give .*out/reranker$"):
+        has_ranking_head(tmp_path / "out")
+
+
 def test_has_head_tells_a_re_ranker_from_a_body(tmp_path: Path) -> None:
     assert has_ranking_head(tiny_cross_encoder(tmp_path / "ranker"))
     assert not has_ranking_head(tiny_cross_encoder(tmp_path / "body", head=False))
