@@ -24,6 +24,7 @@ from hnmine.config.rerankers import named_model
 from hnmine.config.root import Config
 from hnmine.config.training import Kind
 from hnmine.corpus.collection import Collection
+from hnmine.corpus.text_keys import key_of
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.embedding.pool import cpu_actors, device_of_encoders
 from hnmine.errors import ConfigError, DataError, DeviceError, HnmineError, ModelError
@@ -161,12 +162,14 @@ def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int
     """Return the score (F,) of each pair; those of parts that were scored before are kept, and read back."""
     queries, documents = pairs
     scores_F = np.zeros(len(queries), dtype=np.float32)
+    keys = {text: key_of(text).hex() for text in {*queries, *documents}}  # long texts stand in many pairs
+    named = [(keys[query], keys[document]) for query, document in zip(queries, documents, strict=True)]
 
     # Take the parts that an earlier call has left.
     missing: dict[int, tuple[slice, str]] = {}
     for number, start in enumerate(range(0, len(queries), part_pairs)):
         part = slice(start, start + part_pairs)
-        identity = digest([model.identity, queries[part], documents[part]])
+        identity = digest([model.identity, named[part]])
         if run.cache.get(_entry(number), identity, FilesAlone) is None:
             missing[number] = part, identity
         else:
