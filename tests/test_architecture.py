@@ -37,7 +37,7 @@ FLOORS = (
 """
 
 MODULE_LINES = 400
-ALL_LINES = 11_450
+ALL_LINES = 18_500
 FUNCTION_LINES = 60
 LINES_WITHOUT_STAGES = 30
 """A longer function has at least two lines of comments, one a stage."""
