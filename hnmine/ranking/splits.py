@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from hnmine.config.root import Config
+from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.collection import Collection, hold_out
 from hnmine.errors import DataError
 from hnmine.ranking.first_stage import FirstStage, say_lacking, without
@@ -17,6 +18,14 @@ from hnmine.types import Float32, Int64, Pairs
 
 FIRST_DOCUMENTS = 50
 """Of a query's first stage, those that anchors are drawn from and among which mistakes are looked for."""
+
+
+def _warn_of_missing(sources: SourcesConfig, collection: Collection) -> None:
+    """Warn of splits that are configured by name and that the data lack; those of the default may be lacking."""
+    for key, field in SourcesConfig.model_fields.items():
+        if key.endswith("_split") and (name := getattr(sources, key)) not in (field.default, *collection.splits):
+            message = f"sources.{key}={name} is no split of these data, which have {', '.join(collection.splits)}"
+            say("read", message, level="warning")
 
 
 class Splits:
@@ -32,6 +41,7 @@ class Splits:
         self._found: dict[int, tuple[Int64, Float32]] = {}
         names, share = (sources.train_split, sources.dev_split, sources.test_split), sources.dev_share
         named = {name: (name, collection.pairs(name)) for name in names if name in collection.splits}
+        _warn_of_missing(sources, collection)
         # Train on most queries of dev, or else of test, where there is no train split.
         if (divided := next(iter(named), sources.train_split)) != sources.train_split:
             kept, rest = hold_out(named[divided][1], queries, share, config.seed + 1, divided)

@@ -115,7 +115,12 @@ def test_without_a_test_split_the_dev_queries_are_reported_and_it_says_so(
     splits = splits_of(write_collection(tmp_path / "data", ["train", "dev"]))
     assert as_set(splits.test) == as_set(splits.dev)
     assert splits.test_name == "dev"
-    assert "no test split: dev is reported, which also chose the step" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no test split: dev is reported, which also chose the step" in said
+    assert "warning: sources." not in said
+
+    splits_of(tmp_path / "data", "sources.test_split=holdout")
+    assert "warning: sources.test_split=holdout is no split of these data, which have " in capsys.readouterr().err
 
 
 def test_of_a_single_train_query_nothing_can_be_held_out(tmp_path: Path) -> None:
