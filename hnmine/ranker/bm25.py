@@ -68,22 +68,25 @@ class Bm25Statistics:
         counts = np.array([self.frequencies[term] for term in terms], dtype=np.int64)
         letters = np.frombuffer("\n".join(terms).encode(), dtype=np.uint8)
         facts = {"documents": self.documents, "average_length": self.average_length, "k1": self.k1, "b": self.b}
-        save_file(
-            {"terms": letters, "frequencies": counts}, path, {"facts": json.dumps(facts), "words": words_version()}
-        )
+        known = json.dumps({"words": words_version()} | facts)  # one entry: several come in any order
+        save_file({"terms": letters, "frequencies": counts}, path, {"facts": known})
 
     @classmethod
     def load(cls, path: Path) -> Bm25Statistics:
         """Read what `save` wrote; a ModelError says that the words of a text are others today."""
         with safe_open(path, framework="numpy") as file:
-            known, terms, counts = file.metadata(), file.get_tensor("terms"), file.get_tensor("frequencies")
-        if known["words"] != words_version():
+            known, terms, counts = (
+                json.loads(file.metadata()["facts"]),
+                file.get_tensor("terms"),
+                file.get_tensor("frequencies"),
+            )
+        if (made_by := known.pop("words")) != words_version():
             raise ModelError(
-                f"{path} counts words of analyzer {known['words']}, but here is {words_version()}; run `hnmine "
+                f"{path} counts words of analyzer {made_by}, but here is {words_version()}; run `hnmine "
                 "evaluate` again, or install the versions that made it"
             )
         names = terms.tobytes().decode().split("\n") if len(counts) else []
-        return cls(frequencies=dict(zip(names, counts.tolist(), strict=True)), **json.loads(known["facts"]))
+        return cls(frequencies=dict(zip(names, counts.tolist(), strict=True)), **known)
 
     def _idf(self, term: str) -> float:
         frequency = self.frequencies[term]

@@ -44,6 +44,6 @@ def test_it_is_read_as_it_was_written_and_other_words_are_refused(tmp_path: Path
     empty.save(tmp_path / "empty.safetensors")
     assert Bm25Statistics.load(tmp_path / "empty.safetensors") == empty
     assert empty.scores("fox", ["fox"]).tolist() == [0]
-    save_file(load_file(path), path, {"facts": "{}", "words": "0, of long ago"})
+    save_file(load_file(path), path, {"facts": '{"words": "0, of long ago"}'})
     with pytest.raises(ModelError, match=r"counts words of analyzer 0, of long ago.*evaluate` again"):
         Bm25Statistics.load(path)
