@@ -5,6 +5,7 @@ Nothing is refused. A folder that cannot be read as a collection is shown file b
 
 from __future__ import annotations
 
+import re
 import shlex
 import unicodedata
 from collections import Counter, defaultdict
@@ -19,6 +20,7 @@ from hnmine.config.encoders import EncoderConfig
 from hnmine.config.root import Config
 from hnmine.corpus.analyzer import words
 from hnmine.corpus.collection import Collection, Quarantined
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, keys_by_field
 from hnmine.corpus.files import Folder, open_folder
 from hnmine.corpus.layouts import read_collection
 from hnmine.corpus.rows import rows
@@ -251,7 +253,7 @@ def _next(found: dict[str, Any], options: str, *, english: bool = False) -> list
     # What stops every command.
     data = f"--data {shlex.quote(found['data'])}"
     if found["problem"]:
-        return [f"mend this, then: hnmine inspect {data}{options}"]
+        return [*_renames(found.get("files", {})), f"mend this, then: hnmine inspect {data}{options}"]
 
     # What makes results poor.
     advice, queries, splits = [], found["queries"], found["splits"]
@@ -273,6 +275,26 @@ def _next(found: dict[str, Any], options: str, *, english: bool = False) -> list
     if any(each["most_of_a_query"] > 1 for each in splits.values()):
         advice.append(f"hnmine audit {data} --out out/audit{options}")
     return [*advice, f"hnmine run {data} --out out/run{options}"]
+
+
+def _renames(files: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what to call the files whose columns say what they hold and whose names do not."""
+    advice = []
+    for file, each in files.items():
+        name, keys = Path(file).name, list(each.get("first_row") or {})
+        if {"query", "document"} <= keys_by_field(JUDGEMENT, keys).keys():
+            role, new, names = "judgements", "qrels/train", None
+        elif "text" in keys_by_field(DOCUMENT, keys):
+            role, new, names = "documents", "corpus", DOCUMENT
+        elif "text" in keys_by_field(QUERY, keys):
+            role, new, names = "queries", "queries", QUERY
+        else:
+            continue
+        if re.match(r"corpus|documents|docs|queries|topics|collection|train|dev|test|val|qrels", name) or "/" in file:
+            continue
+        ids = "" if names is None or "id" in keys_by_field(names, keys) else ", and the column of ids id"
+        advice.append(f"{file} looks like {role}: call it {new}{''.join(Path(name).suffixes)}{ids}")
+    return advice
 
 
 def _of_judgements(found: dict[str, Any]) -> list[str]:

@@ -72,6 +72,23 @@ def test_what_flatters_is_unused_or_was_set_aside_is_advised_of(tmp_path: Path) 
     assert "2 of 10 rows of qrels/train.tsv are set aside; mend them first" in advice
 
 
+def test_files_of_other_names_are_told_theirs_by_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "produkte.csv").write_text("Nummer,title,text\n7,Kühlschrank,kühlt\n")
+    (tmp_path / "fragen.csv").write_text("id,query\nq1,was kühlt?\n")
+    (tmp_path / "klicks.csv").write_text("query_id,doc_id,relevance\nq1,7,1\n")
+    assert inspected(tmp_path)[0]["next"][:-1] == [
+        "fragen.csv looks like queries: call it queries.csv",
+        "klicks.csv looks like judgements: call it qrels/train.csv",
+        "produkte.csv looks like documents: call it corpus.csv, and the column of ids id",
+    ]
+    for old, new in (("fragen", "queries"), ("klicks", "qrels"), ("produkte", "corpus")):
+        (tmp_path / f"{old}.csv").rename(tmp_path / f"{new}.csv")
+    assert len(inspected(tmp_path)[0]["next"]) == 1
+    text = (tmp_path / "corpus.csv").read_text().replace("Nummer", "id")
+    (tmp_path / "corpus.csv").write_text(text)
+    assert inspected(tmp_path)[0]["documents"]["count"] == 1
+
+
 def test_copies_twins_and_queries_of_all_kinds_are_counted_with_an_example(tmp_path: Path) -> None:
     documents = ["The sea is blue", "the  SEA is\u00a0blue", "bread and butter", "the ﬁre", "The FIRE"]
     queries = ["sea?", "BREAD and butter", "nothing known", "??", "sea?", "fire"]
