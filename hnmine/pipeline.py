@@ -25,6 +25,8 @@ from hnmine.embedding.vectors import GivenVectors
 from hnmine.errors import ConfigError, DataError
 from hnmine.mining.mine import denoise_model
 from hnmine.project import Data, Project, open_project
+from hnmine.ranker.ranker import RANKER_FILE, Ranker
+from hnmine.ranker.write import Rerankers, ranker_files, write_ranker
 from hnmine.ranking.evaluate import KeptScores, Ranking, scores_file, trained_rerankers
 from hnmine.ranking.first_stage import say_lacking
 from hnmine.ranking.splits import FIRST_DOCUMENTS
@@ -32,7 +34,8 @@ from hnmine.report.examples import examples, write_changes
 from hnmine.report.rankings import evaluation_text
 from hnmine.runs.folder import Run
 from hnmine.runs.manifest import read_manifest
-from hnmine.runs.progress import track
+from hnmine.runs.progress import say, track
+from hnmine.types import Float32
 
 Vectors = Mapping[str, GivenVectors] | None
 """By name of an encoder its vectors of documents and queries, see `embedding.vectors.write_given`."""
@@ -171,7 +174,7 @@ def rank(
     max_tokens: int | None = None,
     dtype: str = "auto",
 ) -> dict[str, Any]:
-    """Re-rank the first stage's documents with any model, and write the order to OUT, a TREC run; return its facts.
+    """Re-rank the first stage's documents with a ranker or any model; write the order to OUT, a TREC run; return facts.
 
     The first stage and its depth are those of `evaluate`. The queries are those of a judged split, on which first stage
     and model are then measured, or all of the collection. `max_tokens` are read of query and document together, by
@@ -181,13 +184,18 @@ def rank(
     Raises:
         HnmineError: the model cannot rank, the data or the configuration is not usable; the message says what to do.
     """
-    from hnmine.ranking.rank import find_model, rank_queries
+    from hnmine.ranking.rank import Ranks, find_model, rank_queries
 
     # Refuse what cannot end well before the collection is read.
     config, out = config or Config(), Path(out)
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; give the name of the run file, such as {out / 'run.trec.gz'}")
-    ranking_model = find_model(model, config, max_tokens=max_tokens, dtype=dtype)
+    if not (Path(model).expanduser() / RANKER_FILE).is_file():
+        ranking_model: Ranks = find_model(model, config, max_tokens=max_tokens, dtype=dtype)
+    elif max_tokens is not None or dtype != "auto":
+        raise ConfigError(f"{model} is a ranker and reads as it was evaluated; leave out max_tokens and dtype")
+    else:
+        ranking_model = Ranker.load(model, device=config.device)
 
     # What can be gone on from lies beside the file.
     with open_project(data, out.with_name(f"{out.name}.work"), config) as project:
@@ -240,7 +248,8 @@ def train_step(project: Project) -> None:
 
 
 def evaluate_step(project: Project) -> None:
-    """Measure first stage, start and trained re-rankers on the test queries, and record it."""
+    """Measure first stage, start and trained re-rankers on the test queries, record it, and leave the best on dev."""
+    # Measure.
     run = project.run
     with run.timed("evaluate"):
         folders, inputs = trained_rerankers(run)
@@ -248,9 +257,12 @@ def evaluate_step(project: Project) -> None:
         kept = KeptScores(run, training["kind"], training["max_tokens"])
         rankings: list[Ranking] = []
         names: list[str] = []
+        dev_scores: dict[str, Float32] = {}
         for name, folder in folders.items():
             tasks = evaluator.tasks(name)
-            rankings.append(evaluator.ranking(name, *kept.of_folder(tasks, folder)))
+            scores = kept.of_folder(tasks, folder)
+            rankings.append(evaluator.ranking(name, *scores))
+            dev_scores |= {name: scores[-1]}
             names += tasks
         kept.remove_all_but(names)
         evaluation = evaluator.evaluation(rankings)
@@ -264,6 +276,14 @@ def evaluate_step(project: Project) -> None:
         **evaluation.facts(),
         table=evaluation_text(evaluation, start=_start_text(training["start"]), distilled="distilled" in training),
     )
+
+    # Leave what dev chooses as a folder.
+    if evaluator.dev is None:
+        say("ranker", "no ranker is chosen, since evaluate.blend=none asks nothing of dev")
+        return
+    rerankers = Rerankers(training["kind"], training["max_tokens"], folders, dev_scores)
+    found = write_ranker(project, evaluation.rankings, rerankers, project.config.ranker.choose)
+    run.commit("ranker", inputs=inputs, files=run.sha256_of(*ranker_files(run.out)), data=project.data, **found)
 
 
 def _start_text(start: dict[str, Any]) -> str:

@@ -180,7 +180,7 @@ def test_the_manifest_names_every_file_with_its_hash_and_each_step_with_its_own_
 
 def test_other_negatives_take_the_training_and_the_evaluation_out_of_the_manifest(whole: Whole, tmp_path: Path) -> None:
     data, out, config = again(whole, tmp_path)
-    assert list(hnmine.mine(data, out, config)) == ["mining", "training", "evaluation", "files"]
+    assert list(hnmine.mine(data, out, config)) == ["mining", "training", "evaluation", "ranker", "files"]
     more = hnmine.load_config(overrides=[*whole[2][1::2], "select.negatives=3"])
     assert list(hnmine.mine(data, out, more)) == ["mining", "files"]
     with pytest.raises(hnmine.HnmineError, match="holds no trained re-ranker; run `hnmine train`"):
@@ -253,7 +253,7 @@ def test_models_that_are_not_as_training_left_them_are_trained_again(
     weights.write_bytes(weights.read_bytes()[:-100])
     manifest = hnmine.train(data, out, config)
     assert result_hashes(out) == before
-    assert list(manifest) == ["mining", "training", "evaluation", "files"], "the same models: they were evaluated"
+    assert list(manifest) == ["mining", "training", "evaluation", "ranker", "files"], "the same models: they were evaluated"
     said = capsys.readouterr().err
     assert f"start: reused {out / 'rerankers' / 'start'}" in said
     assert "paper: reused" not in said

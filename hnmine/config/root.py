@@ -36,6 +36,7 @@ class Config(Section):
     guards: steps.GuardsConfig = steps.GuardsConfig()
     train: TrainConfig = TrainConfig()
     evaluate: steps.EvaluateConfig = steps.EvaluateConfig()
+    ranker: steps.RankerConfig = steps.RankerConfig()
     compare: steps.CompareConfig = steps.CompareConfig()
     nightly: steps.NightlyConfig = steps.NightlyConfig()
 
@@ -56,6 +57,8 @@ class Config(Section):
         names = [encoder.name for encoder in self.encoders]
         if len(set(names)) != len(names):
             raise ValueError(f"encoders: names must differ, got {names}")
+        if self.evaluate.blend == "none" and self.ranker.choose != "auto":
+            raise ValueError(f"ranker.choose: {self.ranker.choose} has no effect on evaluate.blend: none; remove one")
         workers = self.train.workers or 1
         if self.ray is False and workers > 1:
             raise ValueError(f"train.workers: {workers} need Ray; set ray to true or null, or train.workers to 1")

@@ -162,6 +162,14 @@ class EvaluateConfig(Section):
     b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
 
 
+class RankerConfig(Section):
+    """Which row of the table becomes OUT/ranker."""
+
+    choose: Literal["auto", "first-stage", "blend", "re-ranker", "blend-with-re-ranker"] = Field(
+        "auto", description="auto: the best on dev, of equals the cheaper; or the best of this kind"
+    )
+
+
 class CompareConfig(Section):
     """Ways to choose negatives, side by side."""
 

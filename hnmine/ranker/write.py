@@ -32,7 +32,6 @@ from hnmine.types import NO_ROW, Float32
 
 RANKER = "ranker"
 """The folder in OUT."""
-RANKER_MANIFEST = f"{RANKER}/{RANKER_FILE}"
 _TIMED_QUERIES = 8
 _NOT_COPIED = shutil.ignore_patterns("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", ".*", *OTHER_RUNTIMES)
 
@@ -118,6 +117,12 @@ def _spec(
         ms_per_part=costs,
         versions=versions(),
     )
+
+
+def ranker_files(out: Path) -> list[str]:
+    """Return the files of OUT/ranker that are what was evaluated, by path in OUT; the README is for people."""
+    paths = sorted((out / RANKER).rglob("*"))
+    return [path.relative_to(out).as_posix() for path in paths if path.is_file() and path.name != "README.md"]
 
 
 def _sources(project: Project, rerankers: Rerankers) -> dict[str, Part]:

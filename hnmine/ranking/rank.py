@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,21 @@ _ASKED_AHEAD = 2  # parts that an actor holds: it scores one, and the next is th
 TextPairs = tuple[Sequence[str], Sequence[str]]  # queries, and a document of each
 
 
+class Ranks(Protocol):
+    """What re-ranks: a model, or a ranker that is made of several."""
+
+    @property
+    def name(self) -> str:
+        """What a run file is tagged with."""
+
+    @property
+    def kind(self) -> str:
+        """What it is, in a word."""
+
+    def scores_of_task(self, task: Task, documents: Texts, run: Run) -> Float32:
+        """Return the scores (Q, K) of a task's documents, which are of these; -inf where there is none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankingModel:
     """A model that is to re-rank, and how it reads: small, and travels to the actors."""
@@ -66,6 +81,15 @@ class RankingModel:
     def identity(self) -> list[Any]:
         """All that decides a score but the texts."""
         return [folder_sha256(self.folder), self.kind, self.reading, versions()]
+
+    def scores_of_task(self, task: Task, documents: Texts, run: Run) -> Float32:
+        """Return the model's scores (Q, K) of a task's documents, -inf where there is none.
+
+        What is known of an earlier call is taken from the run's folder, or for a bi-encoder from the store of vectors.
+        """
+        if self.kind == "bi-encoder":
+            return _cosines(task, documents, self, run.config, run.config.embed.store or run.out / "store")
+        return rerank(task, lambda queries, docs, _: score_parts((queries, docs), self, run, PART_PAIRS))
 
 
 def find_model(model: str, config: Config, *, max_tokens: int | None = None, dtype: str = "auto") -> RankingModel:
@@ -115,7 +139,7 @@ def rank_queries(
     collection: Collection,
     split: str | None,
     open_first_stage: Callable[[], FirstStage],
-    model: RankingModel,
+    model: Ranks,
     run: Run,
     out: Path,
 ) -> dict[str, Any]:
@@ -139,23 +163,12 @@ def rank_queries(
         say("rank", lacking, level="warning")
 
     # Score, and write.
-    store = config.embed.store or run.out / "store"
-    scores_QK = scores_of(task, documents, model, run, store)
+    scores_QK = model.scores_of_task(task, documents, run)
     write_run(out, task.queries.ids, documents.ids, task.doc_rows_QK, scores_QK, tag=model.name)
     count, answered = int(task.exists_QK.sum()), int(task.exists_QK.any(1).sum())
     facts = {"run": str(out), "model": model.name, "kind": model.kind, "queries": len(task), "documents": count}
     say("rank", f"{out}: {answered:,} queries, {count:,} documents; {run.out} may be removed")
     return facts | ({} if split is None else worth(task, scores_QK, model, Path(config.evaluate.first_stage).name))
-
-
-def scores_of(task: Task, documents: Texts, model: RankingModel, run: Run, store: str | Path) -> Float32:
-    """Return the model's scores (Q, K) of a task's documents, -inf where there is none.
-
-    What is known of an earlier call is taken from the run's folder, or for a bi-encoder from the store of vectors.
-    """
-    if model.kind == "bi-encoder":
-        return _cosines(task, documents, model, run.config, store)
-    return rerank(task, lambda queries, docs, _: score_parts((queries, docs), model, run, PART_PAIRS))
 
 
 def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int) -> Float32:
@@ -294,7 +307,7 @@ def _cosines(task: Task, documents: Texts, model: RankingModel, config: Config, 
     return ensemble.cosines(task.queries, positions_QK)[model.name]
 
 
-def worth(task: Task, scores_QK: Float32, model: RankingModel, first_stage: str) -> dict[str, Any]:
+def worth(task: Task, scores_QK: Float32, model: Ranks, first_stage: str) -> dict[str, Any]:
     """Return what first stage and model are worth on a judged task, and the table of it."""
     rankings = {f"first stage: {first_stage}": task.first_scores_QK, model.name: scores_QK}
     metrics = {name: means(measure(task, scores)) for name, scores in rankings.items()}

@@ -6,6 +6,7 @@ OUT/negatives.parquet    OUT/triplets.parquet    OUT/basis.safetensors
 OUT/store/               vectors; OUT/scored/ scores of cross-encoders
 OUT/rerankers/<name>/    models; OUT/reranker points to the best on dev
 OUT/evaluation/          scores and metrics a query
+OUT/ranker/              what dev chose of all that can be deployed, see `ranker.ranker`
 OUT/audit.json           the last audit; OUT/compare.md the last comparison, OUT/encoders/ what it goes on from
 OUT/cache/               what finished work found, see `runs.cache`
 """

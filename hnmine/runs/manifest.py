@@ -17,12 +17,13 @@ from hnmine.errors import DataError
 
 MANIFEST = "manifest.json"
 
-Step = Literal["mining", "training", "evaluation"]
+Step = Literal["mining", "training", "evaluation", "ranker"]
 _SHARED = {"seed", "device", "engine", "ray", "sources", "encoders", "embed", "reduce", "search"}
 SETTINGS_READ: dict[Step, set[str]] = {
     "mining": _SHARED | {"select", "guards"},
     "training": _SHARED | {"train", "evaluate", "compare"},
     "evaluation": _SHARED | {"train", "evaluate"},
+    "ranker": _SHARED | {"train", "evaluate", "ranker"},
 }
 """The steps in the order of their work, and what each reads of the configuration."""
 
@@ -72,6 +73,7 @@ class _Manifest(BaseModel):
     mining: _Section | None = None
     training: _Training | None = None
     evaluation: _Section | None = None
+    ranker: _Section | None = None
     files: dict[str, str] = {}
 
 
