@@ -146,9 +146,9 @@ def _step(options: argparse.Namespace) -> str:
         case "train":
             return _best(out, found["training"])
         case "evaluate":
-            return str(found["evaluation"]["table"])
+            return f"{found['evaluation']['table']}\n\n{_deployed(found)}".rstrip()
         case "run":
-            return f"{found['evaluation']['table']}\n\n{_best(out, found['training'])}"
+            return f"{found['evaluation']['table']}\n\n{_best(out, found['training'])}\n{_deployed(found)}".rstrip()
         case "audit":
             return f"{found['table']}\n\n{found['verdict']}"
     return str(found["table"])
@@ -159,6 +159,11 @@ def _best(out: Path, training: dict[str, Any]) -> str:
     if not training["presets"][best]["best_step"]:
         best = f"the start, which no step of {best} beats"
     return f"Best on dev: {best}. It is {out / 'reranker'}; {loads} loads it."
+
+
+def _deployed(manifest: dict[str, Any]) -> str:
+    """Return what to deploy and what it costs; nothing where no dev queries chose."""
+    return str(manifest.get("ranker", {}).get("line", ""))
 
 
 def _rank(options: argparse.Namespace) -> str:

@@ -253,7 +253,9 @@ def test_models_that_are_not_as_training_left_them_are_trained_again(
     weights.write_bytes(weights.read_bytes()[:-100])
     manifest = hnmine.train(data, out, config)
     assert result_hashes(out) == before
-    assert list(manifest) == ["mining", "training", "evaluation", "ranker", "files"], "the same models: they were evaluated"
+    assert list(manifest) == ["mining", "training", "evaluation", "ranker", "files"], (
+        "the same models: they were evaluated"
+    )
     said = capsys.readouterr().err
     assert f"start: reused {out / 'rerankers' / 'start'}" in said
     assert "paper: reused" not in said

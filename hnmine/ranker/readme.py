@@ -28,6 +28,8 @@ for key, score, shares in ranker.rank("a query", {{"id-1": "a text", "id-2": "an
     print(key, score, shares)
 ```
 
+As a batch job: `hnmine rank --model path/of/this/folder --data DATA --out run.trec`.
+
 {given}{parts}{reranker}{engines}"""
 
 _RERANKER = """## The re-ranker alone

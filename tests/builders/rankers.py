@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.models.folder import folder_sha256
 from hnmine.project import open_project
-from hnmine.ranker.write import Rerankers, write_ranker
 from hnmine.ranking.blend import blended
-from hnmine.ranking.evaluate import KeptScores, trained_rerankers
 from hnmine.ranking.measures import rerank
 from hnmine.runs.files import write_json
 from tests.builders.models import load_cross_encoder, tiny_cross_encoder, tiny_word_encoder
@@ -39,18 +36,6 @@ def trained_run(out: Path, encoder: Path, seed: int = 1) -> Config:
     encoders = f"encoders=[{{name: lexical, lexical: {{width: 8}}}}, {{name: words, model: {encoder}}}]"
     quick = ["device=cpu", "engine=torch", "ray=false", "train.dtype=float32", "evaluate.depth=9"]
     return load(overrides=[encoders, *quick])
-
-
-def write_one(data: Path, out: Path, config: Config, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Evaluate the run, and write a ranker of this kind; return what is said of it, and the table."""
-    with open_project(data, out, config) as project:
-        folders, _ = trained_rerankers(project.run)
-        kept, evaluator = KeptScores(project.run, "cross-encoder", 64), project.evaluator
-        scores = {name: kept.of_folder(evaluator.tasks(name), folder) for name, folder in folders.items()}
-        rankings = [evaluator.first_stage, *(evaluator.ranking(name, *each) for name, each in scores.items())]
-        on_dev = {name: each[1] for name, each in scores.items()}
-        found = write_ranker(project, rankings, Rerankers("cross-encoder", 64, folders, on_dev), kind)
-        return found, evaluator.evaluation(rankings[1:]).facts()["metrics"]
 
 
 def judge_by_a_sum(data: Path, work: Path, config: Config, reranker: Path) -> None:

@@ -15,12 +15,12 @@ import pytest
 import hnmine
 from hnmine.config.root import Config
 from hnmine.corpus.layouts import read_collection
-from hnmine.errors import ModelError
+from hnmine.errors import ConfigError, ModelError
 from hnmine.models.reranker import CrossEncoder
 from hnmine.ranking.first_stage import bm25_or_run_file
 from tests.builders.collections import write_collection
-from tests.builders.commands import REPOSITORY
-from tests.builders.rankers import judge_by_a_sum, trained_run, write_one
+from tests.builders.commands import REPOSITORY, run_hnmine
+from tests.builders.rankers import judge_by_a_sum, trained_run
 
 KINDS = ("first-stage", "blend", "re-ranker", "blend-with-re-ranker")
 Made = tuple[Path, Path, dict[str, dict]]
@@ -46,8 +46,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     judge_by_a_sum(data, folder / "judging", config, out / "rerankers" / "paper")
     shutil.rmtree(folder / "judging")
     for kind in (*KINDS, "auto"):
-        ranker, table = write_one(data, out, config, kind)
-        said[kind] = {"ranker": ranker, "table": table}
+        chosen = config.model_copy(update={"ranker": config.ranker.model_copy(update={"choose": kind})})
+        said[kind] = hnmine.evaluate(data, out, chosen)
         shutil.copytree(out / "ranker", folder / "moved" / kind)
     shutil.rmtree(out)
     shutil.rmtree(folder / "encoder")
@@ -84,7 +84,7 @@ def test_a_fresh_process_ranks_the_test_queries_as_the_table_says(made: Made, tm
     for kind, manifest in said.items():
         ranker = manifest["ranker"]
         expected[kind] = ranker["figures"][ranker["chosen"]]["test"]["MRR@10"]
-        table = manifest["table"]
+        table = manifest["evaluation"]["metrics"]
         assert {name: each["test"] for name, each in ranker["figures"].items()} == table
     assert figures == pytest.approx(expected)
     assert {kind: said[kind]["ranker"]["kind"] for kind in KINDS} == dict(zip(KINDS, KINDS, strict=True))
@@ -142,6 +142,24 @@ def test_the_readme_has_the_numbers_of_this_ranker(made: Made) -> None:
         json.loads(block)
 
 
+def test_the_command_ranks_with_it(made: Made, tmp_path: Path) -> None:
+    folder, data, said = made
+    model, out = folder / "blend-with-re-ranker", tmp_path / "run.trec"
+    options = ["--depth", "9", "--split", "test", "--set", "device=cpu"]
+    done = run_hnmine("rank", "--model", model, "--data", data, "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    figure = said["blend-with-re-ranker"]["ranker"]
+    assert f"{figure['figures'][figure['chosen']]['test']['MRR@10']:.3f}" in done.stdout
+    orders: dict[str, list[str]] = {}
+    for line in out.read_text().splitlines():
+        orders.setdefault(line.split()[0], []).append(line.split()[2])
+    ranker = hnmine.Ranker.load(model, device="cpu")
+    asked, _ = asked_of(data)
+    assert list(orders.values()) == [[each.key for each in ranker.rank(query, dict(docs))] for query, docs in asked]
+    with pytest.raises(ConfigError, match="is a ranker and reads as it was evaluated"):
+        hnmine.rank(data, out, model=str(model), max_tokens=32)
+
+
 @pytest.mark.parametrize("name", ["bm25.safetensors", "re-ranker/model.safetensors", "re-ranker/config.json"])
 def test_another_file_is_refused_by_name(made: Made, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(made[0] / "blend-with-re-ranker", tmp_path / "ranker")
@@ -163,5 +181,4 @@ def test_another_file_is_refused_by_name(made: Made, tmp_path: Path, name: str) 
 def test_models_may_be_named_by_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = trained_run(Path("out"), Path("encoder"))
-    ranker, _ = write_one(write_collection(tmp_path / "data"), Path("out"), config, "auto")
-    assert hnmine.Ranker.load("out/ranker").kind == ranker["kind"]
+    assert "ranker" in hnmine.evaluate(write_collection(tmp_path / "data"), "out", config)
