@@ -17,6 +17,7 @@ from hnmine.errors import HnmineError, ModelError
 from hnmine.models.finite import FiniteEncoder
 from hnmine.models.folder import model_type, resolve
 from hnmine.models.plan import Plan
+from hnmine.runs.counters import uncounted
 from hnmine.runs.device import choose_device, choose_dtype, visible_gpus
 from hnmine.runs.progress import say
 
@@ -44,8 +45,9 @@ def check_encoder(plan: Plan) -> None:
         plan = replace(plan, device="cpu", dtype="float32")
     encoder = FiniteEncoder(plan, 1)
     try:
-        encoder.encode(QUERIES, plan.query)
-        encoder.encode(DOCUMENTS, plan.document)
+        with uncounted():
+            encoder.encode(QUERIES, plan.query)
+            encoder.encode(DOCUMENTS, plan.document)
     except HnmineError:
         raise
     except Exception as error:  # the type depends on the tokenizer and the modules

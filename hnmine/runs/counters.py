@@ -8,10 +8,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from hnmine.runs.ray_session import start_ray
+
+_paused = False
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Count nothing while the block runs: what is tried before the work is no work."""
+    global _paused
+    _paused = True
+    try:
+        yield
+    finally:
+        _paused = False
 
 
 class Counter:
@@ -23,7 +37,7 @@ class Counter:
 
     def add(self, amount: float, **labels: str) -> None:
         """Add to the number with these labels; nothing happens outside Ray."""
-        if amount <= 0:
+        if amount <= 0 or _paused:
             return
         if os.environ.get("RAY_ADDRESS"):
             start_ray()  # a submitted job may not have connected yet

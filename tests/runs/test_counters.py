@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hnmine.runs.counters import COUNTERS
+from hnmine.runs.counters import COUNTERS, TEXTS, uncounted
 from tests.builders.commands import modules_loaded_by
 
 BOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
@@ -102,3 +102,12 @@ def test_the_dashboard_has_what_grafana_needs(board: dict) -> None:
         for target in panel["targets"]:
             for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
                 assert f"by ({label})" in target["expr"]
+
+
+def test_what_is_tried_before_the_work_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+    monkeypatch.setattr("hnmine.runs.counters.start_ray", lambda: asked.append("ray"))
+    with uncounted():
+        TEXTS.add(3, encoder="a", role="query")
+    assert asked == []
