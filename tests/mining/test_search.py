@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -275,17 +276,27 @@ def test_the_lists_of_all_shards_together_are_those_of_one(sharded: dict[int, Sh
 def test_a_killed_shard_is_started_again_and_asked_once_more(
     sharded: dict[int, ShardedSearcher], method: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import ray
-
     searcher = sharded[2]
     argument = {"nearest": 9, "within": np.full(40, 0.4)}[method]
     before = getattr(searcher, method)(SPACE.queries_QR, argument)
-    ray.kill(searcher.actors[1])
+    _killed(searcher.actors[1])
     after = getattr(searcher, method)(SPACE.queries_QR, argument)
     assert "search shard 2 of 2 died; it is started again" in capsys.readouterr().err
     for expected, found in zip(before, after, strict=True):
         assert np.array_equal(found, expected)
     assert len(before[0])
+
+
+def _killed(actor: Any) -> None:
+    """Kill an actor and wait for its death: `ray.kill` returns before it, and a call sent in between is answered."""
+    import ray
+
+    ray.kill(actor)
+    try:
+        while True:
+            ray.get(actor.__ray_ready__.remote())
+    except ray.exceptions.RayActorError:
+        return
 
 
 @pytest.mark.ray
@@ -300,9 +311,7 @@ def test_a_shard_that_cannot_live_is_an_error_that_says_so(monkeypatch: pytest.M
     monkeypatch.setattr(search, "Shard", Dying)
     with pytest.raises(DeviceError, match=r"search shard 1 of 2 died .*add nodes"):
         ShardedSearcher(SPACE.docs_NR, CPU, 2)
-    import ray
-
-    ray.kill(whole.actors[0])
+    _killed(whole.actors[0])
     with pytest.raises(DeviceError, match=r"search shard 1 of 2 died .*add nodes"):
         whole.nearest(SPACE.queries_QR, 3)
     whole.close()
