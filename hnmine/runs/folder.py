@@ -34,6 +34,7 @@ from hnmine.runs.cache import Cache
 from hnmine.runs.counters import SECONDS
 from hnmine.runs.files import file_sha256, whole_file, write_json
 from hnmine.runs.manifest import MANIFEST, SETTINGS_READ, Step, read_manifest, versions
+from hnmine.runs.memory import peak_memory
 from hnmine.runs.progress import say
 
 RERANKERS = "rerankers"
@@ -54,6 +55,8 @@ class Run:
     manifest: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
     """Of what was done since the last commit."""
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    """The most memory that this process had held when each of these steps ended."""
 
     @property
     def cache(self) -> Cache:
@@ -67,6 +70,7 @@ class Run:
         yield
         seconds = time.monotonic() - start
         self.seconds[step] = round(self.seconds.get(step, 0.0) + seconds, 3)
+        self.peak_bytes[step] = peak_memory()
         SECONDS.add(seconds, step=step)
 
     def write_table(self, name: str, table: pa.Table) -> None:
@@ -113,13 +117,14 @@ class Run:
             "config": self.config.model_dump(mode="json", include=SETTINGS_READ[step]),
             "versions": versions(),
             "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
             "inputs": inputs,
         }
         sections = self.manifest | {step: section}
         known = sorted((self.manifest.get("files", {}) | files).items())
         named = {name: sha256 for name, sha256 in known if (self.out / name).is_file()}
         # Keep the sections before it, and those after it as long as they follow
-        self.manifest, self.seconds, is_later = {}, {}, False
+        self.manifest, self.seconds, self.peak_bytes, is_later = {}, {}, {}, False
         for other in SETTINGS_READ:
             if other not in sections:
                 continue

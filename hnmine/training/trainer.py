@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -155,7 +156,9 @@ class Trainer:
             lists = teacher.teach(name, lists, recipe.scale)
         start_dev = self._start_dev.get(start)
         job = Job(start=start.resolve(), lists=lists, dev=self.data.dev, recipe=recipe, start_dev=start_dev)
+        start_time = time.monotonic()
         best, history = self._train(name, job, identity, settings)
+        self.run.seconds[f"train: {name}"] = round(time.monotonic() - start_time, 3)
         # Describe the model, and remember it.
         training = Training(
             identity=identity,

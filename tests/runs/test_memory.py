@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hnmine.runs.memory import container_room, give_freed_blocks_back
+from hnmine.runs.memory import container_room, give_freed_blocks_back, peak_memory
 
 
 def write(folder: Path, **numbers: object) -> None:
@@ -56,3 +56,13 @@ def test_blocks_that_are_freed_between_blocks_that_stay_are_the_system_s_again()
     assert given > 150, "MiB of 200"
     assert kept < given / 2 or sys.platform != "linux", "else there is no need for it"
     give_freed_blocks_back()
+
+
+def test_the_peak_grows_with_what_is_held_and_stays_when_it_is_freed() -> None:
+    before = peak_memory()
+    held = bytearray(before + 2**26)  # more than was ever held: pages of zeros count once they are written
+    held[:: 2**12] = b"x" * len(held[:: 2**12])
+    peak = peak_memory()
+    assert before + 2**26 <= peak < 3 * before + 2**28
+    del held
+    assert peak_memory() >= peak
