@@ -21,6 +21,7 @@ from hnmine.errors import ConfigError, DataError
 from hnmine.mining.conditions import select
 from hnmine.mining.guards import Guard, denoise_guard
 from hnmine.mining.mine import (
+    SPACE_SAMPLE,
     Judged,
     choose_basis,
     denoise_model,
@@ -29,6 +30,7 @@ from hnmine.mining.mine import (
     mined_tables,
     open_search,
     say_selected,
+    space_sample,
 )
 from hnmine.mining.pca import Basis, Fused, project_space, single_spaces
 from hnmine.models.folder import model_type
@@ -182,11 +184,13 @@ class Project:
         """Write what was selected, with texts and without, and record it."""
         # Write the tables and the basis.
         run, collection, basis = self.run, self.collection, self.basis
-        names = ("negatives.parquet", "triplets.parquet", "basis.safetensors", "quarantine.jsonl")
+        names = ("negatives.parquet", "triplets.parquet", SPACE_SAMPLE, "basis.safetensors", "quarantine.jsonl")
         with run.timed("write"):
             proof, triplets = mined_tables(negatives, judged, collection.documents)
             run.write_table("negatives.parquet", proof)
             run.write_table("triplets.parquet", triplets)
+            sample = space_sample(space, judged, negatives, collection.documents, self.config.seed)
+            run.write_table(SPACE_SAMPLE, sample)
             if basis is None:
                 (run.out / "basis.safetensors").unlink(missing_ok=True)  # of an earlier run
             else:
@@ -221,6 +225,7 @@ class Project:
             inputs={},
             files=run.sha256_of(*names),
             data=self.data,
+            digests=collection.digests(),
             counts=counts,
             space={
                 "fused_width": fused.width,

@@ -30,6 +30,13 @@ class Quarantined:
     detail: str
 
 
+def _digest_of(texts: Texts) -> str:
+    content = hashlib.sha256()
+    for text_id, text in zip(texts.ids, texts.texts, strict=True):
+        content.update(json.dumps([text_id, text]).encode())
+    return content.hexdigest()[:20]
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Collection:
     """Documents, queries and what was judged; of every file the rows that were read, kept and set aside."""
@@ -121,6 +128,19 @@ class Collection:
         """Number of judged queries whose text another has too."""
         counts = np.unique(self.identities[1][: len(self.judged)], return_counts=True)[1]
         return int(counts[counts > 1].sum())
+
+    def digests(self) -> dict[str, str]:
+        """Return what names the content of the collection: a digest of documents, of queries and of each split.
+
+        Ids, texts and grades decide it, in their order; names of files and what was quarantined do not.
+        """
+        found = {"documents": _digest_of(self.documents), "queries": _digest_of(self.queries)}
+        for name, split in self.splits.items():
+            content = hashlib.sha256()
+            for rows in (split.query_rows_J, split.doc_rows_J, split.grades_J):
+                content.update(np.ascontiguousarray(rows).data)
+            found[name] = content.hexdigest()[:20]
+        return found
 
     def judgements_by_split(self) -> dict[str, dict[str, int]]:
         """Return how many judgements are positive, of a lower grade and not relevant; and queries without a positive.

@@ -23,7 +23,10 @@ from hnmine.runs.device import choose_device
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Negatives, Pairs, Space, Texts
 
+SPACE_SAMPLE = "space-sample.parquet"
+"""The file in OUT of some documents and triplets, with their first two coordinates in the space."""
 RECALL_QUERIES = 200  # on which the recall of an approximate index is measured
+_SAMPLED_DOCUMENTS, _SAMPLED_TRIPLETS = 1000, 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,3 +195,33 @@ def mined_tables(negatives: Negatives, judged: Judged, documents: Texts) -> tupl
         "certificate": pa.array(negatives.certificate_M.tolist(), pa.string()),
     }
     return pa.table(ids | proof), pa.table(triplets | ids)
+
+
+def space_sample(space: Space, judged: Judged, negatives: Negatives, documents: Texts, seed: int) -> pa.Table:
+    """Return where some documents and some triplets lie in the space: on its first two axes, of unit vectors.
+
+    Columns: kind (document, query, positive or negative), id, triplet (a number that its three rows share; null of
+    documents), x and y. On a basis the axes are the first two principal components.
+    """
+    # Draw.
+    rng = np.random.default_rng(seed)
+    doc_rows = np.sort(rng.permutation(len(documents))[:_SAMPLED_DOCUMENTS])
+    firsts_M = np.flatnonzero(negatives.rank_M == 1)
+    triplets_T = np.sort(rng.permutation(firsts_M)[:_SAMPLED_TRIPLETS])
+    pairs = judged.pairs.take(negatives.pair_M[triplets_T])
+    # Look up.
+    numbers = [*range(len(triplets_T))]
+    columns: dict[str, list[Any]] = {"kind": [], "id": [], "triplet": [], "x": [], "y": []}
+    for kind, texts, vectors, rows, numbered in (
+        ("document", documents, space.docs_NR, doc_rows, [None] * len(doc_rows)),
+        ("query", judged.queries, space.queries_QR, pairs.query_rows_P, numbers),
+        ("positive", documents, space.docs_NR, pairs.doc_rows_P, numbers),
+        ("negative", documents, space.docs_NR, negatives.doc_rows_M[triplets_T], numbers),
+    ):
+        columns["kind"] += [kind] * len(rows)
+        columns["id"] += [texts.ids[row] for row in rows.tolist()]
+        columns["triplet"] += numbered
+        columns["x"] += vectors[rows, 0].tolist()
+        columns["y"] += vectors[rows, min(1, space.width - 1)].tolist()
+    types = {"triplet": pa.int32(), "x": pa.float32(), "y": pa.float32()}
+    return pa.table({name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()})

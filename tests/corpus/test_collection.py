@@ -99,6 +99,22 @@ def test_the_judged_queries_are_those_up_to_the_last_that_a_pair_names():
     assert collection.queries_of_equal_text == 2
 
 
+def test_digests_change_with_any_id_text_or_grade_and_with_nothing_else():
+    def digests(documents=("a", "b"), query="q", judged=(0, 1, 1)):
+        return collection_of(as_texts(documents), as_texts([query]), {"train": [judged]}).digests()
+
+    plain = digests()
+    assert list(plain) == ["documents", "queries", "train"]
+    for found, changed in (
+        (digests(), set()),
+        (digests(documents=("ab", "")), {"documents"}),
+        (digests(query="Q"), {"queries"}),
+        (digests(judged=(0, 1, 2)), {"train"}),
+        (digests(judged=(0, 0, 1)), {"train"}),
+    ):
+        assert {name for name, digest in plain.items() if found[name] != digest} == changed
+
+
 # Held-out queries: drawn by their texts and the seed alone
 
 

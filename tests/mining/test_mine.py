@@ -18,7 +18,7 @@ from hnmine.config.root import Config
 from hnmine.config.steps import ReduceConfig, SearchConfig
 from hnmine.errors import DataError, ModelError
 from hnmine.mining.conditions import Known
-from hnmine.mining.mine import Judged, choose_basis, dense_first_stage, mined_tables
+from hnmine.mining.mine import SPACE_SAMPLE, Judged, choose_basis, dense_first_stage, mined_tables
 from hnmine.models.reranker import CrossEncoder
 from hnmine.types import Negatives, Pairs, Texts
 from tests.builders.field_cases import arguments, copied, judged_elsewhere, write_plain
@@ -137,7 +137,24 @@ def test_files_and_manifest_agree_with_the_rule_and_with_each_other(wanted, fold
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == json.loads(json.dumps(manifest))
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
-    assert {"negatives.parquet", "triplets.parquet", "quarantine.jsonl"} <= set(manifest["files"])
+    assert {"negatives.parquet", "triplets.parquet", "quarantine.jsonl", SPACE_SAMPLE} <= set(manifest["files"])
+
+
+def test_a_sample_of_the_space_has_documents_and_first_negatives_where_their_vectors_are(folder, tmp_path):
+    out = tmp_path / "out"
+    pipeline.mine(folder, out, precomputed(folder, "select.negatives=3"))
+    rows = pq.read_table(out / SPACE_SAMPLE).to_pylist()
+    vectors = {name: vector for name, (_, vector) in (DOCUMENTS | QUERIES).items()}
+    for row in rows:
+        x, y, _ = np.array(vectors[row["id"]]) / np.linalg.norm(vectors[row["id"]])
+        assert (row["x"], row["y"]) == pytest.approx((x, y), abs=1e-6)
+    assert [row["id"] for row in rows if row["kind"] == "document"] == [*DOCUMENTS]
+    triplets = {}
+    for row in rows:
+        if row["triplet"] is not None:
+            triplets.setdefault(row["triplet"], []).append(row["id"])
+    first = [(q, p[0], found[0]) for q, p in TRAIN.items() if (found := by_eye(q, p[0]))]
+    assert sorted(map(tuple, triplets.values())) == sorted(first)
 
 
 def test_pairs_without_negatives_are_counted_by_reason(tmp_path):
