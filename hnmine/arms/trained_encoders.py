@@ -17,6 +17,7 @@ from hnmine.arms.encoder_training import TrainingSet, adore, star
 from hnmine.config.encoders import EncoderConfig
 from hnmine.config.root import Config
 from hnmine.embedding.ensemble import Ensemble
+from hnmine.errors import ConfigError
 from hnmine.models.folder import declared_prompts, folder_sha256, resolve
 from hnmine.runs.device import choose_device
 from hnmine.runs.files import digest
@@ -45,6 +46,8 @@ class TrainedEncoders:
         assert start is not None
         assert start.model is not None
         self._start, self._folder = start, resolve(start.model, dense_head=start.dense_head)
+        if run.replaces(self._folder):
+            raise ConfigError(f"encoders: {self._folder} is in --out, where it may be replaced; choose another --out")
         self._recipe, self._config, self._run, self._suffix = recipe, config, run, suffix
         configured: dict[Role, str | None] = {"query": start.query_prompt, "document": start.document_prompt}
         given_prompts = {role: prompt for role, prompt in configured.items() if prompt is not None}
@@ -69,6 +72,7 @@ class TrainedEncoders:
         if self._run.cache.get(key, identity, EncoderConfig) is not None:
             say("compare", f"{method}, seed {seed}: reused {out}")
         else:
+            self._run.claim(key)
             shutil.rmtree(out, ignore_errors=True)
             self._train(method, recipe, docs_NR, out)
             self._run.cache.put(key, identity, trained, [out / name for name in folder_sha256(out)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Any, Literal
 
@@ -35,8 +36,19 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9.]+(-[a-z0-9.]+)*$")]
 """A name in the form that `slug` returns; files are named after it."""
+_NO_FILE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # on some systems a device, whatever the folder
+_LONGEST = 100  # signs of a slug; a file's name may have 255 bytes, and what is put before and behind needs some
 
 
 def slug(name: str) -> str:
-    """Return a name in lower case, with a hyphen for each run of other signs: for command lines and file names."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    """Return a name in lower case, with a hyphen for each run of other signs: for command lines and file names.
+
+    It leads nowhere as a path, and is never empty. Where more than marks and the case of letters would be lost, as of
+    names in other scripts, and of long ones, it ends in a digest of the name.
+    """
+    plain = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
+    plain = re.sub(r"\.*-[-.]*", "-", plain)  # no part begins or ends with a dot
+    if plain and name.isascii() and len(plain) <= _LONGEST and not _NO_FILE.fullmatch(plain):
+        return plain
+    end = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+    return "-".join(filter(None, ("name", plain[: _LONGEST - 14].rstrip("-."), end)))

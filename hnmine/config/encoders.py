@@ -23,7 +23,9 @@ class LexicalConfig(Section):
 class EncoderConfig(Section):
     """One encoder of the ensemble: exactly one of `model`, `precomputed` and `lexical`."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.\-]+$", description="short name, used in logs and reports")
+    name: str = Field(
+        pattern=r"^\w[\w.\-]*$", max_length=60, description="short name, used in logs, reports and names of files"
+    )
     model: str | None = Field(
         None, description="what SentenceTransformer loads: a folder, or a hub name, pinned as name@commit"
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from hnmine.config import steps
-from hnmine.config.base import Device, Engine, Section
+from hnmine.config.base import Device, Engine, Section, slug
 from hnmine.config.encoders import DEFAULT_PRESET, PRESETS, EncoderConfig
 from hnmine.config.training import TrainConfig
 
@@ -55,8 +56,11 @@ class Config(Section):
         if agreement > len(self.encoders):
             raise ValueError(f"guards.agreement is {agreement}, but there are {len(self.encoders)} encoders")
         names = [encoder.name for encoder in self.encoders]
-        if len(set(names)) != len(names):
+        if len({slug(name) for name in names}) != len(names):
             raise ValueError(f"encoders: names must differ, got {names}")
+        parts = {"bm25", "dense", "re-ranker", slug(Path(self.evaluate.first_stage).name)}
+        if taken := [name for name in names if slug(name) in parts]:
+            raise ValueError(f"encoders: {taken[0]} is what another part of a blend is called; choose another name")
         if self.evaluate.blend == "none" and self.ranker.choose != "auto":
             raise ValueError(f"ranker.choose: {self.ranker.choose} has no effect on evaluate.blend: none; remove one")
         workers = self.train.workers or 1

@@ -24,6 +24,8 @@ MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors on the hub
 
 _NOT_HASHED = (".gitattributes", "README.md", ".DS_Store")
+RANKER_FILE = "ranker.json"
+"""What makes a folder a ranker, which holds its re-ranker, if it has one, in a folder of this name."""
 OTHER_RUNTIMES = ("onnx", "openvino", "coreml")
 """Folders of copies for other runtimes, which are not read."""
 _AT_TOP = re.compile(r"(adapter_)?config\.json|modules\.json|.*\.(safetensors|bin)")  # one of these, in any model
@@ -49,6 +51,10 @@ def resolve(model: str, *, dense_head: int | None = None) -> Path:
             refuse_other_weights(folder / "model.safetensors", MINILM_SHA256)
         else:
             folder = _from_hub(model, dense_head)
+    if (folder / RANKER_FILE).is_file():
+        folder /= "re-ranker"
+        if not folder.is_dir():
+            raise ModelError(f"{model} is a ranker without a re-ranker of its own; name a model")
     refuse_without_safetensors(folder)
     return folder
 
@@ -58,6 +64,7 @@ def folder_sha256(folder: Path) -> dict[str, str]:
 
     Those of an adapter's base model, which lies elsewhere, stand under `base/`.
     """
+    refuse_linked_folders(folder)
     paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     hashes = {
         relative.as_posix(): file_sha256(path)
@@ -66,6 +73,15 @@ def folder_sha256(folder: Path) -> dict[str, str]:
     }
     base = adapter_base(folder)
     return hashes if base is None else hashes | {f"base/{name}": sha for name, sha in folder_sha256(base).items()}
+
+
+def refuse_linked_folders(folder: Path) -> None:
+    """Raise ModelError if a folder in a model's is a link: checks and hashes do not look behind it, loaders do."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() and path.is_dir() and path.relative_to(folder).parts[0] not in OTHER_RUNTIMES:
+            raise ModelError(
+                f"{path} is a link to a folder, behind which nothing is checked; put the folder in its place"
+            )
 
 
 def adapter_base(folder: Path) -> Path | None:
@@ -128,6 +144,7 @@ def refuse_without_safetensors(folder: Path) -> None:
         )
 
     # Find weights of each format.
+    refuse_linked_folders(folder)
     safe = {path.parent for path in folder.rglob("*.safetensors")}
     pickled = {path.parent: path for pattern in _PICKLED for path in sorted(folder.rglob(pattern), reverse=True)}
     read = {

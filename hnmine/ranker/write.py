@@ -1,122 +1,177 @@
-"""OUT/ranker is written: what dev chose, with all that it needs, its figures and its cost."""
+"""OUT/ranker is written: what dev chose, with all that it needs, its figures and its cost.
+
+What was deployed before, OUT/ranker of an earlier command or train.model if it is a ranker, stays if it is better on
+dev than all rows of today, unless `ranker.choose` insists on a kind.
+"""
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 
-from hnmine.config.training import Kind
-from hnmine.errors import DataError
-from hnmine.models.folder import OTHER_RUNTIMES, adapter_base, resolve
-from hnmine.models.lexical import Fit
+from hnmine.errors import ModelError
+from hnmine.models.folder import RANKER_FILE
 from hnmine.project import Project
-from hnmine.ranker.bm25 import Bm25Statistics
-from hnmine.ranker.choose import RERANKER, Deployable, choose, deployable
+from hnmine.ranker.choose import choose, deployable, on_dev
+from hnmine.ranker.cost import Costs
 from hnmine.ranker.parts import Part
-from hnmine.ranker.ranker import RANKER_FILE, STANDARDISED, Figures, RankerSpec
+from hnmine.ranker.ranker import STANDARDISED, Figures, Ranker, RankerSpec
 from hnmine.ranker.readme import readme
-from hnmine.ranking.evaluate import Ranking
-from hnmine.ranking.measures import MAIN_METRIC, Task
-from hnmine.runs.device import choose_device
-from hnmine.runs.files import settle, write_json
+from hnmine.ranker.sources import copied, reranker_part, sources
+from hnmine.ranking.evaluate import RERANKER, Evaluation, Ranking, Reranker
+from hnmine.ranking.measures import MAIN_METRIC, Task, means
+from hnmine.runs.files import digest, settle, write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
-from hnmine.types import NO_ROW, Float32
+from hnmine.types import Float32
 
 RANKER = "ranker"
 """The folder in OUT."""
-_TIMED_QUERIES = 8
-_NOT_COPIED = shutil.ignore_patterns("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", ".*", *OTHER_RUNTIMES)
 
 
 @dataclass(frozen=True)
-class Rerankers:
-    """The re-rankers of a run: how they read, where they are, and their scores (Q, K) on dev, by ranking."""
+class Earlier:
+    """A ranker that was deployed before."""
 
-    kind: Kind
-    max_tokens: int
-    folders: Mapping[str, Path]
-    dev_scores: Mapping[str, Float32]
+    folder: Path
+    spec: RankerSpec
+    ranking: Ranking
+    """Its row of today's table."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is to be deployed, and between which rows it was chosen."""
+
+    chosen: Ranking
+    rows: Sequence[Ranking]
+    """Those that can be deployed."""
+    earlier: Earlier | None
+    """What was deployed before, if it is better on dev than today's rows."""
+    reranker_QK: Float32 | None
+    """The scores on dev of the chosen row's re-ranker by itself, if it has one."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether what was deployed before is what is chosen."""
+        return self.earlier is not None and self.chosen is self.earlier.ranking
+
+
+def choose_ranker(project: Project, evaluation: Evaluation, rerankers: Mapping[str, Reranker]) -> Deployment | None:
+    """Return what dev chooses of the rows of an evaluation and of what was deployed before; None: no dev was asked.
+
+    `rerankers` are by the names of rows.
+    """
+    if project.evaluator.dev is None:
+        say("ranker", f"{project.run.out / RANKER} is left as it is: no dev query could choose", level="warning")
+        return None
+    wanted = project.config.ranker.choose
+    rows = deployable(evaluation.rows, {*sources(project), RERANKER}, rerankers)
+    chosen = choose(rows, wanted)
+    earlier = _earlier(project, max(map(on_dev, rows)))
+    if earlier is not None and wanted == "auto":
+        chosen = earlier.ranking
+    alone = [each.alone.dev_QK for each in evaluation.measured if chosen in (each.alone, each.blend)]
+    return Deployment(chosen, rows, earlier, alone[0] if alone and RERANKER in chosen.weights else None)
+
+
+def _earlier(project: Project, best: float) -> Earlier | None:
+    """Return what was deployed before, if it is better on the dev queries of today than the best of today's rows."""
+    # Find it.
+    out, model, evaluator = project.run.out / RANKER, Path(project.config.train.model).expanduser(), project.evaluator
+    folder = next((each for each in (out, model) if (each / RANKER_FILE).is_file()), None)
+    if folder is None or evaluator.dev is None:
+        return None
+    try:
+        spec = RankerSpec.read(folder)
+        figures = spec.figures.get(spec.chosen)
+        same_dev = figures is not None and spec.dev_identity == dev_identity(evaluator.dev)
+        if same_dev and figures is not None and round(figures.dev[MAIN_METRIC], 12) <= best:
+            return None
+        # Let it rank the queries of today.
+        say("ranker", f"{folder} was deployed before, {spec.chosen}: it ranks the queries of today")
+        ranker = Ranker.load(folder, device=project.config.device)
+        scores = [ranker.scores_of_task(task) for task in project.evaluator.tasks("").values()]
+    except ModelError as error:
+        say("ranker", f"what was deployed before is not compared: {error}", level="warning")
+        return None
+    name = f"deployed before: {spec.chosen}"
+    ranking = evaluator.ranking(name, "deployed-before", spec.kind, spec.weights, *scores)
+    return Earlier(folder, spec, ranking) if on_dev(ranking) > best else None
+
+
+def dev_identity(dev: Task) -> str:
+    """Return what names these dev queries with their documents and judgements."""
+    return digest([*dev.texts, [sorted(rows) for rows in dev.relevant]])
 
 
 def write_ranker(
-    project: Project, rankings: Sequence[Ranking], rerankers: Rerankers, wanted: str = "auto"
-) -> dict[str, Any]:
-    """Write OUT/ranker, the best on dev of these rankings and their blends; return what the manifest says of it.
-
-    The first ranking is the first stage's, the others are re-rankers'. `wanted` insists on a kind of `KINDS`.
-    """
-    # Choose.
-    evaluator, run = project.evaluator, project.run
-    dev, sources = evaluator.dev, _sources(project, rerankers)
-    assert dev is not None, "without a blend nothing is known of dev"
-    on_dev = dict(evaluator.parts[1])
-    scores = {rankings[0].name: dev.first_scores_QK, **rerankers.dev_scores}
-    folders = {name: folder for name, folder in rerankers.folders.items() if _is_whole(name, folder)}
-    whole = [rankings[0], *(each for each in rankings[1:] if each.name in folders)]
-    rows = deployable(whole, dev, scores, on_dev, folders, frozenset(on_dev) - frozenset(sources))
-    chosen = choose(rows, wanted)
-
-    # Take its re-ranker, or the first one to measure what a re-ranker costs.
-    if shown := [name for name, folder in folders.items() if chosen.folder in (folder, None)][:1]:
-        sources[RERANKER] = sources[RERANKER].model_copy(update={"path": str(folders[shown[0]].absolute())})
-        on_dev[RERANKER] = scores[shown[0]]
-
-    # Write the folder beside the old one, and put it into the place of that.
-    hidden, target = run.out / f".{RANKER}.tmp", run.out / RANKER
-    with run.timed("ranker"):
-        costs = {
-            name: _milliseconds(sources[name], dev, project, name)
-            for name in sorted({name for row in rows for name in row.weights})
-        }
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.mkdir()
-        parts = {}
-        for name in chosen.weights:
-            copied, (mean, deviation) = _copied(sources[name], project, name, hidden), _spread(on_dev[name], dev)
-            found = {"sha256": copied.hashes(hidden), "mean": mean, "deviation": deviation}
-            parts[name] = copied.model_copy(update=found)
-        spec = _spec(project, chosen, parts, rows, costs)
-        write_json(hidden / RANKER_FILE, spec.model_dump(mode="json"))
-        (hidden / "README.md").write_text(readme(spec), encoding="utf-8")
-        for path in hidden.rglob("*"):
-            settle(path)
-        shutil.rmtree(target, ignore_errors=True)
-        hidden.rename(target)
-    line = _line(spec, rankings[0].name, target)
-    say("ranker", line)
-    recorded = {"figures", "weights", "chosen", "kind", "ms_per_part"}
-    return {"line": line, **spec.model_dump(mode="json", include=recorded)}
-
-
-def _spec(
-    project: Project,
-    chosen: Deployable,
-    parts: dict[str, Part],
-    rows: Sequence[Deployable],
-    costs: dict[str, float],
+    project: Project, deployment: Deployment, rerankers: Mapping[str, Reranker], costs: Costs
 ) -> RankerSpec:
-    evaluator = project.evaluator
-    return RankerSpec(
+    """Write what is to be deployed to OUT/ranker; return what it says of itself."""
+    run, chosen, earlier = project.run, deployment.chosen, deployment.earlier
+    hidden, target = run.out / f".{RANKER}.tmp", run.out / RANKER
+    if earlier is not None and deployment.stays and earlier.folder == target:
+        return earlier.spec
+
+    # Write the folder beside the old one.
+    shutil.rmtree(hidden, ignore_errors=True)
+    if earlier is not None and deployment.stays:
+        shutil.copytree(earlier.folder, hidden)
+        spec = earlier.spec
+    else:
+        hidden.mkdir()
+        spec = _write(project, deployment, hidden, rerankers.get(chosen.name), costs)
+    for path in hidden.rglob("*"):
+        settle(path)
+
+    # Put it into the place of the old one.
+    shutil.rmtree(target, ignore_errors=True)
+    hidden.rename(target)
+    return spec
+
+
+def _write(
+    project: Project, deployment: Deployment, folder: Path, reranker: Reranker | None, costs: Costs
+) -> RankerSpec:
+    """Write parts, ranker.json and README.md."""
+    # Copy the parts.
+    evaluator, chosen = project.evaluator, deployment.chosen
+    assert evaluator.dev is not None
+    places = sources(project) | ({} if reranker is None else {RERANKER: reranker_part(project.config, reranker)})
+    scores = dict(evaluator.parts[1])
+    if deployment.reranker_QK is not None:
+        scores[RERANKER] = deployment.reranker_QK
+    parts: dict[str, Part] = {}
+    for name in chosen.weights:
+        part = copied(places[name], project, name, folder)
+        mean, deviation = _spread(scores[name], evaluator.dev)
+        found = {"sha256": part.hashes(folder), "mean": mean, "deviation": deviation}
+        parts[name] = part.model_copy(update=found)
+
+    # Describe them.
+    spec = RankerSpec(
         chosen=chosen.name,
         kind=chosen.kind,
         weights=dict(chosen.weights),
         parts=parts,
         standardised=STANDARDISED if chosen.kind.startswith("blend") else None,
         depth=project.config.evaluate.depth,
-        dev_queries=len(evaluator.dev or ()),
+        dev_queries=len(evaluator.dev),
+        dev_identity=dev_identity(evaluator.dev),
         test_queries=len(evaluator.test),
-        figures={row.name: _figures(row, costs) for row in rows},
-        ms_per_part=costs,
+        figures={row.name: _figures(row, costs) for row in deployment.rows},
+        ms_per_part={name: costs.of_part(name, reranker) for name in parts},
         versions=versions(),
     )
+    write_json(folder / RANKER_FILE, spec.model_dump(mode="json"))
+    (folder / "README.md").write_text(readme(spec), encoding="utf-8")
+    return spec
 
 
 def ranker_files(out: Path) -> list[str]:
@@ -125,109 +180,13 @@ def ranker_files(out: Path) -> list[str]:
     return [path.relative_to(out).as_posix() for path in paths if path.is_file() and path.name != "README.md"]
 
 
-def _sources(project: Project, rerankers: Rerankers) -> dict[str, Part]:
-    """Return the parts that can score new texts, with the places where they are now."""
-    config, first = project.config, next(iter(project.evaluator.parts[1]))
-    bm25 = config.evaluate.first_stage == "bm25"
-    parts = {first: Part(kind="bm25" if bm25 else "given")}
-    for encoder in config.encoders if config.evaluate.blend == "encoders" else ():
-        if encoder.precomputed is None:
-            path = project.ensemble.fits.get(encoder.name) or str(
-                resolve(encoder.model or "", dense_head=encoder.dense_head).absolute()
-            )
-            parts[encoder.name] = Part(kind="encoder", path=path, encoder=encoder, engine=config.engine)
-    reading = {"max_tokens": rerankers.max_tokens, "dtype": config.train.dtype}
-    if rerankers.kind == "cross-encoder":
-        reading["passages"] = config.evaluate.long_documents == "maxp"
-    parts[RERANKER] = Part(kind="re-ranker", reranker=rerankers.kind, reading=reading, engine=config.engine)
-    return parts
-
-
-def _is_whole(name: str, folder: Path) -> bool:
-    """Whether a re-ranker has all in its folder; an adapter's base lies elsewhere."""
-    if adapter_base(folder) is None:
-        return True
-    say("ranker", f"{name} is an adapter, whose base lies elsewhere, and no ranker: set train.lora.keep=merged")
-    return False
-
-
-def _copied(part: Part, project: Project, name: str, root: Path) -> Part:
-    """Put what a part needs into a ranker's folder; return the part as it is there."""
-    if part.kind == "given":
-        return part
-    if part.kind == "bm25":
-        evaluate, path = project.config.evaluate, "bm25.safetensors"
-        Bm25Statistics.of(project.collection.documents.texts, k1=evaluate.k1, b=evaluate.b).save(root / path)
-    elif part.encoder and part.encoder.lexical:
-        content = Fit(project.store, part.path).read()
-        if content is None:
-            raise DataError(f"the lexical fit {part.path} is gone from {project.store}; run again")
-        path = f"lexical/{part.path}"
-        (root / path).parent.mkdir(exist_ok=True)
-        (root / path).write_bytes(content.to_pybytes())
-    elif pinned := _pinned(Path(part.path)):
-        return part.model_copy(update={"path": pinned})
-    else:
-        path = RERANKER if part.kind == "re-ranker" else f"encoders/{name}"
-        shutil.copytree(part.path, root / path, ignore=_NOT_COPIED)
-    update: dict[str, Any] = {"path": path}
-    if part.encoder and part.encoder.model:  # names no folder of this machine
-        update["encoder"] = part.encoder.model_copy(update={"model": path})
-    return part.model_copy(update=update)
-
-
-def _pinned(folder: Path) -> str | None:
-    """Return name@commit of a folder in the hub's cache; None of any other."""
-    cached = folder.parent.parent.name
-    if folder.parent.name != "snapshots" or not cached.startswith("models--"):
-        return None
-    return f"{cached.removeprefix('models--').replace('--', '/')}@{folder.name}"
-
-
-def _milliseconds(part: Part, dev: Task, project: Project, name: str) -> float:
-    """Return the milliseconds that a part takes for a query's documents, after a first query."""
-    if part.kind == "given":
-        return 0.0
-    if part.kind == "bm25" or (part.encoder and part.encoder.lexical):
-        folder = project.run.out / f".{RANKER}.part"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            return _timed(_copied(part, project, name, folder), folder, dev, project, name)
-        finally:
-            shutil.rmtree(folder)
-    return _timed(part, project.run.out, dev, project, name)
-
-
-def _timed(part: Part, root: Path, dev: Task, project: Project, name: str) -> float:
-    score = part.load(root.absolute(), choose_device(project.config.device), name)
-    seconds = []
-    answered = np.flatnonzero(dev.exists_QK.any(1))
-    for at in [answered[0], *answered[:_TIMED_QUERIES]]:
-        texts = [dev.document_texts[row] for row in dev.doc_rows_QK[at].tolist() if row != NO_ROW]
-        start = time.perf_counter()
-        score([dev.queries.texts[at]], [texts])
-        seconds.append(time.perf_counter() - start)
-    return round(1000 * median(seconds[1:]), 3)
-
-
 def _spread(scores_QK: Float32, dev: Task) -> tuple[float, float]:
     """Return mean and standard deviation of a query's scores, the mean over the queries."""
     there = [scores[exists] for scores, exists in zip(scores_QK, dev.exists_QK, strict=True) if exists.any()]
     return float(np.mean([scores.mean() for scores in there])), float(np.mean([scores.std() for scores in there]))
 
 
-def _figures(row: Deployable, costs: Mapping[str, float]) -> Figures:
-    cost = round(sum(costs[part] for part in row.weights), 3)
-    return Figures(kind=row.kind, dev=dict(row.dev), test=dict(row.test), ms_per_query=cost)
-
-
-def _line(spec: RankerSpec, first_stage: str, target: Path) -> str:
-    """Return what was chosen, in one line."""
-    figures, first = spec.figures[spec.chosen], spec.figures.get(first_stage)
-    beside = "" if first is None or spec.chosen == first_stage else f" ({first_stage} {first.test[MAIN_METRIC]:.3f})"
-    dev, test = figures.dev[MAIN_METRIC], figures.test[MAIN_METRIC]
-    return (
-        f"Deploy {target}: {spec.chosen}, {MAIN_METRIC} {dev:.3f} on dev, {test:.3f} on test{beside}, "
-        f"{figures.ms_per_query:.3g} ms a query."
-    )
+def _figures(row: Ranking, costs: Costs) -> Figures:
+    assert row.dev is not None
+    cost: dict[str, Any] = {"ms_per_query": costs.of_row(row)}
+    return Figures(kind=row.kind, dev=means(row.dev), test=means(row.values), **cost)

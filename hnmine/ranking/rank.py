@@ -117,7 +117,7 @@ def find_model(model: str, config: Config, *, max_tokens: int | None = None, dty
     say("rank", f"{model}: a {kind} on {device}, {reading['dtype']}")
     if kind == "cross-encoder":
         check_reranker("--model", model, kind, folder, reading)
-    name = slug(Path(model.partition("@")[0]).name) or "model"
+    name = slug(Path(os.path.abspath(model.partition("@")[0])).name)
     return RankingModel(name=name, kind=kind, folder=folder, reading=reading)
 
 

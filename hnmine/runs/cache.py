@@ -68,6 +68,13 @@ class Cache:
         entry = self._read(name)
         return {} if entry is None else entry.files
 
+    def claim(self, name: str) -> bool:
+        """Note that work of this name begins; return whether it was noted, or done, before."""
+        if known := self._path(name).exists():
+            return known
+        write_json(self._path(name), _Entry(identity="", files={}, found={}).model_dump())
+        return False
+
     def drop(self, name: str) -> None:
         """Forget an entry; its files stay."""
         self._path(name).unlink(missing_ok=True)

@@ -43,6 +43,14 @@ START = "start"
 """The name there of the model that all trainings begin with, where it had no ranking head and was warmed up."""
 HOME_MARK = "home.json"
 """The file that makes a folder a home of nights."""
+_REPLACED = (RERANKERS, "ranker", "encoders")
+"""Folders in OUT whose content steps replace."""
+_OURS = {
+    *_REPLACED, *("reranker", "evaluation", "cache", "store", "scored", "vectors", "tensorboard"),
+    *("negatives.parquet", "triplets.parquet", "basis.safetensors", "quarantine.jsonl", "audit.json"),
+    *("compare.json", "compare.md"),
+}  # fmt: skip
+_MARK = ".lock"  # made with the first file
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -82,6 +90,25 @@ class Run:
         """Write a text file, complete or not at all; `name` may have folders in it."""
         with whole_file(self.out / name) as hidden:
             hidden.write_text(text, encoding="utf-8")
+
+    def claim(self, name: str) -> None:
+        """Note that what stands under this name in OUT is made here, and may be replaced, whole or not.
+
+        Raises:
+            DataError: it is there, and nothing says that it was made here.
+        """
+        is_there = os.path.lexists(self.out / name)
+        is_named = any(file.startswith(f"{name}/") for file in self.manifest.get("files", {}))
+        if not self.cache.claim(name) and is_there and not is_named:
+            self.cache.drop(name)
+            raise DataError(
+                f"{self.out / name} was not made by hnmine, and would be replaced; move it away, or choose another "
+                "--out"
+            )
+
+    def replaces(self, path: Path) -> bool:
+        """Whether a path is in a folder of OUT whose content steps replace."""
+        return any(path.resolve().is_relative_to((self.out / name).resolve()) for name in _REPLACED)
 
     def require_mined(self) -> None:
         """Raise DataError unless something was mined into the run, and is as the manifest says."""
@@ -148,7 +175,13 @@ def open_run(out: Path, config: Config) -> Iterator[Run]:
         if (out / HOME_MARK).exists():
             raise DataError(f"--out {out} is a home of nights, which remove what is old there; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
-        with (out / ".lock").open("a") as lock:
+        names = {path.name for path in out.iterdir()}
+        if not names & {_MARK, MANIFEST} and (taken := sorted(names & _OURS)):
+            raise DataError(
+                f"--out {out} is no folder of hnmine, and has {', '.join(taken[:5])}, which would be replaced; choose "
+                "another folder"
+            )
+        with (out / _MARK).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

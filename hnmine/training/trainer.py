@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY, TAUGHT, Kind
 from hnmine.corpus.text_keys import key_of
-from hnmine.errors import ModelError
+from hnmine.errors import ConfigError, ModelError
 from hnmine.models.folder import adapter_base, folder_sha256, hidden_size, resolve
 from hnmine.models.reranker import has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC
@@ -34,12 +34,13 @@ from hnmine.runs.device import choose_device, visible_gpus
 from hnmine.runs.files import digest, share
 from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.manifest import versions
+from hnmine.runs.nodes import in_cluster
 from hnmine.runs.progress import say
 from hnmine.training.gradient import Recipe
 from hnmine.training.lessons import Teacher
 from hnmine.training.lists import Lists, TrainingData, random_negatives, training_lists
 from hnmine.training.log import TrainingLog, tracking
-from hnmine.training.ray_workers import train_on_ray
+from hnmine.training.ray_workers import default_workers, train_on_ray
 from hnmine.training.worker import STATE, Group, Job, Worker, best_step
 
 WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
@@ -91,12 +92,19 @@ class Trainer:
         # Resolve the recipe, the teacher and the workers.
         settings, engine, choice = config.train, config.engine, choose_device(config.device)
         self.model = resolve(settings.model)
+        for setting, read in (
+            ("train.model", self.model),
+            ("train.teacher", settings.teacher and resolve(settings.teacher)),
+        ):
+            if read and run.replaces(read):
+                raise ConfigError(
+                    f"{setting}: {read} is in --out, where training replaces models; choose another --out"
+                )
         default_rate = DEFAULT_RATE * (LORA_RATE if settings.lora else 1)
         rate = settings.learning_rate or default_rate * DEFAULT_RATE_WIDTH / hidden_size(self.model)
         self.recipe = Recipe.of(settings, choice, learning_rate=rate, seed=config.seed, engine=engine)
         self._teacher = Teacher(settings.teacher, choice, engine, run.out / "scored") if settings.teacher else None
-        gpus = visible_gpus() if choice.kind == "gpu" and config.ray is not False else 0
-        self._workers = settings.workers or max(1, gpus)
+        self._workers = settings.workers or _default_workers(choice.kind == "gpu", config.ray, settings.pairs_per_batch)
         several_or_cluster = self._workers > 1 or bool(os.environ.get("RAY_ADDRESS"))
         self._by_ray = several_or_cluster if config.ray is None else config.ray
         # Say what there is to choose steps by.
@@ -150,6 +158,7 @@ class Trainer:
             if "0" in known.dev_by_step:
                 self._start_dev[start] = known.dev_by_step["0"]
             return known
+        self.run.claim(key)
         # Ask the teacher, and train.
         settings = self._decisive(lists, recipe)
         if (teacher := self._teacher_for(lists, recipe)) is not None:
@@ -233,7 +242,7 @@ class Trainer:
                 "lists": digest(listed),
                 "dev": digest([*dev.texts, [sorted(rows) for rows in dev.relevant]]),
                 "recipe": self._decisive(lists, recipe),
-                "workers": self._workers,
+                "workers": self.config.train.workers or 1,  # what a cluster happens to have changes but rounding
                 "versions": versions(),
             }
         )
@@ -263,6 +272,13 @@ class Trainer:
     def _teacher_for(self, lists: Lists, recipe: Recipe) -> Teacher | None:
         """Return the teacher where the loss needs its scores, and some lists have none."""
         return None if recipe.loss not in TAUGHT or all(each.teacher for each in lists) else self._teacher
+
+
+def _default_workers(on_gpu: bool, ray: bool | None, most: int) -> int:
+    """Return one worker a GPU of this machine; in a cluster as many as all of it has room for, each with a pair."""
+    if ray is False:
+        return 1
+    return min(most, default_workers(on_gpu)) if in_cluster() else max(1, visible_gpus() if on_gpu else 1)
 
 
 def work_folder(out: Path, identity: str) -> Path:

@@ -19,6 +19,7 @@ from hnmine.models.folder import (
     refuse_other_weights,
     resolve,
 )
+from tests.builders.models import tiny_cross_encoder
 
 
 def model_folder(folder: Path, *files: str) -> Path:
@@ -208,3 +209,25 @@ def test_a_hub_model_is_asked_for_at_the_revision_behind_its_name(monkeypatch, t
 def test_a_folder_whose_name_has_an_at_sign_is_a_folder(tmp_path):
     folder = model_folder(tmp_path / "model@home", "model.safetensors")
     assert resolve(str(folder)) == folder
+
+
+def test_a_link_in_place_of_a_folder_is_refused_wherever_a_model_is_read(tmp_path):
+    model, pooling = tiny_cross_encoder(tmp_path / "model"), tmp_path / "elsewhere"
+    pooling.mkdir()
+    before = folder_sha256(model)
+    (model / "onnx").symlink_to(pooling, target_is_directory=True)  # is not read
+    assert folder_sha256(model) == before
+    (model / "1_Pooling").symlink_to(pooling, target_is_directory=True)
+    for read in (folder_sha256, lambda folder: resolve(str(folder))):
+        with pytest.raises(ModelError, match="1_Pooling is a link to a folder, behind which nothing is checked"):
+            read(model)
+
+
+def test_weights_behind_a_link_are_hashed(tmp_path):
+    model = tiny_cross_encoder(tmp_path / "model")
+    weights = tmp_path / "weights"
+    (model / "model.safetensors").rename(weights)
+    (model / "model.safetensors").symlink_to(weights)
+    before = folder_sha256(model)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert folder_sha256(model) != before

@@ -154,14 +154,15 @@ def test_a_folder_in_the_way_of_a_file_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = Path("out") if relative else tmp_path / "out"
-    (out / "negatives.parquet").mkdir(parents=True)
-    with (
-        pytest.raises(
-            DataError, match=r"--out .*out cannot be written: .*negatives\.parquet: Is a directory; make way"
-        ),
-        open_run(out, Config()) as run,
-    ):
-        run.write_table("negatives.parquet", TABLE)
+    match = r"--out .*out cannot be written: .*negatives\.parquet: Is a directory; make way"
+
+    def write() -> None:
+        with open_run(out, Config()) as run:
+            (out / "negatives.parquet").mkdir()
+            run.write_table("negatives.parquet", TABLE)
+
+    with pytest.raises(DataError, match=match):
+        write()
     assert sorted(path.name for path in out.iterdir()) == [".lock", "negatives.parquet"]
 
 
@@ -199,3 +200,49 @@ def test_an_error_that_names_its_file_in_its_text_alone_is_said_as_well(tmp_path
         message = r"--out .*out cannot be written: .*No such file.*make way or room there"
         with pytest.raises(DataError, match=message), open_run(tmp_path / "out", Config()) as run:
             write(run.out)
+
+
+@pytest.mark.parametrize(
+    "name", ["negatives.parquet", "rerankers/mine/notes.txt", "ranker/x", "evaluation/my.md", "cache/x"]
+)
+def test_a_folder_of_others_that_has_what_would_be_replaced_is_refused_and_stays(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    match = rf"--out .*out is no folder of hnmine, and has {Path(name).parts[0]}, which would be replaced"
+    with pytest.raises(DataError, match=match), open_run(tmp_path / "out", Config()):
+        pass
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [Path(name).parts[0]]
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_with_other_content_is_worked_in_and_its_content_kept(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):
+        with open_run(tmp_path, Config()) as run:
+            run.write_table("negatives.parquet", TABLE)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_in_out_that_others_made_is_not_replaced_and_one_that_was_begun_here_is(tmp_path: Path) -> None:
+    with open_run(tmp_path, Config()) as run:
+        (tmp_path / "rerankers" / "theirs").mkdir(parents=True)
+        for _ in range(2):
+            with pytest.raises(DataError, match="rerankers/theirs was not made by hnmine, and would be replaced"):
+                run.claim("rerankers/theirs")
+        run.claim("rerankers/ours")
+        (tmp_path / "rerankers" / "ours").mkdir()
+        run.claim("rerankers/ours")  # as after a kill
+        (tmp_path / "ranker").mkdir()
+        (tmp_path / "ranker" / "part").write_text("")
+        run.commit("ranker", inputs={}, files=run.sha256_of("ranker/part"))
+        run.claim("ranker")  # the manifest says whose it is
+
+
+def test_what_steps_replace_is_known_also_behind_links(tmp_path: Path) -> None:
+    with open_run(tmp_path / "out", Config()) as run:
+        (tmp_path / "out" / "rerankers" / "x").mkdir(parents=True)
+        (tmp_path / "out" / "reranker").symlink_to("rerankers/x")
+        (tmp_path / "link").symlink_to(tmp_path / "out" / "reranker")
+        assert all(map(run.replaces, (tmp_path / "out" / "reranker", tmp_path / "link", tmp_path / "out" / "ranker")))
+        assert not any(map(run.replaces, (tmp_path, tmp_path / "out", tmp_path / "out" / "deployed", tmp_path / "x")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from sentence_transformers import CrossEncoder
 
-from hnmine.errors import ModelError
+from hnmine.errors import ConfigError, DataError, ModelError
 from hnmine.models.reranker import BiEncoder
 from hnmine.ranking.measures import means, measure, rerank
 from hnmine.runs.files import digest
@@ -97,6 +98,11 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit_and_replaces_what_is_th
 ) -> None:
     stale = tmp_path / "rerankers" / "model" / "stale.txt"
     stale.parent.mkdir(parents=True)
+    stale.write_text("of others")
+    with pytest.raises(DataError, match="rerankers/model was not made by hnmine, and would be replaced"):
+        train_quickly(start, tmp_path, yes_no_lists(33))
+    shutil.rmtree(stale.parent)
+    train_quickly(start, tmp_path, yes_no_lists(8))
     stale.write_text("from an earlier run")
     model, outcome = train_quickly(start, tmp_path, yes_no_lists(33))
     assert outcome == trained[1]
@@ -253,3 +259,19 @@ def test_two_workers_train_the_bi_encoder_that_one_trains(tmp_path: Path) -> Non
         for model in (start, one, two)
     )
     assert np.abs(alone - together).max() < np.abs(alone - begun).max() / 1000
+
+
+@pytest.mark.parametrize("setting", ["train.model", "train.teacher"])
+@pytest.mark.parametrize("place", ["reranker", "rerankers/x", "ranker/re-ranker"])
+def test_a_model_that_training_would_replace_is_refused(setting: str, place: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    model = tiny_cross_encoder(out / "rerankers" / "x" if place == "reranker" else out / place)
+    (out / ".lock").touch()
+    (out / "reranker").symlink_to("rerankers/x")
+    start = tiny_cross_encoder(tmp_path / "start")
+    given = [f"train.model={start}", "train.loss=kl", f"train.teacher={start}", f"{setting}={out / place}"]
+    splits, config = splits_and_config(write_collection(tmp_path / "data"), *given)
+    match = rf"{setting}: .*{place.rpartition('/')[2]} is in --out, where training replaces models"
+    with run_with_negatives(out) as run, pytest.raises(ConfigError, match=match):
+        trainer_of(splits, config, run)
+    assert model.is_dir()
