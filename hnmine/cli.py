@@ -16,71 +16,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hnmine.command_words import ABOUT_RANK, DESCRIPTION, EXAMPLES, RANK_EXAMPLES, STEPS
 from hnmine.config.base import slug
 from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError
-from hnmine.runs import stopping
-from hnmine.runs.progress import emit, json_lines
+from hnmine.runs import stopping, streams
+from hnmine.runs.progress import close_live, emit, json_lines
 from hnmine.runs.tables import text_table
 
-_DESCRIPTION = """\
-Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
-
-  hnmine inspect  --data DIR               what is in this folder, and what to do next? (seconds; the first command)
-  hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute)
-  hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate
-  hnmine compare  --data DIR --out DIR     every way to choose negatives, side by side (hours; --quick: 40 minutes)
-
-the steps of run, one by one; what is already done is reused:
-  hnmine embed    --data DIR --out DIR     only fill OUT/store with the vectors that it lacks
-  hnmine mine     --data DIR --out DIR     hard negatives only: OUT/negatives.parquet, OUT/triplets.parquet
-  hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
-  hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
-  hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
-
-any model, on its own:
-  hnmine rank     --model M --data DIR --out RUN   put a first stage's documents in order; RUN is a TREC run
-
-every night:
-  hnmine nightly  --data DIR --home DIR    mine the collection as it is tonight; deploy what is not worse
-  hnmine history  --home DIR               the nights: what changed, and what was decided
-  hnmine rollback --home DIR               deploy the re-ranker before the current one again
-
-DIR is a folder with documents, queries and judgements: corpus.jsonl, queries.jsonl and qrels/train.tsv, dev.tsv,
-test.tsv; or CSV, Parquet, MS MARCO, TREC, training triples …: `hnmine inspect` says what it is taken for.
-`hnmine presets` lists encoders and re-rankers by name.
-`hnmine config` lists every setting with its default; a file (--config) or an option (--set step.key=value) changes it.
-
-Exit codes: 0 done; 1 an error of hnmine itself, or of the machine; 2 a mistake that the message tells how to mend;
-3 another job works on this HOME; 130 interrupted, 143 terminated: the same command goes on from there.
-"""
-_STEPS = {
-    "run": "mine, fine-tune and evaluate; what is already done is reused",
-    "embed": "encode the documents and queries that the store lacks, and nothing else",
-    "mine": "mine the hard negatives of the train pairs",
-    "train": "fine-tune the re-ranker on the negatives in OUT",
-    "evaluate": "compare the re-rankers in OUT on the test queries",
-    "compare": "train a re-ranker with every way to choose negatives, and compare them; goes on where it was stopped",
-    "audit": "measure how often right answers without a label would be taken for negatives",
-}
-_EXAMPLES = """\
-run --preset paper
-run --preset distilled --preset anchored --preset mistakes-of-the-start
-embed --set embed.store=s3://bucket/vectors
-mine --set select.negatives=4
-mine --set 'encoders=[{name: bge, model: BAAI/bge-base-en-v1.5}]'
-train --preset distilled --preset mistakes-of-the-start
-train --set train.model=cross-encoder/ms-marco-MiniLM-L6-v2
-evaluate --set evaluate.queries=200
-evaluate --set evaluate.first_stage=run.trec
-compare --quick
-compare --arms bm25,two-conditions-then-bm25 --seeds 1
-compare --quick --arms two-conditions-then-bm25 --set compare.sizes=[100,250,500]
-audit --set guards.margin=0.02 --set guards.first_rank=5
-"""
-"""Examples in the help of each step, without `hnmine`, --data and --out."""
 QUICK_ARMS = (
     "random-of-bm25-s-first-50",
     "the-paper",
@@ -110,13 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A thread of OpenMP waits 30 times shorter for others before it sleeps than by default: this costs nothing where
     # cores are free, and where another training wants them both do 1.7 times the work.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    options = command_parser().parse_args(arguments)
+    streams.mend()
+    try:
+        return _called(command_parser().parse_args(arguments))
+    finally:
+        close_live()
+        streams.flush()
+
+
+def _called(options: argparse.Namespace) -> int:
+    """Call the function of a command, print what it returns, and return the exit code."""
     stopping.listen()
     with json_lines() if options.log == "json" else nullcontext():
         try:
             text = options.function(options)
-            emit(text, options.command, text, stream=sys.stdout)
-            return int(vars(options).get("exit_code", 0))
+            return int(vars(options).get("exit_code", 0)) if emit(text, options.command, text, stream=sys.stdout) else 1
         except HnmineError as error:
             code = 3 if isinstance(error, InUseError) else 2
             emit(f"error: {error}", options.command, str(error), level="error", exit_code=code)
@@ -124,9 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code, word = (stopping.EXIT_CODE, "terminated") if stopping.is_asked() else (130, "interrupted")
             message = f"{word}; the same command goes on from what is kept"
             emit(message, options.command, message, level="warning", exit_code=code)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = 1
         return code
 
 
@@ -249,7 +199,7 @@ class _Print(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any, **__: Any) -> None:
         try:
-            print(self.const(namespace))  # noqa: T201
+            streams.write(self.const(namespace), sys.stdout)
         except HnmineError as error:
             parser.error(str(error))
         parser.exit()
@@ -257,12 +207,12 @@ class _Print(argparse.Action):
 
 def command_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser("hnmine", description=_DESCRIPTION, formatter_class=_AS_WRITTEN)
+    parser = argparse.ArgumentParser("hnmine", description=DESCRIPTION, formatter_class=_AS_WRITTEN)
     # The version is looked up only if asked for: a job's uploaded copy has none, as it is not installed.
     about = "print the version that is installed and end"
     parser.add_argument("--version", action=_Print, nargs=0, const=lambda _: f"hnmine {version('hnmine')}", help=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for step in _STEPS:
+    for step in STEPS:
         _add_step(commands, step)
 
     _add_rank(commands)
@@ -316,10 +266,10 @@ def _add_step(commands: Any, step: str) -> None:
     """Add a command that works on --data and in --out."""
     # Say what it does, with examples.
     start = f"  hnmine {step} --data my-search/ --out out/"
-    further = [line.removeprefix(step) for line in _EXAMPLES.splitlines() if line.startswith(f"{step} ")]
+    further = [line.removeprefix(step) for line in EXAMPLES.splitlines() if line.startswith(f"{step} ")]
     examples = [f"{start}{options}" for options in ("", *further, " --config settings.yaml")]
     epilog = "\n".join(["examples:", *examples, "`hnmine config` lists every setting with its default."])
-    command = _add_command(commands, step, _step, _STEPS[step], epilog)
+    command = _add_command(commands, step, _step, STEPS[step], epilog)
 
     # Add the options of all steps, and those of some.
     command.add_argument("--data", required=True, metavar="DATA", help=_DATA)
@@ -345,25 +295,7 @@ def _add_step(commands: Any, step: str) -> None:
 
 def _add_rank(commands: Any) -> None:
     """Add the command that re-ranks with any model."""
-    # Say what it does, with examples.
-    about = "put a first stage's documents in order with any model, and write a TREC run; goes on where it was stopped"
-    start = "  hnmine rank --data my-search/"
-    examples = (
-        f"{start} --model out/reranker --out after.trec --split test\n"
-        f"{start} --model BAAI/bge-reranker-v2-m3 --candidates bm25.trec.gz --depth 100 --out run.trec.gz\n"
-        f"{start} --model all-MiniLM-L6-v2 --candidates dense --set encoders=en-base --out run.trec\n"
-    )
-    teach = (
-        f"examples:\n{examples}"
-        "M is a cross-encoder or a SentenceTransformer: a folder, a hub name, or a name that `hnmine presets` lists.\n"
-        "RUN has a line a document: query_id Q0 doc_id rank score tag, in the order of score; equal scores keep the\n"
-        "order of the first stage. The same command writes the same bytes. To check that the model is served right,\n"
-        "compare these scores with your service's; --dtype float32 leaves out rounding. RUN.work holds what is scored\n"
-        "until RUN is written, and may be removed then. `hnmine config` lists every setting with its default."
-    )
-    command = _add_command(commands, "rank", _rank, about, teach)
-
-    # Add the options; some are short for settings.
+    command = _add_command(commands, "rank", _rank, ABOUT_RANK, RANK_EXAMPLES)
     command.add_argument("--model", required=True, metavar="M", help="the model that re-ranks")
     command.add_argument("--data", required=True, metavar="DATA", help=_DATA)
     command.add_argument("--out", required=True, type=Path, metavar="RUN", help="run file to write; .gz compresses it")

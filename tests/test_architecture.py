@@ -29,7 +29,7 @@ FLOORS = (
     ("corpus",),
     ("runs",),
     ("config",),
-    ("types", "errors"),
+    ("types", "errors", "command_words"),
 )
 """Packages and top-level modules from the roof down. Imports lead to a lower floor, never along a floor or up.
 

@@ -1,4 +1,4 @@
-"""The messages of a run: lines on standard error, a live one on a terminal, or JSON objects for a log collector."""
+"""The messages of a run: lines on standard error, live ones on a terminal, or JSON objects for a log collector."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
-from hnmine.runs import stopping
+from hnmine.runs import stopping, streams
+from hnmine.runs.printable import printable
 
-LIVE_SECONDS = 0.2  # between two updates of the live line
+if TYPE_CHECKING:
+    from rich.progress import Progress as Live
+LIVE_SECONDS = 0.2  # between two updates of a live line
 LOG_SECONDS = 10.0  # between two lines of a log about the same work
 _as_json = False
+_live: Live | None = None
+"""What shows the live lines, as long as there are some; what others print meanwhile stands above them."""
 
 Level = Literal["info", "warning", "error"]
 Field = str | float | None | Mapping[str, int]
@@ -30,10 +35,16 @@ def say(step: str, message: str, *, level: Level = "info", **fields: Field) -> N
 
 def emit(
     line: str, step: str, message: str, *, level: Level = "info", stream: TextIO | None = None, **fields: Field
-) -> None:
-    """Print `line` as it is, or in JSON mode an object of the other arguments; on standard error by default."""
-    text = _json_object(level, step, message, fields) if _as_json else line
-    print(text, file=stream or sys.stderr, flush=True)
+) -> bool:
+    """Print `line` as it is, or in JSON mode an object of the other arguments; on standard error by default.
+
+    Return whether it could be written. A stream that is full or closed ends no run, and nothing in a text steers a
+    terminal.
+    """
+    if _live is not None and stream is None:
+        return _above_live_lines(printable(line))
+    stream = stream or sys.stderr
+    return streams.write(_json_object(level, step, message, fields, stream) if _as_json else printable(line), stream)
 
 
 def is_json() -> bool:
@@ -70,23 +81,76 @@ class _JsonFormatter(logging.Formatter):
     """Makes JSON objects of what other libraries log."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _json_object(record.levelname.lower(), record.name, super().format(record).strip(), {})
+        return _json_object(record.levelname.lower(), record.name, super().format(record).strip(), {}, sys.stderr)
 
 
-def _json_object(level: str, step: str, message: str, fields: dict[str, Field]) -> str:
+def _json_object(level: str, step: str, message: str, fields: dict[str, Field], stream: TextIO | None) -> str:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return json.dumps({"time": now, "level": level, "step": step, "message": message} | fields, ensure_ascii=False)
+    found = {"time": now, "level": level, "step": step, "message": message} | fields
+    return json.dumps(found, ensure_ascii=stream is not None and not streams.takes_all_signs(stream))
+
+
+def _open_live() -> Live:
+    """Return what shows live lines; it is drawn anew when asked to, by no thread."""
+    global _live
+    if _live is None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        # Standard output is only taken if it is the same terminal: what is piped elsewhere stays as it is.
+        console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+        task = Column(no_wrap=True, max_width=max(20, console.width * 2 // 5))
+        _live = Progress(
+            TextColumn("{task.fields[step]:>10} │ {task.description}", markup=False, table_column=task),
+            BarColumn(12),
+            TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
+            console=console,
+            expand=True,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+        )
+        _live.start()
+        _live.console.show_cursor(True)  # a process that is killed would leave it hidden
+    return _live
+
+
+def close_live() -> None:
+    """Take the live lines away, however the work ended."""
+    global _live
+    if _live is not None:
+        live, _live = _live, None
+        try:
+            live.stop()
+        except (OSError, ValueError):  # the terminal is gone
+            streams.give_up(sys.stderr)
+
+
+def _above_live_lines(line: str) -> bool:
+    """Print a line where no live line is."""
+    from rich.text import Text
+
+    assert _live is not None
+    try:
+        _live.console.print(Text(line), soft_wrap=True)
+    except (OSError, ValueError):
+        close_live()
+        return False
+    return True
 
 
 class Progress:
-    """Counts finished units of one task and prints how far it is. Made by `track`."""
+    """Counts finished units of one task and prints how far it is. Made by `track`, or to be closed by its maker."""
 
     def __init__(self, step: str, task: str, total: int, unit: str) -> None:
         self.step, self.task, self.total, self.unit = step, task, total, unit
         self.done, self._note = 0, ""
         self._start = self._end = time.monotonic()
-        self._live = sys.stderr.isatty() and not _as_json
+        self._live = _open_live() if streams.is_live() and not _as_json else None
         self._last = 0.0 if self._live else self._start
+        if self._live:
+            self._line = self._live.add_task(printable(task), total=max(total, 1), step=step, text="")
 
     def advance(self, amount: int, note: str = "") -> None:
         """Add finished units, and optionally a short note that is shown beside them.
@@ -103,19 +167,27 @@ class Progress:
         self._last = self._end
         seconds_left = (self.total - self.done) * self._seconds / max(self.done, 1)
         left = f", {self._rate}, {clock(seconds_left)} left" if self.done else ""
-        done = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
-        text = f"{self.task}: {done}{left}{self._note}"
-        if self._live:
-            sys.stderr.write(f"\r\033[K{self.step:>10} │ {text}")
-            sys.stderr.flush()
-        else:
-            self._say(text)
+        text = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%}){left}{self._note}"
+        if self._live is None:
+            self._say(f"{self.task}: {text}")
+        elif self._live is _live:
+            try:
+                self._live.update(self._line, completed=self.done, text=text, refresh=True)
+            except (OSError, ValueError):
+                close_live()
 
     def finish(self) -> None:
         """Print the closing line."""
-        if self._live:
-            sys.stderr.write("\r\033[K")
+        self.close()
         self._say(f"{self.task}: {self.done:,} {self.unit} in {clock(self._seconds)} ({self._rate}{self._note})")
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._live is not None and self._live is _live:
+            self._live.remove_task(self._line)
+            if not self._live.tasks:
+                close_live()
+        self._live = None
 
     @property
     def _seconds(self) -> float:
@@ -136,8 +208,11 @@ class Progress:
 def track(step: str, task: str, total: int, unit: str) -> Iterator[Progress]:
     """Follow `total` units of work; the closing line is printed only if the block succeeds."""
     progress = Progress(step, task, total, unit)
-    yield progress
-    progress.finish()
+    try:
+        yield progress
+        progress.finish()
+    finally:
+        progress.close()
 
 
 def clock(seconds: float) -> str:

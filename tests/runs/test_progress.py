@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import subprocess
 import sys
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -15,6 +13,7 @@ import pytest
 
 from hnmine.runs import progress
 from hnmine.runs.progress import emit, json_lines, say, track
+from tests.builders.terminals import screen, seen_on_a_terminal
 
 
 def test_a_line_of_news_goes_to_standard_error_under_its_step(capsys):
@@ -62,32 +61,69 @@ def test_work_of_no_units_and_minutes_of_work_are_printed(capsys):
     assert [progress.clock(s) for s in (0.04, 12.4, 89, 125)] == ["0.0 s", "12 s", "89 s", "2 min 05 s"]
 
 
-def test_a_terminal_sees_one_line_that_is_rewritten():
-    code = (
-        "from hnmine.runs.progress import track\n"
-        "with track('embed', 'minilm', 3, 'texts') as work:\n"
-        "    work.advance(1)\n"
-        "    work.advance(2)\n"
-    )
-    ours, theirs = os.openpty()
-    child = subprocess.Popen([sys.executable, "-c", code], stderr=theirs)
-    os.close(theirs)
-    seen = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # Linux: the other end is closed
-            break
-        if not part:
-            break
-        seen += part
-    os.close(ours)
-    assert child.wait() == 0
-    text = seen.decode()
-    assert "\r\033[K" in text
-    assert "1 of 3 texts (33%)" in text
-    assert text.count("\n") == 1
-    assert "minilm: 3 texts in" in text
+WORK = """
+import logging, sys
+from hnmine.runs import progress
+from hnmine.runs.progress import close_live, say, track
+progress.LIVE_SECONDS = 0.0
+with track("embed", "minilm", 3, "texts") as work:
+    work.advance(1)
+    say("embed", "news " * 30 + "\x1b[2J\x07")
+    logging.warning("a library [bold]logs[/bold]")
+    print("and prints", file=sys.stderr)
+    print("a result")
+    work.advance(1)
+    with track("bm25", "inside", 2, "queries") as inner:
+        inner.advance(1)
+        inner.advance(1)
+    work.advance(1)
+"""
+FAILS = """
+from hnmine.runs.progress import track
+with track("embed", "minilm", 3, "texts") as work:
+    work.advance(1)
+    raise SystemExit("it failed")
+"""
+
+
+def test_a_terminal_sees_one_line_a_step_and_what_is_printed_stands_above_it(tmp_path):
+    seen = seen_on_a_terminal(WORK, stdout=tmp_path / "out.txt")
+    assert "1 of 3 texts (33%)" in seen
+    assert "1 of 2 queries (50%)" in seen
+    lines = screen(seen)
+    assert lines[0] == "     embed │ " + "news " * 30 + "\ufffd[2J\ufffd", "a long line is not cut, and nothing steers"
+    assert lines[1:3] == ["WARNING:root:a library [bold]logs[/bold]", "and prints"]
+    assert re.fullmatch(r" +bm25 │ inside: 2 queries in .*", lines[3])
+    assert re.fullmatch(r" +embed │ minilm: 3 texts in .*", lines[4])
+    assert len(lines) == 5
+    assert (tmp_path / "out.txt").read_text() == "a result\n", "what is piped elsewhere is left alone"
+
+
+def test_the_cursor_is_never_left_hidden_and_failed_work_leaves_no_line():
+    seen = seen_on_a_terminal(FAILS)
+    assert screen(seen) == ["it failed"]
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
+    shown = seen.index("1 of 3")
+    assert "\x1b[?25h" in seen[:shown], "also while the line is shown: a process may be killed"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"CI": "true"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii:backslashreplace"}],
+    ids=str,
+)
+def test_a_terminal_that_wants_plain_lines_gets_them(environment):
+    seen = seen_on_a_terminal(WORK, **environment)
+    assert "\x1b" not in seen
+    assert "1 of 3 texts" not in seen
+    assert "inside: 2 queries in" in seen
+
+
+def test_a_narrow_terminal_gets_one_line_still():
+    seen = seen_on_a_terminal(WORK, COLUMNS="44")
+    live = [line for line in seen.splitlines() if "of 3" in line]
+    assert live
+    assert all(len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", part)) <= 44 for line in live for part in line.split("\r"))
 
 
 def test_json_lines_have_time_level_step_message_and_figures(capsys):
