@@ -213,6 +213,7 @@ class Project:
             "rows_read": collection.rows_read,
             "rows_kept": collection.rows_kept,
             "judgements": collection.judgements_by_split(),
+            "verdicts": collection.verdicts_by_kind(),
             "quarantined": _by_reason(collection),
             "queries_of_equal_text": collection.queries_of_equal_text,
             "texts_encoded": self.ensemble.encoded,
@@ -276,8 +277,9 @@ def _refuse_other_types(data: object, config: object) -> None:
 def _refuse_idle_sources(made: Collection, config: Config) -> None:
     """Refuse settings of reading that a collection was made without."""
     default = type(config.sources)()
-    found = {"min_score": made.min_score, "lower_grades": "negatives" if made.lower_are_negatives else "ignore"}
+    found: dict[str, Any] = {"min_score": made.min_score, "lower_grades": "negatives" if made.lower_are_negatives else "ignore"}
     found["template"] = getattr(made, "template", default.template)
+    found["verdicts"] = getattr(made, "verdict_files", default.verdicts)
     for key, value in found.items():
         if (wanted := getattr(config.sources, key)) not in (value, getattr(default, key)):
             raise ConfigError(
@@ -309,6 +311,10 @@ def _say_read(collection: Collection, out: Path) -> None:
         QUARANTINED.add_each(reasons)
         listed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in reasons.items())
         say("read", f"quarantined: {listed}; listed in {out / 'quarantine.jsonl'}")
+    if len(collection.verdicts):
+        kinds = collection.verdicts_by_kind()
+        listed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in kinds.items())
+        say("read", f"verdicts of people: {listed}", verdicts=kinds)
     if unread := collection.unread:
         more = f" and {len(unread) - UNREAD_SHOWN} more" if len(unread) > UNREAD_SHOWN else ""
         say("read", f"not read: {', '.join(unread[:UNREAD_SHOWN])}{more}", unread=len(unread))

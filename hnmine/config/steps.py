@@ -28,10 +28,20 @@ class SourcesConfig(Section):
         description="documents of a grade above 0 and below min_score: ignore: neither right nor a negative; "
         "negatives: may be chosen as negatives",
     )
+    verdicts: tuple[str, ...] = Field(
+        (),
+        description="reviewed pages of `hnmine explain --sample`, or tables of query_id, document_id and verdict; "
+        "right: a judged right document; wrong: may be a negative, and no guard is asked",
+    )
     train_split: str = Field("train", description="the split whose pairs are mined and trained on")
     dev_split: str = Field("dev", description="split for early stopping; absent: a share of the train queries")
     test_split: str = Field("test", description="split that is reported; absent: the dev queries")
     dev_share: float = Field(0.15, gt=0, lt=1, description="share of train queries held out if there is no dev")
+
+    @field_validator("verdicts", mode="before")
+    @classmethod
+    def _one_or_several(cls, verdicts: Any) -> Any:
+        return (str(verdicts),) if isinstance(verdicts, str | Path) else verdicts
 
     @model_validator(mode="after")
     def _template_has_text(self) -> SourcesConfig:

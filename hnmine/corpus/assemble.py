@@ -5,18 +5,19 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.account import Account, BadRowError, shown
-from hnmine.corpus.collection import Collection, Quarantined, judged_first
+from hnmine.corpus.collection import NO_JUDGEMENTS, Collection, Quarantined, judged_first
 from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, listed
 from hnmine.corpus.files import Row
 from hnmine.corpus.qrels import FIELDS, score_of
 from hnmine.corpus.text_table import TextTable, id_as_text, read_texts
+from hnmine.corpus.verdicts import RIGHT, VERDICT, WRONG, texts_digest, verdict_rows
 from hnmine.errors import DataError
 from hnmine.types import Judgements
 
@@ -57,9 +58,12 @@ def assemble(parts: Parts, sources: SourcesConfig, quarantined: list[Quarantined
     queries = read_texts("query", parts.queries, QUERY, "{text}", account, parts.address)
     judged = _named(parts.judged, sources)
     splits = {split: _read_judgements(split, rows, queries, documents, account) for split, rows in judged.items()}
+    verdicts = _read_verdicts(sources, queries, documents, splits, account)
 
     # Account for every row.
     ordered, splits = judged_first(queries.kept(), splits, sources.min_score)
+    ids = list(queries.row_of)
+    moved = [ordered.row_of[ids[row]] for row in verdicts.query_rows_J.tolist()]
     places = {file: place for place, file in enumerate(account.read)}
     account.bad.sort(key=lambda row: (places[row.file], row.line))
     bad = Counter(row.file for row in account.bad)
@@ -67,6 +71,7 @@ def assemble(parts: Parts, sources: SourcesConfig, quarantined: list[Quarantined
         documents=documents.kept(),
         queries=ordered,
         splits=splits,
+        verdicts=replace(verdicts, query_rows_J=np.array(moved, np.int64)),
         min_score=sources.min_score,
         lower_are_negatives=sources.lower_grades == "negatives",
         rows_read=dict(account.read),
@@ -137,6 +142,62 @@ def _read_judgements(
     if not pairs and bad_rows and all(bad.reason in _UNREADABLE for bad in bad_rows):
         raise account.nothing(bad_rows[0].file, f"usable judgement of {split}", listed(JUDGEMENT))
     return judged
+
+
+def _read_verdicts(
+    sources: SourcesConfig,
+    queries: TextTable,
+    documents: TextTable,
+    splits: Mapping[str, Judgements],
+    account: Account,
+) -> Judgements:
+    """Read the verdicts of people: a right document has the grade of a positive, a wrong one has 0."""
+    # See what is judged right.
+    if not sources.verdicts:
+        return NO_JUDGEMENTS
+    positives = [each.positives(sources.min_score) for each in splits.values()]
+    right = {
+        pair for each in positives for pair in zip(each.query_rows_P.tolist(), each.doc_rows_P.tolist(), strict=True)
+    }
+    grades = {RIGHT: sources.min_score or 1.0, WRONG: 0.0}
+    found: dict[tuple[int, int], float] = {}
+
+    # Keep one verdict of each pair; who says right wins.
+    for row in account.good(verdict_rows(sources.verdicts)):
+        try:
+            query, document, verdict = _parse_verdict(row)
+            pair = queries.row(query, query), documents.row(document, query)
+            texts = texts_digest(queries.texts[pair[0]], documents.texts[pair[1]])
+            if (row.fields.get("texts") or texts) != texts:
+                raise BadRowError(
+                    "text_changed", f"the text of {shown(document)} or of the query is another now", query
+                )
+            if pair in right and verdict == WRONG:
+                raise BadRowError("judged_right", f"the qrels say that {shown(document)} is right; mend them", query)
+            grade, before = grades[verdict], found.get(pair)
+            found[pair] = grade if before is None else max(grade, before)
+            if before is not None:
+                same = "the same" if grade == before else "both verdicts, right stands"
+                raise BadRowError("duplicate_pair", f"{shown(document)} has {same} before", query)
+        except BadRowError as bad:
+            account.reject(row, *bad.args)
+    if not found:
+        raise account.nothing(", ".join(sources.verdicts), "verdict", f"expected {listed(VERDICT)}, or ticked boxes")
+    rows = np.array(list(found), np.int64)
+    return Judgements(
+        query_rows_J=rows[:, 0].copy(), doc_rows_J=rows[:, 1].copy(), grades_J=np.array([*found.values()], np.float32)
+    )
+
+
+def _parse_verdict(row: Row) -> tuple[str, str, str]:
+    """Return query id, document id and verdict."""
+    query, document, _ = _parse_judgement(row._replace(fields={**row.fields, "score": 0}))
+    verdict = str(row.fields["verdict"] or "").strip().lower()
+    if not verdict:
+        raise BadRowError("no_verdict", f"expected {RIGHT} or {WRONG} for {shown(document)}, nothing is said", query)
+    if verdict not in (RIGHT, WRONG):
+        raise BadRowError("bad_verdict", f"expected {RIGHT} or {WRONG}, got {shown(verdict)}", query)
+    return query, document, verdict
 
 
 def _refuse_reversed(

@@ -18,6 +18,10 @@ from hnmine.errors import DataError
 from hnmine.runs.files import whole_file
 from hnmine.types import Int64, Judgements, Pairs, Texts
 
+NO_JUDGEMENTS = Judgements(
+    query_rows_J=np.empty(0, np.int64), doc_rows_J=np.empty(0, np.int64), grades_J=np.empty(0, np.float32)
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantined:
@@ -44,6 +48,7 @@ class Collection:
     documents: Texts
     queries: Texts  # those without a positive in any split come last (`judged_first`): only lessons ask for them
     splits: dict[str, Judgements]  # by name, every one that the data have, also those that no step is told to use
+    verdicts: Judgements = NO_JUDGEMENTS  # of people on mined negatives (`verdicts`): right, or of grade 0 and wrong
     min_score: float | None = None  # the least grade of a positive; None: any above 0
     lower_are_negatives: bool = False  # whether a document of a lower grade may be a negative
     rows_read: dict[str, int]  # by file
@@ -57,7 +62,7 @@ class Collection:
         assert self.rows_kept.keys() == self.rows_read.keys() >= bad.keys()
         for file, read in self.rows_read.items():
             assert read == self.rows_kept[file] + bad[file], (file, read, self.rows_kept[file], bad[file])
-        held = len(self.documents) + len(self.queries) + sum(map(len, self.splits.values()))
+        held = len(self.documents) + len(self.queries) + sum(map(len, (*self.splits.values(), self.verdicts)))
         assert held == sum(self.rows_kept.values()), (held, self.rows_kept)
 
     def __repr__(self) -> str:
@@ -87,12 +92,31 @@ class Collection:
 
         Queries of one text are one question: what was judged for one of them holds for all.
         """
-        return self._shared(judgements.positives(self.min_score) for judgements in self.splits.values())
+        judged = (*self.splits.values(), self.verdicts)
+        return self._shared(judgements.positives(self.min_score) for judgements in judged)
+
+    def wrong(self) -> dict[int, set[int]]:
+        """Return the document rows for each query row that people judged wrong, and nobody right."""
+        is_wrong_J = self.verdicts.grades_J <= 0
+        wrong = Pairs(
+            query_rows_P=self.verdicts.query_rows_J[is_wrong_J], doc_rows_P=self.verdicts.doc_rows_J[is_wrong_J]
+        )
+        positives = self.positives()
+        return {query: docs - positives.get(query, set()) for query, docs in self._shared([wrong]).items()}
+
+    def verdicts_by_kind(self) -> dict[str, int]:
+        """Return how many verdicts say right, of these how many no split says, and how many say wrong."""
+        right = self.verdicts.positives(self.min_score)
+        judged = self._shared(each.positives(self.min_score) for each in self.splits.values())
+        pairs = zip(right.query_rows_P.tolist(), right.doc_rows_P.tolist(), strict=True)
+        new = sum(doc not in judged.get(query, ()) for query, doc in pairs)
+        return {"right": len(right), "new_positives": new, "wrong": len(self.verdicts) - len(right)}
 
     def lower_grades(self) -> dict[int, set[int]]:
         """Return the document rows of a grade above 0 for each query row that no split judges positive."""
-        positives, above_0 = self.positives(), self._shared(each.positives(None) for each in self.splits.values())
-        lower = {query: docs - positives.get(query, set()) for query, docs in above_0.items()}
+        positives, wrong = self.positives(), self.wrong()
+        above_0 = self._shared(each.positives(None) for each in self.splits.values())
+        lower = {query: docs - positives.get(query, set()) - wrong.get(query, set()) for query, docs in above_0.items()}
         return {query: docs for query, docs in lower.items() if docs}
 
     @cached_property
@@ -106,6 +130,26 @@ class Collection:
             lower={} if self.lower_are_negatives else self.lower_grades(),
             same_id=same_ids(self.documents, self.queries),
             titled=self._titled,
+        )
+
+    def _with_verdicts(self, judgements: Judgements | None) -> Judgements | None:
+        """Return what a split judges, and the verdicts that make a document right for a query of the split."""
+        if judgements is None or not len(self.verdicts):
+            return judgements
+        positives = judgements.positives(self.min_score)
+        known = set(zip(positives.query_rows_P.tolist(), positives.doc_rows_P.tolist(), strict=True))
+        queries = set(judgements.query_rows_J.tolist())
+        is_new_J = np.array(
+            [
+                grade > 0 and query in queries and (query, doc) not in known
+                for query, doc, grade in zip(*(each.tolist() for each in vars(self.verdicts).values()), strict=True)
+            ]
+        )
+        added = self.verdicts.take(is_new_J)
+        return Judgements(
+            query_rows_J=np.concatenate([judgements.query_rows_J, added.query_rows_J]),
+            doc_rows_J=np.concatenate([judgements.doc_rows_J, added.doc_rows_J]),
+            grades_J=np.concatenate([judgements.grades_J, added.grades_J]),
         )
 
     def _shared(self, splits: Iterable[Pairs]) -> dict[int, set[int]]:
@@ -159,8 +203,12 @@ class Collection:
         return counts
 
     def pairs(self, split: str) -> Pairs:
-        """Return the pairs of a split, or raise a DataError that names the splits there are."""
-        judgements = self.splits.get(split)
+        """Return the pairs of a split, with what people judged right for its queries.
+
+        Raises:
+            DataError: there is no such split, or nothing in it is right; the splits there are are named.
+        """
+        judgements = self._with_verdicts(self.splits.get(split))
         if judgements is not None and len(pairs := judgements.positives(self.min_score)):
             return pairs
         least = "above 0" if self.min_score is None else f"of at least sources.min_score={self.min_score:g}"

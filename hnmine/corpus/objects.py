@@ -33,6 +33,7 @@ class Collection(collection.Collection):
     """A collection that is made of Python objects; steps take it where they take the address of a folder."""
 
     template: str  # by which fields of documents were joined
+    verdict_files: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, corpus: Any, queries: Any, qrels: Any, sources: SourcesConfig | None = None) -> Collection:
@@ -60,7 +61,14 @@ class Collection(collection.Collection):
         sources = sources or SourcesConfig()
         made = assemble(parts, sources)
         values = {field.name: getattr(made, field.name) for field in fields_of(made)}
-        return cls(**values | {"layout": f"Python objects, {_digest(made)}", "template": sources.template})
+        return cls(
+            **values
+            | {
+                "layout": f"Python objects, {_digest(made)}",
+                "template": sources.template,
+                "verdict_files": sources.verdicts,
+            }
+        )
 
 
 def _texts(name: str, texts: Any, names: Names) -> Iterator[Row]:
@@ -190,7 +198,8 @@ def _digest(made: collection.Collection) -> str:
         for text_id, text in zip(texts.ids, texts.texts, strict=True):
             digest.update(f"{len(text_id)} {len(text)} {text_id}{text}".encode())
         digest.update(b"\0")
-    for name, judged in sorted(made.splits.items()):
+    verdicts = {"verdicts": made.verdicts} if len(made.verdicts) else {}
+    for name, judged in sorted((made.splits | verdicts).items()):
         digest.update(name.encode())
         for array in (judged.query_rows_J, judged.doc_rows_J, judged.grades_J):
             digest.update(array.tobytes())

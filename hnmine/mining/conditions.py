@@ -21,6 +21,9 @@ every row it leads to says `approximate`.
 An *expensive* guard (a cross-encoder) is asked last, in rounds, each over all pairs at once: only about the documents
 that come first among those still waiting, and only while their pair lacks negatives. What it is not asked about lies
 behind the last negative of its pair, where no answer could change the result or a count.
+
+No guard is asked about a document that a person judged wrong (`Known.is_wrong`): a guard is a suspicion, and that
+settles it. The two conditions hold for it as for any other.
 """
 
 from __future__ import annotations
@@ -66,14 +69,21 @@ class Search(Protocol):
 
 
 class Known:
-    """Which documents are never negatives of a pair, and which documents are copies of each other."""
+    """Which documents are never negatives of a pair, which people judged wrong, and which are copies of each other."""
 
-    def __init__(self, known: Sequence[Collection[int]], groups_N: Int64) -> None:
-        """Take what is no negative of each pair, and a number for each document: equal number, same text."""
+    def __init__(
+        self, known: Sequence[Collection[int]], groups_N: Int64, wrong: Sequence[Collection[int]] = ()
+    ) -> None:
+        """Take what is no negative of each pair, and what is judged wrong.
+
+        `groups_N` has a number for each document: equal number, same text.
+        """
         self.groups_N = groups_N
-        pair_F = np.repeat(np.arange(len(known)), np.array([len(docs) for docs in known], dtype=np.int64))
-        doc_rows_F = np.array([doc for docs in known for doc in docs], dtype=np.int64)
-        self._known = np.unique(self._codes(pair_F, doc_rows_F))
+        self._known, self._wrong = self._all_codes(known), self._all_codes(wrong)
+
+    def is_wrong(self, pair_F: Int64, doc_rows_F: Int64) -> NDArray[np.bool_]:
+        """Return for each (pair, document) whether its text is that of a document which a person judged wrong."""
+        return np.isin(self._codes(pair_F, doc_rows_F), self._wrong)
 
     def mask(self, pair_F: Int64, doc_rows_F: Int64) -> NDArray[np.bool_]:
         """Return for each (pair, document) whether its text is that of a document which is no negative."""
@@ -84,6 +94,11 @@ class Known:
         first = np.zeros(len(pair_F), dtype=bool)
         first[np.unique(self._codes(pair_F, doc_rows_F), return_index=True)[1]] = True
         return first
+
+    def _all_codes(self, docs_P: Sequence[Collection[int]]) -> Int64:
+        pair_F = np.repeat(np.arange(len(docs_P)), np.array([len(docs) for docs in docs_P], dtype=np.int64))
+        doc_rows_F = np.array([doc for docs in docs_P for doc in docs], dtype=np.int64)
+        return np.unique(self._codes(pair_F, doc_rows_F))
 
     def _codes(self, pair_F: Int64, doc_rows_F: Int64) -> Int64:
         """Return a number for each (pair, text)."""
@@ -114,6 +129,57 @@ def select(
             open_p = selection.settle_by_lists(open_p, length)
     selection.settle_by_scans(open_p)
     return selection.collect()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """How every document that is nearer to the query of one pair than its positive fared, the nearest first."""
+
+    rows_F: Examined
+    passed_F: NDArray[np.bool_]  # all tests; the first of them are the negatives
+    removed_by_F: Int64  # number of the guard, the expensive one is the last; -1: none
+    rank_F: Int64  # among all documents that may be negatives
+    certificate: str
+    dropped: str  # why there is no negative; empty if there is one
+
+
+def trace(
+    space: Space,
+    pair: Pairs,
+    known: Known,
+    *,
+    negatives: int,
+    guards: Sequence[Guard] = (),
+    expensive: Guard | None = None,
+) -> Trace:
+    """Return how `select` decides over each document, for one pair and by a full scan."""
+    everything = _Everything(len(space.docs_NR))
+    selection = _Selection(space, pair, known, everything, negatives, guards, expensive, lambda _pairs: None)
+    selection.settle_by_scans(np.zeros(1, dtype=np.int64))
+    rows_F, passed_F, removed_by_F = selection.trace(*everything.within(space.queries_QR[:1], np.zeros(1)))
+    return Trace(
+        rows_F=rows_F,
+        passed_F=passed_F,
+        removed_by_F=removed_by_F,
+        rank_F=_running_count(rows_F["pair"], ~rows_F["is_known"]),
+        certificate=str(selection.certificate_P[0]),
+        dropped=next((reason for reason, pairs in selection.dropped.items() if pairs), ""),
+    )
+
+
+@dataclass(frozen=True)
+class _Everything:
+    """A search that returns every document."""
+
+    documents: int
+    approximate = False
+
+    def nearest(self, queries_QR: Float32, k: int) -> tuple[Int64, Float32]:
+        raise NotImplementedError
+
+    def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:  # noqa: ARG002
+        queries_F, doc_rows_F = np.indices((len(queries_QR), self.documents)).reshape(2, -1)
+        return queries_F, doc_rows_F
 
 
 @dataclass
@@ -182,6 +248,11 @@ class _Selection:
             dropped=self.dropped,
             guarded=self.guarded,
         )
+
+    def trace(self, pair_F: Int64, doc_rows_F: Int64) -> tuple[Examined, NDArray[np.bool_], Int64]:
+        """Return those of these documents that are nearer than the positive, which passed, and what removed them."""
+        nearer_F = _nearest_first(self._examine(pair_F, doc_rows_F))
+        return nearer_F, *self._test(nearer_F)
 
     def _examine(self, pair_F: Int64, doc_rows_F: Int64) -> Examined:
         """Keep the documents nearer than their pair's positive (condition 1), with all that decides over them."""
@@ -258,6 +329,9 @@ class _Selection:
         rank_F = _running_count(pair_F, ~nearer_F["is_known"])
 
         def ask(number: int, rows: Int64) -> None:
+            is_wrong_f = self.known.is_wrong(pair_F[rows], nearer_F["doc"][rows])
+            passed_F[rows[is_wrong_f]] = True
+            rows = rows[~is_wrong_f]
             asked = pair_F[rows]
             suspects = Suspects(
                 query_rows_F=self.pairs.query_rows_P[asked],

@@ -48,7 +48,8 @@ class Judged:
             )
         rows_Q, local = pairs.renumbered()
         rows_of = never_negative.without_copies  # `Known` finds these by itself
-        known = Known([rows_of(row) for row in pairs.query_rows_P.tolist()], never_negative.groups_N)
+        wrong, rows_P = collection.wrong(), pairs.query_rows_P.tolist()
+        known = Known([rows_of(row) for row in rows_P], never_negative.groups_N, [wrong.get(row, ()) for row in rows_P])
         return cls(pairs=local, queries=collection.queries.take(rows_Q), known=known)
 
 

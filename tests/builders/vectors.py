@@ -26,8 +26,13 @@ def write_vectors(path: Path, vectors: dict, kind: pa.DataType = FLOATS, ids: pa
     )
 
 
-def awkward_space(seed: int, docs: int, queries: int, pairs: int, width: int) -> tuple[Space, Pairs, Known]:
-    """Vectors on a coarse grid (many exact ties), copied documents, queries equal to documents, several positives."""
+def awkward_space(
+    seed: int, docs: int, queries: int, pairs: int, width: int, wrong: float = 0.0
+) -> tuple[Space, Pairs, Known]:
+    """Vectors on a coarse grid (many exact ties), copied documents, queries equal to documents, several positives.
+
+    Of each pair this share of the documents was judged wrong.
+    """
     rng = np.random.default_rng(seed)
     grid = rng.integers(-2, 3, size=(docs + queries, width)).astype(np.float32)
     grid[rng.random(len(grid)) < 0.5] += rng.normal(size=width).astype(np.float32)
@@ -43,7 +48,8 @@ def awkward_space(seed: int, docs: int, queries: int, pairs: int, width: int) ->
     chosen = Pairs(query_rows_P=rows[:, 0].copy(), doc_rows_P=rows[:, 1].copy())
     groups = np.where(rng.random(docs) < 0.2, rng.integers(0, docs, docs), np.arange(docs)).astype(np.int64)
     positives = chosen.positives_of()
-    known = Known([positives[query] for query in chosen.query_rows_P.tolist()], groups)
+    judged_wrong = [np.flatnonzero(rng.random(docs) < wrong).tolist() for _ in range(len(chosen))]
+    known = Known([positives[query] for query in chosen.query_rows_P.tolist()], groups, judged_wrong)
     return space, chosen, known
 
 

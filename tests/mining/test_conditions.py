@@ -19,6 +19,7 @@ from hnmine.mining.conditions import (
     POSITIVE_IS_NEAREST,
     Known,
     select,
+    trace,
 )
 from hnmine.mining.guards import (
     agreement_guard,
@@ -80,7 +81,8 @@ def by_double_loop(
                 continue
             texts.add(known.groups_N[doc])
             one = One(query=q, positive=pd, doc=doc, rank=nearer, d_q=d_q, d_p=d_p, radius=radius)
-            stopped_by = next((name for name, keep in guards.items() if not keep(one)), None)
+            asked = {} if known.is_wrong(np.array([pair]), np.array([doc]))[0] else guards
+            stopped_by = next((name for name, keep in asked.items() if not keep(one)), None)
             if stopped_by is None:
                 passed.append((d_q, doc, d_p))
             else:
@@ -149,6 +151,7 @@ def test_select_equals_the_double_loop(
     window=st.tuples(st.integers(1, 4), st.integers(4, 20)),
     margin=st.floats(0, 1),
     duplicate=st.floats(0, 1),
+    wrong=st.sampled_from([0.0, 0.3]),
 )
 def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
     seed: int,
@@ -158,8 +161,9 @@ def test_guards_remove_and_count_what_the_double_loop_removes_and_counts(
     window: tuple[int, int],
     margin: float,
     duplicate: float,
+    wrong: float,
 ) -> None:
-    space, judged, known = awkward_space(seed, docs, queries=4, pairs=8, width=4)
+    space, judged, known = awkward_space(seed, docs, queries=4, pairs=8, width=4, wrong=wrong)
     fast = select(
         space,
         judged,
@@ -214,11 +218,12 @@ class CrossEncoder:
     margin=st.none() | st.sampled_from([0.0, 0.1, 0.45]),
     most=st.none() | st.sampled_from([0.1, 0.6]),
     near=st.floats(0, 1),
+    wrong=st.sampled_from([0.0, 0.3]),
 )
 def test_denoising_equals_asking_the_cross_encoder_about_every_document(
-    seed: int, docs: int, wanted: int, length: int, margin: float | None, most: float | None, near: float
+    seed: int, docs: int, wanted: int, length: int, margin: float | None, most: float | None, near: float, wrong: float
 ) -> None:
-    space, judged, known = awkward_space(seed, docs, queries=4, pairs=8, width=4)
+    space, judged, known = awkward_space(seed, docs, queries=4, pairs=8, width=4, wrong=wrong)
     scorer = CrossEncoder(seed, 4, docs)
     fast = select(
         space,
@@ -241,6 +246,36 @@ def test_denoising_equals_asking_the_cross_encoder_about_every_document(
     assert negatives_as_rows(fast) == rows
     assert fast.dropped == dropped
     assert fast.guarded == guarded
+
+    # The trace of a pair alone leads to the same rows.
+    for pair in range(len(judged)):
+        one = Alone(known, pair)
+        traced = trace(
+            space,
+            judged.take(np.array([pair])),
+            one,
+            negatives=wanted,
+            guards=[margin_guard(near)],
+            expensive=denoise_guard(scorer, margin=margin, most=most),
+        )
+        chosen = traced.rows_F[traced.passed_F][:wanted]
+        expected = [row for row in rows if row[0] == pair]
+        assert chosen["doc"].tolist() == [row[1] for row in expected]
+        assert {traced.certificate} >= {row[6] for row in expected}
+        assert bool(traced.dropped) == (not expected)
+
+
+class Alone(Known):
+    """What is known of one pair among several, seen as the only one."""
+
+    def __init__(self, known: Known, pair: int) -> None:
+        self.groups_N, self.all, self.pair = known.groups_N, known, pair
+
+    def mask(self, pair_F: np.ndarray, doc_rows_F: np.ndarray) -> np.ndarray:
+        return self.all.mask(pair_F + self.pair, doc_rows_F)
+
+    def is_wrong(self, pair_F: np.ndarray, doc_rows_F: np.ndarray) -> np.ndarray:
+        return self.all.is_wrong(pair_F + self.pair, doc_rows_F)
 
 
 def test_the_cross_encoder_is_asked_in_few_calls_and_about_little_more_than_is_needed() -> None:
