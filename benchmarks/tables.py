@@ -19,8 +19,9 @@ import numpy as np
 from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell
 from hnmine.comparison.compare import Block, arms_table
 from hnmine.config.base import slug
-from hnmine.ranking.evaluate import Ranking, read_metrics, scores_file
+from hnmine.ranking.evaluate import Measured, Ranking
 from hnmine.ranking.measures import MAIN_METRIC, PerQuery
+from hnmine.ranking.rows import read_metrics, scores_file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,16 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(arms_table(Block(label="", references=references, hidden=rates, arms=arms)))
 
 
-def ranking(values: PerQuery, blended: Mapping[str, float]) -> Ranking:
+def ranking(values: PerQuery, blended: Mapping[str, float]) -> Measured:
     """Return a ranking of which the metrics are known, those of its blend as means."""
-    return Ranking(
-        name="",
-        scores_QK=np.empty((0, 0), np.float32),
-        values=values,
-        weights={},
-        gains_parts=False,
-        blended={metric: np.array([value]) for metric, value in blended.items()},
-    )
+    how: dict[str, Any] = {"name": "", "slug": "", "weights": {}, "scores_QK": np.empty((0, 0), np.float32)}
+    means = {metric: np.array([value]) for metric, value in blended.items()}
+    alone, blend = Ranking(kind="re-ranker", values=values, **how), Ranking(kind="blend", values=means, **how)
+    return Measured(alone=alone, blend=blend, weights={})
 
 
 if __name__ == "__main__":

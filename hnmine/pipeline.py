@@ -9,6 +9,7 @@ said. Fusing, reducing and selecting are done anew each time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,20 @@ from hnmine.config.steps import GuardsConfig
 from hnmine.embedding.vectors import GivenVectors
 from hnmine.errors import ConfigError, DataError
 from hnmine.mining.mine import denoise_model
+from hnmine.models.folder import RANKER_FILE
 from hnmine.project import Data, Project, open_project
-from hnmine.ranker.ranker import RANKER_FILE, Ranker
-from hnmine.ranker.write import Rerankers, ranker_files, write_ranker
-from hnmine.ranking.evaluate import KeptScores, Ranking, scores_file, trained_rerankers
+from hnmine.ranker.answer import answer
+from hnmine.ranker.cost import Costs
+from hnmine.ranker.ranker import Ranker
+from hnmine.ranker.write import RANKER, choose_ranker, ranker_files, write_ranker
+from hnmine.ranking.evaluate import KeptScores, rerankers_of, write_evaluation
 from hnmine.ranking.first_stage import say_lacking
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.report.examples import examples, write_changes
 from hnmine.report.rankings import evaluation_text
 from hnmine.runs.folder import Run
 from hnmine.runs.manifest import read_manifest
-from hnmine.runs.progress import say, track
-from hnmine.types import Float32
+from hnmine.runs.progress import track
 
 Vectors = Mapping[str, GivenVectors] | None
 """By name of an encoder its vectors of documents and queries, see `embedding.vectors.write_given`."""
@@ -106,8 +109,13 @@ def train(data: Data, out: str | Path, config: Config | None = None, *, vectors:
 
 
 def evaluate(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, Any]:
-    """Re-rank the test queries with every re-ranker in OUT; return the manifest, with the table in it."""
+    """Re-rank the test queries with every re-ranker in OUT; return the manifest, with table and answer in it.
+
+    Where nothing was trained, train.model is measured as it is. Writes OUT/evaluation, whose rows `read_rows` returns,
+    and OUT/ranker, what dev chooses.
+    """
     with open_project(data, out, config, vectors) as project:
+        rerankers_of(project.run)  # what is missing is said before encoders are loaded
         project.check_models()
         evaluate_step(project)
         return project.run.manifest
@@ -248,44 +256,47 @@ def train_step(project: Project) -> None:
 
 
 def evaluate_step(project: Project) -> None:
-    """Measure first stage, start and trained re-rankers on the test queries, record it, and leave the best on dev."""
+    """Measure first stage and re-rankers on the test queries, record it, and leave what dev chooses as OUT/ranker."""
     # Measure.
-    run = project.run
+    run, evaluator = project.run, project.evaluator
     with run.timed("evaluate"):
-        folders, inputs = trained_rerankers(run)
-        training, evaluator = run.manifest["training"], project.evaluator
-        kept = KeptScores(run, training["kind"], training["max_tokens"])
-        rankings: list[Ranking] = []
-        names: list[str] = []
-        dev_scores: dict[str, Float32] = {}
-        for name, folder in folders.items():
-            tasks = evaluator.tasks(name)
-            scores = kept.of_folder(tasks, folder)
-            rankings.append(evaluator.ranking(name, *scores))
-            dev_scores |= {name: scores[-1]}
-            names += tasks
-        kept.remove_all_but(names)
-        evaluation = evaluator.evaluation(rankings)
+        rerankers, inputs = rerankers_of(run)
+        measured = []
+        for name, reranker in rerankers.items():
+            kept = KeptScores(run, reranker.kind, reranker.max_tokens)
+            measured.append(evaluator.measured(name, *kept.of_folder(evaluator.tasks(name), reranker.folder)))
+        evaluation = evaluator.evaluation(measured)
         pages = write_changes(evaluation, run)
+
+    # Choose, and tell what each row costs.
+    with run.timed("ranker"):
+        of_row = {row.name: rerankers[each.alone.name] for each in measured for row in (each.alone, each.best)}
+        deployment, costs = choose_ranker(project, evaluation, of_row), Costs(project, of_row)
+        milliseconds = {row.name: costs.of_row(row) for row in evaluation.rows}
+        if deployment is not None and deployment.earlier is not None:
+            earlier = deployment.earlier
+            evaluation = replace(evaluation, rows=[*evaluation.rows, earlier.ranking])
+            milliseconds[earlier.ranking.name] = earlier.milliseconds
+
+    # Record.
+    training = run.manifest.get("training") or {}
+    start, is_distilled = _start_text(training.get("start", {})), "distilled" in training or not training
+    files = write_evaluation(evaluation, evaluator.dev, milliseconds, run)
     run.commit(
         "evaluation",
         inputs=inputs,
-        files=run.sha256_of(*map(scores_file, names), *pages, "quarantine.jsonl"),
+        files=run.sha256_of(*files, *pages, "quarantine.jsonl"),
         data=project.data,
-        max_tokens=training["max_tokens"],
         **evaluation.facts(),
-        table=evaluation_text(evaluation, start=_start_text(training["start"]), distilled="distilled" in training),
+        table=evaluation_text(evaluation, milliseconds, start=start, distilled=is_distilled),
+        answer=answer(deployment, evaluation, evaluator.tested, milliseconds, run.out / RANKER),
     )
-
-    # Leave what dev chooses as a folder.
-    if evaluator.dev is None:
-        say("ranker", "no ranker is chosen, since evaluate.blend=none asks nothing of dev")
-        return
-    rerankers = Rerankers(training["kind"], training["max_tokens"], folders, dev_scores)
-    found = write_ranker(project, evaluation.rankings, rerankers, project.config.ranker.choose)
-    run.commit("ranker", inputs=inputs, files=run.sha256_of(*ranker_files(run.out)), data=project.data, **found)
+    if deployment is not None:
+        with run.timed("ranker"):
+            found = write_ranker(project, deployment, of_row, costs)
+        run.commit("ranker", inputs=inputs, files=run.sha256_of(*ranker_files(run.out)), data=project.data, **found)
 
 
 def _start_text(start: dict[str, Any]) -> str:
     """Return what has to be known of the model before training; nothing of one that came with a head."""
-    return f"before: {start['model']} {start['head']}." if start["warmed_up"] and "head" in start else ""
+    return f"before: {start['model']} {start['head']}." if start.get("warmed_up") and "head" in start else ""

@@ -22,7 +22,7 @@ from hnmine.arms.list_maker import ListMaker, Mined
 from hnmine.comparison.audit import hide_positives, risk_of
 from hnmine.config.base import slug
 from hnmine.project import Project
-from hnmine.ranking.evaluate import KeptScores, Ranking
+from hnmine.ranking.evaluate import KeptScores, Measured
 from hnmine.ranking.measures import MAIN_METRIC, PerQuery, means
 from hnmine.runs.files import digest
 from hnmine.runs.folder import RERANKERS
@@ -81,11 +81,11 @@ class Cells:
         self._order_P: Int64 = np.random.default_rng(config.seed).permutation(self.pairs)
         self._rates: dict[tuple[str, int | None], float] = {}  # learning rates that a first seed has found
 
-    def references(self) -> dict[str, Ranking]:
+    def references(self) -> dict[str, Measured]:
         """Return the first stage, and the re-ranker that all arms begin with, on the test queries."""
         name = f"compare: start{self._suffix}"
         scores = self._kept.of_folder(self._evaluator.tasks(name), self.start)
-        return {FIRST_STAGE: self._evaluator.first_stage, NO_TRAINING: self._evaluator.ranking(name, *scores)}
+        return {FIRST_STAGE: self._evaluator.first_stage, NO_TRAINING: self._evaluator.measured(name, *scores)}
 
     def hidden_rates(self, arms: Mapping[str, Arm]) -> dict[str, float]:
         """Return how often each arm's first negative is a hidden right answer, where the train pairs can tell."""
@@ -146,12 +146,12 @@ class Cells:
         # Score, measure by today's judgements, and keep it; remove the models: all arms' would fill a disk.
         tasks = self._evaluator.tasks(f"compare: {label}")
         scores = [self._kept.scores(task, key, [identity, rate], model) for key, task in tasks.items()]
-        ranking = self._evaluator.ranking(name, *scores)
+        measured = self._evaluator.measured(name, *scores)
         cell = cell.model_copy(
             update={
-                "metrics": means(ranking.values),
-                "blend": ranking.weights,
-                "blended": means(ranking.blended),
+                "metrics": means(measured.alone.values),
+                "blend": dict(measured.weights),
+                "blended": means(measured.best.values),
                 "seconds": cell.seconds or round(time.monotonic() - began, 1),
             }
         )
@@ -162,7 +162,7 @@ class Cells:
         self._rates[name, pairs] = rate
         result = f"{MAIN_METRIC} {cell.metrics[MAIN_METRIC]:.3f} at a learning rate of {rate:g}"
         say("compare", f"{name}, seed {seed}{'' if pairs is None else f', {pairs:,} pairs'}: {result}")
-        return cell, ranking.values
+        return cell, measured.alone.values
 
     def _train(self, label: str, lists: Lists, recipes: Sequence[Recipe]) -> dict[float, Training]:
         """Train with each recipe; while the largest of several learning rates is the best on dev, try twice as much."""

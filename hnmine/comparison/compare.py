@@ -27,7 +27,7 @@ from hnmine.config.base import slug
 from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.project import Project
-from hnmine.ranking.evaluate import Ranking
+from hnmine.ranking.evaluate import Measured
 from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, Task, means, paired
 from hnmine.report.rankings import length_table
 from hnmine.runs.files import write_json
@@ -47,7 +47,7 @@ class Block:
 
     label: str
     """Empty if there is no other block."""
-    references: Mapping[str, Ranking]
+    references: Mapping[str, Measured]
     hidden: Mapping[str, float]
     """Share of an arm's first negatives that are right answers nobody had labelled, where it can be measured."""
     arms: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Block:
     def per_query(self, name: str, metric: str = MAIN_METRIC) -> Float64:
         """Return every query's value (Q,) of a reference, or its mean over the seeds of an arm."""
         if name in self.references:
-            return self.references[name].values[metric]
+            return self.references[name].alone.values[metric]
         mean_Q: Float64 = np.mean([values[metric] for _, values in self.arms[name]], axis=0)
         return mean_Q
 
@@ -89,8 +89,8 @@ class Setup(Block):
             "hidden_positives": self.hidden,
             "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.arms.items()},
         } | {
-            name: {"metrics": means(ranking.values), "blended": means(ranking.blended)}
-            for name, ranking in self.references.items()
+            name: {"metrics": means(each.alone.values), "blended": means(each.best.values)}
+            for name, each in self.references.items()
         }
 
 
@@ -218,7 +218,10 @@ def arms_table(block: Block) -> str:
     # Show what no arm was trained for.
     headers = ["", *METRICS, "blended", "spread", "yield", "hidden", "rate", "against start", "p", "p to first"]
     rows = [
-        [name, *(f"{value:.3f}" for value in (*means(each.values).values(), means(each.blended)[MAIN_METRIC]))]
+        [
+            name,
+            *(f"{value:.3f}" for value in (*means(each.alone.values).values(), means(each.best.values)[MAIN_METRIC])),
+        ]
         for name, each in block.references.items()
     ]
     # Show the arms, and test them.

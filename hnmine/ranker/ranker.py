@@ -16,14 +16,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hnmine.errors import DataError, ModelError
+from hnmine.models.folder import RANKER_FILE
 from hnmine.ranker.parts import Lists, Part, ScoreLists
 from hnmine.ranking.blend import standardised
 from hnmine.ranking.measures import Task
+from hnmine.ranking.rows import RowKind
 from hnmine.runs.device import choose_device
 from hnmine.runs.progress import track
 from hnmine.types import Float32, Float64
 
-RANKER_FILE = "ranker.json"
 _QUERIES_AT_ONCE = 64
 STANDARDISED = "over a query's documents: less their mean, over their population standard deviation; 0 if all are equal"
 
@@ -31,7 +32,7 @@ STANDARDISED = "over a query's documents: less their mean, over their population
 class Figures(BaseModel):
     """What one row of the table is worth, and what it costs."""
 
-    kind: str
+    kind: RowKind
     dev: dict[str, float]
     test: dict[str, float]
     ms_per_query: float
@@ -46,7 +47,7 @@ class RankerSpec(BaseModel):
     format: int = 1
     chosen: str
     """The row of the table that this is."""
-    kind: str
+    kind: RowKind
     weights: dict[str, float]
     parts: dict[str, Part]
     standardised: str | None
@@ -54,6 +55,8 @@ class RankerSpec(BaseModel):
     depth: int
     """Documents a query for which the weights were chosen."""
     dev_queries: int
+    dev_identity: str = ""
+    """Of these queries, their documents and judgements: figures on the same can be compared."""
     test_queries: int
     figures: dict[str, Figures]
     """Of every row that could be deployed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from hnmine.ranker.choose import RERANKER
 from hnmine.ranker.ranker import RankerSpec
+from hnmine.ranking.evaluate import RERANKER
 
 _TEMPLATE = """# Ranker: {chosen}
 

@@ -43,6 +43,11 @@ class Earlier:
     ranking: Ranking
     """Its row of today's table."""
 
+    @property
+    def milliseconds(self) -> float:
+        """What it cost a query where it was written."""
+        return self.spec.figures[self.spec.chosen].ms_per_query
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -89,9 +94,8 @@ def _earlier(project: Project, best: float) -> Earlier | None:
         return None
     try:
         spec = RankerSpec.read(folder)
-        figures = spec.figures.get(spec.chosen)
-        same_dev = figures is not None and spec.dev_identity == dev_identity(evaluator.dev)
-        if same_dev and figures is not None and round(figures.dev[MAIN_METRIC], 12) <= best:
+        known = round(spec.figures[spec.chosen].dev[MAIN_METRIC], 12)
+        if spec.dev_identity == dev_identity(evaluator.dev) and known <= best:
             return None
         # Let it rank the queries of today.
         say("ranker", f"{folder} was deployed before, {spec.chosen}: it ranks the queries of today")
@@ -112,12 +116,12 @@ def dev_identity(dev: Task) -> str:
 
 def write_ranker(
     project: Project, deployment: Deployment, rerankers: Mapping[str, Reranker], costs: Costs
-) -> RankerSpec:
-    """Write what is to be deployed to OUT/ranker; return what it says of itself."""
+) -> dict[str, Any]:
+    """Write what is to be deployed to OUT/ranker; return what the manifest says of it."""
     run, chosen, earlier = project.run, deployment.chosen, deployment.earlier
     hidden, target = run.out / f".{RANKER}.tmp", run.out / RANKER
     if earlier is not None and deployment.stays and earlier.folder == target:
-        return earlier.spec
+        return _facts(earlier.spec)
 
     # Write the folder beside the old one.
     shutil.rmtree(hidden, ignore_errors=True)
@@ -131,9 +135,15 @@ def write_ranker(
         settle(path)
 
     # Put it into the place of the old one.
+    run.claim(RANKER)
     shutil.rmtree(target, ignore_errors=True)
     hidden.rename(target)
-    return spec
+    say("ranker", f"{target}: {spec.chosen}")
+    return _facts(spec)
+
+
+def _facts(spec: RankerSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", include={"figures", "weights", "chosen", "kind", "ms_per_part"})
 
 
 def _write(

@@ -1,6 +1,6 @@
-"""First stage and re-rankers on the test queries: scored once, measured, blended, tested against the start.
+"""First stage and re-rankers on the test queries: scored once, measured, blended, tested against what was there before.
 
-OUT/evaluation/<name>.parquet    of every query the documents by id and row, their scores by one re-ranker, the metrics
+OUT/evaluation/<name>.parquet    of every query the documents by id, their scores by one re-ranker, the metrics
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnmine.config.root import Config
@@ -20,7 +19,8 @@ from hnmine.config.training import Kind
 from hnmine.errors import DataError, ModelError
 from hnmine.models.folder import folder_sha256, resolve
 from hnmine.ranking.blend import best_weights, blended
-from hnmine.ranking.measures import METRICS, Paired, PerQuery, Task, means, measure, paired, reach, rerank
+from hnmine.ranking.measures import MAIN_METRIC, METRICS, Paired, PerQuery, Task, means, measure, paired, reach, rerank
+from hnmine.ranking.rows import DEV, Row, RowKind, scores_file, scores_of, scores_table, write_rows
 from hnmine.ranking.splits import Splits
 from hnmine.runs.cache import FilesAlone
 from hnmine.runs.device import choose_device, choose_dtype
@@ -32,27 +32,58 @@ from hnmine.types import Float32, Int64, Texts
 
 Cosines = Callable[[Texts, Int64], Mapping[str, Float32]]
 """(queries, document rows (Q, K)) → each encoder's cosines (Q, K) by encoder name; -inf where the row is NO_ROW."""
+RERANKER = "re-ranker"
+"""The name of this part in all blends."""
+FIRST_SLUG = "first-stage"
+BEFORE = "before: "
+"""How the names of re-rankers begin that no training of this run has made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """One ranking of the test queries, and what it is worth alone and blended."""
+    """One order of the queries' documents, a row of the table, and what it is worth."""
 
     name: str
+    slug: str
+    kind: RowKind
+    weights: Mapping[str, float]
+    """Of its parts: a blend's several, else the one that it is."""
     scores_QK: Float32
+    """On the test queries."""
     values: PerQuery
+    """On the test queries."""
+    dev_QK: Float32 | None = None
+    dev: PerQuery | None = None
+    """On the dev queries; None where these cannot be asked."""
+
+    def row(self, milliseconds: float | None) -> Row:
+        """Return what `rows.json` says of it."""
+        facts: dict[str, Any] = {"name": self.name, "slug": self.slug, "kind": self.kind, "weights": dict(self.weights)}
+        worth = {"dev": means(self.dev) if self.dev else {}, "test": means(self.values)}
+        return Row(**facts, **worth, milliseconds_per_query=milliseconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A ranking by itself, and in the best sum with first stage and encoders."""
+
+    alone: Ranking
+    blend: Ranking | None = None
+    """None: dev gives no other part a weight."""
     weights: Mapping[str, float]
     """Of the parts of its blend, chosen on dev; empty where there is nothing to blend with."""
-    gains_parts: bool
-    """Whether dev gives another part a weight."""
-    blended: PerQuery
-    """Metrics of the blend; those of the ranking alone where dev adds nothing to it."""
+
+    @property
+    def best(self) -> Ranking:
+        """The blend, or the ranking itself where dev adds nothing to it."""
+        return self.blend or self.alone
 
 
-def metrics_of(rankings: Sequence[Ranking]) -> dict[str, PerQuery]:
-    """Return the metrics of every ranking, then those of the blends in which dev gives another part a weight."""
-    alone = {ranking.name: ranking.values for ranking in rankings}
-    return alone | {f"{ranking.name}, blended": ranking.blended for ranking in rankings if ranking.gains_parts}
+def rows_of(measured: Sequence[Measured]) -> list[Ranking]:
+    """Return every ranking, then the blends; a blend that leaves its re-ranker out is the first stage's, not a row."""
+    blends = [each.blend for each in measured if each.blend is not None]
+    alone = [each.alone for each in measured]
+    return alone + [blend for blend in blends if blend.kind != "blend" or blend.slug == f"blended-{FIRST_SLUG}"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +94,15 @@ class Evaluation:
     split: str
     split_queries: int
     """Of which the task may be a sample."""
-    rankings: Sequence[Ranking]
-    """The first stage; once there is a training, the start and what each preset made of it."""
+    measured: Sequence[Measured]
+    """The first stage; the start, if it can rank; what each training made of it."""
+    rows: Sequence[Ranking]
     tests: Mapping[str, Mapping[str, Paired]]
     """Of each row after training, by metric, against the start."""
+    untrained: Ranking
+    """The best on dev of what needs no training: what somebody would deploy who does not train."""
+    untrained_tests: Mapping[str, Mapping[str, Paired]]
+    """Of each row after training, by metric, against that."""
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records."""
@@ -75,12 +111,16 @@ class Evaluation:
             "queries": len(self.task),
             "long_queries": len(self.task.long),
             "first_stage_reach": reach(self.task),
-            "metrics": {name: means(values) for name, values in metrics_of(self.rankings).items()},
-            "blend": {ranking.name: dict(ranking.weights) for ranking in self.rankings if ranking.weights},
-            "against_start": {
-                name: {metric: vars(test) for metric, test in tests.items()} for name, tests in self.tests.items()
-            },
+            "metrics": {row.name: means(row.values) for row in self.rows},
+            "blend": {each.alone.name: dict(each.weights) for each in self.measured if each.weights},
+            "against_start": _as_json(self.tests),
+            "untrained": self.untrained.name,
+            "against_untrained": _as_json(self.untrained_tests),
         }
+
+
+def _as_json(tests: Mapping[str, Mapping[str, Paired]]) -> dict[str, Any]:
+    return {name: {metric: vars(test) for metric, test in of_row.items()} for name, of_row in tests.items()}
 
 
 class Evaluator:
@@ -90,46 +130,96 @@ class Evaluator:
         """Take the test and dev queries, or seeded samples of them; `cosines` is called only where it is blended."""
         evaluate, self._seed = config.evaluate, config.seed
         self.test = splits.task(splits.test, evaluate.queries, config.seed)
-        self.dev = None if evaluate.blend == "none" else splits.task(splits.dev, config.train.dev_queries, config.seed)
+        self.dev = splits.task_if_any(splits.dev, config.train.dev_queries, config.seed)
         self._split, self._split_queries = splits.test_name, len(np.unique(splits.test.query_rows_P))
         self._label = {"bm25": "BM25", "dense": "dense"}.get(evaluate.first_stage, Path(evaluate.first_stage).name)
         self._cosines = cosines if evaluate.blend == "encoders" else None
+        self._blends = evaluate.blend != "none"
+        if self.dev is None:
+            say(
+                "evaluate",
+                f"first stage {self._label} has no document for any query of {splits.dev_name}, the dev queries: "
+                "nothing can be blended or chosen; let it answer these too, or name others as sources.dev_split",
+                level="warning",
+            )
 
     def tasks(self, name: str) -> dict[str, Task]:
-        """Return what a re-ranker is asked, by the names under which its scores are kept: test; dev, if one blends."""
-        return {name: self.test} | ({} if self.dev is None else {f"dev: {name}": self.dev})
+        """Return what a re-ranker is asked, by the names under which its scores are kept: test, and dev if it can."""
+        return {name: self.test} | ({} if self.dev is None else {DEV + name: self.dev})
 
     @cached_property
-    def first_stage(self) -> Ranking:
+    def first_stage(self) -> Measured:
         """What the first stage is worth, and its blend with the encoders: both need no training."""
         scores = (task.first_scores_QK for task in self.tasks("").values())
-        return self.ranking(f"first stage: {self._label}", *scores, part=self._label)
+        return self.measured(f"first stage: {self._label}", *scores, part=self._label)
+
+    def measured(self, name: str, test_QK: Float32, dev_QK: Float32 | None = None, *, part: str = RERANKER) -> Measured:
+        """Measure a ranking by its scores on `tasks`; `part` is what it is called among the parts of its blend."""
+        # Alone.
+        is_first = part != RERANKER
+        kind: RowKind = "first-stage" if is_first else "re-ranker"
+        slug = FIRST_SLUG if is_first else Path(scores_file(name)).stem
+        alone = self.ranking(name, slug, kind, {part: 1.0}, test_QK, dev_QK)
+        if self.dev is None or dev_QK is None or not self._blends:
+            return Measured(alone=alone, weights={})
+
+        # Summed.
+        on_test, on_dev = (
+            {part: alone_QK} | dict(others) for alone_QK, others in zip((test_QK, dev_QK), self.parts, strict=True)
+        )
+        if len(on_dev) < 2:
+            return Measured(alone=alone, weights={})
+        weights = best_weights(self.dev, on_dev)
+        if not weights.keys() - {part}:
+            return Measured(alone=alone, weights=weights)
+        sums = blended(self.test, on_test, weights), blended(self.dev, on_dev, weights)
+        kind = "blend-with-re-ranker" if RERANKER in weights else "blend"
+        blend = self.ranking(f"{name}, blended", f"blended-{slug}", kind, weights, *sums)
+        return Measured(alone=alone, blend=blend, weights=weights)
 
     def ranking(
-        self, name: str, test_QK: Float32, dev_QK: Float32 | None = None, *, part: str = "re-ranker"
+        self,
+        name: str,
+        slug: str,
+        kind: RowKind,
+        weights: Mapping[str, float],
+        test_QK: Float32,
+        dev_QK: Float32 | None,
     ) -> Ranking:
-        """Measure a ranking by its scores on `tasks`; `part` is what it is called among the parts of its blend."""
-        values = blend = measure(self.test, test_QK)
-        weights: dict[str, float] = {}
-        if self.dev is not None and dev_QK is not None:
-            others_on_test, others_on_dev = self.parts
-            on_dev = {part: dev_QK} | others_on_dev
-            if len(on_dev) > 1:
-                weights = best_weights(self.dev, on_dev)
-                blend = measure(self.test, blended(self.test, {part: test_QK} | others_on_test, weights))
-        gains = bool(weights.keys() - {part})
-        return Ranking(name=name, scores_QK=test_QK, values=values, weights=weights, gains_parts=gains, blended=blend)
-
-    def evaluation(self, rerankers: Sequence[Ranking] = ()) -> Evaluation:
-        """Return first stage and re-rankers side by side; the first is the start that the others are tested against."""
-        tests = {
-            name: {metric: paired(values[metric], rerankers[0].values[metric], self._seed) for metric in METRICS}
-            for name, values in metrics_of(rerankers[1:]).items()
-        }
-        rankings = (self.first_stage, *rerankers)
-        return Evaluation(
-            task=self.test, split=self._split, split_queries=self._split_queries, rankings=rankings, tests=tests
+        """Measure an order of `tasks` by its scores."""
+        dev = None if self.dev is None or dev_QK is None else measure(self.dev, dev_QK)
+        scores: dict[str, Any] = {"scores_QK": test_QK, "dev_QK": dev_QK}
+        return Ranking(
+            name=name, slug=slug, kind=kind, weights=weights, values=measure(self.test, test_QK), dev=dev, **scores
         )
+
+    def evaluation(self, rerankers: Sequence[Measured] = ()) -> Evaluation:
+        """Return first stage and re-rankers side by side.
+
+        Those named `BEFORE` are not trained; the first of them is the start that the others are tested against.
+        """
+        # What needs no training, and the best of it on dev.
+        measured = (self.first_stage, *rerankers)
+        start = next((each.alone for each in rerankers if each.alone.name.startswith(BEFORE)), None)
+        untrained = rows_of([each for each in measured if not _is_trained(each)])
+        best = max(untrained, key=lambda row: row.dev[MAIN_METRIC].mean() if row.dev else 0.0)
+
+        # Test what was trained against both.
+        trained = rows_of([each for each in rerankers if _is_trained(each)])
+        return Evaluation(
+            task=self.test,
+            split=self._split,
+            split_queries=self._split_queries,
+            measured=measured,
+            rows=rows_of(measured),
+            tests={row.name: self.tested(row, start) for row in trained} if start else {},
+            untrained=best,
+            untrained_tests={row.name: self.tested(row, best) for row in trained},
+        )
+
+    def tested(self, after: Ranking, before: Ranking) -> dict[str, Paired]:
+        """Test two rankings of the test queries, metric by metric."""
+        return {metric: paired(after.values[metric], before.values[metric], self._seed) for metric in METRICS}
 
     @cached_property
     def parts(self) -> list[dict[str, Float32]]:
@@ -142,6 +232,23 @@ class Evaluator:
                 raise type(error)(f"{error}; or set evaluate.blend=first_stage, which asks no encoder") from None
             parts.append({self._label: task.first_scores_QK} | dict(encoders))
         return parts
+
+
+def write_evaluation(
+    evaluation: Evaluation, dev: Task | None, milliseconds: Mapping[str, float | None], run: Run
+) -> list[str]:
+    """Write the rows and their scores, remove those of rows that are gone; return the files by path in OUT."""
+    tables: dict[str, tuple[Task, Float32]] = {}
+    for row in evaluation.rows:
+        tables[row.slug] = evaluation.task, row.scores_QK
+        if dev is not None and row.dev_QK is not None:
+            tables[DEV + row.slug] = dev, row.dev_QK
+    _remove_all_but(tables, run)
+    return write_rows(run.out, [row.row(milliseconds.get(row.name)) for row in evaluation.rows], tables)
+
+
+def _is_trained(measured: Measured) -> bool:
+    return measured.alone.kind == "re-ranker" and not measured.alone.name.startswith(BEFORE)
 
 
 class KeptScores:
@@ -173,7 +280,7 @@ class KeptScores:
         path = self._run.out / entry
         if self._run.cache.get(entry, identity, FilesAlone) is not None:
             say("evaluate", f"{name}: reused {path}")
-            scores_QK = np.array(pq.read_table(path, columns=["scores"])["scores"].to_pylist(), dtype=np.float32)
+            scores_QK = scores_of(task, pq.read_table(path, columns=["scores"]))
         else:
             from hnmine.models.reranker import load_reranker  # imports torch
 
@@ -181,62 +288,74 @@ class KeptScores:
             with track("evaluate", name, int(task.exists_QK.sum()), "pairs") as progress:
                 scores_QK = rerank(task, load_reranker(folder=folder, **self._reading).raw_scores, progress.advance)
         # Write known scores too: other judgements make other metrics.
-        doc_rows = task.doc_rows_QK.tolist()
-        columns = {
-            "query_id": list(task.queries.ids),
-            "document_ids": [[task.document_ids.get(row) for row in rows] for rows in doc_rows],  # null: no more
-            "document_rows": doc_rows,
-            "scores": scores_QK.tolist(),
-        }
-        self._run.write_table(entry, pa.table(columns | measure(task, scores_QK)))
+        self._run.write_table(entry, scores_table(task, scores_QK))
         self._run.cache.put(entry, identity, FilesAlone(), [path])
         return scores_QK
 
-    def remove_all_but(self, names: Collection[str]) -> None:
-        """Remove the scores that an evaluation has left of other re-rankers than these; those of `compare` stay."""
-        kept = set(map(scores_file, names))
-        for path in (self._run.out / "evaluation").glob("*.parquet"):
-            entry = path.relative_to(self._run.out).as_posix()
-            if entry not in kept and path.name.removeprefix("dev-").startswith(("before-", "after-")):
-                path.unlink()
-                self._run.cache.drop(entry)
+
+def _remove_all_but(names: Collection[str], run: Run) -> None:
+    """Remove what an evaluation has left of other rows than these; the scores of `compare` stay."""
+    kept = set(map(scores_file, names))
+    for path in (run.out / "evaluation").glob("*.parquet"):
+        entry = path.relative_to(run.out).as_posix()
+        if entry not in kept and path.name.removeprefix("dev-").startswith(_LEFT_BY_EVALUATIONS):
+            path.unlink()
+            run.cache.drop(entry)
 
 
-def scores_file(name: str) -> str:
-    """Return the path in OUT of the scores that are kept under this name."""
-    return f"evaluation/{name.replace(': ', '-').replace(' ', '-')}.parquet"
+_LEFT_BY_EVALUATIONS = ("before-", "after-", f"{FIRST_SLUG}.", "blended-", "deployed-before")
 
 
-def read_metrics(path: Path) -> tuple[list[str], PerQuery]:
-    """Return the query ids in a file of scores, and the metrics of each."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; `hnmine evaluate` writes such files into OUT/evaluation")
-    columns = ["query_id", *METRICS]
-    try:
-        rows = pq.read_table(path, columns=columns).select(columns)
-    except (OSError, ValueError, KeyError) as error:  # Arrow's errors are children of these
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is no file of OUT/evaluation that `hnmine evaluate` writes: {reason}") from None
-    return rows.column("query_id").to_pylist(), {metric: rows.column(metric).to_numpy() for metric in METRICS}
+@dataclass(frozen=True)
+class Reranker:
+    """A re-ranker, and how it reads."""
+
+    folder: Path
+    kind: Kind
+    max_tokens: int
 
 
-def trained_rerankers(run: Run) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return the folders of the start and of each preset's re-ranker, by name in the table; sha256 of files by path."""
+def rerankers_of(run: Run) -> tuple[dict[str, Reranker], dict[str, str]]:
+    """Return the start and each preset's re-ranker, by name in the table; the sha256 of files of the run, by path.
+
+    Where nothing was trained, train.model as it is; nothing if that has no ranking head.
+    """
     # Read the manifest.
-    run.require_trained()
-    training, folder = run.manifest["training"], run.out / RERANKERS
-    if (wanted := run.config.train.max_tokens) != training["max_tokens"]:
-        say("evaluate", f"train.max_tokens={wanted} is not used: these were trained with {training['max_tokens']}")
+    training, folder, config = run.manifest.get("training"), run.out / RERANKERS, run.config.train
+    if not training:
+        return _untrained(run), {}
+    reads: dict[str, Any] = {"kind": training["kind"], "max_tokens": training["max_tokens"]}
+    if config.max_tokens != reads["max_tokens"]:
+        found = f"train.max_tokens={config.max_tokens} is not used: these were trained with {reads['max_tokens']}"
+        say("evaluate", found)
     start = training["start"]
     name, model = ("warm-started", folder / START) if start["warmed_up"] else ("as given", resolve(start["model"]))
-    folders = {f"before: {name}": model} | {f"after: {preset}": folder / preset for preset in training["presets"]}
+    rerankers = {f"{BEFORE}{name}": Reranker(model, **reads)}
+    rerankers |= {f"after: {preset}": Reranker(folder / preset, **reads) for preset in training["presets"]}
     # Refuse models that the manifest does not name, as a training that was stopped leaves them.
-    prefixes = tuple(f"{RERANKERS}/{each.name}/" for each in folders.values())
+    prefixes = tuple(f"{RERANKERS}/{each.folder.name}/" for each in rerankers.values())
     files = {path: sha256 for path, sha256 in run.manifest["files"].items() if path.startswith(prefixes)}
-    found = run.sha256_of(*files)
-    if changed := [path for path, sha256 in files.items() if found.get(path) != sha256]:
+    on_disk = run.sha256_of(*files)
+    if changed := [path for path, sha256 in files.items() if on_disk.get(path) != sha256]:
         raise DataError(
             f"{(run.out / changed[0]).parent} is not as {run.out / 'manifest.json'} says, perhaps since a later "
             "`hnmine train` was stopped; run `hnmine train` again"
         )
-    return folders, files
+    return rerankers, files
+
+
+def _untrained(run: Run) -> dict[str, Reranker]:
+    """Return train.model as it is, and say so."""
+    from hnmine.models.ranking_head import has_ranking_head  # imports torch
+
+    config = run.config.train
+    try:
+        folder = resolve(config.model)
+    except ModelError as error:
+        raise ModelError(f"{run.out} holds no trained re-ranker, so train.model is scored as it is: {error}") from None
+    nothing = f"{run.out} holds no trained re-ranker"
+    if config.kind == "cross-encoder" and not has_ranking_head(folder):
+        say("evaluate", f"{nothing}, and train.model={config.model} has no ranking head: first stage and blend alone")
+        return {}
+    say("evaluate", f"{nothing}: train.model={config.model} is scored as it is")
+    return {f"{BEFORE}as given": Reranker(folder, config.kind, config.max_tokens)}

@@ -193,6 +193,9 @@ class Paired:
     p: float
     """Two-sided p-value of the paired randomisation test; exact where all 2^Q sign patterns are few."""
 
+    def __str__(self) -> str:
+        return f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f}, p = {self.p:.2g})"
+
 
 def paired(after_Q: Float64, before_Q: Float64, seed: int = 0) -> Paired:
     """Compare two rankings query by query.

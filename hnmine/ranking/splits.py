@@ -84,18 +84,25 @@ class Splits:
 
     def task(self, pairs: Pairs, limit: int | None, seed: int) -> Task:
         """Return the re-ranking task of the pairs' queries, or of a seeded sample of them."""
-        rows_Q = np.unique(pairs.query_rows_P)
-        if limit is not None and limit < len(rows_Q):
-            rows_Q = np.sort(np.random.default_rng(seed).choice(rows_Q, size=limit, replace=False))
-        task = self._task(rows_Q, pairs, *self.first_stage(rows_Q))
-        if not task.exists_QK.any():
+        task = self.task_if_any(pairs, limit, seed)
+        if task is None:
+            name = self.dev_name if pairs is self.dev and pairs is not self.test else self.test_name
+            queries = self.collection.queries.take(np.unique(pairs.query_rows_P))
             raise DataError(
-                "the first stage finds no document for any of "
-                f"{len(task):,} queries, first {task.queries.texts[0][:80]!r}: "
+                f"the first stage finds no document for any of {len(queries):,} queries of {name}, first "
+                f"{queries.ids[0]!r}: {queries.texts[0][:80]!r}: "
                 "nothing can be re-ranked. Expected words that documents have too, or a run file with these ids; set "
                 "evaluate.first_stage=dense to ask the encoders in its place"
             )
         return task
+
+    def task_if_any(self, pairs: Pairs, limit: int | None, seed: int) -> Task | None:
+        """Return the same, or None where the first stage has no document for any of the queries."""
+        rows_Q = np.unique(pairs.query_rows_P)
+        if limit is not None and limit < len(rows_Q):
+            rows_Q = np.sort(np.random.default_rng(seed).choice(rows_Q, size=limit, replace=False))
+        task = self._task(rows_Q, pairs, *self.first_stage(rows_Q))
+        return task if task.exists_QK.any() else None
 
     def unjudged(self, rows_Q: Int64) -> Task:
         """Return the re-ranking task of these queries, in this order: nothing is known to be right or is the query."""

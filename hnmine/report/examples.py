@@ -49,10 +49,11 @@ def shortened(text: str) -> str:
 
 def write_changes(evaluation: Evaluation, run: Run) -> list[str]:
     """Write OUT/evaluation/changes-<preset>.md for each training, remove those of others; return the paths in OUT."""
-    _, before, *after = evaluation.rankings
+    _, *rerankers = (each.alone for each in evaluation.measured)
+    before, after = rerankers[:1], rerankers[1:]
     pages = {f"evaluation/changes-{each.name.removeprefix('after: ')}.md": each for each in after}
     for path, ranking in pages.items():
-        run.write_text(path, _changes_page(evaluation.task, before, ranking))
+        run.write_text(path, _changes_page(evaluation.task, before[0], ranking))
     for page in (run.out / "evaluation").glob("changes-*.md"):
         if page.relative_to(run.out).as_posix() not in pages:
             page.unlink()

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from hnmine.errors import DataError
-from hnmine.ranking.evaluate import Evaluation, Ranking, metrics_of, read_metrics
+from hnmine.ranking.evaluate import BEFORE, RERANKER, Evaluation, Measured
 from hnmine.ranking.measures import LONG_WORDS, MAIN_METRIC, METRICS, PerQuery, Task, means, paired, reach
+from hnmine.ranking.rows import Row, metrics_of_table, read_metrics, read_rows
 from hnmine.runs.tables import text_table
 
 _FEWEST_QUERIES = 10  # of a length, that are worth a mean
 
 
-def evaluation_text(evaluation: Evaluation, *, start: str = "", distilled: bool = True) -> str:
+Costs = Mapping[str, float | None]
+"""Milliseconds a query, by the name of a row; None where they are not known."""
+_NO_COSTS: Costs = MappingProxyType({})
+
+
+def evaluation_text(
+    evaluation: Evaluation, costs: Costs = _NO_COSTS, *, start: str = "", distilled: bool = True
+) -> str:
     """Return the table of an evaluation, before or after training, and what has to be known to read it.
 
     `start` says what has to be known of the model that all trainings began with.
@@ -24,15 +33,15 @@ def evaluation_text(evaluation: Evaluation, *, start: str = "", distilled: bool 
     task, count = evaluation.task, f"{len(evaluation.task):,}"
     queries = count if len(task) == evaluation.split_queries else f"{count} of {evaluation.split_queries:,}"
     asked = f"queries ({evaluation.split})" if " " in evaluation.split else f"{evaluation.split} queries"
-    tested = "\nIn brackets the 95 % interval and the p-value of a paired randomisation test against the start."
     parts = [
         f"{queries} {asked}, the first {task.doc_rows_QK.shape[1]} documents re-ranked",
-        metrics_table(evaluation),
-        _reach_text(reach(task)) + (tested if evaluation.tests else ""),
+        metrics_table(evaluation, costs),
+        _reach_text(reach(task)),
         start,
-        blends_text(evaluation.rankings),
-        "" if distilled else distillation_advice(evaluation.rankings),
-        length_table(task, metrics_of(evaluation.rankings)),
+        tests_table(evaluation),
+        blends_text(evaluation.measured),
+        "" if distilled else distillation_advice(evaluation.measured),
+        length_table(task, {row.name: row.values for row in evaluation.rows}),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -43,26 +52,45 @@ def _reach_text(found: float) -> str:
     return f"The first stage has {found:.1%} of the right documents; re-ranking cannot bring back the others."
 
 
-def metrics_table(evaluation: Evaluation) -> str:
-    """Return one line a ranking, metrics as columns, and the change where it was tested."""
+def metrics_table(evaluation: Evaluation, costs: Costs = _NO_COSTS) -> str:
+    """Return one line a ranking: metrics, the main one on dev too, and what a query costs where that is known."""
     cells = []
-    for name, values in metrics_of(evaluation.rankings).items():
-        cells.append([name, *(f"{value:.3f}" for value in means(values).values())])
-        if tests := evaluation.tests.get(name):
-            test = tests[MAIN_METRIC]
-            cells[-1].append(f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}, p = {test.p:.2g})")
-    headers = ["", *METRICS, *([f"{MAIN_METRIC} against the start"] if evaluation.tests else [])]
-    return text_table(cells, headers, left=(0, len(METRICS) + 1))
+    for row in evaluation.rows:
+        cells.append([row.name, *(f"{value:.3f}" for value in means(row.values).values())])
+        cells[-1].append("" if row.dev is None else f"{means(row.dev)[MAIN_METRIC]:.3f}")
+        cells[-1].append("" if (cost := costs.get(row.name)) is None else f"{cost:.3g}")
+    headers = ["", *METRICS, *([f"{MAIN_METRIC} on dev"]), *(["ms a query"] if costs else [])]
+    return text_table([line[: len(headers)] for line in cells], headers)
 
 
-def blends_text(rankings: Sequence[Ranking]) -> str:
+def tests_table(evaluation: Evaluation) -> str:
+    """Return how each row after training differs from the start, and from the best that needs no training."""
+    if not evaluation.untrained_tests:
+        return ""
+    columns = {"the start": evaluation.tests, evaluation.untrained.name: evaluation.untrained_tests}
+    if evaluation.untrained.name.startswith(BEFORE) or not evaluation.tests:
+        del columns["the start"]
+    cells = [
+        [name, *(str(of_row[name][MAIN_METRIC]) for of_row in columns.values())] for name in evaluation.untrained_tests
+    ]
+    headers = [f"{MAIN_METRIC}, after training", *(f"against {name}" for name in columns)]
+    return (
+        f"{text_table(cells, headers, left=range(len(headers)))}\n"
+        f"{evaluation.untrained.name} is the best on dev of all that needs no training. In brackets the 95 % interval "
+        "and the\np-value of a paired randomisation test."
+    )
+
+
+def blends_text(measured: Sequence[Measured]) -> str:
     """Return the parts of each blend and their weights; nothing where there are no blends."""
     lines = []
-    for ranking in rankings:
-        parts = "  ".join(f"{weight:.2f} {part}" for part, weight in ranking.weights.items())
-        if parts and not ranking.gains_parts:
+    for each in measured:
+        parts = "  ".join(f"{weight:.2f} {part}" for part, weight in each.weights.items())
+        if parts and each.blend is None:
             parts = f"nothing: on dev no sum has a higher {MAIN_METRIC} than this alone"
-        lines += [[f"  {ranking.name}", parts]] if parts else []
+        elif each.alone.kind == "re-ranker" and RERANKER not in each.weights:
+            parts = f"no row: on dev the best sum is without it, {parts}"
+        lines += [[f"  {each.alone.name}", parts]] if parts else []
     if not lines:
         return ""
     return (
@@ -71,12 +99,12 @@ def blends_text(rankings: Sequence[Ranking]) -> str:
     )
 
 
-def distillation_advice(rankings: Sequence[Ranking]) -> str:
+def distillation_advice(measured: Sequence[Measured]) -> str:
     """Return an advice where first stage and encoders together beat all of the re-rankers; else nothing."""
-    first_stage, *rerankers = rankings
-    blend = means(first_stage.blended)[MAIN_METRIC]
-    best = max((means(ranking.values)[MAIN_METRIC] for ranking in rerankers), default=blend)
-    if not first_stage.gains_parts or blend <= best:
+    first_stage, *rerankers = measured
+    blend = means(first_stage.best.values)[MAIN_METRIC]
+    best = max((means(each.alone.values)[MAIN_METRIC] for each in rerankers), default=blend)
+    if first_stage.blend is None or blend <= best:
         return ""
     return (
         f"First stage and encoders together ({MAIN_METRIC} {blend:.3f}) know more than any re-ranker here:\n"
@@ -99,12 +127,21 @@ def length_table(task: Task, rows: Mapping[str, PerQuery], fewest: int = _FEWEST
     return f"{title}\n\n{text_table(cells, headers)}"
 
 
-def paired_table(after: Path, before: Path) -> str:
-    """Compare two files of OUT/evaluation, of one run or of two, over the queries that both have."""
-    (after_ids, after_values), (before_ids, before_values) = read_metrics(after), read_metrics(before)
+def paired_table(after: str | Path, before: str | Path, out: Path | None = None) -> str:
+    """Compare two files of OUT/evaluation, of one run or of two, over the queries that both have.
+
+    With `out` two rows of its table, each by its name there or by that of its file.
+    """
+    names = [str(after), str(before)]
+    if out is None:
+        found = [read_metrics(Path(name)) for name in names]
+    else:
+        rows = [_row_named(name, read_rows(out), out) for name in names]
+        names, found = [row.name for row in rows], [metrics_of_table(row.test_table()) for row in rows]
+    (after_ids, after_values), (before_ids, before_values) = found
     shared, after_rows, before_rows = np.intersect1d(after_ids, before_ids, return_indices=True)
     if not len(shared):
-        raise DataError(f"{after} and {before} have no query in common")
+        raise DataError(f"{names[0]} and {names[1]} have no query in common")
     cells = []
     for metric in METRICS:
         after_Q, before_Q = after_values[metric][after_rows], before_values[metric][before_rows]
@@ -112,4 +149,11 @@ def paired_table(after: Path, before: Path) -> str:
         figures = [f"{after_Q.mean():.3f}", f"{before_Q.mean():.3f}", f"{test.difference:+.3f}"]
         cells.append([metric, *figures, f"{test.low:+.3f} to {test.high:+.3f}", f"{test.p:.2g}"])
     table = text_table(cells, ["", "after", "before", "change", "95 % interval", "p"])
-    return f"{after} against {before}, {len(shared):,} queries\n\n{table}"
+    return f"{names[0]} against {names[1]}, {len(shared):,} queries\n\n{table}"
+
+
+def _row_named(name: str, rows: Sequence[Row], out: Path) -> Row:
+    found = next((row for row in rows if name in (row.name, row.slug)), None)
+    if found is None:
+        raise DataError(f"{out} has no row {name!r}; it has {', '.join(repr(row.slug) for row in rows)}")
+    return found

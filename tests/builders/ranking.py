@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hnmine.ranking.evaluate import Evaluation, Ranking
+from hnmine.ranking.evaluate import Evaluation, Measured, Ranking, rows_of
 from hnmine.ranking.measures import METRICS, Task
+from hnmine.ranking.rows import RowKind
 from hnmine.types import NO_ROW
 from tests.builders.texts import numbered_texts
 
@@ -24,19 +25,34 @@ def task_of_rows(doc_rows: list[list[int]], relevant: list[set[int]]) -> Task:
     )
 
 
-def ranking_of(name: str, values: Sequence[float], blended: Sequence[float] | None = None) -> Ranking:
-    """Return a ranking with the same value of every metric, and of its blend with BM25 if that is given."""
-    part = "BM25" if name.startswith("first stage") else "re-ranker"
-    return Ranking(
-        name=name,
-        scores_QK=np.zeros((len(values), 1), np.float32),
-        values=dict.fromkeys(METRICS, np.array(values)),
-        weights={part: 1.0} if blended is None else {part: 0.25, "minilm": 0.75},
-        gains_parts=blended is not None,
-        blended=dict.fromkeys(METRICS, np.array(values if blended is None else blended)),
-    )
+def measured_of(name: str, values: Sequence[float], blended: Sequence[float] | None = None) -> Measured:
+    """Return a ranking with the same value of every metric, and its blend with an encoder if that is given."""
+    is_first = name.startswith("first stage")
+    part, slug = ("BM25", "first-stage") if is_first else ("re-ranker", name.replace(": ", "-").replace(" ", "-"))
+    alone = _ranking(name, slug, "first-stage" if is_first else "re-ranker", {part: 1.0}, values)
+    if blended is None:
+        return Measured(alone=alone, weights={part: 1.0})
+    weights, kind = {part: 0.25, "minilm": 0.75}, "blend" if is_first else "blend-with-re-ranker"
+    blend = _ranking(f"{name}, blended", f"blended-{slug}", kind, weights, blended)
+    return Measured(alone=alone, blend=blend, weights=weights)
 
 
-def evaluation_of(task: Task, *rankings: Ranking) -> Evaluation:
+def _ranking(name: str, slug: str, kind: RowKind, weights: dict[str, float], values: Sequence[float]) -> Ranking:
+    metrics = dict.fromkeys(METRICS, np.array(values))
+    scores = np.zeros((len(values), 1), np.float32)
+    on_dev = {"dev_QK": scores, "dev": metrics}
+    return Ranking(name=name, slug=slug, kind=kind, weights=weights, scores_QK=scores, values=metrics, **on_dev)
+
+
+def evaluation_of(task: Task, *measured: Measured) -> Evaluation:
     """Return the evaluation of these rankings (first stage, start, what was trained), without tests."""
-    return Evaluation(task=task, split="test", split_queries=len(task), rankings=rankings, tests={})
+    return Evaluation(
+        task=task,
+        split="test",
+        split_queries=len(task),
+        measured=measured,
+        rows=rows_of(measured),
+        tests={},
+        untrained=measured[0].alone,
+        untrained_tests={},
+    )
