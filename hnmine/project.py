@@ -277,7 +277,10 @@ def _refuse_other_types(data: object, config: object) -> None:
 def _refuse_idle_sources(made: Collection, config: Config) -> None:
     """Refuse settings of reading that a collection was made without."""
     default = type(config.sources)()
-    found: dict[str, Any] = {"min_score": made.min_score, "lower_grades": "negatives" if made.lower_are_negatives else "ignore"}
+    found: dict[str, Any] = {
+        "min_score": made.min_score,
+        "lower_grades": "negatives" if made.lower_are_negatives else "ignore",
+    }
     found["template"] = getattr(made, "template", default.template)
     found["verdicts"] = getattr(made, "verdict_files", default.verdicts)
     for key, value in found.items():
