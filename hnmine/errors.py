@@ -24,5 +24,9 @@ class DeviceError(HnmineError):
     """A device or a library for it that was asked for and is not there."""
 
 
+class UnavailableError(DataError):
+    """What may pass by itself: a store that does not answer, or a lock that was lost; exit code 75."""
+
+
 class InUseError(HnmineError):
-    """Another job works on the same home, or may have taken it over; exit code 3."""
+    """Another job works on the same home; exit code 3."""
