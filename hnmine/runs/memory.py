@@ -36,7 +36,7 @@ def container_room(cgroups: Path = Path("/sys/fs/cgroup"), memberships: Path = P
     `cgroups` is where the system mounts them, `memberships` names those of this process.
     """
     rooms = [sys.maxsize]
-    for folder in _folders(cgroups, memberships):
+    for folder in cgroup_folders(cgroups, memberships, "memory"):
         for limit_name, used_name in _LIMITS:
             limit, used = _number(folder / limit_name), _number(folder / used_name)
             if limit is not None and used is not None:
@@ -44,14 +44,17 @@ def container_room(cgroups: Path = Path("/sys/fs/cgroup"), memberships: Path = P
     return min(rooms)
 
 
-def _folders(cgroups: Path, memberships: Path) -> list[Path]:
-    """Return the folders of the groups that limit memory, of both versions, from the process' own to the root."""
-    folders = [cgroups, cgroups / "memory"]
+def cgroup_folders(cgroups: Path, memberships: Path, controller: str) -> list[Path]:
+    """Return the folders of the groups that limit memory or CPUs, of both versions, from the process' own to the root.
+
+    `controller` is `memory` or `cpu`, as version 1 calls it.
+    """
+    folders = [cgroups, cgroups / controller]
     lines = memberships.read_text("utf-8").splitlines() if memberships.is_file() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        root = cgroups if not controllers else cgroups / "memory"
-        if not controllers or "memory" in controllers.split(","):
+        root = cgroups if not controllers else cgroups / controller
+        if not controllers or controller in controllers.split(","):
             own_folder = root / path.lstrip("/")
             folders += [each for each in (own_folder, *own_folder.parents) if each.is_relative_to(root)]
     return folders

@@ -9,66 +9,124 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hnmine.errors import ModelError
+from hnmine.errors import DeviceError, ModelError
+from hnmine.runs.nodes import cpus_each, in_cluster, resources_by_node, this_node
+from hnmine.runs.progress import say
 from hnmine.runs.ray_session import start_ray
 from hnmine.training.log import Event
 from hnmine.training.worker import Group, Job, Worker
 
+ROOM_SECONDS = 15 * 60
+"""How long a training waits for nodes that have room for its workers; an autoscaler brings a node in five minutes."""
+_START_SECONDS = 30  # that Ray Train waits for room, before what the nodes have is looked at anew
 # Ray Train looks at its workers so often; at its defaults of 2 and 5 s a short training ends 6 s late.
-_POLLS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
+_POLLS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_START_SECONDS),
+}
 _MAX_DEATHS = 3  # of workers, before a training is given up
+_MAX_PREEMPTIONS = 20  # of nodes, each with a warning; Ray's default is without end
 _POLL_SECONDS = 0.5  # between two looks at what the workers logged
 
 
-def train_on_ray(job: Job, work: Path, workers: int, log: Callable[[Event], None]) -> dict[int, Path]:
+def default_workers(on_gpu: bool) -> int:
+    """Return how many workers the whole cluster has room for: one a GPU, or one a node of about equal CPUs."""
+    by_node = [amount for amount in resources_by_node("GPU" if on_gpu else "CPU").values() if amount >= 1]
+    return max(1, int(sum(by_node)) if on_gpu else sum(2 * amount >= max(by_node) for amount in by_node))
+
+
+def train_on_ray(
+    job: Job, work: Path, workers: int, log: Callable[[Event], None], *, room_seconds: float = ROOM_SECONDS
+) -> dict[int, Path]:
     """Train on so many workers; return the kept checkpoints by step, the best and the last.
 
-    Each worker has a GPU, or its share of the CPUs. A training goes on from the latest checkpoint in the folder `work`.
+    Each worker has a GPU, or its share of a node's CPUs. A training goes on from the latest checkpoint in `work`, also
+    where a node was lost and those that are left have fewer CPUs.
 
     Raises:
         ModelError: a worker says so, or too many died.
+        DeviceError: for `room_seconds` no nodes had room for the workers.
     """
     start_ray()
-    import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train import ControllerError, TrainingFailedError
     from ray.util.queue import Queue
 
-    # Describe the run; one of the same name and path goes on from its latest checkpoint.
+    # Prepare what all attempts share; the queue is to outlive every other node.
     os.environ.update({name: seconds for name, seconds in _POLLS.items() if name not in os.environ})
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    on_gpu = job.recipe.device == "cuda"
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
-    resources = {"GPU": 1} if on_gpu else {"CPU": cpus}
-    events, failure = Queue(actor_options={"num_cpus": 0}), work.resolve() / "failure"
+    events = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": this_node()})
+    failure = work.resolve() / "failure"
     failure.unlink(missing_ok=True)
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"job": job, "events": events, "failure": failure},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=on_gpu, resources_per_worker=resources),
-        run_config=RunConfig(
-            name="fit",
-            storage_path=str(work.resolve()),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
-            failure_config=FailureConfig(max_failures=_MAX_DEATHS),
-        ),
-    )
-    # Train; a failure that a worker wrote down is the reason, whatever Ray says.
+    settings, lacking_since = {"job": job, "events": events, "failure": failure}, None
+    # Train; where there is no room, look anew at what the nodes have. What a worker wrote down is the reason, whatever
+    # Ray says.
     try:
-        result = _fit(trainer, events, log)
-    except ray.train.TrainingFailedError as error:
-        raise ModelError(failure.read_text("utf-8") if failure.exists() else _cause(error)) from None
+        while True:
+            begun = time.monotonic()
+            trainer, asked = _trainer(settings, work, workers)
+            try:
+                result = _fit(trainer, events, log)
+                break
+            except TrainingFailedError as error:
+                if failure.exists() or not isinstance(error, ControllerError) or not _had_no_room(error):
+                    raise ModelError(failure.read_text("utf-8") if failure.exists() else _cause(error)) from None
+                if lacking_since is None or time.monotonic() - begun > 4 * _START_SECONDS:  # it had room in between
+                    lacking_since = begun
+                room = f"{workers} worker(s) of {asked} each have no room on the nodes of the Ray cluster"
+                if time.monotonic() - lacking_since >= (room_seconds if in_cluster() else _START_SECONDS):
+                    raise DeviceError(f"{room} ({error}); add nodes, or lower train.workers") from None
+                say("train", f"{room}; tried again, with what they have then", level="warning")
     finally:
         events.shutdown(force=True)  # without it workers that are left end too
     if failure.exists():
         raise ModelError(failure.read_text("utf-8"))
     return {metrics["step"]: Path(checkpoint.path) for checkpoint, metrics in result.best_checkpoints or []}
+
+
+def _had_no_room(error: Any) -> bool:
+    """Whether Ray Train found no nodes for its workers, or lost one while these began."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+
+    return isinstance(error.controller_failure, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError)
+
+
+def _trainer(settings: dict[str, Any], work: Path, workers: int) -> tuple[Any, str]:
+    """Return a training by what the nodes have now, and what each worker asks for, in words.
+
+    One of the same name and path goes on from its latest checkpoint.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from hnmine.training.process_group import NodeGroupConfig
+
+    on_gpu = settings["job"].recipe.device == "cuda"
+    cpus = cpus_each(list(resources_by_node("CPU").values()), workers) or 1.0  # 1: of a node that is still to come
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config=settings,
+        torch_config=NodeGroupConfig(),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=on_gpu, resources_per_worker={"GPU": 1} if on_gpu else {"CPU": cpus}
+        ),
+        run_config=RunConfig(
+            name="fit",
+            storage_path=str(work.resolve()),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="score"),
+            failure_config=FailureConfig(
+                max_failures=_MAX_DEATHS, controller_failure_limit=0, max_preemption_failures=_MAX_PREEMPTIONS
+            ),
+        ),
+    )
+    return trainer, "1 GPU" if on_gpu else f"{cpus:g} CPU(s)"
 
 
 def _work(settings: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.builders.folders import hidden_files
 from tests.builders.models import load_cross_encoder, same_weights
+from tests.builders.raylets import raylets
 from tests.builders.training import (
     LONG_TRAINING,
     Trained,
@@ -102,3 +103,45 @@ def test_a_killed_worker_is_replaced_and_the_end_is_that_of_an_undisturbed_train
     assert again[1] == undisturbed[1]
     assert same_weights(again[0], undisturbed[0])
     assert hidden_files(tmp_path / "rerankers") == []
+
+
+# On raylets of a CPU each, under a head that computes nothing
+
+IN_A_CLUSTER = """
+from pathlib import Path
+from tests.builders.training import LONG_TRAINING, quick_recipe, quick_trainer, yes_no_lists
+trainer = quick_trainer(Path({start!r}), Path({out!r}), {workers}, by_ray=True)
+found = trainer.fit("model", Path({start!r}), yes_no_lists({lists}), quick_recipe(**{changes}))
+print("KEPT", found.best_step, found.dev_by_step)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_by_default_every_node_of_a_cpu_cluster_trains_and_the_loss_of_one_that_nobody_replaces_is_waited_out(
+    start: Path, undisturbed: Trained, tmp_path: Path
+) -> None:
+    code = IN_A_CLUSTER.format(start=str(start), out=str(tmp_path), workers=None, lists=60, changes="LONG_TRAINING")
+    with raylets(0, 1, 1) as cluster:
+        thread = after_checkpoints(tmp_path, 4, lambda: cluster.kill(1))
+        said = cluster.run(code, 230, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="3")
+        thread.join()
+    assert "2 worker(s) on cpu" in said
+    assert "2 worker(s) of 1 CPU(s) each have no room on the nodes" in said
+    assert "goes on from the checkpoint of step" in said
+    assert f"KEPT {undisturbed[1].best_step} " in said
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_that_no_node_has_room_for_are_an_error_in_time_and_no_endless_wait(
+    start: Path, tmp_path: Path
+) -> None:
+    code = IN_A_CLUSTER.format(start=str(start), out=str(tmp_path), workers=1, lists=9, changes="{}")
+    patience = "from hnmine.training import ray_workers, trainer\nfrom functools import partial\n"
+    patience += "trainer.train_on_ray = partial(ray_workers.train_on_ray, room_seconds=1)\n"
+    with raylets(0) as cluster, cluster.start(patience + code, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2") as driver:
+        said, _ = driver.communicate(timeout=120)
+    assert driver.returncode != 0
+    assert "1 worker(s) of 1 CPU(s) each have no room on the nodes of the Ray cluster" in said
+    assert "add nodes, or lower train.workers" in said
