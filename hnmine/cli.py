@@ -23,6 +23,7 @@ from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY
 from hnmine.errors import HnmineError, InUseError
 from hnmine.runs import stopping, streams
+from hnmine.runs.nodes import use_cpus_of_a_driver
 from hnmine.runs.progress import close_live, emit, json_lines
 from hnmine.runs.tables import text_table
 
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A thread of OpenMP waits 30 times shorter for others before it sleeps than by default: this costs nothing where
     # cores are free, and where another training wants them both do 1.7 times the work.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    use_cpus_of_a_driver()
     streams.mend()
     try:
         return _called(command_parser().parse_args(arguments))
