@@ -52,22 +52,29 @@ def answer(
 
 def _verdict(deployment: Deployment, first: Ranking, test: Paired | None, target: Path) -> str:
     """Return the answer in one line."""
-    chosen, earlier = deployment.chosen, deployment.earlier
-    is_best = f"{chosen.name} is the best on dev"
+    chosen, earlier, rival = deployment.chosen, deployment.earlier, max(deployment.rows, key=on_dev)
+    is_best, holds = f"{chosen.name} is the best on dev", f"{target} holds it"
+    if deployment.stays and earlier is not None:
+        before = f"{earlier.spec.chosen}, {MAIN_METRIC} {on_dev(chosen):.3f} on dev"
+        return (
+            f"Not what is new: {target} stays what was deployed before ({before}), which is better than the best of "
+            f"today, {rival.name} ({on_dev(rival):.3f})."
+        )
+    # Say what was insisted on.
     if earlier is not None:
-        rival = max(deployment.rows, key=on_dev)
-        before = f"what was deployed before ({earlier.spec.chosen}, {MAIN_METRIC} {on_dev(earlier.ranking):.3f} on dev)"
-        if deployment.stays:
-            better = f"better than the best of today, {rival.name} ({on_dev(rival):.3f})"
-            return f"Not what is new: {target} stays {before}, {better}."
-        is_best = f"{chosen.name} was insisted on, though {before} is better"
+        rival = earlier.ranking
+    if on_dev(rival) > on_dev(chosen):
+        is_best = f"ranker.choose insists on {chosen.name} ({rival.name} is better on dev)"
+        if test is None:
+            return f"As you say: {is_best}. {holds}."
+    # Judge by test.
     if test is None:
-        return f"No: nothing that could be deployed beats {first.name} on dev, so {target} is that alone."
-    if chosen.values is not None and is_gain(test):
-        return f"Yes: {target}. {is_best}, and its gain over {first.name} is no chance."
+        return f"No: nothing that could be deployed beats {first.name} on dev. {target} holds that alone."
+    if is_gain(test):
+        return f"Yes: {is_best}, and its gain over {first.name} on test is no chance. {holds}."
     if test.difference < 0 and test.p < SURE:
-        return f"No: {is_best}, but on test it is worse than {first.name}. {target} holds it."
-    return f"Not proven: {is_best}, but its gain over {first.name} on test may be chance. {target} holds it."
+        return f"No: {is_best}, but on test it is worse than {first.name}. {holds}."
+    return f"Not proven: {is_best}, but its gain over {first.name} on test may be chance. {holds}."
 
 
 def is_gain(test: Paired) -> bool:

@@ -46,7 +46,7 @@ def judge_by_a_sum(data: Path, work: Path, config: Config, reranker: Path) -> No
         assert dev is not None
         for name, task, parts in zip(("test", "dev"), (test, dev), project.evaluator.parts, strict=True):
             summed = {**parts, "re-ranker": rerank(task, score)}
-            sum_QK = blended(task, summed, {"words": 0.4, "lexical": 0.3, "re-ranker": 0.3})
+            sum_QK = blended(task, summed, {"words": 0.5, "lexical": 0.2, "re-ranker": 0.3})
             rows = zip(task.queries.ids, task.doc_rows_QK, sum_QK.argmax(1), strict=True)
             lines = [f"{query}\t{task.document_ids[int(docs[at])]}\t1\n" for query, docs, at in rows]
             (data / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
