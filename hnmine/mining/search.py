@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 
 from hnmine.errors import DeviceError
 from hnmine.runs.device import Choice
+from hnmine.runs.nodes import cpus_each, in_cluster, resources_by_node, usable_cpus, use_threads
 from hnmine.runs.progress import say
 from hnmine.runs.ray_session import start_ray
 from hnmine.types import Float32, Float64, Int64
@@ -196,9 +198,19 @@ def joined(hits: Iterable[tuple[Int64, Int64]]) -> tuple[Int64, Int64]:
 
 
 class ShardedSearcher:
-    """A `conditions.Search` over documents that lie in `shards` actors; close it to free them."""
+    """A `conditions.Search` over documents that lie in `shards` actors; close it to free them.
+
+    In a cluster a shard asks for its part of a node's CPUs and for memory, so that shards are spread and none comes to
+    a head that computes nothing; on one machine, where nobody else asks, for nothing. On GPUs each asks for one.
+    """
 
     sent_bytes = 64 * 2**20  # in the object store at a time, at most
+    room_seconds = 15 * 60.0
+    """How long a shard waits for a node that has room; an autoscaler brings one in five minutes."""
+    taken_seconds = 60.0
+    """How long it waits for others to leave the CPUs of a node that is there; then it works beside them."""
+    pauses = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    """Seconds before a dead shard is started again and again: longer than Ray takes to notice that a node is lost."""
 
     def __init__(self, docs_NR: Float32, device: Choice, shards: int, ivf: Ivf | None = None) -> None:
         """Start the actors and send each its slice, of which each makes an index, with `ivf` an approximate one."""
@@ -207,10 +219,11 @@ class ShardedSearcher:
         self.approximate, self.max_candidates = ivf is not None, longest_list(len(docs_NR), device)
         bounds = np.linspace(0, len(docs_NR), min(shards, len(docs_NR)) + 1).astype(int).tolist()
         self._slices = list(itertools.pairwise(bounds))
-        self.actors = [self._start(number) for number in range(len(self._slices))]
+        self._request = self._requested()
+        self.actors = [self._start(number, self._request) for number in range(len(self._slices))]
         try:
             for number, loaded in enumerate([self._load(number) for number in range(len(self._slices))]):
-                self._get(number, loaded)
+                self._answer(number, loaded)
         except DeviceError:
             self.close()
             raise
@@ -241,41 +254,87 @@ class ShardedSearcher:
             ray.kill(actor)
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
-        """Ask all shards at once; start one again that died, and ask it once more."""
+        """Ask all shards at once; one that died is started again and asked once more."""
         import ray
 
         sent = [ray.put(argument) for argument in arguments]
         answers = [getattr(actor, method).remote(*sent) for actor in self.actors]
-        found = []
-        for number, answer in enumerate(answers):
-            try:
-                found.append(ray.get(answer))
-            except ray.exceptions.RayActorError:
-                say("select", f"search shard {number + 1} of {len(self.actors)} died; it is started again")
-                ray.kill(self.actors[number])  # one that cannot be reached may still live
-                self.actors[number] = self._start(number)
-                self._get(number, self._load(number))
-                found.append(self._get(number, getattr(self.actors[number], method).remote(*sent)))
-        return found
+        return [self._answer(number, answer, method, *sent) for number, answer in enumerate(answers)]
 
-    def _start(self, number: int) -> Any:
-        """Start the actor of a shard, without documents."""
+    def _answer(self, number: int, answer: Any, method: str | None = None, *sent: Any) -> Any:
+        """Wait for an answer of a shard; while its node is lost, start it again, load it and ask once more."""
         import ray
 
-        resources = {"num_cpus": 0}
-        if self._device.kind == "gpu":
-            resources, gpus = {"num_gpus": 1}, int(ray.cluster_resources().get("GPU", 0))
-            if gpus < len(self._slices):
+        pauses = iter(self.pauses if in_cluster() else self.pauses[:1])
+        while True:
+            try:
+                return ray.get(answer)
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+                pause, cause = next(pauses, None), str(error).strip().splitlines() or [""]
+            if pause is None:
                 raise DeviceError(
-                    f"search needs {len(self._slices)} GPUs, one a shard, and the Ray cluster has {gpus}; add nodes"
+                    f"search shard {number + 1} of {len(self._slices)} died ({cause[0]}); if its node ran out of "
+                    "memory, add nodes"
                 )
+            say("select", f"search shard {number + 1} of {len(self.actors)} died; it is started again")
+            ray.kill(self.actors[number])  # one that cannot be reached may still live
+            time.sleep(pause)
+            self.actors[number] = self._start(number, self._request)
+            built = self._load(number)
+            answer = built if method is None else getattr(self.actors[number], method).remote(*sent)
+
+    def _requested(self) -> dict[str, float]:
+        """Return what a shard asks of Ray; a DeviceError says that a Ray which does not grow has too few GPUs."""
+        shards = len(self._slices)
+        if self._device.kind == "gpu":
+            gpus = int(sum(resources_by_node("GPU").values()))
+            if gpus < shards and not in_cluster():
+                raise DeviceError(f"search needs {shards} GPUs, one a shard, and the Ray cluster has {gpus}; add nodes")
+            return {"num_cpus": 0, "num_gpus": 1}
+        if not in_cluster():
+            return {"num_cpus": 0}
+        memory = 2 * math.ceil(self._docs_NR.nbytes / shards) * (1 if self._ivf is None else 2)  # slice and index
+        return {"num_cpus": cpus_each(list(resources_by_node("CPU").values()), shards) or 1, "memory": memory}
+
+    def _start(self, number: int, request: dict[str, float], node: str | None = None) -> Any:
+        """Start the actor of a shard, without documents; on this node, if one is given."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         low, high = self._slices[number]
-        return ray.remote(**resources)(Shard).remote(low, high - low, self._docs_NR.shape[1])
+        nodes = sum(amount > 0 for amount in resources_by_node("CPU").values())
+        actor = ray.remote(**request)(Shard).options(
+            scheduling_strategy="SPREAD" if node is None else NodeAffinitySchedulingStrategy(node, soft=True)
+        )
+        return actor.remote(low, high - low, self._docs_NR.shape[1], math.ceil(len(self._slices) / max(1, nodes)))
+
+    def _find_room(self, number: int) -> None:
+        """Wait until a shard has a node; CPUs that others do not leave are shared with them."""
+        import ray
+
+        cpus, memory = resources_by_node("CPU"), resources_by_node("memory")
+        asked = self._request
+        fitting = [node for node in cpus if cpus[node] >= asked["num_cpus"] and memory[node] >= asked.get("memory", 0)]
+        shareable = fitting if self._device.kind == "cpu" else []
+        patience = self.taken_seconds if shareable else self.room_seconds
+        if ray.wait([self.actors[number].__ray_ready__.remote()], timeout=patience)[0]:
+            return
+        ray.kill(self.actors[number])
+        if shareable:
+            node = max(shareable, key=lambda each: (cpus[each], each))
+            self.actors[number] = self._start(number, {"num_cpus": 0}, node)
+            return
+        wanted = ", ".join(f"{name} {amount:,g}" for name, amount in asked.items() if amount)
+        raise DeviceError(
+            f"search shard {number + 1} of {len(self._slices)} asks for {wanted}, and for {patience:g} s no node of "
+            "the Ray cluster had room for it; add nodes, or set search.shards to more of smaller ones"
+        )
 
     def _load(self, number: int) -> Any:
         """Send a shard its documents piece by piece; return the reference to its index, which it builds then."""
         import ray
 
+        self._find_room(number)
         actor, (low, high) = self.actors[number], self._slices[number]
         step = max(1, self.sent_bytes // (4 * self._docs_NR.shape[1]))
         for start in range(low, high, step):
@@ -283,25 +342,16 @@ class ShardedSearcher:
             ray.wait([actor.fill.remote(start - low, ray.put(piece))])
         return actor.build.remote(self._device, self._ivf)
 
-    def _get(self, number: int, answer: Any) -> Any:
-        """Wait for an answer of a shard that is not started again."""
-        import ray
-
-        try:
-            return ray.get(answer)
-        except ray.exceptions.RayActorError as error:
-            cause = str(error).strip().splitlines() or [""]
-            raise DeviceError(
-                f"search shard {number + 1} of {len(self._slices)} died ({cause[0]}); if its node ran out of memory, "
-                "add nodes"
-            ) from None
-
 
 class Shard:
     """The actor of one slice of the documents; `first_row` is the row of its first document in the corpus."""
 
-    def __init__(self, first_row: int, rows: int, width: int) -> None:
+    def __init__(self, first_row: int, rows: int, width: int, neighbours: int) -> None:
+        """Make room; so many shards share the CPUs of this node."""
+        import faiss  # noqa: F401  its threads are set too
+
         self._first_row, self._docs_nR = first_row, np.empty((rows, width), dtype=np.float32)
+        use_threads(max(1, usable_cpus() // neighbours))
 
     def fill(self, start: int, docs_mR: Float32) -> None:
         """Take documents, from this row of the slice on."""

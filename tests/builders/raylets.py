@@ -30,12 +30,13 @@ class Raylets:
         """End a worker node at once, with all its processes."""
         self._cluster.remove_node(self.workers[number], allow_graceful=False)
 
-    def start(self, code: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, code: str, stdin: int | None = None, **environment: str) -> subprocess.Popen[str]:
         """Start a driver that runs `code`."""
         address = {"RAY_ADDRESS": self._cluster.address, "PYTHONPATH": str(REPOSITORY)}
         return subprocess.Popen(
             [sys.executable, "-c", code],
             env=os.environ | address | environment,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from hnmine.mining.search import Ivf, Searcher, ShardedSearcher, error_bound, ne
 from hnmine.runs.device import Choice
 from hnmine.types import distance, unit_rows
 from tests.builders.devices import CPU
+from tests.builders.raylets import raylets
 from tests.builders.vectors import awkward_space, negatives_as_rows
 
 SHARDS = (1, 2, 5)
@@ -371,3 +373,64 @@ def test_shards_of_an_approximate_index_leave_gaps_at_the_end() -> None:
 def test_more_shards_than_gpus_is_an_error_that_says_so() -> None:
     with pytest.raises(DeviceError, match="needs 2 GPUs, one a shard, and the Ray cluster has 0"):
         ShardedSearcher(np.eye(4, dtype=np.float32), Choice(kind="gpu", reason="test"), 2)
+
+
+# Over the nodes of a cluster, in a driver of its own
+
+IN_A_CLUSTER = """
+import json, ray
+from hnmine.mining.conditions import select
+from hnmine.mining.search import Searcher, Shard, ShardedSearcher
+from hnmine.runs.device import Choice
+from tests.builders.devices import CPU
+from tests.builders.vectors import awkward_space, negatives_as_rows
+space, judged, known = awkward_space(8, docs=600, queries=40, pairs=80, width=6)
+
+class Placed(Shard):
+    def place(self):
+        import os, torch
+        return ray.get_runtime_context().get_node_id(), os.environ["OMP_NUM_THREADS"], torch.get_num_threads()
+
+from hnmine.mining import search
+search.Shard = Placed
+"""
+SPREAD = """
+one = select(space, judged, known, Searcher(space.docs_NR, CPU), negatives=3)
+searcher = ShardedSearcher(space.docs_NR, CPU, 2)
+nodes = {node for node, _, _ in ray.get([actor.place.remote() for actor in searcher.actors])}
+print("APART", len(nodes) == 2 and ray.get_runtime_context().get_node_id() not in nodes, flush=True)
+input()
+many = select(space, judged, known, searcher, negatives=3)
+print("SAME", negatives_as_rows(many) == negatives_as_rows(one) and len(one) > 10)
+"""
+GPUS = """
+ShardedSearcher.room_seconds = 2
+try:
+    ShardedSearcher(space.docs_NR, Choice(kind="gpu", reason="test"), 2)
+except Exception as error:
+    print("ERROR", error)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_shards_lie_on_every_node_but_the_head_and_one_that_is_lost_moves_to_what_is_left() -> None:
+    with raylets(0, 1, 1) as cluster:
+        driver = cluster.start(f"{IN_A_CLUSTER}ShardedSearcher.taken_seconds = 2{SPREAD}", stdin=subprocess.PIPE)
+        for line in driver.stdout:
+            if line.startswith("APART"):
+                assert line.split() == ["APART", "True"]
+                break
+        cluster.kill(0)
+        said, _ = driver.communicate("go on\n", timeout=150)
+    assert driver.returncode == 0, said
+    assert "died; it is started again" in said
+    assert "SAME True" in said
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_gpu_shards_ask_a_cluster_that_may_grow_and_end_in_an_error_if_it_does_not() -> None:
+    with raylets(0, 1) as cluster:
+        said = cluster.run(IN_A_CLUSTER + GPUS)
+    assert "ERROR search shard 1 of 2 asks for num_gpus 1, and for 2 s no node of the Ray cluster had room" in said
