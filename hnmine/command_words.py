@@ -20,6 +20,9 @@ the steps of run, one by one; what is already done is reused:
 any model, on its own:
   hnmine rank     --model M --data DIR --out RUN   put a first stage's documents in order; RUN is a TREC run
 
+to take away:
+  hnmine export   --out DIR --to FORMAT TARGET     what was mined, for another tool; --list names the formats
+
 every night:
   hnmine nightly  --data DIR --home DIR    mine the collection as it is tonight; deploy what is not worse
   hnmine history  --home DIR               the nights: what changed, and what was decided

@@ -28,7 +28,7 @@ from hnmine.types import NO_ROW, Float32, Int64, Texts
 
 _FORMS = {6: "query_id Q0 doc_id rank score tag", 3: "query_id doc_id rank"}  # by the number of columns
 _EXPECTED = " or ".join(_FORMS.values())
-_UNWRITABLE = re.compile(r"[\t\r\n]|^\s|\s$|^$")
+UNWRITABLE = re.compile(r"[\t\r\n]|^\s|\s$|^$")
 
 
 class _Line(NamedTuple):
@@ -112,7 +112,7 @@ def write_run(
     """
     # Ids with blanks need tabs.
     used = [doc_ids[row] for row in np.unique(doc_rows_QK[doc_rows_QK != NO_ROW]).tolist()]
-    bad = next((each for each in (*query_ids, *used) if _UNWRITABLE.search(each)), None)
+    bad = next((each for each in (*query_ids, *used) if UNWRITABLE.search(each)), None)
     if bad is not None:
         raise DataError(f"the id {bad!r} cannot stand in a run file: expected one without tabs, line ends and edges")
     blank = "\t" if any(" " in each for each in (*query_ids, *used)) else " "

@@ -1,0 +1,149 @@
+"""`hnmine export`: what was mined, in the format of another tool, in a folder or a file of its own.
+
+FOLDER/…                 the files of the format, see `export_formats`
+FOLDER/README.md         what they are, and how the tool reads them
+FOLDER/.hnmine-export    the sha256 of each; a folder without it, or with other files, is never replaced
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hnmine.errors import ConfigError, DataError
+from hnmine.report.export_formats import FORMATS, Format
+from hnmine.report.mined import Source
+from hnmine.runs.files import file_sha256, settle, whole_file, write_json
+from hnmine.runs.tables import text_table
+
+MARK = ".hnmine-export"
+"""The file that says what hnmine wrote; tools that read all files of a folder pass over a hidden one."""
+CAUTION = (
+    "Scores are cosines of the space that was mined. A hard negative has a higher score than its positive, so do not "
+    "let a model learn them: it would learn to put the wrong document first."
+)
+
+
+def export(
+    out: str | Path,
+    to: str,
+    target: str | Path,
+    *,
+    data: str | Path | None = None,
+    scores: bool = False,
+    negatives: int | None = None,
+) -> dict[str, Any]:
+    """Write what was mined into OUT in the format `to` of another tool, see `formats_table`; return what was written.
+
+    Args:
+        out: a run folder.
+        to: the name of the format.
+        target: a new folder, one that an earlier export left, or a new file of the format's ending, where one suffices.
+        data: the collection; judgements and whole corpora come from it.
+        scores: give sentence-transformers cosines in the place of labels.
+        negatives: of each n-tuple; None: as many as keep most of them.
+
+    Raises:
+        ConfigError: there is no such format, or an option would have no effect on it.
+        DataError: OUT holds nothing to export, or the target holds what hnmine did not write.
+    """
+    # Refuse what cannot be done before anything is read.
+    out, target = Path(out), Path(target)
+    if to not in FORMATS:
+        raise ConfigError(f"there is no format {to!r}; expected one of {', '.join(FORMATS)}")
+    form = FORMATS[to]
+    _refuse_idle(to, form, data, scores, negatives)
+    alone = target.suffix == Path(form.file).suffix and target.suffix != ""
+    if alone and not form.alone:
+        raise ConfigError(f"{to} is several files; give the name of a folder instead of {target}")
+    refuse_foreign(target, alone)
+
+    # Write beside the target, then put it there.
+    source = Source.open(out, data, scores=scores, width=negatives)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hidden = target.parent / f".{target.name}.export"
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir()
+    try:
+        counts = form.write(source, hidden)
+        load = form.load.format(file=target if alone else target / form.file, folder=target)
+        facts = {"format": to, "counts": counts, "load": load, "hnmine": version("hnmine")}
+        facts["caution"] = CAUTION if scores or form.scores == "kept" else ""
+        if alone:
+            with whole_file(target) as new:
+                (hidden / form.file).replace(new)
+        else:
+            _finish(hidden, form, facts)
+            shutil.rmtree(target, ignore_errors=True)
+            hidden.rename(target)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return facts | {"path": str(target)}
+
+
+def export_text(found: dict[str, Any]) -> str:
+    """Return what an export says at its end."""
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found["counts"].items())
+    return "\n".join(filter(None, (f"{found['path']}: {counts}", f"read it by: {found['load']}", found["caution"])))
+
+
+def formats_table() -> str:
+    """Return every format by name."""
+    return text_table([(name, each.about) for name, each in FORMATS.items()], ("format", "what it is"), left=(0, 1))
+
+
+def refuse_foreign(target: Path, alone: bool) -> None:
+    """Raise DataError unless there is there is nothing, or a folder with what an export left and nothing else."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if alone or not target.is_dir():
+        raise DataError(f"{target} exists; remove it, or choose another name")
+    mark = target / MARK
+    known: dict[str, str] = json.loads(mark.read_text(encoding="utf-8"))["files"] if mark.is_file() else {}
+    for path in sorted(target.rglob("*")):
+        name = path.relative_to(target).as_posix()
+        if path.is_file() and path != mark and known.get(name) != file_sha256(path):
+            problem = "has changed since" if name in known else "is not of an export"
+            raise DataError(f"{target} is not replaced, since {name} {problem}; remove it, or choose another folder")
+
+
+def _refuse_idle(to: str, form: Format, data: str | Path | None, scores: bool, negatives: int | None) -> None:
+    """Refuse options that would have no effect, and a collection that is needed and missing."""
+    if form.needs_data and data is None:
+        raise ConfigError(f"{to} is made of the collection: give the one that OUT was mined from as --data")
+    for option, given, useful in (
+        ("--data", data is not None, form.needs_data),
+        ("--scores", scores, form.scores == "asked"),
+        ("--negatives", negatives is not None, to == "n-tuple"),
+    ):
+        if given and not useful:
+            raise ConfigError(f"{option} would have no effect on {to}; leave it out")
+    if negatives is not None and negatives < 1:
+        raise ConfigError(f"--negatives: expected 1 or more, got {negatives}")
+
+
+def _finish(folder: Path, form: Format, facts: dict[str, Any]) -> None:
+    """Add what the files are, for people and for `datasets`, and the mark."""
+    parts = sorted(path for path in folder.glob("*/train.parquet") if path.parent.name in ("data", "ids"))
+    named = {"data": "default", "ids": "ids"}
+    configs = [
+        {"config_name": named[path.parent.name], "data_files": path.relative_to(folder).as_posix()} for path in parts
+    ]
+    front = f"---\n{yaml.safe_dump({'configs': configs, 'tags': ['hnmine']}, sort_keys=False)}---\n" if configs else ""
+    counts = "\n".join(f"* {count:,} {name.replace('_', ' ')}" for name, count in facts["counts"].items())
+    beside = "`ids/` has the ids of each row of `data/`, in the same order.\n" if (folder / "ids").is_dir() else ""
+    text = (
+        f"{front}# {form.about}\n\nExported by hnmine {facts['hnmine']} as `{facts['format']}`.\n\n{counts}\n\n"
+        f"Read it by `{form.load.format(file=form.file, folder='.')}`.\n{beside}{facts['caution']}\n"
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+    write_json(folder / MARK, facts | {"files": files, "load": form.load})
+    for path in paths:
+        settle(path)
