@@ -7,20 +7,22 @@ store it appears when its upload is closed, and the upload is opened only when a
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from hnmine.errors import ConfigError, DataError, HnmineError
 from hnmine.runs.files import settle
+from hnmine.runs.object_store import ask, open_address
 
-_open = functools.cache(pafs.FileSystem.from_uri)  # the region of a bucket may be a question to the network
+_AnswerT = TypeVar("_AnswerT")
 _REMOTE_REMEDY = "check that the bucket exists, its region, the credentials in the environment, and the network"
 
 
@@ -33,6 +35,7 @@ class Directory:
     address: str  # for messages: without its query, which may be long
     role: str
     setting: str  # where users choose the address
+    patience: float | None = None  # seconds that an object store may be silent; None: as `object_store` says
 
     @classmethod
     def at(cls, address: str | Path, role: str = "vector store", setting: str = "embed.store") -> Directory:
@@ -43,7 +46,9 @@ class Directory:
             return cls(pafs.LocalFileSystem(), os.path.abspath(address), str(address), role, setting)
         shown = str(address).partition("?")[0].rstrip("/")
         try:
-            filesystem, path = _open(str(address))
+            filesystem, path = ask(f"{role} {shown}", lambda: open_address(str(address)))
+        except HnmineError as error:
+            raise type(error)(f"{setting}: {error}") from None
         except (pa.ArrowException, ValueError) as error:
             raise ConfigError(
                 f"{setting}: {shown} cannot be understood: {error}; expected a folder, "
@@ -68,9 +73,12 @@ class Directory:
 
     def create(self) -> None:
         """Make the directory if it is missing; a problem that would stop a write shows here already."""
-        with self._explained("used"):
+
+        def create() -> None:
             if self.filesystem.get_file_info(self.path).type != pafs.FileType.Directory:
                 self.filesystem.create_dir(self.path)
+
+        self._asked("used", create)
 
     def files(self, ending: str = "") -> list[str]:
         """Return the sorted names of the files with this ending; none if the directory does not exist."""
@@ -86,7 +94,8 @@ class Directory:
 
     def below(self, depth: int) -> tuple[pafs.FileType, dict[str, pafs.FileType]]:
         """Return what stands at the address, and all that lies below it by its name relative to it, sorted."""
-        with self._explained("listed"):
+
+        def look() -> tuple[pafs.FileType, dict[str, pafs.FileType]]:
             kind = self.filesystem.get_file_info(self.path).type
             if kind != pafs.FileType.Directory:
                 return kind, {}
@@ -97,31 +106,40 @@ class Directory:
             start = len(self.path.rstrip("/")) + 1
             return kind, dict(sorted((entry.path[start:], entry.type) for entry in entries))
 
+        return self._asked("listed", look)
+
     def _entries(self, kind: pafs.FileType) -> list[pafs.FileInfo]:
-        with self._explained("listed"):
+        def look() -> list[pafs.FileInfo]:
             try:
-                entries = self.filesystem.get_file_info(pafs.FileSelector(self.path))
+                return list(self.filesystem.get_file_info(pafs.FileSelector(self.path)))
             except FileNotFoundError:  # allow_not_found fails if the folder is made during the call
                 return []
-        return [entry for entry in entries if entry.type == kind]
+
+        return [entry for entry in self._asked("listed", look) if entry.type == kind]
 
     def read(self, name: str) -> pa.Buffer | None:
         """Return the bytes of a file, or None if there is no such file."""
-        with self._explained("read"):
+
+        def read() -> pa.Buffer | None:
             try:
                 with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
                     return stream.read_buffer()
             except FileNotFoundError:
                 return None
 
+        return self._asked("read", read)
+
     def on_this_machine(self, name: str, copy: Path) -> Path:
         """Return the path of a file or a folder; from an object store, that of a copy made at `copy`."""
         if self.local is not None:
             return self.local / name
-        with self._explained("read"):
+
+        def bring() -> None:
             source = self.filesystem.get_file_info(f"{self.path}/{name}")
             (copy.parent if source.is_file else copy).mkdir(parents=True, exist_ok=True)
             pafs.copy_files(source.path, str(copy), self.filesystem, pafs.LocalFileSystem())
+
+        self._asked("read", bring)
         return copy
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
@@ -130,22 +148,30 @@ class Directory:
         if above:
             (self / above).write(last, content)
             return
-        path = f"{self.path}/{name}"
-        target = f"{self.path}/.{name}.{uuid.uuid4().hex}.tmp" if self.local else path
         if self.local:
-            self.create()
-        with self._explained("written"):
-            try:
-                with self.filesystem.open_output_stream(target) as stream:
-                    stream.write(content)
-                if self.local:
-                    settle(Path(target))
-                    self.filesystem.move(target, path)
-                    settle(self.local)
-            except BaseException:  # closing the stream left a file with part of the bytes
-                with contextlib.suppress(OSError):
-                    self.filesystem.delete_file(target)
-                raise
+            self._asked("written", lambda: self._write_here(name, content))
+            return
+        # In a thread of its own, which no signal breaks off: a stream that is closed early leaves part of the bytes.
+        whole = pa.py_buffer(content)
+        with ThreadPoolExecutor(1) as thread:
+            self._asked("written", lambda: thread.submit(self._upload, name, whole).result())
+
+    def _write_here(self, name: str, content: bytes | pa.Buffer) -> None:
+        self.create()
+        hidden = f"{self.path}/.{name}.{uuid.uuid4().hex}.tmp"
+        try:
+            self._upload(Path(hidden).name, content)
+            settle(Path(hidden))
+            self.filesystem.move(hidden, f"{self.path}/{name}")
+            settle(Path(self.path))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.filesystem.delete_file(hidden)
+            raise
+
+    def _upload(self, name: str, content: bytes | pa.Buffer) -> None:
+        with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
+            stream.write(content)
 
     def touch(self, name: str) -> None:
         """Make a small file, or renew its time; from then on every listing has its name, also during a renewal.
@@ -153,35 +179,47 @@ class Directory:
         `write` does not promise that: it renames, and a listing at that moment may see neither name.
         """
         self.create()
-        with self._explained("written"), self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
-            stream.write(b".")
+        self._asked("written", lambda: self._upload(name, b"."))
 
     def remove(self, name: str) -> None:
         """Remove a file; it may be gone already."""
-        with self._explained("cleared"), contextlib.suppress(FileNotFoundError):
-            self.filesystem.delete_file(f"{self.path}/{name}")
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.delete_file(f"{self.path}/{name}")
+
+        self._asked("cleared", remove)
 
     def remove_folder(self, name: str) -> None:
         """Remove a folder with its content; it may be gone already."""
-        with self._explained("cleared"), contextlib.suppress(FileNotFoundError):
-            self.filesystem.delete_dir(f"{self.path}/{name}")
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.delete_dir(f"{self.path}/{name}")
+
+        self._asked("cleared", remove)
 
     def set_aside(self, name: str) -> str:
         """Rename a damaged file to `<stem>.corrupt`, so that nobody reads it again; return the new name."""
         aside = f"{name.rpartition('.')[0]}.corrupt"
-        with self._explained("mended"):
+
+        def move() -> None:
             try:
                 self.filesystem.move(f"{self.path}/{name}", f"{self.path}/{aside}")
             except OSError:
                 if name in self.files():  # otherwise another reader has renamed it first
                     raise
+
+        self._asked("mended", move)
         return aside
 
-    @contextlib.contextmanager
-    def _explained(self, action: str) -> Iterator[None]:
-        """Turn errors of the file system into a DataError that names the directory and the remedy."""
+    def _asked(self, action: str, call: Callable[[], _AnswerT]) -> _AnswerT:
+        """Return what `call` returns, asked again while an object store does not answer (see `object_store.ask`).
+
+        Other errors of the file system become a DataError that names the directory and the remedy.
+        """
         try:
-            yield
+            return call() if self.local else ask(f"{self.role} {self.address}", call, self.patience)
         except HnmineError:
             raise
         except Exception as error:
