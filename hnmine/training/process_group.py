@@ -55,12 +55,13 @@ def _open() -> tuple[str, int]:
 def _join(kind: str, address: tuple[str, int], rank: int, count: int, timeout: timedelta) -> None:
     """Join the group whose store is at this address; rank 0 serves it."""
     from torch import distributed
+    from torch._C._distributed_c10d import TCPStore
 
     if interface := _interface(ray.util.get_node_ip_address()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
-    listens = {"master_listen_fd": _opened.pop().detach()} if rank == 0 else {}
-    store = distributed.TCPStore(*address, count, rank == 0, timeout, wait_for_workers=False, **listens)
+    listener = _opened.pop().detach() if rank == 0 else None
+    store = TCPStore(*address, count, rank == 0, timeout, wait_for_workers=False, master_listen_fd=listener)
     distributed.init_process_group(kind, store=store, rank=rank, world_size=count, timeout=timeout)
 
 

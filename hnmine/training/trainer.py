@@ -6,13 +6,12 @@ queries, and later steps must beat it strictly. What comes out is never worse on
 Every evaluation leaves a checkpoint, from which the next call of the same identity goes on if this one is killed. The
 identity is a digest of the start's files, the lists, the dev queries, the recipe, the workers and the versions.
 
-OUT/rerankers/<name>/     the model and its card, README.md
+OUT/rerankers/<name>/     the model
 OUT/tensorboard/<name>/   its curves
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -24,7 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from hnmine.config.root import Config
-from hnmine.config.training import LOADED_BY, TAUGHT, Kind
+from hnmine.config.training import TAUGHT
 from hnmine.corpus.text_keys import key_of
 from hnmine.errors import ConfigError, ModelError
 from hnmine.models.folder import adapter_base, folder_sha256, hidden_size, resolve
@@ -36,12 +35,13 @@ from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.manifest import versions
 from hnmine.runs.nodes import in_cluster
 from hnmine.runs.progress import say
+from hnmine.training.checkpoints import STATE, SUMS, best_step
 from hnmine.training.gradient import Recipe
 from hnmine.training.lessons import Teacher
 from hnmine.training.lists import Lists, TrainingData, random_negatives, training_lists
 from hnmine.training.log import TrainingLog, tracking
 from hnmine.training.ray_workers import default_workers, train_on_ray
-from hnmine.training.worker import STATE, Group, Job, Worker, best_step
+from hnmine.training.worker import Group, Job, Worker
 
 WARM_UP_RATE, WARM_UP_NEGATIVES = 5e-5, 3
 WARMED_UP = "has no ranking head: warmed up first, on random negatives of the same pairs"
@@ -54,10 +54,6 @@ LORA_RATE = 10
 _AS_DECLARED = 10**9  # tokens: a model reads no more than it declares
 FEW_DEV_QUERIES = 30
 """Fewer dev queries than that cannot choose a step."""
-_CALLS: dict[Kind, str] = {
-    "cross-encoder": "model.predict([('query', 'document')])",
-    "bi-encoder": "model.similarity(model.encode_query('query'), model.encode_document('document'))",
-}
 
 
 class Training(BaseModel):
@@ -168,7 +164,7 @@ class Trainer:
         start_time = time.monotonic()
         best, history = self._train(name, job, identity, settings)
         self.run.seconds[f"train: {name}"] = round(time.monotonic() - start_time, 3)
-        # Describe the model, and remember it.
+        # Remember it.
         training = Training(
             identity=identity,
             lists=len(lists),
@@ -178,7 +174,6 @@ class Trainer:
             dev_by_step={str(step): history[step] for step in sorted(history)},
             recipe=settings,
         )
-        (out / "README.md").write_text(self._card(name, training), encoding="utf-8")
         files = [
             path for file in folder_sha256(out) if (path := out / file).is_file()
         ]  # an adapter's base lies elsewhere
@@ -210,6 +205,8 @@ class Trainer:
                     Worker(job, group, log.add).run()
                     checkpoints = group.checkpoints()
             best = best_step(log.history)
+            if best and best not in checkpoints:
+                raise ModelError(f"the checkpoint of step {best}, the best, is damaged; the same command trains anew")
             _publish(checkpoints[best] if best else _as_saved(job.start, recipe, work / "start"), out)
         except ModelError as error:
             shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
@@ -252,23 +249,6 @@ class Trainer:
         teacher = self._teacher_for(lists, recipe)
         return asdict(recipe) | ({"teacher": teacher.facts()} if teacher is not None else {})
 
-    def _card(self, name: str, training: Training) -> str:
-        """Return the model card, README.md in the model's folder: what it was trained on, and how to load it."""
-        texts, data, kind = self.data.documents.texts, self.data, training.recipe["kind"]
-        rows = "\n".join(f"| {step} | {value:.4f} |" for step, value in training.dev_by_step.items())
-        settings = f"{json.dumps(training.recipe, indent=1)}\n{json.dumps(versions(), indent=1)}"
-        return (
-            f"---\nlibrary_name: sentence-transformers\npipeline_tag: text-ranking\ntags: [{kind}, hnmine]\n---\n"
-            f"# Re-ranker `{name}`, fine-tuned by hnmine\n\n"
-            f"Data: {len(texts):,} documents (digest {digest(texts)}), {len(data.pairs):,} train pairs, "
-            f"{len(data.dev):,} dev queries. Trained on {training.lists:,} lists; step {training.best_step} of "
-            f"{training.steps} was kept.\n\n"
-            f"| step | {MAIN_METRIC} on dev |\n|---|---|\n{rows}\n\n"
-            f"```json\n{settings}\n```\n\n"
-            f"```python\nfrom sentence_transformers import {LOADED_BY[kind]}\n"
-            f"model = {LOADED_BY[kind]}('path of this folder')\n{_CALLS[kind]}\n```\n"
-        )
-
     def _teacher_for(self, lists: Lists, recipe: Recipe) -> Teacher | None:
         """Return the teacher where the loss needs its scores, and some lists have none."""
         return None if recipe.loss not in TAUGHT or all(each.teacher for each in lists) else self._teacher
@@ -304,7 +284,7 @@ def _publish(model: Path, out: Path) -> None:
     """Put a copy of a model folder at `out`, replacing what is there, without what a checkpoint holds beside it."""
     hidden = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(hidden, ignore_errors=True)  # left by a call that was killed
-    shutil.copytree(model, hidden, ignore=shutil.ignore_patterns(STATE))
+    shutil.copytree(model, hidden, ignore=shutil.ignore_patterns(STATE, SUMS))
     share(hidden)
     if out.exists():
         shutil.rmtree(out)

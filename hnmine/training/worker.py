@@ -26,6 +26,7 @@ from hnmine.models.reranker import Reranker, has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure, rerank
 from hnmine.runs.memory import give_freed_blocks_back
 from hnmine.training import losses
+from hnmine.training.checkpoints import STATE, best_step, latest, progress, seal, whole
 from hnmine.training.gradient import Optimizer, Recipe
 from hnmine.training.list_losses import ListLosses
 from hnmine.training.lists import Lists, step_lists
@@ -33,8 +34,6 @@ from hnmine.training.log import Event
 from hnmine.training.lora import add_lora, merged, save_adapter, trained_weights
 from hnmine.training.memory import free_bytes, is_out_of_memory, measure_room, refused_by_name
 
-STATE = "training.safetensors"
-"""The file in a checkpoint's model folder with AdamW's moments, the step, and the metric by step so far."""
 _CHECKPOINT, _WEIGHT = "checkpoint-", "weight:"
 
 
@@ -50,11 +49,6 @@ class Job:
     """MAIN_METRIC of the start, if it is known already."""
 
 
-def best_step(history: Mapping[int, float]) -> int:
-    """Return the step with the highest metric, the earliest of equals: a later one must beat the start strictly."""
-    return min(history, key=lambda step: (-history[step], step))
-
-
 class Group:
     """The workers of a training, as one of them sees them; this group is one worker alone, in this process."""
 
@@ -62,18 +56,21 @@ class Group:
     """The number of this worker, of all, and of those that share its machine's memory."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder of the checkpoints; these get their names once they are whole."""
+        """Take the folder of the checkpoints; these get their names once they are whole, and lose them if damaged."""
         self._folder, self._unfinished = folder, folder / ".checkpoint"
         shutil.rmtree(self._unfinished, ignore_errors=True)
+        named = set(folder.glob(f"{_CHECKPOINT}*"))
+        for damaged in named - set(whole(named).values()):
+            shutil.rmtree(folder / f".damaged-{damaged.name}", ignore_errors=True)
+            damaged.rename(folder / f".damaged-{damaged.name}")
 
     def checkpoints(self) -> dict[int, Path]:
-        """Return the folders of the kept checkpoints by step: the best and the last."""
-        return {int(path.name.removeprefix(_CHECKPOINT)): path for path in self._folder.glob(f"{_CHECKPOINT}*")}
+        """Return the folders of the kept checkpoints that are whole, by step: the best and the last."""
+        return whole(self._folder.glob(f"{_CHECKPOINT}*"))
 
     def checkpoint(self) -> AbstractContextManager[Path | None]:
-        """Give the last checkpoint's folder, if there is one."""
-        found = self.checkpoints()
-        return nullcontext(found[max(found)] if found else None)
+        """Give the folder of the last checkpoint that can be gone on from, if there is one."""
+        return nullcontext(latest(self.checkpoints()))
 
     def average(self, network: Any) -> None:
         """Make the network's gradients the mean over all workers."""
@@ -84,10 +81,11 @@ class Group:
             return
         self._unfinished.mkdir()
         write(self._unfinished)
+        kept = {self._folder / f"{_CHECKPOINT}{each}" for each in (step, best_step(history))}
+        shutil.rmtree(self._folder / f"{_CHECKPOINT}{step}", ignore_errors=True)  # of a later best step that is lost
         self._unfinished.rename(self._folder / f"{_CHECKPOINT}{step}")
-        for other, path in self.checkpoints().items():
-            if other not in (step, best_step(history)):
-                shutil.rmtree(path)
+        for other in set(self._folder.glob(f"{_CHECKPOINT}*")) - kept:
+            shutil.rmtree(other)
 
 
 class Worker:
@@ -102,7 +100,7 @@ class Worker:
         with group.checkpoint() as checkpoint, refused_by_name():
             try:
                 self._model = self._load(None if recipe.lora else checkpoint)
-                state = _read_state(checkpoint / STATE) if checkpoint else None
+                state = _read_state(checkpoint) if checkpoint else None
                 if state is not None and recipe.lora:
                     self._model.model.load_state_dict(state.weights, strict=False)
             except (ModelError, OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -215,10 +213,10 @@ class Worker:
                 tensors |= {
                     f"{_WEIGHT}{name}": each.detach() for name, each in trained_weights(self._model.model).items()
                 }
-            progress = json.dumps([step, list(self._history.items())])
-            save_file(
-                {name: value.contiguous() for name, value in tensors.items()}, folder / STATE, {"hnmine": progress}
-            )
+            reached = json.dumps([step, list(self._history.items())])
+            contiguous = {name: value.contiguous() for name, value in tensors.items()}
+            save_file(contiguous, folder / STATE, {"hnmine": reached})
+            seal(folder)
 
         self._group.report(step, self._history, save if is_first and step else None)
 
@@ -239,15 +237,15 @@ class _State:
     weights: dict[str, torch.Tensor]
 
 
-def _read_state(path: Path) -> _State:
+def _read_state(checkpoint: Path) -> _State:
     moments: dict[int, dict[str, torch.Tensor]] = {}
     weights: dict[str, torch.Tensor] = {}
-    with safe_open(path, "pt") as file:
-        step, history = json.loads(file.metadata()["hnmine"])
+    step, history = progress(checkpoint)
+    with safe_open(checkpoint / STATE, "pt") as file:
         for key in file.keys():  # noqa: SIM118
             if key.startswith(_WEIGHT):
                 weights[key.removeprefix(_WEIGHT)] = file.get_tensor(key)
                 continue
             weight, _, name = key.partition(".")
             moments.setdefault(int(weight), {})[name] = file.get_tensor(key)
-    return _State(step=step, history={int(at): value for at, value in history}, moments=moments, weights=weights)
+    return _State(step=step, history=history, moments=moments, weights=weights)

@@ -19,9 +19,10 @@ from sentence_transformers import CrossEncoder
 from hnmine.errors import ModelError
 from hnmine.models.reranker import CrossEncoder as HnmineCrossEncoder
 from hnmine.models.reranker import load_reranker
+from hnmine.training.checkpoints import STATE, SUMS
 from hnmine.training.log import Event
 from hnmine.training.trainer import work_folder
-from hnmine.training.worker import STATE, Group, Job, Worker
+from hnmine.training.worker import Group, Job, Worker
 from hnmine.types import Float32
 from tests.builders.folders import hidden_files
 from tests.builders.models import same_weights
@@ -59,28 +60,71 @@ def test_a_killed_job_goes_on_and_the_end_is_that_of_an_undisturbed_training(
     assert hidden_files(tmp_path / "rerankers") == []
 
 
-@pytest.mark.parametrize("harm", ["cut", "unfinished", "empty"])
-def test_a_checkpoint_that_is_broken_is_said_and_the_next_call_begins_anew(
-    start: Path, trained: Trained, tmp_path: Path, harm: str
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda last: flip(last / "model.safetensors"),
+        lambda last: flip(last / "config.json"),
+        lambda last: flip(last / STATE),
+        lambda last: flip(last / SUMS),
+        lambda last: (last / STATE).write_bytes((last / STATE).read_bytes()[:-50]),
+        lambda last: (last / STATE).unlink(),
+        lambda last: (last / "more.json").write_text("{}"),
+        lambda last: last.with_name("checkpoint-13").mkdir(),
+    ],
+)
+@pytest.mark.parametrize("step", [10, 5])
+def test_a_damaged_checkpoint_is_set_aside_and_the_end_is_that_of_an_undisturbed_training(
+    start: Path,
+    trained: Trained,
+    tmp_path: Path,
+    harm: Callable[[Path], object],
+    step: int,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     given, (model, outcome) = yes_no_lists(33), trained
     trainer = quick_trainer(start, tmp_path)
     work = work_folder(trainer.folder("model"), trainer.identity(start, given, quick_recipe()))
-    job = Job(start=start, lists=given, dev=yes_no_dev_task(), recipe=quick_recipe(epochs=1), start_dev=None)
-    group = Group(work)
-    Worker(job, group, lambda _event: None).run()
-    state = group.checkpoints()[5] / STATE
-    if harm == "cut":
-        state.write_bytes(state.read_bytes()[:-50])
-    elif harm == "unfinished":
-        state.unlink()
-    else:
-        (work / "checkpoint-7").mkdir()
-    with pytest.raises(ModelError, match=r"training of model failed: checkpoint .* cannot be read \(.*from the start$"):
-        train_quickly(start, tmp_path, given)
+
+    def stop(event: Event) -> None:
+        if event.kind == "trained" and event.step == 12:
+            raise KeyboardInterrupt
+
+    job = Job(start=start, lists=given, dev=yes_no_dev_task(), recipe=quick_recipe(), start_dev=None)
+    with pytest.raises(KeyboardInterrupt):
+        Worker(job, Group(work), stop).run()
+    kept = Group(work).checkpoints()
+    if step not in kept:
+        pytest.skip("it was not the best, and is not kept")
+    harm(kept[step])
     again = train_quickly(start, tmp_path, given)
+    assert "is damaged and passed over" in capfd.readouterr().err
     assert again[1] == outcome
     assert same_weights(again[0], model)
+
+
+def test_a_best_checkpoint_that_is_damaged_at_the_end_becomes_no_model(
+    start: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = yes_no_lists(33)
+    real = Worker.run
+
+    def run_and_harm(worker: Worker) -> None:
+        real(worker)
+        for weights in tmp_path.rglob("checkpoint-*/model.safetensors"):
+            flip(weights)
+
+    monkeypatch.setattr(Worker, "run", run_and_harm)
+    with pytest.raises(ModelError, match=r"the checkpoint of step \d+, the best, is damaged; the same command trains"):
+        train_quickly(start, tmp_path, given)
+    monkeypatch.undo()
+    assert same_weights(train_quickly(start, tmp_path, given)[0], trained[0])
 
 
 QUERIES, DOCUMENTS = ["abc", "face", "x"], ["yes abc", "no face of the", "a word " * 5]
