@@ -110,12 +110,12 @@ def _best(out: Path, training: dict[str, Any]) -> str:
     best, loads = training["best"], LOADED_BY[training["kind"]]
     if not training["presets"][best]["best_step"]:
         best = f"the start, which no step of {best} beats"
-    return f"Best on dev: {best}. It is {out / 'reranker'}; {loads} loads it."
+    return f"The best re-ranker on dev is {best}: {out / 'reranker'}, which {loads} loads."
 
 
 def _deployed(manifest: dict[str, Any]) -> str:
-    """Return what to deploy and what it costs; nothing where no dev queries chose."""
-    return str(manifest.get("ranker", {}).get("line", ""))
+    """Return whether to deploy, what, and what it costs."""
+    return str(manifest["evaluation"]["answer"])
 
 
 def _rank(options: argparse.Namespace) -> str:
@@ -148,7 +148,7 @@ def _presets(_options: argparse.Namespace) -> str:
 def _paired(options: argparse.Namespace) -> str:
     from hnmine.report.rankings import paired_table
 
-    return paired_table(options.after, options.before)
+    return paired_table(options.after, options.before, options.out)
 
 
 def _night(options: argparse.Namespace) -> str:
@@ -240,10 +240,15 @@ def command_parser() -> argparse.ArgumentParser:
 
     # Test two rankings.
     about = "test two rankings of the same queries: randomisation test and confidence interval of every metric"
-    example = "  hnmine paired out/evaluation/after-distilled.parquet out/evaluation/after-paper.parquet"
+    example = (
+        "  hnmine paired --out out/ after-distilled blended-first-stage\n"
+        "  hnmine paired out/evaluation/after-distilled.parquet other/evaluation/after-distilled.parquet"
+    )
     paired = _add_command(commands, "paired", _paired, about, f"example:\n{example}")
     for name in ("after", "before"):
-        paired.add_argument(name, type=Path, metavar=name.upper(), help="a Parquet file of OUT/evaluation")
+        about = "a Parquet file of OUT/evaluation; with --out a row of the table, by its name or that of its file"
+        paired.add_argument(name, metavar=name.upper(), help=about)
+    paired.add_argument("--out", type=Path, metavar="DIR", help="folder of a run, whose rows are compared")
 
     # Work on --home.
     about = "mine the collection as it is tonight, and deploy a re-ranker that is not worse"
