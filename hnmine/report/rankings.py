@@ -38,7 +38,7 @@ def evaluation_text(
         metrics_table(evaluation, costs),
         _reach_text(reach(task)),
         start,
-        tests_table(evaluation),
+        changes_table(evaluation),
         blends_text(evaluation.measured),
         "" if distilled else distillation_advice(evaluation.measured),
         length_table(task, {row.name: row.values for row in evaluation.rows}),
@@ -63,7 +63,7 @@ def metrics_table(evaluation: Evaluation, costs: Costs = _NO_COSTS) -> str:
     return text_table([line[: len(headers)] for line in cells], headers)
 
 
-def tests_table(evaluation: Evaluation) -> str:
+def changes_table(evaluation: Evaluation) -> str:
     """Return how each row after training differs from the start, and from the best that needs no training."""
     if not evaluation.untrained_tests:
         return ""
@@ -88,7 +88,7 @@ def blends_text(measured: Sequence[Measured]) -> str:
         parts = "  ".join(f"{weight:.2f} {part}" for part, weight in each.weights.items())
         if parts and each.blend is None:
             parts = f"nothing: on dev no sum has a higher {MAIN_METRIC} than this alone"
-        elif each.alone.kind == "re-ranker" and RERANKER not in each.weights:
+        elif parts and each.alone.kind == "re-ranker" and RERANKER not in each.weights:
             parts = f"no row: on dev the best sum is without it, {parts}"
         lines += [[f"  {each.alone.name}", parts]] if parts else []
     if not lines:

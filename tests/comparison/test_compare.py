@@ -21,7 +21,7 @@ from hnmine.ranking.measures import PerQuery
 from tests.builders.collections import write_collection
 from tests.builders.folders import result_hashes
 from tests.builders.models import tiny_cross_encoder
-from tests.builders.ranking import ranking_of, task_of_rows
+from tests.builders.ranking import measured_of, task_of_rows
 from tests.builders.settings import quick_config
 
 
@@ -222,7 +222,7 @@ def test_a_batch_that_is_too_small_for_an_arm_is_refused():
 
 def arm(*means: float) -> list[tuple[Cell, PerQuery]]:
     """Return an arm with so many seeds, each with the same value for all of fifty queries."""
-    values = [ranking_of("re-ranker", [mean] * 50).values for mean in means]
+    values = [measured_of("re-ranker", [mean] * 50).alone.values for mean in means]
     cells = [
         Cell(
             arm="",
@@ -242,7 +242,7 @@ def arm(*means: float) -> list[tuple[Cell, PerQuery]]:
 
 
 def block(label: str = "", hidden: Mapping[str, float] | None = None, **arms: list[tuple[Cell, PerQuery]]) -> Block:
-    zero = ranking_of("zero", [0.0] * 50, [0.9] * 50)
+    zero = measured_of("zero", [0.0] * 50, [0.9] * 50)
     return Block(label=label, references={FIRST_STAGE: zero, NO_TRAINING: zero}, hidden=hidden or {}, arms=arms)
 
 

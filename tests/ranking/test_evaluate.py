@@ -14,7 +14,7 @@ import pytest
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.layouts import read_collection
-from hnmine.errors import DataError, HnmineError
+from hnmine.errors import DataError, HnmineError, ModelError
 from hnmine.models.folder import folder_sha256
 from hnmine.models.reranker import CrossEncoder
 from hnmine.project import open_project
@@ -22,13 +22,14 @@ from hnmine.ranking.evaluate import (
     Cosines,
     Evaluator,
     KeptScores,
-    metrics_of,
-    read_metrics,
-    scores_file,
-    trained_rerankers,
+    Ranking,
+    Reranker,
+    rerankers_of,
+    write_evaluation,
 )
 from hnmine.ranking.first_stage import bm25_or_run_file
 from hnmine.ranking.measures import METRICS, Task, means, measure, paired, rerank
+from hnmine.ranking.rows import read_metrics, scores_file
 from hnmine.ranking.splits import Splits
 from hnmine.runs.folder import Run, open_run
 from hnmine.types import NO_ROW, Float32, Int64, Texts
@@ -64,13 +65,18 @@ def test_an_encoder_that_knows_is_blended_with_the_first_stage(tmp_path: Path) -
     for task in (evaluator.dev, evaluator.test):
         relevant |= dict(zip(task.queries.texts, task.relevant, strict=True))
     evaluation = evaluator.evaluation()
-    (ranking,) = evaluation.rankings
-    assert ranking.name == "first stage: BM25"
-    assert ranking.weights.keys() <= {"BM25", "oracle"}
-    assert ranking.weights["oracle"] > 0.5
-    assert means(ranking.blended)["MRR@10"] == 1 > means(ranking.values)["MRR@10"]
-    assert list(metrics_of(evaluation.rankings)) == ["first stage: BM25", "first stage: BM25, blended"]
-    assert evaluation.facts()["blend"] == {"first stage: BM25": ranking.weights}
+    (measured,), (alone, blend) = evaluation.measured, evaluation.rows
+    assert (alone.name, blend.name) == ("first stage: BM25", "first stage: BM25, blended")
+    assert (alone.kind, blend.kind) == ("first-stage", "blend")
+    assert (alone.weights, blend.weights) == ({"BM25": 1.0}, measured.weights)
+    assert blend.weights.keys() <= {"BM25", "oracle"}
+    assert blend.weights["oracle"] > 0.5
+    assert means(blend.values)["MRR@10"] == 1 > means(alone.values)["MRR@10"]
+    assert blend.dev is not None
+    assert blend.dev_QK is not None
+    assert means(blend.dev) == means(measure(evaluator.dev, blend.dev_QK))
+    assert evaluation.untrained is blend
+    assert evaluation.facts()["blend"] == {"first stage: BM25": measured.weights}
     assert evaluation.facts()["metrics"]["first stage: BM25, blended"]["MRR@10"] == 1
 
 
@@ -78,12 +84,12 @@ def test_an_encoder_that_knows_is_blended_with_the_first_stage(tmp_path: Path) -
 def test_encoders_are_asked_only_where_they_are_blended(tmp_path: Path, blend: str, parts: set[str]) -> None:
     evaluator = evaluator_of(tmp_path / "data", no_cosines, f"evaluate.blend={blend}")
     assert evaluator.first_stage.weights == {}, "there is nothing to blend it with"
-    assert (evaluator.dev is None) == (blend == "none")
-    assert list(evaluator.tasks("x")) == (["x"] if blend == "none" else ["x", "dev: x"])
-    ranking = evaluator.ranking("x", *(task.first_scores_QK for task in evaluator.tasks("x").values()))
-    assert ranking.weights.keys() <= parts
-    assert bool(ranking.weights) == bool(parts)
-    assert not ranking.gains_parts
+    assert evaluator.first_stage.alone.dev is not None, "dev chooses among what stands alone too"
+    assert list(evaluator.tasks("x")) == ["x", "dev: x"]
+    measured = evaluator.measured("x", *(task.first_scores_QK for task in evaluator.tasks("x").values()))
+    assert measured.weights.keys() <= parts
+    assert bool(measured.weights) == bool(parts)
+    assert measured.best is measured.alone
 
 
 def test_vectors_that_lack_queries_are_told_with_what_to_do(tmp_path: Path) -> None:
@@ -102,20 +108,47 @@ def test_what_was_trained_is_measured_and_tested_against_the_start(tmp_path: Pat
     with open_run(tmp_path / "out", load(overrides=CPU)) as run:
         kept = KeptScores(run, "cross-encoder", 32)
         scores = [kept.of_folder(evaluator.tasks(name), model) for name, model in zip(names, models, strict=True)]
-    rankings = [evaluator.ranking(name, *each) for name, each in zip(names, scores, strict=True)]
-    evaluation = evaluator.evaluation(rankings)
-    assert [ranking.name for ranking in evaluation.rankings] == ["first stage: BM25", *names]
-    _, before, *after = evaluation.rankings
-    for ranking in after:
-        assert measure(evaluator.test, ranking.scores_QK).keys() == METRICS.keys()
-        rows = {ranking.name: ranking.values}
-        rows |= {f"{ranking.name}, blended": ranking.blended} if ranking.gains_parts else {}
-        assert metrics_of([ranking]) == rows
-        for name, values in rows.items():
-            assert values is metrics_of(evaluation.rankings)[name]
-            for metric, test in evaluation.tests[name].items():
-                assert test == paired(values[metric], before.values[metric], 3)
-    assert {name for name in metrics_of(evaluation.rankings) if name.startswith("after")} == evaluation.tests.keys()
+    measured = [evaluator.measured(name, *each) for name, each in zip(names, scores, strict=True)]
+    evaluation = evaluator.evaluation(measured)
+    rows = {row.name: row for row in evaluation.rows}
+    assert list(rows)[:4] == ["first stage: BM25", *names]
+    blends = [each for each in measured if each.blend and "re-ranker" in each.weights]
+    assert [row.name for row in evaluation.rows[4:]] == [f"{each.alone.name}, blended" for each in blends]
+    best = max(("first stage: BM25", names[0], f"{names[0]}, blended"), key=lambda name: dev_of(rows.get(name)))
+    assert evaluation.untrained.name == best
+    for name, tests in evaluation.tests.items():
+        for metric, test in tests.items():
+            assert test == paired(rows[name].values[metric], rows[names[0]].values[metric], 3)
+            against = evaluation.untrained_tests[name][metric]
+            assert against == paired(rows[name].values[metric], rows[best].values[metric], 3)
+    assert [name for name in rows if name.startswith("after")] == list(evaluation.tests)
+
+
+def dev_of(row: Ranking | None) -> float:
+    return -1.0 if row is None or row.dev is None else float(row.dev["MRR@10"].mean())
+
+
+def test_a_blend_that_leaves_its_re_ranker_out_is_no_row(tmp_path: Path) -> None:
+    relevant: dict[str, frozenset[int]] = {}
+
+    def knows(queries: Texts, doc_rows_QK: Int64) -> dict[str, Float32]:
+        is_right = [np.isin(rows, list(relevant[text])) for text, rows in zip(queries.texts, doc_rows_QK, strict=True)]
+        return {"oracle": np.where(doc_rows_QK == NO_ROW, -np.inf, np.array(is_right)).astype(np.float32)}
+
+    evaluator = evaluator_of(tmp_path / "data", knows)
+    assert evaluator.dev is not None
+    worst = []
+    for task in (evaluator.test, evaluator.dev):
+        relevant |= dict(zip(task.queries.texts, task.relevant, strict=True))
+        worst.append(np.where(task.relevant_QK, -1, 1).astype(np.float32))
+    measured = evaluator.measured("after: paper", *worst)
+    assert measured.blend is not None
+    assert "re-ranker" not in measured.weights
+    evaluation = evaluator.evaluation([measured])
+    names = ["first stage: BM25", "after: paper", "first stage: BM25, blended"]
+    assert [row.name for row in evaluation.rows] == names
+    assert evaluation.tests == {}, "there is no start"
+    assert list(evaluation.untrained_tests) == ["after: paper"]
 
 
 def test_known_scores_are_taken_and_others_are_computed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,14 +184,19 @@ def test_known_scores_are_taken_and_others_are_computed(tmp_path: Path, capsys: 
 
 
 def test_files_of_rankings_that_are_gone_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    evaluator = evaluator_of(tmp_path / "data", no_cosines, "evaluate.blend=none")
     with open_run(tmp_path / "out", Config()) as run:
         kept, model = KeptScores(run, "cross-encoder", 32), tiny_cross_encoder(tmp_path / "model")
         kept.of_folder(
             dict.fromkeys(["after: paper", "after: positives", "dev: after: paper", "compare: start"], TASK), model
         )
-        kept.remove_all_but(["after: paper"])
+        scores = [task.first_scores_QK for task in evaluator.tasks("").values()]
+        evaluation = evaluator.evaluation([evaluator.measured("after: paper", *scores)])
+        written = write_evaluation(evaluation, evaluator.dev, {}, run)
         left = sorted(path.name for path in (run.out / "evaluation").iterdir())
-    assert left == ["after-paper.parquet", "compare-start.parquet"]
+    of_rows = ["after-paper.parquet", "dev-after-paper.parquet", "dev-first-stage.parquet", "first-stage.parquet"]
+    assert left == sorted([*of_rows, "compare-start.parquet", "rows.json"])
+    assert sorted(written) == [f"evaluation/{name}" for name in sorted([*of_rows, "rows.json"])]
 
 
 def test_the_metrics_of_a_file_are_read_and_other_files_are_named(tmp_path: Path) -> None:
@@ -202,27 +240,35 @@ def test_the_manifest_says_what_was_trained(
     given = tiny_cross_encoder(tmp_path / "given", seed=7)
     with open_run(tmp_path / "out", load(overrides=["train.max_tokens=16"])) as run:
         run_with_models(run, warmed_up=warmed_up, model=given)
-        folders, files = trained_rerankers(run)
+        found, files = rerankers_of(run)
         rerankers = run.out / "rerankers"
         start = ("before: warm-started", rerankers / "start") if warmed_up else ("before: as given", given)
         after = [("after: paper", rerankers / "paper"), ("after: anchored", rerankers / "anchored")]
-        assert list(folders.items()) == [start, *after]
+        assert list(found.items()) == [
+            (name, Reranker(folder, "cross-encoder", 64)) for name, folder in [start, *after]
+        ]
         assert files == run.manifest["files"]
         assert "train.max_tokens=16 is not used: these were trained with 64" in capsys.readouterr().err
-        trained_rerankers(replace(run, config=load(overrides=["train.max_tokens=64"])))
+        rerankers_of(replace(run, config=load(overrides=["train.max_tokens=64"])))
         assert "not used" not in capsys.readouterr().err
         config = rerankers / "paper" / "config.json"  # as a training that was stopped leaves another model
         config.write_text(config.read_text() + " ")
         with pytest.raises(HnmineError, match=r"rerankers/paper is not as .*manifest\.json says.* train` again"):
-            trained_rerankers(run)
+            rerankers_of(run)
 
 
-def test_without_a_training_it_is_said_what_to_run(tmp_path: Path) -> None:
-    with (
-        open_run(tmp_path / "out", Config()) as run,
-        pytest.raises(DataError, match="holds no trained re-ranker; run `hnmine train`"),
-    ):
-        trained_rerankers(run)
+def test_without_a_training_the_model_is_taken_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_cross_encoder(tmp_path / "model")
+    how = load(overrides=[f"train.model={model}", "train.max_tokens=48"])
+    with open_run(tmp_path / "out", how) as run:
+        assert rerankers_of(run) == ({"before: as given": Reranker(model, "cross-encoder", 48)}, {})
+        assert f"holds no trained re-ranker: train.model={model} is scored as it is" in capsys.readouterr().err
+        body = load(overrides=[f"train.model={tiny_cross_encoder(tmp_path / 'body', head=False)}"])
+        assert rerankers_of(replace(run, config=body)) == ({}, {})
+        assert "has no ranking head: first stage and blend alone" in capsys.readouterr().err
+        gone = load(overrides=[f"train.model={tmp_path / 'gone'}"])
+        with pytest.raises(ModelError, match=r"so train\.model is scored as it is: .*gone does not exist"):
+            rerankers_of(replace(run, config=gone))
 
 
 def test_of_graded_judgements_the_highest_are_hits_and_all_are_gains_by_the_reading_of_a_person(tmp_path: Path) -> None:
@@ -232,7 +278,7 @@ def test_of_graded_judgements_the_highest_are_hits_and_all_are_gains_by_the_read
     with open_project(folder, tmp_path / "out", config) as project:
         test = project.evaluator.test
         scores = np.random.default_rng(1).normal(size=test.doc_rows_QK.shape).astype(np.float32)
-        ranking = project.evaluator.ranking("by chance", scores)
+        ranking = project.evaluator.measured("by chance", scores).alone
         ids = project.collection.documents.ids
     judged = plain.judgements["test"]
     assert {*test.queries.ids} == {query for query, _ in judged}
@@ -264,13 +310,35 @@ def test_queries_with_documents_of_lower_grades_alone_are_counted_and_not_asked(
     assert "1 queries of test have documents of lower grades only" in capsys.readouterr().err
 
 
+def test_a_run_file_without_dev_queries_is_told_and_leaves_the_choice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_collection(tmp_path / "data")
+    queries = [line.split("\t")[0] for line in (data / "qrels" / "test.tsv").read_text().splitlines()[1:]]
+    documents = read_collection(data, Config().sources).documents.ids[:5]
+    lines = [f"{query} Q0 {doc} {rank} {-rank} x\n" for query in queries for rank, doc in enumerate(documents, 1)]
+    (tmp_path / "test.trec").write_text("".join(lines))
+    config = load(overrides=[f"evaluate.first_stage={tmp_path / 'test.trec'}"])
+    with open_project(data, tmp_path / "out", config) as project:
+        evaluator = project.evaluator
+        assert evaluator.dev is None
+        (row,) = evaluator.evaluation().rows
+        with pytest.raises(DataError, match=r"no document for any of 4 queries of dev, first 'garden-care': "):
+            project.splits.task(project.splits.dev, None, 0)
+    assert (row.dev, row.row(None).dev) == (None, {})
+    said = capsys.readouterr().err
+    assert "first stage test.trec has no document for any query of dev, the dev queries: nothing can be" in said
+
+
 def test_a_file_of_scores_names_the_documents_by_id(tmp_path: Path) -> None:
     evaluator = evaluator_of(tmp_path / "data", no_cosines, "evaluate.blend=none", "evaluate.depth=7")
     with open_run(tmp_path / "out", load(overrides=CPU)) as run:
         kept = KeptScores(run, "cross-encoder", 32)
-        kept.of_folder(evaluator.tasks("after: paper"), tiny_cross_encoder(tmp_path / "model"))
+        scores, _ = kept.of_folder(evaluator.tasks("after: paper"), tiny_cross_encoder(tmp_path / "model"))
         rows = pq.read_table(run.out / scores_file("after: paper")).to_pylist()
-    ids = read_collection(tmp_path / "data", Config().sources).documents.ids
-    for row in rows:
-        assert row["document_ids"] == [None if doc == NO_ROW else ids[doc] for doc in row["document_rows"]]
-    assert [row["query_id"] for row in rows] == list(evaluator.test.queries.ids)
+    ids, test = read_collection(tmp_path / "data", Config().sources).documents.ids, evaluator.test
+    for row, doc_rows, of_query in zip(rows, test.doc_rows_QK, scores, strict=True):
+        there = doc_rows != NO_ROW
+        assert row["document_ids"] == [ids[doc] for doc in doc_rows[there].tolist()]
+        assert row["scores"] == of_query[there].tolist()
+    assert [row["query_id"] for row in rows] == list(test.queries.ids)

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from hnmine.config.root import Config
-from hnmine.ranking.evaluate import Evaluation, Ranking
+from hnmine.ranking.evaluate import Evaluation, Measured, Ranking
 from hnmine.ranking.measures import measure
 from hnmine.report.examples import examples, shortened, write_changes
 from hnmine.runs.folder import open_run
-from tests.builders.ranking import evaluation_of, ranking_of, task_of_rows
+from tests.builders.ranking import evaluation_of, measured_of, task_of_rows
 
 
 @pytest.fixture
@@ -83,16 +83,16 @@ def test_a_text_is_shortened_at_a_words_end_and_one_long_word_within_it():
 TASK = task_of_rows([[0, 1], [2, 3], [4, 5], [6, 7]], [{0}, {3}, {4}, {99}])
 
 
-def ranked(name: str, scores: list[list[float]]) -> Ranking:
+def ranked(name: str, scores: list[list[float]]) -> Measured:
     scores_QK = np.array(scores, np.float32)
-    values = measure(TASK, scores_QK)
-    return Ranking(name=name, scores_QK=scores_QK, values=values, weights={}, gains_parts=False, blended=values)
+    how = {"kind": "re-ranker", "weights": {"re-ranker": 1.0}, "scores_QK": scores_QK}
+    return Measured(alone=Ranking(name=name, slug="", values=measure(TASK, scores_QK), **how), weights={})
 
 
 def example(*presets: str) -> Evaluation:
     before = ranked("before: as given", [[2, 1], [2, 1], [2, 1], [2, 1]])
     after = [ranked(f"after: {preset}", [[1, 2], [1, 2], [3, 1], [1, 2]]) for preset in presets]
-    return evaluation_of(TASK, ranking_of("first stage: BM25", [0.0] * 4), before, *after)
+    return evaluation_of(TASK, measured_of("first stage: BM25", [0.0] * 4), before, *after)
 
 
 def test_the_page_names_what_stood_first_and_where_the_right_document_went(tmp_path: Path) -> None:
