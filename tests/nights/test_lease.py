@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hnmine.errors import InUseError
-from hnmine.nights.lease import Lease, hold
+from hnmine.errors import DataError, HnmineError, InUseError
+from hnmine.nights.lease import Lease, LockLostError, hold
 from hnmine.runs.directory import Directory
 
 SECONDS = 2.0
@@ -131,7 +131,7 @@ def test_a_holder_learns_that_others_have_removed_its_claim(root):
     directory = Directory.at(root)
     with hold(directory, 60) as lease:
         (directory / "lock").remove(lease.claim)
-        with pytest.raises(InUseError, match=r"has taken .* over"):
+        with pytest.raises(LockLostError, match=r"has taken .* over"):
             lease.check()
 
 
@@ -168,15 +168,14 @@ def test_the_lock_is_renewed_while_its_holder_lives_and_expires_after_its_death(
 def test_a_holder_that_slept_too_long_learns_it_and_does_not_disturb_its_successor(root):
     code = """
 import sys
-from hnmine.errors import InUseError
-from hnmine.nights.lease import hold
+from hnmine.nights.lease import LockLostError, hold
 from hnmine.runs.directory import Directory
 with hold(Directory.at(sys.argv[1]), float(sys.argv[2])) as lease:
     print("held", flush=True)
     sys.stdin.readline()
     try:
         lease.check()
-    except InUseError as error:
+    except LockLostError as error:
         print(error, flush=True)
 """
     command = [sys.executable, "-c", code, root, str(SECONDS)]
@@ -200,6 +199,44 @@ def test_a_store_that_does_not_answer_loses_the_lock(tmp_path):
         (home / "lock").rename(home / "away")
         (home / "lock").touch()
         time.sleep(0.5)
-        with pytest.raises(InUseError, match="could not be renewed"):
+        with pytest.raises(LockLostError, match="could not be renewed"):
             lease.check()
         (home / "lock").unlink()
+
+
+def test_a_foreign_file_in_the_folder_of_the_lock_is_said_and_left_alone(root, capfd):
+    directory = Directory.at(root)
+    directory.write("lock/notes.txt", b"1")
+    with hold(directory) as lease:
+        lease.check()
+    assert "notes.txt is none of hnmine's and is left alone" in capfd.readouterr().err
+    assert (directory / "lock").files() == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["claim_of-mine", "claim_x_y_z_0", "claim_60_now_me_not-hexadecimal", "claim_1__a_0"])
+def test_what_only_looks_like_a_claim_is_refused(root, name):
+    directory = Directory.at(root)
+    directory.write(f"lock/{name}", b"1")
+    with pytest.raises(DataError, match=rf"{name} is no claim of this hnmine; remove it if no other"), hold(directory):
+        pytest.fail("held")
+    assert (directory / "lock").files() == [name]
+
+
+@pytest.mark.parametrize(("ahead", "message"), [(3600, r"comes from the future, by 60 min"), (20, "another job holds")])
+def test_a_claim_from_the_future_is_refused_and_a_little_one_is_a_claim(tmp_path, ahead, message):
+    unique = f"60_2026-01-01T00:00:00Z_process-1-on-elsewhere_{'0' * 32}"
+    for kind in ("claim", "holds"):
+        Directory.at(tmp_path).write(f"lock/{kind}_{unique}", b"1")
+        os.utime(tmp_path / "lock" / f"{kind}_{unique}", (time.time() + ahead,) * 2)
+    with pytest.raises(HnmineError, match=message), hold(Directory.at(tmp_path)):
+        pytest.fail("held")
+
+
+def test_a_holder_that_is_silent_is_waited_for_until_its_lease_ends(tmp_path, capfd):
+    unique = f"60_2026-01-01T00:00:00Z_process-1-on-elsewhere_{'0' * 32}"
+    for kind in ("claim", "holds"):
+        Directory.at(tmp_path).write(f"lock/{kind}_{unique}", b"1")
+        os.utime(tmp_path / "lock" / f"{kind}_{unique}", (time.time() - 58,) * 2)
+    with hold(Directory.at(tmp_path)) as lease:
+        lease.check()
+    assert "it seems dead, waiting for" in capfd.readouterr().err
