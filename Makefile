@@ -11,8 +11,7 @@ export TOKENIZERS_PARALLELISM = false
 .PHONY: demo test clean
 
 demo: .venv/demo
-	$(BIN)/hnmine apidocs --out demo/data
-	$(BIN)/hnmine run --data demo/data --out demo/out --config jobs/configs/demo.yaml
+	$(BIN)/hnmine demo --out demo
 
 test: .venv/dev
 	$(BIN)/ruff check .

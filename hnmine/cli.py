@@ -16,12 +16,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hnmine.command_words import ABOUT_RANK, DESCRIPTION, EXAMPLES, RANK_EXAMPLES, STEPS
+from hnmine import explaining
+from hnmine.command_words import (
+    ABOUT_RANK,
+    DESCRIPTION,
+    EXAMPLES,
+    RANK_EXAMPLES,
+    STEPS,
+    next_command,
+    settings_given,
+)
 from hnmine.config.base import slug
 from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY
-from hnmine.errors import HnmineError, InUseError
+from hnmine.errors import HnmineError, InUseError, UnavailableError
 from hnmine.runs import stopping, streams
 from hnmine.runs.nodes import use_cpus_of_a_driver
 from hnmine.runs.progress import close_live, emit, json_lines
@@ -73,7 +82,7 @@ def _called(options: argparse.Namespace) -> int:
             text = options.function(options)
             return int(vars(options).get("exit_code", 0)) if emit(text, options.command, text, stream=sys.stdout) else 1
         except HnmineError as error:
-            code = 3 if isinstance(error, InUseError) else 2
+            code = 3 if isinstance(error, InUseError) else 75 if isinstance(error, UnavailableError) else 2
             emit(f"error: {error}", options.command, str(error), level="error", exit_code=code)
         except KeyboardInterrupt:
             code, word = (stopping.EXIT_CODE, "terminated") if stopping.is_asked() else (130, "interrupted")
@@ -87,23 +96,48 @@ def _step(options: argparse.Namespace) -> str:
     from hnmine import pipeline
     from hnmine.report.examples import examples
 
-    command, out = options.command, options.out
-    show = {"show": lambda text: emit(f"{text}\n", "run", f"{text}\n", stream=sys.stdout)} if command == "run" else {}
-    found = getattr(pipeline, command)(options.data, out, _settings(options), **show)
+    command, out, settings = options.command, options.out, _settings(options)
+    show = {"show": _show} if command == "run" else {}
+    found = getattr(pipeline, command)(options.data, out, settings, **show)
     match command:
         case "embed":
-            return f"{found['encoded']:,} texts encoded, {found['reused']:,} were in the store"
+            counts = f"{found['encoded']:,} texts encoded, {found['reused']:,} were there already"
+            return f"{counts}: {settings.embed.store or out / 'store'}\n{next_command(options, 'mine')}"
         case "mine":
-            return examples(out / "triplets.parquet", out / "negatives.parquet", count=5)
+            shown, counts = (
+                examples(out / "triplets.parquet", out / "negatives.parquet", count=5),
+                found["mining"]["counts"],
+            )
+            pairs = f"{counts['selected_pairs']:,} of {counts['pairs']:,} pairs have a hard negative"
+            written = f"{out / 'negatives.parquet'} (ids, distances), {out / 'triplets.parquet'} (texts)"
+            return f"{shown}\n\n{pairs}: {written}\n{next_command(options, 'train')}"
         case "train":
-            return _best(out, found["training"])
+            return f"{_best(out, found['training'])}\n{next_command(options, 'evaluate')}"
         case "evaluate":
             return f"{found['evaluation']['table']}\n\n{_deployed(found)}".rstrip()
         case "run":
-            return f"{found['evaluation']['table']}\n\n{_best(out, found['training'])}\n{_deployed(found)}".rstrip()
+            return _ended(out, found)
         case "audit":
-            return f"{found['table']}\n\n{found['verdict']}"
+            written = f"All figures: {out / 'audit.json'}"
+            return f"{found['table']}\n\n{found['verdict']}\n{written}\n{next_command(options, 'run')}"
     return str(found["table"])
+
+
+def _show(text: str) -> None:
+    """Print what is to be seen before the training."""
+    emit(f"{text}\n", "run", f"{text}\n", stream=sys.stdout)
+
+
+def _ended(out: Path, manifest: dict[str, Any]) -> str:
+    """Return what a whole run ends with."""
+    return f"{manifest['evaluation']['table']}\n\n{_best(out, manifest['training'])}\n{_deployed(manifest)}".rstrip()
+
+
+def _demo(options: argparse.Namespace) -> str:
+    from hnmine.demo import demo, run_folder
+
+    ended = _ended(run_folder(options.out, quick=options.quick), demo(options.out, quick=options.quick, show=_show))
+    return f"{ended}\nNext, with your own data: hnmine inspect --data DIR"
 
 
 def _best(out: Path, training: dict[str, Any]) -> str:
@@ -123,18 +157,15 @@ def _rank(options: argparse.Namespace) -> str:
 
     how = {"model": options.model, "split": options.split, "max_tokens": options.max_tokens, "dtype": options.dtype}
     found = rank(options.data, options.out, _settings(options), **how)
-    return str(
-        found.get("table") or f"{found['run']}: {found['documents']:,} documents of {found['queries']:,} queries"
-    )
+    table = f"{found['table']}\n\n" if "table" in found else ""
+    line = f"{found['run']}: {found['documents']:,} documents of {found['queries']:,} queries, the best first"
+    return f"{table}{line}\nA TREC run: trec_eval and evaluate.first_stage={found['run']} read it"
 
 
 def _inspect(options: argparse.Namespace) -> str:
     from hnmine.report.inspection import inspect, inspection_text
 
-    given = [("--config", options.config)] * (options.config is not None) + [("--set", each) for each in options.set]
-    found = inspect(
-        options.data, _settings(options), "".join(f" {key} {shlex.quote(str(each))}" for key, each in given)
-    )
+    found = inspect(options.data, _settings(options), settings_given(options))
     options.exit_code = 2 if found["problem"] else 0
     return json.dumps(found, indent=1) if options.json else inspection_text(found)
 
@@ -142,7 +173,7 @@ def _inspect(options: argparse.Namespace) -> str:
 def _presets(_options: argparse.Namespace) -> str:
     from hnmine.report.presets import presets_table
 
-    return presets_table()
+    return f"{presets_table()}\n\nNext: hnmine run --data DIR --out DIR --set encoders=NAME --set train.model=NAME"
 
 
 def _paired(options: argparse.Namespace) -> str:
@@ -157,18 +188,22 @@ def _night(options: argparse.Namespace) -> str:
     if options.command == "nightly":
         from hnmine.nights.night import nightly
 
-        return history_table([nightly(options.data, options.home, _settings(options))])
+        night = history_table([nightly(options.data, options.home, _settings(options))])
+        return f"{night}\n{next_command(options, 'history')}, or rollback to take it back"
     home = Home(options.home)
     if options.command == "rollback":
-        return history_table([home.rollback(options.to)])
+        return f"{history_table([home.rollback(options.to)])}\n{next_command(options, 'history')}"
     nights = home.history()
-    return history_table(nights) if nights else f"home {home.directory} has no version yet"
+    if not nights:
+        return f"home {home.directory} has no version yet\nNext: hnmine nightly --data DIR --home {options.home}"
+    return f"{history_table(nights)}\n{next_command(options, 'rollback')} --to VERSION deploys an older one again"
 
 
 def _apidocs(options: argparse.Namespace) -> str:
     from hnmine.corpus import apidocs
 
-    return apidocs.describe(apidocs.write_collection(options.out, documents=options.documents))
+    counts = apidocs.describe(apidocs.write_collection(options.out, documents=options.documents))
+    return f"{counts}\n{options.out}\nNext: hnmine run --data {shlex.quote(str(options.out))} --out DIR"
 
 
 def _export(options: argparse.Namespace) -> str:
@@ -232,6 +267,8 @@ def command_parser() -> argparse.ArgumentParser:
 
     _add_rank(commands)
     _add_export(commands)
+    about, words = explaining.ABOUT, explaining.EXAMPLES
+    explaining.add_options(_add_command(commands, "explain", explaining.explained, about, words))
     about = "say what a folder is taken for, what stands in it, what is not read, and what to do next"
     inspect = _add_command(commands, "inspect", _inspect, about)
     inspect.add_argument("--data", required=True, metavar="DATA", help=_DATA)
@@ -264,6 +301,10 @@ def command_parser() -> argparse.ArgumentParser:
     # Need neither --data nor --home.
     _add_command(commands, "config", lambda _: describe(), "list every setting with its default and meaning")
     _add_command(commands, "presets", _presets, "list named encoders and re-rankers: size, languages, licence, layout")
+    about = "all steps on the installed packages' API documentation, offline: 8 minutes on 2 cores"
+    demo = _add_command(commands, "demo", _demo, about)
+    demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder (default: demo)")
+    demo.add_argument("--quick", action="store_true", help="less of everything, to see what it looks like: a minute")
     about = "make a collection of the installed packages' API documentation"
     apidocs = _add_command(commands, "apidocs", _apidocs, about)
     apidocs.add_argument("--out", required=True, type=Path, metavar="DIR", help="BEIR folder to write")

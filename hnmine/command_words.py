@@ -1,11 +1,15 @@
-"""The words of the command line's help."""
+"""Words of the command line: its help, and the command that comes next."""
 
 from __future__ import annotations
+
+import argparse
+import shlex
 
 DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
 
-  hnmine inspect  --data DIR               what is in this folder, and what to do next? (seconds; the first command)
+  hnmine demo                              all of it on a collection that every machine has (8 minutes; --quick: one)
+  hnmine inspect  --data DIR               what is in this folder, and what to do next? (seconds; begin here)
   hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute)
   hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate
   hnmine compare  --data DIR --out DIR     every way to choose negatives, side by side (hours; --quick: 40 minutes)
@@ -16,6 +20,10 @@ the steps of run, one by one; what is already done is reused:
   hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
   hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
   hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
+
+what was mined, looked at:
+  hnmine explain  --out DIR QUERY_ID       why a document is a negative, or is none
+  hnmine explain  --out DIR --sample 20    triplets to judge as a page; it goes back as sources.verdicts
 
 any model, on its own:
   hnmine rank     --model M --data DIR --out RUN   put a first stage's documents in order; RUN is a TREC run
@@ -34,7 +42,8 @@ test.tsv; or CSV, Parquet, MS MARCO, TREC, training triples …: `hnmine inspect
 `hnmine config` lists every setting with its default; a file (--config) or an option (--set step.key=value) changes it.
 
 Exit codes: 0 done; 1 an error of hnmine itself, or of the machine; 2 a mistake that the message tells how to mend;
-3 another job works on this HOME; 130 interrupted, 143 terminated: the same command goes on from there.
+3 another job works on this HOME; 75 an object store does not answer, or the lock of HOME was lost: try again later;
+130 interrupted, 143 terminated. After 75, 130 and 143 the same command goes on from there.
 """
 STEPS = {
     "run": "mine, fine-tune and evaluate; what is already done is reused",
@@ -73,3 +82,19 @@ order of the first stage. The same command writes the same bytes. To check that 
 compare these scores with your service's; --dtype float32 leaves out rounding. RUN.work holds what is scored
 until RUN is written, and may be removed then. `hnmine config` lists every setting with its default.
 """
+
+
+def next_command(options: argparse.Namespace, command: str) -> str:
+    """Return the line that names the next command, with the data, folder and settings of this one."""
+    reads_settings = command not in ("history", "rollback")
+    words = ["Next: hnmine", command]
+    for option in ("data", "out", "home"):
+        if (value := getattr(options, option, None)) is not None and (option != "data" or reads_settings):
+            words += [f"--{option}", shlex.quote(str(value))]
+    return " ".join(words) + (settings_given(options) if reads_settings else "")
+
+
+def settings_given(options: argparse.Namespace) -> str:
+    """Return --config and --set of a command as they were given, each after a blank."""
+    given = [("--config", options.config)] * (options.config is not None) + [("--set", each) for each in options.set]
+    return "".join(f" {option} {shlex.quote(str(value))}" for option, value in given)

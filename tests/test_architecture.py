@@ -16,7 +16,7 @@ from tests.builders.source_code import Import, imports_between, imports_in_circl
 FLOORS = (
     ("hnmine",),
     ("cli",),
-    ("nights",),
+    ("nights", "demo", "explaining"),
     ("pipeline",),
     ("comparison",),
     ("report", "ranker"),
@@ -30,6 +30,7 @@ FLOORS = (
     ("runs",),
     ("config",),
     ("types", "errors", "command_words"),
+    ("redaction",),
 )
 """Packages and top-level modules from the roof down. Imports lead to a lower floor, never along a floor or up.
 

@@ -439,10 +439,10 @@ def test_rank_takes_candidates_and_depth_as_settings_and_prints_what_the_model_i
     assert [line.split()[2] for line in out.read_text().splitlines()] == ["desk-price"]
     assert "first stage: a run: 1.trec  0.000" in printed
     code, printed, _ = call(capsys, "rank", *arguments, "--depth", 2)
-    assert (code, printed) == (0, f"{out}: 40 documents of 20 queries\n")
+    assert (code, printed.splitlines()[0]) == (0, f"{out}: 40 documents of 20 queries, the best first")
     assert_one_message(call(capsys, "rank", *arguments, "--depth", 0), "evaluate.depth: Input should be greater")
     code, printed, _ = call(capsys, "rank", *arguments[:6])  # without any setting
-    assert (code, printed) == (0, f"{out}: 400 documents of 20 queries\n")
+    assert (code, printed.splitlines()[0]) == (0, f"{out}: 400 documents of 20 queries, the best first")
 
 
 def test_config_lists_every_key_of_every_section_with_its_default(capsys: Capture) -> None:

@@ -154,7 +154,7 @@ def test_the_wheel_holds_every_module_the_types_and_the_license(wheel: Path) -> 
         assert [archive.read(name) for name in licensed] == [(REPOSITORY / "LICENSE").read_bytes()]
     modules = {str(file.path.relative_to(REPOSITORY)) for file in sources(REPOSITORY, "hnmine")}
     tables = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "hnmine").rglob("*.yaml")}
-    assert len(tables) == 3
+    assert len(tables) == 4
     assert {name for name in names if ".dist-info/" not in name} == modules | tables | {"hnmine/py.typed"}
 
 
