@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 
 from hnmine.config.root import Config
 from hnmine.errors import DataError
+from hnmine.redaction import redacted_all
 from hnmine.runs.cache import Cache
 from hnmine.runs.counters import SECONDS
 from hnmine.runs.files import file_sha256, whole_file, write_json
@@ -75,11 +76,13 @@ class Run:
     def timed(self, step: str) -> Iterator[None]:
         """Add the seconds of the block to a step."""
         start = time.monotonic()
-        yield
-        seconds = time.monotonic() - start
-        self.seconds[step] = round(self.seconds.get(step, 0.0) + seconds, 3)
-        self.peak_bytes[step] = peak_memory()
-        SECONDS.add(seconds, step=step)
+        try:
+            yield
+        finally:  # what failed took its seconds too
+            seconds = time.monotonic() - start
+            self.seconds[step] = round(self.seconds.get(step, 0.0) + seconds, 3)
+            self.peak_bytes[step] = peak_memory()
+            SECONDS.add(seconds, step=step)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file, complete or not at all; `name` may have folders in it."""
@@ -161,7 +164,7 @@ class Run:
             self.manifest[other] = sections[other]
             is_later = is_later or other == step
         self.manifest["files"] = named
-        write_json(self.out / MANIFEST, self.manifest)
+        write_json(self.out / MANIFEST, redacted_all(self.manifest))
 
 
 @contextmanager
