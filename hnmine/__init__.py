@@ -5,6 +5,7 @@
     config = hnmine.load_config(overrides=["select.negatives=4"])
     collection = hnmine.Collection.of(corpus, queries, qrels)  # of tables; takes the place of the folder
     table = hnmine.negatives("out/").to_pandas()          # what was mined, with ids
+    print(hnmine.explain("my-search/", "out/", "q1"))     # why documents are its negatives, or are none
     hnmine.export("out/", "flagembedding", "to/")         # for another tool; `hnmine export --list`
     ranker = hnmine.Ranker.load("out/ranker")             # ranker.rank(query, documents)
 
@@ -18,13 +19,14 @@ _ELSEWHERE = {
     "Collection": ("hnmine.corpus.objects", "Collection"),
     "Config": ("hnmine.config.root", "Config"),
     "HnmineError": ("hnmine.errors", "HnmineError"),
+    "explain": ("hnmine.explaining", "explain"),
     "export": ("hnmine.report.exports", "export"),
     "Ranker": ("hnmine.ranker.ranker", "Ranker"),
     "load_config": ("hnmine.config.load", "load"),
     "nightly": ("hnmine.nights.night", "nightly"),
 }
 __all__ = ["Collection", "Config", "HnmineError", "Ranker", "audit", "compare", "embed", "evaluate", "load_config"]
-__all__ += ["export", "mine", "negatives", "nightly", "rank", "run", "train"]
+__all__ += ["explain", "export", "mine", "negatives", "nightly", "rank", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -146,12 +146,12 @@ class Project:
                         search,
                         negatives=negatives,
                         guards=guards_of(guards, lambda: single_spaces(fused)),
-                        expensive=self._denoise(guards, judged.queries, progress),
+                        expensive=self.denoise(guards, judged.queries, progress),
                         done=progress.advance,
                     )
         return found, facts
 
-    def _denoise(self, guards: GuardsConfig, queries: Texts, progress: Progress) -> Guard | None:
+    def denoise(self, guards: GuardsConfig, queries: Texts, progress: Progress) -> Guard | None:
         """Return the guard that asks a cross-encoder, None if there is none; the progress shows how much it scored."""
         config, model = guards.denoise, denoise_model(guards)
         if config is None or model is None:

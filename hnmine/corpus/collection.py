@@ -174,12 +174,12 @@ class Collection:
         return int(counts[counts > 1].sum())
 
     def digests(self) -> dict[str, str]:
-        """Return what names the content of the collection: a digest of documents, of queries and of each split.
+        """Return what names the content of the collection: a digest of documents, queries, each split, and verdicts.
 
         Ids, texts and grades decide it, in their order; names of files and what was quarantined do not.
         """
         found = {"documents": _digest_of(self.documents), "queries": _digest_of(self.queries)}
-        for name, split in self.splits.items():
+        for name, split in (self.splits | ({"verdicts": self.verdicts} if len(self.verdicts) else {})).items():
             content = hashlib.sha256()
             for rows in (split.query_rows_J, split.doc_rows_J, split.grades_J):
                 content.update(np.ascontiguousarray(rows).data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnmine.ranking.evaluate import Evaluation, Ranking
@@ -21,9 +22,7 @@ def examples(triplets: Path, negatives: Path, count: int, seed: int = 0) -> str:
     texts, facts = pq.read_table(triplets), pq.read_table(negatives)
     if not len(texts):
         return "No hard negative was found; `dropped` in manifest.json says why."
-    _, first = np.unique(np.array(texts.column("query").to_pylist(), dtype=object), return_index=True)
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(first, size=min(count, len(first)), replace=False)).tolist()
+    chosen = drawn(texts, count, seed)
     blocks = [f"{len(chosen)} of {len(texts):,} mined triplets (d is the cosine distance, 0 to 2):"]
     for text, fact in zip(texts.take(chosen).to_pylist(), facts.take(chosen).to_pylist(), strict=True):
         blocks.append(
@@ -35,6 +34,14 @@ def examples(triplets: Path, negatives: Path, count: int, seed: int = 0) -> str:
             f"d(PD,D) = {fact['d_positive_negative']:.3f}"
         )
     return "\n".join(blocks)
+
+
+def drawn(triplets: pa.Table, count: int, seed: int) -> list[int]:
+    """Return the rows of `count` triplets, of each query's text one, ascending."""
+    _, first = np.unique(np.array(triplets.column("query").to_pylist(), dtype=object), return_index=True)
+    rng = np.random.default_rng(seed)
+    chosen: list[int] = np.sort(rng.choice(first, size=min(count, len(first)), replace=False)).tolist()
+    return chosen
 
 
 def shortened(text: str) -> str:
