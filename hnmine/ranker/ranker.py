@@ -18,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hnmine.errors import DataError, ModelError
 from hnmine.models.folder import RANKER_FILE
 from hnmine.ranker.parts import Lists, Part, ScoreLists
+from hnmine.ranker.place import ranker_folder
 from hnmine.ranking.blend import standardised
 from hnmine.ranking.measures import Task
 from hnmine.ranking.rows import RowKind
-from hnmine.runs.device import choose_device
+from hnmine.runs.device import Choice, choose_device
 from hnmine.runs.progress import track
 from hnmine.types import Float32, Float64
 
@@ -104,20 +105,26 @@ class Ranker:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto") -> Ranker:
-        """Load the ranker in a folder to `device`: auto, cpu or gpu.
+        """Load a ranker to `device`: auto, cpu or gpu.
+
+        It lies in a folder, at `s3://bucket/prefix`, or is what a home of nights deploys: HOME or HOME/current.
 
         Raises:
             ModelError: this is no ranker, a file is not the one that was evaluated, or a model cannot be loaded.
             DeviceError: a GPU was asked for and is not there.
         """
-        folder = Path(path).expanduser().absolute()
-        spec, chosen = RankerSpec.read(folder), choose_device(device)
+        with ranker_folder(path) as folder:
+            return cls._load(folder, choose_device(device))
+
+    @classmethod
+    def _load(cls, folder: Path, device: Choice) -> Ranker:
+        spec = RankerSpec.read(folder)
         for name, part in spec.parts.items():
             if Path(part.path).is_absolute() or ".." in Path(part.path).parts:
                 raise ModelError(f"{folder}, part {name}: {part.path} is outside the folder; refused")
             part.refuse_other_files(folder, name)
         computed = {name: part for name, part in spec.parts.items() if part.kind != "given"}
-        return cls(spec, {name: part.load(folder, chosen, name) for name, part in computed.items()})
+        return cls(spec, {name: part.load(folder, device, name) for name, part in computed.items()})
 
     def rank(
         self,

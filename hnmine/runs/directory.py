@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from hnmine.config.base import plain_address
 from hnmine.errors import ConfigError, DataError, HnmineError
 from hnmine.runs.files import settle
 from hnmine.runs.object_store import ask, open_address
@@ -42,9 +45,13 @@ class Directory:
         """Open a folder, or an address that pyarrow understands (s3://, gs://, file:///); nothing is created."""
         if not str(address).strip():
             raise ConfigError(f"{setting}: the address is empty; expected a folder, or s3://bucket/prefix")
+        try:
+            plain_address(str(address))
+        except ValueError as error:
+            raise ConfigError(f"{setting}: {error}") from None
         if "://" not in str(address):
             return cls(pafs.LocalFileSystem(), os.path.abspath(address), str(address), role, setting)
-        shown = str(address).partition("?")[0].rstrip("/")
+        shown = re.sub(r"//[^/@]*@", "//", str(address).partition("?")[0].rstrip("/"))
         try:
             filesystem, path = ask(f"{role} {shown}", lambda: open_address(str(address)))
         except HnmineError as error:
@@ -57,7 +64,7 @@ class Directory:
         except OSError as error:
             raise DataError(f"{role} {shown} cannot be opened: {error}; {_REMOTE_REMEDY}") from None
         if not path.strip("/"):
-            raise ConfigError(f"{setting}: {address} names no bucket; expected for instance s3://bucket/prefix")
+            raise ConfigError(f"{setting}: {shown} names no bucket; expected for instance s3://bucket/prefix")
         return cls(filesystem, path.rstrip("/"), shown, role, setting)
 
     def __truediv__(self, name: str) -> Directory:
@@ -76,7 +83,10 @@ class Directory:
 
         def create() -> None:
             if self.filesystem.get_file_info(self.path).type != pafs.FileType.Directory:
+                here = self.local and [path for path in (self.local, *self.local.parents) if not path.exists()]
                 self.filesystem.create_dir(self.path)
+                for path in here or ():
+                    settle(path.parent)
 
         self._asked("used", create)
 
@@ -141,6 +151,12 @@ class Directory:
 
         self._asked("read", bring)
         return copy
+
+    def take(self, folder: Path) -> None:
+        """Bring what a folder of this machine holds here, and remove the folder; may be broken off and done again."""
+        self.create()
+        self._asked("written", lambda: pafs.copy_files(str(folder), self.path, pafs.LocalFileSystem(), self.filesystem))
+        shutil.rmtree(folder)
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Write a file, whole or not at all; a file of that name is replaced, and missing folders are made."""
