@@ -7,6 +7,7 @@
     table = hnmine.negatives("out/").to_pandas()          # what was mined, with ids
     print(hnmine.explain("my-search/", "out/", "q1"))     # why documents are its negatives, or are none
     hnmine.export("out/", "flagembedding", "to/")         # for another tool; `hnmine export --list`
+    page = hnmine.report("out/")                          # OUT/report.html, made anew; every step leaves it
     ranker = hnmine.Ranker.load("out/ranker")             # ranker.rank(query, documents)
 
 Nothing heavy is imported until a step is called.
@@ -24,9 +25,10 @@ _ELSEWHERE = {
     "Ranker": ("hnmine.ranker.ranker", "Ranker"),
     "load_config": ("hnmine.config.load", "load"),
     "nightly": ("hnmine.nights.night", "nightly"),
+    "report": ("hnmine.report.page", "report"),
 }
 __all__ = ["Collection", "Config", "HnmineError", "Ranker", "audit", "compare", "embed", "evaluate", "load_config"]
-__all__ += ["explain", "export", "mine", "negatives", "nightly", "rank", "run", "train"]
+__all__ += ["explain", "export", "mine", "negatives", "nightly", "rank", "report", "run", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,9 @@ from hnmine.ranking.evaluate import KeptScores, rerankers_of, write_evaluation
 from hnmine.ranking.first_stage import say_lacking
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.report.examples import examples, write_changes
+from hnmine.report.page import leave_page
 from hnmine.report.rankings import evaluation_text
+from hnmine.report.texts import write_texts
 from hnmine.runs.folder import Run
 from hnmine.runs.manifest import read_manifest
 from hnmine.runs.progress import track
@@ -118,6 +120,7 @@ def evaluate(data: Data, out: str | Path, config: Config | None = None, *, vecto
         rerankers_of(project.run)  # what is missing is said before encoders are loaded
         project.check_models()
         evaluate_step(project)
+        leave_page(project.run.out)
         return project.run.manifest
 
 
@@ -143,6 +146,7 @@ def run(
         show(evaluation_text(project.evaluator.evaluation()))
         train_step(project)
         evaluate_step(project)
+        leave_page(project.run.out)
         return project.run.manifest
 
 
@@ -156,7 +160,9 @@ def compare(data: Data, out: str | Path, config: Config | None = None, *, vector
     compared_arms(config or Config())  # an unknown arm is said before the collection is read
     with open_project(data, out, config, vectors) as project:
         project.check_models("compare")
-        return compare_arms(project)
+        found = compare_arms(project)
+        leave_page(project.run.out)
+        return found
 
 
 def audit(data: Data, out: str | Path, config: Config | None = None, *, vectors: Vectors = None) -> dict[str, Any]:
@@ -169,7 +175,9 @@ def audit(data: Data, out: str | Path, config: Config | None = None, *, vectors:
 
     with open_project(data, out, config, vectors) as project:
         project.check_models("mine")
-        return audit_project(project)
+        found = audit_project(project)
+        leave_page(project.run.out)
+        return found
 
 
 def rank(
@@ -282,6 +290,7 @@ def evaluate_step(project: Project) -> None:
     training = run.manifest.get("training") or {}
     start, is_distilled = _start_text(training.get("start", {})), "distilled" in training or not training
     files = write_evaluation(evaluation, evaluator.dev, milliseconds, run)
+    files += write_texts(evaluation.task, [row.scores_QK for row in evaluation.rows], run)
     run.commit(
         "evaluation",
         inputs=inputs,

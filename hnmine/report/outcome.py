@@ -1,0 +1,242 @@
+"""What became of the test queries: how many got better or worse, by how much, how sure, and which, with both lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hnmine.ranking.measures import DEPTH, MAIN_METRIC, METRICS, Paired, paired
+from hnmine.ranking.rows import Row, read_rows
+from hnmine.report.texts import DOCUMENTS, QUERIES, SHOWN, beginning
+from hnmine.types import Float64
+
+_RESAMPLES, _AT_ONCE = 4000, 500
+_BEFORE = "before: "  # the re-ranker that was given, or its warmed-up body
+_SPREAD, _APART = 0.42, 0.11  # of a place's width: over which its dots are spread at most; how far they lie apart
+_GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One of the first documents of a list."""
+
+    id: str
+    text: str
+    is_right: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A query, and where its first right document was before and after; None: not among the first `DEPTH`."""
+
+    number: int
+    query_id: str
+    text: str
+    was: int | None
+    now: int | None
+    change: float
+    """Of the main metric."""
+    right: int
+    """How many documents are judged right."""
+    before: Sequence[Listed] = ()
+    after: Sequence[Listed] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """An evaluation, read from its files: every row of the table, and the two that the page sets against each other."""
+
+    rows: Sequence[Row]
+    before: Row
+    after: Row
+    deployed: str
+    """The name of the row that is OUT/ranker; empty where there is none."""
+    tables: Mapping[str, pa.Table]
+    """By slug."""
+    seed: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The beginnings of documents by id."""
+    queries: pa.Table | None = None
+
+    @classmethod
+    def read(cls, out: Path, manifest: Mapping[str, Any]) -> Outcome:
+        """Read what `evaluate` left in OUT.
+
+        Raises:
+            DataError: nothing was evaluated, or a file is not as the manifest says.
+        """
+        # Read the rows.
+        rows, training = read_rows(out), manifest.get("training") or {}
+        deployed = str((manifest.get("ranker") or {}).get("chosen", ""))
+        before, after = opposed(rows, deployed, is_warmed_up=bool((training.get("start") or {}).get("warmed_up")))
+
+        # Read the texts, which an evaluation of an earlier release lacks.
+        texts: dict[str, str] = {}
+        queries = pq.read_table(out / QUERIES) if (out / QUERIES).is_file() else None
+        if (out / DOCUMENTS).is_file():
+            table = pq.read_table(out / DOCUMENTS)
+            texts = dict(zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True))
+        return cls(
+            rows=rows,
+            before=before,
+            after=after,
+            deployed=deployed,
+            tables={row.slug: row.test_table() for row in rows},
+            seed=manifest["evaluation"]["config"]["seed"],
+            texts=texts,
+            queries=queries,
+        )
+
+    def values(self, row: Row, metric: str = MAIN_METRIC) -> Float64:
+        """Return a metric of every query (Q,)."""
+        return np.asarray(self.tables[row.slug][metric].to_numpy(), dtype=np.float64)
+
+    @cached_property
+    def change_Q(self) -> Float64:
+        """The change of the main metric, query by query; what is rounding is none."""
+        change_Q: Float64 = np.round(self.values(self.after) - self.values(self.before), 9)
+        return change_Q
+
+    @cached_property
+    def test(self) -> Paired:
+        """The gain of the main metric, and how sure it is."""
+        return paired(self.values(self.after), self.values(self.before), self.seed)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many queries got better, stayed equal and got worse."""
+        return tuple(int((np.sign(self.change_Q) == sign).sum()) for sign in (1, 0, -1))  # type: ignore[return-value]
+
+    def references(self) -> list[Row]:
+        """Return the first stage and the re-ranker before training, as far as there are rows of them."""
+        starts = [row for row in self.rows if row.name.startswith(_BEFORE) and row.kind == "re-ranker"]
+        return [row for row in self.rows if row.kind == "first-stage"][:1] + starts[:1]
+
+    def gains(self, metric: str) -> list[tuple[str, list[tuple[str, float, float, float]]]]:
+        """Return by row, in order, its gain in a metric over each reference, between the ends of the 95 % interval."""
+        references = self.references()
+        found = []
+        for row in self.rows:
+            others = [each for each in references if each is not row]
+            differences = [self.values(row, metric) - self.values(each, metric) for each in others]
+            if differences and row is not references[0]:
+                low, high = interval_of_means(np.stack(differences, axis=1), self.seed)
+                found.append(
+                    (
+                        row.name,
+                        [
+                            (each.name, low[at], float(differences[at].mean()), high[at])
+                            for at, each in enumerate(others)
+                        ],
+                    )
+                )
+        return found
+
+    def places(self, row: Row) -> list[int | None]:
+        """Return the place of each query's first right document; None: not among the first `DEPTH`."""
+        return [round(1 / value) if value else None for value in self.values(row)]
+
+    def changes(self, width: int, most: int) -> list[Change]:
+        """Return every query, those that lost most first; the lists, cut to `width`, of `most` that changed most."""
+        ids = self.tables[self.before.slug]["query_id"].to_pylist()
+        known = {} if self.queries is None else {row["query_id"]: row for row in self.queries.to_pylist()}
+        was, now = self.places(self.before), self.places(self.after)
+        order = np.argsort(self.change_Q, kind="stable").tolist()
+        with_lists = set(sorted(order, key=lambda query: -abs(self.change_Q[query]))[:most])
+        lists = [self._first(row) for row in (self.before, self.after)]
+        found = []
+        for query in order:
+            facts = known.get(ids[query], {"text": "", "right_ids": [], "right": 0})
+            right = set(facts["right_ids"])
+            shown = [
+                [Listed(each, beginning(self.texts.get(each, ""), width), each in right) for each in ids_of[query]]
+                if query in with_lists and known
+                else []
+                for ids_of in lists
+            ]
+            found.append(
+                Change(
+                    number=query,
+                    query_id=ids[query],
+                    text=beginning(facts["text"], 2 * width),
+                    was=was[query],
+                    now=now[query],
+                    change=float(self.change_Q[query]),
+                    right=facts["right"],
+                    before=shown[0],
+                    after=shown[1],
+                )
+            )
+        return found
+
+    def _first(self, row: Row) -> list[list[str]]:
+        """Return the ids of the first `SHOWN` documents of each query."""
+        table = self.tables[row.slug]
+        both = zip(table["document_ids"].to_pylist(), table["scores"].to_pylist(), strict=True)
+        return [
+            [ids[place] for place in np.argsort(-np.array(scores), kind="stable")[:SHOWN].tolist()]
+            for ids, scores in both
+        ]
+
+    def dots(self) -> Iterator[tuple[float, float, float, str]]:
+        """Yield a dot a query for `charts.ranks`; those of one place are spread as the seeds of a sunflower."""
+        was, now = self.places(self.before), self.places(self.after)
+        cells: dict[tuple[int, int], list[int]] = {}
+        for query, places in enumerate(zip(was, now, strict=True)):
+            x, y = (0 if place is None else DEPTH + 1 - place for place in places)
+            cells.setdefault((x, y), []).append(query)
+        for (x, y), queries in cells.items():
+            apart = min(_APART, _SPREAD / np.sqrt(len(queries)))
+            for turn, query in enumerate(queries):
+                radius, angle = apart * np.sqrt(turn), turn * _GOLDEN_ANGLE
+                x_shift, y_shift = float(radius * np.cos(angle)), float(radius * np.sin(angle))
+                yield x + x_shift, y + y_shift, float(self.change_Q[query]), f"#q{query}"
+
+
+def opposed(rows: Sequence[Row], deployed: str, *, is_warmed_up: bool) -> tuple[Row, Row]:
+    """Return the rows that the page sets against each other: what was there before, and what is deployed.
+
+    Before is the re-ranker that was given. A body that was only warmed up was never deployed: there it is the first
+    stage. Where that itself is deployed, it is set against the best of the others on dev.
+    """
+    starts = [row for row in rows if row.name.startswith(_BEFORE) and row.kind == "re-ranker"]
+    before = starts[0] if starts and not is_warmed_up else rows[0]
+    others = [row for row in rows if row is not before] or [before]
+    named = [row for row in others if row.name == deployed]
+    return before, (named or [max(others, key=lambda row: row.dev.get(MAIN_METRIC, row.test[MAIN_METRIC]))])[0]
+
+
+def interval_of_means(values_QK: Float64, seed: int = 0) -> tuple[list[float], list[float]]:
+    """Return the ends (K,) of the 95 % intervals of the means over queries, by percentile bootstrap.
+
+    All columns see the same resamples of the queries, as numbers of how often each is drawn.
+    """
+    rng, queries = np.random.default_rng(seed), len(values_QK)
+    shares_Q = np.full(queries, 1 / queries)
+    means = [
+        rng.multinomial(queries, shares_Q, size=_AT_ONCE) @ values_QK / queries for _ in range(_RESAMPLES // _AT_ONCE)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0).tolist()
+    return low, high
+
+
+def table_rows(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the table as the page prints it."""
+    best = max(row.test[MAIN_METRIC] for row in outcome.rows)
+    return [
+        {
+            "name": row.name,
+            "is_deployed": row.name == outcome.deployed,
+            "is_best": row.test[MAIN_METRIC] == best,
+            "metrics": [row.test[metric] for metric in METRICS],
+            "milliseconds": row.milliseconds_per_query,
+            "weights": {part: weight for part, weight in row.weights.items() if len(row.weights) > 1},
+        }
+        for row in outcome.rows
+    ]

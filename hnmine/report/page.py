@@ -1,0 +1,190 @@
+"""OUT/report.html: what a run found, as one page that needs nothing else; made of the files of OUT alone.
+
+It asks no network for anything and runs no script but its own, whose digest the page's policy names. It can be read
+without JavaScript, which adds a panel beside the scatter and a search. Texts are escaped by the template engine; what
+does not fit into `MOST_BYTES` is left out from the queries that changed least, and it is said how many.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hnmine.errors import DataError
+from hnmine.ranking.measures import DEPTH, MAIN_METRIC, METRICS
+from hnmine.report import charts, steps
+from hnmine.report.outcome import Change, Outcome, table_rows
+from hnmine.runs.files import whole_file
+from hnmine.runs.manifest import MANIFEST, read_manifest
+from hnmine.runs.printable import one_line
+from hnmine.runs.progress import say
+
+PAGE, NIGHTS = "report.html", "nights.json"
+"""The page in OUT; the history that a night leaves there."""
+MOST_BYTES = 1_000_000
+SHOWN_CHANGES = 10
+"""Queries of those that lost most, and of those that gained most."""
+_TRIES = ((160, 300), (120, 600), (90, 600), (60, 500), (40, 300), (40, 100), (40, 0))
+"""Widths of a text, and numbers of queries with their lists; the first that fits is taken."""
+_Lacking = list[tuple[str, str]]
+
+
+def report(out: str | Path) -> Path:
+    """Write OUT/report.html of what the steps left in OUT; return where it is.
+
+    Raises:
+        DataError: OUT has nothing that any step left, or a file of it is not readable.
+    """
+    out = Path(out)
+    manifest, found = read_manifest(out), {}
+    for name in ("audit.json", "compare.json", NIGHTS):
+        found[name] = _read_json(out / name)
+    if not manifest.keys() & {"mining", "training", "evaluation"} and not any(found.values()):
+        raise DataError(f"{out} has nothing to report; run `hnmine run` with this --out first")
+    lacking: _Lacking = []
+    outcome = _outcome(out, manifest, lacking)
+    context = _context(out, manifest, found, outcome, lacking)
+    with whole_file(out / PAGE) as hidden:
+        hidden.write_bytes(_fitting(context, outcome))
+    return out / PAGE
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return what a step left in a file of OUT, nothing if it left none."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(
+            f"{path} is not what a step of hnmine leaves: {error}; remove it, or do the step again"
+        ) from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is not what a step of hnmine leaves; remove it, or do the step again")
+    return found
+
+
+def _outcome(out: Path, manifest: Mapping[str, Any], lacking: _Lacking) -> Outcome | None:
+    """Return the evaluation, None if there is none that can be read."""
+    if not manifest.get("evaluation"):
+        lacking.append(("What became of the test queries", "hnmine evaluate --data DIR --out DIR"))
+        return None
+    try:
+        return Outcome.read(out, manifest)
+    except DataError as error:
+        lacking.append(
+            (f"What became of the test queries ({one_line(str(error))})", "hnmine evaluate --data DIR --out DIR")
+        )
+        return None
+
+
+def _context(
+    out: Path,
+    manifest: Mapping[str, Any],
+    found: Mapping[str, dict[str, Any]],
+    outcome: Outcome | None,
+    lacking: _Lacking,
+) -> dict[str, Any]:
+    """Return all that the template shows but the queries; note in `lacking` what there is no data for."""
+    # Ask each step for its part.
+    parts = {
+        "mined": (steps.mined(out, manifest.get("mining") or {}), "The negatives, their distances", "mine"),
+        "learning": (steps.learning(manifest.get("training") or {}), "The learning curve", "train"),
+        "arms": (steps.arms(found["compare.json"]), "Every way to choose negatives, side by side", "compare"),
+        "hidden": (steps.hidden(found["audit.json"]), "How many negatives are hidden right answers", "audit"),
+    }
+    for part, name, command in parts.values():
+        if not part:
+            lacking.append((name, f"hnmine {command} --data DIR --out DIR"))
+    # Say when, and of what.
+    newest = max(path.stat().st_mtime for name in (MANIFEST, *found) if (path := out / name).is_file())
+    evaluation = manifest.get("evaluation") or {}
+    return {
+        **{name: part for name, (part, _, _) in parts.items()},
+        "nights": found[NIGHTS].get("nights", []),
+        "cost": steps.cost(manifest),
+        "provenance": steps.provenance(manifest),
+        "lacking": lacking,
+        "title": one_line("/".join(out.resolve().parts[-2:])),
+        "when": datetime.fromtimestamp(newest, UTC).strftime("%-d %B %Y, %H:%M UTC"),
+        "evaluation": evaluation,
+        "answer": str(evaluation.get("answer", "")).partition("\n")[0],
+        "metrics": [*METRICS],
+        "main_metric": MAIN_METRIC,
+        "depth": DEPTH,
+        **({} if outcome is None else _first_things(outcome)),
+        "outcome": outcome,
+    }
+
+
+def _first_things(outcome: Outcome) -> dict[str, Any]:
+    """Return the sentence and the picture at the top, the table with its intervals, and the scatter."""
+    (better, equal, worse), test = outcome.counts(), outcome.test
+    total = len(outcome.change_Q)
+    gains = {metric: outcome.gains(metric) for metric in METRICS}
+    label = f"{better} queries better, {equal} equal, {worse} worse; {MAIN_METRIC} {test}"
+    return {
+        "counts": {"better": better, "equal": equal, "worse": worse, "total": total},
+        "test": test,
+        "picture": charts.outcome((better, equal, worse), (test.low, test.difference, test.high), label),
+        "table": table_rows(outcome),
+        "references": [row.name for row in outcome.references()],
+        "forests": {
+            metric: charts.forest(rows, f"Gain in {metric} of each row, with 95 % intervals")
+            for metric, rows in gains.items()
+            if rows
+        },
+        "scatter": charts.ranks([*outcome.dots()], "Queries by the place of their first right document"),
+    }
+
+
+def _fitting(context: dict[str, Any], outcome: Outcome | None) -> bytes:
+    """Return the page with as many and as long texts as fit."""
+    environment = Environment(
+        loader=PackageLoader("hnmine.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"line": lambda value: one_line(str(value)), "whole": "{:,}".format}
+    template, folder = environment.get_template("page.html"), files("hnmine.report") / "templates"
+    style, script = (Markup((folder / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = b""
+    for width, most in _TRIES if outcome else _TRIES[:1]:
+        changes = outcome.changes(width, most) if outcome else []
+        made = template.render(context | _lists(changes), style=style, script=script, script_digest=digest)
+        page = made.encode("utf-8", "replace")
+        if len(page) < MOST_BYTES:
+            return page
+    raise DataError(f"the page would have {len(page):,} bytes even without texts of queries, {MOST_BYTES:,} at most")
+
+
+def _lists(changes: list[Change]) -> dict[str, Any]:
+    """Return the queries as the template shows them: worst losses, best gains, and the rest."""
+    lost = [each for each in changes if each.change < 0]
+    gained = [each for each in reversed(changes) if each.change > 0]
+    rest = lost[SHOWN_CHANGES:] + gained[SHOWN_CHANGES:] + [each for each in changes if not each.change]
+    return {
+        "groups": [("lost", lost[:SHOWN_CHANGES], len(lost)), ("gained", gained[:SHOWN_CHANGES], len(gained))],
+        "rest": [each for each in rest if each.before],
+        "left_out": sum(not each.before for each in rest),
+    }
+
+
+def leave_page(out: Path) -> None:
+    """Write the page at the end of a step; what prevents it is said, since the step has left all else."""
+    try:
+        say("report", f"{report(out)}")
+    except Exception as error:
+        say("report", f"no page: {error}; `hnmine report --out {out}` tries again", level="warning")
