@@ -23,6 +23,7 @@ from torch import Tensor
 from hnmine.errors import ModelError
 from hnmine.models.batches import TOKENS_PER_BATCH, batches_by_length, lanes_on, side_by_side
 from hnmine.models.folder import max_positions
+from hnmine.models.last_layer import compute_one_token
 from hnmine.models.openvino import CompiledNetwork, choose_engine
 from hnmine.models.pair_reader import PairReader, Row
 from hnmine.models.ranking_head import is_plain, load_library
@@ -234,6 +235,11 @@ class CrossEncoder:
         theirs = self._reader.features_of_library([pair])["input_ids"][0].tolist()
         return bool(row["input_ids"] == theirs)
 
+    def _probe(self) -> Tensor:
+        """Return the scores of the probes in float32, without gradients."""
+        with torch.inference_mode():
+            return self.forward(self.tokenize(*zip(*PROBES, strict=True)), partial(self.model, dtype="float32")).cpu()
+
     def _agree_with_library(self) -> None:
         """Read and batch as here if the library gives the same scores for some pairs, else as the library does.
 
@@ -251,12 +257,12 @@ class CrossEncoder:
 
         # Compare all in one batch, then in batches without padding; and the tokens of a short and an over-long pair,
         # since a library's padding to a fixed length may change scores by less than shows here.
-        network = partial(self.model, dtype="float32")
         for self._pads in (True, False):
             with suppress(Exception):
-                found = self.forward(self.tokenize(*zip(*PROBES, strict=True)), network).cpu()
+                found = self._probe()
                 is_read_alike = all(map(self._is_read_alike, (PROBES[0], (_WORD, _WORD * (self.max_tokens + 9)))))
                 if is_read_alike and torch.allclose(found, expected, atol=_LARGEST_DIFFERENCE, equal_nan=True):
+                    compute_one_token(self.library.transformers_model, self._probe)
                     return
         self._reader.as_tokens, self._pads = False, True
         say("rerank", f"{self._folder.name} is read and computed batch by batch as sentence-transformers does it")

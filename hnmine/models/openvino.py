@@ -136,7 +136,8 @@ def _refuse_other_results(network: Any, output: str, inputs: Inputs, found: Any,
     expected = by_torch("float32")
     if not expected.isfinite().all():
         return  # broken weights are reported where they are used
-    read = inputs["attention_mask"].bool() if expected.ndim == 3 else slice(None)
+    mask = inputs["attention_mask"].bool()
+    read = mask if expected.shape[:2] == mask.shape else slice(None)  # else one vector a text
     allowed = _LARGEST_ERROR[dtype] * expected[read].abs().max()
     if dtype == "bfloat16":  # all scores of a re-ranker may be sums near 0 of terms that are not
         allowed = max(allowed, _LARGEST_MULTIPLE * (by_torch(dtype) - expected)[read].abs().max())

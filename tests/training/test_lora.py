@@ -56,7 +56,7 @@ def test_the_scores_are_as_before_and_the_matrices_and_the_head_alone_are_traine
     model = load(LAYOUTS[name].build(tmp_path / "model"))
     before, names = model.raw_scores(QUERIES, DOCUMENTS), set(dict(model.model.named_parameters()))
     add_lora(model.model, rank=3, alpha=6, seed=0, frozen_dtype="float32")
-    np.testing.assert_allclose(model.raw_scores(QUERIES, DOCUMENTS), before, atol=1e-6)
+    np.testing.assert_allclose(model.raw_scores(QUERIES, DOCUMENTS), before, atol=1e-6, rtol=1e-6)
     trained = trained_weights(model.model)
     matrices = {each for each in trained if ".lora_" in each}
     assert {min(weight.shape) for each, weight in trained.items() if each in matrices} == {3}

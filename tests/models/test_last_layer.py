@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hnmine.models.cross_encoder import PROBES, CrossEncoder
+from hnmine.models.last_layer import compute_one_token
+from tests.builders.rerankers import LAYOUTS
+
+READS_ONE_TOKEN = {
+    "Bert": "encoder.layer.1.intermediate",
+    "MPNet": "encoder.layer.1.intermediate",
+    "DebertaV2": "encoder.layer.1.intermediate",
+    "DistilBert": "transformer.layer.1.ffn.lin1",
+    "ModernBert": "layers.1.mlp.Wi",
+    "Qwen3 of yes and no, with a chat template": "layers.1.mlp.up_proj",
+}
+
+
+def load(folder: Path, name: str) -> CrossEncoder:
+    LAYOUTS[name].build(folder)
+    return CrossEncoder(folder, max_tokens=64, device="cpu", dtype="float32", engine="torch")
+
+
+def tokens_seen(model: CrossEncoder, path: str, work: Callable[[], Any]) -> set[int]:
+    """Return the tokens a text that a module of the body sees while some work is done."""
+    seen = set[int]()
+    part = model.library.transformers_model.base_model.get_submodule(path)
+    handle = part.register_forward_hook(lambda _part, inputs, _output: seen.add(inputs[0].shape[1]))
+    work()
+    handle.remove()
+    return seen
+
+
+def gradients(model: CrossEncoder) -> dict[str, Tensor]:
+    """Return the gradient of every weight that has one, of a loss over pairs of different length."""
+    model.model.zero_grad()
+    scores = model.forward(model.tokenize(*zip(*PROBES, strict=True)))
+    (scores * torch.arange(1.0, 1 + len(scores))).sum().backward()
+    return {name: weight.grad.clone() for name, weight in model.model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("name", READS_ONE_TOKEN)
+def test_scores_and_gradients_are_those_of_the_whole_layer(name: str, tmp_path: Path) -> None:
+    """The whole layer is what the model computes once the hook is taken from it."""
+    path, model = READS_ONE_TOKEN[name], load(tmp_path / "model", name)
+    texts = tuple(map(list, zip(*PROBES, strict=True)))
+    assert tokens_seen(model, path, lambda: model.scores(*texts)) == {1}
+    scores, found = model.scores(*texts), gradients(model)
+    for part in model.library.transformers_model.modules():
+        part._forward_pre_hooks.clear()
+    assert min(tokens_seen(model, path, lambda: model.forward(model.tokenize(*texts)))) > 1
+    torch.testing.assert_close(torch.from_numpy(scores), torch.from_numpy(model.scores(*texts)), atol=1e-6, rtol=1e-5)
+    expected = gradients(model)
+    largest = max(float(each.abs().max()) for each in expected.values())
+    for weight, gradient in expected.items():
+        torch.testing.assert_close(found[weight], gradient, atol=1e-5 * largest, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["modules: mean, dense", "Albert", "Qwen3"])
+def test_a_head_that_reads_more_tokens_gets_them_all(name: str, tmp_path: Path) -> None:
+    """ALBERT's one layer is all of its layers; Qwen3 pads on the right here, so the last token is not what is read."""
+    model = load(tmp_path / "model", name)
+    hooks = [part._forward_pre_hooks for part in model.library.transformers_model.modules()]
+    assert not any(hooks)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_the_mean_of_tokens_is_told_from_the_first_however_small_the_scores(scale: float, tmp_path: Path) -> None:
+    model = load(tmp_path / "model", "Bert")
+    body, rows = model.library.transformers_model, model.tokenize(*zip(*PROBES, strict=True))
+    features = model.library.tokenizer.pad(rows, return_tensors="pt")
+    for part in body.modules():
+        part._forward_pre_hooks.clear()
+
+    def hidden() -> Tensor:
+        with torch.inference_mode():
+            return torch.as_tensor(body.base_model(**features).last_hidden_state) * scale
+
+    assert not compute_one_token(body, lambda: hidden().mean(dim=(1, 2)))
+    assert not compute_one_token(body, lambda: hidden()[:, 1].mean(dim=1))
+    assert not compute_one_token(body, lambda: hidden()[:, 0].mean(dim=1) * 0)
+    assert compute_one_token(body, lambda: hidden()[:, 0].mean(dim=1))
