@@ -25,15 +25,16 @@ from hnmine.config.steps import GuardsConfig
 from hnmine.embedding.vectors import GivenVectors
 from hnmine.errors import ConfigError, DataError
 from hnmine.mining.mine import denoise_model
-from hnmine.models.folder import RANKER_FILE
 from hnmine.project import Data, Project, open_project
 from hnmine.ranker.answer import answer
 from hnmine.ranker.cost import Costs
+from hnmine.ranker.place import is_ranker
 from hnmine.ranker.ranker import Ranker
 from hnmine.ranker.write import RANKER, choose_ranker, ranker_files, write_ranker
 from hnmine.ranking.evaluate import KeptScores, rerankers_of, write_evaluation
 from hnmine.ranking.first_stage import say_lacking
 from hnmine.ranking.splits import FIRST_DOCUMENTS
+from hnmine.report.card import head_ranker_card, write_reranker_cards
 from hnmine.report.examples import examples, write_changes
 from hnmine.report.page import leave_page
 from hnmine.report.rankings import evaluation_text
@@ -206,7 +207,7 @@ def rank(
     config, out = config or Config(), Path(out)
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; give the name of the run file, such as {out / 'run.trec.gz'}")
-    if not (Path(model).expanduser() / RANKER_FILE).is_file():
+    if not is_ranker(model):
         ranking_model: Ranks = find_model(model, config, max_tokens=max_tokens, dtype=dtype)
     elif max_tokens is not None or dtype != "auto":
         raise ConfigError(f"{model} is a ranker and reads as it was evaluated; leave out max_tokens and dtype")
@@ -249,8 +250,8 @@ def mine_step(project: Project, rule: Rule | None = None) -> None:
     project.write_mined(judged, found, fused, space, {"rule": name})
 
 
-def train_step(project: Project) -> None:
-    """Train on what was mined into the run, and record it."""
+def train_step(project: Project, *, earlier: bool = True) -> None:
+    """Train on what was mined into the run, and record it; the best may be one that an `earlier` command trained."""
     from hnmine.arms.tune import train_presets  # imports torch and Ray Train, which mining does without
     from hnmine.training.lists import TrainingData
     from hnmine.training.trainer import Trainer
@@ -259,12 +260,16 @@ def train_step(project: Project) -> None:
     with run.timed("train"):
         inputs = run.sha256_of("negatives.parquet")
         data = TrainingData.of(project.splits, config.train, config.seed)
-        found, files = train_presets(Trainer(data, config, run), project.splits, project.ensemble)
+        found, files = train_presets(Trainer(data, config, run), project.splits, project.ensemble, earlier=earlier)
     run.commit("training", inputs=inputs, files=files | run.sha256_of("quarantine.jsonl"), data=project.data, **found)
+    write_reranker_cards(run)
 
 
-def evaluate_step(project: Project) -> None:
-    """Measure first stage and re-rankers on the test queries, record it, and leave what dev chooses as OUT/ranker."""
+def evaluate_step(project: Project, *, margin: float = 0.0) -> None:
+    """Measure first stage and re-rankers on the test queries, record it, and leave what dev chooses as OUT/ranker.
+
+    What was deployed before stays there if it is better on dev, by more than `margin` of MRR@10.
+    """
     # Measure.
     run, evaluator = project.run, project.evaluator
     with run.timed("evaluate"):
@@ -279,7 +284,7 @@ def evaluate_step(project: Project) -> None:
     # Choose, and tell what each row costs.
     with run.timed("ranker"):
         of_row = {row.name: rerankers[each.alone.name] for each in measured for row in (each.alone, each.best)}
-        deployment, costs = choose_ranker(project, evaluation, of_row), Costs(project, of_row)
+        deployment, costs = choose_ranker(project, evaluation, of_row, margin), Costs(project, of_row)
         milliseconds = {row.name: costs.of_row(row) for row in evaluation.rows}
         if deployment is not None and deployment.earlier is not None:
             earlier = deployment.earlier
@@ -300,10 +305,13 @@ def evaluate_step(project: Project) -> None:
         table=evaluation_text(evaluation, milliseconds, start=start, distilled=is_distilled),
         answer=answer(deployment, evaluation, evaluator.tested, milliseconds, run.out / RANKER),
     )
+    if training:
+        write_reranker_cards(run)
     if deployment is not None:
         with run.timed("ranker"):
             found = write_ranker(project, deployment, of_row, costs)
         run.commit("ranker", inputs=inputs, files=run.sha256_of(*ranker_files(run.out)), data=project.data, **found)
+        head_ranker_card(run)
 
 
 def _start_text(start: dict[str, Any]) -> str:

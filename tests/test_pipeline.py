@@ -21,6 +21,7 @@ from sentence_transformers import CrossEncoder
 import hnmine
 from hnmine import pipeline
 from hnmine.errors import DataError
+from hnmine.ranking.rows import read_rows
 from tests.builders.collections import TOPICS, write_collection
 from tests.builders.commands import run_hnmine
 from tests.builders.folders import result_hashes
@@ -106,19 +107,26 @@ def test_the_table_is_what_the_stored_scores_say(whole: Whole) -> None:
     evaluation = json.loads((out / "manifest.json").read_text())["evaluation"]
     assert evaluation["split"] == "test"
     names = ["first stage: BM25", "before: warm-started", "after: paper", "after: anchored"]
-    others = {name: weights.keys() - {"re-ranker", name[13:]} for name, weights in evaluation["blend"].items()}
-    blends = [f"{name}, blended" for name in names if others[name]]
-    assert list(others) == names
+    weights = evaluation["blend"]
+    assert list(weights) == names
+    blends = [f"{names[0]}, blended"] if weights[names[0]].keys() - {"BM25"} else []
+    blends += [f"{name}, blended" for name in names[1:] if weights[name].keys() > {"re-ranker"}]
     assert {other for weights in evaluation["blend"].values() for other in weights} <= {"re-ranker", "BM25", "lexical"}
     assert list(evaluation["metrics"]) == [*names, *blends]
     assert list(evaluation["against_start"]) == [name for name in [*names, *blends] if name.startswith("after")]
     assert evaluation["table"] in done.stdout
+    assert evaluation["answer"] in done.stdout
+    assert "Best on dev" not in done.stdout
     assert all(blend in evaluation["table"] for blend in blends)
-    for name in names[1:]:
-        stored = pq.read_table(out / "evaluation" / f"{name.replace(': ', '-')}.parquet")
-        assert len(stored) == evaluation["queries"] == 4
-        for metric, value in evaluation["metrics"][name].items():
-            assert np.mean(stored.column(metric).to_pylist()) == pytest.approx(value)
+    rows = read_rows(out)
+    assert [row.name for row in rows] == [*names, *blends]
+    for row in rows:
+        for stored, figures in ((row.test_table(), evaluation["metrics"][row.name]), (row.dev_table(), row.dev)):
+            assert len(stored) == evaluation["queries"] == 4
+            for metric, value in figures.items():
+                assert np.mean(stored.column(metric).to_pylist()) == pytest.approx(value)
+        assert row.milliseconds_per_query
+        assert row.milliseconds_per_query > 0
 
 
 def test_a_second_run_from_python_reuses_everything_and_leaves_the_same_bytes(
@@ -183,8 +191,9 @@ def test_other_negatives_take_the_training_and_the_evaluation_out_of_the_manifes
     assert list(hnmine.mine(data, out, config)) == ["mining", "training", "evaluation", "ranker", "files"]
     more = hnmine.load_config(overrides=[*whole[2][1::2], "select.negatives=3"])
     assert list(hnmine.mine(data, out, more)) == ["mining", "files"]
-    with pytest.raises(hnmine.HnmineError, match="holds no trained re-ranker; run `hnmine train`"):
-        hnmine.evaluate(data, out, more)
+    shutil.rmtree(out / "ranker")  # which would be compared
+    rows = hnmine.evaluate(data, out, more)["evaluation"]["metrics"]
+    assert {name.partition(",")[0] for name in rows} == {"first stage: BM25"}, "train.model has no head"
 
 
 def test_evaluation_reads_as_many_tokens_as_the_training_did(
@@ -193,19 +202,21 @@ def test_evaluation_reads_as_many_tokens_as_the_training_did(
     data, out, config = again(whole, tmp_path, "train.max_tokens=16")
     before = json.loads((out / "manifest.json").read_text())["evaluation"]
     evaluation = hnmine.evaluate(data, out, config)["evaluation"]
-    assert evaluation["max_tokens"] == 64
     assert evaluation["metrics"] == before["metrics"]
     said = capsys.readouterr().err
     assert "train.max_tokens=16 is not used: these were trained with 64" in said
     assert said.count(": reused") == 6
 
 
-def test_without_blends_the_dev_queries_are_left_alone(whole: Whole, tmp_path: Path) -> None:
+def test_without_blends_dev_chooses_among_what_stands_alone(whole: Whole, tmp_path: Path) -> None:
     data, out, config = again(whole, tmp_path, "evaluate.blend=none")
+    shutil.rmtree(out / "ranker")  # a blend, perhaps
     evaluation = hnmine.evaluate(data, out, config)["evaluation"]
     assert evaluation["blend"] == {}
     assert "blended" not in evaluation["table"]
-    assert not list((out / "evaluation").glob("dev-*")), "they are of no use any more"
+    assert {row.kind for row in read_rows(out)} == {"first-stage", "re-ranker"}
+    assert all(row.dev for row in read_rows(out))
+    assert not list((out / "evaluation").glob("*blended*")), "they are of no use any more"
 
 
 def test_vectors_made_elsewhere_that_lack_the_test_queries_are_told_with_what_to_do(
@@ -226,8 +237,8 @@ def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_mo
 ) -> None:
     data, out, config = again(whole, tmp_path)
     stored = sorted((out / "evaluation").glob("*.parquet"))
-    of_test = ["after-anchored", "after-paper", "before-warm-started"]
-    assert [path.stem for path in stored] == [*of_test, *(f"dev-{name}" for name in of_test)]
+    of_test = sorted(row.slug for row in read_rows(out))
+    assert [path.stem for path in stored] == sorted([*of_test, *(f"dev-{name}" for name in of_test)])
     before = result_hashes(out)
     stored[0].write_bytes(stored[0].read_bytes()[:-9])
     table = pq.read_table(stored[1])
@@ -307,13 +318,19 @@ def test_data_that_changed_after_mining_is_refused_by_train(whole: Whole, tmp_pa
     assert "Traceback" not in done.stderr
 
 
-def test_train_without_mine_and_evaluate_without_train_say_what_to_run_first(tmp_path: Path) -> None:
+def test_train_without_mine_says_what_to_run_and_evaluate_without_train_measures_what_there_is(tmp_path: Path) -> None:
     data, ranker = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "ranker")
     config = hnmine.load_config(overrides=quick_options(ranker)[1::2])
     with pytest.raises(hnmine.HnmineError, match=r"negatives\.parquet does not exist; run `hnmine mine` with the same"):
         hnmine.train(data, tmp_path / "out", config)
-    with pytest.raises(hnmine.HnmineError, match=r"holds no trained re-ranker; run `hnmine train` with the same"):
-        hnmine.evaluate(data, tmp_path / "out", config)
+    evaluation = hnmine.evaluate(data, tmp_path / "out", config)["evaluation"]
+    assert {"first stage: BM25", "before: as given"} <= evaluation["metrics"].keys()
+    assert evaluation["against_start"] == {}
+    assert evaluation["answer"].startswith("Deploy it or not? ")
+    gone = hnmine.load_config(overrides=quick_options(tmp_path / "gone")[1::2])
+    with pytest.raises(hnmine.HnmineError, match=r"so train\.model is scored as it is: .*gone does not exist"):
+        hnmine.evaluate(data, tmp_path / "other", gone)
+    assert not (tmp_path / "other" / "store").exists(), "said before anything is encoded"
 
 
 def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hnmine.arms.arm import Arm, preset_arms
 from hnmine.arms.list_maker import ListMaker, read_mined
+from hnmine.arms.trained import Shelf
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError
 from hnmine.ranking.measures import MAIN_METRIC
@@ -19,8 +20,12 @@ BEST = "reranker"
 """The link in OUT that points to the best re-ranker."""
 
 
-def train_presets(trainer: Trainer, splits: Splits, ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, str]]:
-    """Train every arm that train.presets names, and point OUT/reranker to the best on dev.
+def train_presets(
+    trainer: Trainer, splits: Splits, ensemble: Ensemble, *, earlier: bool = True
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Train every arm that train.presets names, and point OUT/reranker to the best on dev of all in OUT.
+
+    With `earlier` those that earlier commands trained are among them.
 
     Returns:
         what to record, and the sha256 of the models' files by path in OUT.
@@ -39,20 +44,21 @@ def train_presets(trainer: Trainer, splits: Splits, ensemble: Ensemble) -> tuple
     mined = read_mined(run, trainer.data) if any(arm.mined for arm in arms.values()) else {}
     # Train the arms.
     start, warm_up = trainer.start()
-    maker = ListMaker(trainer, start, splits, ensemble, mined)
-    trainings = {name: _train(name, arm, maker, trainer, start, config.seed) for name, arm in arms.items()}
+    maker, shelf = ListMaker(trainer, start, splits, ensemble, mined), Shelf(trainer, earlier=earlier)
+    for name, arm in arms.items():
+        shelf.add(name, _train(name, arm, maker, trainer, start, shelf))
     # Choose the best, and point to it.
-    best = max(trainings, key=lambda name: trainings[name].dev)
+    known = {name: shelf.known[name] for name in (*arms, *(name for name in shelf.known if name not in arms))}
+    best = max(known, key=lambda name: known[name].dev)
     renamed = link.with_name(f".{link.name}.tmp")  # one rename, so that there is a link at any time
     renamed.unlink(missing_ok=True)
     renamed.symlink_to(Path(RERANKERS) / best, target_is_directory=True)
     renamed.replace(link)
-    after, before = trainings[best].dev, trainer.start_dev(start)
-    say("train", f"{link} → {RERANKERS}/{best}: {MAIN_METRIC} on dev {after:.3f} ({after - before:+.3f})")
+    after, before = known[best].dev, trainer.start_dev(start)
+    of_earlier = "" if best in arms else ", of an earlier command and better than what was trained now"
+    say("train", f"{link} → {RERANKERS}/{best}: {MAIN_METRIC} on dev {after:.3f} ({after - before:+.3f}){of_earlier}")
     # Record what was found.
-    files: dict[str, str] = {}
-    for name in [*trainings, *([START] if warm_up else [])]:
-        files |= run.cache.files(f"{RERANKERS}/{name}")
+    files = shelf.files() | (run.cache.files(f"{RERANKERS}/{START}") if warm_up else {})
     warmed_up = {"warmed_up": warm_up is not None} | (warm_up.model_dump() | {"head": WARMED_UP} if warm_up else {})
     found: dict[str, Any] = {
         "dev": trainer.data.dev_name,
@@ -60,16 +66,16 @@ def train_presets(trainer: Trainer, splits: Splits, ensemble: Ensemble) -> tuple
         "max_tokens": config.train.max_tokens,
         "start": {"model": config.train.model} | warmed_up,
         "best": best,
-        "presets": {name: training.model_dump() for name, training in trainings.items()},
+        "presets": {name: each.facts() for name, each in known.items()},
     }
     if any(arm.lessons for arm in arms.values()) and maker.lessons is not None:
         found["distilled"] = maker.lessons.facts()
     return found, files
 
 
-def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path, seed: int) -> Training:
+def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path, shelf: Shelf) -> Training:
     """Train one arm, and say what may be wrong with it."""
-    lists, recipe, facts = maker.lists(arm, seed)
+    lists, recipe, facts = maker.lists(arm, trainer.config.seed)
     if not lists:
         raise DataError(
             f"preset {name}: none of {len(trainer.data.pairs)} train pairs has a negative, or there is no lesson, so "
@@ -91,6 +97,7 @@ def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path,
     if not facts["negatives"] and not recipe.in_batch_negatives and not lessons:
         say("train", f"{name}: without negatives all it can learn is that everything is right", level="warning")
     # Train, and suggest smaller steps where these led nowhere.
+    shelf.make_room(name, trainer.identity(start, lists, recipe))
     training = trainer.fit(name, start, lists, recipe)
     if not training.best_step:
         say(

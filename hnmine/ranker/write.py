@@ -25,7 +25,7 @@ from hnmine.ranker.readme import readme
 from hnmine.ranker.sources import copied, reranker_part, sources
 from hnmine.ranking.evaluate import RERANKER, Evaluation, Ranking, Reranker
 from hnmine.ranking.measures import MAIN_METRIC, Task, means
-from hnmine.runs.files import digest, settle, write_json
+from hnmine.runs.files import settle, write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
 from hnmine.types import Float32
@@ -67,10 +67,12 @@ class Deployment:
         return self.earlier is not None and self.chosen is self.earlier.ranking
 
 
-def choose_ranker(project: Project, evaluation: Evaluation, rerankers: Mapping[str, Reranker]) -> Deployment | None:
+def choose_ranker(
+    project: Project, evaluation: Evaluation, rerankers: Mapping[str, Reranker], margin: float = 0.0
+) -> Deployment | None:
     """Return what dev chooses of the rows of an evaluation and of what was deployed before; None: no dev was asked.
 
-    `rerankers` are by the names of rows.
+    `rerankers` are by the names of rows. What was deployed before has to be better by more than `margin` to stay.
     """
     if project.evaluator.dev is None:
         say("ranker", f"{project.run.out / RANKER} is left as it is: no dev query could choose", level="warning")
@@ -78,7 +80,7 @@ def choose_ranker(project: Project, evaluation: Evaluation, rerankers: Mapping[s
     wanted = project.config.ranker.choose
     rows = deployable(evaluation.rows, {*sources(project), RERANKER}, rerankers)
     chosen = choose(rows, wanted)
-    earlier = _earlier(project, max(map(on_dev, rows)))
+    earlier = _earlier(project, max(map(on_dev, rows)) + margin)
     if earlier is not None and wanted == "auto":
         chosen = earlier.ranking
     alone = [each.alone.dev_QK for each in evaluation.measured if chosen in (each.alone, each.blend)]
@@ -95,7 +97,7 @@ def _earlier(project: Project, best: float) -> Earlier | None:
     try:
         spec = RankerSpec.read(folder)
         known = round(spec.figures[spec.chosen].dev[MAIN_METRIC], 12)
-        if spec.dev_identity == dev_identity(evaluator.dev) and known <= best:
+        if spec.dev_identity == evaluator.dev.identity and known <= best:
             return None
         # Let it rank the queries of today.
         say("ranker", f"{folder} was deployed before, {spec.chosen}: it ranks the queries of today")
@@ -107,11 +109,6 @@ def _earlier(project: Project, best: float) -> Earlier | None:
     name = f"deployed before: {spec.chosen}"
     ranking = evaluator.ranking(name, "deployed-before", spec.kind, spec.weights, *scores)
     return Earlier(folder, spec, ranking) if on_dev(ranking) > best else None
-
-
-def dev_identity(dev: Task) -> str:
-    """Return what names these dev queries with their documents and judgements."""
-    return digest([*dev.texts, [sorted(rows) for rows in dev.relevant]])
 
 
 def write_ranker(
@@ -173,7 +170,7 @@ def _write(
         standardised=STANDARDISED if chosen.kind.startswith("blend") else None,
         depth=project.config.evaluate.depth,
         dev_queries=len(evaluator.dev),
-        dev_identity=dev_identity(evaluator.dev),
+        dev_identity=evaluator.dev.identity,
         test_queries=len(evaluator.test),
         figures={row.name: _figures(row, costs) for row in deployment.rows},
         ms_per_part={name: costs.of_part(name, reranker) for name in parts},

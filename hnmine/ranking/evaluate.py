@@ -326,12 +326,14 @@ def rerankers_of(run: Run) -> tuple[dict[str, Reranker], dict[str, str]]:
         return _untrained(run), {}
     reads: dict[str, Any] = {"kind": training["kind"], "max_tokens": training["max_tokens"]}
     if config.max_tokens != reads["max_tokens"]:
-        found = f"train.max_tokens={config.max_tokens} is not used: these were trained with {reads['max_tokens']}"
-        say("evaluate", found)
+        message = f"train.max_tokens={config.max_tokens} is not used: these were trained with {reads['max_tokens']}"
+        say("evaluate", message)
     start = training["start"]
     name, model = ("warm-started", folder / START) if start["warmed_up"] else ("as given", resolve(start["model"]))
     rerankers = {f"{BEFORE}{name}": Reranker(model, **reads)}
-    rerankers |= {f"after: {preset}": Reranker(folder / preset, **reads) for preset in training["presets"]}
+    for preset, facts in training["presets"].items():  # of an earlier command one may read in another way
+        how = {key: facts.get(key, value) for key, value in reads.items()}
+        rerankers[f"after: {preset}"] = Reranker(folder / preset, **how)
     # Refuse models that the manifest does not name, as a training that was stopped leaves them.
     prefixes = tuple(f"{RERANKERS}/{each.folder.name}/" for each in rerankers.values())
     files = {path: sha256 for path, sha256 in run.manifest["files"].items() if path.startswith(prefixes)}

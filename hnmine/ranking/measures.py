@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hnmine.runs.files import digest
 from hnmine.types import NO_ROW, Done, Float32, Float64, Int64, Pairs, Score, Texts
 
 DEPTH = 10
@@ -72,6 +73,11 @@ class Task:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    @property
+    def identity(self) -> str:
+        """What names these queries with their documents and judgements."""
+        return digest([*self.texts, [sorted(rows) for rows in self.relevant]])
 
     @property
     def exists_QK(self) -> NDArray[np.bool_]:

@@ -75,6 +75,17 @@ class Cache:
         write_json(self._path(name), _Entry(identity="", files={}, found={}).model_dump())
         return False
 
+    def all(self, folder: str, kind: type[FoundT]) -> dict[str, FoundT]:
+        """Return what is kept in a folder of names, by the rest of the name, where all files are as they were left."""
+        names = sorted(path.stem for path in (self._out / "cache" / folder).glob("*.json"))
+        found: dict[str, FoundT] = {}
+        for name in names:
+            entry = self._read(f"{folder}/{name}")
+            kept = None if entry is None else self.get(f"{folder}/{name}", entry.identity, kind)
+            if kept is not None:
+                found[name] = kept
+        return found
+
     def drop(self, name: str) -> None:
         """Forget an entry; its files stay."""
         self._path(name).unlink(missing_ok=True)
