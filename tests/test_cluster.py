@@ -26,6 +26,7 @@ import pytest
 import yaml
 
 from cluster.kubernetes import submit as submitter
+from cluster.vm import submit_job
 from hnmine import cli
 from hnmine.config.load import load
 from hnmine.embedding.encode import BLOCK_TEXTS
@@ -101,7 +102,16 @@ def called(program: str, words: list[str]) -> list[str] | None:
     """Return the arguments of the program if these words call it: first of all, or behind a word that runs commands."""
     words = words[: words.index(">>")] if ">>" in words else words
     for at, word in enumerate(words):
-        runs = at == 0 or words[at - 1] == "--" or words[at - 2 : at] in (["exec", "hnmine"], ["-u", "hnmine"])
+        runs = (
+            at == 0
+            or words[at - 1] == "--"
+            or words[at - 2 : at]
+            in (
+                ["exec", "hnmine"],
+                ["-u", "hnmine"],
+                ["python", "/mnt/hnmine/submit_job.py"],
+            )
+        )
         if runs and Path(word).name == program and words[at + 2 :]:  # a lone word only mentions it
             return words[at + 1 :]
     return None
@@ -173,7 +183,7 @@ def ray_reads(files: list[Path], commands: list[list[str]]) -> list[dict[str, An
 def test_every_command_of_ray_is_understood_by_its_parser():
     words = [arguments for lines in shell_lines().values() for line in lines if (arguments := called("ray", line))]
     names = {" ".join(each[: 1 + (each[0] == "job")]) for each in words}
-    assert names >= {"up", "down", "start", "exec", "rsync-up", "dashboard", "get-auth-token", "job submit"}
+    assert names >= {"up", "down", "start", "exec", "rsync-up", "dashboard", "get-auth-token"}
     ray_reads([], words)
 
 
@@ -192,14 +202,11 @@ def test_ray_up_reads_its_files_and_gpus_scale_from_zero():
 
 
 def test_the_job_asks_for_what_only_gpu_workers_have():
-    asked = [json.loads(one("RayJob")["spec"]["entrypointResources"])]
-    asked += [
-        json.loads(words[words.index("--entrypoint-resources") + 1])
-        for lines in shell_lines().values()
-        for words in lines
-        if "--entrypoint-resources" in words
-    ]
-    assert asked == [{GPU_NODE: 0.01}] * 3
+    assert json.loads(one("RayJob")["spec"]["entrypointResources"]) == submit_job.RESOURCES == {GPU_NODE: 0.01}
+    lines = [words for found in shell_lines().values() for words in found if "nightly" in words and "hnmine" in words]
+    on_the_head = [words for words in lines if "/mnt/hnmine/submit_job.py" in words]
+    assert len(on_the_head) == 2, "the first night and the crontab"
+    assert not any("submit" in words for words in lines), "`ray job submit` hides how a job ended"
 
 
 def test_the_image_is_pinned_owned_by_nobody_great_and_asks_for_a_token():

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,6 +242,29 @@ def test_every_entry_point_runs_as_a_job(tmp_path: Path, head: Head) -> None:
     assert {path.stem for path in (REPOSITORY / "jobs").glob("*.py")} == {
         *("embed", "mine", "train", "evaluate", "compare", "nightly", "pipeline", "rank")
     }
+
+
+@pytest.mark.slow
+def test_the_night_of_a_cluster_on_machines_ends_as_its_job_ended(head: Head, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.environment["RAY_AUTH_TOKEN"])
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    from ray.job_submission import JobSubmissionClient
+
+    from cluster.vm import submit_job
+
+    def run(code: str) -> int:
+        return submit_job.main([sys.executable, "-c", code], head.address, resources={}, seconds=0.5)
+
+    assert run("print('all is well')") == 0
+    assert "all is well" in capsys.readouterr().out
+    assert run("raise SystemExit(3)") == 3
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(run, "import time; print('begun', flush=True); time.sleep(300)")
+        client, running = JobSubmissionClient(head.address), []
+        while not running:
+            running = [each.submission_id for each in client.list_jobs() if each.status == "RUNNING"]
+        client.stop_job(*running)
+        assert stopped.result(60) == 1
 
 
 @pytest.mark.slow
