@@ -7,7 +7,8 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from hnmine.config.base import Section, slug
 from hnmine.config.rerankers import RerankerModel
@@ -172,11 +173,26 @@ class EvaluateConfig(Section):
     b: float = Field(0.4, ge=0, le=1, description="BM25 length normalisation")
 
 
+class CardFacts(TypedDict, total=False):
+    """What a model card says that hnmine cannot know; ids of the hub."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    license: Annotated[str, Field(pattern=r"^[a-z0-9.+-]+$")]
+    language: list[Annotated[str, Field(pattern=r"^([a-z]{2,3}|multilingual)$")]]
+    datasets: list[Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]]
+
+
 class RankerConfig(Section):
     """Which row of the table becomes OUT/ranker."""
 
     choose: Literal["auto", "first-stage", "blend", "re-ranker", "blend-with-re-ranker"] = Field(
         "auto", description="auto: the best on dev, of equals the cheaper; or the best of this kind"
+    )
+    card: CardFacts = Field(
+        CardFacts(),
+        description="for model cards: license, language, datasets, as {license: apache-2.0, language: [en], datasets: "
+        "[OWNER/NAME]}; what is not given is not claimed",
     )
 
 
