@@ -1,4 +1,4 @@
-"""Tables, texts and pages for people. The package is a function too: `hnmine.report(out)` makes OUT/report.html anew."""
+"""Tables, texts and pages for people. The package is a function too: `hnmine.report(out)` makes the page of OUT."""
 
 import sys
 from pathlib import Path

@@ -17,16 +17,17 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
+from hnmine.report.texts import beginning
 from hnmine.types import Float64
 
 Datum = dict[str, Any]
 Interval = tuple[str, float, float, float]
 """What is set against the others, and the lower end, the value and the upper end of the difference."""
-WIDE, NARROW, FIGURE = 880, 320, 400
+WIDE, NARROW, FIGURE = 918, 334, 400
 """Widths of a chart in CSS pixels: of one that fills a wide page, or a narrow one, and of one beside another."""
 INK, SOFT, FILL, ACCENT, PAPER = (f"var(--{name})" for name in ("ink", "soft", "fill", "accent", "paper"))
 _NAME, _BAR, _INTERVAL, _PANEL = 15, 40, 13, 110  # pixels of a name, a named bar, an interval, a histogram
-_BINS = 40
+_BINS, _LETTER = 40, 8  # of a histogram; pixels of a letter
 _LINKS = "https://vega.github.io/vega-datasets/"  # what the library puts before an address inside the page
 _NUMBERS = re.compile(r' (?:d|transform|x[12]?|y[12]?|width|height|viewBox)="[^"]*"')
 _LONG_NUMBER = re.compile(r"\d+\.\d{2,}")
@@ -66,9 +67,16 @@ def _svg(name: str, width: int, datasets: Mapping[str, Sequence[Datum]], height:
 
 
 def _both(name: str, label: str, datasets: Mapping[str, Sequence[Datum]], height: int | None = None) -> Chart:
-    """Return a chart that fills the page, whether it is wide or narrow."""
-    wide, narrow = (_svg(name, width, datasets, height) for width in (WIDE, NARROW))
-    return Chart(label=label, svg=wide, narrow=narrow)
+    """Return a chart that fills the page, whether it is wide or narrow; names are cut to its width."""
+    drawn = []
+    for width in (WIDE, NARROW):
+        cut = {key: [_cut(row, width // _LETTER) for row in rows] for key, rows in datasets.items()}
+        drawn.append(_svg(name, width, cut, height))
+    return Chart(label=label, svg=drawn[0], narrow=drawn[1])
+
+
+def _cut(row: Datum, letters: int) -> Datum:
+    return row | {"name": beginning(row["name"], letters)} if "name" in row else row
 
 
 def outcome(counts: tuple[int, int, int], gain: tuple[float, float, float], label: str) -> Chart:
@@ -182,5 +190,7 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], main: str, label:
     for name, curve in sorted(curves.items(), key=lambda each: each[1][-1][1]):
         last = max(curve[-1][1], last + gap)
         ends.append({"name": name, "x": curve[-1][0], "y": last, "colour": colours[name]})
-    wide, narrow = (_svg("lines", width - 170, {"points": points, "ends": ends}) for width in (WIDE, NARROW))
+    room = min(170, 16 + _LETTER * max(map(len, curves)))
+    ends = [_cut(end, room // _LETTER) for end in ends]
+    wide, narrow = (_svg("lines", width - 40 - room, {"points": points, "ends": ends}) for width in (WIDE, NARROW))
     return Chart(label=label, svg=wide, narrow=narrow)

@@ -31,11 +31,11 @@ _GIGA, _MEGA = 1e9, 1e6
 def funnel(counts: Facts) -> Chart:
     """Return how many pairs are left after each condition, and after the guards."""
     pairs, dropped = counts["pairs"], dict(counts["dropped"])
-    stages, left = [("Pairs (query, positive)", pairs)], pairs
+    stages, left = [("Pairs of query and positive", pairs)], pairs
     for name, reason in (
-        ("A document is nearer to the query than the positive", "positive_is_nearest"),
-        ("… and nearer to the query than to the positive", "nearer_ones_resemble_positive"),
-        ("… and the guards leave one", "guards_leave_none"),
+        ("A document is nearer (condition 1)", "positive_is_nearest"),
+        ("… and unlike the positive (condition 2)", "nearer_ones_resemble_positive"),
+        ("… and kept by the guards", "guards_leave_none"),
     ):
         if reason in dropped:
             left -= dropped.pop(reason)
@@ -162,7 +162,7 @@ def hidden(record: Facts) -> dict[str, Any] | None:
 def cost(manifest: Facts) -> list[dict[str, Any]]:
     """Return seconds, amount, rate and peak memory of each step that the manifest has."""
     mining, training = manifest.get("mining") or {}, manifest.get("training") or {}
-    counts, found = mining.get("counts", {}), []
+    counts = mining.get("counts", {})
     amounts: dict[str, tuple[int, str]] = {}
     if counts:
         amounts = {
@@ -175,29 +175,30 @@ def cost(manifest: Facts) -> list[dict[str, Any]]:
     for name, each in {"start": training.get("start", {}), **training.get("presets", {})}.items():
         if "lists" in each:
             amounts[f"train: {name}"] = (each["lists"] * each["recipe"]["epochs"], "lists")
+    # Sum what several sections have of one step; each reads the data anew, which is shown once.
+    found: dict[str, dict[str, Any]] = {}
     for section in ("mining", "training", "evaluation", "ranker"):
         facts = manifest.get(section) or {}
         for step, seconds in facts.get("seconds", {}).items():
-            amount, unit = amounts.get(step, (0, ""))
-            found.append(
-                {
-                    "section": section,
-                    "step": one_line(step),
-                    "seconds": seconds,
-                    "amount": f"{amount:,} {unit}" if amount else "",
-                    "rate": f"{_three(amount / seconds)} {unit}/s" if amount and seconds else "",
-                    "memory": _bytes(facts.get("peak_bytes", {}).get(step)),
-                }
-            )
-    return found
+            if step == "read" and step in found:
+                continue
+            row = found.setdefault(step, {"step": one_line(step), "seconds": 0.0, "peak": 0})
+            row["seconds"] += seconds
+            row["peak"] = max(row["peak"], facts.get("peak_bytes", {}).get(step, 0))
+    for step, row in found.items():
+        amount, unit = amounts.get(step, (0, ""))
+        row["amount"] = f"{amount:,} {unit}" if amount else ""
+        row["rate"] = f"{_three(amount / row['seconds'])} {unit}/s" if amount and row["seconds"] else ""
+        row["memory"] = _bytes(row["peak"])
+    return list(found.values())
 
 
 def _three(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _bytes(count: int | None) -> str:
-    if count is None:
+def _bytes(count: int) -> str:
+    if not count:
         return ""
     return f"{count / _GIGA:.1f} GB" if count >= _GIGA else f"{count / _MEGA:.0f} MB"
 
