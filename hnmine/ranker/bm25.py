@@ -50,17 +50,32 @@ class Bm25Statistics:
 
     def scores(self, query: str, texts: Sequence[str]) -> Float32:
         """Return the score (n,) of each text; 0 where it has no term of the query that the corpus knows."""
-        terms = words(query)
-        asked = [term for term in terms if term not in STOP_WORDS] or terms
+        asked = _asked(query)
         idf = {term: self._idf(term) for term in asked if term in self.frequencies}
         scores = np.zeros(len(texts), dtype=np.float32)
         for at, text in enumerate(texts):
-            found = Counter(of_text := words(text))
-            length = (1 - self.b) + self.b * len(of_text) / (self.average_length or 1.0)
+            shares = self._shares(text)
             for term in asked:  # one after the other: the order of a sum decides its last bit
-                if term in idf and (count := found[term]):
-                    scores[at] += np.float32(idf[term] * (count / (self.k1 * length + count)))
+                if term in idf and (share := shares.get(term)):
+                    scores[at] += np.float32(idf[term] * share)
         return scores
+
+    def vectors(self, texts: Sequence[str], *, queries: bool) -> list[dict[int, float]]:
+        """Return sparse vectors, weight by number of the term: the product of a query's and a text's is its score."""
+        number = {term: at for at, term in enumerate(self.frequencies)}
+        weights = [
+            {term: self._idf(term) * count for term, count in Counter(_asked(text)).items() if term in number}
+            if queries
+            else self._shares(text)
+            for text in texts
+        ]
+        return [{number[term]: weight for term, weight in each.items() if term in number} for each in weights]
+
+    def _shares(self, text: str) -> dict[str, float]:
+        """Return what of a term's idf a text gets."""
+        counts = Counter(of_text := words(text))
+        length = (1 - self.b) + self.b * len(of_text) / (self.average_length or 1.0)
+        return {term: count / (self.k1 * length + count) for term, count in counts.items()}
 
     def save(self, path: Path) -> None:
         """Write the statistics."""
@@ -91,3 +106,8 @@ class Bm25Statistics:
     def _idf(self, term: str) -> float:
         frequency = self.frequencies[term]
         return float(np.float32(math.log(1 + (self.documents - frequency + 0.5) / (frequency + 0.5))))
+
+
+def _asked(query: str) -> list[str]:
+    terms = words(query)
+    return [term for term in terms if term not in STOP_WORDS] or terms

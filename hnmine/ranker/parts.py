@@ -6,6 +6,7 @@ A part scores lists: Q queries and the documents of each, to the scores of each.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from hnmine.config.training import Kind
 from hnmine.errors import ModelError
 from hnmine.models.folder import folder_sha256, resolve
 from hnmine.models.lexical import Fit
-from hnmine.models.plan import plan
+from hnmine.models.plan import Encoder, Plan, plan
 from hnmine.ranker.bm25 import Bm25Statistics
 from hnmine.runs.device import Choice, choose_dtype
 from hnmine.runs.files import file_sha256
@@ -75,8 +76,7 @@ class Part(BaseModel):
     def load(self, root: Path, device: Choice, name: str) -> ScoreLists:
         """Load the part, which is heavy for models."""
         if self.kind == "bm25":
-            statistics = Bm25Statistics.load(self.place(root))
-            return lambda queries, lists: [statistics.scores(*pair) for pair in zip(queries, lists, strict=True)]
+            return Bm25Part(Bm25Statistics.load(self.place(root)))
         if self.kind == "encoder":
             return self._load_encoder(root, device, name)
         from hnmine.models.reranker import load_reranker  # imports torch
@@ -87,7 +87,7 @@ class Part(BaseModel):
         score = load_reranker(self.reranker, self.place(root), **reading).raw_scores
         return lambda queries, lists: _split(score(*_flat(queries, lists)), lists)
 
-    def _load_encoder(self, root: Path, device: Choice, name: str) -> ScoreLists:
+    def _load_encoder(self, root: Path, device: Choice, name: str) -> EncoderPart:
         assert self.encoder is not None
         place, config = self.place(root), self.encoder
         fit, store = (None, root) if config.lexical is None else (place.name, place.parent.parent)
@@ -96,18 +96,43 @@ class Part(BaseModel):
         elif Fit(store, fit).read() is None:
             raise ModelError(f"part {name}: {place} has words of another analyzer than today's; evaluate again")
         planned = plan(config, Texts(ids=(), texts=()), store, device, engine=self.engine, fit=fit)
-        encoder = planned.build()
+        return EncoderPart(planned, planned.build())
 
-        def cosines(queries: Sequence[str], lists: Lists) -> list[Float32]:
-            flat_queries, flat_documents = _flat(queries, lists)
-            sides = []
-            for texts, reading in ((flat_queries, planned.query), (flat_documents, planned.document)):
-                row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-                rows = unit_rows(encoder.encode(list(row_of), reading))
-                sides.append(rows[[row_of[text] for text in texts]])
-            return _split(np.einsum("fr,fr->f", *sides).astype(np.float32), lists)
 
-        return cosines
+@dataclass(frozen=True)
+class Bm25Part:
+    """BM25, loaded."""
+
+    statistics: Bm25Statistics
+
+    def __call__(self, queries: Sequence[str], lists: Lists) -> list[Float32]:
+        """Return the scores of each query's texts."""
+        return [self.statistics.scores(*pair) for pair in zip(queries, lists, strict=True)]
+
+    def vectors(self, texts: Sequence[str], *, queries: bool) -> list[dict[int, float]]:
+        """Return a sparse vector of each text; a query's and a document's inner product is the score."""
+        return self.statistics.vectors(texts, queries=queries)
+
+
+@dataclass(frozen=True)
+class EncoderPart:
+    """An encoder, loaded."""
+
+    planned: Plan
+    encoder: Encoder
+
+    def __call__(self, queries: Sequence[str], lists: Lists) -> list[Float32]:
+        """Return the cosines of each query's texts."""
+        sides = []
+        for texts, are_queries in zip(_flat(queries, lists), (True, False), strict=True):
+            row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+            rows = self.vectors(list(row_of), queries=are_queries)
+            sides.append(rows[[row_of[text] for text in texts]])
+        return _split(np.einsum("fr,fr->f", *sides).astype(np.float32), lists)
+
+    def vectors(self, texts: Sequence[str], *, queries: bool) -> Float32:
+        """Return the unit vectors (n, width) of texts; a query's and a document's inner product is the score."""
+        return unit_rows(self.encoder.encode(texts, self.planned.query if queries else self.planned.document))
 
 
 def _flat(queries: Sequence[str], lists: Lists) -> tuple[list[str], list[str]]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hnmine.errors import DataError, ModelError
 from hnmine.models.folder import RANKER_FILE
-from hnmine.ranker.parts import Lists, Part, ScoreLists
+from hnmine.ranker.parts import Bm25Part, EncoderPart, Lists, Part, ScoreLists
 from hnmine.ranker.place import ranker_folder
 from hnmine.ranking.blend import standardised
 from hnmine.ranking.measures import Task
@@ -163,6 +163,20 @@ class Ranker:
         """
         found = self.shares(queries, documents, scores)
         return [_sum(shares, len(texts)) for shares, texts in zip(found, documents, strict=True)]
+
+    def vectors(self, part: str, texts: Sequence[str], *, queries: bool = False) -> Float32 | list[dict[int, float]]:
+        """Return the vectors of texts by which a search engine computes a part's scores itself, as inner products.
+
+        Of an encoder unit rows (n, width); of BM25 a sparse vector each, weight by number of the term.
+
+        Raises:
+            DataError: there is no such part, or it compares texts without vectors, as a cross-encoder does.
+        """
+        loaded = self._parts.get(part)
+        if not isinstance(loaded, Bm25Part | EncoderPart):
+            known = [name for name, each in self._parts.items() if isinstance(each, Bm25Part | EncoderPart)]
+            raise DataError(f"{part!r} is no part with vectors; with vectors: {', '.join(known) or 'none'}")
+        return loaded.vectors(texts, queries=queries)
 
     def scores_of_task(self, task: Task, _documents: object = None, _run: object = None) -> Float32:
         """Return the scores (Q, K) of a task's documents, -inf where there is none.
