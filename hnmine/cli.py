@@ -23,6 +23,7 @@ from hnmine.command_words import (
     EXAMPLES,
     RANK_EXAMPLES,
     STEPS,
+    Parser,
     next_command,
     settings_given,
 )
@@ -30,8 +31,8 @@ from hnmine.config.base import slug
 from hnmine.config.load import describe, load
 from hnmine.config.root import Config
 from hnmine.config.training import LOADED_BY
-from hnmine.errors import HnmineError, InUseError, UnavailableError
-from hnmine.runs import stopping, streams
+from hnmine.errors import HnmineError
+from hnmine.runs import fault, stopping, streams
 from hnmine.runs.nodes import use_cpus_of_a_driver
 from hnmine.runs.progress import close_live, emit, json_lines
 from hnmine.runs.tables import text_table
@@ -81,13 +82,12 @@ def _called(options: argparse.Namespace) -> int:
         try:
             text = options.function(options)
             return int(vars(options).get("exit_code", 0)) if emit(text, options.command, text, stream=sys.stdout) else 1
-        except HnmineError as error:
-            code = 3 if isinstance(error, InUseError) else 75 if isinstance(error, UnavailableError) else 2
-            emit(f"error: {error}", options.command, str(error), level="error", exit_code=code)
         except KeyboardInterrupt:
             code, word = (stopping.EXIT_CODE, "terminated") if stopping.is_asked() else (130, "interrupted")
             message = f"{word}; the same command goes on from what is kept"
             emit(message, options.command, message, level="warning", exit_code=code)
+        except Exception as error:
+            code = fault.report(error, options.command)
         return code
 
 
@@ -257,7 +257,7 @@ class _Print(argparse.Action):
 
 def command_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser("hnmine", description=DESCRIPTION, formatter_class=_AS_WRITTEN)
+    parser = Parser("hnmine", description=DESCRIPTION, formatter_class=_AS_WRITTEN)
     # The version is looked up only if asked for: a job's uploaded copy has none, as it is not installed.
     about = "print the version that is installed and end"
     parser.add_argument("--version", action=_Print, nargs=0, const=lambda _: f"hnmine {version('hnmine')}", help=about)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from typing import NoReturn
+
+from hnmine.redaction import redacted
 
 DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
@@ -82,6 +85,14 @@ order of the first stage. The same command writes the same bytes. To check that 
 compare these scores with your service's; --dtype float32 leaves out rounding. RUN.work holds what is scored
 until RUN is written, and may be removed then. `hnmine config` lists every setting with its default.
 """
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that repeats no key of an address."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with a command, and end."""
+        super().error(redacted(message))
 
 
 def next_command(options: argparse.Namespace, command: str) -> str:

@@ -3,9 +3,14 @@
 Rows that are bad one by one are no errors: they are quarantined with a reason (see `corpus`).
 """
 
+from hnmine.redaction import redacted
+
 
 class HnmineError(ValueError):
     """The base of all of them; the command line prints it without a traceback, exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigError(HnmineError):

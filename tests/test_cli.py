@@ -294,6 +294,7 @@ def test_a_folder_where_a_file_belongs_is_named(
 ) -> None:
     append(data / "qrels" / "train.tsv", "apple-care\tapple-story\t1\n")
     (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / ".lock").touch()
     result = call(capsys, command, "--data", data, "--out", tmp_path / "out", "--set", LEXICAL_ENCODER)
     assert_one_message(result, tmp_path / "out" / name, "Is a directory", "choose another --out")
 

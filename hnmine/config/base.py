@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from hnmine.redaction import redacted
 
 Device = Annotated[
     Literal["auto", "cpu", "gpu"],
@@ -34,6 +37,21 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
 
 
+def plain_address(address: Any) -> Any:
+    """Return a path or an address as text; raise ValueError if it lost a slash, or has credentials in it."""
+    text = str(address) if isinstance(address, Path) else address
+    if isinstance(text, str) and re.match(r"\w{2,}:/(?!/)", text):
+        raise ValueError(f"an address has two slashes, got {text!r}; write it as text, not as a Path")
+    if isinstance(text, str) and "://" in text:
+        named = text.replace("://anonymous@", "://")  # as of public buckets
+        if (shown := redacted(named)) != named:
+            known = "AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_USERNAME …"
+            raise ValueError(f"credentials belong in the environment ({known}), not in the address {shown}")
+    return text
+
+
+Address = Annotated[str, Field(min_length=1), BeforeValidator(plain_address)]
+"""A folder, or an address of an object store or a server."""
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9.]+(-[a-z0-9.]+)*$")]
 """A name in the form that `slug` returns; files are named after it."""
 _NO_FILE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # on some systems a device, whatever the folder

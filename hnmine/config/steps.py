@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from hnmine.config.base import Section, slug
+from hnmine.config.base import Address, Section, slug
 from hnmine.config.rerankers import RerankerModel
 from hnmine.config.retired import still_known
 
@@ -61,9 +60,8 @@ class SourcesConfig(Section):
 class EmbedConfig(Section):
     """How texts become vectors, and where these are kept."""
 
-    store: str | None = Field(
+    store: Address | None = Field(
         None,
-        min_length=1,
         description="vector store: folder, s3://bucket/prefix, gs://bucket/prefix …; null: OUT/store",
     )
     actors: int | None = Field(
@@ -72,16 +70,6 @@ class EmbedConfig(Section):
     tokens_per_batch: int | None = Field(
         None, ge=64, description="tokens, padding included, in one forward pass; null: 2048 on a CPU, 65536 on a GPU"
     )
-
-    @field_validator("store", mode="before")
-    @classmethod
-    def _address(cls, store: Any) -> Any:
-        text = str(store) if isinstance(store, Path) else store
-        if isinstance(text, str) and re.match(r"\w{2,}:/(?!/)", text):
-            raise ValueError(f"an address has two slashes, got {text!r}; write it as text, not as a Path")
-        if isinstance(text, str) and re.match(r"\w+://[^/@]*:[^/@]*@", text):
-            raise ValueError("credentials belong in the environment (AWS_ACCESS_KEY_ID …): the manifest keeps settings")
-        return text
 
 
 class ReduceConfig(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from hnmine.config.base import Section, Slug, slug
+from hnmine.config.base import Address, Section, Slug, slug
 from hnmine.config.rerankers import RerankerModel
 from hnmine.config.retired import still_known
 
@@ -82,7 +82,7 @@ class TrainConfig(Section):
     max_tokens: int = Field(256, ge=16, le=8192, description="tokens of query and document, also in evaluation")
     max_pairs: int | None = Field(None, ge=1, description="train on at most so many pairs, a seeded sample")
     evaluations_per_epoch: int = Field(2, ge=1, description="looks at dev MRR@10 in an epoch, each with a checkpoint")
-    mlflow: str | None = Field(None, description="MLflow tracking address; null: none")
+    mlflow: Address | None = Field(None, description="MLflow tracking address; null: none")
     dev_queries: int = Field(200, ge=1, description="dev queries in such a look, a seeded sample")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="mixed precision; auto: bfloat16 where the device multiplies it, else float32"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from hnmine.errors import ConfigError, DataError
+from hnmine.errors import DataError
 from hnmine.runs.directory import Directory
 
 HEAD = 2**16  # bytes that can be looked at before a file is read
@@ -105,12 +105,7 @@ def open_folder(address: str | Path) -> Folder:
         ConfigError: the address cannot be understood, or has a password in it.
         DataError: there is nothing, or it cannot be listed.
     """
-    text = str(address)
-    if re.match(r"\w{2,}:/(?!/)", text):
-        raise ConfigError(f"--data: an address has two slashes, got {text!r}; write it as text, not as a Path")
-    if re.match(r"\w+://[^/@]*:[^/@]*@", text):
-        raise ConfigError("--data: credentials belong in the environment (AWS_ACCESS_KEY_ID …), not in an address")
-    directory = Directory.at(text, *_ROLE)
+    directory = Directory.at(address, *_ROLE)
     kind, names = directory.below(DEPTH)
     if kind == pafs.FileType.NotFound:
         raise DataError(f"{directory} does not exist; expected the folder of a collection: give the one that holds it")

@@ -22,6 +22,7 @@ import pyarrow.fs as pafs
 
 from hnmine.config.base import plain_address
 from hnmine.errors import ConfigError, DataError, HnmineError
+from hnmine.runs.counters import REQUESTS, STORE_BYTES, STORE_ERRORS
 from hnmine.runs.files import settle
 from hnmine.runs.object_store import ask, open_address
 
@@ -171,6 +172,7 @@ class Directory:
         whole = pa.py_buffer(content)
         with ThreadPoolExecutor(1) as thread:
             self._asked("written", lambda: thread.submit(self._upload, name, whole).result())
+        STORE_BYTES.add(whole.size, action="written")
 
     def _write_here(self, name: str, content: bytes | pa.Buffer) -> None:
         self.create()
@@ -235,7 +237,7 @@ class Directory:
         Other errors of the file system become a DataError that names the directory and the remedy.
         """
         try:
-            return call() if self.local else ask(f"{self.role} {self.address}", call, self.patience)
+            return call() if self.local else ask(f"{self.role} {self.address}", _counted(action, call), self.patience)
         except HnmineError:
             raise
         except Exception as error:
@@ -244,3 +246,20 @@ class Directory:
                 raise
             remedy = f"choose another {self.setting}, or mend this folder" if self.local else _REMOTE_REMEDY
             raise DataError(f"{self.role} {self.address} cannot be {action}: {error}; {remedy}") from None
+
+
+def _counted(action: str, call: Callable[[], _AnswerT]) -> Callable[[], _AnswerT]:
+    """Return `call`, which then counts as a question to an object store, and the bytes that it brings."""
+
+    def counting() -> _AnswerT:
+        REQUESTS.add(1, action=action)
+        try:
+            found = call()
+        except Exception:
+            STORE_ERRORS.add(1, action=action)
+            raise
+        if isinstance(found, pa.Buffer):
+            STORE_BYTES.add(found.size, action=action)
+        return found
+
+    return counting

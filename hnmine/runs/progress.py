@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from hnmine.redaction import redacted, redacted_all
 from hnmine.runs import stopping, streams
 from hnmine.runs.printable import printable
 
@@ -41,10 +42,11 @@ def emit(
     Return whether it could be written. A stream that is full or closed ends no run, and nothing in a text steers a
     terminal.
     """
+    line = redacted(printable(line))
     if _live is not None and stream is None:
-        return _above_live_lines(printable(line))
+        return _above_live_lines(line)
     stream = stream or sys.stderr
-    return streams.write(_json_object(level, step, message, fields, stream) if _as_json else printable(line), stream)
+    return streams.write(_json_object(level, step, message, fields, stream) if _as_json else line, stream)
 
 
 def is_json() -> bool:
@@ -87,7 +89,7 @@ class _JsonFormatter(logging.Formatter):
 def _json_object(level: str, step: str, message: str, fields: dict[str, Field], stream: TextIO | None) -> str:
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     found = {"time": now, "level": level, "step": step, "message": message} | fields
-    return json.dumps(found, ensure_ascii=stream is not None and not streams.takes_all_signs(stream))
+    return json.dumps(redacted_all(found), ensure_ascii=stream is not None and not streams.takes_all_signs(stream))
 
 
 def _open_live() -> Live:
