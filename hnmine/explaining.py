@@ -51,6 +51,7 @@ def explain(
     from hnmine.ranker.ranker import Ranker
     from hnmine.report.explain import explain_query, open_mined
 
+    # See what can score texts.
     scorers: dict[str, Scorer] = {}
     project = open_mined(data, Path(out))
     folder = project.run.out / "ranker"
@@ -61,6 +62,8 @@ def explain(
             scorers["BM25"] = Bm25Statistics.load(bm25.place(folder)).scores
         if all(part.kind != "given" for part in parts):
             scorers["ranker"] = lambda text, documents: ranker.score([text], [documents])[0]
+
+    # Explain.
     return explain_query(project, query, document_id=document, positive_id=positive, top=top, scorers=scorers)
 
 
@@ -84,6 +87,8 @@ def explained(options: argparse.Namespace) -> str:
     """Return what the command prints."""
     if (options.query is None) == (options.sample is None):
         raise ConfigError("expected the id of a query, or --sample N; `hnmine explain --help` has examples")
+    if options.top < 1 or (options.sample is not None and options.sample < 1):
+        raise ConfigError("expected 1 or more for --sample and --top")
     if options.sample is not None:
         from hnmine.report.explain import mined_run
         from hnmine.report.review import review_page

@@ -201,24 +201,8 @@ class Project:
         NEGATIVES.add(len(negatives))
         DROPPED.add_each(negatives.dropped)
         GUARDED.add_each(negatives.guarded)
-        counts = {
-            "documents": len(collection.documents),
-            "queries": len(judged.queries),
-            "pairs": len(judged.pairs),
-            "selected_pairs": negatives.selected_pairs,
-            "negatives": len(negatives),
-            "dropped": negatives.dropped,
-            "guarded": negatives.guarded,
-            "certificates": dict(Counter(negatives.certificate_M.tolist()).most_common()),
-            "rows_read": collection.rows_read,
-            "rows_kept": collection.rows_kept,
-            "judgements": collection.judgements_by_split(),
-            "verdicts": collection.verdicts_by_kind(),
-            "quarantined": _by_reason(collection),
-            "queries_of_equal_text": collection.queries_of_equal_text,
-            "texts_encoded": self.ensemble.encoded,
-            "texts_reused": self.ensemble.reused,
-        }
+        counts = _counts(collection, judged, negatives)
+        counts |= {"texts_encoded": self.ensemble.encoded, "texts_reused": self.ensemble.reused}
 
         # Record.
         run.commit(
@@ -316,8 +300,8 @@ def _say_read(collection: Collection, out: Path) -> None:
         say("read", f"quarantined: {listed}; listed in {out / 'quarantine.jsonl'}")
     if len(collection.verdicts):
         kinds = collection.verdicts_by_kind()
-        listed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in kinds.items())
-        say("read", f"verdicts of people: {listed}", verdicts=kinds)
+        right = f"{kinds['right']:,} right, {kinds['new_positives']:,} of these new"
+        say("read", f"verdicts of people: {right}; {kinds['wrong']:,} wrong", verdicts=kinds)
     if unread := collection.unread:
         more = f" and {len(unread) - UNREAD_SHOWN} more" if len(unread) > UNREAD_SHOWN else ""
         say("read", f"not read: {', '.join(unread[:UNREAD_SHOWN])}{more}", unread=len(unread))
@@ -326,6 +310,26 @@ def _say_read(collection: Collection, out: Path) -> None:
             say("read", f"{graded:,} queries of {name} have documents of lower grades only: no step asks them")
     if equal := collection.queries_of_equal_text:
         say("read", f"{equal:,} queries have the text of another: their positives are shared")
+
+
+def _counts(collection: Collection, judged: Judged, negatives: Negatives) -> dict[str, Any]:
+    """Return how much was read, and what was mined of it."""
+    return {
+        "documents": len(collection.documents),
+        "queries": len(judged.queries),
+        "pairs": len(judged.pairs),
+        "selected_pairs": negatives.selected_pairs,
+        "negatives": len(negatives),
+        "dropped": negatives.dropped,
+        "guarded": negatives.guarded,
+        "certificates": dict(Counter(negatives.certificate_M.tolist()).most_common()),
+        "rows_read": collection.rows_read,
+        "rows_kept": collection.rows_kept,
+        "judgements": collection.judgements_by_split(),
+        "verdicts": collection.verdicts_by_kind(),
+        "quarantined": _by_reason(collection),
+        "queries_of_equal_text": collection.queries_of_equal_text,
+    }
 
 
 def _by_reason(collection: Collection) -> dict[str, int]:

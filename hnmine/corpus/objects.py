@@ -61,14 +61,8 @@ class Collection(collection.Collection):
         sources = sources or SourcesConfig()
         made = assemble(parts, sources)
         values = {field.name: getattr(made, field.name) for field in fields_of(made)}
-        return cls(
-            **values
-            | {
-                "layout": f"Python objects, {_digest(made)}",
-                "template": sources.template,
-                "verdict_files": sources.verdicts,
-            }
-        )
+        read = {"template": sources.template, "verdict_files": sources.verdicts}
+        return cls(**values | {"layout": f"Python objects, {_digest(made)}"} | read)
 
 
 def _texts(name: str, texts: Any, names: Names) -> Iterator[Row]:

@@ -56,7 +56,7 @@ class Explanation(dict[str, Any]):
         return self.text()
 
     def text(self, *, bold: bool = False) -> str:
-        """Return the explanation as text; for a terminal also with the words in bold that texts share with the query."""
+        """Return the explanation as text; on a terminal the words that texts share with the query may be bold."""
         query, terms = self["query"], terms_of(self["query"]["text"])
         width = _LONG if all(len(pair["documents"]) <= 2 for pair in self["pairs"]) else _WIDTH
         blocks = [f"query {one_line(query['id'])}: {one_line(query['text'])}", _LEGEND, *map(one_line, self["notes"])]

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnmine.corpus.verdicts import RIGHT, WRONG, marker, texts_digest, verdict_rows
+from hnmine.errors import DataError
 from hnmine.report.examples import drawn
 from hnmine.report.marking import in_markdown, marked, terms_of
 from hnmine.runs.folder import Run
@@ -27,6 +28,9 @@ def review_page(run: Run, count: int, seed: int) -> str:
     """Return a page of `count` mined triplets, of each query's text one, drawn with this seed.
 
     Those that have a verdict in the files that were mined with are left out.
+
+    Raises:
+        DataError: none is left.
     """
     triplets, negatives = (pq.read_table(run.out / f"{name}.parquet") for name in ("triplets", "negatives"))
     read = (row.fields for row in verdict_rows(run.config.sources.verdicts) if row.fields.get("verdict"))
@@ -34,6 +38,8 @@ def review_page(run: Run, count: int, seed: int) -> str:
     pairs = zip(negatives["query_id"].to_pylist(), negatives["negative_id"].to_pylist(), strict=True)
     is_open = pa.array([pair not in known for pair in pairs], pa.bool_())
     triplets, negatives = triplets.filter(is_open), negatives.filter(is_open)
+    if not len(negatives):
+        raise DataError(f"{run.out} has no mined negative without a verdict; `dropped` in manifest.json says why")
     chosen = drawn(triplets, count, seed)
     facts, texts = (table.take(chosen).to_pylist() for table in (negatives, triplets))
     blocks = [_HEADER.format(count=len(chosen), all=len(negatives), right=RIGHT, wrong=WRONG)]
