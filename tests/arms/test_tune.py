@@ -118,3 +118,19 @@ def test_where_no_step_beats_the_start_a_smaller_one_is_suggested(
     assert found["presets"]["anchored"]["best_step"] == 0
     said = "warning: anchored: no step beats the start on dev, which stays as it is; try train.learning_rate=2e-13"
     assert capsys.readouterr().err.count(said) == 1
+
+
+def test_a_later_and_worse_preset_demotes_no_better_model(
+    data: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tiny_cross_encoder(tmp_path / "start", spread=1)
+    first, _ = trained(data, run, start, "train.presets=anchored", "train.learning_rate=0.003")
+    worse = tiny_cross_encoder(tmp_path / "worse", seed=4)
+    later, files = trained(data, run, worse, "train.presets=positives", "train.learning_rate=1e-12")
+    devs = {name: preset["dev"] for name, preset in later["presets"].items()}
+    assert devs["anchored"] == first["presets"]["anchored"]["dev"] > devs["positives"], "or this test shows nothing"
+    assert later["best"] == "anchored"
+    assert (run.out / "reranker").readlink() == Path("rerankers") / "anchored"
+    assert {"rerankers/anchored/model.safetensors", "rerankers/positives/model.safetensors"} <= set(files)
+    assert "of an earlier command and better than what was trained now" in capsys.readouterr().err
+    assert later["presets"]["anchored"]["model"] == str(start)

@@ -18,6 +18,7 @@ from hnmine.corpus.layouts import read_collection
 from hnmine.errors import ConfigError, ModelError
 from hnmine.models.reranker import CrossEncoder
 from hnmine.ranking.first_stage import bm25_or_run_file
+from hnmine.ranking.rows import read_rows
 from tests.builders.collections import write_collection
 from tests.builders.commands import REPOSITORY, run_hnmine
 from tests.builders.rankers import judge_by_a_sum, trained_run
@@ -183,3 +184,48 @@ def test_models_may_be_named_by_relative_paths(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     config = trained_run(Path("out"), Path("encoder"))
     assert "ranker" in hnmine.evaluate(write_collection(tmp_path / "data"), "out", config)
+
+
+def test_what_was_deployed_before_stays_where_it_is_better_on_dev_and_it_is_said(tmp_path: Path) -> None:
+    data, out, encoder = write_collection(tmp_path / "data"), tmp_path / "out", tmp_path / "encoder"
+    config = trained_run(out, encoder)
+    judge_by_a_sum(data, tmp_path / "judging", config, out / "rerankers" / "paper")
+    chosen = hnmine.evaluate(data, out, config)["ranker"]["chosen"]
+    before = (out / "ranker" / "ranker.json").read_text()
+
+    # Worse models in its place, then in another run that begins with it.
+    for name in ("start", "paper"):
+        shutil.rmtree(out / "rerankers" / name)
+    trained_run(out, tmp_path / "other", seed=7)
+    other = config.model_copy(update={"train": config.train.model_copy(update={"model": str(out / "ranker")})})
+    for folder, settings in ((out, config), (tmp_path / "second", other)):
+        found = hnmine.evaluate(data, folder, settings)
+        if folder == out:
+            stays = f"Deploy it or not? Not what is new: {out / 'ranker'} stays what was deployed before ({chosen}, "
+            assert found["evaluation"]["answer"].startswith(stays)
+            assert (out / "ranker" / "ranker.json").read_text() == before
+            assert read_rows(folder)[-1].slug == "deployed-before"
+        assert max(each.dev["MRR@10"] for each in read_rows(folder)) == 1.0
+        first = found["ranker"]["figures"]["first stage: BM25"]["dev"]["MRR@10"]
+        assert first < 1.0
+
+    # Insisted on something else.
+    insisted = config.model_copy(update={"ranker": config.ranker.model_copy(update={"choose": "first-stage"})})
+    answer = hnmine.evaluate(data, out, insisted)["evaluation"]["answer"]
+    assert "As you say: ranker.choose insists on first stage: BM25 (deployed before: " in answer
+    assert json.loads((out / "ranker" / "ranker.json").read_text())["kind"] == "first-stage"
+
+
+def test_costs_are_measured_once_and_are_sums_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_collection(tmp_path / "data"), tmp_path / "out"
+    config = trained_run(out, tmp_path / "encoder")
+    rows = {}
+    for at in range(2):
+        hnmine.evaluate(data, out, config)
+        rows[at] = (out / "evaluation" / "rows.json").read_text()
+    assert rows[0] == rows[1], "what is kept is the same to the last digit"
+    blends = [row for row in read_rows(out) if len(row.weights) > 1]
+    alone = {next(iter(row.weights)): row.milliseconds_per_query for row in read_rows(out) if len(row.weights) == 1}
+    for row in blends:
+        assert row.milliseconds_per_query is not None
+        assert row.milliseconds_per_query >= sum(alone.get(part) or 0 for part in row.weights) - 0.01
