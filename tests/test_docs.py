@@ -32,7 +32,7 @@ def commands(page: Path) -> list[str]:
     """The lines of code blocks that call hnmine, without comments."""
     blocks = re.findall(r"^```\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line.partition("  #")[0] for line in lines if line.startswith("hnmine ")]
+    return [re.split(r"  #| > ", line)[0] for line in lines if line.startswith("hnmine ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)
