@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hnmine import explaining
+from hnmine import explaining, take_away
 from hnmine.command_words import (
     ABOUT_RANK,
     DESCRIPTION,
@@ -206,19 +206,6 @@ def _apidocs(options: argparse.Namespace) -> str:
     return f"{counts}\n{options.out}\nNext: hnmine run --data {shlex.quote(str(options.out))} --out DIR"
 
 
-def _export(options: argparse.Namespace) -> str:
-    from hnmine.report.exports import export, export_text
-
-    names = ("data", "scores", "negatives")
-    return export_text(export(options.out, options.to, options.target, **{name: vars(options)[name] for name in names}))
-
-
-def _formats(_options: argparse.Namespace) -> str:
-    from hnmine.report.exports import formats_table
-
-    return formats_table()
-
-
 def _settings(options: argparse.Namespace) -> Config:
     """Read --config and --set, and what --quick and --preset are short for."""
     overrides = quick_overrides(options.config, options.set) if getattr(options, "quick", False) else []
@@ -266,7 +253,8 @@ def command_parser() -> argparse.ArgumentParser:
         _add_step(commands, step)
 
     _add_rank(commands)
-    _add_export(commands)
+    take_away.add_export_options(_add_command(commands, "export", take_away.exported, take_away.EXPORT), _Print)
+    take_away.add_push_options(_add_command(commands, "push", take_away.pushed, take_away.PUSH))
     about, words = explaining.ABOUT, explaining.EXAMPLES
     explaining.add_options(_add_command(commands, "explain", explaining.explained, about, words))
     about = "say what a folder is taken for, what stands in it, what is not read, and what to do next"
@@ -374,18 +362,6 @@ def _add_rank(commands: Any) -> None:
     command.add_argument("--max-tokens", type=int, metavar="N", help=about)
     about = "number format of the computation (default auto: the fastest that the device has)"
     command.add_argument("--dtype", choices=["auto", "float32", "bfloat16", "float16"], default="auto", help=about)
-
-
-def _add_export(commands: Any) -> None:
-    """Add the command that writes what was mined as another tool reads it."""
-    command = _add_command(commands, "export", _export, "write what was mined in the format of another tool")
-    command.add_argument("target", type=Path, metavar="FILE_OR_DIR", help="new, or what an earlier export left")
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
-    command.add_argument("--to", required=True, metavar="FORMAT", help="one that --list names")
-    command.add_argument("--list", action=_Print, nargs=0, const=_formats, help="list the formats, and end")
-    command.add_argument("--data", metavar="DATA", help="collection of the run, for its judgements and all its texts")
-    command.add_argument("--scores", action="store_true", help="cosines in the place of labels (sentence-transformers)")
-    command.add_argument("--negatives", type=int, metavar="N", help="of each n-tuple (default: as many as keep most)")
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ any model, on its own:
 
 to take away:
   hnmine export   --out DIR --to FORMAT TARGET     what was mined, for another tool; --list names the formats
+  hnmine push     --out DIR --to OWNER/NAME        the ranker to a model hub; nothing is sent unless you say it twice
 
 every night:
   hnmine nightly  --data DIR --home DIR    mine the collection as it is tonight; deploy what is not worse

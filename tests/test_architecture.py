@@ -16,7 +16,7 @@ from tests.builders.source_code import Import, imports_between, imports_in_circl
 FLOORS = (
     ("hnmine",),
     ("cli",),
-    ("nights", "demo", "explaining"),
+    ("nights", "demo", "explaining", "take_away"),
     ("pipeline",),
     ("comparison",),
     ("report", "ranker"),
