@@ -88,6 +88,9 @@ class Setup(Block):
             "pairs": self.pairs or self.cells.pairs,
             "hidden_positives": self.hidden,
             "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.arms.items()},
+            "against_start": {
+                name: vars(paired(self.per_query(name), self.per_query(NO_TRAINING))) for name in self.arms
+            },
         } | {
             name: {"metrics": means(each.alone.values), "blended": means(each.best.values)}
             for name, each in self.references.items()

@@ -100,16 +100,16 @@ def _lengths(out: Path) -> Chart | None:
 
 def learning(training: Facts) -> dict[str, Any] | None:
     """Return the curves of the main metric on dev over the steps of each training."""
-    if not training:
+    presets = {name: each for name, each in training.get("presets", {}).items() if "dev_by_step" in each}
+    if not presets:
         return None
     curves = {
-        name: sorted((float(step), value) for step, value in each["dev_by_step"].items())
-        for name, each in training["presets"].items()
+        one_line(name): sorted((float(step), value) for step, value in each["dev_by_step"].items())
+        for name, each in presets.items()
     }
     ends = ", ".join(f"{name} {curve[-1][1]:.3f}" for name, curve in curves.items())
-    label = f"{MAIN_METRIC} on dev over training steps; at the end: {ends}"
-    chart = lines(curves, training["best"], label)
-    return {"chart": chart, "best": training["best"], "presets": training["presets"], "start": training["start"]}
+    chart = lines(curves, training["best"], f"{MAIN_METRIC} on dev over training steps; at the end: {ends}")
+    return {"chart": chart, "best": training["best"], "presets": presets, "start": training["start"]}
 
 
 def arms(record: Facts) -> dict[str, Any] | None:
