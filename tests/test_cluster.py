@@ -50,18 +50,20 @@ README = CLUSTER / "README.md"
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text().replace("\\\n", " ")
 GPU_NODE = "gpu_node"
+RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""What Kubernetes' profile `restricted` asks of a container, beside what it asks of the pod."""
 
 # The fields of KubeRay's CRDs (ray.io/v1 of version 1.7.0, read on 2026-11-21) that are used; [] is a list.
 KUBERAY = {
     "": "entrypoint entrypointResources shutdownAfterJobFinishes ttlSecondsAfterFinished activeDeadlineSeconds "
-    "backoffLimit",
+    "backoffLimit submitterPodTemplate",
     "rayClusterSpec.": "rayVersion authOptions.mode enableInTreeAutoscaling autoscalerOptions.version "
-    "autoscalerOptions.idleTimeoutSeconds",
+    "autoscalerOptions.idleTimeoutSeconds autoscalerOptions.securityContext",
     "rayClusterSpec.headGroupSpec.": "serviceType enableIngress rayStartParams template",
     "rayClusterSpec.workerGroupSpecs[].": "groupName replicas minReplicas maxReplicas rayStartParams resources "
     "template",
 }
-FREE = ("rayStartParams", "template", "resources")
+FREE = ("rayStartParams", "template", "submitterPodTemplate", "securityContext", "resources")
 """Fields whose content the CRD leaves open: they belong to Ray or to Kubernetes, or are maps."""
 
 
@@ -253,6 +255,7 @@ def pods() -> dict[str, dict[str, Any]]:
     return {
         "head": cluster["headGroupSpec"]["template"]["spec"],
         "gpu": cluster["workerGroupSpecs"][0]["template"]["spec"],
+        "job": one("RayJob")["spec"]["submitterPodTemplate"]["spec"],
         "submit": one("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"],
         "shell": one("Pod")["spec"],
     }
@@ -262,16 +265,20 @@ def test_every_pod_is_unprivileged_and_mounts_what_is_there():
     for name, pod in pods().items():
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] == 1000
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         (container,) = pod["containers"]
-        volumes = {each["name"]: each for each in pod["volumes"]}
-        assert {each["name"] for each in container["volumeMounts"]} == volumes.keys()
-        if name != "submit":
+        confined = container["securityContext"] | {"readOnlyRootFilesystem": True}
+        assert confined == RESTRICTED | {"readOnlyRootFilesystem": True}
+        volumes = {each["name"]: each for each in pod.get("volumes", [])}
+        assert {each["name"] for each in container.get("volumeMounts", [])} == volumes.keys()
+        if name not in ("submit", "job"):
             assert container["volumeMounts"] == [{"name": "hnmine", "mountPath": "/hnmine"}]
             assert (
                 volumes["hnmine"]["persistentVolumeClaim"]["claimName"]
                 == one("PersistentVolumeClaim")["metadata"]["name"]
             )
         assert container["image"].endswith("-gpu" if name == "gpu" else "-cpu")
+    assert one("RayJob")["spec"]["rayClusterSpec"]["autoscalerOptions"]["securityContext"] == RESTRICTED
     assert one("PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
     paths = [word for word in one("RayJob")["spec"]["entrypoint"].split() if word.startswith("/")]
     paths += [each["value"] for pod in ("head", "gpu") for each in pods()[pod]["containers"][0]["env"]]
@@ -295,6 +302,15 @@ def test_the_cronjob_forbids_a_second_night_and_may_only_make_and_read_rayjobs()
     assert variables == set(re.findall(r'os\.environ\["(\w+)"\]', Path(submitter.__file__).read_text()))
 
 
+def test_prometheus_reaches_the_pods_that_it_is_to_scrape():
+    selector = one("NetworkPolicy")["spec"]["podSelector"]
+    assert one("PodMonitor")["spec"]["selector"] == selector
+    (endpoint,) = one("PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == "metrics", "as KubeRay calls port 8080"
+    opened = [port["port"] for rule in one("NetworkPolicy")["spec"]["ingress"] for port in rule.get("ports", [])]
+    assert opened == [8265, 8080]
+
+
 def test_kustomize_brings_the_rayjob_into_both_schedules():
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed, whose kustomize builds these files")
@@ -316,6 +332,7 @@ def test_kustomize_brings_the_rayjob_into_both_schedules():
         f"{mount['mountPath']}/{name}" for name in ("submit.py", "rayjob.yaml")
     ]
     assert {each["metadata"].get("namespace", "hnmine") for each in default.values()} == {"hnmine"}
+    assert built(KUBERNETES / "monitoring").keys() == {"PodMonitor", "PrometheusRule"}
     alternative = built(KUBERNETES / "raycronjob")
     assert alternative.keys() == {"RayCronJob"}
     assert alternative["RayCronJob"]["spec"]["jobTemplate"] == one("RayJob")["spec"]

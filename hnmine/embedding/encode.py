@@ -6,7 +6,8 @@ the same case: what the store has is left alone, and the cut depends on the text
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from hnmine.embedding.pool import encode_blocks
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import ModelError
 from hnmine.models.plan import Plan
+from hnmine.runs.counters import ENCODING_DONE, ENCODING_LEFT, ENCODING_TEXTS
 from hnmine.runs.progress import say, track
 from hnmine.types import Role, Texts
 
@@ -63,8 +65,10 @@ def encode_missing(
     if missing:
         blocks = missing_blocks(plan, texts, all_keys, found, block_texts)
         with track("embed", plan.name, missing, "texts") as progress:
+            show = _gauges(plan.name, missing)
             for count in encode_blocks(plan, blocks, store, actors, ray):
                 progress.advance(count)
+                show(count)
         newly, width = store.contains(all_keys[~found])
         if not newly.all():
             raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
@@ -76,6 +80,22 @@ def encode_missing(
         **vars(result),
     )
     return result
+
+
+def _gauges(encoder: str, total: int) -> Callable[[int], None]:
+    """Return what shows Prometheus how far an encoder is, and how long the rest will take."""
+    done, began = 0, time.monotonic()
+
+    def show(count: int) -> None:
+        nonlocal done
+        done += count
+        ENCODING_DONE.set(done, encoder=encoder)
+        left = (total - done) * (time.monotonic() - began) / done if done else float("nan")
+        ENCODING_LEFT.set(left, encoder=encoder)
+
+    ENCODING_TEXTS.set(total, encoder=encoder)
+    show(0)
+    return show
 
 
 def missing_blocks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
@@ -11,8 +12,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hnmine.runs.progress import is_json, say
+from hnmine.runs.ray_watch import private_folder, refuse_silence, remove, watch
+
+_starting = threading.RLock()  # threads that ask an object store count it, and a count may be what connects
 
 
 def start_ray() -> None:
@@ -21,10 +26,17 @@ def start_ray() -> None:
     The local one listens on 127.0.0.1 only, asks for a token made for this process, has no dashboard, and ends with
     the process.
     """
+    with _starting:
+        _start_once()
+
+
+def _start_once() -> None:
     # Prepare before Ray is imported, and only then.
     address = os.environ.get("RAY_ADDRESS")
     if not address and "ray" not in sys.modules:
         _prepare_local_environment()
+    if address and "ray" not in sys.modules:
+        refuse_silence(address)
     import ray
 
     if ray.is_initialized():
@@ -34,8 +46,11 @@ def start_ray() -> None:
     if address:
         ray.init(logging_level=logging.ERROR, log_to_driver=not is_json())  # lines of actors are no JSON objects
     else:
+        folder = private_folder()
+        atexit.register(_end, folder)  # before Ray's own end, which it waits for
         with _stderr_held_back():
             ray.init(
+                _temp_dir=str(folder),
                 address="local",
                 include_dashboard=False,
                 object_store_memory=512 * 2**20,
@@ -44,10 +59,16 @@ def start_ray() -> None:
             )
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray has set one that aborts
+    watch(ray.get_runtime_context().gcs_address)
     resources, nodes = ray.cluster_resources(), len(ray.nodes())
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     where = f"connected to {address}" if address else "local session"
     say("ray", f"{where}: {cpus:.0f} CPUs, {gpus:.0f} GPUs, {nodes} node(s)", cpus=cpus, gpus=gpus, nodes=nodes)
+
+
+def _end(folder: Path) -> None:
+    sys.modules["ray"].shutdown()
+    remove(folder)
 
 
 @contextmanager

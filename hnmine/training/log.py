@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hnmine.errors import ConfigError
 from hnmine.ranking.measures import MAIN_METRIC
+from hnmine.runs.counters import DEV, STEPS
 from hnmine.runs.progress import Progress, say
 from hnmine.training.gradient import Recipe
 
@@ -66,9 +67,11 @@ class TrainingLog:
             case "evaluated" if event.step not in self.history:
                 self.history[event.step] = event.value
                 self._track(MAIN_METRIC, event.value, event.step)
+                DEV.set(event.value, model=self._name)
                 message = f"{self._name}: step {event.step}: {MAIN_METRIC} {event.value:.3f} on dev"
                 say("train", message, model=self._name, training_step=event.step, mrr_at_10=event.value)
             case "trained" if event.step > self._last_step:
+                STEPS.add(event.step - self._last_step, model=self._name)
                 self._last_step = event.step
                 self._add_step(event)
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
-from hnmine.runs.counters import COUNTERS, TEXTS, uncounted
+from hnmine.runs.counters import COUNTERS, DROPPED, GAUGES, LAST_NIGHT, NIGHTS, TEXTS, counted_night, uncounted
 from tests.builders.commands import modules_loaded_by
 
-BOARD = Path(__file__).parents[2] / "cluster" / "grafana.json"
+CLUSTER = Path(__file__).parents[2] / "cluster"
+BOARD = CLUSTER / "grafana.json"
+LABELS = {f"ray_{each.name}_total": set(each.labels) for each in COUNTERS}
+LABELS |= {f"ray_{each.name}": set(each.labels) for each in GAUGES}
 
 
 @pytest.fixture(scope="module")
@@ -56,29 +61,39 @@ def test_a_driver_and_its_actors_count_and_a_label_that_is_not_declared_is_refus
     assert count() == [(2, {"reason": "near"})]
     assert ray.get(ray.remote(count).remote()) == [(2, {"reason": "near"})]
     with pytest.raises(ValueError, match="reason"):
-        COUNTERS[3].add(1, guard="margin")
+        DROPPED.add(1, guard="margin")
 
 
 def test_names_are_prometheus_names_and_differ() -> None:
-    names = [counter.name for counter in COUNTERS]
+    names = [counter.name for counter in (*COUNTERS, *GAUGES)]
     assert len({*names}) == len(names)
-    for counter in COUNTERS:
+    for counter in (*COUNTERS, *GAUGES):
         assert re.fullmatch(r"hnmine_[a-z_]+", counter.name)
         assert not counter.name.endswith("_total"), "Prometheus adds it"
         assert counter.description
 
 
 def test_the_dashboard_shows_every_counter_and_no_other_by_labels_it_has(board: dict) -> None:
-    labels = {f"ray_{counter.name}_total": set(counter.labels) for counter in COUNTERS}
+    assert checked(expressions(board)) == LABELS.keys()
+
+
+def checked(every: list[str]) -> set[str]:
+    """Check that expressions name numbers that there are, and divide them by labels that they have; return them."""
     shown = set()
-    for expression in expressions(board):
-        (name,) = set(re.findall(r"[a-z]+_[a-z_]+(?=\[| offset)", expression))
-        shown.add(name)
-        assert name in labels
-        for by in re.findall(r"by \((\w+)\)", expression):
-            assert by in labels[name]
+    for expression in every:
+        names = set(re.findall(r"ray_[a-z_]+", expression))
+        shown |= names
+        assert names <= LABELS.keys()
+        for by in re.findall(r"(?:by|on) \((\w+)\)|{(\w+)=", expression):
+            assert all("".join(by) in LABELS[name] for name in names)
         assert expression.count("(") == expression.count(")")
-    assert shown == labels.keys()
+    return shown
+
+
+def test_the_alerts_ask_for_numbers_that_there_are_and_kubernetes_has_the_same() -> None:
+    alerts = yaml.safe_load((CLUSTER / "alerts.yaml").read_text())
+    assert checked([rule["expr"] for group in alerts["groups"] for rule in group["rules"]])
+    assert yaml.safe_load((CLUSTER / "kubernetes" / "monitoring" / "rules.yaml").read_text())["spec"] == alerts
 
 
 def test_the_dashboard_has_what_grafana_needs(board: dict) -> None:
@@ -111,3 +126,15 @@ def test_what_is_tried_before_the_work_is_not_counted(monkeypatch: pytest.Monkey
     with uncounted():
         TEXTS.add(3, encoder="a", role="query")
     assert asked == []
+
+
+@pytest.mark.parametrize(("fails", "outcome"), [(False, "done"), (True, "failed")])
+def test_a_night_is_counted_by_how_it_ends(monkeypatch: pytest.MonkeyPatch, fails: bool, outcome: str) -> None:
+    counted: list[tuple[float, dict[str, str]]] = []
+    monkeypatch.setattr(NIGHTS, "add", lambda amount, **labels: counted.append((amount, labels)))
+    monkeypatch.setattr(LAST_NIGHT, "set", lambda value: counted.append((value, {})))
+    with suppress(KeyboardInterrupt), counted_night():
+        if fails:
+            raise KeyboardInterrupt
+    assert counted[0] == (1, {"outcome": outcome})
+    assert len(counted) == 1 + (not fails)
