@@ -36,6 +36,7 @@ from hnmine.pipeline import train_step
 from hnmine.project import Project, open_project
 from hnmine.ranking.evaluate import KeptScores
 from hnmine.ranking.measures import MAIN_METRIC, Paired, measure, paired
+from hnmine.runs.counters import counted_night
 from hnmine.runs.progress import say
 from hnmine.types import Float64, Int64
 
@@ -62,7 +63,7 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
     with opened.hold() as lease:
         last = opened.current().number
         say("nightly", f"night {opened.next_number()} of {directory}" + (f", after {last}" if last else ""))
-        with open_project(data, work, config) as project:
+        with counted_night(), open_project(data, work, config) as project:
             return _night(project, opened, lease)
 
 
