@@ -39,7 +39,9 @@ def add_push_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `hnmine push`."""
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
     command.add_argument("--to", required=True, metavar="OWNER/NAME", help="repository; made, private, if it is new")
-    command.add_argument("--what", choices=["ranker", "reranker"], default="ranker", help="default: ranker")
+    command.add_argument(
+        "--what", dest="which", choices=["ranker", "reranker"], default="ranker", help="default: ranker"
+    )
     command.add_argument("--public", action="store_true", help="let everybody read it")
     about = "the same name again: upload. A terminal asks for it otherwise"
     command.add_argument("--yes-upload", dest="confirmed", metavar="OWNER/NAME", help=about)
@@ -49,7 +51,7 @@ def pushed(options: argparse.Namespace) -> str:
     """Return what `hnmine push` prints; only a terminal is asked."""
     from hnmine.report.push import push
 
-    how = {name: vars(options)[name] for name in ("what", "public", "confirmed")}
+    how = {name: vars(options)[name] for name in ("which", "public", "confirmed")}
     return push(options.out, options.to, **how, ask=_ask if sys.stdin.isatty() and sys.stdout.isatty() else None)
 
 

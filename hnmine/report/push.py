@@ -21,7 +21,7 @@ from hnmine.runs.folder import RERANKERS
 from hnmine.runs.manifest import MANIFEST, read_manifest
 from hnmine.runs.tables import text_table
 
-What = Literal["ranker", "reranker"]
+Which = Literal["ranker", "reranker"]
 README = "README.md"
 
 
@@ -49,7 +49,7 @@ def push(
     out: str | Path,
     to: str,
     *,
-    what: What = "ranker",
+    which: Which = "ranker",
     public: bool = False,
     confirmed: str | None = None,
     ask: Callable[[str], str] | None = None,
@@ -63,7 +63,7 @@ def push(
         DataError: OUT holds no such folder, or it is not as the manifest says.
         UnavailableError: the hub does not answer, or refuses.
     """
-    parcel = packed(Path(out), to, what, public)
+    parcel = packed(Path(out), to, which, public)
     if confirmed is None and ask is not None:
         confirmed = ask(f"{parcel.text()}\n\nType {to} to upload, or nothing to end: ").strip() or None
     if confirmed is None:
@@ -73,7 +73,7 @@ def push(
     return f"{parcel.text()}\n\nUploaded: {_send(parcel)}"
 
 
-def packed(out: Path, to: str, what: What, public: bool) -> Parcel:
+def packed(out: Path, to: str, which: Which, public: bool) -> Parcel:
     """Return what would be sent of a run; nothing is sent."""
     # Find the folder, and what the manifest says of it.
     try:
@@ -83,10 +83,10 @@ def packed(out: Path, to: str, what: What, public: bool) -> Parcel:
     if to.count("/") != 1:
         raise ConfigError(f"--to {to}: expected OWNER/NAME")
     manifest = read_manifest(out)
-    folder = (out / what).resolve()
+    folder = (out / which).resolve()
     inside = folder.relative_to(out.resolve()).as_posix() if folder.is_relative_to(out.resolve()) else ""
     if not folder.is_dir() or inside.partition("/")[0] not in ("ranker", RERANKERS):
-        raise DataError(f"{out} has no {what} of its own making; `hnmine run` or `hnmine evaluate` leaves one")
+        raise DataError(f"{out} has no {which} of its own making; `hnmine run` or `hnmine evaluate` leaves one")
 
     # Take what it names, and refuse what it does not.
     prefix = f"{inside}/"

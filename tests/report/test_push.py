@@ -95,7 +95,7 @@ def test_what_is_said_twice_is_sent_whole_to_a_private_repository(said: str, out
 
 
 def test_the_re_ranker_that_out_points_to_is_sent_alone(out: Path, hub: Hub) -> None:
-    push(out, TO, what="reranker", confirmed=TO)
+    push(out, TO, which="reranker", confirmed=TO)
     assert hub.files.keys() == {"README.md", "model.safetensors", "config.json"}
     assert hub.files["model.safetensors"] == b"weights"
 
@@ -135,7 +135,7 @@ def test_a_model_that_is_not_of_the_run_is_never_sent(out: Path, hub: Hub, tmp_p
     (out / "reranker").unlink()
     (out / "reranker").symlink_to(tmp_path / "given")
     with pytest.raises(DataError, match="no reranker of its own making"):
-        push(out, TO, what="reranker", confirmed=TO)
+        push(out, TO, which="reranker", confirmed=TO)
     assert hub.requests == []
 
 
