@@ -1,10 +1,13 @@
-"""The home of the nights: versions, re-rankers, and one pointer that says which of them hold.
+"""The home of the nights: versions, rankers, and one pointer that says which of them hold.
 
     HOME/home.json              says that this folder is a home
     HOME/current.json           the pointer and the history, replaced together by one write
+    HOME/current                a link to the ranker that holds, if HOME is a folder
     HOME/versions/<number>/     the files of a night; `version.json` is written last
-    HOME/rerankers/<digest>/    models, named by the digest of their files; several versions may share one
+    HOME/rankers/<digest>/      named by the digest of their files; several versions may share one
+    HOME/rerankers/<digest>/    what earlier releases deployed in place of rankers
     HOME/lock/                  see `lease`
+    HOME/store/                 vectors and lexical fits, unless the store or the work folder is chosen
     HOME/work                   the run folder of the nights, if HOME is a folder
 
 Only what a night made is ever removed, and only in a home: a folder that was empty when its first night began.
@@ -14,25 +17,29 @@ A version that the history does not name is a night that was broken off. The old
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from hnmine.errors import DataError
+from hnmine.errors import ConfigError, DataError
 from hnmine.models.folder import folder_sha256
-from hnmine.nights.lease import Lease, hold
+from hnmine.nights.lease import Lease, LockLostError, hold
+from hnmine.ranker.place import POINTER
+from hnmine.ranker.ranker import RankerSpec
+from hnmine.ranking.evaluate import RERANKER
 from hnmine.runs.directory import Directory
 from hnmine.runs.files import digest, file_sha256
 from hnmine.runs.folder import HOME_MARK
 from hnmine.runs.progress import say
 from hnmine.runs.tables import text_table
 
-_POINTER = "current.json"
+_LINK = "current"
 _DIGEST = re.compile(r"[0-9a-f]{20}")
 _VERSION = "version.json"
 _FILES = "files.json"
@@ -55,8 +62,8 @@ class Row(_Record):
     searched: int = 0  # pairs
     negatives_changed: int = 0  # pairs with other negatives than the night before
     epoch: int = 1  # how many bases there were
-    mrr: float | None = None  # MRR@10 on held-out queries of the re-ranker that was deployed when the night began
-    mrr_trained: float | None = None
+    mrr: float | None = None  # MRR@10 on held-out queries of what was deployed when the night began
+    mrr_trained: float | None = None  # of what dev chose after a training
     decision: str
 
 
@@ -76,8 +83,8 @@ class Facts(_Record):
     fits: dict[str, PinnedFit] = {}  # as made when the epoch began, by encoder name
     came: int = 0  # documents with a new text since the epoch began
     pairs_changed: int = 0  # pairs with other negatives since the last training, summed over the nights
-    train: dict[str, Any] = {}  # settings of the last training
-    reads: dict[str, Any] = {}  # how the deployed re-ranker reads texts: `kind` and `max_tokens`
+    train: dict[str, Any] = {}  # settings of the last training, evaluation and choice
+    reads: dict[str, Any] = {}  # how a re-ranker of an earlier release reads texts: `kind` and `max_tokens`
 
 
 class Version(_Record):
@@ -86,22 +93,32 @@ class Version(_Record):
     number: str = Field("", exclude=True)  # empty before the first night
     files: list[str]
     sha256: dict[str, str] = {}  # of the files, by name; versions of earlier releases have none
-    reranker: str  # name in HOME/rerankers
+    ranker: str = ""  # name in HOME/rankers
+    identity: str = ""  # of the ranker, see `identity_of`
+    reranker: str = ""  # name in HOME/rerankers, of versions of earlier releases that have no ranker
     facts: Facts
+
+    @property
+    def deployed(self) -> str:
+        """The place in HOME of what it deploys."""
+        return f"rankers/{self.ranker}" if self.ranker else f"rerankers/{self.reranker}"
 
 
 class _Pointer(_Record):
     version: str = ""
+    ranker: str = ""  # its place in HOME, for who looks for it; empty: the version has none
     history: list[Row] = []
-    rejected: list[str] = []  # identities of models that were rolled back from: no night deploys one again
+    rejected: list[str] = []  # identities of what was rolled back from: no night deploys it again
 
 
 class Home:
     """The home of a series of nights. Reading it creates nothing."""
 
     def __init__(self, address: str | Path) -> None:
-        self.directory = Directory.at(address, "home", "--home")
-        self._versions, self._rerankers = self.directory / "versions", self.directory / "rerankers"
+        if "@" in str(address).partition("://")[2].partition("/")[0]:
+            raise ConfigError("--home: credentials belong in the environment (AWS_ACCESS_KEY_ID …), not in an address")
+        self.address, self.directory = str(address), Directory.at(address, "home", "--home")
+        self._versions, self._rankers = self.directory / "versions", self.directory / "rankers"
 
     @contextmanager
     def hold(self) -> Iterator[Lease]:
@@ -112,7 +129,7 @@ class Home:
             InUseError: another job works on this home.
         """
         there = {*self.directory.files(), *self.directory.folders()} - {"lock"}
-        is_home = bool(there & {HOME_MARK, _POINTER})  # homes of earlier releases have the pointer alone
+        is_home = bool(there & {HOME_MARK, POINTER})  # homes of earlier releases have the pointer alone
         if there and not is_home:
             raise DataError(
                 f"--home {self.directory} is no home of nights and not empty, it holds {', '.join(sorted(there)[:5])}; "
@@ -126,7 +143,7 @@ class Home:
     def current(self) -> Version:
         """Return the version that holds; before the first night, one without a number and without files."""
         number = self._pointer().version
-        return self._version(number) if number else Version(files=[], reranker="", facts=Facts())
+        return self._version(number) if number else Version(files=[], facts=Facts())
 
     def history(self) -> list[Row]:
         """Return all nights and rollbacks, oldest first."""
@@ -151,37 +168,50 @@ class Home:
         say("nightly", f"{folder}/{name} is {'damaged' if path else 'gone'}; this night does without", level="warning")
         return None
 
-    def write(self, version: str, files: dict[str, Path], reranker: str, facts: Facts) -> None:
-        """Write a version, which nobody sees before `point`; what a broken night left under its number is removed."""
-        self._versions.remove_folder(version)
-        for name, path in files.items():
-            (self._versions / version).write(name, path.read_bytes())
-        sha256 = {name: file_sha256(path) for name, path in files.items()}
-        version_file = Version(files=sorted(files), sha256=sha256, reranker=reranker, facts=facts)
-        content = version_file.model_dump_json(indent=1)
-        (self._versions / version).write(_VERSION, content.encode())
+    def keep_store(self, work: Path) -> str:
+        """Return the address of HOME/store, where what a work folder holds of a store is brought first."""
+        base, mark, query = self.address.partition("?")
+        if (work / "store").is_dir():
+            (self.directory / "store").take(work / "store")
+        return f"{base.rstrip('/')}/store{mark}{query}"
 
-    def point(self, version: str, row: Row, keep: int) -> None:
-        """Let a new version hold, by one write; then remove all but the last `keep` versions and their re-rankers."""
+    def write(self, version: Version, files: dict[str, Path]) -> None:
+        """Write a version, which nobody sees before `point`; what a broken night left under its number is removed."""
+        self._versions.remove_folder(version.number)
+        for name, path in files.items():
+            (self._versions / version.number).write(name, path.read_bytes())
+        sha256 = {name: file_sha256(path) for name, path in files.items()}
+        version = version.model_copy(update={"files": sorted(files), "sha256": sha256})
+        (self._versions / version.number).write(_VERSION, version.model_dump_json(indent=1).encode())
+
+    def point(self, version: str, row: Row, keep: int, *, after: str) -> None:
+        """Let a new version hold, by one write; then remove all but the last `keep` versions and their rankers.
+
+        Raises:
+            LockLostError: it is not the version `after` that holds, so another job was here.
+        """
+        if (found := self._pointer().version) != after:
+            raise LockLostError(f"version {found} holds in {self.directory}, and {after} did before; start again")
         self._write_pointer(version, row, self._pointer().rejected)
         published = self._published()
         for number in published[:-keep]:
             self._versions.remove_folder(number)
-        needed = {self._version(number).reranker for number in published[-keep:]}
-        for name in set(self._rerankers.folders()) - needed:
-            if _DIGEST.fullmatch(name):  # a night put it there, whole or not
-                self._rerankers.remove_folder(name)
+        needed = {self._version(number).deployed for number in published[-keep:]}
+        for kind in ("rankers", "rerankers"):
+            for name in (self.directory / kind).folders():
+                if _DIGEST.fullmatch(name) and f"{kind}/{name}" not in needed:  # a night put it there, whole or not
+                    (self.directory / kind).remove_folder(name)
 
     def rollback(self, to: str | None = None) -> Row:
-        """Let an older version hold again: `to`, or the newest before the current one with another re-ranker.
+        """Let an older version hold again: `to`, or the newest before the current one with another ranker.
 
-        No version is removed. No night deploys the current re-ranker again; another rollback can.
+        No version is removed. No night deploys the current ranker, or its re-ranker, again; another rollback can.
         """
         with self.hold():
             number, published = self.current().number, self._published()
             if not number:
                 raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
-            identities = {each: _identity(self._files(self._version(each).reranker)) for each in published}
+            identities = {each: self._identity(self._version(each)) for each in published}
             rejected = {*self._pointer().rejected, identities[number]}
             earlier = [each for each in published if each < number and identities[each] not in rejected]
             kept = ", ".join(published)
@@ -189,46 +219,49 @@ class Home:
                 raise DataError(f"home {self.directory} has no version {to}; it keeps {kept}")
             if to is None and not earlier:
                 raise DataError(
-                    f"home {self.directory} keeps no version before {number} with another re-ranker, only {kept}"
+                    f"home {self.directory} keeps no version before {number} with another ranker, only {kept}"
                 )
             target = to or earlier[-1]
             row = Row(version=number, decision=f"rolled back to {target}")
             self._write_pointer(target, row, sorted(rejected - {identities[target]}))
             return row
 
-    def add_reranker(self, folder: Path) -> str:
-        """Keep the model in a folder; return its name."""
+    def add_ranker(self, folder: Path) -> str:
+        """Keep the ranker in a folder; return its name."""
         files = folder_sha256(folder)
         name = digest(files)
-        kept = self._rerankers / name
+        kept = self._rankers / name
         if _FILES not in kept.files():
-            for file in files:
+            for file in (*files, *(["README.md"] if (folder / "README.md").is_file() else [])):
                 kept.write(file, (folder / file).read_bytes())
             kept.write(_FILES, json.dumps(files, indent=1).encode())
         return name
 
-    def reranker(self, name: str, work: Path) -> Path:
-        """Return the folder of a model; from an object store, a copy below `work`, which later nights find there.
+    def deployed(self, version: Version, work: Path) -> Path:
+        """Return the folder of what a version deploys; from an object store, a copy below `work`, found there again.
 
         Raises:
-            DataError: a file of the model is gone, or is not as it was written.
+            DataError: a file of it is gone, or is not as it was written.
         """
-        files, copy = self._files(name), work / "deployed" / name
+        above, _, name = version.deployed.rpartition("/")
+        files, copy = self._files(version.deployed), work / "deployed" / name
         if files.items() <= folder_sha256(copy).items():
             return copy
-        folder = self._rerankers.on_this_machine(name, copy)
+        folder = (self.directory / above).on_this_machine(name, copy)
         found = folder_sha256(folder)
         if damaged := [file for file, sha256 in files.items() if found.get(file) != sha256]:
             raise DataError(
-                f"{self._rerankers}/{name}/{damaged[0]} is gone or damaged; bring it back, or deploy an earlier "
-                "re-ranker with `hnmine rollback`"
+                f"{self.directory}/{version.deployed}/{damaged[0]} is gone or damaged; bring it back, or deploy an "
+                "earlier one with `hnmine rollback`"
             )
         return folder
 
     def is_rejected(self, folder: Path) -> bool:
-        """Whether the model in this folder was rolled back from."""
-        files = folder_sha256(folder)
-        return not {_identity(files), digest(files)}.isdisjoint(self._pointer().rejected)
+        """Whether the ranker in this folder, or its re-ranker, was rolled back from."""
+        return not set(identities_of(folder)).isdisjoint(self._pointer().rejected)
+
+    def _identity(self, version: Version) -> str:
+        return version.identity or _of_weights(self._files(version.deployed))
 
     def _published(self) -> list[str]:
         """Return the numbers of the versions that the history names and that are kept, oldest first."""
@@ -236,18 +269,26 @@ class Home:
         return [number for number in self._versions.folders() if number in published]
 
     def _pointer(self) -> _Pointer:
-        return self._read(_POINTER, _Pointer, absent=_Pointer())
+        return self._read(POINTER, _Pointer, absent=_Pointer())
 
     def _write_pointer(self, version: str, row: Row, rejected: list[str]) -> None:
-        pointer = _Pointer(version=version, history=[*self.history(), row], rejected=rejected)
-        self.directory.write(_POINTER, pointer.model_dump_json(indent=1).encode())
+        known = self._version(version)
+        place = known.deployed if known.ranker else ""
+        pointer = _Pointer(version=version, ranker=place, history=[*self.history(), row], rejected=rejected)
+        self.directory.write(POINTER, pointer.model_dump_json(indent=1).encode())
+        if self.directory.local is not None:  # for people and servers; what reads the pointer needs no link
+            link, hidden = self.directory.local / _LINK, self.directory.local / f".{_LINK}.tmp"
+            with suppress(OSError):
+                hidden.unlink(missing_ok=True)
+                hidden.symlink_to(known.deployed)
+                os.replace(hidden, link)
 
     def _version(self, number: str) -> Version:
         return self._read(f"versions/{number}/{_VERSION}", Version).model_copy(update={"number": number})
 
-    def _files(self, reranker: str) -> dict[str, str]:
-        """Return the sha256 of a model's files, without the training's record that earlier releases put beside them."""
-        files = self._read(f"rerankers/{reranker}/{_FILES}", dict[str, str])
+    def _files(self, deployed: str) -> dict[str, str]:
+        """Return the sha256 of a folder's files, without the record that earlier releases put beside them."""
+        files = self._read(f"{deployed}/{_FILES}", dict[str, str])
         return {name: sha256 for name, sha256 in files.items() if name != "hnmine.json"}
 
     def _read(self, name: str, kind: type[_KindT], absent: _KindT | None = None) -> _KindT:
@@ -265,8 +306,24 @@ class Home:
         raise DataError(f"{self.directory}/{name} is {problem}; bring it back, or begin anew with another --home")
 
 
-def _identity(files: Mapping[str, str]) -> str:
-    """Return what names a model by its weights: a training that was resumed may write other settings beside them."""
+def identities_of(folder: Path) -> list[str]:
+    """Return what names a ranker, by its weights: a training that was resumed may write other settings beside them.
+
+    One with a re-ranker has its re-ranker's names. Another one is named by what it sums, however much of each: its
+    statistics follow the corpus of the night.
+    """
+    spec = RankerSpec.read(folder)
+    if (part := spec.parts.get(RERANKER)) is not None:
+        return [_of_weights(part.sha256), digest(dict(part.sha256))]
+    parts = {
+        name: [part.kind, part.encoder and part.encoder.model_dump(mode="json", exclude={"model"}), weights]
+        for name, part in spec.parts.items()
+        for weights in [{} if part.encoder is None or part.encoder.lexical else dict(part.sha256)]
+    }
+    return [digest([spec.kind, parts])]
+
+
+def _of_weights(files: Mapping[str, str]) -> str:
     return digest({name: sha256 for name, sha256 in files.items() if name.endswith(".safetensors")} or dict(files))
 
 
@@ -278,4 +335,4 @@ def history_table(rows: Sequence[Row]) -> str:
         counts = (row.added, row.changed, row.removed, row.pairs, row.negatives_changed, row.epoch)
         figures = ["-" if value is None else f"{value:.3f}" for value in (row.mrr, row.mrr_trained)]
         cells.append([row.when, row.version, *(f"{count:,}" for count in counts), *figures, row.decision])
-    return text_table(cells, [*headers, "MRR@10", "trained", "decision"], left=(0, 10))
+    return text_table(cells, [*headers, "MRR@10", "chosen", "decision"], left=(0, 10))

@@ -1,10 +1,11 @@
-"""One night: the collection is mined as it is tonight, and a re-ranker that is not worse is deployed.
+"""One night: the collection is mined as it is tonight, and a ranker that is not worse is deployed.
 
     lock → read → embed what is new → old basis or a new one → project → select → write
-    → train, if enough changed → deploy, if not worse on held-out queries → publish, by one pointer
+    → if enough changed: train, evaluate, let dev choose between all rows and the deployed ranker
+    → deploy what was chosen, if not worse on held-out queries → publish, by one pointer
 
 A *version* is the whole of a night: negatives, basis, the texts that the next night compares with, and the name of the
-deployed re-ranker. Nobody sees a night before its last write. A night that was broken off is simply done again, and
+deployed ranker. Nobody sees a night before its last write. A night that was broken off is simply done again, and
 finds the vectors, checkpoints and scores of the first attempt in its run folder.
 
 An *epoch* is a series of nights with one basis and one fit of each lexical encoder. Within it a text keeps its vector,
@@ -14,6 +15,7 @@ those of a run from scratch with the same basis and fits.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +27,22 @@ from hnmine.arms.arm import preset_arms
 from hnmine.config.base import Section
 from hnmine.config.root import Config
 from hnmine.corpus.text_keys import KEY_BYTES, keys_of
-from hnmine.errors import ConfigError
+from hnmine.errors import ConfigError, DataError
 from hnmine.mining.mine import denoise_model
 from hnmine.mining.pca import HELD_OUT_ROWS, Basis, Fused, captured
-from hnmine.models.folder import adapter_base, resolve
+from hnmine.models.folder import RANKER_FILE, adapter_base, folder_sha256, resolve
 from hnmine.models.lexical import Fit
-from hnmine.nights.home import Facts, Home, PinnedFit, Row
+from hnmine.nights.home import Facts, Home, PinnedFit, Row, Version, identities_of
 from hnmine.nights.lease import Lease
-from hnmine.pipeline import train_step
+from hnmine.pipeline import evaluate_step, rule_to_follow, select_step, train_step
 from hnmine.project import Project, open_project
+from hnmine.ranker.ranker import Ranker, RankerSpec
+from hnmine.ranker.write import RANKER
 from hnmine.ranking.evaluate import KeptScores
 from hnmine.ranking.measures import MAIN_METRIC, Paired, measure, paired
+from hnmine.ranking.rows import scores_file, scores_table
 from hnmine.runs.counters import counted_night
+from hnmine.runs.files import digest
 from hnmine.runs.progress import say
 from hnmine.types import Float64, Int64
 
@@ -51,6 +57,7 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
 
     Raises:
         InUseError: another job works on this home.
+        UnavailableError: a store does not answer, or the lock was lost.
         HnmineError: the data, the configuration, a model, a device or the home is not usable.
     """
     config = config or Config()
@@ -63,6 +70,9 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
     with opened.hold() as lease:
         last = opened.current().number
         say("nightly", f"night {opened.next_number()} of {directory}" + (f", after {last}" if last else ""))
+        if config.embed.store is None and directory.local not in Path(work).absolute().parents:
+            store = opened.keep_store(Path(work))
+            config = config.model_copy(update={"embed": config.embed.model_copy(update={"store": store})})
         with counted_night(), open_project(data, work, config) as project:
             return _night(project, opened, lease)
 
@@ -104,22 +114,25 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     facts.fits = {name: PinnedFit(fit=fit, settings=lexical[name]) for name, fit in project.ensemble.fits.items()}
 
     # Mine as `hnmine mine` does, and train.
-    project.mine(judged, fused, basis)
+    select_step(project, judged, fused, basis=basis)
     row.pairs = row.searched = len(judged.pairs)
     row.epoch, row.negatives_changed = facts.epoch, _count_changed_pairs(home.file(last, _TRIPLETS, out), out)
     facts.pairs_changed += row.negatives_changed
     say("nightly", f"{row.negatives_changed:,} of {row.pairs:,} pairs have other negatives than the night before")
-    trained = _train_and_decide(project, home, last.reranker, row, facts)
+    chosen = _train_and_decide(project, home, last, row, facts)
     say("nightly", row.decision, **row.model_dump(exclude={"decision"}))
 
     # Write the version, then let it hold. If the lock is lost, another job may write one of this number.
     files = {name: out / name for name in _FILES if (out / name).exists()}
     lease.check()
-    reranker = last.reranker if trained is None else home.add_reranker(trained)
-    home.write(row.version, files, reranker, facts)
+    update: dict[str, Any] = {"number": row.version, "facts": facts}
+    if chosen is not None:
+        update |= {"ranker": home.add_ranker(chosen), "identity": identities_of(chosen)[0], "reranker": ""}
+    version = last.model_copy(update=update)
+    home.write(version, files)
     lease.check()
-    home.point(row.version, row, config.nightly.keep)
-    say("nightly", f"version {row.version} holds; its re-ranker is {home.directory}/rerankers/{reranker}")
+    home.point(row.version, row, config.nightly.keep, after=last.number)
+    say("nightly", f"version {row.version} holds; it deploys {home.directory}/{version.deployed}")
     return row
 
 
@@ -132,6 +145,7 @@ def _refuse_what_would_stop(project: Project) -> None:
     """Refuse at once what would stop a night after hours: a model that cannot be had, data that cannot be divided."""
     train = project.config.train
     denoise_model(project.config.guards)
+    rule_to_follow(project.config)
     _ = project.splits
     if (train.lora is not None and train.lora.keep == "adapter") or adapter_base(resolve(train.model)) is not None:
         raise ConfigError(
@@ -196,39 +210,51 @@ def _negatives_by_pair(path: Path) -> dict[tuple[str, str], list[str]]:
     return dict(rows.groupby(["query", "positive"])["negative"].agg(list))
 
 
-def _train_and_decide(project: Project, home: Home, deployed: str, row: Row, facts: Facts) -> Path | None:
-    """Train if enough pairs changed; return the folder of the re-ranker to deploy, None if the last one stays.
+def _train_and_decide(project: Project, home: Home, last: Version, row: Row, facts: Facts) -> Path | None:
+    """Train if enough pairs changed; return the folder of the ranker to deploy, None if the last one stays.
 
     Figures and decision are filled into the night's row, and the facts are renewed.
     """
-    # Measure the deployed re-ranker, and leave it at that if too little has changed.
+    # Measure what is deployed, and leave it at that if too little has changed.
     config, run = project.config, project.run
-    settings, before = _recorded(config.train, config), None
-    if deployed:
-        before = _reciprocal_ranks(project, "deployed", home.reranker(deployed, run.out), facts.reads)
+    sections = {"evaluate": config.evaluate, "ranker": config.ranker, "encoders": config.encoders}
+    settings = _recorded(config.train, config) | {name: digest(str(each)) for name, each in sections.items()}
+    before, deployed = None, home.deployed(last, run.out) if last.number else None
+    if deployed is not None:
+        before = _reciprocal_ranks(project, "deployed", deployed, {} if last.ranker else facts.reads)
         row.mrr, share = float(before.mean()), facts.pairs_changed / row.pairs
         if facts.train == settings and (share < config.nightly.train_share or not facts.pairs_changed):
             row.decision = f"not trained: {share:.1%} of pairs changed since the last training"
             return None
 
-    # Train, and measure the result.
-    train_step(project)
+    # Train, and let dev choose between what was made and what is deployed.
+    train_step(project, earlier=False)
+    chosen = run.out / RANKER
+    run.claim(RANKER)
+    shutil.rmtree(chosen, ignore_errors=True)  # of an earlier night, which may have been rejected
+    if deployed is not None and last.ranker:
+        shutil.copytree(deployed, chosen, ignore=shutil.ignore_patterns("files.json"))
+    evaluate_step(project, margin=config.nightly.promote_margin)
+    if not (chosen / RANKER_FILE).is_file():
+        raise DataError("the first stage finds no document for any dev query, so nothing can choose what is deployed")
     facts.pairs_changed, facts.train = 0, settings
-    trained = (run.out / "reranker").resolve()
-    reads = {name: run.manifest["training"][name] for name in ("kind", "max_tokens")}
-    after = _reciprocal_ranks(project, "trained", trained, reads)
-    row.mrr_trained, row.decision = float(after.mean()), "deployed, the first"
+    if deployed is not None and folder_sha256(chosen).items() <= folder_sha256(deployed).items():
+        row.mrr_trained, row.decision = row.mrr, "not deployed: none is better on dev than what is"
+        return None
+    after = _reciprocal_ranks(project, "chosen", chosen, {})
+    kind = RankerSpec.read(chosen).kind
+    row.mrr_trained, row.decision = float(after.mean()), f"deployed, the first: {kind}"
 
     # Decide.
     if before is not None:
-        test, rejected = paired(after, before, config.seed), home.is_rejected(trained)
+        test, rejected = paired(after, before, config.seed), home.is_rejected(chosen)
         deploy = not rejected and not_worse(test, config.nightly.promote_margin)
-        row.decision = ("" if deploy else "not ") + "deployed: " + ("it was rolled back from, " if rejected else "")
+        row.decision = ("" if deploy else "not ") + f"deployed: {kind}, " + "it was rolled back from, " * rejected
         row.decision += f"{MAIN_METRIC} {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}), p = {test.p:.2g}"
         if not deploy:
             return None
-    facts.reads = reads
-    return trained
+    facts.reads = {}
+    return chosen
 
 
 def not_worse(test: Paired, margin: float) -> bool:
@@ -237,9 +263,12 @@ def not_worse(test: Paired, margin: float) -> bool:
 
 
 def _reciprocal_ranks(project: Project, name: str, folder: Path, reads: dict[str, Any]) -> Float64:
-    """Return the held-out queries' MRR@10 (Q,) of a re-ranker."""
-    splits, config = project.splits, project.config
-    task = splits.task(splits.test, config.evaluate.queries, config.seed)
-    kept = KeptScores(project.run, reads["kind"], reads["max_tokens"])
-    (scores_QK,) = kept.of_folder({name: task}, folder)
+    """Return the held-out queries' MRR@10 (Q,) of a ranker, or of a re-ranker, which `reads` says how to load."""
+    run, task = project.run, project.evaluator.test
+    with run.timed("evaluate"):
+        if reads:
+            (scores_QK,) = KeptScores(run, reads["kind"], reads["max_tokens"]).of_folder({name: task}, folder)
+        else:
+            scores_QK = Ranker.load(folder, device=project.config.device).scores_of_task(task)
+            run.write_table(scores_file(name), scores_table(task, scores_QK))
     return measure(task, scores_QK)[MAIN_METRIC]

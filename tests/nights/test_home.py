@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from hnmine.config.encoders import EncoderConfig
 from hnmine.config.root import Config
-from hnmine.errors import DataError
-from hnmine.nights.home import Facts, Home, Row, history_table
+from hnmine.errors import ConfigError, DataError, ModelError
+from hnmine.models.folder import folder_sha256
+from hnmine.nights.home import Facts, Home, Row, Version, history_table, identities_of
+from hnmine.nights.lease import LockLostError
+from hnmine.ranker.parts import Part
+from hnmine.ranker.place import is_ranker, ranker_folder
+from hnmine.ranker.ranker import RankerSpec
 from hnmine.runs.directory import Directory
+from hnmine.runs.files import digest, write_json
 from hnmine.runs.folder import open_run
 
 
@@ -19,24 +26,58 @@ def home(root: str) -> Home:
     return Home(root)
 
 
-def model(folder: Path, content: str, weights: str = "") -> Path:
-    (folder / "1_Pooling").mkdir(parents=True)
-    (folder / "config.json").write_text(content)
-    (folder / "1_Pooling" / "config.json").write_text("{}")
+def ranker(folder: Path, content: str, weights: str = "") -> Path:
+    """A ranker of a re-ranker alone, as far as a home looks at it."""
+    (folder / "re-ranker" / "1_Pooling").mkdir(parents=True)
+    (folder / "re-ranker" / "config.json").write_text(content)
+    (folder / "re-ranker" / "1_Pooling" / "config.json").write_text("{}")
     (folder / "empty.txt").touch()
     if weights:
-        (folder / "model.safetensors").write_text(weights)
+        (folder / "re-ranker" / "model.safetensors").write_text(weights)
+    sha256 = folder_sha256(folder / "re-ranker")
+    part = Part(kind="re-ranker", path="re-ranker", reranker="cross-encoder", sha256=sha256)
+    describe(folder, "re-ranker", {"re-ranker": part})
+    (folder / "README.md").write_text("how to serve it")
+    return folder
+
+
+def describe(folder: Path, kind: str, parts: dict[str, Part]) -> Path:
+    facts = {"depth": 20, "dev_queries": 1, "dev_identity": "", "test_queries": 1, "figures": {}, "ms_per_part": {}}
+    weights = dict.fromkeys(parts, 1.0)
+    spec = RankerSpec(
+        chosen=kind, kind=kind, weights=weights, parts=parts, standardised=None, versions={"hnmine": "0"}, **facts
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "ranker.json", spec.model_dump(mode="json"))
     return folder
 
 
 def publish(home: Home, tmp_path: Path, content: str, keep: int = 10, weights: str = "") -> str:
-    """A night that leaves one file and a re-ranker of this content."""
+    """A night that leaves one file and a ranker of this content."""
     number = home.next_number()
-    folder = model(tmp_path / f"model-{number}", content, weights)
+    folder = ranker(tmp_path / f"ranker-{number}", content, weights)
     file = tmp_path / f"file-{number}"
     file.write_text(f"of {number}")
-    home.write(number, {"a.txt": file}, home.add_reranker(folder), Facts(epoch=1))
-    home.point(number, Row(when="2026-01-01 00:00", version=number, decision="deployed"), keep)
+    made = {"ranker": home.add_ranker(folder), "identity": identities_of(folder)[0], "facts": Facts(epoch=1)}
+    deploy(home, Version(number=number, files=[], **made), {"a.txt": file}, keep)
+    return number
+
+
+def deploy(home: Home, version: Version, files: dict[str, Path], keep: int = 10) -> None:
+    after = home.current().number
+    home.write(version, files)
+    row = Row(when="2026-01-01 00:00", version=version.number, decision="deployed")
+    home.point(version.number, row, keep, after=after)
+
+
+def publish_earlier(home: Home, folder: Path) -> str:
+    """A night of an earlier release, which deployed a re-ranker and no ranker."""
+    number, files = home.next_number(), folder_sha256(folder)
+    name = digest(files)
+    for file in files:
+        home.directory.write(f"rerankers/{name}/{file}", (folder / file).read_bytes())
+    home.directory.write(f"rerankers/{name}/files.json", json.dumps(files).encode())
+    deploy(home, Version(number=number, files=[], reranker=name, facts=Facts(epoch=1)), {})
     return number
 
 
@@ -52,7 +93,7 @@ def test_a_version_holds_when_the_pointer_names_it_and_not_before(home, tmp_path
     publish(home, tmp_path, "one")
     file = tmp_path / "broken-off"
     file.write_text("half a night")
-    home.write(home.next_number(), {"other.txt": file, "a.txt": file}, "0", Facts())
+    home.write(Version(number=home.next_number(), files=[], facts=Facts()), {"other.txt": file, "a.txt": file})
     version = home.current()
     assert (version.number, version.files, version.facts) == ("0001", ["a.txt"], Facts(epoch=1))
     assert publish(home, tmp_path, "two") == "0002"
@@ -64,23 +105,72 @@ def test_a_version_holds_when_the_pointer_names_it_and_not_before(home, tmp_path
     assert [row.version for row in home.history()] == ["0001", "0002"]
 
 
-def test_a_reranker_comes_back_as_it_was_and_equal_ones_are_kept_once(home, tmp_path):
+def test_a_ranker_comes_back_as_it_was_and_equal_ones_are_kept_once(home, tmp_path):
     publish(home, tmp_path, "one")
     publish(home, tmp_path, "one")
-    (name,) = (home.directory / "rerankers").folders()
+    (name,) = (home.directory / "rankers").folders()
     for _ in range(2):
-        folder = home.reranker(name, tmp_path / "work")
-        assert (folder / "config.json").read_text() == "one"
-        assert (folder / "1_Pooling" / "config.json").read_text() == "{}"
+        folder = home.deployed(home.current(), tmp_path / "work")
+        assert (folder / "re-ranker" / "config.json").read_text() == "one"
+        assert (folder / "re-ranker" / "1_Pooling" / "config.json").read_text() == "{}"
+    assert home.directory.read(f"rankers/{name}/README.md").to_pybytes() == b"how to serve it"
 
 
-def test_a_reranker_half_written_is_written_again(home, tmp_path):
-    folder = model(tmp_path / "model", "one")
-    name = home.add_reranker(folder)
-    (home.directory / "rerankers" / name).remove("files.json")
-    (home.directory / "rerankers" / name).write("config.json", b"half")
-    assert home.add_reranker(folder) == name
-    assert (home.reranker(name, tmp_path / "work") / "config.json").read_text() == "one"
+def test_a_ranker_half_written_is_written_again(home, tmp_path):
+    folder = ranker(tmp_path / "ranker", "one")
+    name = home.add_ranker(folder)
+    (home.directory / "rankers" / name).remove("files.json")
+    (home.directory / "rankers" / name).write("re-ranker/config.json", b"half")
+    assert home.add_ranker(folder) == name
+    version = Version(number="0001", files=[], ranker=name, facts=Facts())
+    assert (home.deployed(version, tmp_path / "work") / "re-ranker" / "config.json").read_text() == "one"
+
+
+@pytest.mark.parametrize("name", ["", "/current", "/current/"])
+def test_what_a_home_deploys_is_found_by_its_address(home, tmp_path, name):
+    base, mark, query = home.address.partition("?")
+    address = f"{base}{name}{mark}{query}"
+    with pytest.raises((DataError, AssertionError)), ranker_folder(address) as folder:
+        assert folder.exists()
+    for content in ("one", "two"):
+        publish(home, tmp_path, content)
+        assert is_ranker(address)
+        with ranker_folder(address) as folder:
+            assert (folder / "re-ranker" / "config.json").read_text() == content
+    home.rollback()
+    with ranker_folder(address) as folder:
+        assert (folder / "re-ranker" / "config.json").read_text() == "one"
+
+
+def test_a_ranker_in_an_object_store_is_found_by_its_address(home, tmp_path):
+    publish(home, tmp_path, "one")
+    base, mark, query = home.address.partition("?")
+    with ranker_folder(f"{base}/rankers/{home.current().ranker}{mark}{query}") as folder:
+        assert (folder / "re-ranker" / "config.json").read_text() == "one"
+
+
+def test_a_pointer_moves_only_from_the_version_that_the_night_began_with(home, tmp_path):
+    publish(home, tmp_path, "one")
+    home.write(Version(number="0002", files=[], ranker=home.current().ranker, facts=Facts()), {})
+    with pytest.raises(LockLostError, match=r"version 0001 holds in .*, and 0000 did before; start again"):
+        home.point("0002", Row(version="0002", decision=""), 10, after="0000")
+    assert home.current().number == "0001"
+
+
+def test_an_address_with_a_password_is_refused():
+    with pytest.raises(ConfigError, match="--home: credentials belong in the environment") as refused:
+        Home("s3://name:secret@bucket/home")
+    assert "secret" not in str(refused.value)
+
+
+def test_what_a_work_folder_holds_of_a_store_is_brought_into_the_home(home, tmp_path):
+    (tmp_path / "work" / "store" / "lexical").mkdir(parents=True)
+    (tmp_path / "work" / "store" / "lexical" / "fit").write_text("fit")
+    for _ in range(2):
+        store = Directory.at(home.keep_store(tmp_path / "work"))
+        assert store.read("lexical/fit").to_pybytes() == b"fit"
+    assert str(store) == f"{home.directory}/store"
+    assert not (tmp_path / "work" / "store").exists()
 
 
 def flip_a_bit(directory: Directory, name: str) -> None:
@@ -101,27 +191,27 @@ def test_a_damaged_file_of_a_version_is_not_read(home, tmp_path, capfd):
     assert "a.txt is gone" in capfd.readouterr().err
 
 
-def test_a_damaged_reranker_is_refused(home, tmp_path):
+def test_a_damaged_ranker_is_refused(home, tmp_path):
     publish(home, tmp_path, "one")
-    name = home.current().reranker
-    flip_a_bit(home.directory, f"rerankers/{name}/config.json")
+    version = home.current()
+    flip_a_bit(home.directory, f"rankers/{version.ranker}/re-ranker/config.json")
     with pytest.raises(DataError, match=r"config.json is gone or damaged; bring it back, or .*hnmine rollback"):
-        home.reranker(name, tmp_path / "work")
+        home.deployed(version, tmp_path / "work")
 
 
 def test_what_no_night_made_is_never_removed(home, tmp_path):
     with home.hold():
         publish(home, tmp_path, "one")
-    for theirs in ("rerankers/mine/config.json", "versions/notes/a.txt", "rerankers/readme.txt", "mine.txt"):
+    for theirs in ("rankers/mine/config.json", "versions/notes/a.txt", "rankers/readme.txt", "mine.txt"):
         home.directory.write(theirs, b"theirs")
-    home.directory.write(f"rerankers/{'0' * 20}/config.json", b"of a night that was broken off")
+    home.directory.write(f"rankers/{'0' * 20}/config.json", b"of a night that was broken off")
     with home.hold():
         for content in ("two", "three"):
             publish(home, tmp_path, content, keep=1)
-    assert home.directory.read("rerankers/mine/config.json").to_pybytes() == b"theirs"
+    assert home.directory.read("rankers/mine/config.json").to_pybytes() == b"theirs"
     assert home.directory.read("versions/notes/a.txt").to_pybytes() == b"theirs"
     assert home.directory.read("mine.txt") is not None
-    assert len((home.directory / "rerankers").folders()) == 2
+    assert len((home.directory / "rankers").folders()) == 2
     assert (home.directory / "versions").folders() == ["0003", "notes"]
 
 
@@ -160,32 +250,32 @@ def test_the_last_versions_are_kept_with_what_they_need(home, tmp_path):
     for content in ("one", "two", "two", "three"):
         publish(home, tmp_path, content, keep=2)
     assert (home.directory / "versions").folders() == ["0003", "0004"]
-    assert len((home.directory / "rerankers").folders()) == 2
+    assert len((home.directory / "rankers").folders()) == 2
     assert len(home.history()) == 4
 
 
-def test_rollback_goes_to_the_reranker_before_the_last_one(home, tmp_path):
+def test_rollback_goes_to_the_ranker_before_the_last_one(home, tmp_path):
     for content in ("one", "two", "two"):
         publish(home, tmp_path, content)
-    before = home.current().reranker
+    before = home.current().ranker
     row = home.rollback()
     assert row.decision == "rolled back to 0001"
     version = home.current()
     assert version.number == "0001"
-    assert version.reranker != before
+    assert version.ranker != before
     assert (home.directory / "versions").folders() == ["0001", "0002", "0003"], "a rollback removes none"
     assert publish(home, tmp_path, "four", keep=2) == "0004"
     with pytest.raises(DataError, match="no version 0009; it keeps 0003, 0004"):
         home.rollback("0009")
     assert home.rollback("0003").version == "0004"
-    with pytest.raises(DataError, match="no version before 0003 with another re-ranker, only 0003, 0004"):
+    with pytest.raises(DataError, match="no version before 0003 with another ranker, only 0003, 0004"):
         home.rollback()
 
 
 def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, tmp_path):
     for content in ("one", "two", "three"):
         publish(home, tmp_path, content)
-    folders = [tmp_path / f"model-000{number}" for number in (1, 2, 3)]
+    folders = [tmp_path / f"ranker-000{number}" for number in (1, 2, 3)]
     assert [home.is_rejected(folder) for folder in folders] == [False, False, False]
     home.rollback()
     home.rollback()
@@ -196,26 +286,50 @@ def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, 
     assert [home.is_rejected(folder) for folder in folders] == [True, True, False]
 
 
-def test_the_training_record_in_a_model_of_an_earlier_release_is_no_part_of_the_model(home, tmp_path):
-    publish(home, tmp_path, "one")
-    folder = model(tmp_path / "earlier", "two")
-    (folder / "hnmine.json").write_text('{"lists": 7}')
-    home.write("0002", {}, home.add_reranker(folder), Facts(epoch=1))
-    home.point("0002", Row(when="2026-01-02 00:00", version="0002", decision="deployed"), 10)
-    home.rollback()
-    (folder / "hnmine.json").unlink()
-    assert home.is_rejected(folder)
-    earlier = home.reranker(home.current().reranker, tmp_path / "work")
-    assert not home.is_rejected(earlier)
+def test_a_home_of_re_rankers_alone_is_read_and_its_rejections_hold(home, tmp_path):
+    for name in ("first", "bad"):
+        folder = ranker(tmp_path / name, name, weights=name) / "re-ranker"
+        (folder / "hnmine.json").write_text('{"lists": 7}')  # the record of a training, which was no part of the model
+        publish_earlier(home, folder)
+    version = home.current()
+    assert (version.number, version.ranker) == ("0002", "")
+    assert (home.deployed(version, tmp_path / "work") / "config.json").read_text() == "bad"
+    with (
+        pytest.raises(ModelError, match="deploys no ranker yet; the next `hnmine nightly`"),
+        ranker_folder(home.address),
+    ):
+        pytest.fail("found")
+    assert home.rollback().decision == "rolled back to 0001"
+    publish(home, tmp_path, "three", weights="three", keep=2)
+    assert (home.directory / "rerankers").folders() == [version.reranker]
+    again = ranker(tmp_path / "again", "bad, trained again", weights="bad")
+    assert home.is_rejected(again)
+    home.rollback("0002")
+    assert not home.is_rejected(again)
+    assert home.current().reranker == version.reranker
 
 
-def test_other_settings_beside_the_same_weights_are_no_other_model(home, tmp_path):
+def test_other_settings_beside_the_same_weights_are_no_other_ranker(home, tmp_path):
     for content in ("good", "bad"):
         publish(home, tmp_path, content, weights=content)
     home.rollback()
-    again = model(tmp_path / "again", "bad, but trained in two parts", weights="bad")
+    again = ranker(tmp_path / "again", "bad, but trained in two parts", weights="bad")
     assert home.is_rejected(again)
-    assert not home.is_rejected(model(tmp_path / "other", "bad", weights="other"))
+    assert not home.is_rejected(ranker(tmp_path / "other", "bad", weights="other"))
+
+
+def test_a_sum_is_named_by_its_parts_and_not_by_the_statistics_of_a_night(tmp_path):
+    def names(folder: str, kind: str = "blend", statistics: str = "1", **parts: Part) -> list[str]:
+        bm25 = Part(kind="bm25", path="bm25.safetensors", sha256={"bm25.safetensors": statistics})
+        return identities_of(describe(tmp_path / folder, kind, {"BM25": bm25, **parts}))
+
+    words = EncoderConfig(name="words", lexical={"width": 8})
+    fitted = [Part(kind="encoder", path=f"lexical/{fit}", sha256={fit: fit}, encoder=words) for fit in "ab"]
+    assert names("a", words=fitted[0]) == names("b", statistics="2", words=fitted[1])
+    assert names("a", words=fitted[0]) != names("c", kind="first-stage")
+    model = EncoderConfig(name="words", model="encoders/words")
+    others = [Part(kind="encoder", path="encoders/words", sha256={"x": sha}, encoder=model) for sha in "ab"]
+    assert names("d", words=others[0]) != names("e", words=others[1])
 
 
 def test_a_home_without_a_night_cannot_be_rolled_back(home):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sentence_transformers import CrossEncoder
 
 import hnmine
 from hnmine.errors import ConfigError
+from hnmine.models.folder import folder_sha256
 from hnmine.nights.home import Home, Row, Version
 from hnmine.nights.lease import hold
 from hnmine.nights.night import nightly, not_worse
@@ -163,10 +165,16 @@ def test_every_night_of_a_history_equals_a_run_from_scratch(
 def test_a_night_decides_by_what_changed(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
     first = nights.night()
     assert "epoch 1 begins: the first night" in capsys.readouterr().err
-    assert (first.decision, first.epoch, first.searched) == ("deployed, the first", 1, first.pairs)
+    assert first.decision.startswith("deployed, the first: ")
+    assert (first.epoch, first.searched) == (1, first.pairs)
     version = nights.current
     assert version.number == "0001"
-    CrossEncoder(str(nights.home / "rerankers" / version.reranker)).predict([("a", "b")])
+    ranked = [
+        hnmine.Ranker.load(nights.home / name).rank("what costs a jacket", ["jacket", "apple"])
+        for name in ("", "current", version.deployed)
+    ]
+    assert ranked[0] == ranked[1] == ranked[2]
+    assert (nights.home / "current").resolve() == nights.home / version.deployed
 
     nights.change_documents(edited)
     second = nights.night(UNTRAINED)
@@ -188,8 +196,8 @@ def test_a_night_decides_by_what_changed(nights: Nights, capsys: pytest.CaptureF
     assert last.mrr is not None
     assert last.mrr_trained is not None
     better = last.mrr_trained >= last.mrr
-    assert last.decision.startswith("deployed: MRR@10" if better else "not deployed: MRR@10")
-    assert (nights.current.reranker != version.reranker) <= better
+    assert last.decision.startswith("deployed: ") <= better
+    assert (nights.current.ranker != version.ranker) == last.decision.startswith("deployed: ")
     assert [row.version for row in Home(nights.home).history()] == ["0001", "0002", "0003", "0004"]
 
 
@@ -214,7 +222,7 @@ def test_a_night_ended_by_sigterm_leaves_nothing_and_is_done_again_with_the_same
 def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     home, work = s3(f"bucket/{tmp_path.name}/home"), f"nightly.work={tmp_path / 'work'}"
     nights = Nights(nights.data, home, [*nights.settings, work])
-    assert nights.night().decision == "deployed, the first"
+    assert nights.night().decision.startswith("deployed, the first: ")
     nights.change_documents(edited)
     second = nights.night(UNTRAINED)
     assert (second.added, second.changed, second.removed) == (2, 1, 1)
@@ -222,6 +230,30 @@ def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     assert second.mrr is not None
     assert [row.version for row in Home(home).history()] == ["0001", "0002"]
     assert (Directory.at(home) / "lock").files() == []
+
+
+def test_all_that_a_night_needs_is_in_a_home_in_an_object_store(
+    nights: Nights, tmp_path: Path, s3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, encoders = s3(f"bucket/{tmp_path.name}/home"), f"{nights.settings[0][:-1]}, {WORDS.partition('[')[2]}"
+    nights = Nights(nights.data, home, [encoders, *nights.settings[1:]])
+    first = nights.night(f"nightly.work={tmp_path / 'work'}")
+    rankers = [hnmine.Ranker.load(address) for address in (home, home.replace("/home?", "/home/current?"))]
+    assert rankers[0].spec == rankers[1].spec
+    shutil.rmtree(tmp_path / "work")
+    for number, settings in enumerate(([], [UNTRAINED])):
+        if number:
+            nights.change_documents(edited)
+        capsys.readouterr()
+        later = nights.night(f"nightly.work={tmp_path / f'fresh-{number}'}", *settings)
+        said = capsys.readouterr().err
+        assert (later.epoch, later.negatives_changed > 0) == (1, bool(number))
+        assert "epoch" not in said
+        encoded = "3" if number else "0"  # two came and one was edited
+        for name in ("tiny", "words"):
+            assert re.search(rf"{name}: \d+ vectors from the store, {encoded} encoded", said), said
+    assert later.mrr is not None
+    assert first.mrr_trained is not None
 
 
 def test_a_lexical_encoder_keeps_its_fit_to_the_end_of_the_epoch(
@@ -296,7 +328,8 @@ def test_a_dense_first_stage_looks_in_the_space_of_the_night(nights: Nights, tmp
         task = project.splits.task(project.splits.test, None, 0)
     scores = pq.read_table(nights.home / "work" / "evaluation" / "deployed.parquet")
     assert scores["query_id"].to_pylist() == list(task.queries.ids)
-    assert scores["document_rows"].to_pylist() == task.doc_rows_QK.tolist()
+    ids = [[task.document_ids[row] for row in rows] for rows in task.doc_rows_QK.tolist()]
+    assert scores["document_ids"].to_pylist() == ids
 
 
 def test_the_next_night_on_a_home_of_an_earlier_release_continues_its_epoch(
@@ -312,10 +345,14 @@ def test_the_next_night_on_a_home_of_an_earlier_release_continues_its_epoch(
     facts["reduce"] |= {"device": "auto"}
     facts["fits"]["words"]["settings"] |= {"max_terms": 50_000, "fit": None}
     facts["train"] = {"model": "all-MiniLM-L6-v2", "seed": 0, "patience": 3, "warm_up": {"layers": 0}}
+    shutil.rmtree(nights.home / "rankers")
+    reranker = tiny_cross_encoder(nights.home / "rerankers" / "of-old", spread=1)
+    write_json(reranker / "files.json", folder_sha256(reranker) | {"hnmine.json": "0" * 64})
+    facts["reads"] = {"kind": "cross-encoder", "max_tokens": 64}
+    content |= {"ranker": "", "identity": "", "reranker": "of-old"}
     write_json(version / "version.json", content)
-    (reranker,) = (nights.home / "rerankers").iterdir()
-    (reranker / "hnmine.json").write_text("{}")
-    write_json(reranker / "files.json", json.loads((reranker / "files.json").read_text()) | {"hnmine.json": "0" * 64})
+    pointer = json.loads((nights.home / "current.json").read_text())
+    write_json(nights.home / "current.json", {key: value for key, value in pointer.items() if key != "ranker"})
 
     capsys.readouterr()
     nights.change_documents(edited)
@@ -326,18 +363,23 @@ def test_the_next_night_on_a_home_of_an_earlier_release_continues_its_epoch(
     assert second.mrr is not None
     assert second.mrr_trained is not None, "other settings of training"
     assert "night.safetensors" not in nights.current.files
+    is_deployed = second.decision.startswith("deployed: ")
+    assert (nights.current.ranker != "", nights.current.reranker == "of-old") == (is_deployed, not is_deployed)
+    third = nights.night(WORDS)
+    assert third.mrr == pytest.approx(second.mrr_trained if is_deployed else second.mrr)
 
 
 def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nights, tmp_path: Path) -> None:
-    first = nights.night()
-    other = f"train.model={tiny_cross_encoder(tmp_path / 'other', seed=1, spread=1)}", "nightly.promote_margin=1"
-    assert nights.night(*other).decision.startswith("deployed: ")
-    deployed = nights.current.reranker
+    first = nights.night("ranker.choose=re-ranker")
+    model = f"train.model={tiny_cross_encoder(tmp_path / 'other', seed=1, spread=1)}"
+    other = model, "nightly.promote_margin=1", "ranker.choose=re-ranker"
+    assert nights.night(*other).decision.startswith("deployed: re-ranker, ")
+    deployed = nights.current.ranker
     Home(nights.home).rollback()
     assert nights.current.number == first.version
     again = nights.night(*other)
-    assert again.decision.startswith("not deployed: it was rolled back from, ")
-    assert nights.current.reranker != deployed
+    assert again.decision.startswith("not deployed: re-ranker, it was rolled back from, ")
+    assert nights.current.ranker != deployed
 
 
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:
