@@ -35,22 +35,22 @@ def _start_once() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if not address and "ray" not in sys.modules:
         _prepare_local_environment()
-    if address and "ray" not in sys.modules:
-        refuse_silence(address)
     import ray
 
     if ray.is_initialized():
         return
     # Connect or start, and say what there is.
     handler = signal.getsignal(signal.SIGTERM)
+    folder = None
     if address:
+        refuse_silence(address)
         ray.init(logging_level=logging.ERROR, log_to_driver=not is_json())  # lines of actors are no JSON objects
     else:
         folder = private_folder()
         atexit.register(_end, folder)  # before Ray's own end, which it waits for
         with _stderr_held_back():
             ray.init(
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "ray"),  # Ray lets everybody into its own folder
                 address="local",
                 include_dashboard=False,
                 object_store_memory=512 * 2**20,
@@ -59,7 +59,7 @@ def _start_once() -> None:
             )
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # Ray has set one that aborts
-    watch(ray.get_runtime_context().gcs_address)
+    watch(ray.get_runtime_context().gcs_address, folder)
     resources, nodes = ray.cluster_resources(), len(ray.nodes())
     cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
     where = f"connected to {address}" if address else "local session"
