@@ -25,10 +25,13 @@ from hnmine.corpus.analyzer import ANALYZER_VERSION, words
 from hnmine.corpus.text_keys import PLAIN, Fingerprint, Reading, keys_of
 from hnmine.errors import DataError, ModelError
 from hnmine.runs.directory import Directory
+from hnmine.runs.memory import give_free_memory_back
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Texts
 
 MAX_TERMS = 50_000  # of the vocabulary: the most frequent
+FIT_DOCUMENTS, FIT_CHARACTERS = 100_000, 200_000_000
+"""Of a larger corpus so much is fitted on, at most."""
 _ENDING = ".safetensors"
 _WEIGHTS: dict[str, Any] = {"analyzer": words, "sublinear_tf": True, "dtype": np.float32}  # beside scikit-learn's usual
 
@@ -76,7 +79,8 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     """Return the fit of the encoder on these documents, in whatever order; make it if the store lacks it.
 
     The truncated SVD keeps `width` dimensions, fewer where the documents have fewer; `seed` is of its randomness.
-    `known` names the file of an earlier fit, which is taken whatever the documents.
+    `known` names the file of an earlier fit, which is taken whatever the documents. A large corpus is fitted on a
+    sample, `FIT_DOCUMENTS` or `FIT_CHARACTERS`: those whose keys are the lowest, which are as good as drawn at random.
     """
     # Take the fit that is given.
     if known is not None:
@@ -88,6 +92,8 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     # Look for a fit on the same documents with the same settings.
     keys = keys_of(documents.texts)
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # neither the name nor the fit depends on the documents' order
+    sizes = np.cumsum([len(documents.texts[row]) for row in order[:FIT_DOCUMENTS]])
+    order = order[: max(1, int(np.searchsorted(sizes, FIT_CHARACTERS, side="right")))]
     request = Fingerprint.of(
         kind="lexical",
         corpus=hashlib.sha256(keys[order].tobytes()).hexdigest(),
@@ -107,12 +113,16 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     from sklearn.utils.extmath import randomized_svd
 
     vectorizer = TfidfVectorizer(max_features=MAX_TERMS, **_WEIGHTS)
+    if len(order) < len(documents):
+        say("embed", f"a lexical encoder is fitted on {len(order):,} of {len(documents):,} documents")
     try:
         matrix = vectorizer.fit_transform([documents.texts[row] for row in order])
     except ValueError as error:
         raise DataError(f"the lexical encoder finds no terms in the corpus: {error}; remove it from encoders") from None
     rank = max(1, min(width, min(matrix.shape) - 1))
     _, _, components = randomized_svd(matrix, n_components=rank, random_state=seed)
+    del matrix
+    give_free_memory_back()
     terms, idf = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.astype(np.float32)
     return Fit.write(store, request, terms, idf, np.ascontiguousarray(components, dtype=np.float32))
 

@@ -24,6 +24,12 @@ def give_freed_blocks_back() -> None:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**20)
 
 
+def give_free_memory_back() -> None:
+    """Return to the system what the heap of glibc holds and nobody uses; elsewhere nothing happens."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def peak_memory() -> int:
     """Return the most bytes that this process has held so far; those of Ray's workers are not among them."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

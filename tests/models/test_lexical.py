@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hnmine.config.encoders import EncoderConfig, LexicalConfig
+from hnmine.corpus.text_keys import keys_of
 from hnmine.errors import DataError, ModelError
+from hnmine.models import lexical as lexical_encoder
 from hnmine.models.lexical import Fit
 from hnmine.models.plan import Plan, plan
 from tests.builders.devices import CPU
@@ -58,6 +61,27 @@ def test_the_fit_does_not_depend_on_the_order_of_documents(tmp_path):
     assert first.fingerprint == second.fingerprint
     encoded = [each.build().encode(corpus) for each in (first, second)]
     assert np.array_equal(*encoded)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("FIT_DOCUMENTS", 20), ("FIT_CHARACTERS", 900), ("FIT_CHARACTERS", 1)])
+def test_a_large_corpus_is_fitted_on_a_sample_whatever_its_order(limit, most, tmp_path, monkeypatch, capsys):
+    corpus = corpus_of(200)
+    monkeypatch.setattr(lexical_encoder, limit, most)
+    first = lexical(corpus, tmp_path / "1", width=4)
+    said = capsys.readouterr().err
+    fitted_on = int(re.search(r"fitted on (\d+) of 200 documents", said)[1])
+    rows = sorted(range(200), key=lambda row: keys_of(corpus)[row].tolist())[:fitted_on]
+    sample = [corpus[row] for row in rows]
+    assert fitted_on == {20: 20, 1: 1}.get(most, fitted_on)
+    if most == 900:
+        assert sum(map(len, sample)) <= 900 < sum(len(corpus[row]) for row in rows) + 90
+    # The order of documents does not matter, nor does a document outside the sample.
+    assert lexical(corpus[::-1], tmp_path / "2", width=4).fingerprint == first.fingerprint
+    outside = next(row for row in range(200) if row not in rows)
+    assert lexical(corpus[:outside] + corpus[outside + 1 :], tmp_path / "3", width=4).fingerprint == first.fingerprint
+    # The fit is that of the sample alone.
+    monkeypatch.undo()
+    assert np.array_equal(lexical(sample, tmp_path / "4", width=4).build().encode(corpus), first.build().encode(corpus))
 
 
 @pytest.mark.parametrize("how", [lambda raw: raw[:-9], lambda raw: b"", lambda raw: raw[:40] + b"?" + raw[41:]])

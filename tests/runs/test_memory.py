@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hnmine.runs.memory import container_room, give_freed_blocks_back, peak_memory
 
 
@@ -66,3 +68,22 @@ def test_the_peak_grows_with_what_is_held_and_stays_when_it_is_freed() -> None:
     assert before + 2**26 <= peak < 3 * before + 2**28
     del held
     assert peak_memory() >= peak
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone gives back")
+def test_free_memory_of_small_blocks_is_given_back() -> None:
+    """A list of small strings, of which the last stays, holds the heap; in a process of its own."""
+    code = """
+import ctypes, psutil
+from hnmine.runs.memory import give_free_memory_back
+malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+malloc.restype, free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [malloc(1000) for _ in range(200_000)]
+for block in blocks: ctypes.memset(block, 1, 1000)
+for block in blocks[:-1]: free(block)
+held = psutil.Process().memory_info().rss
+give_free_memory_back()
+print(held - psutil.Process().memory_info().rss)
+"""
+    given = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(given) > 150_000_000
