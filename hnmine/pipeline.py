@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 
 from hnmine.arms.arm import compared_arms, preset_arms
 from hnmine.arms.choose import negatives_by_rule
-from hnmine.arms.rules import Rule
+from hnmine.arms.rules import Rule, rule_of
 from hnmine.config.root import Config
 from hnmine.config.steps import GuardsConfig
 from hnmine.embedding.vectors import GivenVectors
 from hnmine.errors import ConfigError, DataError
-from hnmine.mining.mine import denoise_model
+from hnmine.mining.mine import Judged, denoise_model
+from hnmine.mining.pca import Basis, Fused
 from hnmine.project import Data, Project, open_project
 from hnmine.ranker.answer import answer
 from hnmine.ranker.cost import Costs
@@ -223,19 +224,39 @@ def rank(
 
 
 def mine_step(project: Project, rule: Rule | None = None) -> None:
-    """Mine the train pairs by the two conditions and the guards, or by a rule of the user's."""
-    config, guards = project.config, project.config.guards
-    if rule is not None and guards != GuardsConfig():
-        raise ConfigError("guards would have no effect on a rule that is given as an argument; remove one of them")
-    denoise_model(guards)  # its absence is said before hours of encoding
+    """Mine the train pairs by the configured rule, or by one of the user's."""
+    rule_to_follow(project.config, rule)
+    denoise_model(project.config.guards)  # its absence is said before hours of encoding
     judged = project.judge()
-    fused = project.fuse(judged.queries)
-    if rule is None:
-        project.mine(judged, fused)
+    select_step(project, judged, project.fuse(judged.queries), rule=rule)
+
+
+def rule_to_follow(config: Config, given: Rule | None = None) -> tuple[str, Rule] | None:
+    """Return name and rule that take the place of the two conditions: the given one, else select.rule; None: none does.
+
+    Raises:
+        ConfigError: guards are set, which would have no effect on it.
+    """
+    found = rule_of(config.select.rule)
+    if given is not None:
+        found = getattr(given, "__qualname__", type(given).__qualname__), given
+    if found is not None and config.guards != GuardsConfig():
+        named = "a rule that is given as an argument" if given else f"select.rule={config.select.rule}"
+        raise ConfigError(f"guards would have no effect on {named}; remove one of them")
+    return found
+
+
+def select_step(
+    project: Project, judged: Judged, fused: Fused, *, basis: Basis | None = None, rule: Rule | None = None
+) -> None:
+    """Select by the configured rule or the given one, on this basis or as configured; write and record it."""
+    config, found_rule = project.config, rule_to_follow(project.config, rule)
+    if found_rule is None:
+        project.mine(judged, fused, basis)
         return
 
     # Show the rule each pair, in the reduced space and with the first stage's documents.
-    space, name = project.reduce(fused), getattr(rule, "__qualname__", type(rule).__qualname__)
+    space, (name, follow) = project.reduce(fused, basis), found_rule
     rows_Q = np.array([project.collection.queries.row_of[query] for query in judged.queries.ids], dtype=np.int64)
     first_QK, _ = project.open_first_stage()(rows_Q, FIRST_DOCUMENTS)
     say_lacking(judged.queries, first_QK)
@@ -246,7 +267,7 @@ def mine_step(project: Project, rule: Rule | None = None) -> None:
             "first_QK": first_QK,
             "done": progress.advance,
         }
-        found = negatives_by_rule(space, judged.pairs, judged.known, rule, **how)
+        found = negatives_by_rule(space, judged.pairs, judged.known, follow, **how)
     project.write_mined(judged, found, fused, space, {"rule": name})
 
 

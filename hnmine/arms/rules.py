@@ -15,6 +15,8 @@ from functools import cached_property
 
 import numpy as np
 
+from hnmine.config.base import slug
+from hnmine.config.steps import RuleName
 from hnmine.types import Float64, Int64
 
 
@@ -182,3 +184,9 @@ MIXTURES: dict[str, Rule] = {
     "PercPos 0.95, then BM25": mixture(percent_of_positive, 1, of_first_stage),
 }
 """Rules for lists of several negatives; the first negative is that of the rule they are named after."""
+
+
+def rule_of(name: RuleName) -> tuple[str, Rule] | None:
+    """Return the rule that `select.rule` names, behind its name in tables; None: the two conditions, with guards."""
+    named = {slug(each): (each, rule) for each, rule in (RULES | GUARDED | MIXTURES).items()}
+    return None if name == "two-conditions" else named[name]

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from hnmine.config.base import Address, Section, slug
@@ -98,9 +98,36 @@ class SearchConfig(Section):
         return self
 
 
-class SelectConfig(Section):
-    """The two conditions."""
+RuleName = Literal[
+    "two-conditions",
+    "nearest-document",
+    "condition-1",
+    "percpos-0.95",
+    "marginpos-0.05",
+    "percpos-0.95-own-cluster",
+    "just-below-the-positive",
+    "simans",
+    "trisampler",
+    "random-of-ranks-10-110",
+    "bm25",
+    "random-of-bm25-s-first-50",
+    "random",
+    "two-conditions-guarded",
+    "two-conditions-guarded-then-bm25",
+    "two-conditions-then-bm25",
+    "percpos-0.95-then-bm25",
+]
+"""What chooses negatives: the two conditions with the guards, or one of the rules that audit and compare measure."""
 
+
+class SelectConfig(Section):
+    """Which documents are mined."""
+
+    rule: Annotated[RuleName, BeforeValidator(lambda name: slug(name) if isinstance(name, str) else name)] = Field(
+        "two-conditions",
+        description="two-conditions, with the guards; or a rule that `hnmine audit` measures, by its name there, which "
+        "guards nothing",
+    )
     negatives: int = Field(1, ge=1, le=1000, description="hard negatives a pair, at most")
 
 

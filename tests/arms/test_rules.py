@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, View, about, mixture, simans, trisampler
+from hnmine.arms.rules import GUARDED, MIXTURES, RULES, Rule, View, about, mixture, rule_of, simans, trisampler
+from hnmine.config.base import slug
+from hnmine.config.load import load
+from hnmine.config.steps import RuleName
+from hnmine.errors import ConfigError
 
 ALL = RULES | GUARDED | MIXTURES
 GRID = np.linspace(0, 1.2, 30)
@@ -201,3 +207,13 @@ def test_every_rule_says_what_it_does_in_one_line() -> None:
         assert about(rule).endswith("."), name
     assert about(RULES["PercPos 0.95"]).endswith("(TopK-PercPos, arXiv 2407.15831).")
     assert "two" not in about(RULES["random"])
+
+
+def test_every_rule_can_be_named_in_the_settings_and_no_other() -> None:
+    names = get_args(RuleName)
+    assert sorted(names) == sorted(map(slug, ALL))
+    for name, rule in ALL.items():
+        config = load(overrides=[f"select.rule={json.dumps(name)}"])
+        assert rule_of(config.select.rule) == (None if rule is RULES["two conditions"] else (name, rule))
+    with pytest.raises(ConfigError, match=r"select\.rule: .*percpos"):
+        load(overrides=["select.rule=perc"])

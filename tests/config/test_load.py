@@ -75,7 +75,7 @@ def test_encoders_are_set_as_a_whole():
         ("reduc: {}", "reduc: unknown key; did you mean 'reduce'?"),
         ("reduce: {varianc: 1}", "reduce.varianc: unknown key; did you mean 'variance'?"),
         ("guards: {denoise: {model: m, mosst: 1}}", "guards.denoise.mosst: unknown key; did you mean 'most'?"),
-        ("select: {xyz: 1}", "select.xyz: unknown key; known keys: negatives"),
+        ("select: {xyz: 1}", "select.xyz: unknown key; known keys: rule, negatives"),
         ("encoders: [{name: a, model: m, wieght: 1}]", "encoders.0.wieght: unknown key; did you mean 'weight'?"),
         ("encoders: [{name: a, lexical: {widht: 1}}]", "encoders.0.lexical.widht: unknown key; did you mean 'width'?"),
         ("encoders: [{name: a}]", "needs exactly one of model, precomputed, lexical; got none"),
