@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hnmine.errors import DataError
+from hnmine.ranking.rows import ROWS, read_rows
 from hnmine.ranking.run_files import UNWRITABLE, write_run
 from hnmine.report.mined import ROWS_AT_ONCE, Mined, Source, Text
 from hnmine.types import NO_ROW
@@ -172,21 +173,24 @@ def _datasets(source: Source, folder: Path) -> Counts:
 
 def _trec_runs(source: Source, folder: Path) -> Counts:
     # The rankings of the evaluation.
-    names = [name for name in source.files if name.startswith("evaluation/") and name.endswith(".parquet")]
-    for name in names:
-        table = source.table(name).select(["query_id", "document_ids", "scores"])
-        _write_rankings(folder / f"{Path(name).stem}.trec", *(column.to_pylist() for column in table.columns))
+    tables: dict[str, pa.Table] = {}
+    for row in read_rows(source.out) if ROWS in source.files else ():
+        tables |= {row.slug: row.test_table()} | ({f"dev-{row.slug}": row.dev_table()} if row.dev else {})
+    for name, table in tables.items():
+        columns = (table[column].to_pylist() for column in ("query_id", "document_ids", "scores"))
+        _write_rankings(folder / f"{name}.trec", *columns)
     # What was mined, the negatives of a query in one list.
-    mined = list(source.queries())
-    ids, scores = ([_each(each.negatives, key) for each in mined] for key in ("id", "score"))
-    _write_rankings(folder / "hard-negatives.trec", [each.query.id for each in mined], ids, scores)
-    return {"runs": len(names) + 1}
+    if not tables or "negatives.parquet" in source.files:
+        mined = list(source.queries())
+        ids, scores = ([_each(each.negatives, key) for each in mined] for key in ("id", "score"))
+        _write_rankings(folder / "hard-negatives.trec", [each.query.id for each in mined], ids, scores)
+    return {"runs": len(list(folder.iterdir()))}
 
 
-def _write_rankings(path: Path, queries: list[str], documents: list[list[str | None]], scores: list[Any]) -> None:
-    """Write lists of ids, which nulls fill up, as a run that bears the name of its file."""
-    names = list(dict.fromkeys(name for found in documents for name in found if name is not None))
-    row_of: dict[str | None, int] = {None: NO_ROW} | {name: row for row, name in enumerate(names)}
+def _write_rankings(path: Path, queries: list[str], documents: list[list[str]], scores: list[Any]) -> None:
+    """Write lists of ids as a run that bears the name of its file."""
+    names = list(dict.fromkeys(name for found in documents for name in found))
+    row_of = {name: row for row, name in enumerate(names)}
     rows_QK = np.full((len(queries), max(map(len, documents), default=0)), NO_ROW, dtype=np.int64)
     scores_QK = np.zeros(rows_QK.shape, dtype=np.float32)
     for at, (found, given) in enumerate(zip(documents, scores, strict=True)):
