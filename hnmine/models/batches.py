@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
-from hnmine.types import Int64
+from hnmine.errors import ModelError
+from hnmine.runs.progress import say
+from hnmine.types import Float32, Int64
 
 TOKENS_PER_BATCH = {"cpu": 2048, "gpu": 65_536}
 """Tokens of a forward pass, padding included: on a CPU its activations stay in the caches, a GPU is filled by it."""
@@ -63,3 +65,35 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item], lanes: i
             yield from pool.map(on_one_core, items)
     finally:
         torch.set_num_threads(threads)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or a CPU."""
+    import torch
+
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def halved_if_too_large(work: Callable[[Sequence[Item]], Float32], items: Sequence[Item], step: str) -> Float32:
+    """Return `work(items)` (n, ...); where memory runs out, half of them after the other, and so on; `step` says it.
+
+    Raises:
+        ModelError: memory runs out for one alone.
+    """
+    import torch
+
+    try:
+        return work(items)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside of the handler, whose error holds what the work had allocated.
+    if len(items) == 1:
+        raise ModelError(f"{step}: out of memory for one text beside the model; read fewer tokens of it")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(items) // 2
+    say(step, f"out of memory for {len(items):,} texts at once; halves are computed", level="warning")
+    parts = [halved_if_too_large(work, part, step) for part in (items[:middle], items[middle:])]
+    return np.concatenate(parts)

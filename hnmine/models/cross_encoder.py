@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hnmine.errors import ModelError
-from hnmine.models.batches import TOKENS_PER_BATCH, batches_by_length, lanes_on, side_by_side
+from hnmine.models.batches import TOKENS_PER_BATCH, batches_by_length, halved_if_too_large, lanes_on, side_by_side
 from hnmine.models.folder import max_positions
 from hnmine.models.last_layer import compute_one_token
 from hnmine.models.openvino import CompiledNetwork, choose_engine
@@ -145,7 +145,7 @@ class CrossEncoder:
         scores = np.full(len(queries), -np.inf, dtype=np.float32)
 
         def score(batch: list[int]) -> tuple[list[int], Float32]:
-            return batch, self._finite([rows[i] for i in batch])
+            return batch, halved_if_too_large(self._finite, [rows[i] for i in batch], "rerank")
 
         with self._for_scoring():
             for start in range(0, len(queries), _PAIRS_AT_ONCE):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from hnmine.config.training import Kind, Loss, TrainConfig
 from hnmine.errors import ModelError
+from hnmine.models.batches import is_out_of_memory
 from hnmine.runs.device import Choice, choose_dtype
-from hnmine.training.memory import is_out_of_memory
 
 WARM_UP_SHARE = 0.1
 """Share of the steps in which the learning rate rises."""

@@ -19,6 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from hnmine.errors import ModelError
+from hnmine.models.batches import is_out_of_memory
 from hnmine.models.reranker import Reranker
 from hnmine.runs.memory import container_room
 from hnmine.types import Float64, Int64
@@ -73,12 +74,6 @@ def does_not_fit(tokens: int) -> ModelError:
         "train.max_tokens, set train.gradient_checkpointing=true, or train fewer weights with --set "
         "train.lora='{rank: 16}'"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of a GPU or a CPU."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hnmine.errors import ModelError
+from hnmine.models.batches import is_out_of_memory
 from hnmine.models.reranker import Reranker, has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure, rerank
 from hnmine.runs.memory import give_freed_blocks_back
@@ -32,7 +33,7 @@ from hnmine.training.list_losses import ListLosses
 from hnmine.training.lists import Lists, step_lists
 from hnmine.training.log import Event
 from hnmine.training.lora import add_lora, merged, save_adapter, trained_weights
-from hnmine.training.memory import free_bytes, is_out_of_memory, measure_room, refused_by_name
+from hnmine.training.memory import free_bytes, measure_room, refused_by_name
 
 _CHECKPOINT, _WEIGHT = "checkpoint-", "weight:"
 

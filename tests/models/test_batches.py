@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hnmine.models.batches import batches_by_length, side_by_side
+from hnmine.errors import ModelError
+from hnmine.models.batches import batches_by_length, halved_if_too_large, side_by_side
 
 
 @settings(max_examples=200, deadline=None)
@@ -44,3 +46,31 @@ def test_side_by_side_runs_at_once_with_a_core_each_and_passes_errors_on():
     assert list(side_by_side(meet, range(3), 3)) == [1, 1, 1]
     with pytest.raises(ZeroDivisionError):
         list(side_by_side(lambda item: 1 // item, [1, 0, 1], 2))
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=30), st.integers(1, 40))
+def test_what_is_too_large_is_computed_in_halves(items: list[int], fits: int) -> None:
+    asked: list[int] = []
+
+    def work(some: Sequence[int]) -> np.ndarray:
+        asked.append(len(some))
+        if len(some) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory") if len(some) % 2 else MemoryError
+        return np.array(some, np.float32) * 2
+
+    found = halved_if_too_large(work, items, "rerank")
+    assert found.tolist() == [2 * item for item in items]
+    assert max(asked) == len(items)
+
+
+def test_one_text_that_is_too_large_is_an_error_and_others_are_passed_on() -> None:
+    def work(error: BaseException) -> Callable[[Sequence[str]], np.ndarray]:
+        def fail(some: Sequence[str]) -> np.ndarray:
+            raise error
+
+        return fail
+
+    with pytest.raises(ModelError, match="rerank: out of memory for one text"):
+        halved_if_too_large(work(torch.OutOfMemoryError("CUDA out of memory")), ["a", "b", "c"], "rerank")
+    with pytest.raises(RuntimeError, match="shape"):
+        halved_if_too_large(work(RuntimeError("shape")), ["a", "b", "c"], "rerank")

@@ -17,6 +17,7 @@ from hnmine.errors import ModelError
 from hnmine.models.cross_encoder import CrossEncoder
 from hnmine.models.folder import resolve
 from hnmine.models.ranking_head import has_ranking_head
+from hnmine.models.scoring_network import Features, ScoringNetwork
 from tests.builders.models import load_cross_encoder, spoil_weights, tiny_cross_encoder
 from tests.builders.reranker_table import LOADS, LOADS_BARE, REFUSED, in_document, outcome, rows
 from tests.builders.rerankers import BODY, LAYOUTS, POSITIONS, Layout
@@ -316,6 +317,23 @@ def test_equal_pairs_are_tied_exactly(tmp_path: Path) -> None:
     scores = reranker.scores(queries * 3, documents * 2 + documents, reported.append)
     np.testing.assert_array_equal(scores.reshape(3, -1), [scores[:60]] * 3)
     assert sum(reported) == 180
+
+
+def test_a_batch_that_memory_does_not_hold_is_scored_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_cross_encoder(tiny_cross_encoder(tmp_path / "model"))
+    queries, documents = ["how"] * 40, [f"document {i} " * (i % 5) for i in range(40)]
+    expected, forward = model.scores(queries, documents), ScoringNetwork.forward
+
+    def small(network: ScoringNetwork, features: Features, dtype: str | None = None) -> torch.Tensor:
+        if len(features["input_ids"]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(network, features, dtype)
+
+    monkeypatch.setattr(ScoringNetwork, "forward", small)
+    np.testing.assert_allclose(model.scores(queries, documents), expected, atol=1e-6)
+    assert "texts at once; halves are computed" in capsys.readouterr().err
 
 
 def test_every_finished_pair_is_told(tmp_path: Path) -> None:
