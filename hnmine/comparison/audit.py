@@ -19,20 +19,23 @@ from typing import Any
 import numpy as np
 
 from hnmine.arms.choose import choose_negatives
-from hnmine.arms.rules import RULES, Rule
+from hnmine.arms.rules import RULES, Rule, rule_of
+from hnmine.comparison.completeness import FEWEST, hide_one, most_that_are_right
 from hnmine.comparison.copies import NEIGHBOURS, Copies, count_copies, sample_of
+from hnmine.config.base import slug
 from hnmine.config.steps import GuardsConfig
 from hnmine.corpus.never_negative import NeverNegative
 from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged, denoise_model, open_search
+from hnmine.mining.pca import Fused
 from hnmine.project import Project
 from hnmine.ranking.first_stage import Bm25
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.runs.tables import text_table
-from hnmine.types import NO_ROW, Float64, Int64, Pairs, Space
+from hnmine.types import NO_ROW, Float64, Int64, Negatives, Pairs, Space
 
 TWO_CONDITIONS = "two conditions"
 TRIED_GUARDS = {
@@ -44,6 +47,8 @@ TRIED_GUARDS = {
 """Guards that are measured whatever is configured."""
 _BM25_DEPTH = 100  # documents of a query that rules of the first stage look at
 _SAFE, _USABLE = 0.03, 0.10  # shares of hidden positives
+_NO_REMEDY = ("nearest document", "condition 1", TWO_CONDITIONS)
+_FEW_PAIRS = 0.2  # a share: a rule that leaves the others without a negative is no remedy
 _Z = 1.959964  # quantile of the normal distribution for 95 %, two-sided
 
 
@@ -82,7 +87,7 @@ def hide_positives(pairs: Pairs, never_negative: NeverNegative, rows_Q: Int64 | 
 
 Risk = dict[str, Any]
 """What a rule risks: `hidden`, the share of its negatives that are hidden positives, and the `interval` of that;
-`yield`, the share of the pairs that got a negative; `negatives`, how many."""
+`yield`, the share of the pairs that got a negative; `negatives`, how many; `documents`, how many distinct ones."""
 
 
 def risk_of(trials: Trials, pair_M: Int64, doc_rows_M: Int64) -> Risk:
@@ -93,6 +98,7 @@ def risk_of(trials: Trials, pair_M: Int64, doc_rows_M: Int64) -> Risk:
         "interval": interval(np.bincount(query_M), np.bincount(query_M, weights=hidden_M)),
         "yield": len(np.unique(pair_M)) / max(1, len(trials.pairs)),
         "negatives": len(pair_M),
+        "documents": len(np.unique(trials.known.groups_N[doc_rows_M])),
     }
 
 
@@ -148,21 +154,47 @@ def audit(project: Project) -> dict[str, Any]:
     # Let the rules choose.
     first_QK, _ = Bm25(collection.documents, k1=config.evaluate.k1, b=config.evaluate.b).first(queries, _BM25_DEPTH)
     with track("audit", f"{len(queries):,} queries with several positives", len(pairs), "pairs") as progress:
-        risks = rule_risks(space, trials, seed=config.seed, first_QK=first_QK, done=progress.advance)
+        rules = RULES if (named := rule_of(config.select.rule)) is None else RULES | dict([named])
+        risks = rule_risks(space, trials, rules, seed=config.seed, first_QK=first_QK, done=progress.advance)
     # Mine with guards, and as configured.
     guarded, count = config.guards != GuardsConfig(), config.select.negatives
     configured = TWO_CONDITIONS + (", guarded" if guarded else "") + (f", {count} a pair" if count > 1 else "")
     settings = {name: (guards, 1) for name, guards in TRIED_GUARDS.items()}
-    if configured != TWO_CONDITIONS:
+    if named is not None:
+        configured = named[0]
+    elif configured != TWO_CONDITIONS:
         settings[configured] = (config.guards, count)
     offered = Judged(pairs=pairs, queries=queries, known=trials.known)
     mined, _ = project.select_each(offered, fused, space, settings)
     risks |= {name: risk_of(trials, each.pair_M, each.doc_rows_M) for name, each in mined.items()}
+    # Mine as it is done, with all judged answers known.
+    really = _really_mined(project, offered, fused, space, rows_Q)
+
     # Record.
-    record = {"queries": len(queries), "pairs": len(pairs), "rules": risks, "copies": vars(copies)}
+    record = {"queries": len(queries), "pairs": len(pairs), "rules": risks, "mined": really, "copies": vars(copies)}
     record |= {"config": config.model_dump(mode="json"), "versions": versions()}
     write_json(project.run.out / "audit.json", record)
-    return record | {"table": risk_table(risks), "verdict": verdict(risks, configured)}
+    return record | {"table": risk_table(risks), "verdict": verdict(risks, configured, really)}
+
+
+def _really_mined(project: Project, offered: Judged, fused: Fused, space: Space, rows_Q: Int64) -> dict[str, float]:
+    """Mine with all judged answers known; return the yield, how many negatives, and the most that can be right."""
+    pairs, never_negative = offered.pairs, project.collection.never_negative
+    but_one, all_known, hidden_P = hide_one(pairs, never_negative, rows_Q, project.config.seed)
+    found: dict[str, Negatives] = {}
+    for name, known in (("one hidden", but_one), ("all known", all_known)):
+        settings = {name: (GuardsConfig(), 1)}
+        found |= project.select_each(replace(offered, known=known), fused, space, settings)[0]
+    one, mined, groups_N = found["one hidden"], found["all known"], never_negative.groups_N
+    taken = groups_N[one.doc_rows_M] == groups_N[hidden_P[one.pair_M]]
+    most = most_that_are_right(
+        one.d_positive_negative_M[taken],
+        pairs.query_rows_P[one.pair_M[taken]],
+        mined.d_positive_negative_M,
+        pairs.query_rows_P[mined.pair_M],
+        interval,
+    )
+    return {"yield": mined.selected_pairs / len(pairs), "negatives": len(mined), "most_that_are_right": most}
 
 
 def _copies(project: Project, judged: Pairs, space: Space) -> Copies:
@@ -180,16 +212,61 @@ def risk_table(risks: Mapping[str, Risk]) -> str:
     for name, risk in risks.items():
         low, high = risk["interval"]
         shares = [f"{risk['hidden']:.1%}", f"{low:.1%} - {high:.1%}", f"{risk['yield']:.1%}"]
-        rows.append([name, *shares, f"{risk['negatives']:,}"])
-    return text_table(rows, ["rule", "hidden positives", "95 % interval", "yield", "negatives"])
+        rows.append([name, *shares, f"{risk['negatives']:,}", f"{risk['documents']:,}"])
+    headers = ["rule", "hidden positives", "95 % interval", "yield", "negatives", "distinct documents"]
+    return text_table(rows, headers)
 
 
-def verdict(risks: Mapping[str, Risk], configured: str = TWO_CONDITIONS) -> str:
-    """Say what the measured risk of the two conditions, and of what is `configured`, means for this domain."""
+def verdict(
+    risks: Mapping[str, Risk], configured: str = TWO_CONDITIONS, mined: Mapping[str, float] | None = None
+) -> str:
+    """Say what the measured risk of the two conditions, and of what is `configured`, means for this domain.
+
+    `mined` is what is mined with all judged answers known; it tells a set in which all is judged from a dangerous one.
+    """
     lines = [f"Of the {TWO_CONDITIONS}' first negatives, {_judgement(risks[TWO_CONDITIONS])}."]
+    if _is_dangerous(risks[TWO_CONDITIONS]):
+        lines += _if_all_is_judged(mined) or [_remedy(risks)]
     if configured != TWO_CONDITIONS:
         lines.append(f"As configured ({configured}), {_judgement(risks[configured])}.")
     return "\n".join(lines)
+
+
+def _if_all_is_judged(mined: Mapping[str, float] | None) -> list[str]:
+    """Return why it is harmless here; nothing where it may not be."""
+    if mined is None:
+        return []
+    found = f"with all that is judged known, as one mines, {mined['yield']:.1%} of these pairs have a negative"
+    if mined["negatives"] < FEWEST:
+        return [f"But {found}: there is next to nothing to find among these, right or wrong."]
+    if (most := mined["most_that_are_right"]) > _USABLE:
+        return []
+    return [
+        f"But all seems to be judged here: {found}, and at most {most:.1%} of those lie to their positive as right "
+        "answers do. It is dangerous for documents that nobody judges."
+    ]
+
+
+def _remedy(risks: Mapping[str, Risk]) -> str:
+    """Return the hardest rule that was measured as usable, and how it is mined with."""
+    settings = {name: _guards_as_settings(guards) for name, guards in TRIED_GUARDS.items()}
+    settings |= {name: f"--set select.rule={slug(name)}" for name in RULES if name not in _NO_REMEDY}
+    for name, how in settings.items():
+        risk = risks.get(name)
+        if risk is not None and risk["interval"][1] <= _USABLE and risk["yield"] >= _FEW_PAIRS:
+            worth = f"{risk['hidden']:.1%} hidden, negatives for {risk['yield']:.0%} of the pairs"
+            return f"Usable here is {name} ({worth}); mine with {how}."
+    return "No rule that was measured is usable here: judge more right documents, or train with --preset positives."
+
+
+def _guards_as_settings(guards: GuardsConfig) -> str:
+    found = guards.model_dump(exclude_defaults=True)
+    return " ".join(f"--set guards.{key}={value}" for key, value in found.items())
+
+
+def _is_dangerous(risk: Risk) -> bool:
+    (low, high), share = risk["interval"], risk["hidden"]
+    return bool(risk["negatives"]) and high > _USABLE and share > _USABLE and low > _SAFE
 
 
 def _judgement(risk: Risk) -> str:
@@ -201,10 +278,8 @@ def _judgement(risk: Risk) -> str:
         meaning = "safe here"
     elif high <= _USABLE:
         meaning = "usable with anchors (the default); look at some triplets by eye"
-    elif share > _USABLE and low > _SAFE:
-        meaning = (
-            "dangerous here: several documents are right for a query and few are judged; use guards, or another rule"
-        )
+    elif _is_dangerous(risk):
+        meaning = "dangerous where several documents are right for a query and few are judged"
     else:
         meaning = "too few to tell; judge more right documents of the same queries, or look at triplets by eye"
     return f"{share:.1%} ({low:.1%} to {high:.1%}) are right answers that were hidden: {meaning}"

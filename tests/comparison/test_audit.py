@@ -31,6 +31,7 @@ from hnmine.types import NO_ROW, Pairs, Space, Texts, distance, unit_rows
 from tests.builders.devices import CPU
 from tests.builders.field_cases import copied, write_plain
 from tests.builders.judged import collection_of, never_negative_of
+from tests.builders.layouts import Plain
 from tests.builders.settings import LEXICAL_ENCODER
 from tests.builders.texts import numbered_texts
 
@@ -251,7 +252,8 @@ def test_without_variance_a_query_counts_as_one(
 
 
 def risk(hidden: float, low: float, high: float, negatives: int = 100) -> Risk:
-    return {"hidden": hidden, "interval": (low, high), "yield": 1.0, "negatives": negatives}
+    facts = {"yield": 1.0, "negatives": negatives, "documents": negatives // 2}
+    return {"hidden": hidden, "interval": (low, high), **facts}
 
 
 def test_the_verdict_follows_the_upper_end_of_the_interval() -> None:
@@ -269,13 +271,72 @@ def test_the_verdict_follows_the_upper_end_of_the_interval() -> None:
 
 
 def test_the_verdict_speaks_of_what_is_configured_too() -> None:
-    first, second = verdict({TWO_CONDITIONS: risk(0.3, 0.27, 0.33), "mine": risk(0, 0, 0.004)}, "mine").splitlines()
+    first, remedy, second = verdict(
+        {TWO_CONDITIONS: risk(0.3, 0.27, 0.33), "mine": risk(0, 0, 0.004)}, "mine"
+    ).splitlines()
     assert "dangerous" in first
+    assert remedy.startswith("No rule that was measured is usable here")
     assert second == "As configured (mine), 0.0% (0.0% to 0.4%) are right answers that were hidden: safe here."
 
 
 def test_the_table_shows_rate_interval_yield_and_sample() -> None:
     header, row = risk_table({TWO_CONDITIONS: risk(0.3, 0.272, 0.329, negatives=1000)}).splitlines()
-    assert header.split() == ["rule", "hidden", "positives", "95", "%", "interval", "yield", "negatives"]
-    assert row.split() == ["two", "conditions", "30.0%", "27.2%", "-", "32.9%", "100.0%", "1,000"]
+    assert header.split("  ")[-1] == "distinct documents"
+    assert header.split()[:8] == ["rule", "hidden", "positives", "95", "%", "interval", "yield", "negatives"]
+    assert row.split() == ["two", "conditions", "30.0%", "27.2%", "-", "32.9%", "100.0%", "1,000", "500"]
     assert len(header) == len(row)
+
+
+def test_a_dangerous_set_gets_a_remedy_that_exists() -> None:
+    bad = {TWO_CONDITIONS: risk(0.3, 0.27, 0.33), "nearest document": risk(0.02, 0.01, 0.05)}
+    good = {"PercPos 0.95": risk(0.02, 0.01, 0.05), "BM25": risk(0.01, 0, 0.02)}
+    guarded = {"two conditions, margin 0.02, first_rank 5": risk(0.03, 0.01, 0.08)}
+    remedies = {
+        "--preset positives": bad,
+        "--set select.rule=percpos-0.95": bad | good,
+        "--set guards.first_rank=5 --set guards.margin=0.02": bad | good | guarded,
+        "--set select.rule=bm25": bad | good | {"PercPos 0.95": risk(0.02, 0.01, 0.05) | {"yield": 0.1}},
+    }
+    for remedy, risks in remedies.items():
+        *_, last = verdict(risks).splitlines()
+        assert last.endswith(f"{remedy}.")
+        settings = [word for word in remedy.split() if "=" in word]
+        assert load(overrides=settings)
+
+
+@pytest.mark.parametrize(
+    ("mined", "said"),
+    [
+        ({"yield": 0.5, "negatives": 100, "most_that_are_right": 0.04}, "But all seems to be judged here: "),
+        ({"yield": 0.004, "negatives": 4, "most_that_are_right": 1.0}, "next to nothing to find"),
+        ({"yield": 0.5, "negatives": 100, "most_that_are_right": 0.4}, "No rule that was measured"),
+    ],
+)
+def test_a_set_in_which_all_is_judged_is_not_called_dangerous(mined: dict[str, float], said: str) -> None:
+    first, second = verdict({TWO_CONDITIONS: risk(0.785, 0.75, 0.82)}, mined=mined).splitlines()
+    assert "dangerous where several documents are right for a query and few are judged" in first
+    assert said in second
+
+
+def test_a_help_page_of_which_all_is_judged_is_told_from_one_of_which_little_is(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    words = ["".join(letters[rng.integers(26, size=7)]) for _ in range(820)]
+
+    def written(topic: int) -> str:
+        own_words = [words[8 * topic + at] for at in rng.integers(8, size=4)]
+        return " ".join([*own_words, *(words[at] for at in rng.integers(720, 820, size=3))])
+
+    documents = [(f"d{topic}-{at}", written(topic)) for topic in range(90) for at in range(5)]
+    queries = {f"q{topic}-{at}": written(topic) for topic in range(90) for at in range(2)}
+    every = {(query, f"d{query[1:].split('-')[0]}-{at}"): 1 for query in queries for at in range(5)}
+    few = {pair: 1 for pair in every if rng.random() < 0.4}
+    said, config = {}, load(overrides=["encoders=[{name: lexical, lexical: {width: 64}}]", "ray=false", "device=cpu"])
+    for name, judged in (("all", every), ("few", few)):
+        texts = {doc: ("", text) for doc, text in documents}
+        folder = write_plain(tmp_path / name, Plain(texts, queries, {"train": judged}))
+        said[name] = pipeline.audit(folder, tmp_path / f"out {name}", config)
+    for name, record in said.items():
+        assert "dangerous where" in record["verdict"], "hidden positives are taken in both"
+        wrong = ("But all seems to be judged here" in record["verdict"]) or ("next to nothing" in record["verdict"])
+        assert wrong == (name == "all")
