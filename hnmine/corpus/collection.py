@@ -97,6 +97,8 @@ class Collection:
 
     def wrong(self) -> dict[int, set[int]]:
         """Return the document rows for each query row that people judged wrong, and nobody right."""
+        if not len(self.verdicts):
+            return {}
         is_wrong_J = self.verdicts.grades_J <= 0
         wrong = Pairs(
             query_rows_P=self.verdicts.query_rows_J[is_wrong_J], doc_rows_P=self.verdicts.doc_rows_J[is_wrong_J]

@@ -147,16 +147,17 @@ def trace(
     space: Space,
     pair: Pairs,
     known: Known,
+    doc_rows_F: Int64,
     *,
     negatives: int,
     guards: Sequence[Guard] = (),
     expensive: Guard | None = None,
 ) -> Trace:
-    """Return how `select` decides over each document, for one pair and by a full scan."""
-    everything = _Everything(len(space.docs_NR))
-    selection = _Selection(space, pair, known, everything, negatives, guards, expensive, lambda _pairs: None)
+    """Return how `select` decides over each document, for one pair; the rows have all that is nearer than PD."""
+    everything = _Everything(doc_rows_F)
+    selection = _TracedSelection(space, pair, known, everything, negatives, guards, expensive, lambda _pairs: None)
     selection.settle_by_scans(np.zeros(1, dtype=np.int64))
-    rows_F, passed_F, removed_by_F = selection.trace(*everything.within(space.queries_QR[:1], np.zeros(1)))
+    rows_F, passed_F, removed_by_F = selection.tested
     return Trace(
         rows_F=rows_F,
         passed_F=passed_F,
@@ -169,17 +170,17 @@ def trace(
 
 @dataclass(frozen=True)
 class _Everything:
-    """A search that returns every document."""
+    """A search that returns these documents for every query."""
 
-    documents: int
+    doc_rows: Int64
     approximate = False
 
     def nearest(self, queries_QR: Float32, k: int) -> tuple[Int64, Float32]:
         raise NotImplementedError
 
     def within(self, queries_QR: Float32, radius_Q: Float64) -> tuple[Int64, Int64]:  # noqa: ARG002
-        queries_F, doc_rows_F = np.indices((len(queries_QR), self.documents)).reshape(2, -1)
-        return queries_F, doc_rows_F
+        queries = len(queries_QR)
+        return np.repeat(np.arange(queries), len(self.doc_rows)), np.tile(self.doc_rows, queries)
 
 
 @dataclass
@@ -248,11 +249,6 @@ class _Selection:
             dropped=self.dropped,
             guarded=self.guarded,
         )
-
-    def trace(self, pair_F: Int64, doc_rows_F: Int64) -> tuple[Examined, NDArray[np.bool_], Int64]:
-        """Return those of these documents that are nearer than the positive, which passed, and what removed them."""
-        nearer_F = _nearest_first(self._examine(pair_F, doc_rows_F))
-        return nearer_F, *self._test(nearer_F)
 
     def _examine(self, pair_F: Int64, doc_rows_F: Int64) -> Examined:
         """Keep the documents nearer than their pair's positive (condition 1), with all that decides over them."""
@@ -361,6 +357,17 @@ class _Selection:
             ask(len(self.cheap), rows)
             waiting_F[rows] = False
         return passed_F, removed_by_F
+
+
+class _TracedSelection(_Selection):
+    """A selection that remembers what was tested last, and how that ended."""
+
+    tested: tuple[Examined, NDArray[np.bool_], Int64]
+
+    def _test(self, nearer_F: Examined) -> tuple[NDArray[np.bool_], Int64]:
+        found = super()._test(nearer_F)
+        self.tested = nearer_F, *found
+        return found
 
 
 def _nearest_first(rows_F: Examined) -> Examined:

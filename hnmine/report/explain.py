@@ -29,7 +29,7 @@ from hnmine.project import Data, Project
 from hnmine.report.explained import NO_NEGATIVE, NONE_TAKEN, PROOF, Explanation, because
 from hnmine.runs.folder import Run
 from hnmine.runs.manifest import read_manifest
-from hnmine.runs.progress import track
+from hnmine.runs.progress import Progress, track
 from hnmine.types import Pairs, Space, distances
 
 TOP = 20
@@ -69,6 +69,8 @@ def open_mined(data: Data | None, out: Path) -> Project:
     section = run.manifest["mining"]
     if data is None and str(section["data"]).startswith("("):
         raise DataError(f"{out} was mined from {section['data'][1:-1]}; give the collection as data")
+    if data is None and "://" not in section["data"] and not Path(section["data"]).exists():
+        raise DataError(f"the collection was {section['data']} when {out} was mined; name its place with --data")
     data = section["data"] if data is None else data
     collection = data if isinstance(data, Collection) else read_collection(data, run.config.sources)
     return Project(data=str(data), config=run.config, run=run, collection=collection)
@@ -113,7 +115,8 @@ def explain_query(
 
     # Put all documents in order, and explain pair by pair.
     ordered = _Ordered(project, query, is_mined, scorers or {})
-    explained = [ordered.pair(pairs.take(np.array([at])), document, top) for at in range(len(pairs))]
+    with track("explain", query_id, len(pairs), "pairs") as progress:
+        explained = [ordered.pair(pairs.take(np.array([at])), document, top, progress) for at in range(len(pairs))]
     found = {"id": query_id, "text": queries.texts[query]}
     return Explanation(query=found, mined=is_mined, notes=notes + ordered.notes, pairs=explained)
 
@@ -145,11 +148,11 @@ class _Ordered:
     def _single_spaces(self) -> list[Space]:
         return single_spaces(self._fused)
 
-    def pair(self, pair: Pairs, document: int | None, top: int) -> dict[str, Any]:
+    def pair(self, pair: Pairs, document: int | None, top: int, progress: Progress) -> dict[str, Any]:
         """Explain one pair: all that is listed, or one document."""
         # Follow the selection, and compare it with what was mined.
         positive, config, ids = int(pair.doc_rows_P[0]), self._project.config, self._documents.ids
-        fates = self._fates(pair)
+        fates = self._fates(pair, progress)
         table = [row for row in self._mined if row["positive_id"] == ids[positive]]
         if self._is_mined and [row["negative_id"] for row in table] != [ids[row] for row in fates.negatives]:
             if self._project.run.manifest["mining"]["search"].get("index") == "flat":
@@ -181,14 +184,14 @@ class _Ordered:
             return "own rule" if "rule" in search else "approximate"
         return traced.certificate
 
-    def _fates(self, pair: Pairs) -> _Fates:
+    def _fates(self, pair: Pairs, progress: Progress) -> _Fates:
         judged, config = Judged.of(pair, self._project.collection), self._project.config
         guards = guards_of(config.guards, lambda: self._single_spaces)
-        with track("explain", self._documents.ids[int(pair.doc_rows_P[0])], 1, "pair") as progress:
-            expensive = self._project.denoise(config.guards, judged.queries, progress)
-            how: dict[str, Any] = {"negatives": config.select.negatives, "guards": guards, "expensive": expensive}
-            traced = trace(self._space, judged.pairs, judged.known, **how)
-            progress.advance(1)
+        expensive = self._project.denoise(config.guards, judged.queries, progress)
+        how: dict[str, Any] = {"negatives": config.select.negatives, "guards": guards, "expensive": expensive}
+        nearer_F = self._order_N[: self._rank_N[pair.doc_rows_P[0]]]
+        traced = trace(self._space, judged.pairs, judged.known, nearer_F, **how)
+        progress.advance(1)
         names = [guard.name for guard in (*guards, *([expensive] if expensive else []))]
         return _Fates(traced, judged.known, names, config.select.negatives)
 

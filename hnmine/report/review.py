@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from hnmine.corpus.verdicts import RIGHT, WRONG, marker, texts_digest, verdict_rows
@@ -32,16 +32,19 @@ def review_page(run: Run, count: int, seed: int) -> str:
     Raises:
         DataError: none is left.
     """
-    triplets, negatives = (pq.read_table(run.out / f"{name}.parquet") for name in ("triplets", "negatives"))
+    # Leave out what has a verdict.
+    negatives = pq.read_table(run.out / "negatives.parquet")
     read = (row.fields for row in verdict_rows(run.config.sources.verdicts) if row.fields.get("verdict"))
-    known = {(fields["query"], fields["document"]) for fields in read}
+    known = {(str(fields.get("query")), str(fields.get("document"))) for fields in read}
     pairs = zip(negatives["query_id"].to_pylist(), negatives["negative_id"].to_pylist(), strict=True)
-    is_open = pa.array([pair not in known for pair in pairs], pa.bool_())
-    triplets, negatives = triplets.filter(is_open), negatives.filter(is_open)
-    if not len(negatives):
+    open_rows = [row for row, pair in enumerate(pairs) if pair not in known]
+    if not open_rows:
         raise DataError(f"{run.out} has no mined negative without a verdict; `dropped` in manifest.json says why")
-    chosen = drawn(triplets, count, seed)
-    facts, texts = (table.take(chosen).to_pylist() for table in (negatives, triplets))
+
+    # Draw, and read no other text.
+    path = run.out / "triplets.parquet"
+    chosen = [open_rows[at] for at in drawn(pq.read_table(path, columns=["query"]).take(open_rows), count, seed)]
+    facts, texts = negatives.take(chosen).to_pylist(), pads.dataset(path).take(chosen).to_pylist()
     blocks = [_HEADER.format(count=len(chosen), all=len(negatives), right=RIGHT, wrong=WRONG)]
     blocks += [_triplet(at, *each) for at, each in enumerate(zip(facts, texts, strict=True), 1)]
     return "\n".join(blocks)

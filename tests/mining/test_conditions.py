@@ -254,6 +254,7 @@ def test_denoising_equals_asking_the_cross_encoder_about_every_document(
             space,
             judged.take(np.array([pair])),
             one,
+            np.arange(docs),
             negatives=wanted,
             guards=[margin_guard(near)],
             expensive=denoise_guard(scorer, margin=margin, most=most),
