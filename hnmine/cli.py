@@ -170,6 +170,12 @@ def _inspect(options: argparse.Namespace) -> str:
     return json.dumps(found, indent=1) if options.json else inspection_text(found)
 
 
+def _report(options: argparse.Namespace) -> str:
+    from hnmine.report.page import report
+
+    return str(report(options.out))
+
+
 def _presets(_options: argparse.Namespace) -> str:
     from hnmine.report.presets import presets_table
 
@@ -257,6 +263,8 @@ def command_parser() -> argparse.ArgumentParser:
     take_away.add_push_options(_add_command(commands, "push", take_away.pushed, take_away.PUSH))
     about, words = explaining.ABOUT, explaining.EXAMPLES
     explaining.add_options(_add_command(commands, "explain", explaining.explained, about, words))
+    page = _add_command(commands, "report", _report, "make OUT/report.html, the page of a run, of its files alone")
+    page.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
     about = "say what a folder is taken for, what stands in it, what is not read, and what to do next"
     inspect = _add_command(commands, "inspect", _inspect, about)
     inspect.add_argument("--data", required=True, metavar="DATA", help=_DATA)

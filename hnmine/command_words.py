@@ -26,6 +26,7 @@ the steps of run, one by one; what is already done is reused:
 
 what was mined, looked at:
   hnmine explain  --out DIR QUERY_ID       why a document is a negative, or is none
+  hnmine report   --out DIR                make OUT/report.html anew, the page that run, evaluate, compare, audit leave
   hnmine explain  --out DIR --sample 20    triplets to judge as a page; it goes back as sources.verdicts
 
 any model, on its own:

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
-from hnmine.report.texts import beginning
+from hnmine.report.texts import shortened
 from hnmine.types import Float64
 
 Datum = dict[str, Any]
@@ -76,7 +76,7 @@ def _both(name: str, label: str, datasets: Mapping[str, Sequence[Datum]], height
 
 
 def _cut(row: Datum, letters: int) -> Datum:
-    return row | {"name": beginning(row["name"], letters)} if "name" in row else row
+    return row | {"name": shortened(row["name"], letters)} if "name" in row else row
 
 
 def outcome(counts: tuple[int, int, int], gain: tuple[float, float, float], label: str) -> Chart:
@@ -123,10 +123,9 @@ def bars(rows: Sequence[tuple[str, float, str]], label: str, intervals: Sequence
 def histograms(columns: Mapping[str, Float64], label: str, *, log: bool = False) -> Chart:
     """Return histograms below each other on one axis, each with its name and median above it."""
     every = np.concatenate([*columns.values()])
-    low, high = float(every.min()), float(every.max())
-    edges = (
-        np.geomspace(max(1, low), max(2, high), _BINS + 1) if log else np.linspace(low, high + (low == high), _BINS + 1)
-    )
+    low, high = max(1.0, every.min()) if log else float(every.min()), float(every.max())
+    high = high if high > low * (1 + 1e-6) + 1e-9 else 2 * low if log else low + 1
+    edges = np.geomspace(low, high, _BINS + 1) if log else np.linspace(low, high, _BINS + 1)
     bins, medians, names = [], [], []
     for place, (name, column) in enumerate(columns.items()):
         floor, median = (place + 1) * _PANEL - 4, float(np.median(column))

@@ -14,9 +14,14 @@ import pyarrow.parquet as pq
 
 from hnmine.ranking.measures import DEPTH, MAIN_METRIC, METRICS, Paired, paired
 from hnmine.ranking.rows import Row, read_rows
-from hnmine.report.texts import DOCUMENTS, QUERIES, SHOWN, beginning
+from hnmine.report.charts import Interval
+from hnmine.report.texts import DOCUMENTS, QUERIES, SHOWN, shortened
 from hnmine.types import Float64
 
+EXTREMES = 10
+"""Queries of those that lost most, and of those that gained most, that are shown first."""
+MOST_DOTS = 1500
+"""Queries of a scatter; of more it shows a sample."""
 _RESAMPLES, _AT_ONCE = 4000, 500
 _BEFORE = "before: "  # the re-ranker that was given, or its warmed-up body
 _SPREAD, _APART = 0.42, 0.11  # of a place's width: over which its dots are spread at most; how far they lie apart
@@ -118,44 +123,44 @@ class Outcome:
         starts = [row for row in self.rows if row.name.startswith(_BEFORE) and row.kind == "re-ranker"]
         return [row for row in self.rows if row.kind == "first-stage"][:1] + starts[:1]
 
-    def gains(self, metric: str) -> list[tuple[str, list[tuple[str, float, float, float]]]]:
-        """Return by row, in order, its gain in a metric over each reference, between the ends of the 95 % interval."""
+    def gains(self) -> dict[str, list[tuple[str, list[Interval]]]]:
+        """Return by metric and row its gain over each reference, between the ends of the 95 % interval."""
         references = self.references()
-        found = []
-        for row in self.rows:
-            others = [each for each in references if each is not row]
-            differences = [self.values(row, metric) - self.values(each, metric) for each in others]
-            if differences and row is not references[0]:
-                low, high = interval_of_means(np.stack(differences, axis=1), self.seed)
-                found.append(
-                    (
-                        row.name,
-                        [
-                            (each.name, low[at], float(differences[at].mean()), high[at])
-                            for at, each in enumerate(others)
-                        ],
-                    )
-                )
-        return found
+        compared = [
+            (row, each) for row in self.rows if row is not references[0] for each in references if each is not row
+        ]
+        if not compared:
+            return {}
+        keys = [(metric, row.name, each.name) for metric in METRICS for row, each in compared]
+        values = [self.values(row, metric) - self.values(each, metric) for metric in METRICS for row, each in compared]
+        low, high = interval_of_means(np.stack(values, axis=1), self.seed)
+        found: dict[str, dict[str, list[Interval]]] = {metric: {} for metric in METRICS}
+        for at, (metric, row, reference) in enumerate(keys):
+            found[metric].setdefault(row, []).append((reference, low[at], float(values[at].mean()), high[at]))
+        return {metric: list(rows.items()) for metric, rows in found.items()}
 
     def places(self, row: Row) -> list[int | None]:
         """Return the place of each query's first right document; None: not among the first `DEPTH`."""
         return [round(1 / value) if value else None for value in self.values(row)]
 
     def changes(self, width: int, most: int) -> list[Change]:
-        """Return every query, those that lost most first; the lists, cut to `width`, of `most` that changed most."""
+        """Return every query, those that lost most first, with its lists, in texts of `width`, or without.
+
+        `most` have lists: `EXTREMES` that lost most, as many that gained most, then the others that changed most.
+        """
         ids = self.tables[self.before.slug]["query_id"].to_pylist()
         known = {} if self.queries is None else {row["query_id"]: row for row in self.queries.to_pylist()}
         was, now = self.places(self.before), self.places(self.after)
         order = np.argsort(self.change_Q, kind="stable").tolist()
-        with_lists = set(sorted(order, key=lambda query: -abs(self.change_Q[query]))[:most])
+        others = sorted(order, key=lambda query: -abs(self.change_Q[query]))
+        with_lists = set([*dict.fromkeys([*order[:EXTREMES], *order[-EXTREMES:], *others])][:most])
         lists = [self._first(row) for row in (self.before, self.after)]
         found = []
         for query in order:
             facts = known.get(ids[query], {"text": "", "right_ids": [], "right": 0})
             right = set(facts["right_ids"])
             shown = [
-                [Listed(each, beginning(self.texts.get(each, ""), width), each in right) for each in ids_of[query]]
+                [Listed(each, shortened(self.texts.get(each, ""), width), each in right) for each in ids_of[query]]
                 if query in with_lists and known
                 else []
                 for ids_of in lists
@@ -164,7 +169,7 @@ class Outcome:
                 Change(
                     number=query,
                     query_id=ids[query],
-                    text=beginning(facts["text"], 2 * width),
+                    text=shortened(facts["text"], 2 * width),
                     was=was[query],
                     now=now[query],
                     change=float(self.change_Q[query]),
@@ -188,8 +193,8 @@ class Outcome:
         """Yield a dot a query for `charts.ranks`; those of one place are spread as the seeds of a sunflower."""
         was, now = self.places(self.before), self.places(self.after)
         cells: dict[tuple[int, int], list[int]] = {}
-        for query, places in enumerate(zip(was, now, strict=True)):
-            x, y = (0 if place is None else DEPTH + 1 - place for place in places)
+        for query in np.linspace(0, len(was) - 1, min(MOST_DOTS, len(was))).astype(int).tolist():
+            x, y = (0 if place is None else DEPTH + 1 - place for place in (was[query], now[query]))
             cells.setdefault((x, y), []).append(query)
         for (x, y), queries in cells.items():
             apart = min(_APART, _SPREAD / np.sqrt(len(queries)))
@@ -224,19 +229,3 @@ def interval_of_means(values_QK: Float64, seed: int = 0) -> tuple[list[float], l
     ]
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0).tolist()
     return low, high
-
-
-def table_rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """Return the table as the page prints it."""
-    best = max(row.test[MAIN_METRIC] for row in outcome.rows)
-    return [
-        {
-            "name": row.name,
-            "is_deployed": row.name == outcome.deployed,
-            "is_best": row.test[MAIN_METRIC] == best,
-            "metrics": [row.test[metric] for metric in METRICS],
-            "milliseconds": row.milliseconds_per_query,
-            "weights": {part: weight for part, weight in row.weights.items() if len(row.weights) > 1},
-        }
-        for row in outcome.rows
-    ]

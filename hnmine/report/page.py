@@ -22,7 +22,7 @@ from markupsafe import Markup
 from hnmine.errors import DataError
 from hnmine.ranking.measures import DEPTH, MAIN_METRIC, METRICS
 from hnmine.report import charts, steps
-from hnmine.report.outcome import Change, Outcome, table_rows
+from hnmine.report.outcome import EXTREMES, MOST_DOTS, Change, Outcome
 from hnmine.runs.files import whole_file
 from hnmine.runs.manifest import MANIFEST, read_manifest
 from hnmine.runs.printable import one_line
@@ -31,10 +31,8 @@ from hnmine.runs.progress import say
 PAGE, NIGHTS = "report.html", "nights.json"
 """The page in OUT; the history that a night leaves there."""
 MOST_BYTES = 1_000_000
-SHOWN_CHANGES = 10
-"""Queries of those that lost most, and of those that gained most."""
-_TRIES = ((160, 300), (120, 600), (90, 600), (60, 500), (40, 300), (40, 100), (40, 0))
-"""Widths of a text, and numbers of queries with their lists; the first that fits is taken."""
+_WIDTHS, _SAMPLE = (160, 120, 90, 60), 40
+"""Of a text: the widest is taken with which all lists fit, else the narrowest and fewer lists; tried on a sample."""
 _Lacking = list[tuple[str, str]]
 
 
@@ -121,6 +119,7 @@ def _context(
         "metrics": [*METRICS],
         "main_metric": MAIN_METRIC,
         "depth": DEPTH,
+        "most_dots": MOST_DOTS,
         **({} if outcome is None else _first_things(outcome)),
         "outcome": outcome,
     }
@@ -130,18 +129,15 @@ def _first_things(outcome: Outcome) -> dict[str, Any]:
     """Return the sentence and the picture at the top, the table with its intervals, and the scatter."""
     (better, equal, worse), test = outcome.counts(), outcome.test
     total = len(outcome.change_Q)
-    gains = {metric: outcome.gains(metric) for metric in METRICS}
     label = f"{better} queries better, {equal} equal, {worse} worse; {MAIN_METRIC} {test}"
     return {
         "counts": {"better": better, "equal": equal, "worse": worse, "total": total},
         "test": test,
         "picture": charts.outcome((better, equal, worse), (test.low, test.difference, test.high), label),
-        "table": table_rows(outcome),
         "references": [row.name for row in outcome.references()],
         "forests": {
             metric: charts.forest(rows, f"Gain in {metric} of each row, with 95 % intervals")
-            for metric, rows in gains.items()
-            if rows
+            for metric, rows in outcome.gains().items()
         },
         "scatter": charts.ranks([*outcome.dots()], "Queries by the place of their first right document"),
     }
@@ -160,23 +156,34 @@ def _fitting(context: dict[str, Any], outcome: Outcome | None) -> bytes:
     template, folder = environment.get_template("page.html"), files("hnmine.report") / "templates"
     style, script = (Markup((folder / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = b""
-    for width, most in _TRIES if outcome else _TRIES[:1]:
+
+    def made(width: int, most: int) -> bytes:
         changes = outcome.changes(width, most) if outcome else []
-        made = template.render(context | _lists(changes), style=style, script=script, script_digest=digest)
-        page = made.encode("utf-8", "replace")
-        if len(page) < MOST_BYTES:
-            return page
-    raise DataError(f"the page would have {len(page):,} bytes even without texts of queries, {MOST_BYTES:,} at most")
+        text = template.render(context | _lists(changes), style=style, script=script, script_digest=digest)
+        return text.encode("utf-8", "replace")
+
+    # Without lists, or with as many as there is room for.
+    page, queries, fitting = made(0, 0), len(outcome.change_Q) if outcome else 0, 0
+    room = MOST_BYTES - len(page)
+    if room <= 0:
+        raise DataError(f"the page would have {len(page):,} bytes without any query, {MOST_BYTES:,} at most")
+    for width in _WIDTHS if queries else ():
+        each = (len(made(width, _SAMPLE)) - len(page)) / min(_SAMPLE, queries)
+        fitting = min(queries, int(room / each))
+        if fitting == queries:
+            break
+    while fitting and len(made_page := made(width, fitting)) >= MOST_BYTES:  # the sample was of shorter texts
+        fitting = fitting * 9 // 10
+    return made_page if fitting else page
 
 
 def _lists(changes: list[Change]) -> dict[str, Any]:
     """Return the queries as the template shows them: worst losses, best gains, and the rest."""
     lost = [each for each in changes if each.change < 0]
     gained = [each for each in reversed(changes) if each.change > 0]
-    rest = lost[SHOWN_CHANGES:] + gained[SHOWN_CHANGES:] + [each for each in changes if not each.change]
+    rest = lost[EXTREMES:] + gained[EXTREMES:] + [each for each in changes if not each.change]
     return {
-        "groups": [("lost", lost[:SHOWN_CHANGES], len(lost)), ("gained", gained[:SHOWN_CHANGES], len(gained))],
+        "groups": [("lost", lost[:EXTREMES], len(lost)), ("gained", gained[:EXTREMES], len(gained))],
         "rest": [each for each in rest if each.before],
         "left_out": sum(not each.before for each in rest),
     }

@@ -56,6 +56,9 @@ def write_texts(task: Task, scores: Iterable[Float32], run: Run) -> list[str]:
 def beginning(text: str, width: int = WIDTH) -> str:
     """Return the beginning of a text on one line, printable, with an ellipsis where it was cut."""
     line = one_line(text[: _READ * width])
-    if len(line) <= width and len(text) <= _READ * width:
-        return line
-    return f"{line[: width - 2].rstrip()} …"
+    return shortened(line if len(text) <= _READ * width else line.ljust(width + 1), width)
+
+
+def shortened(line: str, width: int) -> str:
+    """Return a line of at most this many characters, with an ellipsis where it was cut."""
+    return line if len(line) <= width else f"{line[: max(0, width - 2)].rstrip()} …"

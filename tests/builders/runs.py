@@ -53,7 +53,7 @@ def reported_run(
 
 
 def scored_task(rng: np.random.Generator, queries: int, depth: int, text_of: TextOf) -> tuple[Task, dict[str, Float32]]:
-    """Return a task with one right document a query, or two, or none in its list; and scores by row, later ones better."""
+    """Return a task with one right document a query, or two, or none in its list; scores by row, later ones better."""
     rows_QK = np.array([rng.permutation(4 * depth)[:depth] for _ in range(queries)], dtype=np.int64)
     right = [
         {int(rows[place])} | ({int(rows[0])} if place % 5 == 0 else set())
