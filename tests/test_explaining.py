@@ -147,6 +147,9 @@ def test_what_a_rule_or_an_approximate_index_chose_is_believed(data: Path, tmp_p
     verdicts = {each["id"]: each["verdict"] for each in pair["documents"]}
     assert [name for name, verdict in verdicts.items() if verdict == "negative"] == pair["negatives"]
     assert verdicts["apple-price"] == "missed"
+    assert "not by the two conditions" in hnmine.explain(data, tmp_path / "rule", "apple-care")["notes"][0]
+    chosen = next(each for each in pair["documents"] if each["verdict"] == "negative")
+    assert chosen["because"].startswith("NEGATIVE 1: chosen by the rule ")
     ivf = hnmine.load_config(overrides=[*QUICK, "search.index=ivf", "search.ivf_probes=1"])
     hnmine.mine(data, tmp_path / "ivf", ivf)
     table = hnmine.negatives(tmp_path / "ivf").to_pylist()

@@ -131,6 +131,10 @@ class _Ordered:
         digests = project.collection.digests()
         if project.run.manifest["mining"].get("digests", digests) != digests:
             self.notes.append("the collection is not the one that was mined: mine again")
+        self._rule = project.run.manifest["mining"]["search"].get("rule", "") if is_mined else ""
+        if self._rule:
+            chosen = f"the negatives were chosen by the rule {self._rule}, not by the two conditions"
+            self.notes.append(f"{chosen}; of the others it is said what the conditions would decide")
         # Take the space that was mined in.
         self._fused, path = project.fuse(queries.take([query])), project.run.out / "basis.safetensors"
         basis = Basis.load(path) if path.is_file() else None
@@ -181,7 +185,7 @@ class _Ordered:
     def _certificate(self, traced: Trace) -> str:
         search = self._project.run.manifest["mining"]["search"]
         if self._is_mined and search.get("index") != "flat":
-            return "own rule" if "rule" in search else "approximate"
+            return "own rule" if self._rule else "approximate"
         return traced.certificate
 
     def _fates(self, pair: Pairs, progress: Progress) -> _Fates:
@@ -210,7 +214,11 @@ class _Ordered:
                 "d_positive": d_positive_n[at],
                 "verdict": verdict,
             }
-            facts = {"radius": self._d_query_N[positive], "twin": "" if twin is None else self._documents.ids[twin]}
+            facts = {
+                "rule": self._rule,
+                "radius": self._d_query_N[positive],
+                "twin": "" if twin is None else self._documents.ids[twin],
+            }
             reason = because(found | facts | fates.numbers(row), self._project.config)
             scored = {name: of_all[at] for name, of_all in scores.items()}
             described.append(found | {"because": reason, "scores": scored, "text": texts[at]})

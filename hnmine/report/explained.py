@@ -14,7 +14,7 @@ PROOF = {
     "radius": "every document nearer to the query than the positive was looked at, and no more are left",
     "exhausted": "every other document is nearer to the query than the positive, and all were looked at",
     "approximate": "the index looked into a part of the documents, so a nearer negative may be missing",
-    "own rule": "a rule given in Python chose; nothing is proven of what it left",
+    "own rule": "a rule chose, not the two conditions; nothing is proven of what it left",
 }
 NO_NEGATIVE = {
     "positive_is_nearest": "nothing that may be a negative is nearer to the query than the positive",
@@ -78,6 +78,8 @@ def because(facts: dict[str, Any], config: Config) -> str:
         "denoise": guards.denoise and guards.denoise.model,
         "gap": facts["radius"] - facts["d_query"],
     }
+    if facts["verdict"] == "negative" and facts["rule"]:
+        return f"NEGATIVE {facts['number']}: chosen by the rule {facts['rule']}"
     return _WORDS[facts["verdict"]].format(**facts, **settings)
 
 
