@@ -41,8 +41,9 @@ from hnmine.ranker.write import RANKER
 from hnmine.ranking.evaluate import KeptScores
 from hnmine.ranking.measures import MAIN_METRIC, Paired, measure, paired
 from hnmine.ranking.rows import scores_file, scores_table
+from hnmine.report.page import NIGHTS, leave_page
 from hnmine.runs.counters import counted_night
-from hnmine.runs.files import digest
+from hnmine.runs.files import digest, write_json
 from hnmine.runs.progress import say
 from hnmine.types import Float64, Int64
 
@@ -74,7 +75,9 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
             store = opened.keep_store(Path(work))
             config = config.model_copy(update={"embed": config.embed.model_copy(update={"store": store})})
         with counted_night(), open_project(data, work, config) as project:
-            return _night(project, opened, lease)
+            row = _night(project, opened, lease)
+            _leave_page(project.run.out, opened)
+            return row
 
 
 def _night(project: Project, home: Home, lease: Lease) -> Row:
@@ -134,6 +137,14 @@ def _night(project: Project, home: Home, lease: Lease) -> Row:
     home.point(row.version, row, config.nightly.keep, after=last.number)
     say("nightly", f"version {row.version} holds; it deploys {home.directory}/{version.deployed}")
     return row
+
+
+def _leave_page(out: Path, home: Home) -> None:
+    """Write the page of the night, with the history, into the work folder and into the home."""
+    write_json(out / NIGHTS, {"nights": [each.model_dump() for each in home.history()]})
+    page = leave_page(out)
+    if page is not None:
+        home.directory.write(page.name, page.read_bytes())
 
 
 def _recorded(section: Section, config: Config) -> dict[str, Any]:

@@ -189,9 +189,12 @@ def _lists(changes: list[Change]) -> dict[str, Any]:
     }
 
 
-def leave_page(out: Path) -> None:
+def leave_page(out: Path) -> Path | None:
     """Write the page at the end of a step; what prevents it is said, since the step has left all else."""
     try:
-        say("report", f"{report(out)}")
+        path = report(out)
     except Exception as error:
         say("report", f"no page: {error}; `hnmine report --out {out}` tries again", level="warning")
+        return None
+    say("report", f"{path}")
+    return path

@@ -162,6 +162,15 @@ def test_every_night_of_a_history_equals_a_run_from_scratch(
     assert epochs == ([1, 2, 3, 4] if "nightly.refit_share=0.05" in settings else [1, 1, 1, 1])
 
 
+def test_a_night_leaves_a_page_with_the_history_in_the_home_and_its_work_folder(nights: Nights) -> None:
+    nights.night()
+    page = (nights.home / "report.html").read_text(encoding="utf-8")
+    assert page == (nights.home / "work" / "report.html").read_text(encoding="utf-8")
+    assert '<section id="nights">' in page
+    assert Home(nights.home).history()[0].decision in page
+    assert hnmine.report(nights.home / "work").read_text(encoding="utf-8") == page
+
+
 def test_a_night_decides_by_what_changed(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
     first = nights.night()
     assert "epoch 1 begins: the first night" in capsys.readouterr().err
