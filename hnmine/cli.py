@@ -108,7 +108,10 @@ def _step(options: argparse.Namespace) -> str:
                 examples(out / "triplets.parquet", out / "negatives.parquet", count=5),
                 found["mining"]["counts"],
             )
-            pairs = f"{counts['selected_pairs']:,} of {counts['pairs']:,} pairs have a hard negative"
+            pairs = (
+                f"{counts['selected_pairs']:,} of {counts['pairs']:,} pairs have a hard negative, "
+                f"{counts['distinct_documents']:,} distinct documents"
+            )
             written = f"{out / 'negatives.parquet'} (ids, distances), {out / 'triplets.parquet'} (texts)"
             return f"{shown}\n\n{pairs}: {written}\n{next_command(options, 'train')}"
         case "train":

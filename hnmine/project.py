@@ -320,6 +320,7 @@ def _counts(collection: Collection, judged: Judged, negatives: Negatives) -> dic
         "pairs": len(judged.pairs),
         "selected_pairs": negatives.selected_pairs,
         "negatives": len(negatives),
+        "distinct_documents": negatives.distinct_documents,
         "dropped": negatives.dropped,
         "guarded": negatives.guarded,
         "certificates": dict(Counter(negatives.certificate_M.tolist()).most_common()),

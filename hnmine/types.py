@@ -187,6 +187,11 @@ class Negatives:
         return len(self.pair_M)
 
     @property
+    def distinct_documents(self) -> int:
+        """Number of documents that are a negative of some pair."""
+        return len(np.unique(self.doc_rows_M))
+
+    @property
     def selected_pairs(self) -> int:
         """Number of pairs with at least one negative."""
         return len(np.unique(self.pair_M))

@@ -91,7 +91,7 @@ class ListMaker:
         self._reduced = cache(self._reduce)
 
     def lists(self, arm: Arm, seed: int, positions: Int64 | None = None) -> tuple[Lists, Recipe, dict[str, Any]]:
-        """Return what the arm trains on, and how; and the number of its negatives, and the share of pairs with any.
+        """Return what the arm trains on, and how; and how many negatives, how many documents these are, pairs with any.
 
         `positions` are those of the pairs that are used; None: all. The seed is that of all draws.
         """
@@ -130,7 +130,9 @@ class ListMaker:
             learning_rate=recipe.learning_rate * (MARGIN_RATE if smaller else 1),
         )
         share = sum(map(bool, negatives)) / len(negatives)
-        return lists, recipe, {"negatives": sum(map(len, negatives)), "pairs_with_negatives": share}
+        distinct = len({doc for docs in negatives for doc in docs})
+        facts = {"negatives": sum(map(len, negatives)), "documents": distinct, "pairs_with_negatives": share}
+        return lists, recipe, facts
 
     @cached_property
     def lessons(self) -> Lessons | None:

@@ -85,7 +85,8 @@ def _train(name: str, arm: Arm, maker: ListMaker, trainer: Trainer, start: Path,
     # Say what it trains on, and warn of lists that teach the wrong thing.
     lessons, share = sum(each.is_lesson for each in lists), facts["pairs_with_negatives"]
     among = f", {lessons:,} lessons among them" if lessons else ""
-    negatives = f"{facts['negatives']:,} negatives of {share:.0%} of the pairs"
+    distinct = f"{facts['negatives']:,} negatives, {facts['documents']:,} distinct documents"
+    negatives = f"{distinct}, of {share:.0%} of the pairs"
     say("train", f"{name}: {len(lists):,} lists{among}; {negatives}; {recipe.loss} loss")
     if arm.mined and not (arm.anchored and trainer.config.train.anchors):
         say(

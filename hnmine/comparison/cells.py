@@ -52,6 +52,8 @@ class Cell(BaseModel):
     best_step: int
     lists: int
     negatives: int
+    documents: int = 0
+    """Distinct ones among the negatives."""
     pairs_with_negatives: float
     """The share of the pairs: the yield."""
     seconds: float = 0

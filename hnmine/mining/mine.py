@@ -166,7 +166,8 @@ def denoise_model(config: GuardsConfig) -> Path | None:
 def say_selected(negatives: Negatives) -> None:
     """Say how many pairs have hard negatives, why others have none, and how many documents the guards removed."""
     pairs, selected, count = negatives.pairs, negatives.selected_pairs, len(negatives)
-    message = f"{selected:,} of {pairs:,} pairs have a hard negative ({selected / pairs:.0%}), {count:,} in all"
+    message = f"{selected:,} of {pairs:,} pairs have a hard negative ({selected / pairs:.0%}); "
+    message += f"{count:,} negatives, {negatives.distinct_documents:,} distinct documents"
     if dropped := [f"{lost:,} {reason.replace('_', ' ')}" for reason, lost in negatives.dropped.items() if lost]:
         message += f"; without: {', '.join(dropped)}"
     say("select", message, pairs=pairs, selected_pairs=selected, negatives=count, dropped=negatives.dropped)

@@ -132,6 +132,7 @@ def test_files_and_manifest_agree_with_the_rule_and_with_each_other(wanted, fold
     assert counts["selected_pairs"] == len({query for query, _, _ in expected})
     assert counts["selected_pairs"] + sum(counts["dropped"].values()) == counts["pairs"]
     assert counts["negatives"] == len(expected) == sum(counts["certificates"].values())
+    assert counts["distinct_documents"] == len({negative for _, _, negative in expected})
     assert (counts["texts_encoded"], counts["texts_reused"]) == (0, 0)
     assert manifest["mining"]["space"]["fused_width"] == manifest["mining"]["space"]["width"] == 3
     assert json.loads((out / "manifest.json").read_text(encoding="utf-8")) == json.loads(json.dumps(manifest))
