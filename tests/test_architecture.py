@@ -47,6 +47,7 @@ VAGUE_NAMES = {"its", "of", "told", "own", "what"}
 UNDERSCORED_BUT_PUBLIC = {"os._exit"}
 WITHOUT_MODULE = {
     "test_docs",
+    "test_written_files",
     "test_package",
     "test_python",
     "test_architecture",
