@@ -1,13 +1,16 @@
 """Texts that the store lacks are cut into blocks and encoded, see `pool`.
 
 A block is the unit of work, of storage and of recovery. A finished run, a killed run and an ordinary next night are
-the same case: what the store has is left alone, and the cut depends on the texts alone.
+the same case: what the store has is left alone. All texts are cut into cells, by the texts alone; a cell is computed
+together, so its vectors are the same to the last bit whenever that is. A block has the cells, or what is missing of
+them, that come one after the other: few where little is encoded, so that all can work, and more where much is.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +20,16 @@ from numpy.typing import NDArray
 from hnmine.corpus.text_keys import Keys
 from hnmine.embedding.pool import encode_blocks
 from hnmine.embedding.store import VectorStore
-from hnmine.errors import ModelError
+from hnmine.errors import DataError, ModelError
 from hnmine.models.plan import Plan
 from hnmine.runs.counters import ENCODING_DONE, ENCODING_LEFT, ENCODING_TEXTS
 from hnmine.runs.progress import say, track
 from hnmine.types import Role, Texts
 
 BLOCK_TEXTS = 512
-"""Texts in a block."""
+"""Texts in a cell, and in a block at least, if so many are missing."""
+_MOST_TEXTS, _MOST_CHARACTERS = 4096, 4_000_000  # of a block: ten million documents are thousands of blocks
+_PARTS = 64  # that the work is divided into at least, before blocks grow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,8 @@ def encode_missing(
                 progress.advance(count)
                 show(count)
         newly, width = store.contains(all_keys[~found])
+        with suppress(DataError):  # who may not remove does without
+            store.compact()
         if not newly.all():
             raise ModelError(f"encoder {plan.name}: {int((~newly).sum())} texts have no vector in {store.folder}")
     result = EncodingResult(encoded=missing, reused=distinct - missing, width=width)
@@ -101,19 +108,32 @@ def _gauges(encoder: str, total: int) -> Callable[[int], None]:
 def missing_blocks(
     plan: Plan, texts: Mapping[Role, Texts], all_keys: Keys, found: NDArray[np.bool_], block_texts: int
 ) -> list[pa.Table]:
-    """Cut all distinct texts into blocks by their length, longest first, and leave out the texts that the store has.
+    """Cut all distinct texts into cells by their length, longest first; put what the store lacks of them into blocks.
 
     The keys (n, 2), and whether the store has them (n,), are those of all texts, role after role. A block is a table
-    of one row; its columns roles and texts are lists.
+    of one row; its columns roles and texts are lists of cells, which are lists.
     """
+    # Cut.
     labelled = [(role, text) for role in texts for text in texts[role].texts]
     _, first = np.unique(all_keys, axis=0, return_index=True)
     prompts = {role: len(plan.reading(role).prompt) for role in texts}
     lengths = np.array([-prompts[labelled[i][0]] - len(labelled[i][1]) for i in first])
     order = first[np.lexsort((all_keys[first, 1], all_keys[first, 0], lengths))]  # keys break ties
-    blocks = []
-    for start in range(0, len(order), block_texts):
-        kept = [labelled[i] for i in order[start : start + block_texts] if not found[i]]
-        if kept:
-            blocks.append(pa.table({"roles": [[role for role, _ in kept]], "texts": [[text for _, text in kept]]}))
-    return blocks
+    cut = [order[start : start + block_texts] for start in range(0, len(order), block_texts)]
+    cells = [[labelled[i] for i in cell if not found[i]] for cell in cut]
+    # Put together.
+    most = max(block_texts, min(_MOST_TEXTS, sum(map(len, cells)) // _PARTS))
+    blocks: list[list[list[tuple[Role, str]]]] = []
+    count = characters = 0
+    for cell in filter(None, cells):
+        size = sum(len(text) for _, text in cell)
+        if not blocks or count + len(cell) > most or characters + size > _MOST_CHARACTERS:
+            blocks.append([])
+            count = characters = 0
+        blocks[-1].append(cell)
+        count, characters = count + len(cell), characters + size
+    columns = ("roles", "texts")
+    return [
+        pa.table({name: [[[pair[at] for pair in cell] for cell in block]] for at, name in enumerate(columns)})
+        for block in blocks
+    ]

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from threading import Event, Thread
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from hnmine.corpus.text_keys import keys_of
-from hnmine.embedding.store import VectorStore
+from hnmine.embedding.store import Block, VectorStore
 from hnmine.errors import DeviceError, HnmineError, ModelError
 from hnmine.models.batches import MAX_LANES
 from hnmine.models.finite import FiniteEncoder
@@ -40,28 +41,36 @@ class BlockEncoder:
         self._plan, self._store, self._encoder = plan, store, FiniteEncoder(plan, lanes)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
-        """Encode every row of `blocks`; return how many texts each held, and what failed.
+        """Encode every row of `blocks`; return how many texts each held, what was stored of it, and what failed.
 
         A failure that a user can mend travels as a row: as an exception Ray would retry it, log it in full and lose
         its type.
         """
         results = []
         for block in blocks.to_pylist():
-            failure = ""
+            result = {"count": sum(map(len, block["texts"])), "failure": "", "name": "", "keys": b"", "width": 0}
             try:
-                self._encode(block)
+                name, stored = self._encode(block)
+                result |= {"name": name, "keys": stored.keys.tobytes(), "width": stored.width, "size": stored.size}
             except HnmineError as error:
-                failure = str(error)
-            results.append({"count": len(block["texts"]), "failure": failure})
+                result["failure"] = str(error)
+            results.append({"size": 0} | result)
         return pa.Table.from_pylist(results)
 
-    def _encode(self, block: dict[str, Any]) -> None:
-        readings = [self._plan.reading(role) for role in block["roles"]]
-        for reading in dict.fromkeys(readings):
-            texts = [text for text, other in zip(block["texts"], readings, strict=True) if other == reading]
-            self._store.write(keys_of(texts, reading), self._encoder.encode(texts, reading))
-        for role, count in Counter(block["roles"]).items():
+    def _encode(self, block: dict[str, Any]) -> tuple[str, Block]:
+        """Encode the cells of a block, each by itself, and store them together; return the name, and what it has."""
+        keys, vectors, counts = [], [], Counter[str]()
+        for roles, cell in zip(block["roles"], block["texts"], strict=True):
+            readings = [self._plan.reading(role) for role in roles]
+            for reading in dict.fromkeys(readings):
+                texts = [text for text, other in zip(cell, readings, strict=True) if other == reading]
+                keys.append(keys_of(texts, reading))
+                vectors.append(self._encoder.encode(texts, reading))
+            counts.update(roles)
+        name = self._store.write(np.concatenate(keys), np.concatenate(vectors))
+        for role, count in counts.items():
             TEXTS.add(count, encoder=self._plan.name, role=role)
+        return name, self._store.forget(name)
 
 
 def encode_blocks(
@@ -79,6 +88,8 @@ def encode_blocks(
         for row in result.to_pylist():
             if row["failure"]:
                 raise ModelError(row["failure"])
+            keys = np.frombuffer(row["keys"], dtype=np.uint64).reshape(-1, 2)
+            store.remember(row["name"], Block(keys, row["width"], row["size"]))
             yield row["count"]
 
 
@@ -152,9 +163,10 @@ def _collecting_garbage() -> Iterator[None]:
 
 def _not_stored(plan: Plan, blocks: list[pa.Table], store: VectorStore) -> list[pa.Table]:
     rows = [row for block in blocks for row in block.to_pylist()]
-    asked = [(role, text) for row in rows for role, text in zip(row["roles"], row["texts"], strict=True)]
-    found, _ = store.contains(np.concatenate([keys_of([text], plan.reading(role)) for role, text in asked]))
-    parts = np.split(found, np.cumsum([len(row["texts"]) for row in rows])[:-1])
+    asked = [zip(chain(*row["roles"]), chain(*row["texts"]), strict=True) for row in rows]
+    keys = [np.concatenate([keys_of([text], plan.reading(role)) for role, text in each]) for each in asked]
+    found, _ = store.contains(np.concatenate(keys))
+    parts = np.split(found, np.cumsum(list(map(len, keys)))[:-1])
     return [block for block, part in zip(blocks, parts, strict=True) if not part.all()]
 
 

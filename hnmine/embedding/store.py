@@ -1,30 +1,65 @@
 """The vector store: content-addressed, append-only, and the only checkpoint of encoding.
 
     STORE/<fingerprint>/encoder.json        what the fingerprint stands for, for people
-    STORE/<fingerprint>/<unique>.parquet    one block: text_key (16 bytes), vector (fixed-size list of float32)
+    STORE/<fingerprint>/<unique>.parquet    one block of keys and vectors (see `blocks`)
+    STORE/<fingerprint>/<unique>.index      the keys of many blocks, so that what is missing is known without vectors
 
 STORE is a folder or a prefix in an object store (see `runs.directory`). Blocks have unique names and are visible only
 when whole, so any number of writers do no harm.
 A block whose checksum fails is set aside as `<name>.corrupt`; its texts count as missing and are encoded again.
+An index says nothing that the blocks do not: without it they are read. Small blocks are put together in larger ones,
+which are written before those are removed.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hnmine.corpus.text_keys import KEY_BYTES, Fingerprint, Keys
+from hnmine.corpus.text_keys import Fingerprint, Keys
+from hnmine.embedding import blocks
+from hnmine.errors import DataError
 from hnmine.runs.directory import Directory
 from hnmine.runs.progress import say
 from hnmine.types import Float32, Int64
+
+SMALL_ROWS, COMPACT_AT, BLOCK_ROWS = 256, 32, 4096
+"""So many blocks of fewer rows than SMALL_ROWS are put together in blocks of at most BLOCK_ROWS."""
+INDEX_AT, INDEX_BYTES, MANY_INDEXES = 8, 2**23, 16
+"""An index is written of so many blocks that none has, or of so many bytes; so many indexes are made one."""
+_READERS = 8  # threads that read an object store
+_PART = 4  # a block is read in part for less than one of so many rows
+_WORTH_PARTS = 2**20  # bytes, below which it is read as a whole
+_JobT = TypeVar("_JobT")
+_FoundT = TypeVar("_FoundT")
+
+
+class Block(NamedTuple):
+    """What is remembered of a block: its keys, the width of its vectors, the bytes of its file."""
+
+    keys: Keys
+    width: int
+    size: int
+
+
+class _Part(NamedTuple):
+    """What a block serves: positions in the sorted keys that are asked for, and the block's rows of them."""
+
+    name: str
+    positions: Int64
+    rows: Int64
 
 
 @dataclass(frozen=True)
@@ -38,8 +73,9 @@ class VectorStore:
     root: str | Path
     """A folder, or an address that pyarrow.fs understands."""
     fingerprint: Fingerprint
-    _blocks: dict[str, tuple[Keys, int]] = field(default_factory=dict, repr=False, compare=False)
-    """Keys and width of the vectors of each block that was read."""
+    _blocks: dict[str, Block] = field(default_factory=dict, repr=False, compare=False)
+    _indexes: dict[str, frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
+    """The blocks of each index that was read or written."""
 
     def __reduce__(self) -> tuple[type[VectorStore], tuple[str | Path, Fingerprint]]:
         return VectorStore, (self.root, self.fingerprint)
@@ -49,16 +85,22 @@ class VectorStore:
         """Where this encoder's blocks are."""
         return Directory.at(self.root) / self.fingerprint.digest
 
+    @property
+    def _threads(self) -> int:
+        return 1 if self.folder.local else _READERS
+
     def contains(self, keys: Keys) -> tuple[NDArray[np.bool_], int]:
         """Return which keys have a vector, and the width of the vectors (0 if no key has one).
 
-        Blocks that were not seen before are read as a whole, checksums included. A store that cannot be read is a
-        DataError here and in all that follows.
+        Vectors are read of blocks alone that are new and in no index. A store that cannot be read is a DataError here
+        and in all that follows.
         """
-        found, width = np.zeros(len(keys), dtype=bool), 0
-        for rows, none in self.scan(keys, with_vectors=False):
-            found[rows], width = True, none.shape[1]
-        return found, width
+        self._learn()
+        order, parts = self._plan(keys, np.ones(len(keys), dtype=bool))
+        found = np.zeros(len(keys), dtype=bool)
+        for part in parts:
+            found[order[part.positions]] = True
+        return found, self._blocks[parts[-1].name].width if parts else 0
 
     def load(self, keys: Keys) -> tuple[Float32 | None, NDArray[np.bool_]]:
         """Return the vectors of these keys (n, width) and which of them were found.
@@ -73,58 +115,41 @@ class VectorStore:
             vectors[rows], found[rows] = values, True
         return vectors, found
 
-    def scan(self, keys: Keys, *, with_vectors: bool = True) -> Iterator[tuple[Int64, Float32]]:
+    def scan(self, keys: Keys) -> Iterator[tuple[Int64, Float32]]:
         """Yield, block by block, the rows of `keys` that the block serves, and their vectors (rows, width).
 
-        A row comes at most once, from the first readable block that has its key; equal keys are all served. At no
-        time more than one block is in memory. Without vectors, an array (0, width) stands for them.
+        A row comes at most once, from the first readable block that has its key; equal keys are all served. Some
+        blocks are read ahead, at the same time. What a block does not give that is damaged, or was removed meanwhile,
+        comes from another one that has it.
         """
-        order = np.argsort(keys[:, 0], kind="stable")
-        ordered = keys[order]
         unserved = np.ones(len(keys), dtype=bool)
-        folder = self.folder
-        for name in folder.files(".parquet"):
-            if not unserved.any():
-                return
-            known = self._blocks.get(name)
-            # Read a block that was never read, and one that serves a key whose vector is wanted
-            if known is None or (with_vectors and unserved[_match(ordered, known[0])[0]].any()):
-                self._blocks.pop(name, None)
-                raw = folder.read(name)
-                if raw is None:  # another reader has set it aside
-                    continue
-                try:
-                    stored, vectors = _read_block(raw)
-                except (OSError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
-                    aside = folder.set_aside(name)
-                    say("store", f"block {name} is damaged ({error}); it is now {aside}, its content is made again")
-                    continue
-                known = self._blocks[name] = stored, vectors.shape[1]
-            # Serve the keys that no block before it has served
-            stored, width = known
-            positions, source = _match(ordered, stored)
-            wanted = unserved[positions]
-            if wanted.any():
-                unserved[positions] = False
-                served = vectors[source[wanted]] if with_vectors else np.empty((0, width), dtype=np.float32)
-                yield order[positions[wanted]], served
+        while unserved.any():
+            self._learn()
+            order, parts = self._plan(keys, unserved)
+            unserved = np.zeros(len(keys), dtype=bool)
+            for part, vectors in _ahead(parts, self._read, self._threads):
+                rows = order[part.positions]
+                if vectors is None:
+                    unserved[rows] = True
+                else:
+                    yield rows, vectors
 
     def write(self, keys: Keys, vectors: Float32) -> str:
         """Write one block, visible only when complete; return its name. A DataError says why it cannot be written."""
         assert len(keys) == len(vectors)
         assert vectors.dtype == np.float32
-        raw_keys = pa.py_buffer(np.ascontiguousarray(keys))
-        table = pa.table(
-            {
-                "text_key": pa.Array.from_buffers(pa.binary(KEY_BYTES), len(keys), [None, raw_keys]),
-                "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
-            }
-        )
-        content = pa.BufferOutputStream()
-        pq.write_table(table, content, compression="none", use_dictionary=False, write_page_checksum=True)
-        name = f"{uuid.uuid4().hex}.parquet"
-        self.folder.write(name, content.getvalue())
+        content, name = blocks.to_bytes(keys, vectors), f"{uuid.uuid4().hex}.parquet"
+        self.folder.write(name, content)
+        self.remember(name, Block(keys.copy(), vectors.shape[1], content.size))
         return name
+
+    def forget(self, name: str) -> Block:
+        """Return what is known of a block that was written here, for the process that reads it to remember."""
+        return self._blocks.pop(name)
+
+    def remember(self, name: str, block: Block) -> None:
+        """Take what another process says of a block that it has written; it counts if the block is there."""
+        self._blocks[name] = block
 
     def describe(self) -> None:
         """Write `encoder.json` once."""
@@ -132,28 +157,166 @@ class VectorStore:
             facts = {name: json.loads(fact) for name, fact in self.fingerprint.facts}
             self.folder.write("encoder.json", json.dumps(facts, indent=1, sort_keys=True).encode())
 
+    def compact(self) -> None:
+        """Put small blocks together, if there are many: each night leaves some."""
+        self._learn()
+        small = sorted(name for name, block in self._blocks.items() if len(block.keys) < SMALL_ROWS)
+        if len(small) < COMPACT_AT:
+            return
+        probe = f"{uuid.uuid4().hex}.compact"
+        self.folder.write(probe, b".")
+        self.folder.remove(probe)  # who may not remove is told so before anything is written twice
+        # Write what they have again, each key once; then remove them.
+        keys = np.unique(np.concatenate([self._blocks[name].keys for name in small]), axis=0)
+        vectors, found = self.load(keys)
+        if vectors is not None:
+            for start in range(0, int(found.sum()), BLOCK_ROWS):
+                rows = np.flatnonzero(found)[start : start + BLOCK_ROWS]
+                self.write(keys[rows], vectors[rows])
+        for name in small:
+            self.folder.remove(name)
+        self._learn()
+        say("store", f"{len(small)} small blocks of {self.folder} were put together")
 
-def _read_block(raw: pa.Buffer) -> tuple[Keys, Float32]:
-    """Return a block's keys and vectors; whatever is wrong with the bytes is an error."""
-    with pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True) as file:
-        table = file.read(columns=["text_key", "vector"])
-    keys, vectors = table["text_key"].combine_chunks(), table["vector"].combine_chunks()
-    is_ours = keys.type == pa.binary(KEY_BYTES) and pa.types.is_fixed_size_list(vectors.type)
-    if not is_ours or vectors.type.value_type != pa.float32() or keys.null_count or vectors.null_count:
-        raise ValueError(f"text_key is {keys.type}, vector is {vectors.type}, or some are null")
-    if len(keys) != len(vectors):
-        raise ValueError(f"{len(keys)} keys, {len(vectors)} vectors")
-    values: Float32 = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
-    return np.frombuffer(b"".join(keys.to_pylist()), dtype=np.uint64).reshape(-1, 2), values
+    def _plan(self, keys: Keys, unserved: NDArray[np.bool_]) -> tuple[Int64, list[_Part]]:
+        """Return how the keys are sorted, and which block serves which of the rows that are not served yet.
+
+        Of several blocks that have a key the first by name serves it.
+        """
+        order = np.argsort(keys[:, 0], kind="stable")
+        ordered, left = keys[order], unserved[order]
+        half, parts = np.ascontiguousarray(ordered[:, 0]), []
+        for name in sorted(self._blocks):
+            if not left.any():
+                break
+            if (block := self._blocks.get(name)) is None:
+                continue
+            positions, rows = _match(ordered, half, block.keys)
+            wanted = left[positions]
+            if wanted.any():
+                left[positions] = False
+                parts.append(_Part(name, positions[wanted], rows[wanted]))
+        return order, parts
+
+    def _learn(self) -> None:
+        """Learn the keys of all blocks that are there: from indexes, else from the blocks; forget all others."""
+        while not self._learn_indexes(sizes := self.folder.sizes()):
+            pass
+        # Read the blocks that no index has, and write one where they are many.
+        unknown = sorted(name for name in sizes if name.endswith(".parquet") and name not in self._blocks)
+        for _ in _ahead(unknown, lambda name: self._read_whole(name, sizes[name]), self._threads):
+            pass
+        new = sorted(self._blocks.keys() - frozenset[str]().union(*self._indexes.values()))
+        if len(new) >= INDEX_AT or sum(self._blocks[name].size for name in new) >= INDEX_BYTES:
+            with suppress(DataError):  # who may only read does without
+                self._write_index(new)
+
+    def _learn_indexes(self, sizes: dict[str, int]) -> bool:
+        """Forget what is not among these files, and read new indexes; False: one vanished into another one."""
+        for name in [name for name, block in self._blocks.items() if sizes.get(name) != block.size]:
+            del self._blocks[name]
+        for name in self._indexes.keys() - sizes.keys():
+            del self._indexes[name]
+        new = [name for name in sizes if name.endswith(".index") and name not in self._indexes]
+        found = dict(_ahead(new, lambda name: self._read_index(name, sizes), self._threads))
+        return all(found.values())
+
+    def _write_index(self, names: list[str]) -> None:
+        """Write an index of these blocks, and of those of all others where these are many."""
+        replaced = list(self._indexes) if len(self._indexes) >= MANY_INDEXES else []
+        names = sorted(self._blocks) if replaced else names
+        known = [self._blocks[name] for name in names]
+        table = pa.table(
+            {
+                "block": pa.array(names, pa.string()),
+                "bytes": [block.size for block in known],
+                "width": [block.width for block in known],
+                "text_keys": pa.array([block.keys.tobytes() for block in known], pa.large_binary()),
+            }
+        )
+        index = f"{uuid.uuid4().hex}.index"
+        self.folder.write(index, blocks.serialized(table))
+        self._indexes[index] = frozenset(names)
+        for name in replaced:
+            self.folder.remove(name)
+            del self._indexes[name]
+
+    def _read_index(self, index: str, sizes: dict[str, int]) -> bool:
+        """Take what an index says of blocks that are there as it says; False: it has vanished."""
+        raw = self.folder.read(index)
+        if raw is None:
+            return False
+        try:
+            with pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True) as file:
+                rows = file.read(columns=["block", "bytes", "width", "text_keys"]).to_pylist()
+        except blocks.DAMAGED as error:
+            say("store", f"index {index} is damaged ({error}); it is removed, and made again from its blocks")
+            self.folder.remove(index)
+            return True
+        names = [row["block"] for row in rows if sizes.get(row["block"]) == row["bytes"]]
+        for row in rows:
+            keys = np.frombuffer(row["text_keys"], dtype=np.uint64).reshape(-1, 2)
+            self._blocks.setdefault(row["block"], Block(keys, row["width"], row["bytes"]))
+        for name in {row["block"] for row in rows} - set(names):
+            self._blocks.pop(name, None)
+        self._indexes[index] = frozenset(names)
+        return True
+
+    def _read_whole(self, name: str, size: int) -> Float32 | None:
+        """Read a block, remember its keys and return its vectors; None: it is damaged, and set aside, or gone."""
+        raw = self.folder.read(name)
+        if raw is None:  # another reader has set it aside, or put it together with others
+            self._blocks.pop(name, None)
+            return None
+        try:
+            keys, vectors = blocks.read_all(raw)
+        except blocks.DAMAGED as error:
+            self._set_aside(name, error)
+            return None
+        self._blocks[name] = Block(keys, vectors.shape[1], size)
+        return vectors
+
+    def _read(self, part: _Part) -> Float32 | None:
+        """Return the vectors of some rows of a block; None: it is damaged, and set aside, or gone."""
+        block = self._blocks[part.name]
+        if block.size < _WORTH_PARTS or len(part.rows) * _PART > len(block.keys):
+            vectors = self._read_whole(part.name, block.size)
+            return None if vectors is None else vectors[part.rows]
+        try:
+            vectors = blocks.read_rows(part.rows, block.size, lambda ranges: self.folder.read_parts(part.name, ranges))
+        except blocks.DAMAGED as error:
+            self._set_aside(part.name, error)
+            return None
+        if vectors is None:
+            self._blocks.pop(part.name, None)
+        return vectors
+
+    def _set_aside(self, name: str, error: Exception) -> None:
+        self._blocks.pop(name, None)
+        aside = self.folder.set_aside(name)
+        say("store", f"block {name} is damaged ({error}); it is now {aside}, its content is made again")
 
 
-def _match(ordered: Keys, stored: Keys) -> tuple[Int64, Int64]:
-    """Return positions in `ordered` (sorted by the first half) whose key is stored, each once, and its row in `stored`.
+def _ahead(jobs: Iterable[_JobT], work: Callable[[_JobT], _FoundT], threads: int) -> Iterator[tuple[_JobT, _FoundT]]:
+    """Yield each job and what comes of it, in order, while threads work on the next ones."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[_JobT, Future[_FoundT]]] = deque()
+        for job in jobs:
+            waiting.append((job, pool.submit(work, job)))
+            if len(waiting) > threads:
+                first, found = waiting.popleft()
+                yield first, found.result()
+        for job, found in waiting:
+            yield job, found.result()
 
-    Keys whose first halves are equal are candidates: a range of `ordered` for each stored key. The ranges are written
-    out one after the other, and of each candidate both halves are compared.
+
+def _match(ordered: Keys, half: NDArray[np.uint64], stored: Keys) -> tuple[Int64, Int64]:
+    """Return positions in `ordered` whose key is stored, each once, and the row in `stored`.
+
+    `ordered` is sorted by its first half, `half`. Keys whose first halves are equal are candidates: a range of
+    `ordered` for each stored key. The ranges are written out one after the other, and of each candidate both halves are
+    compared.
     """
-    half = np.ascontiguousarray(ordered[:, 0])
     first = np.searchsorted(half, stored[:, 0], side="left")
     count = np.searchsorted(half, stored[:, 0], side="right") - first
     source = np.repeat(np.arange(len(stored)), count)

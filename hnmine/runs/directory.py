@@ -99,6 +99,10 @@ class Directory:
         """Return each file's last write by name, in seconds of the clock of the machine that keeps the files."""
         return {entry.base_name: entry.mtime_ns / 1e9 for entry in self._entries(pafs.FileType.File)}
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each file by name."""
+        return {entry.base_name: entry.size for entry in self._entries(pafs.FileType.File)}
+
     def folders(self) -> list[str]:
         """Return the sorted names of the folders; none if the directory does not exist."""
         return sorted(entry.base_name for entry in self._entries(pafs.FileType.Directory))
@@ -135,6 +139,18 @@ class Directory:
             try:
                 with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
                     return stream.read_buffer()
+            except FileNotFoundError:
+                return None
+
+        return self._asked("read", read)
+
+    def read_parts(self, name: str, ranges: list[tuple[int, int]]) -> list[pa.Buffer] | None:
+        """Return parts of a file, each given by where it begins and its bytes; None if there is no such file."""
+
+        def read() -> list[pa.Buffer] | None:
+            try:
+                with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
+                    return [pa.py_buffer(stream.read_at(length, start)) for start, length in ranges]
             except FileNotFoundError:
                 return None
 
@@ -258,8 +274,8 @@ def _counted(action: str, call: Callable[[], _AnswerT]) -> Callable[[], _AnswerT
         except Exception:
             STORE_ERRORS.add(1, action=action)
             raise
-        if isinstance(found, pa.Buffer):
-            STORE_BYTES.add(found.size, action=action)
+        for part in found if isinstance(found, list) else [found]:
+            STORE_BYTES.add(part.size if isinstance(part, pa.Buffer) else 0, action=action)
         return found
 
     return counting

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from hnmine.corpus.text_keys import PLAIN, keys_of
-from hnmine.embedding.encode import EncodingResult, encode_missing
+from hnmine.embedding.encode import EncodingResult, encode_missing, missing_blocks
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import ModelError
 from hnmine.types import Texts
 from tests.builders.embedding import TEXTS, all_rows, blocks_of, embed_into, same_vectors
 from tests.builders.models import encoder_plan, spoil_weights, tiny_jina_encoder
+from tests.builders.texts import random_texts
 
 
 def test_every_text_has_the_vector_of_its_own_prompt(tiny, tmp_path):
@@ -63,6 +64,32 @@ def test_a_new_text_is_the_only_one_encoded(tiny, tmp_path):
     vectors, result = embed_into(tiny, tmp_path, TEXTS | {"document": documents})
     assert (result.encoded, result.reused) == (1, 80)
     assert all_rows(vectors, "document").shape == (61, 32)
+
+
+def test_a_few_new_texts_among_many_are_one_block_and_leave_all_others_alone(tiny, tmp_path):
+    first, _ = embed_into(tiny, tmp_path)
+    before = blocks_of(tiny, tmp_path)
+    new = random_texts(5, "new", 8)  # of other lengths, so that they fall into several cells
+    documents = Texts(ids=(*TEXTS["document"].ids, *new.ids), texts=(*TEXTS["document"].texts, *new.texts))
+    vectors, result = embed_into(tiny, tmp_path, TEXTS | {"document": documents})
+    assert result.encoded == 5
+    assert len(blocks_of(tiny, tmp_path)) == len(before) + 1
+    assert np.array_equal(all_rows(vectors, "document")[:60], all_rows(first, "document"))
+
+
+def test_blocks_hold_several_cells_where_much_is_missing_and_every_text_once(lexical):
+    texts = {"document": random_texts(1000, "many", 9)}
+    keys = keys_of(texts["document"].texts)
+    found = np.random.default_rng(0).random(1000) < 0.2
+    found[600:] = False
+    blocks = [block.to_pylist()[0] for block in missing_blocks(lexical, texts, keys, found, 2)]
+    given = [text for block in blocks for cell in block["texts"] for text in cell]
+    assert sorted(given) == sorted(np.array(texts["document"].texts)[~found].tolist())
+    assert 64 <= len(blocks) < 100
+    whole = [block.to_pylist()[0] for block in missing_blocks(lexical, texts, keys, np.zeros(1000, dtype=bool), 2)]
+    cells = {tuple(cell) for block in whole for cell in block["texts"]}
+    left = [{text for text in cell if text in given} for cell in cells]
+    assert all(set(cell) in left for block in blocks for cell in block["texts"]), "the cut is that of all texts"
 
 
 def test_equal_texts_are_encoded_once_and_another_prompt_makes_another_text(tiny, tmp_path):
@@ -137,7 +164,9 @@ class Forgetful(VectorStore):
     """A store that loses what is written into it, as a full or foreign disk may."""
 
     def write(self, keys, vectors):
-        return "nowhere.parquet"
+        name = super().write(keys, vectors)
+        self.folder.remove(name)
+        return name
 
 
 def test_a_store_that_loses_what_is_written_is_a_model_error_that_names_it(tiny, tmp_path):

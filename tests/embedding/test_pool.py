@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from hnmine.config.encoders import EncoderConfig, LexicalConfig
-from hnmine.corpus.text_keys import PLAIN, Reading, keys_of
+from hnmine.corpus.text_keys import KEY_BYTES, PLAIN, Reading, keys_of
 from hnmine.embedding.encode import missing_blocks
 from hnmine.embedding.pool import (
     BlockEncoder,
@@ -266,7 +266,8 @@ def test_what_is_left_when_a_node_took_all_retries_is_begun_again(tiny, tmp_path
     store = VectorStore(tmp_path / "lost", tiny.fingerprint)
     results = list(encode_by_actors(tiny, blocks, store, 7, lost_after_one))
     assert given == [(5, 7), (3, 7), (1, 7)]
-    assert [row for result in results for row in result.to_pylist()] == [{"count": 16, "failure": ""}] * 3
+    rows = [row for result in results for row in result.to_pylist()]
+    assert [(row["count"], row["failure"], len(row["keys"])) for row in rows] == [(16, "", 16 * KEY_BYTES)] * 3
     assert store.contains(all_keys)[0].all()
     assert "actors were lost; 3 block(s) are left and begun again" in capsys.readouterr().err
     _, result = embed_into(tiny, tmp_path / "lost")

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier
 
@@ -28,8 +29,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.corpus.text_keys import Fingerprint, key_of, keys_of
+from hnmine.embedding import blocks
+from hnmine.embedding import store as store_module
 from hnmine.embedding.encode import BLOCK_TEXTS
-from hnmine.embedding.store import VectorStore
+from hnmine.embedding.store import COMPACT_AT, INDEX_AT, MANY_INDEXES, VectorStore
 from hnmine.errors import DataError
 from hnmine.runs.directory import Directory
 from tests.builders.collections import append_documents, write_collection
@@ -374,16 +377,19 @@ def reads(monkeypatch) -> list[str]:
 
 
 def test_a_block_is_opened_once_to_know_its_keys(store, reads):
-    first = write(store, ["a", "b"])
+    writer = VectorStore(store.root, FINGERPRINT)  # who writes a block knows it
+    first = write(writer, ["a", "b"])
     assert store.contains(keys_of(["a", "c"]))[0].tolist() == [True, False]
     assert reads == [first]
     for _ in range(3):
         found, width = store.contains(keys_of(["b", "c", "a"]))
         assert (found.tolist(), width) == ([True, False, True], WIDTH)
     assert reads == [first]
-    second = write(store, ["c"])
+    second = write(writer, ["c"])
     assert store.contains(keys_of(["c"]))[0].all()
     assert reads == [first, second]  # the new one alone
+    assert writer.contains(keys_of(["a", "b", "c"]))[0].all()
+    assert reads == [first, second]
 
 
 def test_a_block_is_read_again_only_for_vectors_that_it_has(store, reads):
@@ -468,13 +474,165 @@ def test_scan_serves_each_row_once_from_the_first_block_that_has_it(store):
     assert [len(rows) for rows, _ in parts if 1 in rows] == [3]  # both rows of `a`, and `b`
 
 
-def test_scan_reads_no_further_than_it_must(local):
-    first = write(local, ["a"])
-    while not (second := write(local, ["b"])) > first:
-        local.folder.filesystem.delete_file(f"{local.folder.path}/{second}")
-    damage(local, second, empty)
+def test_scan_reads_no_vectors_of_blocks_that_serve_nothing(local):
+    first, second = sorted(write(local, ["a"]) for _ in range(2))
+    damage(local, second, flip_in_a_vector)
     assert local.load(keys_of(["a"]))[1].all()
     assert names(local, ".corrupt") == []  # not even looked at
+    damage(local, first, flip_in_a_vector)
+    assert not local.load(keys_of(["a"]))[1].any()
+    assert len(names(local, ".corrupt")) == 2
+
+
+# Indexes, parts, small blocks
+
+
+def many(count: int, start: int = 0) -> list[str]:
+    return [f"text {i}" for i in range(start, start + count)]
+
+
+def test_what_is_missing_is_known_from_an_index_and_no_block_is_read(store, reads):
+    for at in range(INDEX_AT):
+        write(store, many(3, 3 * at))
+    asked = keys_of([*many(3 * INDEX_AT), "new"])
+    reader = VectorStore(store.root, FINGERPRINT)
+    assert reader.contains(asked)[0].tolist() == [True] * 3 * INDEX_AT + [False]
+    assert len(names(store, ".index")) == 1
+    reads.clear()
+    other = VectorStore(store.root, FINGERPRINT)
+    assert other.contains(asked)[0].tolist() == [True] * 3 * INDEX_AT + [False]
+    assert reads == names(store, ".index")
+    assert np.array_equal(other.load(asked)[0][:-1], vectors_of(many(3 * INDEX_AT)))
+
+
+@pytest.mark.parametrize("how", [truncate, empty, not_parquet, lambda raw: flip(raw, len(raw) // 2)])
+def test_a_damaged_index_is_made_again_and_its_blocks_are_served(store, how, capsys):
+    for at in range(INDEX_AT):
+        write(store, many(3, 3 * at))
+    store.contains(keys_of(["a"]))
+    (index,) = names(store, ".index")
+    damage(store, index, how)
+    reader = VectorStore(store.root, FINGERPRINT)
+    vectors, found = reader.load(keys_of(many(3 * INDEX_AT)))
+    assert found.all()
+    assert np.array_equal(vectors, vectors_of(many(3 * INDEX_AT)))
+    assert f"index {index} is damaged" in capsys.readouterr().err
+    assert len(names(store, ".index")) == 1
+    assert names(store, ".index") != [index]
+
+
+def test_an_index_says_nothing_of_a_block_that_was_cut_short(store):
+    written = [write(store, many(3, 3 * at)) for at in range(INDEX_AT)]
+    store.contains(keys_of(["a"]))
+    damage(store, written[2], truncate)
+    found = VectorStore(store.root, FINGERPRINT).contains(keys_of(many(3 * INDEX_AT)))[0]
+    assert found.sum() == 3 * INDEX_AT - 3
+    assert names(store, ".corrupt") == [f"{Path(written[2]).stem}.corrupt"]
+
+
+def test_many_indexes_become_one(store, monkeypatch):
+    monkeypatch.setattr(store_module, "INDEX_AT", 1)
+    for at in range(MANY_INDEXES + 3):
+        write(store, [f"text {at}"])
+        store.contains(keys_of(["a"]))
+    assert len(names(store, ".index")) == 3
+    assert VectorStore(store.root, FINGERPRINT).contains(keys_of(many(MANY_INDEXES + 3)))[0].all()
+
+
+def wide(store: VectorStore, count: int = 4096, width: int = 300) -> tuple[list[str], np.ndarray, str]:
+    """Write a block of several row groups."""
+    texts, vectors = many(count), np.random.default_rng(0).normal(size=(count, width)).astype(np.float32)
+    return texts, vectors, store.write(keys_of(texts), vectors)
+
+
+def test_a_few_rows_of_a_large_block_cost_a_few_ranges(store, monkeypatch):
+    texts, vectors, _ = wide(store)
+    asked = [5, 3000, 3001, 5, 4095]
+    read, read_parts = [], Directory.read_parts
+
+    def noting(self: Directory, name: str, ranges: list[tuple[int, int]]) -> list[pa.Buffer] | None:
+        read.extend(length for _, length in ranges)
+        return read_parts(self, name, ranges)
+
+    monkeypatch.setattr(Directory, "read_parts", noting)
+    monkeypatch.setattr(Directory, "read", lambda *_: pytest.fail("the whole block is read"))
+    loaded, found = store.load(keys_of([texts[row] for row in asked]))
+    assert found.all()
+    assert np.array_equal(loaded, vectors[asked])
+    assert len(read) <= 4
+    assert sum(read) < vectors.nbytes / 2
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(st.integers(0, 4095), min_size=1, max_size=40), count=st.sampled_from([1, 437, 4096]))
+def test_any_rows_of_a_block_are_those_of_the_whole(rows, count):
+    rng = np.random.default_rng(0)
+    vectors, rows = rng.normal(size=(count, 300)).astype(np.float32), np.unique([row % count for row in rows])
+    raw = blocks.to_bytes(keys_of(many(count)), vectors)
+    read = lambda ranges: [raw.slice(start, length) for start, length in ranges]  # noqa: E731
+    assert np.array_equal(blocks.read_rows(rows, raw.size, read), vectors[rows])
+    assert blocks.read_rows(rows, raw.size, lambda _: None) is None
+
+
+def test_damage_in_the_part_that_is_read_is_set_aside_and_other_damage_is_not_seen(store):
+    texts, vectors, name = wide(store)
+    raw = store.folder.read(name).to_pybytes()
+    store.folder.write(name, flip(raw, raw.index(vectors[2000].tobytes())))
+    assert np.array_equal(store.load(keys_of(texts[5:7]))[0], vectors[5:7])
+    assert not store.load(keys_of(texts[2000:2001]))[1].any()
+    assert names(store, ".corrupt") == [f"{Path(name).stem}.corrupt"]
+
+
+def test_blocks_of_earlier_releases_are_served_and_get_an_index(store):
+    """One row group, and no index."""
+    for at in range(INDEX_AT):
+        texts = many(512, 512 * at)
+        keys = pa.array([bytes(key) for key in keys_of(texts)], pa.binary(16))
+        values = pa.FixedSizeListArray.from_arrays(vectors_of(texts, 16).reshape(-1), 16)
+        content = pa.BufferOutputStream()
+        pq.write_table(
+            pa.table({"text_key": keys, "vector": values}), content, compression="none", use_dictionary=False
+        )
+        store.folder.write(f"{at}.parquet", content.getvalue())
+    texts = many(512 * INDEX_AT)
+    for reader in (store, VectorStore(store.root, FINGERPRINT)):
+        assert np.array_equal(reader.load(keys_of(texts))[0], vectors_of(texts, 16))
+        assert np.array_equal(reader.load(keys_of(texts[700:702]))[0], vectors_of(texts[700:702], 16))
+    assert len(names(store, ".index")) == 1
+
+
+def test_small_blocks_are_put_together_while_another_reader_holds_their_names(store, capsys):
+    texts, reader = many(5 * COMPACT_AT), VectorStore(store.root, FINGERPRINT)
+    large = write(store, many(300, 1000))
+    for at in range(COMPACT_AT):
+        write(store, [*texts[5 * at : 5 * at + 5], texts[0]])
+    scanning = reader.scan(keys_of(texts))
+    rows, vectors = next(scanning)
+    store.compact()
+    assert len(names(store, ".parquet")) == 2
+    assert large in names(store, ".parquet")
+    found = np.zeros((len(texts), WIDTH), dtype=np.float32)
+    found[rows] = vectors
+    for rows, vectors in scanning:
+        found[rows] = vectors
+    for each in (found, store.load(keys_of(texts))[0], VectorStore(store.root, FINGERPRINT).load(keys_of(texts))[0]):
+        assert np.array_equal(each, vectors_of(texts))
+    assert "damaged" not in capsys.readouterr().err
+    store.compact()  # there is nothing more to do
+    assert len(names(store, ".parquet")) == 2
+
+
+def test_blocks_stay_where_nobody_may_remove(store, monkeypatch):
+    for at in range(COMPACT_AT):
+        write(store, [f"text {at}"])
+
+    def refuse(self: Directory, name: str) -> None:
+        raise DataError("you may not")
+
+    monkeypatch.setattr(Directory, "remove", refuse)
+    with pytest.raises(DataError, match="may not"):
+        store.compact()
+    assert len(names(store, ".parquet")) == COMPACT_AT
 
 
 # Random histories
@@ -484,15 +642,39 @@ STEP = st.one_of(
     st.tuples(st.just("write"), st.lists(TEXT, min_size=1, max_size=6)),
     st.tuples(st.just("load"), st.lists(TEXT, max_size=15)),
     st.tuples(st.sampled_from(["truncate", "flip", "empty"]), st.integers(0, 10**6)),
+    st.tuples(st.sampled_from(["open", "compact"]), st.none()),
 )
+
+
+def texts_of(raw: bytes) -> set[str]:
+    """Return the texts of a whole block."""
+    stored = {bytes(key) for key in pq.read_table(pa.BufferReader(raw))["text_key"].to_pylist()}
+    return {text for text in MANY if key_of(text) in stored}
+
+
+@contextmanager
+def few_are_many() -> Iterator[None]:
+    """Index and compact what few steps write."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("INDEX_AT", 2), ("MANY_INDEXES", 2), ("SMALL_ROWS", 5), ("COMPACT_AT", 3)):
+            patch.setattr(store_module, name, value)
+        yield
 
 
 def play(root: str | Path, steps: list[tuple[str, object]]) -> None:
     """A store is what its undamaged blocks say; the model: a dictionary from block to texts."""
     store, blocks, expected = VectorStore(root, FINGERPRINT), {}, dict(zip(MANY, vectors_of(MANY), strict=True))
-    for step, value in [*steps, ("load", MANY[:12])]:
+    for step, value in [*steps, ("open", None), ("load", MANY[:12])]:
         if step == "write":
             blocks[write(store, value)] = set(value)
+        elif step == "open":
+            store = VectorStore(root, FINGERPRINT)
+        elif step == "compact":
+            known = set().union(*blocks.values())
+            store.load(keys_of(MANY))  # what is damaged is not put together
+            store.compact()
+            blocks = {name: texts_of(store.folder.read(name).to_pybytes()) for name in names(store, ".parquet")}
+            assert set().union(*blocks.values()) == known
         elif step == "load":
             vectors, found = store.load(keys_of(value))
             known = set().union(*blocks.values())
@@ -511,7 +693,7 @@ def play(root: str | Path, steps: list[tuple[str, object]]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(STEP, max_size=10))
 def test_any_history_of_a_folder_equals_a_dictionary(steps):
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, few_are_many():
         play(Path(folder), steps)
 
 
@@ -521,7 +703,8 @@ def test_any_history_of_an_object_store_equals_a_dictionary(s3, capsys):
     @settings(max_examples=15, deadline=None)
     @given(steps=st.lists(STEP, max_size=8))
     def histories(steps):
-        play(s3(f"bucket/histories/{next(count)}"), steps)
+        with few_are_many():
+            play(s3(f"bucket/histories/{next(count)}"), steps)
 
     histories()
 
