@@ -97,11 +97,15 @@ def _columns(rows: Callable[[Source], Iterator[Row]], label: str = "") -> Callab
             yield found
 
     def write(source: Source, folder: Path) -> Counts:
-        ids = ({f"{name}_id": _each(cell, "id") for name, cell in cells.items()} for cells, _ in rows(source))
+        ids = ({_id_column(name): _each(cell, "id") for name, cell in cells.items()} for cells, _ in rows(source))
         _write_parquet(folder / "ids" / "train.parquet", ids)
         return {"rows": _write_parquet(folder / "data" / "train.parquet", texts(source))}
 
     return write
+
+
+def _id_column(name: str) -> str:
+    return "document_ids" if name == "documents" else f"{name}_id"
 
 
 def _each(cell: Text | list[Text], name: str) -> Any:

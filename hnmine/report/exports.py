@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hnmine.report.mined import Source
 from hnmine.runs.files import file_sha256, settle, whole_file, write_json
 from hnmine.runs.tables import text_table
 
+_OF_FILES = {".json", ".jsonl", ".parquet", ".arrow", ".csv", ".tsv", ".txt", ".trec", ".qrels", ".gz", ".zip"}
 MARK = ".hnmine-export"
 """The file that says what hnmine wrote; tools that read all files of a folder pass over a hidden one."""
 CAUTION = (
@@ -53,37 +55,47 @@ def export(
         DataError: OUT holds nothing to export, or the target holds what hnmine did not write.
     """
     # Refuse what cannot be done before anything is read.
-    out, target = Path(out), Path(target)
+    out, target = Path(out), Path(target).expanduser().resolve()  # a link stays, and leads to what is written
     if to not in FORMATS:
         raise ConfigError(f"there is no format {to!r}; expected one of {', '.join(FORMATS)}")
     form = FORMATS[to]
     _refuse_idle(to, form, data, scores, negatives)
-    alone = target.suffix == Path(form.file).suffix and target.suffix != ""
-    if alone and not form.alone:
-        raise ConfigError(f"{to} is several files; give the name of a folder instead of {target}")
+    alone = target.suffix.lower() in _OF_FILES and not target.is_dir()
+    if alone and not (form.alone and target.suffix == Path(form.file).suffix):
+        ending = f", or of a file that ends in {Path(form.file).suffix}" if form.alone else ""
+        raise ConfigError(f"{target} looks like a file; {to} expects the name of a folder{ending}")
     refuse_foreign(target, alone)
 
-    # Write beside the target, then put it there.
+    # Write.
     source = Source.open(out, data, scores=scores, width=negatives)
+    load = form.load.format(file=target if alone else target / form.file, folder=target)
+    caution = CAUTION if scores or form.scores == "kept" else ""
+    facts: dict[str, Any] = {"format": to, "load": load, "caution": caution, "hnmine": version("hnmine")}
+    try:
+        facts["counts"] = _put(source, form, facts, target, alone)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written: {error}; make way or room there, or choose another") from None
+    return facts | {"path": str(target)}
+
+
+def _put(source: Source, form: Format, facts: dict[str, Any], target: Path, alone: bool) -> dict[str, int]:
+    """Write beside the target, then put it there; return what is counted."""
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.parent / f".{target.name}.export"
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir()
     try:
         counts = form.write(source, hidden)
-        load = form.load.format(file=target if alone else target / form.file, folder=target)
-        facts = {"format": to, "counts": counts, "load": load, "hnmine": version("hnmine")}
-        facts["caution"] = CAUTION if scores or form.scores == "kept" else ""
         if alone:
             with whole_file(target) as new:
                 (hidden / form.file).replace(new)
         else:
-            _finish(hidden, form, facts)
+            _finish(hidden, form, facts | {"counts": counts})
             shutil.rmtree(target, ignore_errors=True)
             hidden.rename(target)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-    return facts | {"path": str(target)}
+    return counts
 
 
 def export_text(found: dict[str, Any]) -> str:
@@ -98,13 +110,14 @@ def formats_table() -> str:
 
 
 def refuse_foreign(target: Path, alone: bool) -> None:
-    """Raise DataError unless there is there is nothing, or a folder with what an export left and nothing else."""
+    """Raise DataError unless there is nothing, or a folder with what an export left and nothing else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if alone or not target.is_dir():
         raise DataError(f"{target} exists; remove it, or choose another name")
-    mark = target / MARK
-    known: dict[str, str] = json.loads(mark.read_text(encoding="utf-8"))["files"] if mark.is_file() else {}
+    mark, known = target / MARK, dict[str, str]()
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none, or not ours
+        known = dict(json.loads(mark.read_text(encoding="utf-8"))["files"])
     for path in sorted(target.rglob("*")):
         name = path.relative_to(target).as_posix()
         if path.is_file() and path != mark and known.get(name) != file_sha256(path):

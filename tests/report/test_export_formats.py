@@ -99,10 +99,10 @@ def test_labelled_pairs_and_lists_have_each_document_of_a_query_once(seed: int, 
     flat = []
     for row, names in zip(texts, ids, strict=True):
         positives, negatives = expected.pop(names["query_id"])
-        assert names["documents_id"][: len(positives)] == list(positives)
-        assert set(names["documents_id"][len(positives) :]) == set(negatives)
-        assert row["documents"] == [known[name] for name in names["documents_id"]]
-        wanted = [(positives | negatives)[name] if scores else int(name in positives) for name in names["documents_id"]]
+        assert names["document_ids"][: len(positives)] == list(positives)
+        assert set(names["document_ids"][len(positives) :]) == set(negatives)
+        assert row["documents"] == [known[name] for name in names["document_ids"]]
+        wanted = [(positives | negatives)[name] if scores else int(name in positives) for name in names["document_ids"]]
         assert list(row) == ["query", "documents", "scores" if scores else "labels"]
         assert row["scores" if scores else "labels"] == pytest.approx(wanted)
         flat += list(zip([row["query"]] * len(wanted), row["documents"], wanted, strict=True))

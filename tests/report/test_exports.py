@@ -32,7 +32,7 @@ def test_the_same_export_has_the_same_bytes_and_replaces_another(tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "to"], "nothing is left beside it"
 
 
-@pytest.mark.parametrize("spoil", ["more", "changed", "unmarked", "file"])
+@pytest.mark.parametrize("spoil", ["more", "changed", "unmarked", "damaged", "file"])
 def test_what_hnmine_did_not_write_is_never_replaced(spoil: str, tmp_path: Path) -> None:
     mined_run(tmp_path / "out")
     target = tmp_path / "to"
@@ -47,9 +47,17 @@ def test_what_hnmine_did_not_write_is_never_replaced(spoil: str, tmp_path: Path)
         (target / "train.jsonl").write_text("mine")
     elif spoil == "unmarked":
         (target / MARK).unlink()
+    elif spoil == "damaged":
+        (target / MARK).write_text("[]")
     before = content(tmp_path)
-    names = {"more": "notes/mine.txt", "changed": "train.jsonl", "unmarked": "README.md", "file": "to exists"}
-    with pytest.raises(DataError, match=names[spoil]):
+    names = {
+        "damaged": "README.md",
+        "more": "notes/mine.txt",
+        "changed": "train.jsonl",
+        "unmarked": "README.md",
+        "file": "to exists",
+    }
+    with pytest.raises(DataError, match=names.get(spoil, "README.md")):
         hnmine.export(tmp_path / "out", "tevatron", target)
     assert content(tmp_path) == before
 
@@ -62,8 +70,22 @@ def test_one_file_is_written_where_one_suffices_and_never_over_another(tmp_path:
     assert str(tmp_path / "new" / "triplets.parquet") in export_text(found)
     with pytest.raises(DataError, match=r"triplets.parquet exists"):
         hnmine.export(tmp_path / "out", "triplet", tmp_path / "new" / "triplets.parquet")
-    with pytest.raises(ConfigError, match="nemo is several files"):
+    with pytest.raises(ConfigError, match="looks like a file; nemo expects the name of a folder"):
         hnmine.export(tmp_path / "out", "nemo", tmp_path / "train.json")
+    with pytest.raises(ConfigError, match=r"tevatron expects the name of a folder, or of a file that ends in .jsonl"):
+        hnmine.export(tmp_path / "out", "tevatron", tmp_path / "train.csv")
+
+
+def test_a_link_leads_to_what_is_written_and_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    mined_run(tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for to in ("ms-swift", "triplet"):
+        hnmine.export(tmp_path / "out", to, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "data" / "train.parquet").is_file()
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(DataError, match=r"cannot be written: .*file"):
+        hnmine.export(tmp_path / "out", "triplet", tmp_path / "file" / "to")
 
 
 @pytest.mark.parametrize(
