@@ -46,8 +46,8 @@ class Vectors(Protocol):
     def take(self, role: Role, rows: Int64) -> Float32:
         """Return the vectors of these rows, in their order."""
 
-    def scan(self, role: Role) -> Iterator[tuple[Int64, Float32]]:
-        """Yield all vectors in pieces with their rows, in any order, each row once."""
+    def scan(self, role: Role, rows: Int64 | None = None) -> Iterator[tuple[Int64, Float32]]:
+        """Yield the vectors of these rows, None: of all, in pieces with their positions, in any order, each once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +76,14 @@ class StoredVectors:
         self._require_all(int(found.sum()), len(rows))
         return np.empty((0, self.width), dtype=np.float32) if vectors is None else vectors
 
-    def scan(self, role: Role) -> Iterator[tuple[Int64, Float32]]:
-        """Yield all vectors in pieces with their rows; raises as `take` does."""
+    def scan(self, role: Role, rows: Int64 | None = None) -> Iterator[tuple[Int64, Float32]]:
+        """Yield the vectors of these rows, None: of all, in pieces with their positions; raises as `take` does."""
+        keys = self.keys[role] if rows is None else self.keys[role][rows]
         served = 0
-        for rows, vectors in self.store.scan(self.keys[role]):
-            served += len(rows)
-            yield rows, vectors
-        self._require_all(served, self.count(role))
+        for positions, vectors in self.store.scan(keys):
+            served += len(positions)
+            yield positions, vectors
+        self._require_all(served, len(keys))
 
     def _require_all(self, served: int, wanted: int) -> None:
         if served < wanted:
@@ -125,10 +126,11 @@ class Precomputed:
         """Return the vectors of these rows."""
         return self._rows(role)[rows]
 
-    def scan(self, role: Role) -> Iterator[tuple[Int64, Float32]]:
-        """Yield all vectors in pieces with their rows."""
-        for start in range(0, self.count(role), _SCAN_ROWS):
-            values = self._rows(role)[start : start + _SCAN_ROWS]
+    def scan(self, role: Role, rows: Int64 | None = None) -> Iterator[tuple[Int64, Float32]]:
+        """Yield the vectors of these rows, None: of all, in pieces with their positions."""
+        for start in range(0, self.count(role) if rows is None else len(rows), _SCAN_ROWS):
+            part = slice(start, start + _SCAN_ROWS)
+            values = self._rows(role)[part if rows is None else rows[part]]
             yield np.arange(start, start + len(values), dtype=np.int64), values
 
     def _rows(self, role: Role) -> Float32:

@@ -58,10 +58,11 @@ class Fused:
         return self.encoders[0].count(role)
 
     def take(self, role: Role, rows_n: Int64) -> Float32:
-        """Return these rows of X_concat (n, C)."""
+        """Return these rows of X_concat (n, C); beside them only pieces are in memory."""
         taken = np.empty((len(rows_n), self.width), dtype=np.float32)
         for encoder, weight, columns in self._blocks():
-            taken[:, columns] = unit_rows(encoder.take(role, rows_n)) * weight
+            for positions, values in encoder.scan(role, rows_n):
+                taken[positions, columns] = unit_rows(values) * weight
         return taken
 
     def pieces(self, role: Role) -> Iterator[Piece]:
@@ -135,7 +136,9 @@ def fit(
         chosen = np.sort(np.random.default_rng(seed).choice(rows, size=fit_rows, replace=False))
     sample = rows_of(chosen)
     spread = np.ptp(sample, axis=0).max()
-    if spread <= _ROUNDING * np.abs(sample).max():  # relative: the rows are as long as the encoders' weights make them
+    if spread <= _ROUNDING * max(
+        sample.max(), -sample.min()
+    ):  # relative: the rows are as long as the encoders' weights make them
         raise DataError(
             f"all {len(sample)} document vectors are equal, so nothing tells documents apart; look at the corpus, the "
             "encoders and sources.template"

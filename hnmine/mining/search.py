@@ -66,7 +66,7 @@ class Ivf:
 
 
 class Searcher:
-    """A FAISS index over the documents of a space: flat and exact, or with `ivf` an inverted file.
+    """The documents of a space, searched by FAISS: exactly, or with `ivf` in an inverted file.
 
     Of an inverted file only the lists nearest to a query are searched, by `within` too.
     """
@@ -81,6 +81,12 @@ class Searcher:
         self._docs_NR, self._error = docs_NR, error_bound(width)
         self._scanned_on = device.torch_name if device.kind == "gpu" else None
         self.approximate, self.max_candidates = ivf is not None, longest_list(documents, device)
+        # On a CPU all documents are searched where they are: an index would be a copy of them.
+        self._index: Any = None
+        self._probes = 0
+        if ivf is None and device.kind == "cpu":
+            return
+
         # Make the index on the CPU; an inverted file divides the documents here.
         centres: Any = faiss.IndexFlatIP(width)
         index: Any = centres
@@ -113,10 +119,16 @@ class Searcher:
 
         There are at most `max_candidates`. Row -1 at infinite distance: an approximate index found no more.
         """
+        import faiss
+
         k = min(k, self.max_candidates)
 
         def search(block_qR: Float32) -> tuple[Int64, Float32]:
-            similarities, rows = self._index.search(np.ascontiguousarray(block_qR), k)
+            block_qR = np.ascontiguousarray(block_qR)
+            if self._index is None:
+                similarities, rows = faiss.knn(block_qR, self._docs_NR, k, metric=faiss.METRIC_INNER_PRODUCT)
+            else:
+                similarities, rows = self._index.search(block_qR, k)
             return rows, np.where(rows < 0, np.float32(np.inf), 1 - similarities)
 
         # FAISS on a GPU keeps of every query the centre of every probed list, then the k found in each list.

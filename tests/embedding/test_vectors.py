@@ -40,6 +40,17 @@ def test_rows_come_in_the_order_asked_for_and_equal_texts_share_a_vector(stored)
     assert all_rows(stored, "query")[:, 0].tolist() == [120, 12, 120]
 
 
+def test_pieces_of_some_rows_are_those_rows(stored):
+    given = Precomputed(name="g", docs_NR=all_rows(stored, "document"), queries_QR=all_rows(stored, "query"))
+    rows = np.array([29, 0, 12, 0, 7])
+    for vectors in (stored, given):
+        found = np.full((5, 4), np.nan)
+        for positions, values in vectors.scan("document", rows):
+            found[positions] = values
+        assert np.array_equal(found, vectors.take("document", rows))
+        assert list(vectors.scan("document", rows[:0])) == []
+
+
 def test_no_rows_have_the_width_of_the_others(stored):
     assert stored.take("document", np.array([], dtype=np.int64)).shape == (0, 4)
     without = replace(stored, keys=stored.keys | {"query": keys_of([])})

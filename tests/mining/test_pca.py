@@ -318,6 +318,16 @@ def test_memory_does_not_grow_with_documents_times_the_width_of_the_encoders(tmp
     assert np.array_equal(space.docs_NR[:9], space.queries_QR)
     assert peak < documents * width * 4 * 0.75, f"{peak / 2**20:.0f} MiB"
 
+    # Beside a sample only pieces are in memory.
+    two = Fused(encoders=(stored, stored), weights=(1.0, 2.0))
+    rows = np.random.default_rng(1).permutation(documents)[:40_000]
+    tracemalloc.start()
+    sample = two.take("document", rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < sample.nbytes * 1.5, f"{peak / 2**20:.0f} MiB for {sample.nbytes / 2**20:.0f}"
+    assert np.array_equal(sample[:9], np.concatenate([two.take("document", rows[i : i + 1]) for i in range(9)]))
+
 
 def random_rows(seed: int, count: int, width: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
