@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell
+from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Arrived, Cell
 from hnmine.comparison.compare import Block, arms_table
 from hnmine.config.base import slug
 from hnmine.ranking.evaluate import Measured, Ranking
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, help="take the trainings of this seed alone")
     options = parser.parse_args(arguments)
     # Collect the cells by arm and seed.
-    cells: dict[str, dict[int, tuple[Cell, PerQuery]]] = {}
+    cells: dict[str, dict[int, Arrived]] = {}
     hidden: dict[str, float] = {}
     shared: list[dict[str, Any]] = []
     for out in options.outs:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for cell in map(Cell.model_validate, found):
                 if options.seed in (None, cell.seed) and cell.seed not in cells.setdefault(name, {}):
                     _, values = read_metrics(out / scores_file(f"compare: {slug(name)}-{cell.seed}"))
-                    cells[name][cell.seed] = cell, values
+                    cells[name][cell.seed] = Arrived(cell, values, values)
     # Print them as one comparison.
     seeds = max(map(len, cells.values()))
     first_stage = {metric: np.array([value]) for metric, value in block[FIRST_STAGE]["metrics"].items()}

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -62,7 +63,16 @@ class Cell(BaseModel):
     blend: dict[str, float] = {}
     """Weights of the parts of its blend, chosen on dev."""
     blended: dict[str, float] = {}
-    """The metrics of the blend."""
+    """The metrics of the blend, or of the re-ranker alone where dev adds nothing to it."""
+    blended_on_dev: dict[str, float] = {}
+
+
+class Arrived(NamedTuple):
+    """A cell, and the metrics of its re-ranker query by query, alone and blended."""
+
+    cell: Cell
+    values: PerQuery
+    blended: PerQuery
 
 
 class Cells:
@@ -107,7 +117,7 @@ class Cells:
                 progress.advance(len(trials.pairs))
         return rates
 
-    def cell(self, name: str, arm: Arm, seed: int, pairs: int | None) -> tuple[Cell, PerQuery] | None:
+    def cell(self, name: str, arm: Arm, seed: int, pairs: int | None) -> Arrived | None:
         """Train the arm with this seed and measure it, or return what was measured before; None: nothing to train on.
 
         Of the pairs so many are used, the fewer among the more; None: all.
@@ -154,6 +164,7 @@ class Cells:
                 "metrics": means(measured.alone.values),
                 "blend": dict(measured.weights),
                 "blended": means(measured.best.values),
+                "blended_on_dev": means(measured.best.dev or {}),
                 "seconds": cell.seconds or round(time.monotonic() - began, 1),
             }
         )
@@ -164,7 +175,7 @@ class Cells:
         self._rates[name, pairs] = rate
         result = f"{MAIN_METRIC} {cell.metrics[MAIN_METRIC]:.3f} at a learning rate of {rate:g}"
         say("compare", f"{name}, seed {seed}{'' if pairs is None else f', {pairs:,} pairs'}: {result}")
-        return cell, measured.alone.values
+        return Arrived(cell, measured.alone.values, measured.best.values)
 
     def _train(self, label: str, lists: Lists, recipes: Sequence[Recipe]) -> dict[float, Training]:
         """Train with each recipe; while the largest of several learning rates is the best on dev, try twice as much."""

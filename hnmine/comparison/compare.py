@@ -22,13 +22,13 @@ import yaml
 
 from hnmine.arms.arm import Arm, compared_arms
 from hnmine.arms.list_maker import read_mined
-from hnmine.comparison.cells import NO_TRAINING, Cell, Cells
+from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Arrived, Cells
 from hnmine.config.base import slug
 from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.project import Project
-from hnmine.ranking.evaluate import Measured
-from hnmine.ranking.measures import MAIN_METRIC, METRICS, PerQuery, Task, means, paired
+from hnmine.ranking.evaluate import Measured, Ranking
+from hnmine.ranking.measures import MAIN_METRIC, METRICS, Task, means, paired
 from hnmine.report.rankings import length_table
 from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
@@ -50,8 +50,8 @@ class Block:
     references: Mapping[str, Measured]
     hidden: Mapping[str, float]
     """Share of an arm's first negatives that are right answers nobody had labelled, where it can be measured."""
-    arms: dict[str, list[tuple[Cell, PerQuery]]] = field(default_factory=dict)
-    """Of each arm the cells, one a seed, and their metrics query by query."""
+    arms: dict[str, list[Arrived]] = field(default_factory=dict)
+    """Of each arm the cells, one a seed."""
     start: str = ""
     """What has to be known of the model that all arms began with."""
 
@@ -59,7 +59,7 @@ class Block:
         """Return every query's value (Q,) of a reference, or its mean over the seeds of an arm."""
         if name in self.references:
             return self.references[name].alone.values[metric]
-        mean_Q: Float64 = np.mean([values[metric] for _, values in self.arms[name]], axis=0)
+        mean_Q: Float64 = np.mean([each.values[metric] for each in self.arms[name]], axis=0)
         return mean_Q
 
     def names(self) -> list[str]:
@@ -87,7 +87,7 @@ class Setup(Block):
             "model": self.cells.model,
             "pairs": self.pairs or self.cells.pairs,
             "hidden_positives": self.hidden,
-            "arms": {name: [cell.model_dump() for cell, _ in cells] for name, cells in self.arms.items()},
+            "arms": {name: [each.cell.model_dump() for each in cells] for name, cells in self.arms.items()},
             "against_start": {
                 name: vars(paired(self.per_query(name), self.per_query(NO_TRAINING))) for name in self.arms
             },
@@ -115,7 +115,7 @@ def compare(project: Project) -> dict[str, Any]:
         shown = [each for each in setups if each.arms]
         text = comparison_text(shown, project.evaluator.test, config.evaluate.first_stage)
         run.write_text("compare.md", f"```\n{text}\n```\n")
-        seconds, work = seconds + found[0].seconds, work + setup.work(arms[name], seed, config)
+        seconds, work = seconds + found.cell.seconds, work + setup.work(arms[name], seed, config)
         if done < len(order):
             left = seconds / work * sum(each.work(arms[arm], number, config) for number, each, arm in order[done:])
             message = f"{done} of {len(order)} trainings are in {run.out / 'compare.md'}; about {clock(left)} left"
@@ -162,28 +162,58 @@ def _setups(project: Project, arms: Mapping[str, Arm]) -> list[Setup]:
 
 
 def _winner_text(project: Project, setups: Sequence[Setup]) -> str:
-    """Return the arm that is best on dev, and as the last line the command that trains it; nothing if the start is."""
+    """Return whether an arm is worth its training, and as the last line the command that makes what is best on dev."""
     # Choose on dev: test has to stay unseen.
     candidates = [
-        (fmean(max(cell.dev_by_rate.values()) for cell, _ in cells), setup, name, cells[0][0])
+        (fmean(max(each.cell.dev_by_rate.values()) for each in cells), setup, name)
         for setup in setups
         for name, cells in setup.arms.items()
     ]
-    dev, setup, name, cell = max(candidates, key=lambda candidate: candidate[0])
-    if dev <= cell.dev_of_start:
-        return ""
-    # Write the command with every setting that training reads and that is not a default.
+    dev, setup, name = max(candidates, key=lambda candidate: candidate[0])
+    cells = setup.arms[name]
+    blended_dev = fmean(each.cell.blended_on_dev[MAIN_METRIC] for each in cells)
+    label = f"{name}, blended" if blended_dev > dev else name
+    shown = f"{label} ({setup.label})" if setup.label else label
+    values = [each.blended if blended_dev > dev else each.values for each in cells]
+    best_Q = np.mean([of_seed[MAIN_METRIC] for of_seed in values], axis=0)
+
+    # Put it beside all that needs no training.
+    untrained: dict[str, Ranking] = {}
+    for reference, each in setup.references.items():
+        untrained |= {reference: each.alone} | ({f"{reference}, blended": each.blend} if each.blend else {})
+    rival = max(untrained, key=lambda key: on_dev(untrained[key]))
+    tests = [
+        f"{paired(best_Q, untrained[key].values[MAIN_METRIC])} against {key}"
+        for key in dict.fromkeys([FIRST_STAGE, rival])
+    ]
+    figures = f"{MAIN_METRIC} on dev {max(dev, blended_dev):.3f}, and {on_dev(untrained[rival]):.3f} of {rival}"
+    gains = f"On test {'; '.join(tests)}."
+    if on_dev(untrained[rival]) >= max(dev, blended_dev):
+        command = _command(project, "evaluate", setup, {})
+        return (
+            f"Deploy it or not? No arm: {rival} needs no training and is not beaten on dev. Of the arms the best is "
+            f"{shown}: {figures}. {gains}\nThis writes what is best to {project.run.out / 'ranker'}:\n{command}"
+        )
+    train = {"learning_rate": cells[0].cell.learning_rate} | ({} if setup.pairs is None else {"max_pairs": setup.pairs})
+    command = _command(project, "train", setup, train, "--preset", slug(name))
+    return f"Deploy it or not? Best on dev of all is {shown}: {figures}. {gains}\nThis trains it:\n{command}"
+
+
+def on_dev(ranking: Ranking) -> float:
+    """Return the main metric on dev, without which nothing is trained."""
+    assert ranking.dev is not None
+    return float(ranking.dev[MAIN_METRIC].mean())
+
+
+def _command(project: Project, step: str, setup: Setup, train: Mapping[str, Any], *options: str) -> str:
+    """Return the command of a step with every setting that it reads and that is not a default."""
     config = project.config
-    train = config.train.model_dump(mode="json", exclude_defaults=True)
-    train.pop("presets", None)
-    train |= {"model": setup.cells.model, "learning_rate": cell.learning_rate}
-    train |= {} if setup.pairs is None else {"max_pairs": setup.pairs}
-    sections = config.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_OF_TRAINING) | {"train": train}
-    command = ["hnmine", "train", "--data", project.data, "--out", str(project.run.out), "--preset", slug(name)]
-    command += [part for setting in _as_overrides(sections) for part in ("--set", setting)]
-    where = f" ({setup.label})" if setup.label else ""
-    found = f"Best on dev: {name}{where}, {MAIN_METRIC} {dev:.3f} there against {cell.dev_of_start:.3f} of the start."
-    return f"{found} This trains it:\n{shlex.join(command)}"
+    settings = config.train.model_dump(mode="json", exclude_defaults=True)
+    settings.pop("presets", None)
+    settings |= {"model": setup.cells.model} | train
+    sections = config.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_OF_TRAINING) | {"train": settings}
+    command = ["hnmine", step, "--data", project.data, "--out", str(project.run.out), *options]
+    return shlex.join(command + [part for setting in _as_overrides(sections) for part in ("--set", setting)])
 
 
 def _as_overrides(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -230,14 +260,14 @@ def arms_table(block: Block) -> str:
     # Show the arms, and test them.
     names = block.names()[len(block.references) :]
     for name in names:
-        mean_Q, cells = block.per_query(name), [cell for cell, _ in block.arms[name]]
+        mean_Q, cells = block.per_query(name), [each.cell for each in block.arms[name]]
         to_start = paired(mean_Q, block.per_query(NO_TRAINING))
         rows.append(
             [
                 name,
                 *(f"{block.per_query(name, metric).mean():.3f}" for metric in METRICS),
                 f"{fmean(cell.blended[MAIN_METRIC] for cell in cells):.3f}",
-                f"{np.ptp([values[MAIN_METRIC].mean() for _, values in block.arms[name]]):.3f}",
+                f"{np.ptp([each.values[MAIN_METRIC].mean() for each in block.arms[name]]):.3f}",
                 f"{fmean(cell.pairs_with_negatives for cell in cells):.0%}",
                 f"{block.hidden[name]:.1%}" if name in block.hidden else "",
                 f"{cells[0].learning_rate:.0e}",

@@ -13,11 +13,11 @@ import pytest
 import hnmine
 from hnmine import cli
 from hnmine.arms.arm import compared_arms
-from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Cell
+from hnmine.comparison.cells import FIRST_STAGE, NO_TRAINING, Arrived, Cell
 from hnmine.comparison.compare import Block, arms_table, comparison_text
 from hnmine.config.load import load
+from hnmine.corpus.layouts import read_collection
 from hnmine.errors import ConfigError, DataError
-from hnmine.ranking.measures import PerQuery
 from tests.builders.collections import write_collection
 from tests.builders.folders import result_hashes
 from tests.builders.models import tiny_cross_encoder
@@ -173,10 +173,23 @@ def test_sizes_and_models_have_a_table_each_and_one_of_all(data: Path, tmp_path:
         load(overrides=["compare.models=[a/reranker, b/reranker]"])
 
 
+def right_ones_last(data: Path, file: Path) -> Path:
+    """Write a run file that a re-ranker beats: the right document of each query behind nine others."""
+    documents, lines = read_collection(data, load().sources).documents.ids, []
+    for qrels in (data / "qrels").iterdir():
+        for line in qrels.read_text().splitlines()[1:]:
+            query, right, _ = line.split("\t")
+            ranked = [*[doc for doc in documents if doc != right][:9], right]
+            lines += [f"{query} Q0 {doc} {rank} {-rank} x\n" for rank, doc in enumerate(ranked, 1)]
+    file.write_text("".join(lines))
+    return file
+
+
 def test_the_last_line_trains_the_winner_as_it_was_trained(data: Path, tmp_path: Path, capsys):
     """The command is run as it is printed, in the folder of the comparison; the same model is the best on dev."""
     model, out = tiny_cross_encoder(tmp_path / "a start"), tmp_path / "out"
     more = ["compare.arms=[random, bm25]", "compare.seeds=1", "compare.learning_rates=[1e-3]", "train.max_pairs=8"]
+    more += [f"evaluate.first_stage={right_ones_last(data, tmp_path / 'run.trec')}", "evaluate.blend=none"]
     found = hnmine.compare(data, out, quick_config(model, *more))
     line = found["winner"].splitlines()[-1]
     words = shlex.split(line)
@@ -187,7 +200,9 @@ def test_the_last_line_trains_the_winner_as_it_was_trained(data: Path, tmp_path:
     assert words[6:8] == ["--preset", best["arm"].lower()]
     assert {f"train.learning_rate={best['learning_rate']}", "train.max_pairs=8", f"train.model={model}"} <= set(words)
     assert not any(word.startswith("compare.") for word in words)
-    assert found["winner"].startswith(f"Best on dev: {best['arm']}, MRR@10 ")
+    assert found["winner"].startswith(f"Deploy it or not? Best on dev of all is {best['arm']}")
+    assert "MRR@10 on dev " in found["winner"]
+    assert " against first stage" in found["winner"]
     capsys.readouterr()
     assert cli.main(words[1:]) == 0
     training = json.loads((out / "manifest.json").read_text())["training"]
@@ -199,7 +214,11 @@ def test_the_last_line_trains_the_winner_as_it_was_trained(data: Path, tmp_path:
 def test_nothing_is_to_be_trained_where_no_arm_beats_the_start(data: Path, tmp_path: Path):
     more = ["compare.arms=[random]", "compare.seeds=1", "compare.learning_rates=[1e-12]"]
     found = hnmine.compare(data, tmp_path / "out", quick_config(tiny_cross_encoder(tmp_path / "start"), *more))
-    assert found["winner"] == ""
+    assert found["winner"].startswith("Deploy it or not? No arm: ")
+    line = shlex.split(found["winner"].splitlines()[-1])
+    assert line[:2] == ["hnmine", "evaluate"]
+    assert cli.main(line[1:]) == 0
+    assert (tmp_path / "out" / "ranker" / "ranker.json").is_file()
 
 
 def test_arms_are_asked_for_by_name_and_an_unknown_one_names_the_known(data: Path, tmp_path: Path):
@@ -220,7 +239,7 @@ def test_a_batch_that_is_too_small_for_an_arm_is_refused():
     assert every.keys() - unasked.keys() == {"in-batch"}, "nobody named it"
 
 
-def arm(*means: float) -> list[tuple[Cell, PerQuery]]:
+def arm(*means: float) -> list[Arrived]:
     """Return an arm with so many seeds, each with the same value for all of fifty queries."""
     values = [measured_of("re-ranker", [mean] * 50).alone.values for mean in means]
     cells = [
@@ -238,10 +257,10 @@ def arm(*means: float) -> list[tuple[Cell, PerQuery]]:
         )
         for seed, mean in enumerate(means)
     ]
-    return list(zip(cells, values, strict=True))
+    return [Arrived(cell, each, each) for cell, each in zip(cells, values, strict=True)]
 
 
-def block(label: str = "", hidden: Mapping[str, float] | None = None, **arms: list[tuple[Cell, PerQuery]]) -> Block:
+def block(label: str = "", hidden: Mapping[str, float] | None = None, **arms: list[Arrived]) -> Block:
     zero = measured_of("zero", [0.0] * 50, [0.9] * 50)
     return Block(label=label, references={FIRST_STAGE: zero, NO_TRAINING: zero}, hidden=hidden or {}, arms=arms)
 
