@@ -210,7 +210,7 @@ def _command(project: Project, step: str, setup: Setup, train: Mapping[str, Any]
     config = project.config
     settings = config.train.model_dump(mode="json", exclude_defaults=True)
     settings.pop("presets", None)
-    settings |= {"model": setup.cells.model} | train
+    settings |= {"model": setup.cells.model, **train}
     sections = config.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_OF_TRAINING) | {"train": settings}
     command = ["hnmine", step, "--data", project.data, "--out", str(project.run.out), *options]
     return shlex.join(command + [part for setting in _as_overrides(sections) for part in ("--set", setting)])
