@@ -45,10 +45,7 @@ class Chart:
 
 @cache
 def _specifications() -> dict[str, Any]:
-    """Return the specifications by name; nothing in them is announced, since a chart as a whole has a label."""
-    found = yaml.safe_load((files("hnmine.report") / "templates" / "charts.yaml").read_text("utf-8"))
-    found["config"]["aria"] = False
-    return dict(found)
+    return dict(yaml.safe_load((files("hnmine.report") / "templates" / "charts.yaml").read_text("utf-8")))
 
 
 def _svg(name: str, width: int, datasets: Mapping[str, Sequence[Datum]], height: int | None = None) -> Markup:
@@ -60,7 +57,8 @@ def _svg(name: str, width: int, datasets: Mapping[str, Sequence[Datum]], height:
     spec = sized | specifications[name] | {"datasets": {key: list(rows) for key, rows in datasets.items()}}
     if "vconcat" in spec:
         spec["vconcat"] = [{"width": width} | view for view in spec["vconcat"]]
-    svg = vl_convert.vegalite_to_svg(spec, config=specifications["config"])
+    config = specifications["config"] | {"axisX": {"tickCount": width // 110}, "aria": False}
+    svg = vl_convert.vegalite_to_svg(spec, config=config)
     svg = svg.replace(f'<a xlink:href="{_LINKS}#', '<a tabindex="-1" href="#')
     svg = _NUMBERS.sub(lambda found: _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.1f}", found[0]), svg)
     return Markup(svg)  # noqa: S704

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 import hnmine
 from hnmine.errors import DataError
@@ -65,7 +71,7 @@ def page_of(out: Path) -> str:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return reported_run(tmp_path_factory.mktemp("page") / "my-run" / "out")
+    return reported_run(tmp_path_factory.mktemp("page") / "my-run" / "out", queries=24)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +87,8 @@ def test_the_first_sentence_counts_the_queries_and_tells_the_gain(out: Path, pag
     better, worse = int((after > before).sum()), int((after < before).sum())
     assert better
     assert worse
-    assert f"{better} of 40 queries got better, {worse} got worse." in text
-    assert f"{better} better{40 - better - worse} equal{worse} worse" in text
+    assert f"{better} of 24 queries got better, {worse} got worse." in text
+    assert f"{better} better{24 - better - worse} equal{worse} worse" in text
     gain = after.mean() - before.mean()
     assert f"from {before.mean():.3f} to {after.mean():.3f}: a gain of {gain:+.3f}, with 95 % confidence" in text
     assert "Deploy it or not? Answer" in text
@@ -196,3 +202,142 @@ def test_a_loss_is_told_as_a_loss(tmp_path: Path) -> None:
     before, after = (row.test["MRR@10"] for row in (read_rows(out)[1], read_rows(out)[0]))
     assert after < before
     assert f"falls from {before:.3f} to {after:.3f}: a loss of <b>{after - before:+.3f}</b>" in page_of(out)
+
+
+# In a real browser
+
+SCREENS = [(1280, "light"), (1280, "dark"), (800, "light"), (360, "light"), (360, "dark")]
+CUT = """() => {
+  const cut = [], inside = (each, name) => each.closest(name);
+  for (const each of document.querySelectorAll("body *")) {
+    if (inside(each, ".sr, .skip, pre, .panel, svg, .scroll")) continue;
+    const hides = getComputedStyle(each).overflowX !== "visible";
+    if (hides && each.scrollWidth > each.clientWidth + 1) cut.push("hidden: " + each.outerHTML.slice(0, 90));
+  }
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, range = document.createRange();
+    if (!node.data.trim() || inside(node.parentElement, ".sr, .skip, script, pre, .scroll")) continue;
+    range.selectNodeContents(node);
+    for (const box of range.getClientRects())
+      if (box.width && (box.left < -1 || box.right > innerWidth + 1)) cut.push("beyond: " + node.data.slice(0, 60));
+  }
+  for (const svg of document.querySelectorAll("svg")) {
+    const names = [...svg.querySelectorAll("text")].filter((text) => !text.hasAttribute("stroke") && text.textContent);
+    const boxes = names.map((text) => text.getBoundingClientRect());
+    boxes.forEach((a, i) => boxes.slice(0, i).forEach((b, j) => {
+      const across = a.left + 1 < b.right - 1 && b.left + 1 < a.right - 1;
+      if (across && a.top + 3 < b.bottom - 3 && b.top + 3 < a.bottom - 3)
+        cut.push(`over: ${names[i].textContent} | ${names[j].textContent}`);
+    }));
+  }
+  if (document.documentElement.scrollWidth > innerWidth) cut.push(`page of ${document.documentElement.scrollWidth}`);
+  return cut;
+}"""
+"""What is cut off, stands beyond the screen, or over another text."""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Start the Chromium of this machine, or playwright's; skip where there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as play:
+        try:
+            browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except PlaywrightError as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+def opened(chromium: Browser, out: Path, width: int = 1280, **how: Any) -> tuple[Page, list[str]]:
+    """Open the page of a run; return it, and what it asked for or complained of."""
+    heard: list[str] = []
+    page = chromium.new_page(viewport={"width": width, "height": 900}, **how)
+    page.on("request", lambda request: heard.append(request.url))
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}"))
+    page.goto((out / PAGE).as_uri())
+    return page, [each for each in heard if each != (out / PAGE).as_uri()]
+
+
+def look(chromium: Browser, out: Path, width: int, scheme: Literal["light", "dark"], picture: Path) -> None:
+    """Let a browser and axe find nothing on a page, its details closed and open; and take a picture of it."""
+    page, heard = opened(chromium, out, width, color_scheme=scheme)
+    assert heard == []
+    for details in (False, True):
+        page.evaluate("open => document.querySelectorAll('details').forEach(each => { each.open ||= open })", details)
+        assert page.evaluate(CUT) == []
+    found = Axe().run(page)
+    assert [violation["id"] for violation in found.response["violations"]] == [], found.generate_report()
+    assert len(page.screenshot(path=picture, full_page=True)) > 50_000
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_nothing_is_cut_and_axe_finds_nothing_on_any_screen(
+    chromium: Browser, out: Path, page: str, width: int, scheme: Literal["light", "dark"], tmp_path: Path
+) -> None:
+    assert page
+    look(chromium, out, width, scheme, tmp_path / "page.png")
+
+
+@pytest.mark.browser
+def test_texts_that_were_written_to_break_a_page_break_nothing(chromium: Browser, tmp_path: Path) -> None:
+    names: dict[str, str] = {}
+
+    def text_of(name: str) -> str:
+        return names.setdefault(name, f"{HOSTILE[len(names) % len(HOSTILE)]}{len(names)}")
+
+    out = reported_run(tmp_path / "out", queries=24, text_of=text_of)
+    report(out)
+    for width, scheme in (SCREENS[0], SCREENS[-1]):
+        look(chromium, out, width, scheme, tmp_path / "page.png")
+
+
+@pytest.mark.browser
+def test_a_dot_opens_both_lists_of_its_query(chromium: Browser, out: Path, page: str) -> None:
+    shown, heard = opened(chromium, out)
+    number = re.search(r'<details class="query" id="q(\d+)"', page)[1]
+    shown.locator(f'.dots a[href="#q{number}"]').dispatch_event("click")
+    panel = shown.locator("#panel")
+    assert panel.locator(".when").all_inner_texts() == ["Before", "After"]
+    assert panel.locator("li").count() == 10
+    assert panel.locator("bdi").first.inner_text() == shown.locator(f"#q{number} summary bdi").inner_text()
+    shown.locator("#rest > summary").click()
+    shown.locator(".find").fill("query 7")
+    assert shown.locator("#rest .query:visible").count() <= 2
+    assert heard == []
+    shown.close()
+
+
+@pytest.mark.browser
+def test_without_javascript_all_can_be_read_and_a_dot_leads_to_its_query(
+    chromium: Browser, out: Path, page: str
+) -> None:
+    shown, _ = opened(chromium, out, java_script_enabled=False)
+    for name in SECTIONS:
+        assert shown.locator(f"#{name} h2").is_visible()
+    assert not shown.locator(".js").first.is_visible()
+    number = re.findall(r'<details class="query" id="q(\d+)"', page)[-1]
+    assert not shown.locator(f"#q{number} summary").is_visible()
+    shown.locator(f'.dots a[href="#q{number}"]').click(force=True)
+    shown.locator(f"#q{number} summary").click()
+    assert shown.locator(f"#q{number} .lists").is_visible()
+    assert shown.locator("svg:visible").count() >= 10
+    shown.close()
+
+
+@pytest.mark.browser
+def test_it_prints_on_paper_with_the_twenty_queries_open(chromium: Browser, out: Path) -> None:
+    shown, _ = opened(chromium, out, 794)  # A4 at 96 dots an inch
+    shown.emulate_media(media="print", color_scheme="dark")
+    shown.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert shown.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()") == "#1a1e23"
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 794
+    assert shown.locator("#queries > .query .lists:visible").count() == shown.locator("#queries > .query").count()
+    assert not shown.locator("nav").is_visible()
+    assert shown.pdf(format="A4").startswith(b"%PDF")
+    shown.close()
