@@ -264,7 +264,7 @@ class NightlyConfig(Section):
         0.02, ge=0, le=1, description="train if the negatives of so many pairs changed since the last training, a share"
     )
     promote_margin: float = Field(
-        0.0, ge=0, le=1, description="deploy a trained re-ranker whose MRR@10 is lower by at most so much"
+        0.0, ge=0, le=1, description="deploy a ranker whose MRR@10, on dev or held out, is lower by at most so much"
     )
     keep: int = Field(7, ge=2, description="versions that are kept for `hnmine rollback`")
     work: Path | None = Field(None, description="run folder of the nights; null: HOME/work, if HOME is a folder")
