@@ -98,6 +98,7 @@ def open_address(address: str) -> tuple[pafs.FileSystem, str]:
     if parts.scheme == "s3" and parse_qs(parts.query).keys() <= _KEPT:
         (options,) = filesystem.__reduce__()[1]
         given = {name: options[name] for name in (*_KEPT, "access_key", "secret_key") if options[name]}
+        given["allow_delayed_open"] = True  # a small file is one question then, and not three
         retries = pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
         filesystem = pafs.S3FileSystem(**given, **_ANSWER_SECONDS, retry_strategy=retries)
     return filesystem, path
