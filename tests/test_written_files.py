@@ -137,6 +137,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_report_has_a_section_for_each_step(written: Path) -> None:
+    steps = ["rows", "queries", "arms", "mining", "hidden", "learning", "cost", "provenance"]
+    for root, expected in ((written / "out", steps), (written / "home" / "work", [*steps, "nights"])):
+        left = (root / "report.html").read_text(encoding="utf-8")
+        assert left == hnmine.report(root).read_text(encoding="utf-8")
+        shown = {*re.findall(r'<section id="(\w+)"', left)}
+        assert {*expected} - shown <= ({"arms", "hidden"} if "nights" in expected else set())
+
+
 def test_the_page_has_every_file_column_key_and_type(written: Path) -> None:
     page = sections(PAGE.read_text(encoding="utf-8"))
     out, home = written / "out", written / "home"

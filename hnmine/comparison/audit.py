@@ -172,9 +172,10 @@ def audit(project: Project) -> dict[str, Any]:
 
     # Record.
     record = {"queries": len(queries), "pairs": len(pairs), "rules": risks, "mined": really, "copies": vars(copies)}
+    record |= {"verdict": verdict(risks, configured, really)}
     record |= {"config": config.model_dump(mode="json"), "versions": versions()}
     write_json(project.run.out / "audit.json", record)
-    return record | {"table": risk_table(risks), "verdict": verdict(risks, configured, really)}
+    return record | {"table": risk_table(risks)}
 
 
 def _really_mined(project: Project, offered: Judged, fused: Fused, space: Space, rows_Q: Int64) -> dict[str, float]:
