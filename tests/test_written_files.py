@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from ir_measures import RR, R, nDCG
 
 import hnmine
+from hnmine.report.push import push
 from tests.builders.collections import append_lines, write_collection
 from tests.builders.commands import REPOSITORY
 from tests.builders.models import tiny_cross_encoder
@@ -210,6 +211,13 @@ def test_the_cards_of_a_run_have_the_figures_of_the_table(written: Path) -> None
         assert found == {name: round(value, 4) for name, value in manifest["evaluation"]["metrics"][row].items()}
         assert str(written) not in text, "no path of this machine"
     assert (out / "ranker" / "re-ranker" / "README.md").read_text().startswith("---\n")
+
+
+def test_what_a_run_leaves_can_be_pushed_and_holds_no_file_that_the_manifest_does_not_name(written: Path) -> None:
+    for which in ("ranker", "reranker"):
+        text = push(written / "out", "someone/name", which=which)
+        assert "model.safetensors" in text
+        assert "Nothing was sent" in text
 
 
 def test_the_page_is_read_as_it_is_written() -> None:

@@ -64,13 +64,14 @@ def push(
         UnavailableError: the hub does not answer, or refuses.
     """
     parcel = packed(Path(out), to, which, public)
+    shown = f"{parcel.text()}\n\n"
     if confirmed is None and ask is not None:
-        confirmed = ask(f"{parcel.text()}\n\nType {to} to upload, or nothing to end: ").strip() or None
+        confirmed, shown = ask(f"{shown}Type {to} to upload, or nothing to end: ").strip() or None, ""
     if confirmed is None:
-        return f"{parcel.text()}\n\nNothing was sent. To upload, repeat the command with --yes-upload {to}"
+        return f"{shown}Nothing was sent. To upload, repeat the command with --yes-upload {to}"
     if confirmed != to:
         raise ConfigError(f"the second name is {confirmed!r}, the first {to!r}; nothing was sent: give the same twice")
-    return f"{parcel.text()}\n\nUploaded: {_send(parcel)}"
+    return f"{shown}Uploaded: {_send(parcel)}"
 
 
 def packed(out: Path, to: str, which: Which, public: bool) -> Parcel:
@@ -94,7 +95,9 @@ def packed(out: Path, to: str, which: Which, public: bool) -> Parcel:
         name.removeprefix(prefix): sha for name, sha in manifest.get("files", {}).items() if name.startswith(prefix)
     }
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    for name in sorted({*named, *found} - {README}):
+    for name in sorted({*named, *found}):
+        if name.rpartition("/")[2] == README and name in found:  # for people, so in no manifest
+            continue
         if name not in named or name not in found or file_sha256(found[name]) != named[name]:
             raise DataError(f"{folder / name} is not as {MANIFEST} says; nothing else is sent: do the step again")
     if not named or README not in found:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,7 +47,8 @@ def out(tmp_path: Path) -> Path:
         "rerankers/other/model.safetensors": "other weights",
     }
     card = "---\nlibrary_name: hnmine\nbase_model: someone/body\n---\n\n# A card\n"
-    for name, text in (contents | dict.fromkeys(("ranker/README.md", "rerankers/paper/README.md"), card)).items():
+    cards = ("ranker/README.md", "ranker/encoders/mini/README.md", "rerankers/paper/README.md")
+    for name, text in (contents | dict.fromkeys(cards, card)).items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text)
     (out / "reranker").symlink_to("rerankers/paper")
@@ -54,7 +59,7 @@ def out(tmp_path: Path) -> Path:
 def test_a_dry_run_names_every_file_its_size_and_what_to_know_and_asks_nothing(out: Path, hub: Hub) -> None:
     text = push(out, TO)
     for part in (
-        f"{TO} (private): 4 files",
+        f"{TO} (private): 5 files",
         "encoders/mini/model.safetensors     21",
         "warning: no licence is stated; set ranker.card",
         "warning: made from someone/body, whose licence must allow it",
@@ -164,3 +169,26 @@ def test_the_command_is_dry_where_nobody_can_be_asked(out: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert hub.files.keys() == {"README.md", "model.safetensors", "config.json"}
         assert "hf_a_token" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("answer", ["", TO])
+def test_a_person_at_a_terminal_is_asked_after_having_seen_the_files(answer: str, out: Path) -> None:
+    with running_hub() as hub:
+        online = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_a_token_of_a_test"}
+        command = [sys.executable, "-m", "hnmine.cli", "push", "--out", str(out), "--to", TO]
+        ours, theirs = os.openpty()
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | online) as process:
+            os.close(theirs)
+            seen = b""
+            while b"or nothing to end" not in seen:
+                seen += os.read(ours, 4096)
+            assert hub.requests == []
+            os.write(ours, f"{answer}\n".encode())
+            with contextlib.suppress(OSError):  # Linux: the other end is closed
+                while part := os.read(ours, 4096):
+                    seen += part
+        os.close(ours)
+        assert b"ranker.json" in seen.partition(b"Type ")[0]
+        assert process.returncode == 0
+        assert (hub.files != {}) == bool(answer)
+        assert bool(hub.requests) == bool(answer)
