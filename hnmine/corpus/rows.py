@@ -16,6 +16,9 @@ from hnmine.corpus.files import HEAD, File, Row
 from hnmine.corpus.mistakes import mistake, object_of_objects, object_of_texts
 from hnmine.errors import DataError
 
+MOST_BYTES = 2**28
+"""Of a row of JSON lines; a longer one is quarantined without being kept in memory."""
+
 
 def rows(file: File, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Yield the rows of a file; blank lines and the header of a table are none.
@@ -63,9 +66,21 @@ def is_json(file: File, stream: io.BufferedReader) -> bool:
     return ".json" in file.name or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
 
 
-def _json_rows(file: File, lines: Iterable[bytes]) -> Iterator[Row]:
+def bounded(stream: io.BufferedReader, most: int = MOST_BYTES) -> Iterator[bytes]:
+    """Yield the lines of a stream; of one with more than `most` bytes its beginning, one byte longer than that."""
+    while line := stream.readline(most + 1):
+        rest = line
+        while len(line) > most and rest and not rest.endswith(b"\n"):
+            rest = stream.readline(2**20)
+        yield line
+
+
+def _json_rows(file: File, lines: io.BufferedReader) -> Iterator[Row]:
     name, first, only = file.name, True, None
-    for line, raw in enumerate(lines, start=1):
+    for line, raw in enumerate(bounded(lines), start=1):
+        if len(raw) > MOST_BYTES:
+            yield Row(name, line, {}, "too_long", f"a row of more than {MOST_BYTES:,} bytes")
+            continue
         content = raw.removeprefix(b"\xef\xbb\xbf").strip()
         if not content:
             continue

@@ -18,11 +18,16 @@ from hnmine.corpus.fields import DOCUMENT, Names, keys_by_field, listed
 from hnmine.corpus.files import Row
 from hnmine.corpus.identity import identity
 from hnmine.errors import DataError
+from hnmine.runs.progress import say
 from hnmine.types import Texts
 
 _VISIBLE = re.compile("[!-~\u0391-\u03c9\u0401-\u0451\u05d0-\u05ea\u0621-\u063a\u0904-\u0939\u0e01-\u0e2e\u3041-\u30fa"
                       "\u4e00-\u9fff\uac00-\ud7a3]")  # fmt: skip
 """Characters that anybody sees; a text with one of them is not empty."""
+
+
+MOST_CHARACTERS = 2_000_000
+"""What is read of a text: a thousand pages. One that is longer is cut there, and that is said."""
 
 
 class TextTable:
@@ -36,9 +41,13 @@ class TextTable:
         self.places = (array("L"), array("Q"))  # of each text: number of the file, and line
         self.rejected: dict[str, Quarantined] = {}  # by id: rows that cannot be used
         self.disputed = set[str]()  # ids of several texts
+        self.cut: list[str] = []  # of each text that was too long, where it stands
 
     def add(self, row: Row, text_id: str, text: str, account: Account) -> None:
-        """Keep a text, once."""
+        """Keep a text, once, and no more than the beginning of a very long one."""
+        if len(text) > MOST_CHARACTERS:
+            text = text[:MOST_CHARACTERS]
+            self.cut.append(f"{shown(text_id)} in line {row.line} of {row.file}")
         if not self.files or self.files[-1] != row.file:
             self.files.append(row.file)
         first = self.row_of.setdefault(text_id, len(self.texts))
@@ -57,7 +66,10 @@ class TextTable:
         raise BadRowError(*_conflict(text_id, where))
 
     def close(self) -> None:
-        """Drop the texts whose id is that of another."""
+        """Drop the texts whose id is that of another; say which are cut."""
+        if self.cut:
+            count = f"{len(self.cut):,} {self.kind}(s) have more than {MOST_CHARACTERS:,} characters and are cut there"
+            say("read", f"{count}, the first: {self.cut[0]}; divide what is to be found whole", level="warning")
         if self.disputed:
             kept = [(name, self.texts[row]) for name, row in self.row_of.items() if name not in self.disputed]
             self.row_of = {name: row for row, (name, _) in enumerate(kept)}
@@ -152,6 +164,7 @@ def _parse_text(
     # Join the fields of the template.
     values = {key: _joined(fields, key, keys.get(key, key), text_id) for _, key in parts if key}
     text = "".join([literal + (values[key] if key else "") for literal, key in parts]).strip()
+    text = text[: MOST_CHARACTERS + 1]
     said = "".join([values[key] for key in roles])
     if not (_VISIBLE.search(said, 0, 200) or identity(said)):
         raise BadRowError("empty_text", f"nothing in {roles}; keys: {shown(list(fields))}", text_id)
@@ -167,7 +180,7 @@ def _joined(fields: Mapping[str, Any], key: str, name: str, text_id: str) -> str
     """Return a field of the template as text, a list of texts joined by line ends."""
     value = fields.get(name)
     if type(value) is str:
-        return value
+        return value[: 2 * MOST_CHARACTERS]
     if value is None and "." in name and name not in fields:  # `a.b` is b in a
         outer, _, inner = name.partition(".")
         within = fields.get(outer)
@@ -175,7 +188,7 @@ def _joined(fields: Mapping[str, Any], key: str, name: str, text_id: str) -> str
     if value is None or (isinstance(value, float) and value != value):  # pandas writes NaN where nothing is
         return ""
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return "\n".join(value)
+        return "\n".join(value)[: 2 * MOST_CHARACTERS]
     raise BadRowError("wrong_type", f"{key} must be a string or strings, got a {type(value).__name__}", text_id)
 
 
