@@ -110,8 +110,9 @@ def key_faults(value: dict[str, Any], columns: dict[str, str], prefix: str = "")
             if value[key] is not None or not direct[key].endswith("?"):
                 yield f"{prefix}{key} is {value[key]!r}, the page says {direct[key]}"
         elif any(other.startswith(f"{key}.") for other in mine):
-            inner = {name: each for name, each in value[key].items() if prefix or name not in SHARED}
-            yield from key_faults(inner, columns, f"{prefix}{key}.")
+            for row in value[key] if isinstance(value[key], list) else [value[key]]:
+                inner = {name: each for name, each in row.items() if prefix or name not in SHARED}
+                yield from key_faults(inner, columns, f"{prefix}{key}.")
 
 
 SHARED = {"config", "versions", "seconds", "peak_bytes", "data", "inputs"}

@@ -23,7 +23,7 @@ from tests.builders.collections import append_lines, write_collection
 from tests.builders.mined import Rows, mined_run, write_run_of
 from tests.builders.models import tiny_cross_encoder
 
-SEEDS = range(4)
+SEEDS = range(2)
 Grouped = dict[str, tuple[dict[str, float], dict[str, float]]]
 
 
