@@ -78,6 +78,10 @@ class Measured:
         """The blend, or the ranking itself where dev adds nothing to it."""
         return self.blend or self.alone
 
+    def like(self, row: Ranking) -> Ranking:
+        """Return what can be compared with a row: the ranking itself with one that stands alone, else its blend."""
+        return self.best if row.kind.startswith("blend") else self.alone
+
 
 def rows_of(measured: Sequence[Measured]) -> list[Ranking]:
     """Return every ranking, then the blends; a blend that leaves its re-ranker out is the first stage's, not a row."""
@@ -98,7 +102,7 @@ class Evaluation:
     """The first stage; the start, if it can rank; what each training made of it."""
     rows: Sequence[Ranking]
     tests: Mapping[str, Mapping[str, Paired]]
-    """Of each row after training, by metric, against the start."""
+    """Of each row after training, by metric, against the start, of a blend against the start's."""
     untrained: Ranking
     """The best on dev of what needs no training: what somebody would deploy who does not train."""
     untrained_tests: Mapping[str, Mapping[str, Paired]]
@@ -200,7 +204,7 @@ class Evaluator:
         """
         # What needs no training, and the best of it on dev.
         measured = (self.first_stage, *rerankers)
-        start = next((each.alone for each in rerankers if each.alone.name.startswith(BEFORE)), None)
+        start = next((each for each in rerankers if each.alone.name.startswith(BEFORE)), None)
         untrained = rows_of([each for each in measured if not _is_trained(each)])
         best = max(untrained, key=lambda row: row.dev[MAIN_METRIC].mean() if row.dev else 0.0)
 
@@ -212,7 +216,7 @@ class Evaluator:
             split_queries=self._split_queries,
             measured=measured,
             rows=rows_of(measured),
-            tests={row.name: self.tested(row, start) for row in trained} if start else {},
+            tests={row.name: self.tested(row, start.like(row)) for row in trained} if start else {},
             untrained=best,
             untrained_tests={row.name: self.tested(row, best) for row in trained},
         )

@@ -76,8 +76,8 @@ def changes_table(evaluation: Evaluation) -> str:
     headers = [f"{MAIN_METRIC}, after training", *(f"against {name}" for name in columns)]
     return (
         f"{text_table(cells, headers, left=range(len(headers)))}\n"
-        f"{evaluation.untrained.name} is the best on dev of all that needs no training. In brackets the 95 % interval "
-        "and the\np-value of a paired randomisation test."
+        f"{evaluation.untrained.name} is the best on dev of all that needs no training; a blend is tested against the\n"
+        "blend of the start. In brackets the 95 % interval and the p-value of a paired randomisation test."
     )
 
 
