@@ -1,5 +1,6 @@
 # make demo    install into .venv and run the whole way on real input, offline
 # make test    install into .venv and run linter, type checker and tests
+# make docs    install into .venv and build the site of docs/ into site/, offline
 # make clean   remove .venv and the demo's folder
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: .venv/demo
 	$(BIN)/hnmine demo --out demo
@@ -19,8 +20,13 @@ test: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
+docs: .venv/dev
+	$(BIN)/python docs/tools/settings_page.py
+	$(BIN)/sphinx-build -c docs/tools -d site/.doctrees --fail-on-warning --keep-going --quiet docs site
+	@echo "open site/index.html"
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site
 
 .venv/demo: pyproject.toml constraints.txt
 	@$(call install,cpu$(comma)demo)

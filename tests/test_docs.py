@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
 
 from hnmine.cli import command_parser
 from hnmine.config.load import load
@@ -49,3 +54,72 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     sections = {section: known for section, known in settings.items() if isinstance(known, dict)}
     unknown = [f"{section}.{key}" for section, key in named if key not in {*sections.get(section, [key]), *endings}]
     assert unknown == []
+
+
+# The site and the pages that are made
+
+
+@pytest.fixture(scope="module")
+def settings_page() -> ModuleType:
+    """The script that makes docs/settings.md."""
+    spec = importlib.util.spec_from_file_location("settings_page", REPOSITORY / "docs" / "tools" / "settings_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_settings_is_current(settings_page: ModuleType) -> None:
+    made = settings_page.page()
+    assert settings_page.PAGE.read_text() == made, "run: python docs/tools/settings_page.py"
+    for key, default in (
+        ("select.negatives", "1"),
+        ("encoders.lexical.width", "256"),
+        ("guards.denoise.margin", "0.0"),
+    ):
+        (row,) = (line for line in made.splitlines() if line.startswith(f"| `{key}` |"))
+        assert f"| `{default}` |" in row
+    assert "whole number from 16 to 8,192 |" in made, "a range is said"
+
+
+def test_of_every_setting_it_is_said_who_turns_it_and_of_nothing_else(settings_page: ModuleType) -> None:
+    users = yaml.safe_load(settings_page.USERS.read_text())
+    assert set(users) == set(settings_page.keys()), "see docs/tools/settings_users.yaml"
+    assert all(users.values())
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-c", "docs/tools", "-d", out / "doctrees", "-W", "--keep-going", "-q"]
+    done = subprocess.run([*command, "docs", out / "site"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, f"a link, heading or list of pages is wrong:\n{done.stderr}"
+    return out / "site"
+
+
+def test_the_site_has_every_page_and_asks_no_other_machine(site: Path) -> None:
+    pages = {path.stem for path in (REPOSITORY / "docs").glob("*.md")}
+    assert pages <= {path.stem for path in site.glob("*.html")}
+    for path in site.rglob("*.html"):
+        loaded = re.findall(r"<(?:script|img|link|iframe)[^>]*?(?:src|href)=\"([^\"]*)\"", path.read_text())
+        assert [address for address in loaded if re.match(r"(https?:)?//", address)] == []
+    for path in site.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", path.read_text()) == []
+
+
+def test_what_is_searched_lies_in_a_script_that_a_browser_reads_from_a_file(site: Path) -> None:
+    index = (site / "searchindex.js").read_text()
+    assert index.startswith("Search.setIndex(")
+    assert '"certif' in index, "a word of docs/method.md, by its stem"
+    assert 'src="searchindex.js"' in (site / "search.html").read_text()
+
+
+def test_a_link_that_leads_nowhere_stops_the_build(tmp_path: Path) -> None:
+    (tmp_path / "index.md").write_text("# A page\n\n[one](nowhere.md) and [another](#no-heading)\n")
+    command = [sys.executable, "-m", "sphinx", "-c", "docs/tools", "-d", tmp_path / "trees", "-W", "--keep-going", "-q"]
+    done = subprocess.run([*command, tmp_path, tmp_path / "site"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert "nowhere.md" in done.stderr
+    assert "no-heading" in done.stderr
