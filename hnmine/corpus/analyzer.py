@@ -80,7 +80,7 @@ def fold(text: str) -> str:
     if text.isascii():
         return text.lower() if text.isprintable() else identity(text)
     same = _VOWEL_POINTS.sub("", identity(_UNSEEN.sub("", text))).replace("i\u0307", "i").replace("\u0131", "i")
-    return str(_FOREIGN_DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), same))
+    return str(_FOREIGN_DIGIT.sub(lambda found: str(unicodedata.decimal(found[0], found[0])), same))  # some are newer
 
 
 def _tokens(part: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import unicodedata
 from itertools import pairwise
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,3 +134,8 @@ AWKWARD = [
 def test_a_long_line_of_anything_takes_a_moment(piece: str) -> None:
     """Time that grows with the square of the length would not end here."""
     assert len(words(piece * (LONG // len(piece)))) <= 3 * LONG
+
+
+def test_a_digit_that_is_newer_than_python_is_read() -> None:
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    assert all(words(f"a{digit}") for digit in regex.findall(r"\p{Nd}", every))
