@@ -332,7 +332,8 @@ def evaluate_step(project: Project, *, margin: float = 0.0) -> None:
         with run.timed("ranker"):
             found = write_ranker(project, deployment, of_row, costs)
         run.commit("ranker", inputs=inputs, files=run.sha256_of(*ranker_files(run.out)), data=project.data, **found)
-        head_ranker_card(run)
+        if not deployment.stays:  # else its card tells of the evaluation that it comes from
+            head_ranker_card(run)
 
 
 def _start_text(start: dict[str, Any]) -> str:

@@ -304,7 +304,7 @@ FORMATS = {
         alone=False,
     ),
     "ms-swift": Format(
-        "ms-swift: messages, positive_messages, negative_messages; a line a query",
+        "ms-swift, re-rankers: messages, positive_messages, negative_messages; a line a query",
         _lines(_swift),
         _JSONL,
         "swift sft --task_type reranker --dataset {file}",

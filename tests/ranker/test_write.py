@@ -191,7 +191,7 @@ def test_what_was_deployed_before_stays_where_it_is_better_on_dev_and_it_is_said
     config = trained_run(out, encoder)
     judge_by_a_sum(data, tmp_path / "judging", config, out / "rerankers" / "paper")
     chosen = hnmine.evaluate(data, out, config)["ranker"]["chosen"]
-    before = (out / "ranker" / "ranker.json").read_text()
+    before, card = ((out / "ranker" / name).read_text() for name in ("ranker.json", "README.md"))
 
     # Worse models in its place, then in another run that begins with it.
     for name in ("start", "paper"):
@@ -204,7 +204,9 @@ def test_what_was_deployed_before_stays_where_it_is_better_on_dev_and_it_is_said
             stays = f"Deploy it or not? Not what is new: {out / 'ranker'} stays what was deployed before ({chosen}, "
             assert found["evaluation"]["answer"].startswith(stays)
             assert (out / "ranker" / "ranker.json").read_text() == before
+            assert (out / "ranker" / "README.md").read_text() == card, "its figures are of its own evaluation"
             assert read_rows(folder)[-1].slug == "deployed-before"
+        assert (folder / "ranker" / "README.md").read_text().count("library_name: hnmine") == 1
         assert max(each.dev["MRR@10"] for each in read_rows(folder)) == 1.0
         first = found["ranker"]["figures"]["first stage: BM25"]["dev"]["MRR@10"]
         assert first < 1.0
