@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hnmine.corpus.text_keys import keys_of
 from hnmine.embedding.store import Block, VectorStore
-from hnmine.errors import DeviceError, HnmineError, ModelError
+from hnmine.errors import DeviceError, HnmineError, ModelError, UnavailableError
 from hnmine.models.batches import MAX_LANES
 from hnmine.models.finite import FiniteEncoder
 from hnmine.models.plan import Plan
@@ -48,12 +48,13 @@ class BlockEncoder:
         """
         results = []
         for block in blocks.to_pylist():
-            result = {"count": sum(map(len, block["texts"])), "failure": "", "name": "", "keys": b"", "width": 0}
+            result: dict[str, Any] = {"count": sum(map(len, block["texts"])), "failure": "", "passes": False}
+            result |= {"name": "", "keys": b"", "width": 0}
             try:
                 name, stored = self._encode(block)
                 result |= {"name": name, "keys": stored.keys.tobytes(), "width": stored.width, "size": stored.size}
             except HnmineError as error:
-                result["failure"] = str(error)
+                result |= {"failure": str(error), "passes": isinstance(error, UnavailableError)}
             results.append({"size": 0} | result)
         return pa.Table.from_pylist(results)
 
@@ -87,7 +88,7 @@ def encode_blocks(
     for result in results:
         for row in result.to_pylist():
             if row["failure"]:
-                raise ModelError(row["failure"])
+                raise (UnavailableError if row["passes"] else ModelError)(row["failure"])
             keys = np.frombuffer(row["keys"], dtype=np.uint64).reshape(-1, 2)
             store.remember(row["name"], Block(keys, row["width"], row["size"]))
             yield row["count"]

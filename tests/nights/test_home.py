@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,27 @@ def test_a_pointer_moves_only_from_the_version_that_the_night_began_with(home, t
     with pytest.raises(LockLostError, match=r"version 0001 holds in .*, and 0000 did before; start again"):
         home.point("0002", Row(version="0002", decision=""), 10, after="0000")
     assert home.current().number == "0001"
+
+
+def test_all_that_the_pointer_leads_to_is_on_the_disk_before_it_moves(tmp_path, monkeypatch):
+    home, settled, fsync = Home(tmp_path / "deep" / "home"), [], os.fsync
+
+    def settle(opened: int) -> None:
+        settled.append(Path(os.readlink(f"/proc/self/fd/{opened}")))
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", settle)
+    publish(home, tmp_path, "one")
+    folder = home.directory.local
+    (moved,) = [at for at, path in enumerate(settled) if path.name.startswith(".current.json")]
+    before = {path.relative_to(tmp_path) for path in settled[:moved]}
+    hidden = {path.parent / path.name[1:].rpartition(".tmp")[0].rpartition(".")[0] for path in before}
+    written = [path for part in ("versions", "rankers") for path in (folder / part).rglob("*")]
+    assert {path.relative_to(tmp_path) for path in written if path.is_file()} <= hidden
+    folders = [path for path in written if path.is_dir()] + [folder, folder.parent, tmp_path]
+    folders += [folder / part for part in ("versions", "rankers")]
+    assert {path.relative_to(tmp_path) for path in folders} <= before
+    assert folder in settled[moved:]
 
 
 def test_an_address_with_a_password_is_refused():

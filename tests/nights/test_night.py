@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -9,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hnmine
+from hnmine import cli
 from hnmine.errors import ConfigError
 from hnmine.models.folder import folder_sha256
 from hnmine.nights.home import Home, Row, Version
@@ -27,11 +30,13 @@ from hnmine.nights.night import nightly, not_worse
 from hnmine.pipeline import mine_step
 from hnmine.project import Project, open_project
 from hnmine.ranking.measures import Paired
+from hnmine.runs import object_store
 from hnmine.runs.directory import Directory
 from hnmine.runs.files import write_json
 from tests.builders.collections import write_collection
 from tests.builders.commands import run_hnmine
 from tests.builders.models import tiny_cross_encoder
+from tests.builders.object_store import Front, front_of
 from tests.builders.vectors import write_vectors
 
 UNTRAINED = "nightly.train_share=1"
@@ -407,6 +412,78 @@ def test_an_object_store_needs_a_folder_to_work_in(nights: Nights, s3) -> None:
     done = run_hnmine("nightly", "--data", nights.data, "--home", s3("bucket/home"), *nights.options)
     assert done.returncode == 2
     assert "nightly.work=DIR" in done.stderr
+
+
+@pytest.fixture
+def front(s3) -> Iterator[Front]:
+    with front_of(int(s3("bucket").partition("127.0.0.1:")[2].partition("&")[0])) as started:
+        yield started
+
+
+@pytest.mark.slow
+def test_a_night_over_an_object_store_that_fails_all_the_time_is_as_one_over_a_folder(
+    nights: Nights, tmp_path: Path, front: Front, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(object_store, "LONGEST_PAUSE_SECONDS", 0.5)
+    over = threading.Event()
+
+    def fail() -> None:
+        for mode in itertools.cycle(["away", "pass", "unavailable", "pass", "reset", "pass"]):
+            front.become(mode)
+            if over.wait(1.0 if mode == "pass" else 5.0):
+                return
+
+    remote = Nights(nights.data, front.address(f"bucket/{tmp_path.name}/home"), nights.settings)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    try:
+        row = remote.night(f"nightly.work={tmp_path / 'work'}")
+    finally:
+        over.set()
+        thread.join()
+        front.become("pass")
+    assert "does not answer" in capsys.readouterr().err
+    wanted = nights.night()
+    assert row.model_dump(exclude={"when"}) == wanted.model_dump(exclude={"when"})
+    raw = (Home(remote.home).directory / "versions" / "0001").read("negatives.parquet")
+    assert pq.read_table(raw).to_pylist() == nights.rows()
+
+
+def test_what_may_pass_by_itself_has_an_exit_code_and_a_mistake_another(
+    nights: Nights, tmp_path: Path, front: Front, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote, options = front.address(f"bucket/{tmp_path.name}/home"), [*nights.options, "--set", UNTRAINED]
+    options += ["--set", f"nightly.work={tmp_path / 'work'}"]
+
+    def end(home: Path | str) -> tuple[int, str]:
+        code = cli.main(["nightly", "--data", str(nights.data), "--home", str(home), *options])
+        return code, capsys.readouterr().err
+
+    # The store is away.
+    monkeypatch.setattr(object_store, "PATIENCE_SECONDS", 1.0)
+    front.become("away")
+    code, said = end(remote)
+    assert (code, "error: home s3://bucket/" in said, "has not answered for" in said) == (75, True, True)
+    front.become("pass")
+
+    # The lock is lost: the version is written, and the pointer does not move.
+    write = Home.write
+
+    def lose_the_lock(home: Home, *arguments) -> None:
+        write(home, *arguments)
+        for name in (home.directory / "lock").files():
+            (home.directory / "lock").remove(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Home, "write", lose_the_lock)
+        code, said = end(nights.home)
+    assert (code, "has taken" in said, Home(nights.home).history()) == (75, True, [])
+
+    # Nothing says who asks.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, said = end(remote.replace("bucket/", "bucket/other/"))
+    assert (code, "this machine has no credentials" in said) == (2, True)
 
 
 @pytest.mark.parametrize(
