@@ -12,6 +12,7 @@ from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.ranking.splits import Splits
+from hnmine.runs.files import settle
 from hnmine.runs.folder import RERANKERS, START
 from hnmine.runs.progress import say
 from hnmine.training.trainer import WARMED_UP, Trainer, Training
@@ -54,6 +55,7 @@ def train_presets(
     renamed.unlink(missing_ok=True)
     renamed.symlink_to(Path(RERANKERS) / best, target_is_directory=True)
     renamed.replace(link)
+    settle(run.out)
     after, before = known[best].dev, trainer.start_dev(start)
     of_earlier = "" if best in arms else ", of an earlier command and better than what was trained now"
     say("train", f"{link} → {RERANKERS}/{best}: {MAIN_METRIC} on dev {after:.3f} ({after - before:+.3f}){of_earlier}")

@@ -25,7 +25,7 @@ from hnmine.ranker.readme import readme
 from hnmine.ranker.sources import copied, reranker_part, sources
 from hnmine.ranking.evaluate import RERANKER, Evaluation, Ranking, Reranker
 from hnmine.ranking.measures import MAIN_METRIC, Task, means
-from hnmine.runs.files import settle, write_json
+from hnmine.runs.files import put_in_place, write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
 from hnmine.types import Float32
@@ -128,13 +128,10 @@ def write_ranker(
     else:
         hidden.mkdir()
         spec = _write(project, deployment, hidden, rerankers.get(chosen.name), costs)
-    for path in hidden.rglob("*"):
-        settle(path)
 
     # Put it into the place of the old one.
     run.claim(RANKER)
-    shutil.rmtree(target, ignore_errors=True)
-    hidden.rename(target)
+    put_in_place(hidden, target)
     say("ranker", f"{target}: {spec.chosen}")
     return _facts(spec)
 

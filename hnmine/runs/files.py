@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+_PRIVATE = 0o600
 CLOCK_TICK = 0.1  # seconds; file systems note times in steps below this, so two changes may bear the same time
 
 
@@ -26,6 +28,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     hidden = path.with_name(f".{path.name}.tmp")
     try:
         yield hidden
+        if stat.S_IMODE(hidden.stat().st_mode) == _PRIVATE:  # as safetensors writes
+            hidden.chmod(_usual_mode(path.parent))
         settle(hidden)
         hidden.replace(path)
         settle(path.parent)
@@ -42,14 +46,31 @@ def settle(path: Path) -> None:
         os.close(opened)
 
 
-def share(folder: Path) -> None:
-    """Give a folder and all in it the modes that new ones get here, whatever a library gave them."""
+def put_in_place(hidden: Path, folder: Path) -> None:
+    """Give a folder that was written beside `folder` that name, replacing what is there.
+
+    All has the modes that new files get here, whatever a library gave it, and is on the disk before the names change.
+    """
+    mode = _usual_mode(hidden)
+    for path in (*hidden.rglob("*"), hidden):
+        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)  # who reads a folder may enter it
+        settle(path)
+    before = folder.with_name(f".{folder.name}.before")
+    shutil.rmtree(before, ignore_errors=True)  # left by a call that was killed
+    if folder.exists():
+        folder.rename(before)
+    hidden.rename(folder)
+    settle(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _usual_mode(folder: Path) -> int:
+    """Return the mode that a new file gets in a folder."""
     probe = folder / ".mode"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)  # who reads a folder may enter it
+    return mode
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -30,7 +30,7 @@ from hnmine.models.folder import adapter_base, folder_sha256, hidden_size, resol
 from hnmine.models.reranker import has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.device import choose_device, visible_gpus
-from hnmine.runs.files import digest, share
+from hnmine.runs.files import digest, put_in_place
 from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.manifest import versions
 from hnmine.runs.nodes import in_cluster
@@ -285,7 +285,4 @@ def _publish(model: Path, out: Path) -> None:
     hidden = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(hidden, ignore_errors=True)  # left by a call that was killed
     shutil.copytree(model, hidden, ignore=shutil.ignore_patterns(STATE, SUMS))
-    share(hidden)
-    if out.exists():
-        shutil.rmtree(out)
-    hidden.rename(out)
+    put_in_place(hidden, out)

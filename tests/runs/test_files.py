@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hnmine.runs.files import CLOCK_TICK, digest, file_sha256, share, whole_file, write_json
+import hnmine
+from hnmine.runs.files import CLOCK_TICK, digest, file_sha256, put_in_place, whole_file, write_json
+from tests.builders.collections import write_collection
+from tests.builders.models import tiny_cross_encoder
+from tests.builders.settings import quick_config
 
 
 def names(folder: Path) -> list[str]:
@@ -47,19 +51,59 @@ def test_the_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
 )
-def test_a_shared_folder_has_the_modes_of_new_ones(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+def test_a_folder_that_is_put_in_place_has_the_modes_of_new_ones(
+    tmp_path: Path, umask: int, file: int, folder: int
+) -> None:
     (tmp_path / "model" / "inner").mkdir(parents=True, mode=0o700)
     (tmp_path / "model" / "inner" / "secret").touch(mode=0o600)
     before = os.umask(umask)
     try:
-        share(tmp_path / "model")
+        put_in_place(tmp_path / "model", tmp_path / "placed")
     finally:
         os.umask(before)
-    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*")} == {
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "placed").rglob("*")} == {
         "inner": folder,
         "secret": file,
     }
-    assert (tmp_path / "model").stat().st_mode & 0o777 == folder
+    assert (tmp_path / "placed").stat().st_mode & 0o777 == folder
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_takes_the_place_of_the_one_before_and_all_of_it_is_on_the_disk_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, fsync, rename = list[str](), os.fsync, Path.rename
+
+    def note_fsync(opened: int) -> None:
+        done.append(f"fsync {Path(f'/proc/self/fd/{opened}').readlink().name}")
+        fsync(opened)
+
+    def note_rename(source: Path, target: Path) -> None:
+        done.append(f"rename {source.name}")
+        rename(source, target)
+
+    for name, content in ((".new", "new"), ("out", "old")):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "inner" / "weights").write_text(content)
+    (tmp_path / ".out.before").mkdir()  # of a call that was killed
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    put_in_place(tmp_path / ".new", tmp_path / "out")
+    assert sorted(done[:3]) == ["fsync .new", "fsync inner", "fsync weights"]
+    assert done[3:] == ["rename out", "rename .new", f"fsync {tmp_path.name}"]
+    assert (tmp_path / "out" / "inner" / "weights").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_run_leaves_can_be_read_by_those_whom_the_umask_lets(tmp_path: Path) -> None:
+    data, model = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "model")
+    before = os.umask(0o027)
+    try:
+        hnmine.run(data, tmp_path / "out", quick_config(model, "train.presets=anchored"))
+    finally:
+        os.umask(before)
+    modes = {path: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "out").rglob("*") if not path.is_symlink()}
+    assert {path: mode for path, mode in modes.items() if mode != ("0o750" if path.is_dir() else "0o640")} == {}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
