@@ -59,15 +59,34 @@ def test_settings_that_are_named_exist(page: Path) -> None:
 # The site and the pages that are made
 
 
-@pytest.fixture(scope="module")
-def settings_page() -> ModuleType:
-    """The script that makes docs/settings.md."""
-    spec = importlib.util.spec_from_file_location("settings_page", REPOSITORY / "docs" / "tools" / "settings_page.py")
+def tool(name: str) -> ModuleType:
+    """A script of docs/tools."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "docs" / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def settings_page() -> ModuleType:
+    """The script that makes docs/settings.md."""
+    return tool("settings_page")
+
+
+def test_figures_are_those_of_the_tables_and_small(tmp_path: Path) -> None:
+    figures, words = tool("figures"), re.compile(r"<text[^>]*>([^<]*)</text>")
+    figures.draw(tmp_path)
+    for path in sorted(tmp_path.iterdir()):
+        kept = figures.IMAGES / path.name
+        assert words.findall(kept.read_text()) == words.findall(path.read_text()), "run: python docs/tools/figures.py"
+        assert kept.stat().st_size < 50_000
+        assert f"(images/{path.name})" in (REPOSITORY / "docs" / "results.md").read_text()
+    best = figures.unseen_arms()[0]
+    assert (best["mrr"], best["low"], best["high"]) == (0.524, 0.495, 0.553)
+    assert len(figures.hidden()) == 22
+    assert {each["pairs"] for each in figures.pairs()} == {100, 300, 1000}
 
 
 def test_the_page_of_settings_is_current(settings_page: ModuleType) -> None:
