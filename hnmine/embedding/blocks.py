@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from hnmine.corpus.text_keys import KEY_BYTES, Keys
 from hnmine.types import Float32, Int64
 
-_GROUP_BYTES = 2**19
+GROUP_BYTES = 2**19
+"""Vectors of a row group: the least that is read of a block."""
 _TAIL_BYTES = 2**16  # of a file, in which its description is looked for first
 _GAP_BYTES = 2**20  # that are read along rather than asked for apart: about what a question to an object store costs
 DAMAGED = (OSError, pa.ArrowException, ValueError, KeyError, IndexError)
@@ -32,7 +33,7 @@ def to_bytes(keys: Keys, vectors: Float32) -> pa.Buffer:
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1]),
         }
     )
-    group = max(16, _GROUP_BYTES // (4 * max(1, vectors.shape[1])))
+    group = max(16, GROUP_BYTES // (4 * max(1, vectors.shape[1])))
     return serialized(table, row_group_size=group)
 
 

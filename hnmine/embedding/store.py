@@ -40,8 +40,6 @@ SMALL_ROWS, COMPACT_AT, BLOCK_ROWS = 256, 32, 4096
 INDEX_AT, INDEX_BYTES, MANY_INDEXES = 8, 2**23, 16
 """An index is written of so many blocks that none has, or of so many bytes; so many indexes are made one."""
 _READERS = 8  # threads that read an object store
-_PART = 4  # a block is read in part for less than one of so many rows
-_WORTH_PARTS = 2**20  # bytes, below which it is read as a whole
 _JobT = TypeVar("_JobT")
 _FoundT = TypeVar("_FoundT")
 
@@ -279,7 +277,7 @@ class VectorStore:
     def _read(self, part: _Part) -> Float32 | None:
         """Return the vectors of some rows of a block; None: it is damaged, and set aside, or gone."""
         block = self._blocks[part.name]
-        if block.size < _WORTH_PARTS or len(part.rows) * _PART > len(block.keys):
+        if 2 * blocks.GROUP_BYTES * len(np.unique(part.rows)) > block.size:  # parts would be most of it
             vectors = self._read_whole(part.name, block.size)
             return None if vectors is None else vectors[part.rows]
         try:
