@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from hnmine.corpus.collection import Collection
 from hnmine.errors import ConfigError, DataError
 from hnmine.report.export_formats import FORMATS, Format
 from hnmine.report.mined import Source
@@ -36,7 +37,7 @@ def export(
     to: str,
     target: str | Path,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Collection | None = None,
     scores: bool = False,
     negatives: int | None = None,
 ) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def export(
         out: a run folder.
         to: the name of the format.
         target: a new folder, one that an earlier export left, or a new file of the format's ending, where one suffices.
-        data: the collection; judgements and whole corpora come from it.
+        data: the collection or its address; judgements and whole corpora come from it.
         scores: give sentence-transformers cosines in the place of labels.
         negatives: of each n-tuple; None: as many as keep most of them.
 
@@ -125,7 +126,9 @@ def refuse_foreign(target: Path, alone: bool) -> None:
             raise DataError(f"{target} is not replaced, since {name} {problem}; remove it, or choose another folder")
 
 
-def _refuse_idle(to: str, form: Format, data: str | Path | None, scores: bool, negatives: int | None) -> None:
+def _refuse_idle(
+    to: str, form: Format, data: str | Path | Collection | None, scores: bool, negatives: int | None
+) -> None:
     """Refuse options that would have no effect, and a collection that is needed and missing."""
     if form.needs_data and data is None:
         raise ConfigError(f"{to} is made of the collection: give the one that OUT was mined from as --data")

@@ -64,9 +64,9 @@ class Source:
 
     @classmethod
     def open(
-        cls, out: Path, data: str | Path | None = None, *, scores: bool = False, width: int | None = None
+        cls, out: Path, data: str | Path | Collection | None, *, scores: bool = False, width: int | None = None
     ) -> Source:
-        """Open a run folder; the collection is read, with the settings of the run, if its address is given.
+        """Open a run folder; a collection of which the address is given is read with the settings of the run.
 
         Raises:
             DataError: OUT is no run, or the collection cannot be read.
@@ -77,7 +77,7 @@ class Source:
         files: dict[str, str] = manifest.get("files", {})
         section: dict[str, Any] = next((manifest[step] for step in ("mining", "evaluation") if step in manifest), {})
         sources = SourcesConfig(**section.get("config", {}).get("sources", {}))
-        collection = None if data is None else read_collection(data, sources)
+        collection = read_collection(data, sources) if isinstance(data, str | Path) else data
         return cls(out=out, files=files, collection=collection, scores=scores, width=width)
 
     def table(self, name: str) -> pa.Table:

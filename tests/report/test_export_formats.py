@@ -229,6 +229,8 @@ def test_a_collection_goes_through_beir_unchanged(tmp_path: Path) -> None:
     mined_run(tmp_path / "out")
     export(tmp_path / "out", "beir", tmp_path / "to", data=data)
     before, after = (read_collection(each, SourcesConfig()) for each in (data, tmp_path / "to"))
+    export(tmp_path / "out", "beir", tmp_path / "again", data=before)
+    assert (tmp_path / "again" / "corpus.jsonl").read_bytes() == (tmp_path / "to" / "corpus.jsonl").read_bytes()
     assert after.documents == before.documents
     assert after.queries == before.queries
     assert after.splits.keys() == before.splits.keys()
