@@ -227,25 +227,29 @@ def verdict(
     """
     lines = [f"Of the {TWO_CONDITIONS}' first negatives, {_judgement(risks[TWO_CONDITIONS])}."]
     if _is_dangerous(risks[TWO_CONDITIONS]):
-        lines += _if_all_is_judged(mined) or [_remedy(risks)]
+        lines += _if_all_is_judged(mined)
+        if mined is None or not _is_harmless(mined):
+            lines.append(_remedy(risks))
     if configured != TWO_CONDITIONS:
         lines.append(f"As configured ({configured}), {_judgement(risks[configured])}.")
     return "\n".join(lines)
 
 
 def _if_all_is_judged(mined: Mapping[str, float] | None) -> list[str]:
-    """Return why it is harmless here; nothing where it may not be."""
+    """Return what is known of what is really mined."""
     if mined is None:
         return []
     found = f"with all that is judged known, as one mines, {mined['yield']:.1%} of these pairs have a negative"
+    most = f"at most {mined['most_that_are_right']:.1%} of those lie to their positive as right answers do"
     if mined["negatives"] < FEWEST:
         return [f"But {found}: there is next to nothing to find among these, right or wrong."]
-    if (most := mined["most_that_are_right"]) > _USABLE:
-        return []
-    return [
-        f"But all seems to be judged here: {found}, and at most {most:.1%} of those lie to their positive as right "
-        "answers do. It is dangerous for documents that nobody judges."
-    ]
+    if not _is_harmless(mined):
+        return [f"{found[0].upper()}{found[1:]}, and {most}."] if mined["most_that_are_right"] < 1 else []
+    return [f"But all seems to be judged here: {found}, and {most}. Documents that nobody judges stay dangerous."]
+
+
+def _is_harmless(mined: Mapping[str, float]) -> bool:
+    return mined["negatives"] < FEWEST or mined["most_that_are_right"] <= _USABLE
 
 
 def _remedy(risks: Mapping[str, Risk]) -> str:

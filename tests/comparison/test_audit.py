@@ -309,11 +309,12 @@ def test_a_dangerous_set_gets_a_remedy_that_exists() -> None:
     [
         ({"yield": 0.5, "negatives": 100, "most_that_are_right": 0.04}, "But all seems to be judged here: "),
         ({"yield": 0.004, "negatives": 4, "most_that_are_right": 1.0}, "next to nothing to find"),
-        ({"yield": 0.5, "negatives": 100, "most_that_are_right": 0.4}, "No rule that was measured"),
+        ({"yield": 0.5, "negatives": 100, "most_that_are_right": 1.0}, "No rule that was measured"),
+        ({"yield": 0.5, "negatives": 100, "most_that_are_right": 0.4}, "at most 40.0% of those lie to their positive"),
     ],
 )
 def test_a_set_in_which_all_is_judged_is_not_called_dangerous(mined: dict[str, float], said: str) -> None:
-    first, second = verdict({TWO_CONDITIONS: risk(0.785, 0.75, 0.82)}, mined=mined).splitlines()
+    first, second, *_ = verdict({TWO_CONDITIONS: risk(0.785, 0.75, 0.82)}, mined=mined).splitlines()
     assert "dangerous where several documents are right for a query and few are judged" in first
     assert said in second
 
