@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,10 @@ import pyarrow as pa
 import pytest
 
 import hnmine
+from hnmine.arms import arm
+from hnmine.config.root import Config
+from hnmine.corpus import layouts
+from hnmine.errors import DataError
 from tests.builders.commands import REPOSITORY
 from tests.builders.models import tiny_cross_encoder
 
@@ -125,3 +131,52 @@ def test_settings_of_reading_that_a_collection_was_made_without_are_refused(note
         with pytest.raises(hnmine.HnmineError, match=message):
             hnmine.embed(notebook["collection"], tmp_path / "out", config)
         hnmine.Collection.of(*tables, sources=config.sources)
+
+
+# docs/extending.md
+
+EXTENDING = REPOSITORY / "docs" / "extending.md"
+
+
+@pytest.fixture(scope="module")
+def extended() -> Iterator[Notebook]:
+    """Run the blocks of the page in one go; what it registers is gone afterwards."""
+    blocks = re.findall(r"^```python\n(.*?)^```", EXTENDING.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    names: Notebook = {"__name__": "extended"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arm, "ARMS", dict(arm.ARMS))
+        exec(compile("\n".join(blocks), str(EXTENDING), "exec"), names)
+        yield names
+
+
+def test_a_rule_of_the_page_mines_and_its_arm_is_known(extended: Notebook, tmp_path: Path) -> None:
+    config = hnmine.load_config(overrides=["encoders=[{name: words, lexical: {width: 8}}]", "device=cpu"])
+    hnmine.mine(extended["collection"], tmp_path, config, rule=extended["just_beyond_the_positive"])
+    found = hnmine.negatives(tmp_path).to_pylist()
+    assert found
+    assert all(row["d_query_negative"] > row["d_query_positive"] for row in found)
+    named = config.model_copy(
+        update={"train": config.train.model_copy(update={"presets": ("just-beyond-the-positive-alone",)})}
+    )
+    assert [each.loss for each in arm.preset_arms(named).values()] == ["bce"]
+
+
+def test_a_layout_of_the_page_is_read_counted_and_told_from_others(
+    extended: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = SimpleNamespace(EXPECTED=extended["EXPECTED"], recognise=extended["recognise"])
+    monkeypatch.setattr(layouts, "LAYOUTS", (*layouts.LAYOUTS, module))
+    write = lambda name, rows: (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))  # noqa: E731
+    write("articles.jsonl", [{"id": f"a{at}", "title": "Printer", "body": f"Mend printer {at}."} for at in range(4)])
+    write("tickets.jsonl", [{"id": f"t{at}", "question": f"printer {at} is broken"} for at in range(3)])
+    with pytest.raises(DataError, match=r"no solved\.jsonl"):
+        layouts.read_collection(tmp_path, Config().sources)
+    write(
+        "solved.jsonl",
+        [{"ticket": "t0", "article": "a0"}, {"ticket": "t1", "article": "a1"}, {"ticket": "t9", "article": "a1"}],
+    )
+    (tmp_path / "notes.txt").write_text("hello")
+    collection = layouts.read_collection(tmp_path, Config().sources)
+    assert (collection.layout, len(collection.documents), len(collection.queries)) == ("help desk", 4, 3)
+    assert collection.unread == ("notes.txt (not of this layout)",)
+    assert [bad.reason for bad in collection.quarantined] == ["unknown_query"]
