@@ -27,7 +27,7 @@ from hnmine.arms.arm import preset_arms
 from hnmine.config.base import Section
 from hnmine.config.root import Config
 from hnmine.corpus.text_keys import KEY_BYTES, keys_of
-from hnmine.errors import ConfigError, DataError
+from hnmine.errors import ConfigError, DataError, ModelError
 from hnmine.mining.mine import denoise_model
 from hnmine.mining.pca import HELD_OUT_ROWS, Basis, Fused, captured
 from hnmine.models.folder import RANKER_FILE, adapter_base, folder_sha256, resolve
@@ -232,7 +232,12 @@ def _train_and_decide(project: Project, home: Home, last: Version, row: Row, fac
     settings = _recorded(config.train, config) | {name: digest(str(each)) for name, each in sections.items()}
     before, deployed = None, home.deployed(last, run.out) if last.number else None
     if deployed is not None:
-        before = _reciprocal_ranks(project, "deployed", deployed, {} if last.ranker else facts.reads)
+        try:
+            before = _reciprocal_ranks(project, "deployed", deployed, {} if last.ranker else facts.reads)
+        except ModelError as error:  # its files are whole: another release counts other words, or a hub's model is gone
+            say("nightly", f"what is deployed cannot rank here any more, and is replaced: {error}", level="warning")
+            deployed = None
+    if before is not None:
         row.mrr, share = float(before.mean()), facts.pairs_changed / row.pairs
         if facts.train == settings and (share < config.nightly.train_share or not facts.pairs_changed):
             row.decision = f"not trained: {share:.1%} of pairs changed since the last training"
@@ -254,16 +259,19 @@ def _train_and_decide(project: Project, home: Home, last: Version, row: Row, fac
         return None
     after = _reciprocal_ranks(project, "chosen", chosen, {})
     kind = RankerSpec.read(chosen).kind
-    row.mrr_trained, row.decision = float(after.mean()), f"deployed, the first: {kind}"
+    row.mrr_trained = float(after.mean())
 
     # Decide.
+    rejected, is_better = home.is_rejected(chosen), True
+    compared = "the one before cannot be loaded" if last.number else "the first"
     if before is not None:
-        test, rejected = paired(after, before, config.seed), home.is_rejected(chosen)
-        deploy = not rejected and not_worse(test, config.nightly.promote_margin)
-        row.decision = ("" if deploy else "not ") + f"deployed: {kind}, " + "it was rolled back from, " * rejected
-        row.decision += f"{MAIN_METRIC} {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}), p = {test.p:.2g}"
-        if not deploy:
-            return None
+        test = paired(after, before, config.seed)
+        is_better = not_worse(test, config.nightly.promote_margin)
+        compared = f"{MAIN_METRIC} {test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f}), p = {test.p:.2g}"
+    deploy = is_better and not rejected
+    row.decision = f"{'' if deploy else 'not '}deployed: {kind}, {'it was rolled back from, ' * rejected}{compared}"
+    if not deploy:
+        return None
     facts.reads = {}
     return chosen
 

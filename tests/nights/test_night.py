@@ -179,7 +179,7 @@ def test_a_night_leaves_a_page_with_the_history_in_the_home_and_its_work_folder(
 def test_a_night_decides_by_what_changed(nights: Nights, capsys: pytest.CaptureFixture[str]) -> None:
     first = nights.night()
     assert "epoch 1 begins: the first night" in capsys.readouterr().err
-    assert first.decision.startswith("deployed, the first: ")
+    assert first.decision.endswith(", the first")
     assert (first.epoch, first.searched) == (1, first.pairs)
     version = nights.current
     assert version.number == "0001"
@@ -236,7 +236,7 @@ def test_a_night_ended_by_sigterm_leaves_nothing_and_is_done_again_with_the_same
 def test_a_home_in_an_object_store(nights: Nights, tmp_path: Path, s3) -> None:
     home, work = s3(f"bucket/{tmp_path.name}/home"), f"nightly.work={tmp_path / 'work'}"
     nights = Nights(nights.data, home, [*nights.settings, work])
-    assert nights.night().decision.startswith("deployed, the first: ")
+    assert nights.night().decision.endswith(", the first")
     nights.change_documents(edited)
     second = nights.night(UNTRAINED)
     assert (second.added, second.changed, second.removed) == (2, 1, 1)
@@ -394,6 +394,18 @@ def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nigh
     again = nights.night(*other)
     assert again.decision.startswith("not deployed: re-ranker, it was rolled back from, ")
     assert nights.current.ranker != deployed
+
+
+def test_a_ranker_that_this_release_cannot_load_is_replaced_and_the_night_goes_on(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nights.night("ranker.choose=first-stage")
+    monkeypatch.setattr("hnmine.ranker.bm25.words_version", lambda: "another")
+    capsys.readouterr()
+    second = nights.night("ranker.choose=first-stage", UNTRAINED)
+    assert "what is deployed cannot rank here any more" in capsys.readouterr().err
+    assert second.decision == "deployed: first-stage, the one before cannot be loaded"
+    assert nights.night(UNTRAINED, "ranker.choose=first-stage").decision.startswith("not trained: ")
 
 
 def test_a_second_start_says_so_and_has_its_own_exit_code(nights: Nights) -> None:

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from hnmine.config.root import Config
 from hnmine.errors import DataError
+from hnmine.runs.counters import SECONDS
 from hnmine.runs.files import file_sha256
 from hnmine.runs.folder import open_run
 
@@ -50,6 +51,23 @@ def test_a_text_is_written_whole_under_its_name_and_replaces_the_one_before(tmp_
             run.write_text("pages/changes.md", text)
     assert (tmp_path / "pages" / "changes.md").read_bytes() == "ünïcode\n".encode()
     assert [path.name for path in (tmp_path / "pages").iterdir()] == ["changes.md"]
+
+
+def test_the_seconds_of_a_step_that_fails_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[float, str]] = []
+    monkeypatch.setattr(SECONDS, "add", lambda seconds, step: counted.append((seconds, step)))
+
+    def fail() -> None:
+        time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with open_run(tmp_path / "out", Config()) as run:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt), run.timed("train"):
+                fail()
+    assert [step for _, step in counted] == ["train", "train"]
+    assert run.seconds["train"] == pytest.approx(sum(seconds for seconds, _ in counted), abs=0.01)
+    assert run.seconds["train"] >= 0.02
 
 
 def test_the_cache_of_a_run_is_that_of_its_folder(tmp_path: Path) -> None:
