@@ -261,79 +261,41 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         return sum(file.write(line) > 0 for line in lines)
 
 
-_PARQUET, _JSONL = "data/train.parquet", "train.jsonl"
-_BY_DATASETS = 'load_dataset("parquet", data_files="{file}", split="train")'
+_FLAG = "--train_data {file}"
 _TEVATRON = "--dataset_name json --dataset_path {file} --dataset_split train"
+_NEMO = 'RetrievalDatasetConfig(data_dir_list=["{file}"], …)'
+_SWIFT = "swift sft --task_type reranker --dataset {file}"
+_TREC = "trec_eval QRELS {file}"
+_QRELS = ("test.qrels", "trec_eval {file} RUN")
+_BEIR = 'GenericDataLoader("{folder}").load(split="test")'
+_BY_DATASETS = 'load_dataset("parquet", data_files="{file}", split="train")'
+_ST = ("data/train.parquet", _BY_DATASETS, "asked")
+_LINES = "train.jsonl"
 FORMATS = {
-    "triplet": Format(
-        "sentence-transformers: query, positive, negative", _columns(_triplets), _PARQUET, _BY_DATASETS, "asked"
-    ),
-    "n-tuple": Format(
-        "sentence-transformers: query, positive, negative_1 … n", _write_tuples, _PARQUET, _BY_DATASETS, "asked"
-    ),
-    "labeled-pair": Format(
-        "sentence-transformers: query, document, label",
-        _columns(_labeled_pairs, "label"),
-        _PARQUET,
-        _BY_DATASETS,
-        "asked",
-    ),
+    "triplet": Format("sentence-transformers: query, positive, negative", _columns(_triplets), *_ST),
+    "n-tuple": Format("sentence-transformers: query, positive, negative_1 … n", _write_tuples, *_ST),
+    "labeled-pair": Format("sentence-transformers: query, document, label", _columns(_labeled_pairs, "label"), *_ST),
     "labeled-list": Format(
-        "sentence-transformers: query, documents, labels; a row a query",
-        _columns(_labeled_lists, "labels"),
-        _PARQUET,
-        _BY_DATASETS,
-        "asked",
+        "sentence-transformers: query, documents, labels; a row a query", _columns(_labeled_lists, "labels"), *_ST
     ),
     "flagembedding": Format(
-        "FlagEmbedding: query, pos, neg, pos_scores, neg_scores; a line a query",
-        _lines(_flag_embedding),
-        _JSONL,
-        "--train_data {file}",
-        "kept",
+        "FlagEmbedding: query, pos, neg, pos_scores, neg_scores", _lines(_flag_embedding), _LINES, _FLAG, "kept"
     ),
-    "tevatron": Format(
-        "Tevatron: positive_passages, negative_passages; a line a query", _lines(_tevatron), _JSONL, _TEVATRON, "kept"
-    ),
-    "nemo": Format(
-        "NeMo Automodel: questions, and a corpus beside them",
-        _nemo,
-        "train.json",
-        'RetrievalDatasetConfig(data_dir_list=["{file}"], …)',
-        "kept",
-        alone=False,
-    ),
+    "tevatron": Format("Tevatron: positive_passages, negative_passages", _lines(_tevatron), _LINES, _TEVATRON, "kept"),
+    "nemo": Format("NeMo Automodel: questions, and a corpus beside them", _nemo, "train.json", _NEMO, "kept", False),
     "ms-swift": Format(
-        "ms-swift, re-rankers: messages, positive_messages, negative_messages; a line a query",
-        _lines(_swift),
-        _JSONL,
-        "swift sft --task_type reranker --dataset {file}",
+        "ms-swift, re-rankers: messages, positive_messages, negative_messages", _lines(_swift), _LINES, _SWIFT
     ),
-    "datasets": Format(
-        "datasets: negatives.parquet with texts; a row a negative", _datasets, _PARQUET, _BY_DATASETS, "kept"
-    ),
+    "datasets": Format("datasets: negatives.parquet with texts", _datasets, "data/train.parquet", _BY_DATASETS, "kept"),
     "trec-run": Format(
-        "TREC: a run of each ranking of OUT/evaluation, and one of the hard negatives",
+        "TREC: each ranking of OUT/evaluation, and the hard negatives",
         _trec_runs,
         "hard-negatives.trec",
-        "trec_eval QRELS {file}",
-        alone=False,
+        _TREC,
+        "",
+        False,
     ),
-    "trec-qrels": Format(
-        "TREC: the judgements of every split, all grades; needs --data",
-        _trec_qrels,
-        "test.qrels",
-        "trec_eval {file} RUN",
-        alone=False,
-        needs_data=True,
-    ),
-    "beir": Format(
-        "BEIR: the collection as it was read, without what was set aside; needs --data",
-        _beir,
-        "corpus.jsonl",
-        'GenericDataLoader("{folder}").load(split="test")',
-        alone=False,
-        needs_data=True,
-    ),
+    "trec-qrels": Format("TREC: the judgements of every split; needs --data", _trec_qrels, *_QRELS, "", False, True),
+    "beir": Format("BEIR: the collection as it was read; needs --data", _beir, "corpus.jsonl", _BEIR, "", False, True),
 }
 """By the name that `hnmine export --to` is given."""
