@@ -13,6 +13,7 @@ from hnmine.runs.printable import markdown, one_line, printable
 
 BEGIN, END = "\ue000", "\ue001"
 _RUNS = regex.compile(r"[\p{L}\p{M}\p{N}\p{Cf}_]+|[^\p{L}\p{M}\p{N}\p{Cf}_]+")
+_LETTER = regex.compile(r"[\p{L}\p{M}\p{N}]")
 _LETTERS = regex.compile(r"\X")
 
 
@@ -31,12 +32,16 @@ def marked(text: str, terms: frozenset[str], width: int) -> str:
 
 
 def _marked(part: str, terms: frozenset[str]) -> str:
-    """Mark what holds a term in a text without white space: the shortest there is."""
+    """Mark what holds a term in a text without white space: the shortest that no sign begins or ends.
+
+    Beside a letter, the stars of Markdown are no marks around a sign.
+    """
     if not terms.intersection(words(part)):
         return part
     for pattern in (_RUNS, _LETTERS):  # words; the letters of scripts without spaces
         pieces = pattern.findall(part)
-        if len(pieces) > 1 and any(terms.intersection(words(piece)) for piece in pieces):
+        found = [piece for piece in pieces if terms.intersection(words(piece))]
+        if len(pieces) > 1 and found and all(_LETTER.match(piece[0]) and _LETTER.match(piece[-1]) for piece in found):
             return "".join(_marked(piece, terms) for piece in pieces)
         if part.isascii():
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 import pytest
@@ -41,6 +42,15 @@ def test_marks_stand_around_words_that_both_have_and_change_nothing_else(query: 
     assert shown.count(BEGIN) == shown.count(END) == len(parts)
     assert bool(parts) == any(terms.intersection(words(part)) for part in line.split())
     assert all(terms.intersection(words(part)) for part in parts)
+
+
+@given(TEXT, TEXT)
+def test_a_page_shows_the_words_bold_and_no_stars(query: str, text: str) -> None:
+    shown = marked(text, terms_of(query), 1000)
+    reader = pytest.importorskip("markdown_it").MarkdownIt("gfm-like", {"linkify": False})
+    page = reader.render(f"| a |\n|---|\n| x {in_markdown(shown)} y |")
+    assert page.count("<strong>") == shown.count(BEGIN)
+    assert "".join(html.unescape(re.sub("<[^>]*>", "", page)).split()) == "ax" + "".join(plain(shown).split()) + "y"
 
 
 def test_a_long_text_is_cut_before_it_is_marked() -> None:
