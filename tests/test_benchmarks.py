@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import struct
 
 import pytest
 
 import hnmine
-from benchmarks import gpu_check, languages, mutate_readers, tables
+from benchmarks import gpu_check, languages, mutate_readers, page_picture, tables
 from hnmine.errors import DeviceError
 from hnmine.runs import device
 from tests.builders.collections import write_collection
 from tests.builders.layouts import LAYOUTS
 from tests.builders.models import tiny_cross_encoder
+from tests.builders.runs import reported_run
 from tests.builders.settings import quick_config
 
 PATHS = ["PCA", "search: flat", "search: IVF", "scan: torch", "selection", "encoder", "throughput", "training"]
@@ -111,3 +114,15 @@ def test_languages_are_measured_with_the_words_of_before_and_of_now(tmp_path, ca
     assert [(row["before"], row["nothing before"], row["now"]) for row in rows] == [(1, 0, 1), (0, 1, 1), (1, 0, 1)]
     assert rows[-1]["lexical encoder"] == 1
     assert (tmp_path / "out.md").read_text().rstrip().endswith(capsys.readouterr().out.rstrip())
+
+
+@pytest.mark.browser
+def test_the_picture_of_a_page_is_a_small_png_of_its_screen(tmp_path):
+    if not shutil.which("chromium"):
+        pytest.skip("no chromium")
+    picture = tmp_path / "docs" / "page.png"
+    assert page_picture.main([str(reported_run(tmp_path / "out", queries=30)), str(picture)]) == 0
+    raw = picture.read_bytes()
+    assert raw.startswith(b"\x89PNG")
+    assert struct.unpack(">II", raw[16:24]) == (page_picture.WIDTH, page_picture.HEIGHT)
+    assert 20_000 < len(raw) < 200_000

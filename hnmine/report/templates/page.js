@@ -18,7 +18,7 @@ if (panel) {
   for (const dot of dots) {
     dot.addEventListener("click", (event) => { event.preventDefault(); show(dot); });
   }
-  const first = document.querySelector("#queries h3 ~ h3 + .query, #queries > .query");
+  const first = document.querySelector("#queries h3 ~ h3 + .query") || document.querySelector("#queries > .query");
   const chosen = first && dots.find((dot) => dot.getAttribute("href") === "#" + first.id);
   if (chosen) show(chosen);
 }
