@@ -93,11 +93,11 @@ def _json_object(level: str, step: str, message: str, fields: dict[str, Field], 
 
 
 def _open_live() -> Live:
-    """Return what shows live lines; it is drawn anew when asked to, by no thread."""
+    """Return what shows live lines; a thread draws them anew, so that the clock goes on while nothing is counted."""
     global _live
     if _live is None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.table import Column
 
         # Standard output is only taken if it is the same terminal: what is piped elsewhere stays as it is.
@@ -105,11 +105,12 @@ def _open_live() -> Live:
         task = Column(no_wrap=True, max_width=max(20, console.width * 2 // 5))
         _live = Progress(
             TextColumn("{task.fields[step]:>10} │ {task.description}", markup=False, table_column=task),
-            BarColumn(12),
+            *([BarColumn(12)] if console.width >= 80 else []),
+            TimeElapsedColumn(),
             TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             console=console,
             expand=True,
-            auto_refresh=False,
+            refresh_per_second=2,
             transient=True,
             redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         )
@@ -152,7 +153,7 @@ class Progress:
         self._live = _open_live() if streams.is_live() and not _as_json else None
         self._last = 0.0 if self._live else self._start
         if self._live:
-            self._line = self._live.add_task(printable(task), total=max(total, 1), step=step, text="")
+            self._line = self._live.add_task(printable(task), total=max(total, 1), step=step, text=self._counted)
 
     def advance(self, amount: int, note: str = "") -> None:
         """Add finished units, and optionally a short note that is shown beside them.
@@ -169,7 +170,7 @@ class Progress:
         self._last = self._end
         seconds_left = (self.total - self.done) * self._seconds / max(self.done, 1)
         left = f", {self._rate}, {clock(seconds_left)} left" if self.done else ""
-        text = f"{self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%}){left}{self._note}"
+        text = f"{self._counted} ({self.done / self.total:.0%}){left}{self._note}"
         if self._live is None:
             self._say(f"{self.task}: {text}")
         elif self._live is _live:
@@ -190,6 +191,10 @@ class Progress:
             if not self._live.tasks:
                 close_live()
         self._live = None
+
+    @property
+    def _counted(self) -> str:
+        return f"{self.done:,} of {self.total:,} {self.unit}"
 
     @property
     def _seconds(self) -> float:

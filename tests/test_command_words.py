@@ -1,0 +1,82 @@
+"""A command ends with the next one, which can be pasted as it stands."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+import pytest
+
+from hnmine.cli import command_parser, main
+from hnmine.command_words import DESCRIPTION, EXAMPLES, RANK_EXAMPLES, next_command, settings_given
+from hnmine.config.load import load
+from tests.builders.collections import write_collection
+
+QUICK = ("encoders=[{name: words, lexical: {width: 8}}]", "device=cpu", "ray=false")
+
+
+def last_line(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(list(map(str, arguments))) == 0
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def pasted(line: str) -> list[str]:
+    name, *words = shlex.split(line.removeprefix("Next: "))
+    assert name == "hnmine"
+    command_parser().parse_args(words)
+    return words
+
+
+def test_each_step_names_the_next_with_its_data_folder_and_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_collection(tmp_path / "my data"), tmp_path / "it's out"
+    settings = [word for setting in QUICK for word in ("--set", setting)]
+    mine = pasted(last_line(capsys, "embed", "--data", data, "--out", out, *settings))
+    assert mine == ["mine", "--data", str(data), "--out", str(out), *settings]
+    train = pasted(last_line(capsys, *mine))
+    assert train == ["train", *mine[1:]]
+
+
+def test_mine_says_what_was_found_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_collection(tmp_path / "data"), tmp_path / "out"
+    assert (
+        main(["mine", "--data", str(data), "--out", str(out), *(word for each in QUICK for word in ("--set", each))])
+        == 0
+    )
+    *_, found, _ = capsys.readouterr().out.splitlines()
+    assert " pairs have a hard negative" in found
+    assert str(out / "negatives.parquet") in found
+    assert (out / "negatives.parquet").is_file()
+
+
+def test_commands_without_a_run_name_the_next_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pasted(last_line(capsys, "presets"))[0] == "run"
+    assert pasted(last_line(capsys, "history", "--home", tmp_path / "home"))[:3] == ["nightly", "--data", "DIR"]
+
+
+def test_settings_are_given_on_as_a_shell_reads_them() -> None:
+    options = argparse.Namespace(
+        config=Path("my settings.yaml"), set=["a.b=[c, d]", "e='f'"], data="s3://b/p q", home="h"
+    )
+    line = next_command(options, "nightly")
+    expected = ["nightly", "--data", "s3://b/p q", "--home", "h", "--config", "my settings.yaml"]
+    assert shlex.split(line)[2:] == [*expected, "--set", "a.b=[c, d]", "--set", "e='f'"]
+    assert next_command(options, "history") == "Next: hnmine history --home h"
+    assert settings_given(argparse.Namespace(config=None, set=[])) == ""
+
+
+def test_every_example_of_the_help_is_understood() -> None:
+    for example in EXAMPLES.splitlines():
+        command, *options = shlex.split(example)
+        parsed = command_parser().parse_args([command, "--data", "D", "--out", "O", *options])
+        load(overrides=parsed.set)
+    for line in RANK_EXAMPLES.splitlines():
+        if line.startswith("  hnmine "):
+            command_parser().parse_args(shlex.split(line)[1:])
+    commands = [line.split()[1] for line in DESCRIPTION.splitlines() if line.startswith("  hnmine ")]
+    for command in commands:
+        with pytest.raises(SystemExit) as stop:
+            command_parser().parse_args([command, "--help"])
+        assert stop.value.code == 0
