@@ -12,6 +12,7 @@ Written for, and read with, the tools' own loaders at these commits:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -225,7 +226,9 @@ def _write_qrels(source: Source, folder: Path, name: str, header: str, line: str
     assert source.collection is not None
     counts = {}
     for split, judged in source.collection.splits.items():
-        # Refuse what would be read as something else.
+        # Refuse what would be read as something else, or stand elsewhere.
+        if not re.fullmatch(r"\w[\w.-]*", split):
+            raise DataError(f"the split {split!r} cannot name a file: expected letters, digits, `.`, `-` and `_`")
         queries = [source.collection.queries.ids[row] for row in judged.query_rows_J.tolist()]
         documents = [source.collection.documents.ids[row] for row in judged.doc_rows_J.tolist()]
         grades = judged.grades_J.astype(np.int64)

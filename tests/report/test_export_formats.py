@@ -20,6 +20,7 @@ from hnmine.ranking.run_files import read_run
 from hnmine.report.exports import export
 from hnmine.types import Texts
 from tests.builders.collections import append_lines, write_collection
+from tests.builders.judged import collection_of
 from tests.builders.mined import Rows, mined_run, write_run_of
 from tests.builders.models import tiny_cross_encoder
 
@@ -261,6 +262,17 @@ def test_grades_that_are_no_whole_numbers_are_refused(to: str, tmp_path: Path) -
     with pytest.raises(DataError, match=r"test: a grade of query jacket-care is 0.5; qrels hold whole numbers"):
         export(tmp_path / "out", to, tmp_path / "to", data=data)
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("split", ["../../elsewhere", ".hidden", "a/b", ""])
+def test_a_split_that_would_lead_elsewhere_is_refused(split: str, tmp_path: Path) -> None:
+    mined_run(tmp_path / "out")
+    texts = Texts(ids=("a", "b"), texts=("one", "two"))
+    collection = collection_of(texts, texts, {split: [(0, 1)]})
+    for to in ("beir", "trec-qrels"):
+        with pytest.raises(DataError, match="cannot name a file"):
+            export(tmp_path / "out", to, tmp_path / "deep" / "er" / "to", data=collection)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "out"]
 
 
 def test_more_negatives_than_any_pair_has_are_refused(tmp_path: Path) -> None:
