@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -45,6 +46,43 @@ def test_commands_are_understood(page: Path) -> None:
     for line in commands(page):
         options = command_parser().parse_args(shlex.split(line)[1:])
         load(overrides=getattr(options, "set", None) or [])
+
+
+def code(page: Path) -> list[str]:
+    """Every line of a block of code, and every piece of code in a sentence, on one line."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    sentences = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    inline = [" ".join(found.split()) for found in re.findall(r"`([^`]+)`", sentences)]
+    return [*(line.removeprefix("$ ").partition("  #")[0] for block in blocks for line in block.splitlines()), *inline]
+
+
+def options_of(command: str) -> set[str]:
+    """The options that a command of hnmine has."""
+    (commands,) = (each for each in command_parser()._actions if each.dest == "command")
+    assert command in commands.choices, f"there is no command {command}"
+    return set(commands.choices[command]._option_string_actions)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_commands_in_sentences_exist_with_their_options(page: Path) -> None:
+    for line in code(page):
+        if match := re.match(r"hnmine ([a-z]+)\b(.*)", line):
+            named = {word.partition("=")[0] for word in match[2].split() if word.startswith("--")}
+            assert named <= options_of(match[1]), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_other_commands_name_targets_scripts_and_extras_that_are_there(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for line in code(page):
+        if match := re.match(r"make ([a-z]+)\b", line):
+            assert match[1] in targets, line
+        for script in re.findall(r"\bpython ([\w./-]+\.py)\b", line):
+            assert (REPOSITORY / script).is_file(), line
+        for listed in re.findall(r"(?:hnmine|\.)\[([\w,]+)\]", line) if "pip install" in line else ():
+            assert set(listed.split(",")) <= set(extras), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)

@@ -95,3 +95,34 @@ def test_json_stays_json_where_signs_are_few(tmp_path: Path) -> None:
             PYTHONIOENCODING=encoding,
         )
         assert done.stdout.strip() == ascii("größe → 値 \x1b[2J"), (encoding, done.stderr)
+
+
+TERMINAL_GONE = """
+import sys, time
+from hnmine.runs import progress, streams
+from hnmine.runs.progress import say, track
+streams.mend()
+progress.LIVE_SECONDS = 0.0
+with track("embed", "minilm", 40, "texts") as work:
+    for at in range(40):
+        work.advance(1)
+        say("embed", f"line {at}")
+        print("a library", file=sys.stderr)
+        time.sleep(0.05)
+say("embed", "after")
+open(sys.argv[1], "w").write("done")
+progress.close_live()
+streams.flush()
+"""
+
+
+def test_work_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    plain = {name: text for name, text in os.environ.items() if name not in ("CI", "NO_COLOR")}
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", TERMINAL_GONE, str(tmp_path / "file.txt")]
+    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=plain | {"TERM": "xterm"})
+    os.close(theirs)
+    assert os.read(ours, 4096)
+    os.close(ours)
+    assert child.wait(timeout=60) == 0
+    assert (tmp_path / "file.txt").read_text() == "done"
