@@ -96,9 +96,12 @@ def _step(options: argparse.Namespace) -> str:
     from hnmine import pipeline
     from hnmine.report.examples import examples
 
+    # Call it.
     command, out, settings = options.command, options.out, _settings(options)
     show = {"show": _show} if command == "run" else {}
     found = getattr(pipeline, command)(options.data, out, settings, **show)
+
+    # Say what was found, where it is, and what comes next.
     match command:
         case "embed":
             counts = f"{found['encoded']:,} texts encoded, {found['reused']:,} were there already"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -57,11 +60,14 @@ def code(page: Path) -> list[str]:
     return [*(line.removeprefix("$ ").partition("  #")[0] for block in blocks for line in block.splitlines()), *inline]
 
 
+@cache
 def options_of(command: str) -> set[str]:
-    """The options that a command of hnmine has."""
-    (commands,) = (each for each in command_parser()._actions if each.dest == "command")
-    assert command in commands.choices, f"there is no command {command}"
-    return set(commands.choices[command]._option_string_actions)
+    """The options that a command of hnmine has, as its help says."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as stop:
+        command_parser().parse_args([command, "--help"])
+    assert stop.value.code == 0, said.getvalue()
+    return set(re.findall(r"--[a-z-]+", said.getvalue()))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)
