@@ -15,6 +15,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from hnmine.config.encoders import MODELS
+from hnmine.config.rerankers import RERANKERS as PRESETS
 from hnmine.config.steps import CardFacts
 from hnmine.config.training import LOADED_BY, Kind
 from hnmine.models.folder import MINILM_NAMES
@@ -72,6 +74,14 @@ def hub_name(model: str) -> str | None:
     return name if name.count("/") == 1 and is_fetched and not Path(model).exists() else None
 
 
+def licence_of(model: str) -> str:
+    """Return a model of the hub with its licence, if it is one that hnmine lists."""
+    listed = {preset.model.partition("@")[0]: preset.licence for preset in PRESETS.values()}
+    listed |= {name: facts.licence for name, facts in MODELS.items()}
+    licence = listed.get(model) or listed.get(model.rpartition("/")[2])
+    return f"{model} ({licence})" if licence else model
+
+
 def _reranker_card(run: Run, name: str, row: str, facts: Mapping[str, Any]) -> str:
     """Return the card of one re-ranker; `row` is what the table calls it."""
     training, kind = run.manifest["training"], facts["recipe"]["kind"]
@@ -87,7 +97,7 @@ def _reranker_card(run: Run, name: str, row: str, facts: Mapping[str, Any]) -> s
         f"{_tests(run, row)}\n{USE}\n{_made(run)}"
         f"* {facts['lists']:,} lists trained on; step {facts['best_step']} of {facts['steps']} was kept: the start, "
         "step 0, must be beaten on dev\n"
-        f"* base model: {base or 'a folder that is not of the hub'}\n\n"
+        f"* base model: {licence_of(base) if base else 'a folder that is not of the hub'}\n\n"
         f"| step | {MAIN_METRIC} on dev |\n|---|---|\n{steps}\n\n"
         f"## Settings\n\n```json\n{json.dumps(settings, indent=1)}\n```\n\n{_licence(run.config.ranker.card)}"
     )

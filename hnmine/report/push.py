@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from hnmine.errors import ConfigError, DataError, UnavailableError
+from hnmine.report.card import licence_of
 from hnmine.runs.files import file_sha256
 from hnmine.runs.folder import RERANKERS
 from hnmine.runs.manifest import MANIFEST, read_manifest
@@ -113,7 +114,7 @@ def _warnings(files: dict[str, Path], public: bool) -> list[str]:
     if not card.license:
         warnings.append("no licence is stated; set ranker.card={license: …} and run `hnmine evaluate` again")
     bases = card.base_model if isinstance(card.base_model, list) else [card.base_model] if card.base_model else []
-    warnings += [f"made from {base}, whose licence must allow it" for base in bases]
+    warnings += [f"made from {licence_of(base)}, whose licence must allow it" for base in bases]
     if not bases:
         warnings.append("the base model is not one of the hub, as far as hnmine knows: see whether you may share it")
     if copies := sorted({name.split("/")[1] for name in files if name.startswith("encoders/")}):

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from hnmine.config.load import load
 from hnmine.errors import ConfigError
-from hnmine.report.card import head_ranker_card, hub_name, write_reranker_cards
+from hnmine.report.card import head_ranker_card, hub_name, licence_of, write_reranker_cards
 from hnmine.runs.files import write_json
 from hnmine.runs.folder import Run
 
@@ -131,7 +131,15 @@ def test_a_folder_that_is_called_like_a_model_of_the_hub_is_no_base_model(
     assert hub_name("models/gone") is None, "it was never fetched from the hub"
     assert hub_name("/cache/hub/models--BAAI--bge-base/snapshots/abc") == "BAAI/bge-base"
     assert hub_name("all-MiniLM-L6-v2") == "sentence-transformers/all-MiniLM-L6-v2"
-    assert "base_model" in card_of(run_of(tmp_path, model="all-MiniLM-L6-v2")).data.to_dict()
+    card = card_of(run_of(tmp_path, model="all-MiniLM-L6-v2"))
+    assert card.data.to_dict()["base_model"] == ["sentence-transformers/all-MiniLM-L6-v2"]
+    assert "base model: sentence-transformers/all-MiniLM-L6-v2 (Apache 2.0)" in card.text
+
+
+def test_the_licence_of_a_base_model_is_told_where_it_is_known() -> None:
+    assert licence_of("BAAI/bge-reranker-base") == "BAAI/bge-reranker-base (MIT)"
+    assert licence_of("jinaai/jina-embeddings-v3-hf").endswith("(CC BY-NC 4.0: for non-commercial use only)")
+    assert licence_of("somebody/something") == "somebody/something"
 
 
 def ranker_of(run: Run, parts: dict[str, Any]) -> ModelCard:
