@@ -27,10 +27,12 @@ from hnmine.corpus.layouts import read_collection
 from hnmine.embedding.encode import BLOCK_TEXTS
 from hnmine.runs.counters import COUNTERS
 from hnmine.runs.directory import Directory
+from hnmine.runs.nodes import usable_cpus
 from tests.builders.collections import append_documents, append_lines, write_collection
 from tests.builders.commands import REPOSITORY, end_process_tree, free_ports, ray_command, wait_until_it_answers
 from tests.builders.models import tiny_cross_encoder
 from tests.builders.settings import quick_options
+from tests.builders.sockets import LOOPBACK, listening
 from tests.builders.texts import blank_pages
 
 pytestmark = pytest.mark.ray
@@ -99,6 +101,7 @@ def head(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray would take the address of an interface in place of 127.0.0.1
     }
     start = ray_command("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}")
     start += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={ray_files}"]
@@ -112,7 +115,9 @@ def head(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
         started = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", environment, checkout)
         wait_until_it_answers(process, f"{started.address}/api/jobs/", token, log)
         wait_until_it_answers(process, started.metrics, token, log)  # the node's agent starts the jobs; it comes last
-        yield started
+        with listening(process.pid) as found:
+            yield started
+        assert set().union(*found.values()) <= LOOPBACK, found
     finally:
         end_process_tree(process)
         shutil.rmtree(ray_files, ignore_errors=True)
@@ -238,7 +243,7 @@ def test_every_entry_point_runs_as_a_job(tmp_path: Path, head: Head) -> None:
     assert "two conditions" in run("compare", "--out", out)
     assert "Best on dev: " in run("pipeline", "--out", whole)
     assert pq.read_table(whole / "negatives.parquet").equals(pq.read_table(out / "negatives.parquet"))
-    assert "deployed, the first" in run("nightly", "--home", tmp_path / "home")
+    assert ", the first" in run("nightly", "--home", tmp_path / "home")
     assert {path.stem for path in (REPOSITORY / "jobs").glob("*.py")} == {
         *("embed", "mine", "train", "evaluate", "compare", "nightly", "pipeline", "rank")
     }
@@ -258,6 +263,13 @@ def test_the_night_of_a_cluster_on_machines_ends_as_its_job_ended(head: Head, mo
     assert run("print('all is well')") == 0
     assert "all is well" in capsys.readouterr().out
     assert run("raise SystemExit(3)") == 3
+    look = (
+        "import os; from hnmine.runs.nodes import use_cpus_of_a_driver; print('RAY', os.environ['OMP_NUM_THREADS']); "
+    )
+    assert run(f"{look} use_cpus_of_a_driver(); print('HNMINE', os.environ['OMP_NUM_THREADS'])") == 0
+    said = capsys.readouterr().out
+    assert "\nRAY 1\n" in said
+    assert f"\nHNMINE {usable_cpus()}\n" in said
     with ThreadPoolExecutor(1) as pool:
         stopped = pool.submit(run, "import time; print('begun', flush=True); time.sleep(300)")
         client, running = JobSubmissionClient(head.address), []
