@@ -314,7 +314,7 @@ def evaluate_step(project: Project, *, margin: float = 0.0) -> None:
 
     # Record.
     training = run.manifest.get("training") or {}
-    start, is_distilled = _start_text(training.get("start", {})), "distilled" in training or not training
+    start = _start_text(training.get("start", {}))
     files = write_evaluation(evaluation, evaluator.dev, milliseconds, run)
     files += write_texts(evaluation.task, [row.scores_QK for row in evaluation.rows], run)
     run.commit(
@@ -323,7 +323,7 @@ def evaluate_step(project: Project, *, margin: float = 0.0) -> None:
         files=run.sha256_of(*files, *pages, "quarantine.jsonl"),
         data=project.data,
         **evaluation.facts(),
-        table=evaluation_text(evaluation, milliseconds, start=start, distilled=is_distilled),
+        table=evaluation_text(evaluation, milliseconds, start=start),
         answer=answer(deployment, evaluation, evaluator.tested, milliseconds, run.out / RANKER),
     )
     if training:

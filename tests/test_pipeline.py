@@ -20,6 +20,7 @@ from sentence_transformers import CrossEncoder
 
 import hnmine
 from hnmine import pipeline
+from hnmine.arms.rules import RULES
 from hnmine.errors import DataError
 from hnmine.ranking.rows import read_rows
 from tests.builders.collections import TOPICS, write_collection
@@ -172,7 +173,7 @@ def test_the_manifest_names_every_file_with_its_hash_and_each_step_with_its_own_
     before = json.loads((out / "manifest.json").read_text())
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file() and not path.is_symlink()}
     apart = ("store/", "tensorboard/", "cache/")  # what is only gone on from
-    files -= {name for name in files if name.startswith(apart) or name.endswith((".lock", "README.md"))}
+    files -= {name for name in files if name.startswith(apart) or name.endswith((".lock", "README.md", "report.html"))}
     assert set(before["files"]) == files - {"manifest.json"} - {f for f in files if f.startswith("reranker/")}
     assert {"basis.safetensors", "rerankers/start/model.safetensors", "rerankers/paper/config.json"} < files
     after = hnmine.evaluate(data, out, config)
@@ -238,7 +239,8 @@ def test_stored_scores_that_cannot_be_read_are_computed_again_and_those_of_no_mo
     data, out, config = again(whole, tmp_path)
     stored = sorted((out / "evaluation").glob("*.parquet"))
     of_test = sorted(row.slug for row in read_rows(out))
-    assert [path.stem for path in stored] == sorted([*of_test, *(f"dev-{name}" for name in of_test)])
+    texts = ["documents", "queries"]
+    assert [path.stem for path in stored] == sorted([*of_test, *(f"dev-{name}" for name in of_test), *texts])
     before = result_hashes(out)
     stored[0].write_bytes(stored[0].read_bytes()[:-9])
     table = pq.read_table(stored[1])
@@ -350,6 +352,43 @@ def test_nothing_to_train_on_is_said_with_its_remedy(tmp_path: Path) -> None:
     assert manifest["mining"]["counts"]["dropped"] == {"positive_is_nearest": 4, "nearer_ones_resemble_positive": 0}
     with pytest.raises(hnmine.HnmineError, match=r"preset paper: none of 4 train pairs has a negative.*anchored"):
         hnmine.train(data, tmp_path / "out", config)
+
+
+def test_what_audit_measures_can_be_mined_with(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data")
+    how = [LEXICAL_ENCODER, "ray=false", "select.negatives=2"]
+    by_name = hnmine.load_config(overrides=[*how, "select.rule=BM25"])
+    manifest = hnmine.mine(data, tmp_path / "named", by_name)
+    assert manifest["mining"]["config"]["select"]["rule"] == "bm25"
+    hnmine.mine(data, tmp_path / "given", hnmine.load_config(overrides=how), rule=RULES["BM25"])
+    ids = ["query_id", "positive_id", "negative_id"]
+    named, given = (hnmine.negatives(tmp_path / name).select(ids) for name in ("named", "given"))
+    assert named == given
+    assert len(named) == 24
+    guarded = hnmine.load_config(overrides=[*how, "select.rule=bm25", "guards.margin=0.1"])
+    with pytest.raises(hnmine.HnmineError, match=r"guards would have no effect on select\.rule=bm25; remove one"):
+        hnmine.mine(data, tmp_path / "other", guarded)
+
+
+def test_two_rows_of_a_run_are_tested_by_name(whole: Whole) -> None:
+    _, out, _, _ = whole
+    done = run_hnmine("paired", "--out", out, "after: paper", "first-stage")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "after: paper against first stage: BM25, 4 queries"
+    done = run_hnmine("paired", "--out", out, "after: best", "first-stage")
+    assert done.returncode == 2
+    assert "has no row 'after: best'; it has 'first-stage', 'before-warm-started', " in done.stderr
+
+
+def test_where_dev_is_reported_the_answer_says_so(tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data")
+    (data / "qrels" / "test.tsv").unlink()
+    config = hnmine.load_config(overrides=quick_options(tiny_cross_encoder(tmp_path / "ranker"))[1::2])
+    answer = hnmine.evaluate(data, tmp_path / "out", config)["evaluation"]["answer"]
+    assert "There is no test split: these are the dev queries, which chose, and the figures flatter." in answer
+    found = hnmine.run(data, tmp_path / "out", config)
+    assert list(found) == ["mining", "training", "evaluation", "ranker", "files"]
+    assert any(row.startswith("after: ") for row in found["evaluation"]["metrics"])
 
 
 def test_embed_fills_the_store_and_does_nothing_else(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class Config(Section):
         parts = {"bm25", "dense", "re-ranker", slug(Path(self.evaluate.first_stage).name)}
         if taken := [name for name in names if slug(name) in parts]:
             raise ValueError(f"encoders: {taken[0]} is what another part of a blend is called; choose another name")
-        if self.evaluate.blend == "none" and self.ranker.choose != "auto":
+        if self.evaluate.blend == "none" and self.ranker.choose.startswith("blend"):
             raise ValueError(f"ranker.choose: {self.ranker.choose} has no effect on evaluate.blend: none; remove one")
         workers = self.train.workers or 1
         if self.ray is False and workers > 1:

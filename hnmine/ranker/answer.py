@@ -41,6 +41,8 @@ def answer(
         against = row.name if row is chosen else f"against {row.name}"
         cells.append([f"  {against}", *figures, "" if cost is None else f"{cost:.3g}"])
     lines.append(text_table(cells[1:], cells[0], left=(0, 3)))
+    if evaluation.test_is_dev:
+        lines.append("There is no test split: these are the dev queries, which chose, and the figures flatter.")
     # Name what would do as well for less.
     if blend is not None and blend is not chosen and "re-ranker" in chosen.weights and not is_gain(tests[blend.name]):
         lines.append(

@@ -27,6 +27,7 @@ from hnmine.runs.manifest import versions
 from hnmine.types import NO_ROW
 
 TIMED_QUERIES = 8
+_ENOUGH_SECONDS = 10.0  # after which fewer queries will do
 
 
 class _Cost(BaseModel):
@@ -94,4 +95,6 @@ class Costs:
             start = time.perf_counter()
             score([query], [texts])
             seconds.append(time.perf_counter() - start)
+            if len(seconds) > 1 and sum(seconds) > _ENOUGH_SECONDS:
+                break
         return round(1000 * median(seconds[1:]), 3)

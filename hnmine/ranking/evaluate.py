@@ -107,6 +107,8 @@ class Evaluation:
     """The best on dev of what needs no training: what somebody would deploy who does not train."""
     untrained_tests: Mapping[str, Mapping[str, Paired]]
     """Of each row after training, by metric, against that."""
+    test_is_dev: bool = False
+    """Whether the dev queries are reported, for want of others."""
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records."""
@@ -135,6 +137,7 @@ class Evaluator:
         evaluate, self._seed = config.evaluate, config.seed
         self.test = splits.task(splits.test, evaluate.queries, config.seed)
         self.dev = splits.task_if_any(splits.dev, config.train.dev_queries, config.seed)
+        self._test_is_dev = splits.test is splits.dev
         self._split, self._split_queries = splits.test_name, len(np.unique(splits.test.query_rows_P))
         self._label = {"bm25": "BM25", "dense": "dense"}.get(evaluate.first_stage, Path(evaluate.first_stage).name)
         self._cosines = cosines if evaluate.blend == "encoders" else None
@@ -219,6 +222,7 @@ class Evaluator:
             tests={row.name: self.tested(row, start.like(row)) for row in trained} if start else {},
             untrained=best,
             untrained_tests={row.name: self.tested(row, best) for row in trained},
+            test_is_dev=self._test_is_dev,
         )
 
     def tested(self, after: Ranking, before: Ranking) -> dict[str, Paired]:
@@ -322,12 +326,12 @@ class Reranker:
 def rerankers_of(run: Run) -> tuple[dict[str, Reranker], dict[str, str]]:
     """Return the start and each preset's re-ranker, by name in the table; the sha256 of files of the run, by path.
 
-    Where nothing was trained, train.model as it is; nothing if that has no ranking head.
+    Where nothing was trained, train.model as it is, or nothing if that has no ranking head.
     """
     # Read the manifest.
     training, folder, config = run.manifest.get("training"), run.out / RERANKERS, run.config.train
     if not training:
-        return _untrained(run), {}
+        return _untrained(run), {RERANKERS: "none was trained"}  # which no file matches, once one is
     reads: dict[str, Any] = {"kind": training["kind"], "max_tokens": training["max_tokens"]}
     if config.max_tokens != reads["max_tokens"]:
         message = f"train.max_tokens={config.max_tokens} is not used: these were trained with {reads['max_tokens']}"

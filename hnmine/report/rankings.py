@@ -22,13 +22,10 @@ Costs = Mapping[str, float | None]
 _NO_COSTS: Costs = MappingProxyType({})
 
 
-def evaluation_text(
-    evaluation: Evaluation, costs: Costs = _NO_COSTS, *, start: str = "", distilled: bool = True
-) -> str:
+def evaluation_text(evaluation: Evaluation, costs: Costs = _NO_COSTS, *, start: str = "") -> str:
     """Return the table of an evaluation, before or after training, and what has to be known to read it.
 
     `start` says what has to be known of the model that all trainings began with.
-    `distilled`: whether first stage and encoders have taught one of the re-rankers; if not, it may be advised.
     """
     task, count = evaluation.task, f"{len(evaluation.task):,}"
     queries = count if len(task) == evaluation.split_queries else f"{count} of {evaluation.split_queries:,}"
@@ -40,7 +37,6 @@ def evaluation_text(
         start,
         changes_table(evaluation),
         blends_text(evaluation.measured),
-        "" if distilled else distillation_advice(evaluation.measured),
         length_table(task, {row.name: row.values for row in evaluation.rows}),
     ]
     return "\n\n".join(filter(None, parts))
@@ -74,10 +70,11 @@ def changes_table(evaluation: Evaluation) -> str:
         [name, *(str(of_row[name][MAIN_METRIC]) for of_row in columns.values())] for name in evaluation.untrained_tests
     ]
     headers = [f"{MAIN_METRIC}, after training", *(f"against {name}" for name in columns)]
+    best = f"{evaluation.untrained.name} is the best {'on dev ' if evaluation.untrained.dev else ''}"
     return (
         f"{text_table(cells, headers, left=range(len(headers)))}\n"
-        f"{evaluation.untrained.name} is the best on dev of all that needs no training; a blend is tested against the\n"
-        "blend of the start. In brackets the 95 % interval and the p-value of a paired randomisation test."
+        f"{best}of all that needs no training; a blend is tested against the blend of the start.\n"
+        "In brackets the 95 % interval and the p-value of a paired randomisation test."
     )
 
 
@@ -96,19 +93,6 @@ def blends_text(measured: Sequence[Measured]) -> str:
     return (
         "blended: the sum of several scores, each with mean 0 and standard deviation 1 over a query's documents;\n"
         "the weights are chosen on dev:\n" + text_table(lines, (), left=(0, 1))
-    )
-
-
-def distillation_advice(measured: Sequence[Measured]) -> str:
-    """Return an advice where first stage and encoders together beat all of the re-rankers; else nothing."""
-    first_stage, *rerankers = measured
-    blend = means(first_stage.best.values)[MAIN_METRIC]
-    best = max((means(each.alone.values)[MAIN_METRIC] for each in rerankers), default=blend)
-    if first_stage.blend is None or blend <= best:
-        return ""
-    return (
-        f"First stage and encoders together ({MAIN_METRIC} {blend:.3f}) know more than any re-ranker here:\n"
-        "`hnmine train --preset distilled` lets one learn from them, on queries that need no judgement."
     )
 
 

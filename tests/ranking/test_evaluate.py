@@ -262,10 +262,13 @@ def test_without_a_training_the_model_is_taken_as_it_is(tmp_path: Path, capsys: 
     model = tiny_cross_encoder(tmp_path / "model")
     how = load(overrides=[f"train.model={model}", "train.max_tokens=48"])
     with open_run(tmp_path / "out", how) as run:
-        assert rerankers_of(run) == ({"before: as given": Reranker(model, "cross-encoder", 48)}, {})
+        assert rerankers_of(run) == (
+            {"before: as given": Reranker(model, "cross-encoder", 48)},
+            {"rerankers": "none was trained"},
+        )
         assert f"holds no trained re-ranker: train.model={model} is scored as it is" in capsys.readouterr().err
         body = load(overrides=[f"train.model={tiny_cross_encoder(tmp_path / 'body', head=False)}"])
-        assert rerankers_of(replace(run, config=body)) == ({}, {})
+        assert rerankers_of(replace(run, config=body))[0] == {}
         assert "has no ranking head: first stage and blend alone" in capsys.readouterr().err
         gone = load(overrides=[f"train.model={tmp_path / 'gone'}"])
         with pytest.raises(ModelError, match=r"so train\.model is scored as it is: .*gone does not exist"):

@@ -18,7 +18,6 @@ from hnmine.ranking.measures import METRICS, Paired, paired
 from hnmine.report.rankings import (
     blends_text,
     changes_table,
-    distillation_advice,
     evaluation_text,
     length_table,
     metrics_table,
@@ -82,24 +81,6 @@ def test_the_text_before_training_is_the_beginning_of_the_text_after_it() -> Non
     assert evaluation_text(share).splitlines()[0] == "2 queries (15% of test), the first 2 documents re-ranked"
     sample = replace(evaluation_of(TWO_QUERIES, first), split_queries=1234)
     assert evaluation_text(sample).startswith("2 of 1,234 test queries")
-
-
-@pytest.mark.parametrize(
-    ("start", "paper", "blend", "is_given"),
-    [(0.3, 0.5, None, True), (0.3, 0.7, None, False), (0.3, 0.5, 0.7, True), (0.7, 0.5, None, False)],
-)
-def test_lessons_are_advised_where_the_encoders_know_more_than_any_re_ranker(
-    start: float, paper: float, blend: float | None, is_given: bool
-) -> None:
-    after = measured_of(PAPER, [paper], None if blend is None else [blend])
-    rankings = [measured_of(FIRST, [0.4], [0.6]), measured_of(START, [start]), after]
-    found = evaluation_of(TWO_QUERIES, *rankings)
-    advice = "(MRR@10 0.600) know more than any re-ranker here"
-    assert (advice in distillation_advice(rankings)) == is_given
-    assert (advice in evaluation_text(found, distilled=False)) == is_given
-    assert advice not in evaluation_text(found, distilled=True)
-    assert not distillation_advice([measured_of(FIRST, [0.4]), *rankings[1:]])
-    assert not distillation_advice(rankings[:1]), "nothing is trained yet"
 
 
 def test_the_parts_of_a_blend_are_listed_and_that_dev_wants_none() -> None:
