@@ -43,6 +43,7 @@ _HOSTS_OF_CLOUDS = (
     ),
 )
 _AnswerT = TypeVar("_AnswerT")
+_said = 0.0  # when it was last told that a store is waited for
 
 
 def passes_by_itself(error: Exception) -> bool:
@@ -57,6 +58,7 @@ def ask(name: str, call: Callable[[], _AnswerT], patience: float | None = None) 
         UnavailableError: it did not answer in all that time.
         Exception: what else `call` raises.
     """
+    global _said
     began, pause = time.monotonic(), 1.0
     while True:
         try:
@@ -73,7 +75,9 @@ def ask(name: str, call: Callable[[], _AnswerT], patience: float | None = None) 
                     "start again when it answers: the same command goes on from what is kept"
                 ) from None
         pause = min(pause * random.uniform(1.2, 2.0), LONGEST_PAUSE_SECONDS, left)
-        say("store", f"{name} does not answer ({reason}); waiting, for {clock(left)} at most", level="warning")
+        if time.monotonic() - _said > 1.0:  # several threads may ask at once
+            _said = time.monotonic()
+            say("store", f"{name} does not answer ({reason}); waiting, for {clock(left)} at most", level="warning")
         time.sleep(pause)
 
 
