@@ -52,7 +52,7 @@ def texts_digest(query: str, document: str) -> str:
 def verdict_rows(addresses: Sequence[str]) -> Iterator[Row]:
     """Yield the verdicts of files, and of the files of folders: rows with the fields query, document, verdict, texts.
 
-    A verdict is "" where no box is ticked.
+    What nobody ticked on a page is no row.
 
     Raises:
         DataError: there is no such file, or it holds nothing that could be a verdict.
@@ -69,7 +69,7 @@ def verdict_rows(addresses: Sequence[str]) -> Iterator[Row]:
                 raise DataError(f"sources.verdicts: {file} holds no verdict; expected {_EXPECTED}")
 
 
-_EXPECTED = f"a page of `hnmine explain --sample`, or columns {listed(VERDICT)}"
+_EXPECTED = f"ticked boxes on a page of `hnmine explain --sample`, or columns {listed(VERDICT)}"
 
 
 def _rows_of(file: File) -> Iterator[Row]:
@@ -91,7 +91,7 @@ def _from_page(lines: Iterable[str], name: str) -> Iterator[Row]:
     for number, line in enumerate(chain(lines, [_START]), 1):
         # End the pair before, and begin the next one.
         if line.lstrip().startswith(_START):
-            if fields:
+            if fields and ticked:
                 yield Row(name, place, fields | {"verdict": " and ".join(ticked)})
             place, ticked, fields = number, [], {}
             if not line.strip().removeprefix(_START.strip()):

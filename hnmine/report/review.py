@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pyarrow.dataset as pads
@@ -34,8 +35,10 @@ def review_page(run: Run, count: int, seed: int) -> str:
     """
     # Leave out what has a verdict.
     negatives = pq.read_table(run.out / "negatives.parquet")
-    read = (row.fields for row in verdict_rows(run.config.sources.verdicts) if row.fields.get("verdict"))
-    known = {(str(fields.get("query")), str(fields.get("document"))) for fields in read}
+    known = set[tuple[str, str]]()
+    with suppress(DataError):  # the files may be gone
+        read = [row.fields for row in verdict_rows(run.config.sources.verdicts) if row.fields.get("verdict")]
+        known = {(str(fields.get("query")), str(fields.get("document"))) for fields in read}
     pairs = zip(negatives["query_id"].to_pylist(), negatives["negative_id"].to_pylist(), strict=True)
     open_rows = [row for row, pair in enumerate(pairs) if pair not in known]
     if not open_rows:

@@ -109,13 +109,13 @@ def test_a_page_is_read_as_people_leave_it(folder: Path) -> None:
         "- [x] right\n",  # above all: malformed_row
         f"{marker(CARE, PRICE, digest)}\n\n* [ X ] **Wrong**: it is about the price\n* [ ] right\n",
         f"{marker(CARE, STORY, 'other')}\n- [x] right\n",  # text_changed
-        f"{marker(CARE, 'bread-guide', '')}\n- [ ] right\n- [ ] wrong\n",  # no_verdict
+        f"{marker(CARE, 'bread-guide', '')}\n- [ ] right\n- [ ] wrong\n",  # nobody can say, so it is no row
         f"{marker(CARE, 'bread-price', '')}\n- [x] right\n- [x] wrong\n",  # bad_verdict
         '<!-- hnmine {"query_id": -->\n- [x] right\n',  # broken_json
     ]
     page.write_text("# Title\n" + "\n".join(blocks))
     collection = read(folder, page)
-    names = ["malformed_row", "text_changed", "no_verdict", "bad_verdict", "broken_json"]
+    names = ["malformed_row", "text_changed", "bad_verdict", "broken_json"]
     assert reasons(collection) == dict.fromkeys(names, 1)
     assert rows_of(collection, CARE) == ({GUIDE}, {PRICE})
 
@@ -142,7 +142,7 @@ def test_a_verdict_makes_a_lower_grade_right_or_wrong_and_holds_for_queries_of_o
     [
         ("none.md", None, "does not exist"),
         ("notes.md", "# nothing\n", "holds no verdict"),
-        ("open.md", marker(CARE, PRICE, "") + "\n- [ ] right\n", "has no verdict"),
+        ("open.md", marker(CARE, PRICE, "") + "\n- [ ] right\n", "holds no verdict"),
         ("other.tsv", "a\tb\n1\t2\n", "no query and no document and no verdict"),
         ("empty.tsv", "", "holds no verdict"),
     ],
