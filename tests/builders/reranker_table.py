@@ -102,11 +102,14 @@ def _in_short(message: str, folder: Path) -> str:
 
 
 def rows(outcome_of: Callable[[Layout], str]) -> Iterator[str]:
-    """Yield the lines of the table."""
-    yield "| layout | what happens |"
-    yield "| --- | --- |"
+    """Yield the lines of the table: each outcome once, with the layouts that have it."""
+    layouts: dict[str, list[str]] = {}
     for layout in (*LAYOUTS.values(), BODY, *REFUSED.values()):
-        yield f"| {layout.name} | {outcome_of(layout)} |"
+        layouts.setdefault(outcome_of(layout), []).append(layout.name)
+    yield "| what happens | layouts |"
+    yield "| --- | --- |"
+    for found, names in layouts.items():
+        yield f"| {found} | {'; '.join(names)} |"
 
 
 def in_document() -> list[str]:
