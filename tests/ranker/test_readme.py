@@ -16,6 +16,7 @@ import pytest
 import hnmine
 from hnmine.errors import DataError
 from hnmine.ranker.ranker import Ranker
+from hnmine.ranker.readme import readme
 from tests.builders.collections import write_collection
 from tests.builders.rankers import judge_by_a_sum, trained_run
 
@@ -119,3 +120,31 @@ def test_servers_are_told_what_the_re_ranker_was_evaluated_with(folder: Path) ->
         assert request.get("truncate_prompt_tokens", 64) == 64
         assert request.get("raw_scores", True) is True
     assert len(re.findall(r"`(\{\"(?:query|model)\".*?\})` \|", text)) == 3
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["BM25", "given scores"])
+@pytest.mark.parametrize("reranker", [None, "cross-encoder", "bi-encoder"])
+@pytest.mark.parametrize("encoders", [0, 1, 2])
+def test_every_kind_of_ranker_has_a_readme(folder: Path, encoders: int, reranker: str | None, given: bool) -> None:
+    spec = Ranker.load(folder, device="cpu").spec
+    kept = {name: part for name, part in spec.parts.items() if part.kind == "encoder"}
+    first = spec.parts["BM25"].model_copy(update={"kind": "given", "path": ""} if given else {})
+    parts = {"BM25": first} | dict(list(kept.items())[:encoders])
+    if reranker:
+        parts["re-ranker"] = spec.parts["re-ranker"].model_copy(update={"reranker": reranker})
+    standardised = spec.standardised if len(parts) > 1 else None
+    text = readme(spec.model_copy(update={"parts": parts, "standardised": standardised}), folder)
+    for word, expected in (
+        ("## The sum", len(parts) > 1),
+        ("## Qdrant", encoders > 0 and not given),
+        ("## Elasticsearch", encoders > 0),
+        ("infinity_emb", reranker == "cross-encoder"),
+        ("scores={", given),
+    ):
+        assert (word in text) is expected, word
+    assert "\n\n\n\n" not in text
+    assert not re.search(r"[^\n]\n#+ ", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)), (
+        "a heading needs a blank line"
+    )
+    for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        compile(block, "README.md", "exec")
