@@ -23,7 +23,7 @@ _PATTERNS = tuple(
     for pattern in (
         # Of an address what stands before the host; an @ behind a slash is of a path, unless a colon is before it.
         r"(\w[\w+.-]*://)(?:[^\s/?#\"']*|[^\s/@:?#]+:(?!\d+/)[^\s\"']*)(@)",
-        r"(\w[\w+.-]*:/)[^\s/@:?#\"']+:[^\s/@\"']+(@)",  # of an address that was taken for a path
+        r"(\w[\w+.-]+:/)[^\s/@?#\"']+(@)",  # of an address that was taken for a path
         r"(%3A%2F%2F)(?:(?!%2F)[^\s&/?#\"'])*(%40)",
         rf"({_BEFORE}{_KIND}(?:=|%3D)){_VALUE}()",
         rf"({_BEFORE}{_NAMED}[\"']?:\s+){_VALUE}()",

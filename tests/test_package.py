@@ -19,6 +19,7 @@ from tests.builders.collections import write_collection
 from tests.builders.commands import REPOSITORY, modules_loaded_by, run_hnmine
 from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
 from tests.builders.settings import quick_options
+from tests.builders.sockets import LOOPBACK, listening
 from tests.builders.source_code import sources
 
 HEAVY = ("torch", "ray", "transformers", "sentence_transformers", "sklearn", "pyarrow", "faiss", "cuml", "bm25s")
@@ -109,6 +110,25 @@ def test_no_command_asks_the_network_anything(commands: list[str], listened: dic
     assert Path(listened["ASKED"]).read_text() == ""
     left = {path.name for path in Path(listened["HOME"]).iterdir()} - {".cache", ".ray"}
     assert left == set()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("commands", [["mine", "train"], ["compare"]], ids=" ".join)
+def test_no_command_listens_to_other_machines(commands: list[str], tmp_path: Path) -> None:
+    data, model = write_collection(tmp_path / "data"), tiny_cross_encoder(tmp_path / "model")
+    options = quick_options(model, "ray=true", "search.shards=2", "train.workers=2", "train.presets=anchored")
+    options += ["--set", "train.evaluations_per_epoch=1", "--set", "compare.learning_rates=[1e-4]"]
+    options += ["--data", str(data), "--out", str(tmp_path / "out")]
+    with listening(os.getpid()) as found:
+        for command in commands:
+            arms = ["--arms", "two-conditions", "--seeds", "1"] if command == "compare" else []
+            done = run_hnmine(command, *options, *arms)
+            assert done.returncode == 0, done.stderr
+    assert {name.partition(":")[0] for name in found} >= {"gcs_server", "raylet"}
+    assert any("RayTrainWorker" in name for name in found), found
+    assert set().union(*found.values()) <= LOOPBACK, found
 
 
 # The wheel

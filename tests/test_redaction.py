@@ -38,6 +38,8 @@ def forms(scheme: str, user: str, secret: str, name: str) -> list[str]:
         f"{scheme}://{user}:{secret}/x@host/bucket",
         f"{scheme}://{secret}@host:9000/bucket",
         f"{scheme}://:{secret}@host",
+        f"{scheme}:/{user}:{secret}@host/x",
+        f"{scheme}:/{secret}@host",
         f"s3://bucket?endpoint_override=http%3A%2F%2F{user}%3A{secret}%40host%3A90&scheme=http",
         f"{scheme}://host/bucket?x=1&{name}={secret}&y=2",
         f"--set train.{name}={secret}",

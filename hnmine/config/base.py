@@ -40,6 +40,8 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 def plain_address(address: Any) -> Any:
     """Return a path or an address as text; raise ValueError if it lost a slash, or has credentials in it."""
     text = str(address) if isinstance(address, Path) else address
+    if isinstance(text, str) and "\0" in text:
+        raise ValueError(f"no path has the character NUL, got {text[:200]!r}")
     if isinstance(text, str) and re.match(r"\w{2,}:/(?!/)", text):
         raise ValueError(f"an address has two slashes, got {text!r}; write it as text, not as a Path")
     if isinstance(text, str) and "://" in text:

@@ -17,7 +17,9 @@ from hnmine.config.encoders import DEFAULT_PRESET
 from hnmine.config.retired import remedies
 from hnmine.config.root import Config
 from hnmine.errors import ConfigError
+from hnmine.redaction import redacted
 
+_SHOWN = 200  # signs of a value in a message
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 
 
@@ -45,6 +47,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} cannot be read: {error}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"config file {path} is not YAML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"config file {path} has brackets in brackets without end") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -58,11 +62,11 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"--set wants step.key=value, got {override!r}")
+        raise ConfigError(f"--set wants step.key=value, got {_shown(override)}")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: 2024-13-45 is read as a date
-        raise ConfigError(f"--set {key}: {text!r} is not a YAML value{_quoted(key.strip(), text)}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2024-13-45 is read as a date
+        raise ConfigError(f"--set {key}: {_shown(text)} is not a YAML value{_quoted(key.strip(), text)}") from None
     node = tree
     for part in parts[:-1]:
         child = node.setdefault(part, {})
@@ -72,7 +76,14 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[parts[-1]] = value
 
 
+def _shown(value: Any) -> str:
+    """Return a value as it stands in a message."""
+    text = redacted(repr(value))  # before it is cut, where a half would not be known
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def _quoted(key: str, text: str) -> str:
+    text = text if len(text) <= _SHOWN else "…"
     return f"; what YAML would not take for a text needs quotes, in the shell --set '{key}=\"{text}\"'"
 
 
@@ -91,7 +102,7 @@ def _explain(problems: list[ErrorDetails], origin: str) -> str:
 
 def _line(problem: ErrorDetails) -> str:
     """Return what is wrong with one value, or the nearest known key for a misspelt one."""
-    kind, came = problem["type"], f", got {problem['input']!r}"
+    kind, came = problem["type"], f", got {_shown(problem['input'])}"
     where = ".".join(str(part) for part in problem["loc"]) or "config"
     if kind == "extra_forbidden":
         known = list(_section_at(problem["loc"][:-1]).model_fields)

@@ -117,6 +117,8 @@ def _from_hub(model: str, dense_head: int | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    if ":/" in model:
+        raise ModelError(f"{model!r} is an address; give a folder on this machine, or a hub name")
     name, _, revision = model.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=hub_patterns(dense_head)))

@@ -28,7 +28,7 @@ def report(error: Exception, command: str) -> int:
     elif (lacking := _of_the_machine(error)) is not None:
         code, message = 1, lacking
     else:
-        kind = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        kind = " ".join(redacted(f"{type(error).__name__}: {error}").split())[:200]
         path = _written(_record(error, command))
         code, message = 1, f"this is an error of hnmine itself, not of yours ({kind}); please report it, with {path}"
     emit(f"error: {message}", command, message, level="error", exit_code=code)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-_SECONDS = 0.1  # between two looks
+_SECONDS = 0.3  # between two looks
 
 
 @contextlib.contextmanager

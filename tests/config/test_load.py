@@ -213,3 +213,19 @@ def test_the_resolved_configuration_survives_json_and_yaml(tmp_path):
 
 def test_a_step_with_nothing_under_it_has_its_defaults(tmp_path: Path) -> None:
     assert from_yaml(tmp_path, "train:\nray:\nselect: {negatives: 2}\n") == load(overrides=["select.negatives=2"])
+
+
+@pytest.mark.parametrize("brackets", ["[" * 100_000, "{a: " * 20_000, "[" * 2000 + "]" * 2000])
+def test_brackets_in_brackets_without_end_are_refused(brackets: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has brackets in brackets without end|is not YAML"):
+        from_yaml(tmp_path, f"train: {brackets}")
+    with pytest.raises(ConfigError, match="is not a YAML value") as caught:
+        load(overrides=[f"train.presets={brackets}"])
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_long_value_is_shown_by_its_beginning_without_half_a_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides=[f"embed.store=[{'x' * 150}, 's3://name:hunter2{'y' * 90}@bucket']"])
+    assert "xxx" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

@@ -264,3 +264,8 @@ def test_what_steps_replace_is_known_also_behind_links(tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(tmp_path / "out" / "reranker")
         assert all(map(run.replaces, (tmp_path / "out" / "reranker", tmp_path / "link", tmp_path / "out" / "ranker")))
         assert not any(map(run.replaces, (tmp_path, tmp_path / "out", tmp_path / "out" / "deployed", tmp_path / "x")))
+
+
+def test_a_path_with_nul_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no path has the character NUL"), open_run(tmp_path / "a\0b", Config()):
+        pass
