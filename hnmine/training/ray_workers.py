@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hnmine.errors import DeviceError, ModelError
 from hnmine.runs.nodes import cpus_each, in_cluster, resources_by_node, this_node
 from hnmine.runs.progress import say
 from hnmine.runs.ray_session import start_ray
+from hnmine.training.checkpoints import latest, whole
 from hnmine.training.log import Event
 from hnmine.training.worker import Group, Job, Worker
 
@@ -88,7 +89,7 @@ def train_on_ray(
         events.shutdown(force=True)  # without it workers that are left end too
     if failure.exists():
         raise ModelError(failure.read_text("utf-8"))
-    return {metrics["step"]: Path(checkpoint.path) for checkpoint, metrics in result.best_checkpoints or []}
+    return whole(Path(checkpoint.path) for checkpoint, _ in result.best_checkpoints or [])
 
 
 def _had_no_room(error: Any) -> bool:
@@ -156,8 +157,7 @@ class _RayGroup(Group):
         import ray.train
 
         found = ray.train.get_checkpoint()
-        with found.as_directory() if found else nullcontext() as folder:
-            yield None if folder is None else Path(folder)
+        yield latest(whole(Path(found.path).parent.glob("checkpoint_*"))) if found else None
 
     def average(self, network: Any) -> None:
         import torch
