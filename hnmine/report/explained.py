@@ -88,7 +88,7 @@ def _heading(pair: dict[str, Any]) -> str:
     place = f"rank {pair['rank_positive']:,} of {pair['ranked']:,}, d(Q,PD) = {pair['d_query_positive']:.4f}"
     lines = [f"positive {one_line(pair['positive'])}: {place}"]
     if pair["nearer"]:
-        nearer = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in pair["nearer"].items())
+        nearer = ", ".join(f"{name.replace('_', ' ')}: {count:,}" for name, count in pair["nearer"].items())
         lines.append(f"nearer to the query than the positive: {sum(pair['nearer'].values()):,} documents ({nearer})")
     found = f"negatives: {len(pair['negatives']):,}" if pair["negatives"] else f"no negative: {pair['no_negative']}"
     return "\n".join([*lines, found, f"certificate {pair['certificate']}: {pair['proof']}"])
