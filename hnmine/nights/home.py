@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -177,7 +178,7 @@ class Home:
 
     def write(self, version: Version, files: dict[str, Path]) -> None:
         """Write a version, which nobody sees before `point`; what a broken night left under its number is removed."""
-        self._versions.remove_folder(version.number)
+        self._remove(f"versions/{version.number}", _VERSION)
         for name, path in files.items():
             (self._versions / version.number).write(name, path.read_bytes())
         sha256 = {name: file_sha256(path) for name, path in files.items()}
@@ -195,12 +196,17 @@ class Home:
         self._write_pointer(version, row, self._pointer().rejected)
         published = self._published()
         for number in published[:-keep]:
-            self._versions.remove_folder(number)
+            self._remove(f"versions/{number}", _VERSION)
         needed = {self._version(number).deployed for number in published[-keep:]}
         for kind in ("rankers", "rerankers"):
             for name in (self.directory / kind).folders():
                 if _DIGEST.fullmatch(name) and f"{kind}/{name}" not in needed:  # a night put it there, whole or not
-                    (self.directory / kind).remove_folder(name)
+                    self._remove(f"{kind}/{name}", _FILES)
+
+    def _remove(self, name: str, mark: str) -> None:
+        """Remove a folder, first the file that says that it is whole: a removal may be broken off."""
+        self.directory.remove(f"{name}/{mark}")
+        self.directory.remove_folder(name)
 
     def rollback(self, to: str | None = None) -> Row:
         """Let an older version hold again: `to`, or the newest before the current one with another ranker.
@@ -247,6 +253,8 @@ class Home:
         files, copy = self._files(version.deployed), work / "deployed" / name
         if files.items() <= folder_sha256(copy).items():
             return copy
+        for earlier in (work / "deployed").glob("*"):
+            shutil.rmtree(earlier)
         folder = (self.directory / above).on_this_machine(name, copy)
         found = folder_sha256(folder)
         if damaged := [file for file, sha256 in files.items() if found.get(file) != sha256]:
@@ -266,7 +274,8 @@ class Home:
     def _published(self) -> list[str]:
         """Return the numbers of the versions that the history names and that are kept, oldest first."""
         published = {row.version for row in self.history()}
-        return [number for number in self._versions.folders() if number in published]
+        there = (number for number in self._versions.folders() if number in published)
+        return [number for number in there if _VERSION in (self._versions / number).files()]
 
     def _pointer(self) -> _Pointer:
         return self._read(POINTER, _Pointer, absent=_Pointer())
@@ -309,7 +318,7 @@ class Home:
 def identities_of(folder: Path) -> list[str]:
     """Return what names a ranker, by its weights: a training that was resumed may write other settings beside them.
 
-    One with a re-ranker has its re-ranker's names. Another one is named by what it sums, however much of each: its
+    One with a re-ranker has its re-ranker's names. Another one is named by what it sums and in which proportions: its
     statistics follow the corpus of the night.
     """
     spec = RankerSpec.read(folder)
@@ -320,7 +329,7 @@ def identities_of(folder: Path) -> list[str]:
         for name, part in spec.parts.items()
         for weights in [{} if part.encoder is None or part.encoder.lexical else dict(part.sha256)]
     }
-    return [digest([spec.kind, parts])]
+    return [digest([spec.kind, parts, {name: round(weight, 2) for name, weight in spec.weights.items()}])]
 
 
 def _of_weights(files: Mapping[str, str]) -> str:

@@ -40,11 +40,9 @@ def ranker_folder(address: str | Path) -> Iterator[Path]:
     base, mark, query = str(address).partition("?")
     if "://" not in base:
         folder = Path(address).expanduser().absolute()
-        home = next((each for each in (folder, folder.parent) if (each / POINTER).is_file()), None)
-        if (folder / RANKER_FILE).is_file() or home is None or (home != folder and folder.name != CURRENT):
-            yield folder
-        else:
-            yield home / _deployed(Directory.at(home, *_ROLE))
+        homes = [folder.parent, folder] if folder.name == CURRENT else [folder]
+        home = next((each for each in homes if (each / POINTER).is_file()), None)  # a link may be older than a pointer
+        yield folder if home is None else home / _deployed(Directory.at(home, *_ROLE))
         return
     # In an object store; HOME/current is no more than a name there.
     above, _, name = base.rstrip("/").rpartition("/")

@@ -354,6 +354,31 @@ def test_a_sum_is_named_by_its_parts_and_not_by_the_statistics_of_a_night(tmp_pa
     assert names("d", words=others[0]) != names("e", words=others[1])
 
 
+@pytest.mark.parametrize("kind", ["versions", "rankers"])
+def test_a_removal_that_was_broken_off_leaves_nothing_that_looks_whole(home, tmp_path, monkeypatch, kind):
+    for content in ("one", "two", "three"):
+        publish(home, tmp_path, content)
+    raw = home.directory.read("versions/0001/version.json")
+    first, remove = Version.model_validate_json(raw.to_pybytes()), Directory.remove_folder
+
+    def break_off(directory: Directory, name: str) -> None:
+        if name.startswith(kind):
+            raise KeyboardInterrupt
+        remove(directory, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Directory, "remove_folder", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            home.point("0003", Row(version="0003", decision=""), 2, after="0003")
+    with pytest.raises(DataError, match="no version 0001; it keeps 0002, 0003"):
+        home.rollback("0001")
+    if kind == "rankers":  # the removal came as far as this
+        home.directory.remove(f"rankers/{first.ranker}/re-ranker/config.json")
+    publish(home, tmp_path, "one", keep=2)
+    assert (home.deployed(home.current(), tmp_path / "work") / "re-ranker" / "config.json").read_text() == "one"
+    assert (home.directory / "versions").folders() == ["0003", "0004"]
+
+
 def test_a_home_without_a_night_cannot_be_rolled_back(home):
     with pytest.raises(DataError, match="no version yet; run `hnmine nightly` first"):
         home.rollback()
