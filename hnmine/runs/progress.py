@@ -46,7 +46,11 @@ def emit(
     if _live is not None and stream is None:
         return _above_live_lines(line)
     stream = stream or sys.stderr
-    return streams.write(_json_object(level, step, message, fields, stream) if _as_json else line, stream)
+    error = streams.write(_json_object(level, step, message, fields, stream) if _as_json else line, stream)
+    if error is not None and stream is sys.stdout and not isinstance(error, BrokenPipeError):
+        problem = f"standard output cannot be written: {error}"
+        emit(f"error: {problem}", step, problem, level="error")
+    return error is None
 
 
 def is_json() -> bool:

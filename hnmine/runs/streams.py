@@ -31,18 +31,16 @@ def mend() -> None:
                 getattr(sys, name).reconfigure(errors="hnmine.ascii")
 
 
-def write(text: str, stream: TextIO | None) -> bool:
-    """Write a line; return whether that went well. A stream that fails leads nowhere from then on."""
+def write(text: str, stream: TextIO | None) -> Exception | None:
+    """Write a line; return what went wrong, if something did. A stream that fails leads nowhere from then on."""
     if stream is None:
-        return False
+        return None
     try:
         print(text, file=stream, flush=True)
     except (OSError, ValueError) as error:
         give_up(stream)
-        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
-            write(f"error: standard output cannot be written: {error}", sys.stderr)
-        return False
-    return True
+        return error
+    return None
 
 
 def flush() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def test_a_result_that_cannot_be_written_is_said_and_is_no_success() -> None:
     done = shell(">/dev/full", "-m", "hnmine.cli", "config")
     assert done.returncode == 1
     assert done.stderr == "error: standard output cannot be written: [Errno 28] No space left on device\n"
+
+
+def test_in_json_mode_this_is_an_object_too() -> None:
+    done = shell(">/dev/full", "-m", "hnmine.cli", "config", "--log", "json")
+    said = json.loads(done.stderr)
+    assert (done.returncode, said["level"]) == (1, "error")
+    assert said["message"] == "standard output cannot be written: [Errno 28] No space left on device"
 
 
 def test_an_ascii_terminal_gets_signs_that_it_has(tmp_path: Path) -> None:
