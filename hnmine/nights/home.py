@@ -194,10 +194,11 @@ class Home:
         if (found := self._pointer().version) != after:
             raise LockLostError(f"version {found} holds in {self.directory}, and {after} did before; start again")
         self._write_pointer(version, row, self._pointer().rejected)
-        published = self._published()
-        for number in published[:-keep]:
-            self._remove(f"versions/{number}", _VERSION)
-        needed = {self._version(number).deployed for number in published[-keep:]}
+        kept, made = self._published()[-keep:], {row.version for row in self.history()}
+        for number in self._versions.folders():
+            if number in made and number not in kept:
+                self._remove(f"versions/{number}", _VERSION)
+        needed = {self._version(number).deployed for number in kept}
         for kind in ("rankers", "rerankers"):
             for name in (self.directory / kind).folders():
                 if _DIGEST.fullmatch(name) and f"{kind}/{name}" not in needed:  # a night put it there, whole or not
