@@ -1,6 +1,6 @@
 """Every GPU path against its CPU result, for whatever libraries this machine has; prints one table and writes JSON.
 
-    python benchmarks/gpu_check.py [--json FILE] [--stand-in]
+    python benchmarks/gpu_check.py [--json FILE] [--stand-in] [--strict] [--only PATH]
 
 PCA         cuML against scikit-learn: kept variance, largest angle between the two subspaces
 search      FAISS-GPU against FAISS on the CPU, flat and IVF: distances against the error bound, share of equal ids
@@ -11,8 +11,10 @@ throughput  BERT-large with random weights, texts of mixed length, against `Sent
             on the same device; MFU: of the bfloat16 rate that a large matrix product reaches in this run
 training    steps of a cross-encoder (MiniLM), mixed precision against float32 on the CPU: cosine of the gradients
 
-A path without its library or without a GPU is a row that says so, and one that fails a row that says how. With
---stand-in the CPU plays the GPU, at small sizes. The exit code is 1 if a path that ran disagrees or failed.
+Each path has a process of its own, and its row is printed and written when it is there. A path without its library or
+without a GPU is a row that says so, and one that fails, or whose process ends, a row that says how. With --stand-in the
+CPU plays the GPU, at small sizes. The exit code is 1 if a path that ran disagrees or failed, with --strict also if one
+could not run.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import sys
 import tempfile
 import time
@@ -306,20 +309,49 @@ def attempt(path: str, needs: str, stand_in: bool, work: Callable[[Choice], Line
         return Line(path, False, f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
-def table(lines: Sequence[Line]) -> str:
-    """Return the table to print."""
+def checks(sizes: Sizes, folder: Path) -> dict[str, tuple[str, Callable[[Choice], Line]]]:
+    """Return what each path needs, and its check; what several share is made when the first asks for it."""
+    space = cache(lambda: space_of(sizes))
+    large = cache(lambda: body(sizes, folder))
+    small = cache(lambda: resolve(MINILM) if sizes.minilm else large())
+    return {
+        "PCA": ("cuml-cu13", lambda gpu: check_pca(space()[0], gpu)),
+        "search: flat": ("faiss-gpu", lambda gpu: check_search("search: flat", space()[0], gpu, None)),
+        "search: IVF": ("faiss-gpu", lambda gpu: check_search("search: IVF", space()[0], gpu, Ivf())),
+        "scan: torch": ("torch", lambda gpu: check_scan(*space(), gpu)),
+        "selection": ("faiss-gpu", lambda gpu: check_selection(*space(), gpu)),
+        "encoder": ("torch", lambda gpu: check_encoder(sizes, small(), gpu)),
+        "throughput": ("torch", lambda gpu: check_throughput(sizes, large(), gpu)),
+        "training": ("torch", lambda gpu: check_training(sizes, small(), gpu)),
+    }
+
+
+def attempt_apart(path: str, stand_in: bool) -> tuple[Line, str]:
+    """Run one check in a process of its own, whose end cannot be that of the others; return the device's name too."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "line.json"
+        command = [sys.executable, __file__, "--only", path, "--json", str(file), *["--stand-in"] * stand_in]
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+        if not file.is_file():
+            return Line(path, False, f"failed: its process ended with {code}"), ""
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return Line(**record["lines"][0]), record["gpu"]
+
+
+HEADING = f"{'path':<16} {'agrees':<7} {'reference s':>11} {'GPU s':>9} {'ratio':>7}  detail"
+
+
+def row_of(line: Line) -> str:
+    """Return a row of the table to print."""
 
     def figure(number: float | None, places: int) -> str:
         return "-" if number is None else f"{number:.{places}f}"
 
-    rows = [f"{'path':<16} {'agrees':<7} {'reference s':>11} {'GPU s':>9} {'ratio':>7}  detail"]
-    for line in lines:
-        agrees = {None: "-", True: "yes", False: "NO"}[line.agrees]
-        both = line.reference_seconds is not None and line.gpu_seconds
-        ratio = figure(line.reference_seconds / line.gpu_seconds if both else None, 1)  # type: ignore[operator]
-        seconds = f"{figure(line.reference_seconds, 3):>11} {figure(line.gpu_seconds, 3):>9}"
-        rows.append(f"{line.path:<16} {agrees:<7} {seconds} {ratio:>7}  {line.detail}")
-    return "\n".join(rows)
+    agrees = {None: "-", True: "yes", False: "NO"}[line.agrees]
+    both = line.reference_seconds is not None and line.gpu_seconds
+    ratio = figure(line.reference_seconds / line.gpu_seconds if both else None, 1)  # type: ignore[operator]
+    seconds = f"{figure(line.reference_seconds, 3):>11} {figure(line.gpu_seconds, 3):>9}"
+    return f"{line.path:<16} {agrees:<7} {seconds} {ratio:>7}  {line.detail}"
 
 
 def device_name(stand_in: bool) -> str:
@@ -334,32 +366,32 @@ def device_name(stand_in: bool) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all checks; return the exit code."""
+    """Run all checks, or one; print and write each row when it is there; return the exit code."""
+    # Read the options.
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"), help="where to write it")
     parser.add_argument("--stand-in", action="store_true", help="let the CPU play the GPU, at small sizes")
+    parser.add_argument("--only", metavar="PATH", help="one path, in this process")
+    parser.add_argument("--strict", action="store_true", help="what could not be checked fails too")
     options = parser.parse_args(arguments)
     sizes = SMALL if options.stand_in else FULL
-    space, pairs = space_of(sizes)
+    lines: list[Line] = []
+    print(HEADING, flush=True)
+    # Check path after path.
     with tempfile.TemporaryDirectory() as folder:
-        large = cache(lambda: body(sizes, Path(folder)))
-        small = cache(lambda: resolve(MINILM) if sizes.minilm else large())
-        checks: list[tuple[str, str, Callable[[Choice], Line]]] = [
-            ("PCA", "cuml-cu13", lambda gpu: check_pca(space, gpu)),
-            ("search: flat", "faiss-gpu", lambda gpu: check_search("search: flat", space, gpu, None)),
-            ("search: IVF", "faiss-gpu", lambda gpu: check_search("search: IVF", space, gpu, Ivf())),
-            ("scan: torch", "torch", lambda gpu: check_scan(space, pairs, gpu)),
-            ("selection", "faiss-gpu", lambda gpu: check_selection(space, pairs, gpu)),
-            ("encoder", "torch", lambda gpu: check_encoder(sizes, small(), gpu)),
-            ("throughput", "torch", lambda gpu: check_throughput(sizes, large(), gpu)),
-            ("training", "torch", lambda gpu: check_training(sizes, small(), gpu)),
-        ]
-        lines = [attempt(path, needs, options.stand_in, work) for path, needs, work in checks]
-    gpu = device_name(options.stand_in)
-    print(f"GPU: {gpu}\n\n{table(lines)}\n\n" + ", ".join(f"{name} {value}" for name, value in versions().items()))
-    record = {"gpu": gpu, "sizes": asdict(sizes), "lines": [asdict(line) for line in lines], "versions": versions()}
-    write_json(options.json, json.loads(json.dumps(record, allow_nan=False)))
-    return int(any(line.agrees is False for line in lines))
+        every = checks(sizes, Path(folder))
+        for path in [options.only] if options.only else every:
+            if options.only:
+                needs, work = every[path]
+                line, gpu = attempt(path, needs, options.stand_in, work), device_name(options.stand_in)
+            else:
+                line, gpu = attempt_apart(path, options.stand_in)
+            lines.append(line)
+            print(row_of(line), flush=True)
+            record = {"gpu": gpu, "sizes": asdict(sizes), "lines": list(map(asdict, lines)), "versions": versions()}
+            write_json(options.json, json.loads(json.dumps(record, allow_nan=False)))
+    print(f"\nGPU: {gpu}; " + ", ".join(f"{name} {value}" for name, value in versions().items()))
+    return int(any(line.agrees is False or (options.strict and line.agrees is None) for line in lines))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import gzip
 import json
 import shutil
 import struct
+import subprocess
 
 import pytest
 
@@ -22,8 +23,9 @@ from tests.builders.settings import quick_config
 PATHS = ["PCA", "search: flat", "search: IVF", "scan: torch", "selection", "encoder", "throughput", "training"]
 
 
-def test_with_a_stand_in_every_path_runs_and_agrees(tmp_path, capsys):
-    assert gpu_check.main(["--stand-in", "--json", str(tmp_path / "check.json")]) == 0
+@pytest.mark.slow
+def test_with_a_stand_in_every_path_runs_apart_and_agrees(tmp_path, capsys):
+    assert gpu_check.main(["--stand-in", "--strict", "--json", str(tmp_path / "check.json")]) == 0
     record = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
     assert [line["path"] for line in record["lines"]] == PATHS
     assert all(line["agrees"] and line["gpu_seconds"] > 0 for line in record["lines"])
@@ -33,14 +35,32 @@ def test_with_a_stand_in_every_path_runs_and_agrees(tmp_path, capsys):
     assert "MFU" in printed
 
 
-def test_without_a_gpu_every_path_is_a_row_that_says_so(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("path", PATHS)
+def test_with_a_stand_in_a_path_agrees(path, tmp_path):
+    assert gpu_check.main(["--stand-in", "--only", path, "--json", str(tmp_path / "check.json")]) == 0
+    (line,) = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))["lines"]
+    assert line["path"] == path
+    assert line["agrees"]
+
+
+@pytest.mark.parametrize(("strict", "code"), [([], 0), (["--strict"], 1)])
+def test_without_a_gpu_a_path_is_a_row_that_says_so(strict, code, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(device, "visible_gpus", lambda: 0)
-    monkeypatch.setattr(gpu_check, "FULL", gpu_check.SMALL)
-    assert gpu_check.main(["--json", str(tmp_path / "check.json")]) == 0
-    lines = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))["lines"]
-    assert [line["path"] for line in lines] == PATHS
-    assert all(line["agrees"] is None and "no GPU is visible" in line["detail"] for line in lines)
+    for path in PATHS:
+        assert gpu_check.main(["--only", path, "--json", str(tmp_path / "check.json"), *strict]) == code
+        (line,) = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))["lines"]
+        assert line["agrees"] is None
+        assert "no GPU is visible" in line["detail"]
     assert capsys.readouterr().out.count("not found") == len(PATHS)
+
+
+def test_a_process_that_ends_is_a_row_and_the_others_follow(tmp_path, capsys, monkeypatch):
+    def crash(*_: object, **__: object) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.CompletedProcess([], -9)
+
+    monkeypatch.setattr(subprocess, "run", crash)
+    assert gpu_check.main(["--json", str(tmp_path / "check.json")]) == 1
+    assert capsys.readouterr().out.count("its process ended with -9") == len(PATHS)
 
 
 def test_a_path_that_is_missing_or_fails_does_not_hide_the_others():
