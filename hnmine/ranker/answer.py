@@ -14,7 +14,7 @@ from hnmine.runs.tables import text_table
 SURE = 0.05
 """A p-value from which on a difference may be chance."""
 QUESTION = "Deploy it or not?"
-Tested = Callable[[Ranking, Ranking], Mapping[str, Paired]]
+Tested = Callable[[Ranking, Ranking, tuple[str, ...]], Mapping[str, Paired]]
 
 
 def answer(
@@ -30,7 +30,7 @@ def answer(
     # Test what was chosen against what costs less.
     chosen, first, blend = deployment.chosen, evaluation.measured[0].alone, evaluation.measured[0].blend
     cheaper = [each for each in (first, blend) if each is not None and each is not chosen]
-    tests = {row.name: tested(chosen, row)[MAIN_METRIC] for row in cheaper}
+    tests = {row.name: tested(chosen, row, (MAIN_METRIC,))[MAIN_METRIC] for row in cheaper}
     lines = [f"{QUESTION} {_verdict(deployment, first, tests.get(first.name), target)}"]
     # Show it beside these, with the costs.
     cells = [["", MAIN_METRIC, "on dev", "gain on test", "ms a query"]]

@@ -219,7 +219,7 @@ def paired(after_Q: Float64, before_Q: Float64, seed: int = 0) -> Paired:
         p = 1.0 if not mean else float(2.0 ** (1 - len(differences_Q)))
         return Paired(difference=mean, low=mean, high=mean, p=p)
     how = {"n_resamples": 9999, "rng": seed}
-    test = stats.permutation_test((differences_Q,), _rounded_mean, permutation_type="samples", **how)
+    test = stats.permutation_test((differences_Q,), _rounded_mean, permutation_type="samples", batch=1000, **how)
     interval = stats.bootstrap((differences_Q,), np.mean, batch=1000, method="percentile", **how).confidence_interval
     return Paired(difference=mean, low=float(interval.low), high=float(interval.high), p=float(test.pvalue))
 
