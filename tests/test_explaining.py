@@ -126,9 +126,16 @@ def test_another_collection_than_was_mined_is_said(tmp_path: Path) -> None:
     config = hnmine.load_config(overrides=[*QUICK, "select.negatives=2"])
     hnmine.mine(data, tmp_path / "out", config)
     assert hnmine.explain(None, tmp_path / "out", "apple-care")["notes"] == []
+    append_lines(data / "qrels" / "train.tsv", "apple-care\tapple-price\t1")
+    found = hnmine.explain(None, tmp_path / "out", "apple-care")
+    assert found["notes"][0] == "the collection is not the one that was mined: mine again"
+    assert "OUT has other negatives for apple-guide" in found["notes"][1]
     append_lines(data / "corpus.jsonl", '{"_id": "new", "title": "", "text": "what the apple in winter costs to keep"}')
-    notes = hnmine.explain(None, tmp_path / "out", "apple-care")["notes"]
-    assert notes[0] == "the collection is not the one that was mined: mine again"
+    with pytest.raises(DataError, match="mine again"):
+        hnmine.explain(None, tmp_path / "out", "apple-care")
+    data.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="name its place with --data"):
+        hnmine.explain(None, tmp_path / "out", "apple-care")
 
 
 def test_collections_of_objects_are_given_again(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from hnmine.types import Pairs, Space, distances
 
 TOP = 20
 """Documents of a list that are explained, beside the positive and the negatives."""
+OTHER_SPACE = "documents or encoders are not those that were mined, so their distances are others; mine again"
 Scorer = Callable[[str, Sequence[str]], Iterable[float]]
 """What else says how well documents answer a query: (query, texts) → scores."""
 Scorers = Mapping[str, Scorer]
@@ -129,8 +130,11 @@ class _Ordered:
         queries, self._documents = project.collection.queries, project.collection.documents
         self._text, self.notes = queries.texts[query], list[str]()
         digests = project.collection.digests()
-        if project.run.manifest["mining"].get("digests", digests) != digests:
+        mined = project.run.manifest["mining"].get("digests", digests)
+        if mined != digests:
             self.notes.append("the collection is not the one that was mined: mine again")
+        if mined["documents"] != digests["documents"] and any(each.lexical for each in project.config.encoders):
+            raise DataError(OTHER_SPACE)  # a lexical encoder is fitted on the documents
         self._rule = project.run.manifest["mining"]["search"].get("rule", "") if is_mined else ""
         if self._rule:
             chosen = f"the negatives were chosen by the rule {self._rule}, not by the two conditions"
@@ -138,6 +142,8 @@ class _Ordered:
         # Take the space that was mined in.
         self._fused, path = project.fuse(queries.take([query])), project.run.out / "basis.safetensors"
         basis = Basis.load(path) if path.is_file() else None
+        if basis is not None and basis.made_of != self._fused.identity:
+            raise DataError(OTHER_SPACE)
         self._space = project_space(self._fused, basis)
         # Put the documents in order.
         rows_N = np.arange(len(self._documents))
