@@ -174,8 +174,10 @@ def test_the_wheel_holds_every_module_the_types_and_the_license(wheel: Path) -> 
         assert [archive.read(name) for name in licensed] == [(REPOSITORY / "LICENSE").read_bytes()]
     modules = {str(file.path.relative_to(REPOSITORY)) for file in sources(REPOSITORY, "hnmine")}
     tables = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "hnmine").rglob("*.yaml")}
-    assert len(tables) == 4
-    assert {name for name in names if ".dist-info/" not in name} == modules | tables | {"hnmine/py.typed"}
+    templates = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "hnmine").glob("*/templates/*")}
+    assert len(tables) == 5
+    assert len(templates) >= 3
+    assert {name for name in names if ".dist-info/" not in name} == modules | tables | templates | {"hnmine/py.typed"}
 
 
 def test_every_module_of_the_wheel_is_imported_from_a_foreign_folder(python: Path, tmp_path: Path) -> None:
