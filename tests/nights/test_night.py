@@ -29,6 +29,7 @@ from hnmine.nights.lease import hold
 from hnmine.nights.night import nightly, not_worse
 from hnmine.pipeline import mine_step
 from hnmine.project import Project, open_project
+from hnmine.ranker.place import ranker_folder
 from hnmine.ranking.measures import Paired
 from hnmine.runs import object_store
 from hnmine.runs.directory import Directory
@@ -394,6 +395,34 @@ def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nigh
     again = nights.night(*other)
     assert again.decision.startswith("not deployed: re-ranker, it was rolled back from, ")
     assert nights.current.ranker != deployed
+
+
+@pytest.mark.slow
+def test_a_reranker_that_was_rolled_back_from_does_not_come_back_after_a_night_that_was_killed(
+    nights: Nights, tmp_path: Path
+) -> None:
+    reranker = "ranker.choose=re-ranker", "nightly.promote_margin=1"
+    nights.night(*reranker)
+    other = f"train.model={tiny_cross_encoder(tmp_path / 'other', seed=1, spread=1)}", "train.epochs=4", *reranker
+    assert nights.night(*other).decision.startswith("deployed: re-ranker, ")
+    assert Home(nights.home).rollback().decision == "rolled back to 0001"
+
+    fresh = *other, f"nightly.work={tmp_path / 'fresh'}"  # which has no training to reuse
+    command = [sys.executable, "-m", "hnmine.cli", "nightly", "--data", nights.data, "--home", nights.home]
+    options = [part for override in (*nights.settings, *fresh) for part in ("--set", override)]
+    with subprocess.Popen([*map(str, command), *options], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "step 2:" in line:
+                process.kill()
+                break
+        process.wait(60)
+    assert process.returncode == -signal.SIGKILL
+    shutil.rmtree(nights.home / "lock")  # a minute later it would have expired
+    again = nights.night(*fresh)
+    assert again.decision.startswith("not deployed: re-ranker, it was rolled back from, ")
+    with ranker_folder(nights.home) as deployed:
+        assert deployed == nights.home / nights.current.deployed
 
 
 def test_a_ranker_that_this_release_cannot_load_is_replaced_and_the_night_goes_on(
