@@ -13,7 +13,8 @@ import pytest
 from hnmine.config.load import load
 from hnmine.config.root import Config
 from hnmine.corpus.layouts import read_collection
-from hnmine.errors import DataError
+from hnmine.corpus.objects import Collection
+from hnmine.errors import ConfigError, DataError
 from hnmine.pipeline import mine
 from hnmine.report.explain import mined_run
 from hnmine.report.review import review_page
@@ -113,3 +114,21 @@ def test_nothing_mined_is_said(data: Path, tmp_path: Path) -> None:
     mine(data, tmp_path / "out", settings("guards.first_rank=900"))
     with pytest.raises(DataError, match="no mined negative without a verdict"):
         review_page(mined_run(tmp_path / "out"), 20, seed=0)
+
+
+def test_a_collection_of_objects_is_made_with_its_verdicts(tmp_path: Path) -> None:
+    table = tmp_path / "verdicts.tsv"
+    table.write_text("query_id\tdocument_id\tverdict\nq\tb\tright\n")
+    objects = {"a": "one two", "b": "two one three", "c": "four"}, {"q": "three"}, {"q": {"a": 1}}
+    with pytest.raises(ConfigError, match=r"sources.verdicts is .* but the collection was made with \(\)"):
+        mine(Collection.of(*objects), tmp_path / "out", settings(f"sources.verdicts={table}"))
+    config = settings(f"sources.verdicts={table}")
+    found = mine(Collection.of(*objects, sources=config.sources), tmp_path / "out", config)
+    assert found["mining"]["counts"]["pairs"] == 2
+
+
+def test_right_counts_where_its_query_is_tested(data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "verdicts.tsv"
+    table.write_text("query_id\tdocument_id\tverdict\nisland-care\tisland-price\tright\n")
+    collection = read_collection(data, settings(f"sources.verdicts={table}").sources)
+    assert [len(collection.pairs(split)) for split in ("train", "dev", "test")] == [12, 4, 5]
