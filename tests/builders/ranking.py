@@ -29,10 +29,12 @@ def measured_of(name: str, values: Sequence[float], blended: Sequence[float] | N
     """Return a ranking with the same value of every metric, and its blend with an encoder if that is given."""
     is_first = name.startswith("first stage")
     part, slug = ("BM25", "first-stage") if is_first else ("re-ranker", name.replace(": ", "-").replace(" ", "-"))
-    alone = _ranking(name, slug, "first-stage" if is_first else "re-ranker", {part: 1.0}, values)
+    kind: RowKind = "first-stage" if is_first else "re-ranker"
+    alone = _ranking(name, slug, kind, {part: 1.0}, values)
     if blended is None:
         return Measured(alone=alone, weights={part: 1.0})
-    weights, kind = {part: 0.25, "minilm": 0.75}, "blend" if is_first else "blend-with-re-ranker"
+    weights = {part: 0.25, "minilm": 0.75}
+    kind = "blend" if is_first else "blend-with-re-ranker"
     blend = _ranking(f"{name}, blended", f"blended-{slug}", kind, weights, blended)
     return Measured(alone=alone, blend=blend, weights=weights)
 
@@ -40,8 +42,16 @@ def measured_of(name: str, values: Sequence[float], blended: Sequence[float] | N
 def _ranking(name: str, slug: str, kind: RowKind, weights: dict[str, float], values: Sequence[float]) -> Ranking:
     metrics = dict.fromkeys(METRICS, np.array(values))
     scores = np.zeros((len(values), 1), np.float32)
-    on_dev = {"dev_QK": scores, "dev": metrics}
-    return Ranking(name=name, slug=slug, kind=kind, weights=weights, scores_QK=scores, values=metrics, **on_dev)
+    return Ranking(
+        name=name,
+        slug=slug,
+        kind=kind,
+        weights=weights,
+        scores_QK=scores,
+        values=metrics,
+        dev_QK=scores,
+        dev=metrics,
+    )
 
 
 def evaluation_of(task: Task, *measured: Measured) -> Evaluation:
