@@ -14,4 +14,5 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "hnmine"
 html_show_sourcelink = html_copy_source = False
+highlight_language = "none"  # of code that says no language
 nitpicky = True
