@@ -9,7 +9,7 @@ from hnmine.ranker.choose import on_dev
 from hnmine.ranker.write import Deployment
 from hnmine.ranking.evaluate import Evaluation, Ranking
 from hnmine.ranking.measures import MAIN_METRIC, Paired
-from hnmine.runs.tables import text_table
+from hnmine.runs.tables import text_table, three_figures
 
 SURE = 0.05
 """A p-value from which on a difference may be chance."""
@@ -39,7 +39,7 @@ def answer(
         cost = costs.get(row.name)
         figures = [f"{row.values[MAIN_METRIC].mean():.3f}", f"{on_dev(row):.3f}", "" if test is None else str(test)]
         against = row.name if row is chosen else f"against {row.name}"
-        cells.append([f"  {against}", *figures, "" if cost is None else f"{cost:.3g}"])
+        cells.append([f"  {against}", *figures, "" if cost is None else three_figures(cost)])
     lines.append(text_table(cells[1:], cells[0], left=(0, 3)))
     if evaluation.test_is_dev:
         lines.append("There is no test split: these are the dev queries, which chose, and the figures flatter.")

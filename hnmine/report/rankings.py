@@ -12,7 +12,7 @@ from hnmine.errors import DataError
 from hnmine.ranking.evaluate import BEFORE, RERANKER, Evaluation, Measured
 from hnmine.ranking.measures import LONG_WORDS, MAIN_METRIC, METRICS, PerQuery, Task, means, paired, reach
 from hnmine.ranking.rows import Row, metrics_of_table, read_metrics, read_rows
-from hnmine.runs.tables import text_table
+from hnmine.runs.tables import text_table, three_figures
 
 _FEWEST_QUERIES = 10  # of a length, that are worth a mean
 
@@ -54,7 +54,7 @@ def metrics_table(evaluation: Evaluation, costs: Costs = _NO_COSTS) -> str:
     for row in evaluation.rows:
         cells.append([row.name, *(f"{value:.3f}" for value in means(row.values).values())])
         cells[-1].append("" if row.dev is None else f"{means(row.dev)[MAIN_METRIC]:.3f}")
-        cells[-1].append("" if (cost := costs.get(row.name)) is None else f"{cost:.3g}")
+        cells[-1].append("" if (cost := costs.get(row.name)) is None else three_figures(cost))
     headers = ["", *METRICS, *([f"{MAIN_METRIC} on dev"]), *(["ms a query"] if costs else [])]
     return text_table([line[: len(headers)] for line in cells], headers)
 

@@ -22,3 +22,8 @@ def text_table(rows: Sequence[Sequence[str]], headers: Sequence[str], left: Coll
         preserve_whitespace=True,
     )
     return "\n".join(line.rstrip() for line in table.split("\n"))
+
+
+def three_figures(number: float) -> str:
+    """Return a number above 0 to three figures, or whole if it has more; never with an exponent."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

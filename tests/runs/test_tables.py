@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hnmine.runs.tables import text_table
+import pytest
+
+from hnmine.runs.tables import text_table, three_figures
 
 
 def test_columns_are_aligned_under_their_headers() -> None:
@@ -43,3 +45,19 @@ def test_a_table_without_rows_is_its_headers() -> None:
 def test_letters_of_all_scripts_and_odd_spaces_keep_their_columns_and_lines() -> None:
     lines = text_table([["é", "1"], ["Größe", "2"], ["a\u2028b", "3"], ["  deep", "4"]], ["name", "v"]).split("\n")
     assert lines == ["name    v", "é       1", "Größe   2", "a\u2028b     3", "  deep  4"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.01234, "0.0123"),
+        (1.0, "1"),
+        (1.768, "1.77"),
+        (99.96, "100"),
+        (497.2, "497"),
+        (1481.3, "1,481"),
+        (2e6, "2,000,000"),
+    ],
+)
+def test_numbers_have_three_figures_and_no_exponent(number: float, text: str) -> None:
+    assert three_figures(number) == text
