@@ -25,6 +25,7 @@ from hnmine.command_words import (
     STEPS,
     Parser,
     next_command,
+    remedy_of,
     settings_given,
 )
 from hnmine.config.base import slug
@@ -124,8 +125,8 @@ def _step(options: argparse.Namespace) -> str:
         case "run":
             return _ended(out, found)
         case "audit":
-            written = f"All figures: {out / 'audit.json'}"
-            return f"{found['table']}\n\n{found['verdict']}\n{written}\n{next_command(options, 'run')}"
+            written, remedy = f"All figures: {out / 'audit.json'}", remedy_of(found["verdict"])
+            return f"{found['table']}\n\n{found['verdict']}\n{written}\n{next_command(options, 'run')}{remedy}"
     return str(found["table"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from typing import NoReturn
 
@@ -111,3 +112,9 @@ def settings_given(options: argparse.Namespace) -> str:
     """Return --config and --set of a command as they were given, each after a blank."""
     given = [("--config", options.config)] * (options.config is not None) + [("--set", each) for each in options.set]
     return "".join(f" {option} {shlex.quote(str(value))}" for option, value in given)
+
+
+def remedy_of(verdict: str) -> str:
+    """Return the options that the verdict of an audit names as a remedy, after a blank; nothing if it names none."""
+    found = re.search(r"(?:mine|train) with (--\S.*)\.$", verdict, re.MULTILINE)
+    return f" {found[1]}" if found else ""

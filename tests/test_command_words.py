@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hnmine.cli import command_parser, main
-from hnmine.command_words import DESCRIPTION, EXAMPLES, RANK_EXAMPLES, next_command, settings_given
+from hnmine.command_words import DESCRIPTION, EXAMPLES, RANK_EXAMPLES, next_command, remedy_of, settings_given
+from hnmine.comparison.audit import verdict
 from hnmine.config.load import load
 from tests.builders.collections import write_collection
 
@@ -65,6 +66,24 @@ def test_settings_are_given_on_as_a_shell_reads_them() -> None:
     assert shlex.split(line)[2:] == [*expected, "--set", "a.b=[c, d]", "--set", "e='f'"]
     assert next_command(options, "history") == "Next: hnmine history --home h"
     assert settings_given(argparse.Namespace(config=None, set=[])) == ""
+
+
+def test_the_next_command_of_an_audit_has_the_remedy_of_the_verdict() -> None:
+    """The verdicts are those of `audit`, on rules of which one is usable, or none."""
+    risk = {"hidden": 0.4, "interval": [0.35, 0.45], "yield": 0.9, "negatives": 900, "documents": 300}
+    usable = risk | {"hidden": 0.01, "interval": [0.0, 0.02]}
+    for others, expected in (
+        (
+            {"two conditions, margin 0.02, first_rank 5": usable},
+            {"--set guards.first_rank=5", "--set guards.margin=0.02"},
+        ),
+        ({"PercPos 0.95": usable}, {"--set select.rule=percpos-0.95"}),
+        ({}, {"--preset positives"}),
+    ):
+        found = remedy_of(verdict({"two conditions": risk} | others))
+        assert {f"--{each.strip()}" for each in found.split("--")[1:]} == expected
+        command_parser().parse_args(shlex.split(f"run --data D --out O{found}"))
+    assert remedy_of(verdict({"two conditions": usable})) == ""
 
 
 def test_every_example_of_the_help_is_understood() -> None:
