@@ -20,6 +20,7 @@ from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_dupl
 from hnmine.mining.pca import Basis, Fused, fit
 from hnmine.mining.search import Ivf, Searcher, ShardedSearcher, gpus_needed, recall
 from hnmine.runs.device import choose_device
+from hnmine.runs.memory import told_if_out_of_memory
 from hnmine.runs.progress import say, track
 from hnmine.types import Float32, Int64, Negatives, Pairs, Space, Texts
 
@@ -104,13 +105,15 @@ def open_search(
     facts: dict[str, Any] = {"index": config.index, "device": on.kind, "shards": shards}
 
     # Build the index, measure what an approximate one misses, and free the actors at the end.
-    sharded = ShardedSearcher(space.docs_NR, on, shards, ivf) if shards > 1 else None
-    search: Search = sharded or Searcher(space.docs_NR, on, ivf)
-    try:
-        yield search, facts if ivf is None else facts | _measured_recall(search, ivf, space, shards)
-    finally:
-        if sharded is not None:
-            sharded.close()
+    remedy = "divide them by search.shards over more GPUs or nodes" + (", or set device: cpu" * (on.kind == "gpu"))
+    with told_if_out_of_memory(f"selection among {len(space.docs_NR):,} documents", remedy):
+        sharded = ShardedSearcher(space.docs_NR, on, shards, ivf) if shards > 1 else None
+        search: Search = sharded or Searcher(space.docs_NR, on, ivf)
+        try:
+            yield search, facts if ivf is None else facts | _measured_recall(search, ivf, space, shards)
+        finally:
+            if sharded is not None:
+                sharded.close()
 
 
 def _measured_recall(search: Search, ivf: Ivf, space: Space, shards: int) -> dict[str, Any]:

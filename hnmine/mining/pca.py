@@ -21,6 +21,7 @@ from hnmine.embedding.vectors import Vectors
 from hnmine.errors import DataError
 from hnmine.runs.device import Choice
 from hnmine.runs.files import whole_file
+from hnmine.runs.memory import told_if_out_of_memory
 from hnmine.types import Float32, Float64, Int64, Role, Space, unit_rows
 
 Piece = tuple[Int64, slice, Float32]  # rows (n) and columns (c) of X_concat, and the numbers (n, c) there
@@ -145,7 +146,8 @@ def fit(
         )
 
     # Fit all components, and keep as many as the variance asks for.
-    fitted = _fit_on_gpu(sample) if device.kind == "gpu" else _fit_on_cpu(sample)
+    with told_if_out_of_memory(f"PCA of {len(sample):,} documents", "lower reduce.fit_rows, or set device: cpu"):
+        fitted = _fit_on_gpu(sample) if device.kind == "gpu" else _fit_on_cpu(sample)
     width = cut(fitted.variances_C, variance, fitted.noise)
     basis = Basis(
         mean_C=fitted.mean_C,

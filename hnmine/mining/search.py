@@ -305,7 +305,8 @@ class ShardedSearcher:
             return {"num_cpus": 0, "num_gpus": 1}
         if not in_cluster():
             return {"num_cpus": 0}
-        memory = 2 * math.ceil(self._docs_NR.nbytes / shards) * (1 if self._ivf is None else 2)  # slice and index
+        copies = 1 if self._ivf is None else 3  # beside the slice lists, which grow by doubling
+        memory = copies * math.ceil(self._docs_NR.nbytes / shards)
         return {"num_cpus": cpus_each(list(resources_by_node("CPU").values()), shards) or 1, "memory": memory}
 
     def _start(self, number: int, request: dict[str, float], node: str | None = None) -> Any:

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from hnmine.config.encoders import EncoderConfig
 from hnmine.corpus.text_keys import PLAIN, Reading
 from hnmine.errors import ModelError
-from hnmine.models.batches import batches_by_length, lanes_on, side_by_side
+from hnmine.models.batches import batches_by_length, halved_if_too_large, lanes_on, side_by_side
 from hnmine.models.openvino import CompiledNetwork, Engine
 from hnmine.models.strict import checked, load, readable_tokens
 from hnmine.runs.counters import TOKENS
@@ -104,11 +104,19 @@ class TransformerEncoder:
         return features
 
     def _forward(self, batch: tuple[list[int], Features]) -> tuple[list[int], Float32]:
+        """Compute a batch; where memory runs out, halves of it."""
         rows, features = batch
-        with torch.inference_mode():
-            features = batch_to_device(features, self._model.device)
-            vectors = self._model(features)["sentence_embedding"][:, : self._model.truncate_dim]
-        return rows, vectors.float().cpu().numpy()
+
+        def compute(part: Sequence[int]) -> Float32:
+            with torch.inference_mode():
+                cut = features if len(part) == len(rows) else _rows_of(features, list(part), len(rows))
+                vectors = self._model(batch_to_device(cut, self._model.device))["sentence_embedding"]
+                vectors = vectors[:, : self._model.truncate_dim]
+            return np.asarray(vectors.float().cpu().numpy())
+
+        mask = features.get("attention_mask")
+        is_cut = mask is not None and mask.ndim == 2 and len(mask) == len(rows)  # texts of a static model are one row
+        return rows, halved_if_too_large(compute, range(len(rows)), "embed") if is_cut else compute(rows)
 
     def _batches(self, features: Features, count: int) -> Iterator[tuple[list[int], Features]]:
         """Cut tokenised texts into batches of like length, without the columns that are padding in all of a batch.
@@ -126,6 +134,14 @@ class TransformerEncoder:
                 for name, value in features.items()
             }
             yield rows, cut
+
+
+def _rows_of(features: Features, part: list[int], count: int) -> Features:
+    """Return these texts of a batch of so many; plain values are all texts'."""
+    return {
+        name: value[part] if isinstance(value, torch.Tensor) and value.ndim and len(value) == count else value
+        for name, value in features.items()
+    }
 
 
 def _load_adapter(network: Any, folder: Path, name: str) -> None:

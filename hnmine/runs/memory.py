@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from hnmine.errors import DeviceError
 
 _LIMITS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # of version 2, of 1
 _CACHE = ("inactive_file", "total_inactive_file")  # pages of files, which make way
 
+# "alloc fail" is FAISS's, "bad_alloc" cuML's
+_OUT_OF_MEMORY = re.compile(r"out.of.memory|bad_alloc|alloc fail|cudaMalloc|can't allocate memory", re.IGNORECASE)
 _MMAP_THRESHOLD = -3  # in malloc.h
 
 
@@ -81,3 +87,15 @@ def _file_pages(path: Path) -> int:
     except (OSError, ValueError):
         return 0
     return int(next((lines[name] for name in reversed(_CACHE) if name in lines), 0))
+
+
+@contextmanager
+def told_if_out_of_memory(task: str, remedy: str) -> Iterator[None]:
+    """Turn what torch, FAISS or cuML raise when memory runs out in the block into a DeviceError of one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error))):
+            raise
+        said = [line.strip() for line in str(error).splitlines() if _OUT_OF_MEMORY.search(line)]
+        raise DeviceError(f"{task}: out of memory ({(said or [type(error).__name__])[-1][:200]}); {remedy}") from None

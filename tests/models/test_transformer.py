@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
 
 from hnmine.corpus.text_keys import Reading
 from hnmine.errors import ModelError
@@ -68,6 +70,21 @@ def test_the_order_of_texts_is_the_order_of_rows(tiny):
     straight, shuffled = encoder.encode(SENTENCES), encoder.encode([SENTENCES[i] for i in order])
     assert shuffled == pytest.approx(straight[order], abs=1e-6)
     assert np.abs(straight - load_sentence_transformer(tiny).encode(SENTENCES)).max() < 1e-5
+
+
+def test_a_batch_that_memory_does_not_hold_is_encoded_in_halves(tiny, monkeypatch, capsys):
+    texts = SENTENCES * 3
+    expected = encoder_plan(tiny, budget=8192).build().encode(texts)
+    forward = SentenceTransformer.forward
+
+    def narrow(self: SentenceTransformer, features: dict, **more: object) -> dict:
+        if len(features["input_ids"]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, features, **more)
+
+    monkeypatch.setattr(SentenceTransformer, "forward", narrow)
+    assert encoder_plan(tiny, budget=8192).build().encode(texts) == pytest.approx(expected, abs=1e-6)
+    assert "embed │ warning: out of memory for" in capsys.readouterr().err
 
 
 def test_no_more_than_max_tokens_are_read(tiny):

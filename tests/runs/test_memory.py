@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hnmine.runs.memory import container_room, give_freed_blocks_back, peak_memory
+from hnmine.errors import DeviceError
+from hnmine.runs.memory import container_room, give_freed_blocks_back, peak_memory, told_if_out_of_memory
 
 
 def write(folder: Path, **numbers: object) -> None:
@@ -87,3 +88,24 @@ print(held - psutil.Process().memory_info().rss)
 """
     given = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(given) > 150_000_000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Error in virtual void* faiss::gpu::StandardGpuResourcesImpl::allocMemory\nalloc fail type Flat"),
+        MemoryError("std::bad_alloc: out_of_memory: CUDA error at: rmm/mr/cuda_memory_resource.hpp"),
+        RuntimeError("ray::Shard.build() (pid=1)\n  File x\nRuntimeError: CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_is_one_line_with_a_remedy(error: Exception) -> None:
+    match = r"^search: out of memory \(.+\); buy more$"
+    with pytest.raises(DeviceError, match=match) as caught, told_if_out_of_memory("search", "buy more"):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_another_error_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="shape"), told_if_out_of_memory("search", "buy more"):
+        raise RuntimeError("shape")
