@@ -138,20 +138,14 @@ class Collection:
         """Return what a split judges, and the verdicts that make a document right for a query of the split."""
         if judgements is None or not len(self.verdicts):
             return judgements
-        positives = judgements.positives(self.min_score)
-        known = set(zip(positives.query_rows_P.tolist(), positives.doc_rows_P.tolist(), strict=True))
-        queries = set(judgements.query_rows_J.tolist())
-        is_new_J = np.array(
-            [
-                grade > 0 and query in queries and (query, doc) not in known
-                for query, doc, grade in zip(*(each.tolist() for each in vars(self.verdicts).values()), strict=True)
-            ]
-        )
-        added = self.verdicts.take(is_new_J)
+        verdicts, positives = self.verdicts, judgements.positives(self.min_score)
+        width = len(self.documents)
+        known = positives.query_rows_P * width + positives.doc_rows_P
+        is_asked_J = np.isin(verdicts.query_rows_J, judgements.query_rows_J)
+        is_known_J = np.isin(verdicts.query_rows_J * width + verdicts.doc_rows_J, known)
+        added = verdicts.take((verdicts.grades_J > 0) & is_asked_J & ~is_known_J)
         return Judgements(
-            query_rows_J=np.concatenate([judgements.query_rows_J, added.query_rows_J]),
-            doc_rows_J=np.concatenate([judgements.doc_rows_J, added.doc_rows_J]),
-            grades_J=np.concatenate([judgements.grades_J, added.grades_J]),
+            **{name: np.concatenate([rows, vars(added)[name]]) for name, rows in vars(judgements).items()}
         )
 
     def _shared(self, splits: Iterable[Pairs]) -> dict[int, set[int]]:
