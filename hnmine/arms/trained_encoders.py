@@ -20,7 +20,7 @@ from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import ConfigError
 from hnmine.models.folder import declared_prompts, folder_sha256, resolve
 from hnmine.runs.device import choose_device
-from hnmine.runs.files import digest, put_in_place
+from hnmine.runs.files import digest
 from hnmine.runs.folder import Run
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
@@ -76,7 +76,7 @@ class TrainedEncoders:
             hidden = out.with_name(f".{out.name}.tmp")
             shutil.rmtree(hidden, ignore_errors=True)  # left by a call that was killed
             self._train(method, recipe, docs_NR, hidden)
-            put_in_place(hidden, out)
+            self._run.place(hidden, key)
             self._run.cache.put(key, identity, trained, [out / name for name in folder_sha256(out)])
         return self._space_of(trained, docs_NR)
 

@@ -10,9 +10,10 @@ from hnmine.arms.list_maker import ListMaker, read_mined
 from hnmine.arms.trained import Shelf
 from hnmine.embedding.ensemble import Ensemble
 from hnmine.errors import DataError
+from hnmine.models.folder import folder_sha256
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.ranking.splits import Splits
-from hnmine.runs.files import settle
+from hnmine.runs.files import digest, settle
 from hnmine.runs.folder import RERANKERS, START
 from hnmine.runs.progress import say
 from hnmine.training.trainer import WARMED_UP, Trainer, Training
@@ -66,7 +67,7 @@ def train_presets(
         "dev": trainer.data.dev_name,
         "kind": config.train.kind,
         "max_tokens": config.train.max_tokens,
-        "start": {"model": config.train.model} | warmed_up,
+        "start": {"model": config.train.model, "files": digest(folder_sha256(trainer.model))} | warmed_up,
         "best": best,
         "presets": {name: each.facts() for name, each in known.items()},
     }

@@ -25,7 +25,7 @@ from hnmine.ranker.readme import readme
 from hnmine.ranker.sources import copied, reranker_part, sources
 from hnmine.ranking.evaluate import RERANKER, Evaluation, Ranking, Reranker
 from hnmine.ranking.measures import MAIN_METRIC, Task, means
-from hnmine.runs.files import put_in_place, write_json
+from hnmine.runs.files import write_json
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say
 from hnmine.types import Float32
@@ -131,7 +131,7 @@ def write_ranker(
 
     # Put it into the place of the old one.
     run.claim(RANKER)
-    put_in_place(hidden, target)
+    run.place(hidden, RANKER)
     say("ranker", f"{target}: {spec.chosen}")
     return _facts(spec)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -46,10 +47,11 @@ def settle(path: Path) -> None:
         os.close(opened)
 
 
-def put_in_place(hidden: Path, folder: Path) -> None:
+def put_in_place(hidden: Path, folder: Path, made: Collection[str] = ()) -> Path | None:
     """Give a folder that was written beside `folder` that name, replacing what is there.
 
     All has the modes that new files get here, whatever a library gave it, and is on the disk before the names change.
+    A folder before it with files that neither stand in `made` nor in the new one is kept; its new path is returned.
     """
     mode = _usual_mode(hidden)
     for path in (*hidden.rglob("*"), hidden):
@@ -57,11 +59,21 @@ def put_in_place(hidden: Path, folder: Path) -> None:
         settle(path)
     before = folder.with_name(f".{folder.name}.before")
     shutil.rmtree(before, ignore_errors=True)  # left by a call that was killed
+    if folder.exists() and _names(folder) - _names(hidden) - {*made, "README.md"}:
+        numbered = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
+        before = next(path for path in numbered if not path.exists())
     if folder.exists():
         folder.rename(before)
     hidden.rename(folder)
     settle(folder.parent)
-    shutil.rmtree(before, ignore_errors=True)
+    if before.name.startswith("."):
+        shutil.rmtree(before, ignore_errors=True)
+        return None
+    return before if before.exists() else None
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
 def _usual_mode(folder: Path) -> int:

@@ -33,7 +33,7 @@ from hnmine.errors import DataError
 from hnmine.redaction import redacted_all
 from hnmine.runs.cache import Cache
 from hnmine.runs.counters import SECONDS
-from hnmine.runs.files import file_sha256, whole_file, write_json
+from hnmine.runs.files import file_sha256, put_in_place, whole_file, write_json
 from hnmine.runs.manifest import MANIFEST, SETTINGS_READ, Step, read_manifest, versions
 from hnmine.runs.memory import peak_memory
 from hnmine.runs.progress import say
@@ -108,6 +108,13 @@ class Run:
                 f"{self.out / name} was not made by hnmine, and would be replaced; move it away, or choose another "
                 "--out"
             )
+
+    def place(self, hidden: Path, name: str) -> None:
+        """Give a folder beside it this name in OUT; one before it with files that were not made here is kept."""
+        recorded = {**self.manifest.get("files", {}), **self.cache.files(name)}
+        made = {file.removeprefix(f"{name}/") for file in recorded if file.startswith(f"{name}/")}
+        if (kept := put_in_place(hidden, self.out / name, made)) is not None:
+            say("write", f"{self.out / name} had files that hnmine did not make; it is kept as {kept}", level="warning")
 
     def replaces(self, path: Path) -> bool:
         """Whether a path is in a folder of OUT whose content steps replace."""

@@ -30,7 +30,7 @@ from hnmine.models.folder import adapter_base, folder_sha256, hidden_size, resol
 from hnmine.models.reranker import has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.device import choose_device, visible_gpus
-from hnmine.runs.files import digest, put_in_place
+from hnmine.runs.files import digest
 from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.manifest import versions
 from hnmine.runs.nodes import in_cluster
@@ -207,12 +207,19 @@ class Trainer:
             best = best_step(log.history)
             if best and best not in checkpoints:
                 raise ModelError(f"the checkpoint of step {best}, the best, is damaged; the same command trains anew")
-            _publish(checkpoints[best] if best else _as_saved(job.start, recipe, work / "start"), out)
+            self._publish(checkpoints[best] if best else _as_saved(job.start, recipe, work / "start"), name)
         except ModelError as error:
             shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
             raise ModelError(f"training of {name} failed: {error}") from None
         shutil.rmtree(work, ignore_errors=True)
         return best, log.history
+
+    def _publish(self, model: Path, name: str) -> None:
+        """Put a copy of a model folder at `folder(name)`, without what a checkpoint holds beside it."""
+        hidden = self.folder(f".{name}.tmp")
+        shutil.rmtree(hidden, ignore_errors=True)  # left by a call that was killed
+        shutil.copytree(model, hidden, ignore=shutil.ignore_patterns(STATE, SUMS))
+        self.run.place(hidden, f"{RERANKERS}/{name}")
 
     def identity(self, start: Path, lists: Lists, recipe: Recipe) -> str:
         """Return a digest of all that decides what a training ends with."""
@@ -278,11 +285,3 @@ def _as_saved(start: Path, recipe: Recipe, out: Path) -> Path:
         return start
     load_reranker(recipe.kind, start, max_tokens=_AS_DECLARED, device="cpu", dtype="float32").save(out)
     return out
-
-
-def _publish(model: Path, out: Path) -> None:
-    """Put a copy of a model folder at `out`, replacing what is there, without what a checkpoint holds beside it."""
-    hidden = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(hidden, ignore_errors=True)  # left by a call that was killed
-    shutil.copytree(model, hidden, ignore=shutil.ignore_patterns(STATE, SUMS))
-    put_in_place(hidden, out)

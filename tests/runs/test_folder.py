@@ -269,3 +269,20 @@ def test_what_steps_replace_is_known_also_behind_links(tmp_path: Path) -> None:
 def test_a_path_with_nul_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no path has the character NUL"), open_run(tmp_path / "a\0b", Config()):
         pass
+
+
+def test_files_of_others_in_a_folder_that_is_replaced_are_kept_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path, Config()) as run:
+        for step, extra in enumerate([None, None, "mine.txt", "mine.txt"]):
+            hidden = tmp_path / ".new"
+            hidden.mkdir()
+            (hidden / f"part-{step}").write_text("x")
+            run.place(hidden, "ranker")
+            run.commit("ranker", inputs={}, files=run.sha256_of(f"ranker/part-{step}"))
+            if extra:
+                (tmp_path / "ranker" / extra).write_text(f"of others {step}")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["ranker", "ranker.kept-1"]
+    assert (tmp_path / "ranker.kept-1" / "mine.txt").read_text() == "of others 2"
+    assert "had files that hnmine did not make; it is kept as" in capsys.readouterr().err
