@@ -125,7 +125,7 @@ def _step(options: argparse.Namespace) -> str:
         case "run":
             return _ended(out, found)
         case "audit":
-            written, remedy = f"All figures: {out / 'audit.json'}", remedy_of(found["verdict"])
+            written, remedy = f"All figures: {out / 'audit.json'}{_page(out)}", remedy_of(found["verdict"])
             return f"{found['table']}\n\n{found['verdict']}\n{written}\n{next_command(options, 'run')}{remedy}"
     return str(found["table"])
 
@@ -143,8 +143,13 @@ def _ended(out: Path, manifest: dict[str, Any]) -> str:
 def _demo(options: argparse.Namespace) -> str:
     from hnmine.demo import demo, run_folder
 
-    ended = _ended(run_folder(options.out, quick=options.quick), demo(options.out, quick=options.quick, show=_show))
-    return f"{ended}\nNext, with your own data: hnmine inspect --data DIR"
+    out, found = run_folder(options.out, quick=options.quick), demo(options.out, quick=options.quick, show=_show)
+    return f"{_ended(out, found)}\nAll of it: {out}{_page(out)}\nNext, with your own data: hnmine inspect --data DIR"
+
+
+def _page(out: Path) -> str:
+    """Return where the page is, after a comma; nothing if there is none."""
+    return f", as a page: {out / 'report.html'}" if (out / "report.html").is_file() else ""
 
 
 def _best(out: Path, training: dict[str, Any]) -> str:
