@@ -38,6 +38,8 @@ def test_what_a_user_can_mend_is_said_as_it_is(kind: type[ConfigError], code: in
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: No space left on device; make it readable"),
         (OSError(errno.EMFILE, "Too many open files"), "the machine refused: Too many open files"),
         (MemoryError(), "the memory of this machine, or what this process may take of it, ran out"),
+        (ImportError("libx.so: failed to map segment from shared object"), "the memory of this machine"),
+        (RuntimeError("could not create a primitive"), "the memory of this machine"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the memory of this machine"),
     ],
 )
