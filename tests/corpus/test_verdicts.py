@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.config.steps import SourcesConfig
@@ -155,6 +155,7 @@ def test_a_file_without_a_verdict_is_refused(folder: Path, name: str, content: s
         read(folder, path)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(*[st.text(st.characters(codec="utf-8"), min_size=1, max_size=9)] * 2), min_size=1, max_size=4)
 )

@@ -6,7 +6,7 @@ import html
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.corpus.analyzer import words
@@ -33,6 +33,7 @@ def test_the_words_of_the_query_are_bold(query: str, text: str, page: str) -> No
     assert in_markdown(marked(text, terms_of(query), 100)) == page
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT)
 def test_marks_stand_around_words_that_both_have_and_change_nothing_else(query: str, text: str) -> None:
     terms, line = terms_of(query), one_line(text)
@@ -44,6 +45,7 @@ def test_marks_stand_around_words_that_both_have_and_change_nothing_else(query: 
     assert all(terms.intersection(words(part)) for part in parts)
 
 
+@settings(deadline=None)
 @given(TEXT, TEXT)
 def test_a_page_shows_the_words_bold_and_no_stars(query: str, text: str) -> None:
     shown = marked(text, terms_of(query), 1000)

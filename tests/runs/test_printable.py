@@ -7,7 +7,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnmine.runs.printable import markdown, one_line, printable
@@ -40,6 +40,7 @@ def test_what_steers_a_terminal_is_replaced_and_what_joins_letters_stays(text: s
     assert printable(text) == shown
 
 
+@settings(deadline=None)
 @given(ANY_TEXT | NASTY)
 def test_a_printable_text_can_be_written_and_has_no_controls(text: str) -> None:
     shown = printable(text)
@@ -50,6 +51,7 @@ def test_a_printable_text_can_be_written_and_has_no_controls(text: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["Q", "| Q |\n|---|\n| Q |", "- Q", "> Q", "a **bQ**", "# Q", "a Q b"])
+@settings(deadline=None)
 @given(text=ANY_TEXT | NASTY)
 def test_markdown_shows_the_text_and_nothing_else(place: str, text: str) -> None:
     reader = pytest.importorskip("markdown_it").MarkdownIt("gfm-like", {"linkify": False})
