@@ -20,7 +20,7 @@ from hnmine.corpus.collection import Collection
 from hnmine.errors import ConfigError, DataError
 from hnmine.report.export_formats import FORMATS, Format
 from hnmine.report.mined import Source
-from hnmine.runs.files import file_sha256, settle, whole_file, write_json
+from hnmine.runs.files import file_sha256, put_in_place, whole_file, write_json
 from hnmine.runs.tables import text_table
 
 _OF_FILES = {".json", ".jsonl", ".parquet", ".arrow", ".csv", ".tsv", ".txt", ".trec", ".qrels", ".gz", ".zip"}
@@ -65,7 +65,7 @@ def export(
     if alone and not (form.alone and target.suffix == Path(form.file).suffix):
         ending = f", or of a file that ends in {Path(form.file).suffix}" if form.alone else ""
         raise ConfigError(f"{target} looks like a file; {to} expects the name of a folder{ending}")
-    refuse_foreign(target, alone)
+    known = _known_files(target, alone)
 
     # Write.
     source = Source.open(out, data, scores=scores, width=negatives)
@@ -73,27 +73,26 @@ def export(
     caution = CAUTION if scores or form.scores == "kept" else ""
     facts: dict[str, Any] = {"format": to, "load": load, "caution": caution, "hnmine": version("hnmine")}
     try:
-        facts["counts"] = _put(source, form, facts, target, alone)
+        facts["counts"] = _put(source, form, facts, target, None if alone else known)
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error}; make way or room there, or choose another") from None
     return facts | {"path": str(target)}
 
 
-def _put(source: Source, form: Format, facts: dict[str, Any], target: Path, alone: bool) -> dict[str, int]:
-    """Write beside the target, then put it there; return what is counted."""
+def _put(source: Source, form: Format, facts: dict[str, Any], target: Path, known: set[str] | None) -> dict[str, int]:
+    """Write beside the target, then put it there, in the place of `known` files; None: the main file alone."""
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.parent / f".{target.name}.export"
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir()
     try:
         counts = form.write(source, hidden)
-        if alone:
+        if known is None:
             with whole_file(target) as new:
                 (hidden / form.file).replace(new)
         else:
             _finish(hidden, form, facts | {"counts": counts})
-            shutil.rmtree(target, ignore_errors=True)
-            hidden.rename(target)
+            put_in_place(hidden, target, {MARK, *known})
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
     return counts
@@ -110,10 +109,10 @@ def formats_table() -> str:
     return text_table([(name, each.about) for name, each in FORMATS.items()], ("format", "what it is"), left=(0, 1))
 
 
-def refuse_foreign(target: Path, alone: bool) -> None:
-    """Raise DataError unless there is nothing, or a folder with what an export left and nothing else."""
+def _known_files(target: Path, alone: bool) -> set[str]:
+    """Return the files that an export left there; raise DataError if anything else is there."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
+        return set()
     if alone or not target.is_dir():
         raise DataError(f"{target} exists; remove it, or choose another name")
     mark, known = target / MARK, dict[str, str]()
@@ -124,6 +123,7 @@ def refuse_foreign(target: Path, alone: bool) -> None:
         if path.is_file() and path != mark and known.get(name) != file_sha256(path):
             problem = "has changed since" if name in known else "is not of an export"
             raise DataError(f"{target} is not replaced, since {name} {problem}; remove it, or choose another folder")
+    return set(known)
 
 
 def _refuse_idle(
@@ -161,5 +161,3 @@ def _finish(folder: Path, form: Format, facts: dict[str, Any]) -> None:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
     write_json(folder / MARK, facts | {"files": files, "load": form.load})
-    for path in paths:
-        settle(path)
