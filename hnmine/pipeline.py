@@ -32,7 +32,7 @@ from hnmine.ranker.cost import Costs
 from hnmine.ranker.place import is_ranker
 from hnmine.ranker.ranker import Ranker
 from hnmine.ranker.write import RANKER, choose_ranker, ranker_files, write_ranker
-from hnmine.ranking.evaluate import KeptScores, rerankers_of, write_evaluation
+from hnmine.ranking.evaluate import KeptScores, Rerankers, rerankers_of, write_evaluation
 from hnmine.ranking.first_stage import say_lacking
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.report.card import head_ranker_card, write_reranker_cards
@@ -119,9 +119,9 @@ def evaluate(data: Data, out: str | Path, config: Config | None = None, *, vecto
     and OUT/ranker, what dev chooses.
     """
     with open_project(data, out, config, vectors) as project:
-        rerankers_of(project.run)  # what is missing is said before encoders are loaded
+        found = rerankers_of(project.run)  # what is missing is said before encoders are loaded
         project.check_models()
-        evaluate_step(project)
+        evaluate_step(project, found)
         leave_page(project.run.out)
         return project.run.manifest
 
@@ -286,15 +286,16 @@ def train_step(project: Project, *, earlier: bool = True) -> None:
     write_reranker_cards(run)
 
 
-def evaluate_step(project: Project, *, margin: float = 0.0) -> None:
+def evaluate_step(project: Project, found: Rerankers | None = None, *, margin: float = 0.0) -> None:
     """Measure first stage and re-rankers on the test queries, record it, and leave what dev chooses as OUT/ranker.
 
+    `found` are the re-rankers of the run, if somebody has looked already.
     What was deployed before stays there if it is better on dev, by more than `margin` of MRR@10.
     """
     # Measure.
     run, evaluator = project.run, project.evaluator
     with run.timed("evaluate"):
-        rerankers, inputs = rerankers_of(run)
+        rerankers, inputs = found or rerankers_of(run)
         measured = []
         for name, reranker in rerankers.items():
             kept = KeptScores(run, reranker.kind, reranker.max_tokens)
@@ -330,8 +331,8 @@ def evaluate_step(project: Project, *, margin: float = 0.0) -> None:
         write_reranker_cards(run)
     if deployment is not None:
         with run.timed("ranker"):
-            found = write_ranker(project, deployment, of_row, costs)
-        run.commit("ranker", inputs=inputs, files=run.sha256_of(*ranker_files(run.out)), data=project.data, **found)
+            facts = write_ranker(project, deployment, of_row, costs)
+        run.commit("ranker", inputs=inputs, files=run.sha256_of(*ranker_files(run.out)), data=project.data, **facts)
         if not deployment.stays:  # else its card tells of the evaluation that it comes from
             head_ranker_card(run)
 

@@ -26,7 +26,7 @@ def answer(
 ) -> str:
     """Return the answer in a few lines; `costs` are milliseconds a query by the name of a row."""
     if deployment is None:
-        return f"{QUESTION} Not decided: the first stage has no document for any dev query. {target} is left as it is."
+        return f"{QUESTION} Not decided: the first stage has no document for any dev query. {target} is not written."
     # Test what was chosen against what costs less.
     chosen, first, blend = deployment.chosen, evaluation.measured[0].alone, evaluation.measured[0].blend
     cheaper = [each for each in (first, blend) if each is not None and each is not chosen]

@@ -75,7 +75,7 @@ def choose_ranker(
     `rerankers` are by the names of rows. What was deployed before has to be better by more than `margin` to stay.
     """
     if project.evaluator.dev is None:
-        say("ranker", f"{project.run.out / RANKER} is left as it is: no dev query could choose", level="warning")
+        say("ranker", f"{project.run.out / RANKER} is not written: no dev query could choose", level="warning")
         return None
     wanted = project.config.ranker.choose
     rows = deployable(evaluation.rows, {*sources(project), RERANKER}, rerankers)

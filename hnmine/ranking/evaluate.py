@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from hnmine.config.root import Config
 from hnmine.config.training import Kind
 from hnmine.errors import DataError, ModelError
-from hnmine.models.folder import folder_sha256, resolve
+from hnmine.models.folder import RANKER_FILE, folder_sha256, resolve
 from hnmine.ranking.blend import best_weights, blended
 from hnmine.ranking.measures import MAIN_METRIC, METRICS, Paired, PerQuery, Task, means, measure, paired, reach, rerank
 from hnmine.ranking.rows import DEV, Row, RowKind, scores_file, scores_of, scores_table, write_rows
@@ -323,7 +323,11 @@ class Reranker:
     max_tokens: int
 
 
-def rerankers_of(run: Run) -> tuple[dict[str, Reranker], dict[str, str]]:
+Rerankers = tuple[dict[str, Reranker], dict[str, str]]
+"""By name in the table; and the sha256 of the files of the run that they are, by path."""
+
+
+def rerankers_of(run: Run) -> Rerankers:
     """Return the start and each preset's re-ranker, by name in the table; the sha256 of files of the run, by path.
 
     Where nothing was trained, train.model as it is, or nothing if that has no ranking head.
@@ -362,12 +366,15 @@ def _untrained(run: Run) -> dict[str, Reranker]:
     """Return train.model as it is, and say so."""
     from hnmine.models.ranking_head import has_ranking_head  # imports torch
 
-    config = run.config.train
+    config, nothing = run.config.train, f"{run.out} holds no trained re-ranker"
+    ranker = Path(config.model).expanduser()
+    if (ranker / RANKER_FILE).is_file() and not (ranker / RERANKER).is_dir():
+        say("evaluate", f"{nothing}, and the ranker train.model={config.model} has none: it is compared as it is")
+        return {}
     try:
         folder = resolve(config.model)
     except ModelError as error:
-        raise ModelError(f"{run.out} holds no trained re-ranker, so train.model is scored as it is: {error}") from None
-    nothing = f"{run.out} holds no trained re-ranker"
+        raise ModelError(f"{nothing}, so train.model is scored as it is: {error}") from None
     if config.kind == "cross-encoder" and not has_ranking_head(folder):
         say("evaluate", f"{nothing}, and train.model={config.model} has no ranking head: first stage and blend alone")
         return {}

@@ -55,7 +55,7 @@ def metrics_table(evaluation: Evaluation, costs: Costs = _NO_COSTS) -> str:
         cells.append([row.name, *(f"{value:.3f}" for value in means(row.values).values())])
         cells[-1].append("" if row.dev is None else f"{means(row.dev)[MAIN_METRIC]:.3f}")
         cells[-1].append("" if (cost := costs.get(row.name)) is None else three_figures(cost))
-    headers = ["", *METRICS, *([f"{MAIN_METRIC} on dev"]), *(["ms a query"] if costs else [])]
+    headers = ["", *METRICS, f"{MAIN_METRIC} on dev", *(["ms a query"] if costs else [])]
     return text_table([line[: len(headers)] for line in cells], headers)
 
 

@@ -284,6 +284,11 @@ def test_without_a_training_the_model_is_taken_as_it_is(tmp_path: Path, capsys: 
         body = load(overrides=[f"train.model={tiny_cross_encoder(tmp_path / 'body', head=False)}"])
         assert rerankers_of(replace(run, config=body))[0] == {}
         assert "has no ranking head: first stage and blend alone" in capsys.readouterr().err
+        (tmp_path / "ranker").mkdir()
+        (tmp_path / "ranker" / "ranker.json").write_text("{}")
+        whole = load(overrides=[f"train.model={tmp_path / 'ranker'}"])
+        assert rerankers_of(replace(run, config=whole))[0] == {}
+        assert "ranker has none: it is compared as it is" in capsys.readouterr().err
         gone = load(overrides=[f"train.model={tmp_path / 'gone'}"])
         with pytest.raises(ModelError, match=r"so train\.model is scored as it is: .*gone does not exist"):
             rerankers_of(replace(run, config=gone))
