@@ -57,7 +57,10 @@ def _svg(name: str, width: int, datasets: Mapping[str, Sequence[Datum]], height:
     spec = sized | specifications[name] | {"datasets": {key: list(rows) for key, rows in datasets.items()}}
     if "vconcat" in spec:
         spec["vconcat"] = [{"width": width} | view for view in spec["vconcat"]]
-    config = specifications["config"] | {"axisX": {"tickCount": width // 110}, "aria": False}
+    config = specifications["config"] | {
+        "axisX": {"tickCount": width // 110, "labelOverlap": "parity", "labelSeparation": 12},
+        "aria": False,
+    }
     svg = vl_convert.vegalite_to_svg(spec, config=config)
     svg = svg.replace(f'<a xlink:href="{_LINKS}#', '<a tabindex="-1" href="#')
     svg = _NUMBERS.sub(lambda found: _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.1f}", found[0]), svg)
@@ -107,7 +110,7 @@ def forest(rows: Sequence[tuple[str, Sequence[Interval]]], label: str) -> Chart:
 
 
 def bars(rows: Sequence[tuple[str, float, str]], label: str, intervals: Sequence[tuple[float, float]] = ()) -> Chart:
-    """Return named bars, each with its figure in words at the right; intervals are drawn across their ends."""
+    """Return named bars, each with its figure in words at the right; with intervals, points on these instead."""
     most = max([value for _, value, _ in rows] + [high for _, high in intervals], default=1) or 1
     data: list[Datum] = [
         {"at": place * _BAR + 9, "bar_at": place * _BAR + 27, "name": name, "share": value / most, "text": text}
@@ -115,7 +118,8 @@ def bars(rows: Sequence[tuple[str, float, str]], label: str, intervals: Sequence
     ]
     for each, (low, high) in zip(data, intervals, strict=False):
         each |= {"low": low / most, "high": high / most}
-    return _both("bars", label, {"rows": data}, _BAR * len(rows))
+    shown = {"bars": [], "points": data} if intervals else {"bars": data, "points": []}
+    return _both("bars", label, {"rows": data, **shown}, _BAR * len(rows))
 
 
 def histograms(columns: Mapping[str, Float64], label: str, *, log: bool = False) -> Chart:

@@ -154,7 +154,6 @@ class Outcome:
         order = np.argsort(self.change_Q, kind="stable").tolist()
         others = sorted(order, key=lambda query: -abs(self.change_Q[query]))
         with_lists = set([*dict.fromkeys([*order[:EXTREMES], *order[-EXTREMES:], *others])][:most])
-        lists = [self._first(row) for row in (self.before, self.after)]
         found = []
         for query in order:
             facts = known.get(ids[query], {"text": "", "right_ids": [], "right": 0})
@@ -163,7 +162,7 @@ class Outcome:
                 [Listed(each, shortened(self.texts.get(each, ""), width), each in right) for each in ids_of[query]]
                 if query in with_lists and known
                 else []
-                for ids_of in lists
+                for ids_of in self._lists
             ]
             found.append(
                 Change(
@@ -180,14 +179,15 @@ class Outcome:
             )
         return found
 
-    def _first(self, row: Row) -> list[list[str]]:
-        """Return the ids of the first `SHOWN` documents of each query."""
-        table = self.tables[row.slug]
-        both = zip(table["document_ids"].to_pylist(), table["scores"].to_pylist(), strict=True)
-        return [
-            [ids[place] for place in np.argsort(-np.array(scores), kind="stable")[:SHOWN].tolist()]
-            for ids, scores in both
-        ]
+    @cached_property
+    def _lists(self) -> list[list[list[str]]]:
+        """The ids of the first `SHOWN` documents of each query, before and after."""
+        found = []
+        for table in (self.tables[row.slug] for row in (self.before, self.after)):
+            both = zip(table["document_ids"].to_pylist(), table["scores"].to_pylist(), strict=True)
+            orders = ((ids, np.argsort(-np.array(scores), kind="stable")[:SHOWN].tolist()) for ids, scores in both)
+            found.append([[ids[place] for place in order] for ids, order in orders])
+        return found
 
     def dots(self) -> Iterator[tuple[float, float, float, str]]:
         """Yield a dot a query for `charts.ranks`; those of one place are spread as the seeds of a sunflower."""

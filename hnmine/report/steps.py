@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -24,7 +23,8 @@ from hnmine.runs.printable import one_line
 
 Facts = Mapping[str, Any]
 _DISTANCES = {"d_query_positive": "d(Q, PD)", "d_query_negative": "d(Q, D)", "d_positive_negative": "d(PD, D)"}
-_POINTS, _TRIPLETS, _TEXTS = 400, 12, 1500  # that a chart shows, or takes the lengths of
+_POINTS, _TRIPLETS = 400, 12  # that a chart shows
+_CHARACTERS, _BATCH = 3_000_000, 16  # of texts whose lengths are taken; triplets that are read at once
 _GIGA, _MEGA = 1e9, 1e6
 
 
@@ -54,9 +54,8 @@ def mined(out: Path, mining: Facts) -> dict[str, Any] | None:
     if not mining or not (out / "negatives.parquet").is_file():
         return None
     # Count.
-    counts, table = mining["counts"], pq.read_table(out / "negatives.parquet")
-    distinct = pc.count_distinct(table["negative_id"]).as_py()
-    found = {"counts": counts, "distinct": distinct, "funnel": funnel(counts), "figures": [], "space": mining["space"]}
+    counts, table = mining["counts"], pq.read_table(out / "negatives.parquet", columns=[*_DISTANCES])
+    found = {"counts": counts, "funnel": funnel(counts), "figures": [], "space": mining["space"]}
     if not len(table):
         return found
     # Draw the distances.
@@ -88,14 +87,21 @@ def _space(out: Path, mining: Facts) -> Chart | None:
 
 
 def _lengths(out: Path) -> Chart | None:
-    """Return the lengths of the first triplets' texts in words."""
+    """Return the lengths in words of the texts of the first triplets, as many as are read in a moment."""
     if not (out / "triplets.parquet").is_file():
         return None
-    columns = ["query", "positive", "negative"]
-    batch = next(pq.ParquetFile(out / "triplets.parquet").iter_batches(_TEXTS, columns=columns))
-    counts = {name: np.array([len(words(text)) for text in batch[name].to_pylist()], dtype=float) for name in columns}
-    medians = ", ".join(f"{name} {np.median(values):,.0f}" for name, values in counts.items())
-    return histograms(counts, f"Lengths of queries, positives and negatives; medians: {medians} words", log=True)
+    counts: dict[str, list[int]] = {"query": [], "positive": [], "negative": []}
+    left = _CHARACTERS
+    for batch in pq.ParquetFile(out / "triplets.parquet").iter_batches(_BATCH, columns=[*counts]):
+        for name, lengths in counts.items():
+            texts = batch[name].to_pylist()
+            lengths += [len(words(text)) for text in texts]
+            left -= sum(map(len, texts))
+        if left < 0:
+            break
+    columns = {name: np.array(lengths, dtype=np.float64) for name, lengths in counts.items()}
+    medians = ", ".join(f"{name} {np.median(values):,.0f}" for name, values in columns.items())
+    return histograms(columns, f"Lengths of queries, positives and negatives; medians: {medians} words", log=True)
 
 
 def learning(training: Facts) -> dict[str, Any] | None:
@@ -156,7 +162,7 @@ def hidden(record: Facts) -> dict[str, Any] | None:
         f"{name} {text}" for name, _, text in rows
     )
     chart = bars(rows, label, [tuple(risk["interval"]) for risk in risks.values()])
-    return {"chart": chart if rows else None, "record": record}
+    return {"chart": chart if rows else None, "queries": record["queries"], "verdict": record.get("verdict", "")}
 
 
 def cost(manifest: Facts) -> list[dict[str, Any]]:

@@ -110,6 +110,7 @@ def _mine(run: Run, rng: np.random.Generator, text_of: TextOf) -> None:
         "pairs": 30,
         "selected_pairs": 20,
         "negatives": 20,
+        "distinct_documents": 18,
         "texts_encoded": 78,
         "dropped": {"positive_is_nearest": 6, "nearer_ones_resemble_positive": 3, "guards_leave_none": 1},
         "guarded": {text_of("guard"): 4},
