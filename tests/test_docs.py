@@ -7,6 +7,7 @@ import importlib.util
 import io
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,8 @@ from types import ModuleType
 
 import pytest
 import yaml
+from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import sync_playwright
 
 from hnmine.cli import command_parser
 from hnmine.config.load import load
@@ -177,6 +180,24 @@ def test_what_is_searched_lies_in_a_script_that_a_browser_reads_from_a_file(site
     assert index.startswith("Search.setIndex(")
     assert '"certif' in index, "a word of docs/method.md, by its stem"
     assert 'src="searchindex.js"' in (site / "search.html").read_text()
+
+
+def test_a_browser_searches_the_site_without_a_server_and_asks_nobody(site: Path) -> None:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as play:
+        try:
+            browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except PlaywrightError as error:
+            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        page, heard = browser.new_page(viewport={"width": 420, "height": 900}), []
+        page.on("request", lambda request: heard.append(request.url))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.goto(f"{(site / 'search.html').as_uri()}?q=certificate")
+        page.wait_for_selector("#search-results li a")
+        links = [link.get_attribute("href") for link in page.query_selector_all("#search-results li a")]
+        browser.close()
+    assert "method.html" in {re.split("[#?]", link)[0] for link in links}
+    assert [each for each in heard if not each.startswith("file:")] == []
 
 
 def test_a_link_that_leads_nowhere_stops_the_build(tmp_path: Path) -> None:

@@ -14,5 +14,6 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "hnmine"
 html_show_sourcelink = html_copy_source = False
+html_show_search_summary = False  # a browser may not fetch the pages of a folder
 highlight_language = "none"  # of code that says no language
 nitpicky = True
