@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,14 @@ def cpus_each(cpus_by_node: Sequence[float], processes: int) -> float:
 
     0: no node has a CPU.
     """
-    shares = [cpus / part for cpus in cpus_by_node for part in range(1, processes + 1)]
-    fitting = [share for share in shares if share and _fit(cpus_by_node, share) >= processes]
-    most = max(fitting, default=0.0)
+    nodes = Counter(cpus for cpus in cpus_by_node if cpus)
+    shares = {cpus / part for cpus in nodes for part in range(1, processes + 1)}
+    most = max((share for share in shares if _fit(nodes, share) >= processes), default=0.0)
     return float(int(most)) if most >= 1 else int(most * 1e4) / 1e4  # Ray counts in ten thousandths
 
 
-def _fit(cpus_by_node: Sequence[float], share: float) -> int:
-    return sum(int(cpus / share + 1e-9) for cpus in cpus_by_node)
+def _fit(nodes: Mapping[float, int], share: float) -> int:
+    return sum(count * int(cpus / share + 1e-9) for cpus, count in nodes.items())
 
 
 def usable_cpus(cgroups: Path = Path("/sys/fs/cgroup"), memberships: Path = Path("/proc/self/cgroup")) -> int:
