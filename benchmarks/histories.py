@@ -180,7 +180,7 @@ class Commands:
         """
         seconds, before = seconds or self._seconds, version_of(home)
         for _ in range(self.rng.randint(1, 2)):
-            kill = self.rng.choice([signal.SIGKILL, signal.SIGTERM]), self.rng.uniform(0.0, seconds)
+            kill = self.rng.choice([signal.SIGKILL, signal.SIGTERM]), self.rng.uniform(0.0, 0.8 * seconds)
             code, _ = forked(functools.partial(cli.main, [*map(str, arguments)]), self.log, kill)
             self.killed += code != 0
             if code not in (0, 143, -signal.SIGKILL, -signal.SIGTERM):  # the last: before it listens
