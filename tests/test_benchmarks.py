@@ -7,6 +7,7 @@ import json
 import shutil
 import struct
 import subprocess
+import sys
 
 import pytest
 
@@ -15,11 +16,13 @@ from benchmarks import gpu_check, languages, mutate_readers, page_picture, table
 from hnmine.errors import DeviceError
 from hnmine.runs import device
 from tests.builders.collections import write_collection
+from tests.builders.commands import REPOSITORY
 from tests.builders.layouts import LAYOUTS
 from tests.builders.models import tiny_cross_encoder
 from tests.builders.runs import reported_run
 from tests.builders.settings import quick_config
 
+KERNELS = ("Haswell", "SkylakeX")
 PATHS = ["PCA", "search: flat", "search: IVF", "scan: torch", "selection", "encoder", "throughput", "training"]
 
 
@@ -115,6 +118,17 @@ def test_arms_of_several_comparisons_stand_in_one_table(tmp_path, capsys):
 def test_a_spoiled_collection_is_read_or_refused_by_name(layout):
     outcomes = [mutate_readers.spoil_and_read(layout, seed) for seed in range(7, 10)]
     assert {outcome for outcome, _ in outcomes} <= {"read", "refused"}, outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_history_of_nights_and_kills_of_each_command_make_no_difference(tmp_path):
+    out = tmp_path / "histories.json"
+    options = ["--out", str(out), "--histories", "2", "--kills", "8", "--minutes", "10"]
+    done = subprocess.run([sys.executable, REPOSITORY / "benchmarks" / "histories.py", *options], check=False)
+    counts = json.loads(out.read_text())
+    assert done.returncode == 0, counts
+    assert [counts[f"{kind}, {kernel}"]["done"] for kind in ("history", "run", "rank") for kernel in KERNELS] == [1] * 6
 
 
 def test_languages_are_measured_with_the_words_of_before_and_of_now(tmp_path, capsys, monkeypatch):
