@@ -296,15 +296,15 @@ def command_parser() -> argparse.ArgumentParser:
     paired.add_argument("--out", type=Path, metavar="DIR", help="folder of a run, whose rows are compared")
 
     # Work on --home.
-    about = "mine the collection as it is tonight, and deploy a re-ranker that is not worse"
+    about = "mine the collection as it is tonight, and deploy a ranker that is not worse"
     nightly = _add_command(commands, "nightly", _night, about)
     history = _add_command(commands, "history", _night, "list the nights: documents, negatives, MRR@10, decision")
-    rollback = _add_command(commands, "rollback", _night, "deploy the re-ranker before the current one again")
+    rollback = _add_command(commands, "rollback", _night, "deploy the ranker before the current one again")
     for command in (nightly, history, rollback):
         command.add_argument("--home", required=True, metavar="DIR", help="folder or s3://bucket/prefix of all nights")
     nightly.add_argument("--data", required=True, metavar="DATA", help=f"{_DATA}, as it is tonight")
     _add_settings(nightly)
-    rollback.add_argument("--to", metavar="VERSION", help="this version (see history), whatever its re-ranker")
+    rollback.add_argument("--to", metavar="VERSION", help="this version (see history), whatever it deploys")
 
     # Need neither --data nor --home.
     _add_command(commands, "config", lambda _: describe(), "list every setting with its default and meaning")

@@ -15,7 +15,7 @@ Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what
   hnmine demo                              all of it on a collection that every machine has (8 minutes; --quick: one)
   hnmine inspect  --data DIR               what is in this folder, and what to do next? (seconds; begin here)
   hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute)
-  hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate
+  hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate; OUT/ranker is what to deploy
   hnmine compare  --data DIR --out DIR     every way to choose negatives, side by side (hours; --quick: 40 minutes)
 
 the steps of run, one by one; what is already done is reused:
@@ -27,10 +27,10 @@ the steps of run, one by one; what is already done is reused:
 
 what was mined, looked at:
   hnmine explain  --out DIR QUERY_ID       why a document is a negative, or is none
-  hnmine report   --out DIR                make OUT/report.html anew, the page that run, evaluate, compare, audit leave
   hnmine explain  --out DIR --sample 20    triplets to judge as a page; it goes back as sources.verdicts
+  hnmine report   --out DIR                make OUT/report.html anew, the page that run, evaluate, compare, audit leave
 
-any model, on its own:
+OUT/ranker, or any model, on its own:
   hnmine rank     --model M --data DIR --out RUN   put a first stage's documents in order; RUN is a TREC run
 
 to take away:
@@ -40,7 +40,7 @@ to take away:
 every night:
   hnmine nightly  --data DIR --home DIR    mine the collection as it is tonight; deploy what is not worse
   hnmine history  --home DIR               the nights: what changed, and what was decided
-  hnmine rollback --home DIR               deploy the re-ranker before the current one again
+  hnmine rollback --home DIR               deploy the ranker before the current one again
 
 DIR is a folder with documents, queries and judgements: corpus.jsonl, queries.jsonl and qrels/train.tsv, dev.tsv,
 test.tsv; or CSV, Parquet, MS MARCO, TREC, training triples …: `hnmine inspect` says what it is taken for.
@@ -56,7 +56,7 @@ STEPS = {
     "embed": "encode the documents and queries that the store lacks, and nothing else",
     "mine": "mine the hard negatives of the train pairs",
     "train": "fine-tune the re-ranker on the negatives in OUT",
-    "evaluate": "compare the re-rankers in OUT on the test queries",
+    "evaluate": "measure first stage, blends and re-rankers on the test queries, and leave the best on dev as OUT/ranker",
     "compare": "train a re-ranker with every way to choose negatives, and compare them; goes on where it was stopped",
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
