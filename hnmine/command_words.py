@@ -56,7 +56,7 @@ STEPS = {
     "embed": "encode the documents and queries that the store lacks, and nothing else",
     "mine": "mine the hard negatives of the train pairs",
     "train": "fine-tune the re-ranker on the negatives in OUT",
-    "evaluate": "measure first stage, blends and re-rankers on the test queries, and leave the best on dev as OUT/ranker",
+    "evaluate": "measure first stage, blends and re-rankers on the test queries; leave the best on dev as OUT/ranker",
     "compare": "train a re-ranker with every way to choose negatives, and compare them; goes on where it was stopped",
     "audit": "measure how often right answers without a label would be taken for negatives",
 }
