@@ -1,6 +1,7 @@
 """Tables, texts and pages for people. The package is a function too: `hnmine.report(out)` makes the page of OUT."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -10,9 +11,8 @@ class _Report(ModuleType):
 
     def __call__(self, out: str | Path) -> Path:
         """Write OUT/report.html of the files of OUT, and return where it is; see `report.page`."""
-        from hnmine.report.page import report
-
-        return report(out)
+        page: Path = import_module(".page", __name__).report(out)
+        return page
 
 
 sys.modules[__name__].__class__ = _Report

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from hnmine.types import Float64
 Datum = dict[str, Any]
 Interval = tuple[str, float, float, float]
 """What is set against the others, and the lower end, the value and the upper end of the difference."""
+TEMPLATES = Path(__file__).parent / "templates"
+"""Where the page's own files lie."""
 WIDE, NARROW, FIGURE = 918, 334, 400
 """Widths of a chart in CSS pixels: of one that fills a wide page, or a narrow one, and of one beside another."""
 INK, SOFT, FILL, ACCENT, PAPER = (f"var(--{name})" for name in ("ink", "soft", "fill", "accent", "paper"))
@@ -45,7 +47,7 @@ class Chart:
 
 @cache
 def _specifications() -> dict[str, Any]:
-    return dict(yaml.safe_load((files("hnmine.report") / "templates" / "charts.yaml").read_text("utf-8")))
+    return dict(yaml.safe_load((TEMPLATES / "charts.yaml").read_text("utf-8")))
 
 
 def _svg(name: str, width: int, datasets: Mapping[str, Sequence[Datum]], height: int | None = None) -> Markup:

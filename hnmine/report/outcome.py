@@ -148,12 +148,14 @@ class Outcome:
 
         `most` have lists: `EXTREMES` that lost most, as many that gained most, then the others that changed most.
         """
+        # Order the queries, and choose those with lists.
         ids = self.tables[self.before.slug]["query_id"].to_pylist()
         known = {} if self.queries is None else {row["query_id"]: row for row in self.queries.to_pylist()}
         was, now = self.places(self.before), self.places(self.after)
         order = np.argsort(self.change_Q, kind="stable").tolist()
         others = sorted(order, key=lambda query: -abs(self.change_Q[query]))
         with_lists = set([*dict.fromkeys([*order[:EXTREMES], *order[-EXTREMES:], *others])][:most])
+        # Tell of each where its first right document was, and what stood first.
         found = []
         for query in order:
             facts = known.get(ids[query], {"text": "", "right_ids": [], "right": 0})

@@ -12,11 +12,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hnmine.errors import DataError
@@ -145,16 +144,17 @@ def _first_things(outcome: Outcome) -> dict[str, Any]:
 
 def _fitting(context: dict[str, Any], outcome: Outcome | None) -> bytes:
     """Return the page with as many and as long texts as fit."""
+    # Open the template; the page names the digest of its script, and no other runs.
     environment = Environment(
-        loader=PackageLoader("hnmine.report"),
+        loader=FileSystemLoader(charts.TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"line": lambda value: one_line(str(value)), "whole": "{:,}".format}
-    template, folder = environment.get_template("page.html"), files("hnmine.report") / "templates"
-    style, script = (Markup((folder / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704
+    template = environment.get_template("page.html")
+    style, script = (Markup((charts.TEMPLATES / name).read_text("utf-8")) for name in ("page.css", "page.js"))  # noqa: S704
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
     def made(width: int, most: int) -> bytes:
@@ -162,7 +162,7 @@ def _fitting(context: dict[str, Any], outcome: Outcome | None) -> bytes:
         text = template.render(context | _lists(changes), style=style, script=script, script_digest=digest)
         return text.encode("utf-8", "replace")
 
-    # Without lists, or with as many as there is room for.
+    # Find how much each query needs, without lists and with those of some.
     page, queries, fitting = made(0, 0), len(outcome.change_Q) if outcome else 0, 0
     room = MOST_BYTES - len(page)
     if room <= 0:
@@ -172,6 +172,7 @@ def _fitting(context: dict[str, Any], outcome: Outcome | None) -> bytes:
         fitting = min(queries, int(room / each))
         if fitting == queries:
             break
+    # Take as many as there is room for.
     while fitting and len(made_page := made(width, fitting)) >= MOST_BYTES:  # the sample was of shorter texts
         fitting = fitting * 9 // 10
     return made_page if fitting else page

@@ -123,6 +123,7 @@ def arms(record: Facts) -> dict[str, Any] | None:
     blocks = [block for block in record.get("blocks", []) if block["arms"]]
     if not blocks:
         return None
+    # Draw a chart of each table.
     charts: list[tuple[str, Chart | None]] = []
     sizes: dict[str, list[tuple[float, float]]] = {}
     for block in blocks:
@@ -140,6 +141,7 @@ def arms(record: Facts) -> dict[str, Any] | None:
         best = ", ".join(f"{name} {means[name]:.3f}" for name in sorted(means, key=lambda each: -means[each]))
         label = f"Gain of each arm in {MAIN_METRIC} over no fine-tuning. {MAIN_METRIC}: {best}"
         charts.append((one_line(title), forest(rows, label) if rows else None))
+    # Draw what more pairs give, where one model had several numbers of them.
     several = len({block["pairs"] for block in blocks}) > 1 and len({block["model"] for block in blocks}) == 1
     best_arm = max(sizes, key=lambda name: sizes[name][-1][1])
     label = f"{MAIN_METRIC} on test over the number of train pairs"
@@ -167,6 +169,7 @@ def hidden(record: Facts) -> dict[str, Any] | None:
 
 def cost(manifest: Facts) -> list[dict[str, Any]]:
     """Return seconds, amount, rate and peak memory of each step that the manifest has."""
+    # Say what each step worked through.
     mining, training = manifest.get("mining") or {}, manifest.get("training") or {}
     counts = mining.get("counts", {})
     amounts: dict[str, tuple[int, str]] = {}
@@ -214,6 +217,7 @@ def provenance(manifest: Facts) -> dict[str, Any] | None:
     sections = [facts for name in ("mining", "training", "evaluation", "ranker") if (facts := manifest.get(name))]
     if not sections:
         return None
+    # Compare the settings with the defaults.
     config: dict[str, Any] = {}
     for section in sections:
         config |= section["config"]
@@ -229,6 +233,7 @@ def provenance(manifest: Facts) -> dict[str, Any] | None:
     }
     if training := manifest.get("training"):
         models["re-ranker"] = one_line(training["start"]["model"])
+    # Say what they were made with.
     versions = [section["versions"] for section in sections]
     return {
         "data": one_line(sections[-1]["data"]),
