@@ -13,6 +13,7 @@ from hnmine.errors import ConfigError
 from hnmine.ranking.measures import MAIN_METRIC
 from hnmine.runs.counters import DEV, STEPS
 from hnmine.runs.progress import Progress, say
+from hnmine.training.curves import curves
 from hnmine.training.gradient import Recipe
 
 Track = Callable[[str, float, int], None]
@@ -100,15 +101,13 @@ def tracking(name: str, folder: Path, mlflow: str | None, settings: dict[str, An
     Raises:
         ConfigError: an address is given and MLflow is not installed, or does not answer.
     """
-    from tensorboardX import SummaryWriter
-
     with (
-        SummaryWriter(str(folder)) as writer,
+        curves(folder) as writer,
         nullcontext() if mlflow is None else _mlflow(name, mlflow, settings) as other,
     ):
 
         def track(value_name: str, value: float, step: int) -> None:
-            for each in (writer.add_scalar, other) if other else (writer.add_scalar,):
+            for each in (writer.add, other) if other else (writer.add,):
                 each(value_name.replace("@", "_at_"), value, step)  # neither takes an @
 
         yield track
