@@ -23,7 +23,7 @@ the steps of run, one by one; what is already done is reused:
   hnmine mine     --data DIR --out DIR     hard negatives only: OUT/negatives.parquet, OUT/triplets.parquet
   hnmine train    --data DIR --out DIR     fine-tune on what mine left in OUT
   hnmine evaluate --data DIR --out DIR     re-rank the test queries before and after
-  hnmine paired   AFTER BEFORE             test two files of OUT/evaluation against each other
+  hnmine paired   AFTER BEFORE --out DIR   test two rows of the table against each other
 
 what was mined, looked at:
   hnmine explain  --out DIR QUERY_ID       why a document is a negative, or is none

@@ -235,13 +235,13 @@ def test_every_entry_point_runs_as_a_job(tmp_path: Path, head: Head) -> None:
 
     assert "50 texts encoded, 0 were in the store" in run("embed", "--out", out)
     assert "0 encoded" in run("mine", "--out", out)
-    assert "Best on dev: " in run("train", "--out", out)
+    assert "The best re-ranker on dev is " in run("train", "--out", out)
     assert "4 test queries" in run("evaluate", "--out", out)
     ranked = ("--model", out / "reranker", "--out", tmp_path / "run.trec.gz", "--split", "test")
     assert "4 queries" in run("rank", *ranked, "--set", "embed.actors=2")
     assert (tmp_path / "run.trec.gz").stat().st_size
     assert "two conditions" in run("compare", "--out", out)
-    assert "Best on dev: " in run("pipeline", "--out", whole)
+    assert "The best re-ranker on dev is " in run("pipeline", "--out", whole)
     assert pq.read_table(whole / "negatives.parquet").equals(pq.read_table(out / "negatives.parquet"))
     assert ", the first" in run("nightly", "--home", tmp_path / "home")
     assert {path.stem for path in (REPOSITORY / "jobs").glob("*.py")} == {
