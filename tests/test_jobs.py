@@ -233,7 +233,7 @@ def test_every_entry_point_runs_as_a_job(tmp_path: Path, head: Head) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    assert "50 texts encoded, 0 were in the store" in run("embed", "--out", out)
+    assert "50 texts encoded, 0 were there already" in run("embed", "--out", out)
     assert "0 encoded" in run("mine", "--out", out)
     assert "The best re-ranker on dev is " in run("train", "--out", out)
     assert "4 test queries" in run("evaluate", "--out", out)
