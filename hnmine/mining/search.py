@@ -334,7 +334,7 @@ class ShardedSearcher:
             return
         ray.kill(self.actors[number])
         if shareable:
-            node = max(shareable, key=lambda each: (cpus[each], each))
+            node = sorted(shareable)[number % len(shareable)]
             self.actors[number] = self._start(number, {"num_cpus": 0}, node)
             return
         wanted = ", ".join(f"{name} {amount:,g}" for name, amount in asked.items() if amount)

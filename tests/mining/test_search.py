@@ -416,7 +416,7 @@ except Exception as error:
 @pytest.mark.slow
 def test_shards_lie_on_every_node_but_the_head_and_one_that_is_lost_moves_to_what_is_left() -> None:
     with raylets(0, 1, 1) as cluster:
-        driver = cluster.start(f"{IN_A_CLUSTER}ShardedSearcher.taken_seconds = 2{SPREAD}", stdin=subprocess.PIPE)
+        driver = cluster.start(f"{IN_A_CLUSTER}ShardedSearcher.taken_seconds = 25{SPREAD}", stdin=subprocess.PIPE)
         for line in driver.stdout:
             if line.startswith("APART"):
                 assert line.split() == ["APART", "True"]

@@ -22,7 +22,7 @@ def test_processes_get_the_most_cpus_with_which_all_of_them_fit(nodes: list[int]
     most = max(filter(fit, every), default=Fraction(0))
     expected = int(most) if most >= 1 else float(most)
     assert cpus_each(nodes, processes) == pytest.approx(expected, abs=1e-4)
-    assert cpus_each(nodes, processes) <= most
+    assert cpus_each(nodes, processes) <= float(most)
 
 
 @pytest.mark.parametrize(
