@@ -85,9 +85,10 @@ class TrainingLog:
             self._progress.advance(event.pairs, f"loss {self._loss:.3f}, {self._padding:.1%} padding")
 
     def close(self) -> None:
-        """Close the progress line."""
+        """Close the progress line; of what was stopped before its first step nothing is said."""
         if self._progress is not None:
-            self._progress.finish()
+            close = self._progress.finish if self._progress.done else self._progress.close
+            close()
 
 
 def _smooth(before: float, now: float) -> float:
