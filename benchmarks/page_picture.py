@@ -1,6 +1,8 @@
 """The picture of a run's page for README: its first sentence and picture, and the queries one by one.
 
     python -m benchmarks.page_picture demo/out docs/images/report.png
+
+The table of rows is left out of the picture, so that both fit.
 """
 
 from __future__ import annotations
