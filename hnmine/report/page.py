@@ -23,6 +23,7 @@ from hnmine.ranking.measures import DEPTH, MAIN_METRIC, METRICS
 from hnmine.report import charts, steps
 from hnmine.report.outcome import EXTREMES, MOST_DOTS, Change, Outcome
 from hnmine.runs.files import whole_file
+from hnmine.runs.folder import HOME_MARK
 from hnmine.runs.manifest import MANIFEST, read_manifest
 from hnmine.runs.printable import one_line
 from hnmine.runs.progress import say
@@ -39,9 +40,11 @@ def report(out: str | Path) -> Path:
     """Write OUT/report.html of what the steps left in OUT; return where it is.
 
     Raises:
-        DataError: OUT has nothing that any step left, or a file of it is not readable.
+        DataError: OUT has nothing that any step left, is a home of nights, or a file of it is not readable.
     """
     out = Path(out)
+    if (out / HOME_MARK).is_file():
+        raise DataError(f"{out} is a home of nights, where each night leaves {PAGE}; its run folder is {out / 'work'}")
     manifest, found = read_manifest(out), {}
     for name in ("audit.json", "compare.json", NIGHTS):
         found[name] = _read_json(out / name)

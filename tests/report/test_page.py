@@ -143,6 +143,9 @@ def test_a_folder_without_anything_and_a_file_that_is_not_ours_are_refused_by_na
     (tmp_path / "audit.json").write_text("[1")
     with pytest.raises(DataError, match=r"audit\.json is not what a step of hnmine leaves"):
         report(tmp_path)
+    (tmp_path / "home.json").touch()
+    with pytest.raises(DataError, match="is a home of nights, where each night leaves report"):
+        report(tmp_path)
 
 
 @pytest.mark.parametrize(("queries", "letters"), [(1000, 5_000), (2000, 50)])
