@@ -14,6 +14,7 @@ from hnmine.models.cross_encoder import PROBES, CrossEncoder
 from hnmine.models.last_layer import compute_one_token
 from tests.builders.rerankers import LAYOUTS
 
+QUERIES, DOCUMENTS = ([pair[side] for pair in PROBES] for side in (0, 1))
 READS_ONE_TOKEN = {
     "Bert": "encoder.layer.1.intermediate",
     "MPNet": "encoder.layer.1.intermediate",
@@ -54,8 +55,8 @@ def tokens_seen(model: CrossEncoder, path: str, work: Callable[[], Any]) -> set[
 def gradients(model: CrossEncoder) -> dict[str, Tensor]:
     """Return the gradient of every weight that has one, of a loss over pairs of different length."""
     model.model.zero_grad()
-    scores = model.forward(model.tokenize(*zip(*PROBES, strict=True)))
-    (scores * torch.arange(1.0, 1 + len(scores))).sum().backward()
+    scores = model.forward(model.tokenize(QUERIES, DOCUMENTS))
+    torch.autograd.backward((scores * torch.arange(1.0, 1 + len(scores))).sum())
     return {name: weight.grad.clone() for name, weight in model.model.named_parameters() if weight.grad is not None}
 
 
@@ -64,10 +65,9 @@ def test_scores_and_gradients_are_those_of_the_whole_layer(
     name: str, whole: Callable[[Path, str], CrossEncoder], tmp_path: Path
 ) -> None:
     path, model, slow = READS_ONE_TOKEN[name], load(tmp_path / "1", name), whole(tmp_path / "2", name)
-    texts = tuple(map(list, zip(*PROBES, strict=True)))
-    assert tokens_seen(model, path, lambda: model.scores(*texts)) == {1}
-    assert min(tokens_seen(slow, path, lambda: slow.forward(slow.tokenize(*texts)))) > 1
-    np.testing.assert_allclose(model.scores(*texts), slow.scores(*texts), atol=1e-6, rtol=1e-5)
+    assert tokens_seen(model, path, lambda: model.scores(QUERIES, DOCUMENTS)) == {1}
+    assert min(tokens_seen(slow, path, lambda: slow.forward(slow.tokenize(QUERIES, DOCUMENTS)))) > 1
+    np.testing.assert_allclose(model.scores(QUERIES, DOCUMENTS), slow.scores(QUERIES, DOCUMENTS), atol=1e-6, rtol=1e-5)
     found, expected = gradients(model), gradients(slow)
     largest = max(float(each.abs().max()) for each in expected.values())
     for weight, gradient in expected.items():
@@ -80,11 +80,10 @@ def test_a_head_that_reads_more_tokens_gets_them_all(
 ) -> None:
     """ALBERT's one layer is all of its layers; Qwen3 pads on the right here, so the last token is not what is read."""
     model, slow = load(tmp_path / "1", name), whole(tmp_path / "2", name)
-    texts = tuple(map(list, zip(*PROBES, strict=True)))
-    assert np.array_equal(model.scores(*texts), slow.scores(*texts))
+    assert np.array_equal(model.scores(QUERIES, DOCUMENTS), slow.scores(QUERIES, DOCUMENTS))
     last = {"modules: mean, dense": "encoder.layer.1.intermediate", "Qwen3": "layers.1.mlp.up_proj"}.get(name)
     if last is not None:
-        assert min(tokens_seen(model, last, lambda: model.forward(model.tokenize(*texts)))) > 1
+        assert min(tokens_seen(model, last, lambda: model.forward(model.tokenize(QUERIES, DOCUMENTS)))) > 1
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
@@ -92,7 +91,7 @@ def test_the_mean_of_tokens_is_told_from_the_first_however_small_the_scores(
     scale: float, whole: Callable[[Path, str], CrossEncoder], tmp_path: Path
 ) -> None:
     model = whole(tmp_path / "model", "Bert")
-    body, rows = model.library.transformers_model, model.tokenize(*zip(*PROBES, strict=True))
+    body, rows = model.library.transformers_model, model.tokenize(QUERIES, DOCUMENTS)
     features = model.library.tokenizer.pad(rows, return_tensors="pt")
 
     def hidden() -> Tensor:
