@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,12 @@ def test_the_command_line_repeats_none(option: str, tmp_path: Path) -> None:
     done = run_hnmine(*given)
     assert done.returncode == 2
     assert "hunter2" not in done.stdout + done.stderr + json.dumps([str(path) for path in (tmp_path / "out").glob("*")])
+
+
+@pytest.mark.parametrize(
+    "unit", ["x", "a:", "a://", "a://a:", "a:/", "%3A%2F%2F", "eyJ-", "secret_", "-token", "x.", "bearer ", "@"]
+)
+def test_a_long_text_takes_no_longer_than_its_length(unit: str) -> None:
+    begun = time.monotonic()
+    redacted(unit * (300_000 // len(unit)))
+    assert time.monotonic() - begun < 20

@@ -179,6 +179,8 @@ def open_run(out: Path, config: Config) -> Iterator[Run]:
     """Open OUT for writing; a DataError says that it cannot be, is in use, holds a collection, or is not ours."""
     if "\0" in str(out):
         raise DataError(f"--out {str(out)!r} cannot be written: no path has the character NUL; choose another --out")
+    if str(out).startswith("~"):  # what reads Parquet would look elsewhere than what writes it
+        raise DataError(f"--out {out}: there is no such user, or nobody has expanded it; write the folder in full")
     with _writing(out):
         if out.is_symlink() and not out.exists():
             raise DataError(f"--out {out} is a link to {out.readlink()}, which does not exist; make that folder first")

@@ -286,3 +286,13 @@ def test_files_of_others_in_a_folder_that_is_replaced_are_kept_with_it(
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["ranker", "ranker.kept-1"]
     assert (tmp_path / "ranker.kept-1" / "mine.txt").read_text() == "of others 2"
     assert "had files that hnmine did not make; it is kept as" in capsys.readouterr().err
+
+
+def test_a_home_folder_that_is_not_expanded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(DataError, match="--out ~nobody/x: there is no such user"),
+        open_run(Path("~nobody/x"), Config()),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
