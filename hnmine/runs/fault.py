@@ -14,8 +14,10 @@ from hnmine.redaction import redacted
 from hnmine.runs.progress import emit
 from hnmine.runs.streams import write
 
-_OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "malloc of size", "out of memory", "failed to map segment")
-_OUT_OF_MEMORY += ("could not create a primitive", "can't start new thread", "Resource temporarily unavailable")
+_OUT_OF_MEMORY = (
+    *("bad_alloc", "allocate memory", "malloc of size", "out of memory", "failed to map segment"),
+    *("could not create a primitive", "can't start new thread", "Resource temporarily unavailable"),
+)
 
 
 def report(error: Exception, command: str) -> int:
