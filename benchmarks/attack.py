@@ -271,7 +271,7 @@ def paths(draw: random.Random, folder: Path) -> Outcome:
     )
     data = write_collection(folder / "data")
     command = draw.choice(["inspect", "mine", "train", "evaluate", "rank", "history", "rollback", "paired", "audit"])
-    given: list[object] = {
+    options: dict[str, list[Any]] = {
         "inspect": ["--data", path],
         "history": ["--home", path],
         "rollback": ["--home", path],
@@ -284,7 +284,8 @@ def paths(draw: random.Random, folder: Path) -> Outcome:
             "--out",
             draw.choice([folder / "r", path]),
         ],
-    }.get(command) or ["--data", draw.choice([data, path]), "--out", draw.choice([folder / "out", path])]
+    }
+    given = options.get(command) or ["--data", draw.choice([data, path]), "--out", draw.choice([folder / "out", path])]
     if command in ("mine", "train", "evaluate", "audit"):
         where = draw.choice(["train.model", "embed.store", "evaluate.first_stage", "reduce.basis", "nightly.work"])
         given += ["--set", f"{where}={json.dumps(path)}", "--set", "encoders=[{name: l, lexical: {width: 4}}]"]
@@ -346,7 +347,7 @@ def kills(draw: random.Random, folder: Path) -> Outcome:
 def streams(draw: random.Random, folder: Path) -> Outcome:
     """Close standard streams, fill them, make them ASCII, and run a command."""
     data = write_collection(folder / "data")
-    command = draw.choice(
+    command: list[Any] = draw.choice(
         [
             ["inspect", "--data", data],
             ["presets"],
