@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import hnmine
-from benchmarks import gpu_check, languages, mutate_readers, page_picture, tables
+from benchmarks import attack, gpu_check, languages, mutate_readers, page_picture, tables
 from hnmine.errors import DeviceError
 from hnmine.runs import device
 from tests.builders.collections import write_collection
@@ -160,3 +160,14 @@ def test_the_picture_of_a_page_is_a_small_png_of_its_screen(tmp_path):
     assert raw.startswith(b"\x89PNG")
     assert struct.unpack(">II", raw[16:24]) == (page_picture.WIDTH, page_picture.HEIGHT)
     assert 20_000 < len(raw) < 200_000
+
+
+@pytest.mark.parametrize("name", ["settings", "paths", "secrets"])
+def test_hostile_input_is_refused_by_name(name):
+    assert [attack.attempt(name, number) for number in range(1000, 1006)] == [(attack.HELD, "")] * 6
+
+
+def test_the_page_of_safety_has_the_counts_of_the_attack():
+    counts = json.loads((REPOSITORY / "benchmarks" / "attack.json").read_text(encoding="utf-8"))["classes"]
+    assert counts.keys() == attack.CLASSES.keys()
+    assert attack.page_table(counts) in (REPOSITORY / "docs" / "safety.md").read_text(encoding="utf-8")
