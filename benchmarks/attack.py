@@ -289,7 +289,8 @@ def paths(draw: random.Random, folder: Path) -> Outcome:
     if command in ("mine", "train", "evaluate", "audit"):
         where = draw.choice(["train.model", "embed.store", "evaluate.first_stage", "reduce.basis", "nightly.work"])
         given += ["--set", f"{where}={json.dumps(path)}", "--set", "encoders=[{name: l, lexical: {width: 4}}]"]
-    os.chdir(folder)
+    (folder / "here").mkdir()
+    os.chdir(folder / "here")
     return judged(*called(command, *given))
 
 
