@@ -119,7 +119,9 @@ def _step(options: argparse.Namespace) -> str:
             written = f"{out / 'negatives.parquet'} (ids, distances), {out / 'triplets.parquet'} (texts)"
             return f"{shown}\n\n{pairs}: {written}\n{next_command(options, 'train')}"
         case "train":
-            return f"{_best(out, found['training'])}\n{next_command(options, 'evaluate')}"
+            is_old = "ranker" not in found and (out / "ranker").is_dir()
+            stays = f"{out / 'ranker'} is still of the models before; evaluate chooses it anew.\n" * is_old
+            return f"{_best(out, found['training'])}\n{stays}{next_command(options, 'evaluate')}"
         case "evaluate":
             return f"{found['evaluation']['table']}\n\n{_deployed(found)}".rstrip()
         case "run":

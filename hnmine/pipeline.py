@@ -40,7 +40,7 @@ from hnmine.report.examples import examples, write_changes
 from hnmine.report.page import leave_page
 from hnmine.report.rankings import evaluation_text
 from hnmine.report.texts import write_texts
-from hnmine.runs.folder import Run
+from hnmine.runs.folder import Run, refuse_source
 from hnmine.runs.manifest import read_manifest
 from hnmine.runs.progress import track
 
@@ -205,6 +205,7 @@ def rank(
     from hnmine.ranking.rank import Ranks, find_model, rank_queries
 
     # Refuse what cannot end well before the collection is read.
+    refuse_source(data, out)
     config, out = config or Config(), Path(out)
     if out.is_dir():
         raise DataError(f"--out {out} is a folder; give the name of the run file, such as {out / 'run.trec.gz'}")

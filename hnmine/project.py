@@ -40,7 +40,7 @@ from hnmine.ranking.first_stage import FirstStage, bm25_or_run_file, check_first
 from hnmine.ranking.splits import Splits
 from hnmine.runs.counters import DROPPED, GUARDED, NEGATIVES, QUARANTINED
 from hnmine.runs.device import choose_device, choose_dtype
-from hnmine.runs.folder import Run, open_run
+from hnmine.runs.folder import Run, open_run, refuse_source
 from hnmine.runs.progress import Progress, say, track
 from hnmine.types import Negatives, Pairs, Score, Space, Texts
 
@@ -234,6 +234,7 @@ def open_project(
     `vectors` take the place of the configured encoders; they are kept in OUT/vectors.
     """
     _refuse_other_types(data, config)
+    refuse_source(data, out)
     out, config = Path(out), config or Config()
     if vectors:
         config = config.model_copy(update={"encoders": given_encoders(vectors, out / "vectors")})

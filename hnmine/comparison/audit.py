@@ -23,9 +23,9 @@ from hnmine.arms.rules import RULES, Rule, rule_of
 from hnmine.comparison.completeness import FEWEST, hide_one, most_that_are_right
 from hnmine.comparison.copies import NEIGHBOURS, Copies, count_copies, sample_of
 from hnmine.config.base import slug
+from hnmine.config.root import Config
 from hnmine.config.steps import GuardsConfig
 from hnmine.corpus.never_negative import NeverNegative
-from hnmine.errors import DataError
 from hnmine.mining.conditions import Known
 from hnmine.mining.mine import Judged, denoise_model, open_search
 from hnmine.mining.pca import Fused
@@ -49,6 +49,7 @@ _BM25_DEPTH = 100  # documents of a query that rules of the first stage look at
 _SAFE, _USABLE = 0.03, 0.10  # shares of hidden positives
 _NO_REMEDY = ("nearest document", "condition 1", TWO_CONDITIONS)
 _FEW_PAIRS = 0.2  # a share: a rule that leaves the others without a negative is no remedy
+_HEADERS = ("yield", "negatives", "distinct documents")
 _Z = 1.959964  # quantile of the normal distribution for 95 %, two-sided
 
 
@@ -131,39 +132,28 @@ def rule_risks(space: Space, trials: Trials, rules: Mapping[str, Rule] = RULES, 
 def audit(project: Project) -> dict[str, Any]:
     """Measure the risk of each rule, and of the two conditions with some guards and as configured.
 
-    Writes OUT/audit.json, and returns it with `table` and `verdict` for people beside.
+    Writes OUT/audit.json, and returns it with `table` and `verdict` for people beside. Without a query of several
+    positives nothing can be hidden, and `yields` and copies alone are measured.
     """
-    config, collection, split = project.config, project.collection, project.config.sources.train_split
+    config, collection = project.config, project.collection
     denoise_model(config.guards)  # its absence is said before hours of encoding
     # Hide positives, and embed the queries that have several.
     judged = project.train_pairs()
     trials = hide_positives(judged, collection.never_negative)
+    if not len(trials.pairs):
+        return _yields_alone(project, judged)
     rows_Q, pairs = trials.pairs.renumbered()
-    rows_Q = rows_Q if len(rows_Q) else judged.query_rows_P[:1]  # a space has a query
     trials, queries = replace(trials, pairs=pairs), collection.queries.take(rows_Q)
     fused = project.fuse(queries)
     space = project.reduce(fused)
     copies = _copies(project, judged, space)
-    for line in copies.lines():
-        say("audit", line)
-    if not len(pairs):
-        raise DataError(
-            f"no query of {split} has two judged positives, so none can be hidden; judge a second right document for "
-            "some 50 queries, or look at triplets by eye"
-        )
     # Let the rules choose.
     first_QK, _ = Bm25(collection.documents, k1=config.evaluate.k1, b=config.evaluate.b).first(queries, _BM25_DEPTH)
     with track("audit", f"{len(queries):,} queries with several positives", len(pairs), "pairs") as progress:
         rules = RULES if (named := rule_of(config.select.rule)) is None else RULES | dict([named])
         risks = rule_risks(space, trials, rules, seed=config.seed, first_QK=first_QK, done=progress.advance)
     # Mine with guards, and as configured.
-    guarded, count = config.guards != GuardsConfig(), config.select.negatives
-    configured = TWO_CONDITIONS + (", guarded" if guarded else "") + (f", {count} a pair" if count > 1 else "")
-    settings = {name: (guards, 1) for name, guards in TRIED_GUARDS.items()}
-    if named is not None:
-        configured = named[0]
-    elif configured != TWO_CONDITIONS:
-        settings[configured] = (config.guards, count)
+    configured, settings = _settings(config)
     offered = Judged(pairs=pairs, queries=queries, known=trials.known)
     mined, _ = project.select_each(offered, fused, space, settings)
     risks |= {name: risk_of(trials, each.pair_M, each.doc_rows_M) for name, each in mined.items()}
@@ -172,10 +162,49 @@ def audit(project: Project) -> dict[str, Any]:
 
     # Record.
     record = {"queries": len(queries), "pairs": len(pairs), "rules": risks, "mined": really, "copies": vars(copies)}
-    record |= {"verdict": verdict(risks, configured, really)}
-    record |= {"config": config.model_dump(mode="json"), "versions": versions()}
+    return _recorded(project, record | {"verdict": verdict(risks, configured, really)}, risk_table(risks))
+
+
+def _settings(config: Config) -> tuple[str, dict[str, tuple[GuardsConfig, int]]]:
+    """Return what is configured, by name, and the guards to mine with, which the name is one of but for a rule."""
+    guarded, count = config.guards != GuardsConfig(), config.select.negatives
+    configured = TWO_CONDITIONS + (", guarded" if guarded else "") + (f", {count} a pair" if count > 1 else "")
+    settings = {name: (guards, 1) for name, guards in TRIED_GUARDS.items()}
+    if (named := rule_of(config.select.rule)) is not None:
+        return named[0], settings
+    return configured, settings | ({configured: (config.guards, count)} if configured != TWO_CONDITIONS else {})
+
+
+def _recorded(project: Project, record: dict[str, Any], table: str) -> dict[str, Any]:
+    record |= {"config": project.config.model_dump(mode="json"), "versions": versions()}
     write_json(project.run.out / "audit.json", record)
-    return record | {"table": risk_table(risks)}
+    return record | {"table": table}
+
+
+def _yields_alone(project: Project, judged: Pairs) -> dict[str, Any]:
+    """Measure what needs no second right answer: copies, and for how many pairs the two conditions find a negative."""
+    split = project.config.sources.train_split
+    lacking = f"no query of {split} has two judged positives, so none can be hidden"
+    remedy = "judge a second right document for some 50 queries, or look at triplets by eye"
+    say("audit", f"{lacking}: which rules choose right answers cannot be measured; copies and yields are")
+    # Mine all pairs, everything judged known.
+    offered = project.judge()
+    fused = project.fuse(offered.queries)
+    space = project.reduce(fused)
+    copies = _copies(project, judged, space)
+    settings = {TWO_CONDITIONS: (GuardsConfig(), 1)} | _settings(project.config)[1]
+    mined, _ = project.select_each(offered, fused, space, settings)
+    yields = {
+        name: {"yield": each.selected_pairs / len(offered.pairs), "negatives": len(each)}
+        | {"documents": each.distinct_documents}
+        for name, each in mined.items()
+    }
+    # Record.
+    record = {"queries": 0, "pairs": 0, "rules": {}, "mined": {}, "copies": vars(copies), "yields": yields}
+    record |= {"verdict": f"What is a right answer without a label was not measured: {lacking}; {remedy}."}
+    rows = [[name, f"{e['yield']:.1%}", f"{e['negatives']:,}", f"{e['documents']:,}"] for name, e in yields.items()]
+    title = f"{len(offered.pairs):,} pairs of {len(offered.queries):,} queries"
+    return _recorded(project, record, f"{title}\n\n{text_table(rows, ['rule', *_HEADERS])}")
 
 
 def _really_mined(project: Project, offered: Judged, fused: Fused, space: Space, rows_Q: Int64) -> dict[str, float]:
@@ -199,12 +228,15 @@ def _really_mined(project: Project, offered: Judged, fused: Fused, space: Space,
 
 
 def _copies(project: Project, judged: Pairs, space: Space) -> Copies:
-    """Count the copies of the positives, among their nearest documents in the space."""
+    """Count the copies of the positives, among their nearest documents in the space, and say it."""
     collection, config, docs_P = project.collection, project.config, judged.doc_rows_P
     examined_E = sample_of(docs_P, config.seed)
     with open_search(space, config.search, device=config.device, seed=config.seed) as (search, _):
         nearest_EK, _ = search.nearest(space.docs_NR[examined_E], NEIGHBOURS + 1)
-    return count_copies(collection.documents.texts, collection.identities[0], docs_P, examined_E, nearest_EK)
+    copies = count_copies(collection.documents.texts, collection.identities[0], docs_P, examined_E, nearest_EK)
+    for line in copies.lines():
+        say("audit", line)
+    return copies
 
 
 def risk_table(risks: Mapping[str, Risk]) -> str:
@@ -214,8 +246,7 @@ def risk_table(risks: Mapping[str, Risk]) -> str:
         low, high = risk["interval"]
         shares = [f"{risk['hidden']:.1%}", f"{low:.1%} - {high:.1%}", f"{risk['yield']:.1%}"]
         rows.append([name, *shares, f"{risk['negatives']:,}", f"{risk['documents']:,}"])
-    headers = ["rule", "hidden positives", "95 % interval", "yield", "negatives", "distinct documents"]
-    return text_table(rows, headers)
+    return text_table(rows, ["rule", "hidden positives", "95 % interval", *_HEADERS])
 
 
 def verdict(

@@ -44,6 +44,7 @@ from hnmine.ranking.rows import scores_file, scores_table
 from hnmine.report.page import NIGHTS, leave_page
 from hnmine.runs.counters import counted_night
 from hnmine.runs.files import digest, write_json
+from hnmine.runs.folder import refuse_source
 from hnmine.runs.progress import say
 from hnmine.types import Float64, Int64
 
@@ -63,6 +64,7 @@ def nightly(data: str | Path, home: str | Path, config: Config | None = None) ->
     """
     config = config or Config()
     preset_arms(config)  # an unknown one is said before the collection is read
+    refuse_source(data, home, "--home")
     opened = Home(home)
     directory = opened.directory
     work = config.nightly.work or (directory.local and directory.local / "work")

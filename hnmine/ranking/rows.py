@@ -69,11 +69,14 @@ def read_rows(out: Path) -> list[Row]:
     """Return the rows of the last evaluation in OUT, in the order of the table.
 
     Raises:
-        DataError: nothing was evaluated in OUT, or rows.json is not the one that the manifest names.
+        DataError: nothing was evaluated in OUT since a step before, or rows.json is not as the manifest says.
     """
-    sha256 = read_manifest(out).get("files", {})
+    manifest = read_manifest(out)
+    sha256 = manifest.get("files", {})
     if ROWS not in sha256:
         raise DataError(f"{out} has no evaluation that can be read; run `hnmine evaluate` with this --out")
+    if "evaluation" not in manifest:
+        raise DataError(f"the evaluation in {out} is of other models than are there now; run `hnmine evaluate` again")
     try:
         rows = _ROWS.validate_json(_checked_file(out, ROWS, sha256).read_bytes())
     except ValidationError as error:

@@ -51,6 +51,17 @@ class Format(NamedTuple):
     """Whether the file says all without those beside it."""
     needs_data: bool = False
 
+    def load_text(self, written: Path, counts: Counts, folder: Path, alone: Path | None = None) -> str:
+        """Return how what was `written` is read from a folder, or where only its main file is kept `alone`, from there.
+
+        A main file or a test split that the run does not have gives way to the first there is.
+        """
+        splits = [name.removeprefix("judgements_") for name in counts if name.startswith("judgements_")]
+        others = sorted(path.name for path in written.glob(f"*{Path(self.file).suffix}"))
+        file = self.file if (written / self.file).exists() or not others else others[0]
+        split = "test" if "test" in splits or not splits else splits[0]
+        return self.load.format(file=alone or folder / file, folder=folder, split=split)
+
 
 def _triplets(source: Source) -> Iterator[Row]:
     for each in source.queries():
@@ -270,7 +281,7 @@ _NEMO = 'RetrievalDatasetConfig(data_dir_list=["{file}"], …)'
 _SWIFT = "swift sft --task_type reranker --dataset {file}"
 _TREC = "trec_eval QRELS {file}"
 _QRELS = ("test.qrels", "trec_eval {file} RUN")
-_BEIR = 'GenericDataLoader("{folder}").load(split="test")'
+_BEIR = 'GenericDataLoader("{folder}").load(split="{split}")'
 _BY_DATASETS = 'load_dataset("parquet", data_files="{file}", split="train")'
 _ST = ("data/train.parquet", _BY_DATASETS, "asked")
 _LINES = "train.jsonl"

@@ -21,6 +21,7 @@ from hnmine.errors import ConfigError, DataError
 from hnmine.report.export_formats import FORMATS, Format
 from hnmine.report.mined import Source
 from hnmine.runs.files import file_sha256, put_in_place, whole_file, write_json
+from hnmine.runs.folder import refuse_source
 from hnmine.runs.tables import text_table
 
 _OF_FILES = {".json", ".jsonl", ".parquet", ".arrow", ".csv", ".tsv", ".txt", ".trec", ".qrels", ".gz", ".zip"}
@@ -60,6 +61,7 @@ def export(
     if to not in FORMATS:
         raise ConfigError(f"there is no format {to!r}; expected one of {', '.join(FORMATS)}")
     form = FORMATS[to]
+    refuse_source(data, target, "what is exported to")
     _refuse_idle(to, form, data, scores, negatives)
     alone = target.suffix.lower() in _OF_FILES and not target.is_dir()
     if alone and not (form.alone and target.suffix == Path(form.file).suffix):
@@ -69,24 +71,27 @@ def export(
 
     # Write.
     source = Source.open(out, data, scores=scores, width=negatives)
-    load = form.load.format(file=target if alone else target / form.file, folder=target)
     caution = CAUTION if scores or form.scores == "kept" else ""
-    facts: dict[str, Any] = {"format": to, "load": load, "caution": caution, "hnmine": version("hnmine")}
+    facts: dict[str, Any] = {"format": to, "caution": caution, "hnmine": version("hnmine")}
     try:
-        facts["counts"] = _put(source, form, facts, target, None if alone else known)
+        facts |= _put(source, form, facts, target, None if alone else known)
     except OSError as error:
         raise DataError(f"{target} cannot be written: {error}; make way or room there, or choose another") from None
     return facts | {"path": str(target)}
 
 
-def _put(source: Source, form: Format, facts: dict[str, Any], target: Path, known: set[str] | None) -> dict[str, int]:
-    """Write beside the target, then put it there, in the place of `known` files; None: the main file alone."""
+def _put(source: Source, form: Format, facts: dict[str, Any], target: Path, known: set[str] | None) -> dict[str, Any]:
+    """Write beside the target, then put it there, in the place of `known` files; None: the main file alone.
+
+    Return what was counted, and how it is read.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.parent / f".{target.name}.export"
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir()
     try:
         counts = form.write(source, hidden)
+        load = form.load_text(hidden, counts, target, target if known is None else None)
         if known is None:
             with whole_file(target) as new:
                 (hidden / form.file).replace(new)
@@ -95,7 +100,7 @@ def _put(source: Source, form: Format, facts: dict[str, Any], target: Path, know
             put_in_place(hidden, target, {MARK, *known})
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-    return counts
+    return {"load": load, "counts": counts}
 
 
 def export_text(found: dict[str, Any]) -> str:
@@ -153,11 +158,12 @@ def _finish(folder: Path, form: Format, facts: dict[str, Any]) -> None:
     front = f"---\n{yaml.safe_dump({'configs': configs, 'tags': ['hnmine']}, sort_keys=False)}---\n" if configs else ""
     counts = "\n".join(f"* {count:,} {name.replace('_', ' ')}" for name, count in facts["counts"].items())
     beside = "`ids/` has the ids of each row of `data/`, in the same order.\n" if (folder / "ids").is_dir() else ""
+    load = form.load_text(folder, facts["counts"], Path("."))
     text = (
         f"{front}# {form.about}\n\nExported by hnmine {facts['hnmine']} as `{facts['format']}`.\n\n{counts}\n\n"
-        f"Read it by `{form.load.format(file=form.file, folder='.')}`.\n{beside}{facts['caution']}\n"
+        f"Read it by `{load}`.\n{beside}{facts['caution']}\n"
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
-    write_json(folder / MARK, facts | {"files": files, "load": form.load})
+    write_json(folder / MARK, facts | {"files": files, "load": load})

@@ -156,7 +156,7 @@ def arms(record: Facts) -> dict[str, Any] | None:
 
 def hidden(record: Facts) -> dict[str, Any] | None:
     """Return which share of each rule's negatives were right answers, as `audit` measured it."""
-    if not record:
+    if not record or not record["rules"]:
         return None
     risks = {one_line(name): risk for name, risk in record["rules"].items() if risk["negatives"]}
     rows = [(name, risk["hidden"], f"{risk['hidden']:.1%} of {risk['negatives']:,}") for name, risk in risks.items()]

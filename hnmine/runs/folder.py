@@ -174,6 +174,17 @@ class Run:
         write_json(self.out / MANIFEST, redacted_all(self.manifest))
 
 
+def refuse_source(data: object, out: str | Path, option: str = "--out") -> None:
+    """Raise DataError if what is written would be, or lie in, the folder that is read; a link is followed."""
+    local = [str(each).removeprefix("file://") for each in (data, out)]
+    if not isinstance(data, str | Path) or any("://" in each or "\0" in each for each in local):
+        return
+    source, target = (Path(os.path.realpath(each)) for each in local)
+    if target.is_relative_to(source):
+        where = "is" if target == source else "lies in"
+        raise DataError(f"{option} {out} {where} the folder of --data, {data}; choose a folder outside it")
+
+
 @contextmanager
 def open_run(out: Path, config: Config) -> Iterator[Run]:
     """Open OUT for writing; a DataError says that it cannot be, is in use, holds a collection, or is not ours."""

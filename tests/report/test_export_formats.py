@@ -240,6 +240,21 @@ def test_a_collection_goes_through_beir_unchanged(tmp_path: Path) -> None:
             np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.parametrize(
+    ("to", "line"), [("beir", 'load(split="{split}")'), ("trec-qrels", "trec_eval {folder}/{split}.qrels RUN")]
+)
+def test_the_line_that_reads_judgements_names_a_split_that_there_is(to: str, line: str, tmp_path: Path) -> None:
+    mined_run(tmp_path / "out")
+    for splits in (("train",), ("train", "dev", "test")):
+        data = write_collection(tmp_path / splits[-1], splits=splits)
+        folder = tmp_path / f"to-{splits[-1]}"
+        found = export(tmp_path / "out", to, folder, data=data)
+        assert found["load"].endswith(line.format(split=splits[-1], folder=folder))
+        assert (
+            line.format(split=splits[-1], folder=".").removeprefix("trec_eval ./") in (folder / "README.md").read_text()
+        )
+
+
 def test_qrels_have_every_grade_and_tabs_where_an_id_has_a_blank(tmp_path: Path) -> None:
     data = write_collection(tmp_path / "data")
     append_lines(data / "corpus.jsonl", json.dumps({"_id": "a b", "title": "", "text": "odd"}))

@@ -142,6 +142,12 @@ def test_rows_are_compared_by_their_names_in_a_run(tmp_path: Path) -> None:
     assert shown.splitlines()[0] == "after: paper against first stage: BM25, blended, 2 queries"
     with pytest.raises(DataError, match=r"has no row 'paper'; it has 'first-stage', 'after-paper', 'blended-first"):
         paired_table("paper", "first-stage", tmp_path)
+    with open_run(tmp_path, Config()) as run:
+        run.commit("mining", inputs={}, files={})
+        run.commit("evaluation", inputs={"negatives.parquet": "0"}, files={})
+        run.commit("mining", inputs={}, files={})
+    with pytest.raises(DataError, match="is of other models than are there now; run `hnmine evaluate` again"):
+        paired_table("after: paper", "blended-first-stage", tmp_path)
     with pytest.raises(DataError, match="has no evaluation that can be read; run `hnmine evaluate`"):
         paired_table("a", "b", tmp_path / "elsewhere")
 

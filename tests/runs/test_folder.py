@@ -21,7 +21,7 @@ from hnmine.config.root import Config
 from hnmine.errors import DataError
 from hnmine.runs.counters import SECONDS
 from hnmine.runs.files import file_sha256
-from hnmine.runs.folder import open_run
+from hnmine.runs.folder import open_run, refuse_source
 
 TABLE = pa.table({"a": [1, 2]})
 
@@ -296,3 +296,18 @@ def test_a_home_folder_that_is_not_expanded_is_refused(tmp_path: Path, monkeypat
     ):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_that_is_read_is_never_written_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    (data / "qrels").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    for source in (data, str(data), "data", f"file://{data}", "link/"):
+        for out in (data, "data/", "data/../data", data / "out", data / "qrels" / "out", "link/out", "link"):
+            with pytest.raises(DataError, match=r"--out .* (is|lies in) the folder of --data, .*; choose a folder"):
+                refuse_source(source, out)
+        for out in (tmp_path, tmp_path / "data-2", "out", "s3://bucket/data"):
+            refuse_source(source, out)
+    for other in ("s3://bucket/data", TABLE, None):
+        refuse_source(other, data)
