@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 import hnmine
-from hnmine import pipeline
+from hnmine import cli, pipeline
 from hnmine.arms.rules import RULES
 from hnmine.errors import DataError
 from hnmine.ranking.rows import read_rows
@@ -308,6 +309,17 @@ def test_data_and_settings_of_another_type_are_told_what_is_expected(tmp_path: P
         hnmine.mine(tmp_path, tmp_path / "out", settings)
 
 
+@pytest.mark.parametrize("step", ["embed", "mine", "train", "evaluate", "run", "compare", "audit", "rank", "nightly"])
+def test_no_step_fills_the_folder_that_it_reads(step: str, tmp_path: Path) -> None:
+    data = write_collection(tmp_path / "data")
+    before = result_hashes(data)
+    how = {"model": "potion-base-4M"} if step == "rank" else {}
+    for out in (data / "out", *([] if step == "rank" else [data])):
+        with pytest.raises(hnmine.HnmineError, match=r"(is|lies in) the folder of --data"):
+            getattr(hnmine, step)(data, out, hnmine.load_config(overrides=[LEXICAL_ENCODER]), **how)
+    assert result_hashes(data) == before
+
+
 def test_data_that_changed_after_mining_is_refused_by_train(whole: Whole, tmp_path: Path) -> None:
     data, out, options, _ = whole
     shutil.copytree(out, tmp_path / "out", symlinks=True)
@@ -378,6 +390,22 @@ def test_two_rows_of_a_run_are_tested_by_name(whole: Whole) -> None:
     done = run_hnmine("paired", "--out", out, "after: best", "first-stage")
     assert done.returncode == 2
     assert "has no row 'after: best'; it has 'first-stage', 'before-warm-started', " in done.stderr
+
+
+def test_what_a_later_training_leaves_behind_is_said_and_not_compared(
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, _, options, _ = whole
+    out = shutil.copytree(whole[1], tmp_path / "out", symlinks=True)
+    said = f"{out / 'ranker'} is still of the models before; evaluate chooses it anew.\nNext: "
+    train = ["train", "--data", str(data), "--out", str(out), *options, "--preset", "paper"]
+    assert cli.main(train) == 0
+    assert said not in capsys.readouterr().out, "the same models"
+    assert cli.main([*train, "--set", "train.learning_rate=0.01"]) == 0
+    assert said in capsys.readouterr().out
+    for command in (["paired", "after: paper", "first-stage"], ["export", "--to", "trec-run", str(tmp_path / "to")]):
+        assert cli.main([*command, "--out", str(out)]) == 2
+        assert "run `hnmine evaluate` again" in capsys.readouterr().err
 
 
 def test_where_dev_is_reported_the_answer_says_so(tmp_path: Path) -> None:
@@ -543,7 +571,26 @@ def test_guards_that_remove_nothing_are_audited_as_the_rule_itself(tmp_path: Pat
     assert rules["two conditions"]["negatives"] > 0
 
 
-def test_an_audit_without_a_second_answer_says_what_to_judge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["guards.margin=0.05", "select.negatives=2"], ["select.rule=bm25"]])
+def test_an_audit_without_a_second_answer_says_so_first_and_measures_yields(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_collection(tmp_path / "data")
-    with pytest.raises(hnmine.HnmineError, match=r"no query of train has two judged positives.*judge a second"):
-        hnmine.audit(data, tmp_path / "out", hnmine.load_config(overrides=[LEXICAL_ENCODER, "ray=false"]))
+    how = ["audit", "--data", str(data), "--out", str(tmp_path / "out")]
+    settings = [LEXICAL_ENCODER, "ray=false", *options]
+    assert cli.main(how + [part for each in settings for part in ("--set", each)]) == 0
+    said = capsys.readouterr()
+    before = said.err.partition("embed │")[0]
+    assert "no query of train has two judged positives, so none can be hidden: which rules choose" in before
+    assert "was not measured: no query of train has two judged positives" in said.out
+    assert "judge a second right document for some 50 queries" in said.out
+    assert re.search(r"two conditions +\d+\.\d%", said.out)
+    assert "hidden positives" not in said.out
+    # The yields are those of mining.
+    record = json.loads((tmp_path / "out" / "audit.json").read_text())
+    configured = "two conditions, guarded, 2 a pair" if "select.negatives=2" in options else "two conditions"
+    mined = hnmine.mine(data, tmp_path / "out", hnmine.load_config(overrides=settings))["mining"]["counts"]
+    if "select.rule=bm25" not in options:
+        assert record["yields"][configured]["negatives"] == mined["negatives"]
+        assert record["yields"][configured]["yield"] == mined["selected_pairs"] / mined["pairs"]
+    assert not record["rules"]
