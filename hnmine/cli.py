@@ -378,7 +378,7 @@ def _add_rank(commands: Any) -> None:
     about = "what is re-ranked: a TREC run file, bm25 (default) or dense; evaluate.first_stage"
     candidates = lambda name: f"evaluate.first_stage={json.dumps(name)}"  # noqa: E731
     command.add_argument("--candidates", **short_for_set, type=candidates, metavar="FILE", help=about)
-    about = "of each query the first K documents (default 20); evaluate.depth"
+    about = "of each query the first K documents (default: of a ranker its own, else 20); evaluate.depth"
     command.add_argument("--depth", **short_for_set, type="evaluate.depth={}".format, metavar="K", help=about)
     about = "tokens read of query and document together (default: what the model's makers say)"
     command.add_argument("--max-tokens", type=int, metavar="N", help=about)

@@ -42,7 +42,7 @@ from hnmine.report.rankings import evaluation_text
 from hnmine.report.texts import write_texts
 from hnmine.runs.folder import Run, refuse_source
 from hnmine.runs.manifest import read_manifest
-from hnmine.runs.progress import track
+from hnmine.runs.progress import say, track
 
 Vectors = Mapping[str, GivenVectors] | None
 """By name of an encoder its vectors of documents and queries, see `embedding.vectors.write_given`."""
@@ -194,10 +194,11 @@ def rank(
 ) -> dict[str, Any]:
     """Re-rank the first stage's documents with a ranker or any model; write the order to OUT, a TREC run; return facts.
 
-    The first stage and its depth are those of `evaluate`. The queries are those of a judged split, on which first stage
-    and model are then measured, or all of the collection. `max_tokens` are read of query and document together, by
-    default as many as the model's makers say; `dtype` is of the computation. A name that ends in .gz is compressed.
-    What a call that is stopped has scored is in the folder OUT.work, and the same call goes on from there.
+    The first stage and its depth are those of `evaluate`; a ranker has its own depth where none is set. The queries are
+    those of a judged split, on which first stage and model are then measured, or all of the collection. `max_tokens`
+    are read of query and document together, by default as many as the model's makers say; `dtype` is of the
+    computation. A name that ends in .gz is compressed. What a call that is stopped has scored is in the folder
+    OUT.work, and the same call goes on from there.
 
     Raises:
         HnmineError: the model cannot rank, the data or the configuration is not usable; the message says what to do.
@@ -214,7 +215,8 @@ def rank(
     elif max_tokens is not None or dtype != "auto":
         raise ConfigError(f"{model} is a ranker and reads as it was evaluated; leave out max_tokens and dtype")
     else:
-        ranking_model = Ranker.load(model, device=config.device)
+        ranking_model = ranker = Ranker.load(model, device=config.device)
+        config = _at_depth_of(ranker, config)
 
     # What can be gone on from lies beside the file.
     with open_project(data, out.with_name(f"{out.name}.work"), config) as project:
@@ -222,6 +224,17 @@ def rank(
         return rank_queries(
             project.collection, split, lambda: project.open_first_stage(queries), ranking_model, project.run, out
         )
+
+
+def _at_depth_of(ranker: Ranker, config: Config) -> Config:
+    """Return settings by which as many documents are ranked as the ranker was chosen for; evaluate.depth is kept."""
+    own, evaluate = ranker.spec.depth, config.evaluate
+    if "depth" not in evaluate.model_fields_set:
+        say("rank", f"the first {own} documents of each query, for which the ranker was chosen; see --depth")
+        return config.model_copy(update={"evaluate": evaluate.model_copy(update={"depth": own})})
+    if evaluate.depth != own:
+        say("rank", f"the first {evaluate.depth} documents of each query, as evaluate.depth says; chosen for {own}")
+    return config
 
 
 def mine_step(project: Project, rule: Rule | None = None) -> None:

@@ -147,9 +147,10 @@ def test_the_readme_has_the_numbers_of_this_ranker(made: Made) -> None:
 def test_the_command_ranks_with_it(made: Made, tmp_path: Path) -> None:
     folder, data, said = made
     model, out = folder / "blend-with-re-ranker", tmp_path / "run.trec"
-    options = ["--depth", "9", "--split", "test", "--set", "device=cpu"]
+    options = ["--split", "test", "--set", "device=cpu"]
     done = run_hnmine("rank", "--model", model, "--data", data, "--out", out, *options)
     assert done.returncode == 0, done.stderr
+    assert "the first 9 documents of each query, for which the ranker was chosen" in done.stderr, "its own depth"
     figure = said["blend-with-re-ranker"]["ranker"]
     assert f"{figure['figures'][figure['chosen']]['test']['MRR@10']:.3f}" in done.stdout
     orders: dict[str, list[str]] = {}
@@ -158,6 +159,9 @@ def test_the_command_ranks_with_it(made: Made, tmp_path: Path) -> None:
     ranker = hnmine.Ranker.load(model, device="cpu")
     asked, _ = asked_of(data)
     assert list(orders.values()) == [[each.key for each in ranker.rank(query, dict(docs))] for query, docs in asked]
+    shallow = run_hnmine("rank", "--model", model, "--data", data, "--out", out, *options, "--depth", "3")
+    assert "the first 3 documents of each query, as evaluate.depth says; chosen for 9" in shallow.stderr
+    assert all(int(line.split()[3]) <= 3 for line in out.read_text().splitlines())
     with pytest.raises(ConfigError, match="is a ranker and reads as it was evaluated"):
         hnmine.rank(data, out, model=str(model), max_tokens=32)
 
