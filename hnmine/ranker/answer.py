@@ -7,12 +7,10 @@ from pathlib import Path
 
 from hnmine.ranker.choose import on_dev
 from hnmine.ranker.write import Deployment
-from hnmine.ranking.evaluate import Evaluation, Ranking
+from hnmine.ranking.evaluate import DEV_ALONE, RERANKER, Evaluation, Ranking
 from hnmine.ranking.measures import MAIN_METRIC, Paired
 from hnmine.runs.tables import text_table, three_figures
 
-SURE = 0.05
-"""A p-value from which on a difference may be chance."""
 QUESTION = "Deploy it or not?"
 Tested = Callable[[Ranking, Ranking, tuple[str, ...]], Mapping[str, Paired]]
 
@@ -31,29 +29,37 @@ def answer(
     chosen, first, blend = deployment.chosen, evaluation.measured[0].alone, evaluation.measured[0].blend
     cheaper = [each for each in (first, blend) if each is not None and each is not chosen]
     tests = {row.name: tested(chosen, row, (MAIN_METRIC,))[MAIN_METRIC] for row in cheaper}
-    lines = [f"{QUESTION} {_verdict(deployment, first, tests.get(first.name), target)}"]
+    on, names = evaluation.reported, {first.name, *(row.name for row in deployment.rows)}
+    offered = {name: test for name, test in tests.items() if name in names}
+    lines = [f"{QUESTION} {_verdict(deployment, first, offered, on, target)}"]
     # Show it beside these, with the costs.
-    cells = [["", MAIN_METRIC, "on dev", "gain on test", "ms a query"]]
+    others = [] if evaluation.test_is_dev else ["on dev"]
+    cells = [["", f"{MAIN_METRIC} on {on}", *others, f"gain on {on}", "ms a query"]]
     for row in [chosen, *cheaper]:
         test = tests.get(row.name)
         cost = costs.get(row.name)
-        figures = [f"{row.values[MAIN_METRIC].mean():.3f}", f"{on_dev(row):.3f}", "" if test is None else str(test)]
+        figures = [f"{row.values[MAIN_METRIC].mean():.3f}", *(f"{on_dev(row):.3f}" for _ in others)]
+        figures.append("" if test is None else str(test))
         against = row.name if row is chosen else f"against {row.name}"
         cells.append([f"  {against}", *figures, "" if cost is None else three_figures(cost)])
-    lines.append(text_table(cells[1:], cells[0], left=(0, 3)))
+    lines.append(text_table(cells[1:], cells[0], left=(0, 2 + len(others))))
     if evaluation.test_is_dev:
-        lines.append("There is no test split: these are the dev queries, which chose, and the figures flatter.")
+        lines.append(DEV_ALONE)
     # Name what would do as well for less.
-    if blend is not None and blend is not chosen and "re-ranker" in chosen.weights and not is_gain(tests[blend.name]):
+    rival = offered.get(blend.name) if blend is not None and RERANKER in chosen.weights else None
+    if blend is not None and rival is not None and not rival.is_gain:
+        worth = f"better on {on}" if is_loss(rival) else "not surely worse"
         lines.append(
-            f"{blend.name} needs no training and no re-ranker, and is not surely worse: --set ranker.choose=blend "
-            "deploys it."
+            f"{blend.name} needs no training and no re-ranker, and is {worth}: --set ranker.choose=blend deploys it."
         )
     return "\n".join(lines)
 
 
-def _verdict(deployment: Deployment, first: Ranking, test: Paired | None, target: Path) -> str:
-    """Return the answer in one line."""
+def _verdict(deployment: Deployment, first: Ranking, tests: Mapping[str, Paired], on: str, target: Path) -> str:
+    """Return the answer in one line: no where what costs less is better, else by the gain over the first stage.
+
+    `tests` are against what costs less and could be deployed, by name.
+    """
     chosen, earlier, rival = deployment.chosen, deployment.earlier, max(deployment.rows, key=on_dev)
     is_best, holds = f"{chosen.name} is the best on dev", f"{target} holds it"
     if deployment.stays and earlier is not None:
@@ -67,18 +73,21 @@ def _verdict(deployment: Deployment, first: Ranking, test: Paired | None, target
         rival = earlier.ranking
     if on_dev(rival) > on_dev(chosen):
         is_best = f"ranker.choose insists on {chosen.name} ({rival.name} is better on dev)"
-        if test is None:
+        if first.name not in tests:
             return f"As you say: {is_best}. {holds}."
-    # Judge by test.
-    if test is None:
+    # A loss is a no, sure or not: what costs less is better.
+    if (test := tests.get(first.name)) is None:
         return f"No: nothing that could be deployed beats {first.name} on dev. {target} holds that alone."
-    if is_gain(test):
-        return f"Yes: {is_best}, and its gain over {first.name} on test is no chance. {holds}."
-    if test.difference < 0 and test.p < SURE:
-        return f"No: {is_best}, but on test it is worse than {first.name}. {holds}."
-    return f"Not proven: {is_best}, but its gain over {first.name} on test may be chance. {holds}."
+    if lost := [name for name, each in tests.items() if is_loss(each)]:
+        return f"No: {is_best}, but on {on} it is worse than {' and than '.join(lost)}. {holds}."
+    if test.is_gain:
+        return f"Yes: {is_best}, and its gain over {first.name} on {on} is no chance. {holds}."
+    if test.too_few:
+        few = f"on {test.differing} {on} queries it differs from {first.name}: too few to prove anything"
+        return f"Not proven: {is_best}, but {few}. {holds}."
+    return f"Not proven: {is_best}, but its gain over {first.name} on {on} may be chance. {holds}."
 
 
-def is_gain(test: Paired) -> bool:
-    """Whether a difference is above 0, and surely so."""
-    return test.difference > 0 and test.p < SURE
+def is_loss(test: Paired) -> bool:
+    """Whether a difference is below 0, and not by rounding."""
+    return round(test.difference, 12) < 0

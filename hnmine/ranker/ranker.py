@@ -59,6 +59,8 @@ class RankerSpec(BaseModel):
     dev_identity: str = ""
     """Of these queries, their documents and judgements: figures on the same can be compared."""
     test_queries: int
+    test_is_dev: bool = False
+    """Whether these are dev queries too, for want of others."""
     figures: dict[str, Figures]
     """Of every row that could be deployed."""
     ms_per_part: dict[str, float]

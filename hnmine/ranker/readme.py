@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hnmine.corpus.analyzer import STOP_WORDS
 from hnmine.ranker.bm25 import Bm25Statistics
 from hnmine.ranker.ranker import RankerSpec
-from hnmine.ranking.evaluate import RERANKER
+from hnmine.ranking.evaluate import DEV_ALONE, RERANKER
 
 _TEMPLATES = Environment(
     loader=PackageLoader("hnmine.ranker"),
@@ -31,6 +31,7 @@ def readme(spec: RankerSpec, folder: Path) -> str:
     statistics = None if known is None else Bm25Statistics.load(spec.parts[known].place(folder))
     return _TEMPLATES.get_template("README.md.jinja").render(
         spec=spec,
+        caveat=DEV_ALONE,
         inside=inside if spec.standardised else [],
         given=any(part.kind == "given" for part in spec.parts.values()),
         reranker=spec.parts.get(RERANKER),
@@ -47,11 +48,16 @@ def readme(spec: RankerSpec, folder: Path) -> str:
 
 
 def _example(statistics: Bm25Statistics | None) -> list[str]:
-    """Return a query and three texts, of words that many documents have, so that BM25 finds some."""
+    """Return a query and three texts about words that many documents have, so that BM25 finds some."""
     often = sorted(statistics.frequencies.items(), key=lambda item: (-item[1], item[0])) if statistics else []
     known = [term for term, _ in often if term.isalpha() and len(term) > 3 and term not in STOP_WORDS]
-    first, second, third = [*known, "deploy", "cloud", "database"][:3]
-    return [f"{first} {second}", f"{first} {second} {third}", f"{first} {third}", f"{second}"]
+    first, second = [*known, "database", "cloud"][:2]
+    return [
+        f"how do I set up {first}?",
+        f"To set up {first}, open the settings and follow the steps.",
+        f"The price of {first} and {second} does not change this year.",
+        "Our offices are closed on public holidays.",
+    ]
 
 
 def _request(spec: RankerSpec, slopes: dict[str, float], inside: list[str], cosine: str) -> str:

@@ -169,6 +169,7 @@ def _write(
         dev_queries=len(evaluator.dev),
         dev_identity=evaluator.dev.identity,
         test_queries=len(evaluator.test),
+        test_is_dev=evaluator.test_is_dev,
         figures={row.name: _figures(row, costs) for row in deployment.rows},
         ms_per_part={name: costs.of_part(name, reranker) for name in parts},
         versions=versions(),

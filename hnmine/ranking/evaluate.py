@@ -38,6 +38,8 @@ FIRST_SLUG = "first-stage"
 BEFORE = "before: "
 """How the names of re-rankers begin that no training of this run has made."""
 
+DEV_ALONE = "There is no test split: these are the dev queries, which chose, and the figures flatter."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
@@ -110,10 +112,16 @@ class Evaluation:
     test_is_dev: bool = False
     """Whether the dev queries are reported, for want of others."""
 
+    @property
+    def reported(self) -> str:
+        """What the figures are on."""
+        return "dev" if self.test_is_dev else "test"
+
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records."""
         return {
             "split": self.split,
+            "test_is_dev": self.test_is_dev,
             "queries": len(self.task),
             "long_queries": len(self.task.long),
             "first_stage_reach": reach(self.task),
@@ -137,7 +145,7 @@ class Evaluator:
         evaluate, self._seed = config.evaluate, config.seed
         self.test = splits.task(splits.test, evaluate.queries, config.seed)
         self.dev = splits.task_if_any(splits.dev, config.train.dev_queries, config.seed)
-        self._test_is_dev = splits.test is splits.dev
+        self.test_is_dev = splits.test is splits.dev
         self._split, self._split_queries = splits.test_name, len(np.unique(splits.test.query_rows_P))
         self._label = {"bm25": "BM25", "dense": "dense"}.get(evaluate.first_stage, Path(evaluate.first_stage).name)
         self._cosines = cosines if evaluate.blend == "encoders" else None
@@ -222,7 +230,7 @@ class Evaluator:
             tests={row.name: self.tested(row, start.like(row)) for row in trained} if start else {},
             untrained=best,
             untrained_tests={row.name: self.tested(row, best, (MAIN_METRIC,)) for row in trained},
-            test_is_dev=self._test_is_dev,
+            test_is_dev=self.test_is_dev,
         )
 
     def tested(self, after: Ranking, before: Ranking, metrics: Iterable[str] = METRICS) -> dict[str, Paired]:

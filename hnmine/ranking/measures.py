@@ -18,6 +18,8 @@ DEPTH = 10
 """Places that metrics look at."""
 MAIN_METRIC = "MRR@10"
 """The metric that chooses steps, weights and arms, and orders what is shown."""
+SURE = 0.05
+"""A p-value from which on a difference may be chance."""
 
 PerQuery = dict[str, Float64]
 """Metric → its value for each query (Q,)."""
@@ -198,8 +200,22 @@ class Paired:
     high: float
     p: float
     """Two-sided p-value of the paired randomisation test; exact where all 2^Q sign patterns are few."""
+    differing: int
+    """Queries of which the two have different values."""
+
+    @property
+    def too_few(self) -> bool:
+        """Whether no outcome could be sure: of n differing queries the least p-value is 2 / 2^n."""
+        return 2.0 ** (1 - self.differing) >= SURE
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the difference is above 0, and surely so."""
+        return self.difference > 0 and self.p < SURE
 
     def __str__(self) -> str:
+        if self.too_few:  # the interval of so few would contradict the p-value
+            return f"{self.difference:+.3f} ({self.differing} differ: too few to prove anything)"
         return f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f}, p = {self.p:.2g})"
 
 
@@ -214,14 +230,15 @@ def paired(after_Q: Float64, before_Q: Float64, seed: int = 0) -> Paired:
     if after_Q.shape != before_Q.shape or not len(after_Q):
         raise ValueError(f"need one value a query of both runs, got {after_Q.shape} and {before_Q.shape}")
     differences_Q = after_Q - before_Q
-    mean = float(differences_Q.mean())
+    mean, differing = float(differences_Q.mean()), int(np.count_nonzero(np.round(differences_Q, 12)))
     if len(differences_Q) == 1 or not np.ptp(differences_Q):  # there is nothing to resample
         p = 1.0 if not mean else float(2.0 ** (1 - len(differences_Q)))
-        return Paired(difference=mean, low=mean, high=mean, p=p)
+        return Paired(difference=mean, low=mean, high=mean, p=p, differing=differing)
     how = {"n_resamples": 9999, "rng": seed}
     test = stats.permutation_test((differences_Q,), _rounded_mean, permutation_type="samples", batch=1000, **how)
     interval = stats.bootstrap((differences_Q,), np.mean, batch=1000, method="percentile", **how).confidence_interval
-    return Paired(difference=mean, low=float(interval.low), high=float(interval.high), p=float(test.pvalue))
+    low, high = float(interval.low), float(interval.high)
+    return Paired(difference=mean, low=low, high=high, p=float(test.pvalue), differing=differing)
 
 
 def _rounded_mean(values: Float64, axis: int = -1) -> Float64:

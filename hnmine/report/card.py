@@ -1,6 +1,6 @@
 """Model cards for the hub: README.md of each re-ranker, and the head of a ranker's, from what the manifest says.
 
-https://huggingface.co/docs/hub/model-cards: front matter in YAML, with the figures on test as `model-index`. Nothing
+https://huggingface.co/docs/hub/model-cards: front matter in YAML, with the figures as `model-index`. Nothing
 is invented: licence, languages and data sets are settings, a base model is named if it is one of the hub, and no path
 of this machine is told.
 """
@@ -20,13 +20,19 @@ from hnmine.config.rerankers import RERANKERS as PRESETS
 from hnmine.config.steps import CardFacts
 from hnmine.config.training import LOADED_BY, Kind
 from hnmine.models.folder import MINILM_NAMES
-from hnmine.ranking.measures import MAIN_METRIC, METRICS
+from hnmine.ranking.evaluate import BEFORE, DEV_ALONE
+from hnmine.ranking.measures import MAIN_METRIC, METRICS, Paired
+from hnmine.report.rankings import asked
 from hnmine.runs.folder import RERANKERS, START, Run
 
 _CALLS: dict[Kind, str] = {
-    "cross-encoder": "model.predict([('query', 'document')])",
-    "bi-encoder": "model.similarity(model.encode_query('query'), model.encode_document('document'))",
+    "cross-encoder": "print(model.predict([(query, text) for text in texts]))",
+    "bi-encoder": "print(model.similarity(model.encode_query(query), model.encode_document(texts)))",
 }
+_EXAMPLE = """\
+query = "how do I reset my password?"
+texts = ["To reset your password, open the settings and choose Security.", "Our offices are closed on public holidays."]
+"""
 USE = """## Intended use
 
 Puts in order the documents that a first stage found for a query, in the domain of its data. It was tested behind one
@@ -35,13 +41,13 @@ first stage alone, on the documents that this finds; it cannot bring back what t
 ## Limits
 
 The figures hold for the collection that it was trained and tested on. Other domains, languages, longer texts and other
-first stages were not tried. Few test queries make wide intervals; documents that nobody judged count as wrong, though
+first stages were not tried. Few queries make wide intervals; documents that nobody judged count as wrong, though
 some are right. Scores order the documents of one query; across queries they say nothing.
 """
 
 
 def write_reranker_cards(run: Run) -> None:
-    """Write README.md of each re-ranker that the run trained; with figures on test where these are known."""
+    """Write README.md of each re-ranker that the run trained; with figures where these are known."""
     training = run.manifest["training"]
     for name, facts in {**training["presets"], START: training["start"]}.items():
         if "recipe" not in facts:  # the start came as it is
@@ -58,7 +64,8 @@ def head_ranker_card(run: Run) -> None:
     if "re-ranker" in spec["parts"] and "training" in run.manifest:
         models |= {hub_name(run.manifest["training"]["start"]["model"]) or ""}
     data = _data(run, chosen, "hnmine", sorted(models - {""}), ["ranker"])
-    text = f"{_tests(run, chosen)}\n{USE}\n{_made(run)}\n{_licence(run.config.ranker.card)}"
+    made = _made(run, is_trained="re-ranker" in spec["parts"] and not chosen.startswith(f"{BEFORE}as given"))
+    text = f"{_tests(run, chosen)}\n{USE}\n{made}\n{_licence(run.config.ranker.card)}"
     run.write_text("ranker/README.md", _card(data, f"{path.read_text(encoding='utf-8').rstrip()}\n\n{text}"))
 
 
@@ -92,7 +99,7 @@ def _reranker_card(run: Run, name: str, row: str, facts: Mapping[str, Any]) -> s
     text = (
         f"# Re-ranker `{name}`, fine-tuned by hnmine\n\n"
         f"```python\nfrom sentence_transformers import {loads}\n"
-        f"model = {loads}('path of this folder')\n{_CALLS[kind]}\n```\n\n"
+        f"model = {loads}('path of this folder')\n{_EXAMPLE}{_CALLS[kind]}\n```\n\n"
         f"It reads {training['max_tokens']:,} tokens of query and document together.\n\n"
         f"{_tests(run, row)}\n{USE}\n{_made(run)}"
         f"* {facts['lists']:,} lists trained on; step {facts['best_step']} of {facts['steps']} was kept: the start, "
@@ -114,7 +121,7 @@ def _data(run: Run, row: str, library: str, base: list[str], tags: list[str]) ->
             task_name="Re-ranking behind a first stage",
             dataset_type=datasets[0] if len(datasets) == 1 else "unknown",
             dataset_name="the collection that hnmine was given",
-            dataset_split="test",
+            dataset_split="dev" if evaluation.get("test_is_dev") else evaluation["split"],
             metric_type=metric.lower(),
             metric_name=metric,
             metric_value=round(values[metric], 4),
@@ -136,31 +143,32 @@ def _data(run: Run, row: str, library: str, base: list[str], tags: list[str]) ->
 
 
 def _tests(run: Run, row: str) -> str:
-    """Return the figures on test beside those of the first stage and the start, and the intervals of the changes."""
+    """Return the figures beside those of the first stage and the start, and the intervals of the changes."""
     evaluation = run.manifest.get("evaluation", {})
     if row not in evaluation.get("metrics", {}):
         return "Not yet measured on test queries: `hnmine evaluate` does.\n"
     shown = [name for name in evaluation["metrics"] if name == row or name.startswith(("first stage", "before"))]
-    lines = [f"## {evaluation['queries']:,} {evaluation['split']} queries\n", f"| | {' | '.join(METRICS)} |"]
+    lines = [f"## Figures on {evaluation['queries']:,} {asked(evaluation['split'])}\n"]
+    lines += [f"{DEV_ALONE}\n"] if evaluation.get("test_is_dev") else []
+    lines.append(f"| | {' | '.join(METRICS)} |")
     lines.append("|---" * (len(METRICS) + 1) + "|")
     for name in shown:
         values = " | ".join(f"{evaluation['metrics'][name][metric]:.3f}" for metric in METRICS)
         lines.append(f"| {'**' * (name == row)}{name}{'**' * (name == row)} | {values} |")
     against = {"the start": "against_start", str(evaluation.get("untrained")): "against_untrained"}
     lines += [""] + [
-        f"* {MAIN_METRIC} against {other}: {test['difference']:+.3f}, 95 % interval {test['low']:+.3f} to "
-        f"{test['high']:+.3f}, p = {test['p']:.2g} (paired randomisation test)"
+        f"* {MAIN_METRIC} against {other}: {Paired(**test)}: 95 % interval, p of a paired randomisation test"
         for other, key in against.items()
         if (test := evaluation.get(key, {}).get(row, {}).get(MAIN_METRIC))
     ]
     return "\n".join(lines) + "\n"
 
 
-def _made(run: Run) -> str:
-    """Return what data it was made from, counted."""
+def _made(run: Run, *, is_trained: bool = True) -> str:
+    """Return what data it was made from, counted; what was mined has a part in what was trained alone."""
     mining = run.manifest.get("mining", {})
     counts, lines = mining.get("counts", {}), [f"## Made from\n\n* hnmine {_versions(run).get('hnmine', '')}"]
-    for name in ("documents", "queries", "pairs", "negatives"):
+    for name in ("documents", "queries", "pairs", "negatives") if is_trained else ("documents",):
         if name in counts:
             label = {"queries": "train queries", "pairs": "train pairs", "negatives": "hard negatives"}.get(name, name)
             lines.append(f"* {counts[name]:,} {label}")

@@ -29,9 +29,8 @@ def evaluation_text(evaluation: Evaluation, costs: Costs = _NO_COSTS, *, start: 
     """
     task, count = evaluation.task, f"{len(evaluation.task):,}"
     queries = count if len(task) == evaluation.split_queries else f"{count} of {evaluation.split_queries:,}"
-    asked = f"queries ({evaluation.split})" if " " in evaluation.split else f"{evaluation.split} queries"
     parts = [
-        f"{queries} {asked}, the first {task.doc_rows_QK.shape[1]} documents re-ranked",
+        f"{queries} {asked(evaluation.split)}, the first {task.doc_rows_QK.shape[1]} documents re-ranked",
         metrics_table(evaluation, costs),
         _reach_text(reach(task)),
         start,
@@ -40,6 +39,11 @@ def evaluation_text(evaluation: Evaluation, costs: Costs = _NO_COSTS, *, start: 
         length_table(task, {row.name: row.values for row in evaluation.rows}),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def asked(split: str) -> str:
+    """Return the queries of a split in words, or of a share of one, such as `15% of train`."""
+    return f"queries ({split})" if " " in split else f"{split} queries"
 
 
 def _reach_text(found: float) -> str:

@@ -539,7 +539,7 @@ def test_what_may_pass_by_itself_has_an_exit_code_and_a_mistake_another(
     ],
 )
 def test_what_is_not_worse(difference: float, high: float, margin: float, deployed: bool) -> None:
-    test = Paired(difference=difference, low=-1, high=high, p=0.5)
+    test = Paired(difference=difference, low=-1, high=high, p=0.5, differing=40)
     assert not_worse(test, margin) == deployed
 
 

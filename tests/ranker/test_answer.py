@@ -52,7 +52,7 @@ def said(evaluation: Evaluation, chosen: Ranking | None = None, wanted: str = "a
 def test_a_sure_gain_is_a_yes_and_every_cheaper_row_stands_beside_it() -> None:
     question, header, chosen, *cheaper = said(evaluated(0.3, 0.5, 0.8))
     assert question.startswith("Deploy it or not? Yes: after: paper is the best on dev, and its gain over first stage")
-    assert header.split() == ["MRR@10", "on", "dev", "gain", "on", "test", "ms", "a", "query"]
+    assert header.split() == ["MRR@10", "on", "test", "on", "dev", "gain", "on", "test", "ms", "a", "query"]
     assert chosen.split() == ["after:", "paper", "0.800", "0.800", "3"]
     assert [line.split("  ")[1] for line in cheaper] == [f"against {FIRST}", f"against {FIRST}, blended"]
     assert "+0.500 (" in cheaper[0]
@@ -96,6 +96,44 @@ def test_what_was_insisted_on_is_said() -> None:
     assert insisted(wanted="blend")[0].startswith(
         "Deploy it or not? Yes: ranker.choose insists on first stage: BM25, bl"
     )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_loss_is_never_called_a_gain_and_few_queries_prove_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = evaluated(0.3, 0.4, 0.5)
+    differing = int(rng.integers(0, 12))
+    base = found.rows[0].values["MRR@10"]
+    first, paper, blend = (
+        on_test(row, base + np.where(np.arange(QUERIES) < differing, rng.normal(0, 0.2, QUERIES), 0) * at)
+        for at, row in enumerate(found.rows)
+    )
+    measured = [replace(found.measured[0], alone=first, blend=blend), replace(found.measured[1], alone=paper)]
+    found = replace(found, measured=measured, rows=[first, paper, blend], test_is_dev=bool(seed % 2))
+    lines = said(found, wanted="re-ranker")
+    on = "dev" if seed % 2 else "test"
+    losses = [row.name for row in (first, blend) if (paper.values["MRR@10"] - row.values["MRR@10"]).mean() < -1e-12]
+    if losses:
+        assert f"No: after: paper is the best on dev, but on {on} it is worse than {losses[0]}" in lines[0]
+        assert "gain" not in lines[0]
+        assert f"worse than {' and than '.join(losses)}." in lines[0]
+        assert (blend.name in losses) == (
+            f"{blend.name} needs no training and no re-ranker, and is better on {on}" in lines[-1]
+        )
+    elif differing <= 5:
+        assert f"Not proven: after: paper is the best on dev, but on {differing} {on} queries it differs" in lines[0]
+    if differing <= 5:
+        assert "p =" not in "\n".join(lines), "an interval would contradict it"
+        assert f"({differing} differ: too few to prove anything)" in lines[3]
+    assert ("There is no test split" in "\n".join(lines)) == (on == "dev") == ("on test" not in "\n".join(lines))
+
+
+def test_a_blend_that_cannot_be_deployed_is_no_advice() -> None:
+    found = evaluated(0.3, 0.8, 0.801)
+    rows = [row for row in found.rows if row.kind != "blend"]
+    shown = answer(Deployment(rows[-1], rows, None, None), found, compared, {}, OUT)
+    assert "ranker.choose=blend" not in shown
+    assert "against first stage: BM25, blended" in shown
 
 
 def test_without_dev_nothing_is_decided() -> None:

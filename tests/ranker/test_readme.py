@@ -148,3 +148,19 @@ def test_every_kind_of_ranker_has_a_readme(folder: Path, encoders: int, reranker
     )
     for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         compile(block, "README.md", "exec")
+
+
+def test_figures_on_dev_are_not_called_test(folder: Path) -> None:
+    spec = Ranker.load(folder, device="cpu").spec
+    usual = readme(spec, folder)
+    assert f"{spec.test_queries} test queries had no say" in usual
+    assert "There is no test split" not in usual
+    text = readme(spec.model_copy(update={"test_is_dev": True}), folder)
+    assert "There is no test split: these are the dev queries, which chose, and the figures flatter." in text
+    assert "| | MRR@10 on dev | nDCG@10 on dev | ms a query |\n|---|---|---|---|\n" in text
+    for unwanted in ("on test", "test queries", "had no say"):
+        assert unwanted not in text
+    for each in (usual, text):
+        table = [line for line in each.splitlines() if line.startswith("|")][: 2 + len(spec.figures)]
+        assert len({line.count("|") for line in table}) == 1
+        assert re.search(r'ranker\.rank\("how do I set up \w+\?", documents\)', each)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hnmine.ranking.measures import METRICS, Task, means, measure, paired, reach, rerank
+from hnmine.ranking.measures import METRICS, SURE, Task, means, measure, paired, reach, rerank
 from hnmine.types import NO_ROW, Done, Float32, Pairs, Texts
 from tests.builders.judged import collection_of
 from tests.builders.ranking import task_of_rows
@@ -195,6 +195,11 @@ def test_a_clear_gain_is_seen_and_the_order_of_runs_only_turns_the_sign() -> Non
 
 
 def test_equal_runs_are_no_difference_and_unequal_lengths_are_refused() -> None:
+    for differing in range(9):
+        values = np.where(np.arange(20) < differing, 0.25, 0) + np.zeros(20)
+        best = paired(values, np.zeros(20))
+        assert best.differing == differing
+        assert best.too_few == (best.p >= SURE) == (not best.is_gain) == ("too few" in str(best))
     same = paired(np.ones(5), np.ones(5))
     assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match="one value a query"):

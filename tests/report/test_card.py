@@ -17,7 +17,7 @@ from hnmine.runs.folder import Run
 
 METRICS = {"MRR@3": 0.5, "MRR@10": 0.51239, "nDCG@10": 0.6, "Recall@10": 1.0}
 WORSE = {name: value / 2 for name, value in METRICS.items()}
-TEST = {"difference": 0.2512, "low": 0.1034, "high": 0.3967, "p": 0.0021}
+TEST = {"difference": 0.2512, "low": 0.1034, "high": 0.3967, "p": 0.0021, "differing": 40}
 
 
 def run_of(out: Path, *settings: str, model: str = "/home/someone/secret/body", kind: str = "cross-encoder") -> Run:
@@ -90,12 +90,13 @@ def test_the_text_has_data_use_limits_intervals_and_how_to_load_it(kind: str, tm
     text = card_of(run_of(tmp_path, kind=kind)).text
     for part in (
         {"cross-encoder": "CrossEncoder('path", "bi-encoder": "SentenceTransformer('path"}[kind],
+        'query = "how do I reset my password?"\ntexts = ["To reset your password, ',
         "3,000 documents\n* 140 train queries\n* 150 train pairs\n* 700 hard negatives",
         "33 lists trained on; step 10 of 15 was kept",
         "| 0 | 0.4100 |\n| 10 | 0.6000 |",
-        "## 1,200 test queries",
+        "## Figures on 1,200 test queries",
         "| **after: paper** | 0.500 | 0.512 | 0.600 | 1.000 |",
-        "MRR@10 against the start: +0.251, 95 % interval +0.103 to +0.397, p = 0.0021",
+        "MRR@10 against the start: +0.251 (+0.103 to +0.397, p = 0.0021)",
         "MRR@10 against first stage: BM25: +0.251",
         "## Intended use",
         "## Limits",
@@ -112,6 +113,43 @@ def test_no_card_tells_a_path_of_this_machine(tmp_path: Path) -> None:
     assert "secret" not in str(card_of(run))
     assert "secret" not in str(card_of(run, "start"))
     assert results_of(card_of(run, "start")) == {name: round(value, 4) for name, value in WORSE.items()}
+
+
+@pytest.mark.parametrize(
+    ("split", "is_dev", "named", "heading"),
+    [
+        ("test", False, "test", "## Figures on 1,200 test queries"),
+        ("dev", True, "dev", "## Figures on 1,200 dev queries"),
+        ("15% of train", True, "dev", "## Figures on 1,200 queries (15% of train)"),
+        ("unseen", False, "unseen", "## Figures on 1,200 unseen queries"),
+    ],
+)
+def test_the_split_is_named_as_it_is(split: str, is_dev: bool, named: str, heading: str, tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    run.manifest["evaluation"] |= {"split": split, "test_is_dev": is_dev}
+    for card in (card_of(run), ranker_of(run, {})):
+        assert {each.dataset_split for each in card.data.eval_results} == {named}
+        assert heading in card.text
+        assert ("There is no test split: these are the dev queries, which chose" in card.text) == is_dev
+
+
+@pytest.mark.parametrize(
+    ("chosen", "parts", "is_trained"),
+    [
+        ("first stage: BM25, blended", ("BM25", "words"), False),
+        ("before: as given", ("re-ranker",), False),
+        ("before: as given, blended", ("BM25", "re-ranker"), False),
+        ("before: warm-started", ("re-ranker",), True),
+        ("after: paper, blended", ("BM25", "re-ranker"), True),
+    ],
+)
+def test_what_was_mined_is_told_of_what_was_trained_alone(
+    chosen: str, parts: tuple[str, ...], is_trained: bool, tmp_path: Path
+) -> None:
+    text = ranker_of(run_of(tmp_path), {name: {"path": name} for name in parts}, chosen).text
+    assert "3,000 documents" in text
+    for counted in ("150 train pairs", "140 train queries", "700 hard negatives"):
+        assert (counted in text) == is_trained
 
 
 def test_before_the_evaluation_a_card_has_no_figures_on_test(tmp_path: Path) -> None:
@@ -142,12 +180,12 @@ def test_the_licence_of_a_base_model_is_told_where_it_is_known() -> None:
     assert licence_of("somebody/something") == "somebody/something"
 
 
-def ranker_of(run: Run, parts: dict[str, Any]) -> ModelCard:
+def ranker_of(run: Run, parts: dict[str, Any], chosen: str = "after: paper, blended") -> ModelCard:
     """The card of a ranker with these parts, whose README was there before."""
     (run.out / "ranker").mkdir(parents=True)
     (run.out / "ranker" / "README.md").write_text("# Ranker: after: paper, blended\n\nHow to serve it.\n")
     write_json(run.out / "ranker" / "ranker.json", {"parts": parts})
-    run.manifest["ranker"] = {"chosen": "after: paper, blended"}
+    run.manifest["ranker"] = {"chosen": chosen}
     head_ranker_card(run)
     return ModelCard.load(run.out / "ranker" / "README.md", ignore_metadata_errors=False)
 

@@ -31,7 +31,7 @@ TWO_QUERIES = task_of_rows([[1, 2], [1, 2]], [{1}, {7}])
 
 
 def test_the_table_shows_each_ranking_and_what_training_changed() -> None:
-    test = Paired(difference=-0.05, low=-0.1, high=0.02, p=0.0312)
+    test = Paired(difference=-0.05, low=-0.1, high=0.02, p=0.0312, differing=40)
     first, start, paper = (
         measured_of(FIRST, [0.5, 0.5]),
         measured_of(START, [0.25, 0.25]),
