@@ -153,7 +153,7 @@ def _single_document(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil_data", "parts"),
     [
-        (_remove("."), ["data does not exist; expected the folder of a collection"]),
+        (_remove("."), ["data does not exist; give the folder of a collection"]),
         (_remove("corpus.jsonl"), ["it has queries and qrels, but no documents", "it holds qrels/dev.tsv", "give the"]),
         (_remove("queries.jsonl"), ["but no queries"]),
         (_remove("qrels"), ["but no qrels"]),

@@ -195,7 +195,7 @@ def test_a_users_mistake_fails_the_submitted_job(tmp_path: Path, head: Head) -> 
     done = head.run("mine", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
     output = done.stdout + done.stderr
     assert done.returncode != 0
-    assert f"error: {tmp_path / 'nowhere'} does not exist; expected the folder of a collection" in output
+    assert f"error: {tmp_path / 'nowhere'} does not exist; give the folder of a collection" in output
     assert "exit code 2" in output
     assert 'File "' not in output, "a message, not a traceback"
 

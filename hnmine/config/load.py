@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from hnmine.config.base import section_of
-from hnmine.config.encoders import DEFAULT_PRESET
+from hnmine.config.encoders import DEFAULT_PRESET, PRESETS
 from hnmine.config.retired import remedies
 from hnmine.config.root import Config
 from hnmine.errors import ConfigError
@@ -89,7 +90,9 @@ def _quoted(key: str, text: str) -> str:
 
 def _explain(problems: list[ErrorDetails], origin: str) -> str:
     """Turn pydantic's report into one line a problem."""
-    bad_lists = {problem["loc"][:-1] for problem in problems}  # pydantic also calls a list with a bad item too short
+    bad_lists = {
+        problem["loc"][:end] for problem in problems for end in range(len(problem["loc"]))
+    }  # pydantic also calls a list with a bad item too short
     lines: list[str] = []
     for problem in problems:
         retired = list(remedies(problem["loc"], problem["input"]))
@@ -114,8 +117,22 @@ def _line(problem: ErrorDetails) -> str:
         return f"{where}: expected a list with at least 1 item{came}"
     if kind == "string_type":
         return f"{where}: expected a text{came}{_quoted(where, '…')}"
+    if kind == "model_type":
+        return f"{where}: expected keys{came}; {_entry(problem['loc'])}"
+    if kind == "literal_error" and isinstance(problem["input"], str):
+        known = re.findall(r"'([^']*)'", problem["msg"])
+        near = difflib.get_close_matches(problem["input"], known, n=1)
+        came += f"; did you mean {near[0]!r}?" if near else ""
     came = "" if kind in ("missing", "value_error") else came
     return f"{where}: {problem['msg'].removeprefix('Value error, ').replace('tuple', 'list')}{came}"
+
+
+def _entry(location: tuple[int | str, ...]) -> str:
+    """Return what to write in the place of a value that should hold keys."""
+    if location[0] == "encoders" and len(location) == 2:
+        return f"an entry is {{name: …, model: …}}; or give one preset, encoders=NAME: {', '.join(PRESETS)}"
+    required = [f"{key}: …" for key, field in _section_at(location).model_fields.items() if field.is_required()]
+    return f"write {'.'.join(map(str, location))}={{{', '.join(required)}}}"
 
 
 def _of_other_sections(key: str) -> list[str]:

@@ -6,6 +6,7 @@ Content decides, not the name: gzip, bzip2, zstd, xz and lz4 are unpacked; Parqu
 from __future__ import annotations
 
 import bz2
+import difflib
 import gzip
 import io
 import lzma
@@ -108,7 +109,7 @@ def open_folder(address: str | Path) -> Folder:
     directory = Directory.at(address, *_ROLE)
     kind, names = directory.below(DEPTH)
     if kind == pafs.FileType.NotFound:
-        raise DataError(f"{directory} does not exist; expected the folder of a collection: give the one that holds it")
+        raise DataError(f"{directory} does not exist{_near(directory)}")
     if kind == pafs.FileType.File:
         above, _, name = directory.path.rpartition("/")
         parent = Directory(directory.filesystem, above or "/", str(directory).rpartition("/")[0] or ".", *_ROLE)
@@ -119,6 +120,17 @@ def open_folder(address: str | Path) -> Folder:
     empty = (f"{n} (an empty folder)" for n, e in shown.items() if e == pafs.FileType.Directory and n not in filled)
     other = (f"{n} (no file)" for n, e in shown.items() if e not in (pafs.FileType.File, pafs.FileType.Directory))
     return Folder(str(directory), files, (*empty, *other))
+
+
+def _near(directory: Directory) -> str:
+    """Return the folder beside it whose name is nearest to one that is missing, as a question."""
+    missing = directory.local
+    if missing is None or not missing.parent.is_dir():
+        return "; give the folder of a collection"
+    names = {path.name.lower(): path.name for path in missing.parent.iterdir() if not path.name.startswith(".")}
+    near = difflib.get_close_matches(missing.name.lower(), names, n=1)
+    shown = f"{str(directory).rstrip('/').removesuffix(missing.name)}{names[near[0]]}" if near else ""
+    return f"; did you mean {shown}?" if near else "; give the folder of a collection"
 
 
 def _known(table: Mapping[bytes, str], start: bytes) -> str | None:

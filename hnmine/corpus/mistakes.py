@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, any_known, keys_by_field
+from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, any_known, keys_by_field, plain
 from hnmine.corpus.files import HEAD
 
 _STARTS = (
@@ -66,6 +68,43 @@ def object_of_texts(row: object, least: int = 4) -> str | None:
         by_query = "to_entries[] | .key as $query | .value[] | [$query, ., 1]"
         return f"is one JSON object of lists; expected a row a line: jq -r '{by_query} | @tsv' OLD > NEW"
     return None
+
+
+def renamed(files: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return what to call files, and columns, of which the columns say what they hold and the names do not."""
+    advice = []
+    for file, keys in files.items():
+        name, ending = Path(file).name, "".join(Path(file).suffixes)
+        if unknown := _unknown_id(keys):
+            key, (first, *more) = unknown[0], JUDGEMENT[unknown[1]]
+            columns = f"the column {key} {first} (or {', '.join(more)})"
+            renames = columns if file.startswith("qrels") else f"it qrels/train{ending}, and {columns}"
+            advice.append(f"{file} looks like judgements: call {renames}")
+            continue
+        if {"query", "document"} <= keys_by_field(JUDGEMENT, keys).keys():
+            role, new, names = "judgements", "qrels/train", None
+        elif "text" in keys_by_field(DOCUMENT, keys):
+            role, new, names = "documents", "corpus", DOCUMENT
+        elif "text" in keys_by_field(QUERY, keys):
+            role, new, names = "queries", "queries", QUERY
+        else:
+            continue
+        if re.match(r"corpus|documents|docs|queries|topics|collection|train|dev|test|val|qrels", name) or "/" in file:
+            continue
+        ids = "" if names is None or "id" in keys_by_field(names, keys) else ", and the column of ids id"
+        advice.append(f"{file} looks like {role}: call it {new}{ending}{ids}")
+    return advice
+
+
+def _unknown_id(keys: Sequence[str]) -> tuple[str, str] | None:
+    """Return the one column of judgements whose name is not known, and what it holds; None: these are none."""
+    judged = keys_by_field(JUDGEMENT, keys)
+    rest = [key for key in keys if key not in judged.values()]
+    rest = [key for key in rest if plain(key).endswith("id")] or rest
+    missing = {"query", "document"} - judged.keys()
+    if {"title", "text"} & keys_by_field(DOCUMENT, keys).keys() or "score" not in judged:
+        return None
+    return (rest[0], missing.pop()) if len(missing) == len(rest) == 1 else None
 
 
 def _json_mistake(text: str, cut: bool) -> str | None:

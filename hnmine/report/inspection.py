@@ -5,7 +5,6 @@ Nothing is refused. A folder that cannot be read as a collection is shown file b
 
 from __future__ import annotations
 
-import re
 import shlex
 import unicodedata
 from collections import Counter, defaultdict
@@ -20,21 +19,22 @@ from hnmine.config.encoders import EncoderConfig
 from hnmine.config.root import Config
 from hnmine.corpus.analyzer import words
 from hnmine.corpus.collection import Collection, Quarantined
-from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, keys_by_field
 from hnmine.corpus.files import Folder, open_folder
 from hnmine.corpus.layouts import read_collection
+from hnmine.corpus.mistakes import renamed
 from hnmine.corpus.rows import rows
-from hnmine.errors import HnmineError, ModelError
-from hnmine.models.folder import max_positions, read_settings, resolve, transformer_config
+from hnmine.errors import HnmineError
+from hnmine.models.folder import UNLIMITED, open_tokenizer
 from hnmine.ranking.splits import Splits
 from hnmine.runs.progress import track
 from hnmine.runs.tables import text_table
 from hnmine.types import Int64, Judgements, Texts
 
+FEWEST = 30
+"""Queries that dev, and test, should have."""
 SAMPLE = 2000
 """Documents, and queries, whose tokens and scripts are counted: the first of as many equal parts."""
 _CHARACTERS = 100_000  # of a text, for the same
-_UNLIMITED = 10**6  # tokens: from here on a model reads to the end
 _SHOWN = 80  # characters of an example
 _SPLIT_HEADER = ("split", "used as", "judged", "right", "queries", "with a right one", "per query", "at most", "grades")
 _MULTILINGUAL = "multilingual-small", "mmarco-mminilmv2-l12-h384-v1"
@@ -64,6 +64,8 @@ def inspect(address: str | Path, config: Config, options: str = "") -> dict[str,
     try:
         splits = Splits(collection, config, _no_first_stage)
         found["use"] = {"train": splits.train_name, "dev": splits.dev_name, "test": splits.test_name}
+        parts = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+        found["asked"] = {role: len(np.unique(pairs.query_rows_P)) for role, pairs in parts.items()}
     except HnmineError as error:
         found["problem"] = str(error)
         names = {config.sources.train_split, config.sources.dev_split, config.sources.test_split}
@@ -208,10 +210,10 @@ def _tokens(encoder: EncoderConfig, collection: Collection) -> dict[str, Any]:
     """Return the lengths of a sample in tokens of an encoder, and the share that it truncates; or why not."""
     found: dict[str, Any] = {"encoder": encoder.name}
     try:
-        tokenizer, limit = _tokenizer(encoder)
+        tokenizer, limit = open_tokenizer(encoder)
     except Exception as error:  # what is raised depends on the library that meets a broken file
         return found | {"reason": str(error)}
-    found["limit"] = limit if limit < _UNLIMITED else None
+    found["limit"] = limit if limit < UNLIMITED else None
     for name, texts in (("documents", collection.documents), ("queries", collection.queries)):
         sample = [text[:_CHARACTERS] for text in _sample(texts)]
         lengths = np.array([len(each.ids) for each in tokenizer.encode_batch(sample)])
@@ -222,38 +224,13 @@ def _tokens(encoder: EncoderConfig, collection: Collection) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(encoder: EncoderConfig) -> tuple[Any, int]:
-    """Return what cuts texts into all their tokens, and how many the encoder reads."""
-    from tokenizers import Tokenizer
-
-    if encoder.model is None:
-        raise ModelError("it has no tokens")
-    folder = resolve(encoder.model, dense_head=encoder.dense_head)
-    files = sorted(folder.rglob("tokenizer.json"), key=lambda path: len(path.parts))
-    if not files:
-        raise ModelError(f"{folder} has no tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(files[0]))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer, encoder.max_tokens or _limit(files[0].parent)
-
-
-def _limit(folder: Path) -> int:
-    """Return how many tokens the settings beside a tokenizer let a model read."""
-    stated = [
-        read_settings(folder / "tokenizer_config.json").get("model_max_length"),
-        read_settings(folder / "sentence_bert_config.json").get("max_seq_length"),
-        max_positions(transformer_config(folder)),
-    ]
-    return int(min((each for each in stated if isinstance(each, int | float) and each > 0), default=_UNLIMITED))
-
-
 def _next(found: dict[str, Any], options: str, *, english: bool = False) -> list[str]:
     """Return what to do: commands, and what to know before; `english`: encoders that read English are configured."""
     # What stops every command.
     data = f"--data {shlex.quote(found['data'])}"
     if found["problem"]:
-        return [*_renames(found.get("files", {})), f"mend this, then: hnmine inspect {data}{options}"]
+        columns = {name: list(each.get("first_row") or {}) for name, each in found.get("files", {}).items()}
+        return [*renamed(columns), f"mend this, then: hnmine inspect {data}{options}"]
 
     # What makes results poor.
     advice, queries, splits = [], found["queries"], found["splits"]
@@ -277,26 +254,6 @@ def _next(found: dict[str, Any], options: str, *, english: bool = False) -> list
     return [*advice, f"hnmine run {data} --out out/run{options}"]
 
 
-def _renames(files: dict[str, dict[str, Any]]) -> list[str]:
-    """Return what to call the files whose columns say what they hold and whose names do not."""
-    advice = []
-    for file, each in files.items():
-        name, keys = Path(file).name, list(each.get("first_row") or {})
-        if {"query", "document"} <= keys_by_field(JUDGEMENT, keys).keys():
-            role, new, names = "judgements", "qrels/train", None
-        elif "text" in keys_by_field(DOCUMENT, keys):
-            role, new, names = "documents", "corpus", DOCUMENT
-        elif "text" in keys_by_field(QUERY, keys):
-            role, new, names = "queries", "queries", QUERY
-        else:
-            continue
-        if re.match(r"corpus|documents|docs|queries|topics|collection|train|dev|test|val|qrels", name) or "/" in file:
-            continue
-        ids = "" if names is None or "id" in keys_by_field(names, keys) else ", and the column of ids id"
-        advice.append(f"{file} looks like {role}: call it {new}{''.join(Path(name).suffixes)}{ids}")
-    return advice
-
-
 def _of_judgements(found: dict[str, Any]) -> list[str]:
     """Return what to know of grades, of splits that are used twice or not at all, and of rows that were set aside."""
     # Grades.
@@ -314,11 +271,24 @@ def _of_judgements(found: dict[str, Any]) -> list[str]:
     elif use and use["test"] == use["dev"]:
         advice.append(f"{use['dev']} both stops the training and is reported, which flatters; judge a test split")
 
+    for role in ("dev", "test") if use and use["test"] != use["dev"] else ("dev",) * bool(use):
+        if found["asked"][role] < FEWEST:
+            advice.append(
+                f"{role} has {_asked(found, role)}: below {FEWEST}, chance decides what looks best; judge more queries"
+            )
+
     # Rows.
     for name, each in found["files"].items():
         if (lost := each["rows"] - each["kept"]) > each["rows"] / 10:
             advice.append(f"{lost:,} of {each['rows']:,} rows of {name} are set aside; mend them first")
     return advice
+
+
+def _asked(found: dict[str, Any], role: str) -> str:
+    """Return how many queries of a split are asked, and of how many these are a share."""
+    count, name = found["asked"][role], found["use"][role]
+    total = next((each for split, each in found["splits"].items() if name.endswith(f" of {split}")), None)
+    return f"{count:,} queries" if total is None else f"{count:,} of {total['queries_with_answer']:,} queries"
 
 
 def inspection_text(found: dict[str, Any]) -> str:
@@ -332,7 +302,8 @@ def inspection_text(found: dict[str, Any]) -> str:
     if "splits" in found:
         rows = [_split_row(name, each, found.get("use", {})) for name, each in found["splits"].items()]
         blocks.append(text_table(rows, _SPLIT_HEADER, (0, 1)))
-        if shares := [f"{role}: {name}" for role, name in found.get("use", {}).items() if name not in found["splits"]]:
+        use = {role: name for role, name in found.get("use", {}).items() if name not in found["splits"]}
+        if shares := [f"{role}: {name}: {_asked(found, role)}" for role, name in use.items()]:
             blocks.append("taken from other splits: " + "; ".join(shares))
         blocks.append(_tokens_block(found["tokens"]))
 

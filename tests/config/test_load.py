@@ -229,3 +229,27 @@ def test_a_long_value_is_shown_by_its_beginning_without_half_a_key() -> None:
         load(overrides=[f"embed.store=[{'x' * 150}, 's3://name:hunter2{'y' * 90}@bucket']"])
     assert "xxx" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.lora=true", "train.lora: expected keys, got True; write train.lora={}"),
+        ("guards.denoise=x", "guards.denoise: expected keys, got 'x'; write guards.denoise={model: …}"),
+        (
+            "encoders=[bge]",
+            "encoders.0: expected keys, got 'bge'; an entry is {name: …, model: …}; or give one preset, ",
+        ),
+        (
+            "encoders=[{name: x, lexical: true}]",
+            "encoders.0.lexical: expected keys, got True; write encoders.0.lexical={}",
+        ),
+        ("select.rule=twoconditions", "got 'twoconditions'; did you mean 'two-conditions'?"),
+        ("device=gpuu", "got 'gpuu'; did you mean 'gpu'?"),
+        ("device=zzzzz", "got 'zzzzz'\n"),
+    ],
+)
+def test_a_value_of_another_form_is_told_its_form(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as raised:
+        load(overrides=[override])
+    assert "at least 1 item" not in str(raised.value)

@@ -388,7 +388,7 @@ def error_of(folder: Path, config: SourcesConfig = CONFIG) -> str:
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    assert "nowhere does not exist; expected the folder" in error_of(tmp_path / "nowhere")
+    assert "nowhere does not exist; give the folder" in error_of(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(("name", "role"), [("corpus.jsonl", "documents"), ("queries.jsonl", "queries")])

@@ -133,7 +133,11 @@ def test_an_address_that_cannot_be_used_is_a_config_error(address, part):
 
 def test_what_is_not_there_is_an_error(tmp_path, s3):
     for address in (tmp_path / "nothing", s3("bucket/nothing")):
-        with pytest.raises(DataError, match=r"nothing does not exist; expected the folder of a collection"):
+        with pytest.raises(DataError, match=r"nothing does not exist; give the folder of a collection"):
+            open_folder(address)
+    (tmp_path / "drones").mkdir()
+    for address in (tmp_path / "dronez", f"{tmp_path}/Drones2"):
+        with pytest.raises(DataError, match=rf"does not exist; did you mean {tmp_path}/drones\?$"):
             open_folder(address)
 
 

@@ -231,3 +231,17 @@ def test_weights_behind_a_link_are_hashed(tmp_path):
     before = folder_sha256(model)
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     assert folder_sha256(model) != before
+
+
+def test_a_folder_that_lacks_the_model_is_told_and_no_hub_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ranker", "reranker"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for model in ("out/nix", "./out/nix", f"{tmp_path}/out/nix"):
+        with pytest.raises(ModelError, match=r"out/nix does not exist; .*out has ranker, reranker$"):
+            resolve(model)
+    with pytest.raises(ModelError, match=r"model folder \./nowhere/nix does not exist$"):
+        resolve("./nowhere/nix")

@@ -18,9 +18,10 @@ from tests.builders.models import tiny_word_encoder
 LEXICAL = "encoders=[{name: words, lexical: {}}]"
 
 
-def inspected(folder: Path, *overrides: str, options: str = "") -> tuple[dict[str, Any], str]:
-    """Return what was found, by way of JSON, and the text for people."""
+def inspected(folder: Path | str, *overrides: str, options: str = "", few: bool = False) -> tuple[dict[str, Any], str]:
+    """Return what was found, by way of JSON, and the text for people; without warnings of few queries but for `few`."""
     found = json.loads(json.dumps(inspect(folder, load(overrides=[LEXICAL, *overrides]), options)))
+    found["next"] = [line for line in found["next"] if few or "below 30" not in line]
     return found, inspection_text(found)
 
 
@@ -89,6 +90,50 @@ def test_files_of_other_names_are_told_theirs_by_their_columns(tmp_path: Path) -
     assert inspected(tmp_path)[0]["documents"]["count"] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "said"),
+    [
+        (
+            "judgements",
+            "query_id,article_id,relevance",
+            "call it qrels/train.csv, and the column article_id docid (or document_id, ",
+        ),
+        ("ratings", "Search-Id,doc_id,grade", "call it qrels/train.csv, and the column Search-Id query_id (or qid, "),
+        ("qrels", "qid,article,score", "call the column article docid (or document_id, "),
+    ],
+)
+def test_judgements_of_an_unknown_column_are_told_its_name(name: str, header: str, said: str, tmp_path: Path) -> None:
+    folder = put(tmp_path, ["plums", "pears"], ["plum", "pear"])
+    (folder / f"{name}.csv").write_text(f"{header}\nq0,d0,1\nq1,d1,1\n")
+    advice = inspected(folder)[0]["next"]
+    assert [line for line in advice if line.startswith(f"{name}.csv looks like judgements: {said}")], advice
+    # What is advised is right.
+    old, new = re.findall(r"column (\S+) (\S+) \(", advice[0])[0]
+    (folder / f"{name}.csv").rename(folder / "qrels" / "train.csv")
+    (folder / "qrels" / "train.csv").write_text((folder / "qrels" / "train.csv").read_text().replace(old, new))
+    assert inspected(folder)[0]["splits"]["train"]["right"] == 2
+
+
+def test_how_many_queries_are_asked_is_said_and_too_few_are_warned_of(tmp_path: Path) -> None:
+    judged = [(i, i, 1.0) for i in range(63)]
+    texts, queries = [f"plum {i}" for i in range(63)], [f"which plum is {i}" for i in range(63)]
+    found, text = inspected(put(tmp_path / "one", texts, queries, train=judged), few=True)
+    dev = found["asked"]["dev"]
+    assert 1 <= dev < 30
+    assert f"dev: 15% of train: {dev} of 63 queries; test: 15% of train: {dev} of 63 queries" in text
+    warned = f"dev has {dev} of 63 queries: below 30, chance decides what looks best; judge more queries"
+    assert [line for line in found["next"] if "below 30" in line] == [warned]
+    found, text = inspected(
+        put(tmp_path / "two", texts, queries, train=judged[:5], dev=judged[5:35], test=judged[35:]), few=True
+    )
+    assert found["asked"] == {"train": 5, "dev": 30, "test": 28}
+    assert [line for line in found["next"] if "below 30" in line] == [
+        "test has 28 queries: below 30, chance decides what looks best; judge more queries"
+    ]
+    found, text = inspected(put(tmp_path / "three", texts, queries, test=judged))
+    assert f"dev: 15% of 85% of test: {found['asked']['dev']} of 63 queries" in text
+
+
 def test_copies_twins_and_queries_of_all_kinds_are_counted_with_an_example(tmp_path: Path) -> None:
     documents = ["The sea is blue", "the  SEA is\u00a0blue", "bread and butter", "the ﬁre", "The FIRE"]
     queries = ["sea?", "BREAD and butter", "nothing known", "??", "sea?", "fire"]
@@ -129,12 +174,12 @@ def test_scripts_are_shares_of_letters_whatever_their_form() -> None:
 
 
 def test_another_script_is_said_to_need_other_models_and_another_first_stage(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("hnmine.report.inspection.resolve", lambda *_, **__: tmp_path)
+    monkeypatch.setattr("hnmine.models.folder.resolve", lambda *_, **__: tmp_path)
     documents, right = ["数据库", "缓存", "对象"], [(0, 1, 1), (1, 0, 1), (2, 2, 1)]
     found = inspect(put(tmp_path / "x", documents, ["cache", "base", "thing"], train=right), load())
     assert found["documents"]["scripts"] == {"Han": 1.0}
     assert "BM25 finds nothing for 3 queries" in " ".join(found["next"])
-    assert [line.count("multilingual") for line in found["next"]] == [1, 0, 0, 1]
+    assert [line.count("multilingual") for line in found["next"] if "below 30" not in line] == [1, 0, 0, 1]
     proposed = re.findall(r"--set (\S+)", found["next"][-1])
     assert [each.partition("=")[0] for each in proposed] == ["encoders", "train.model", "evaluate.first_stage"]
     assert load(overrides=proposed).evaluate.first_stage == "dense"
@@ -168,7 +213,7 @@ def test_an_address_is_inspected_as_a_folder(tmp_path: Path) -> None:
     folder = write_collection(tmp_path / "x")
     there, here = (
         inspected(Path(folder))[0],
-        json.loads(json.dumps(inspect(f"file://{folder}", load(overrides=[LEXICAL])))),
+        inspected(f"file://{folder}")[0],
     )
     assert {key for key in here if here[key] != there[key]} == {"data", "next"}
     assert here["next"] == [f"hnmine run --data file://{folder} --out out/run"]
@@ -193,7 +238,9 @@ def test_only_a_test_split_is_divided_and_said(tmp_path: Path) -> None:
     found, text = inspected(write_collection(tmp_path / "x", ["test"]))
     assert found["problem"] is None
     assert found["use"]["train"] == "85% of test"
-    assert "taken from other splits: train: 85% of test; dev: " in text
+    assert re.search(
+        r"taken from other splits: train: 85% of test: \d of 4 queries; dev: 15% of 85% of test: 1 of 4", text
+    )
 
 
 @pytest.mark.parametrize(
