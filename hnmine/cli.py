@@ -208,15 +208,16 @@ def _night(options: argparse.Namespace) -> str:
     if options.command == "nightly":
         from hnmine.nights.night import nightly
 
-        night = history_table([nightly(options.data, options.home, _settings(options))])
-        return f"{night}\n{next_command(options, 'history')}, or rollback to take it back"
+        night = nightly(options.data, options.home, _settings(options))
+        is_new = night.decision.startswith("deployed: ") and Home(options.home).rollback_target() is not None
+        back = f"; to take it back: hnmine rollback --home {shlex.quote(options.home)}" * is_new
+        return f"{history_table([night])}\n{next_command(options, 'history')}{back}"
     home = Home(options.home)
     if options.command == "rollback":
         return f"{history_table([home.rollback(options.to)])}\n{next_command(options, 'history')}"
-    nights = home.history()
-    if not nights:
-        return f"home {home.directory} has no version yet\nNext: hnmine nightly --data DIR --home {options.home}"
-    return f"{history_table(nights)}\n{next_command(options, 'rollback')} --to VERSION deploys an older one again"
+    others = ", ".join(home.others())
+    back = f"\n{next_command(options, 'rollback')} --to VERSION deploys another one again: {others}" if others else ""
+    return f"{history_table(home.nights())}{back}"
 
 
 def _apidocs(options: argparse.Namespace) -> str:

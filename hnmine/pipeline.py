@@ -228,12 +228,12 @@ def rank(
 
 def _at_depth_of(ranker: Ranker, config: Config) -> Config:
     """Return settings by which as many documents are ranked as the ranker was chosen for; evaluate.depth is kept."""
-    own, evaluate = ranker.spec.depth, config.evaluate
+    depth, evaluate = ranker.spec.depth, config.evaluate
     if "depth" not in evaluate.model_fields_set:
-        say("rank", f"the first {own} documents of each query, for which the ranker was chosen; see --depth")
-        return config.model_copy(update={"evaluate": evaluate.model_copy(update={"depth": own})})
-    if evaluate.depth != own:
-        say("rank", f"the first {evaluate.depth} documents of each query, as evaluate.depth says; chosen for {own}")
+        say("rank", f"the first {depth} documents of each query, for which the ranker was chosen; see --depth")
+        return config.model_copy(update={"evaluate": evaluate.model_copy(update={"depth": depth})})
+    if evaluate.depth != depth:
+        say("rank", f"the first {evaluate.depth} documents of each query, as evaluate.depth says; chosen for {depth}")
     return config
 
 

@@ -150,6 +150,12 @@ class Home:
         """Return all nights and rollbacks, oldest first."""
         return self._pointer().history
 
+    def nights(self) -> list[Row]:
+        """Return the history of a home that has one; else a DataError says so."""
+        if not (history := self.history()):
+            raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
+        return history
+
     def next_number(self) -> str:
         """Return the number of the next version."""
         return f"{1 + max((int(row.version) for row in self.history()), default=0):04d}"
@@ -210,28 +216,48 @@ class Home:
         self.directory.remove_folder(name)
 
     def rollback(self, to: str | None = None) -> Row:
-        """Let an older version hold again: `to`, or the newest before the current one with another ranker.
+        """Let an older version hold again: `to`, or what `rollback_target` says.
 
         No version is removed. No night deploys the current ranker, or its re-ranker, again; another rollback can.
+
+        Raises:
+            DataError: there is no such version, or it deploys what the current one does.
         """
+        nights = self.nights()  # before a lock makes a folder
         with self.hold():
-            number, published = self.current().number, self._published()
-            if not number:
-                raise DataError(f"home {self.directory} has no version yet; run `hnmine nightly` first")
-            identities = {each: self._identity(self._version(each)) for each in published}
-            rejected = {*self._pointer().rejected, identities[number]}
-            earlier = [each for each in published if each < number and identities[each] not in rejected]
-            kept = ", ".join(published)
-            if to is not None and to not in published:
-                raise DataError(f"home {self.directory} has no version {to}; it keeps {kept}")
-            if to is None and not earlier:
+            number, others = self.current().number, self.others()
+            kept = ", ".join(self._published())
+            if to is not None and to not in others:
+                if to not in self._published():
+                    raise DataError(f"home {self.directory} has no version {to}; it keeps {kept}")
+                raise DataError(f"version {to} deploys what {number} does; with another ranker: {_listed(others)}")
+            if (target := to or self.rollback_target()) is None:
                 raise DataError(
-                    f"home {self.directory} keeps no version before {number} with another ranker, only {kept}"
+                    f"home {self.directory} keeps no version before {number} with another ranker, only {kept}; "
+                    f"later or rolled back from, for --to: {_listed(others)}"
                 )
-            target = to or earlier[-1]
-            row = Row(version=number, decision=f"rolled back to {target}")
-            self._write_pointer(target, row, sorted(rejected - {identities[target]}))
+            rejected = {*self._pointer().rejected, self._identity(self._version(number))}
+            night = next(row for row in nights if row.version == target)
+            said = f"rolled back from {number}"
+            row = Row(version=target, pairs=night.pairs, epoch=night.epoch, decision=said)
+            self._write_pointer(target, row, sorted(rejected - {self._identity(self._version(target))}))
             return row
+
+    def others(self) -> list[str]:
+        """Return the numbers of the kept versions that deploy another ranker than the current one, oldest first."""
+        deployed = {each: self._version(each).deployed for each in self._published()}
+        return [each for each, place in deployed.items() if place != deployed.get(self._pointer().version)]
+
+    def rollback_target(self) -> str | None:
+        """Return the newest version before the current one with another ranker that was not rolled back from.
+
+        One with the same parts as the current ranker, but of another night, only if there is no other.
+        """
+        number, rejected = self.current().number, self._pointer().rejected
+        names = {each: self._identity(self._version(each)) for each in self.others() if each < number}
+        earlier = [each for each, name in names.items() if name not in rejected]
+        other = [each for each in earlier if names[each] != self._identity(self.current())]
+        return max(other or earlier, default=None)
 
     def add_ranker(self, folder: Path) -> str:
         """Keep the ranker in a folder; return its name."""
@@ -333,6 +359,19 @@ def identities_of(folder: Path) -> list[str]:
     return [digest([spec.kind, parts, {name: round(weight, 2) for name, weight in spec.weights.items()}])]
 
 
+def ranks_as(folder: Path, other: Path) -> bool:
+    """Whether two rankers give all documents the same scores: whatever figures were written beside their parts."""
+    found = []
+    for spec in map(RankerSpec.read, (folder, other)):
+        parts = {name: part.model_dump(mode="json", exclude={"mean", "deviation"}) for name, part in spec.parts.items()}
+        found.append([spec.weights, spec.standardised, spec.depth, parts])
+    return found[0] == found[1]
+
+
+def _listed(versions: Sequence[str]) -> str:
+    return ", ".join(versions) or "none"
+
+
 def _of_weights(files: Mapping[str, str]) -> str:
     return digest({name: sha256 for name, sha256 in files.items() if name.endswith(".safetensors")} or dict(files))
 
@@ -345,4 +384,5 @@ def history_table(rows: Sequence[Row]) -> str:
         counts = (row.added, row.changed, row.removed, row.pairs, row.negatives_changed, row.epoch)
         figures = ["-" if value is None else f"{value:.3f}" for value in (row.mrr, row.mrr_trained)]
         cells.append([row.when, row.version, *(f"{count:,}" for count in counts), *figures, row.decision])
-    return text_table(cells, [*headers, "MRR@10", "chosen", "decision"], left=(0, 10))
+    headers += ["MRR@10 deployed before", "MRR@10 of tonight's choice", "decision"]
+    return text_table(cells, headers, left=(0, 10))

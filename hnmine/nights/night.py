@@ -30,9 +30,9 @@ from hnmine.corpus.text_keys import KEY_BYTES, keys_of
 from hnmine.errors import ConfigError, DataError, ModelError
 from hnmine.mining.mine import denoise_model
 from hnmine.mining.pca import HELD_OUT_ROWS, Basis, Fused, captured
-from hnmine.models.folder import RANKER_FILE, adapter_base, folder_sha256, resolve
+from hnmine.models.folder import RANKER_FILE, adapter_base, resolve
 from hnmine.models.lexical import Fit
-from hnmine.nights.home import Facts, Home, PinnedFit, Row, Version, identities_of
+from hnmine.nights.home import Facts, Home, PinnedFit, Row, Version, identities_of, ranks_as
 from hnmine.nights.lease import Lease
 from hnmine.pipeline import evaluate_step, rule_to_follow, select_step, train_step
 from hnmine.project import Project, open_project
@@ -256,11 +256,11 @@ def _train_and_decide(project: Project, home: Home, last: Version, row: Row, fac
     if not (chosen / RANKER_FILE).is_file():
         raise DataError("the first stage finds no document for any dev query, so nothing can choose what is deployed")
     facts.pairs_changed, facts.train = 0, settings
-    if deployed is not None and folder_sha256(chosen).items() <= folder_sha256(deployed).items():
-        row.mrr_trained, row.decision = row.mrr, "not deployed: none is better on dev than what is"
+    kind = RankerSpec.read(chosen).kind
+    if deployed is not None and last.ranker and ranks_as(chosen, deployed):
+        row.mrr_trained, row.decision = row.mrr, f"unchanged: {kind}, dev chooses what is deployed"
         return None
     after = _reciprocal_ranks(project, "chosen", chosen, {})
-    kind = RankerSpec.read(chosen).kind
     row.mrr_trained = float(after.mean())
 
     # Decide.

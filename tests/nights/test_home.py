@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hnmine.cli import main
 from hnmine.config.encoders import EncoderConfig
 from hnmine.config.root import Config
 from hnmine.errors import ConfigError, DataError, ModelError
 from hnmine.models.folder import folder_sha256
-from hnmine.nights.home import Facts, Home, Row, Version, history_table, identities_of
+from hnmine.nights.home import Facts, Home, Row, Version, history_table, identities_of, ranks_as
 from hnmine.nights.lease import LockLostError
 from hnmine.ranker.parts import Part
 from hnmine.ranker.place import is_ranker, ranker_folder
@@ -67,7 +68,7 @@ def publish(home: Home, tmp_path: Path, content: str, keep: int = 10, weights: s
 def deploy(home: Home, version: Version, files: dict[str, Path], keep: int = 10) -> None:
     after = home.current().number
     home.write(version, files)
-    row = Row(when="2026-01-01 00:00", version=version.number, decision="deployed")
+    row = Row(when="2026-01-01 00:00", version=version.number, decision="deployed", pairs=7, epoch=2)
     home.point(version.number, row, keep, after=after)
 
 
@@ -281,7 +282,8 @@ def test_rollback_goes_to_the_ranker_before_the_last_one(home, tmp_path):
         publish(home, tmp_path, content)
     before = home.current().ranker
     row = home.rollback()
-    assert row.decision == "rolled back to 0001"
+    assert (row.version, row.decision) == ("0001", "rolled back from 0003")
+    assert (row.pairs, row.epoch) == (7, 2), "of the version that holds again"
     version = home.current()
     assert version.number == "0001"
     assert version.ranker != before
@@ -289,9 +291,44 @@ def test_rollback_goes_to_the_ranker_before_the_last_one(home, tmp_path):
     assert publish(home, tmp_path, "four", keep=2) == "0004"
     with pytest.raises(DataError, match="no version 0009; it keeps 0003, 0004"):
         home.rollback("0009")
-    assert home.rollback("0003").version == "0004"
-    with pytest.raises(DataError, match="no version before 0003 with another ranker, only 0003, 0004"):
+    assert home.rollback("0003").decision == "rolled back from 0004"
+    with pytest.raises(DataError, match=r"no version before 0003 with another ranker, only 0003, 0004; .*--to: 0004"):
         home.rollback()
+    with pytest.raises(DataError, match="version 0003 deploys what 0003 does; with another ranker: 0004"):
+        home.rollback("0003")
+
+
+def test_every_version_with_another_ranker_is_reached_without_naming_it_those_of_other_weights_first(home, tmp_path):
+    for content, weights in (("a", "good"), ("b", "good"), ("c", "bad"), ("d", "bad"), ("d", "bad")):
+        publish(home, tmp_path, content, weights=weights)
+    assert home.others() == ["0001", "0002", "0003"]
+    with pytest.raises(DataError, match="version 0004 deploys what 0005 does; with another ranker: 0001, 0002, 0003"):
+        home.rollback("0004")
+    reached = []
+    while (target := home.rollback_target()) is not None:
+        assert home.rollback().version == target
+        reached.append(target)
+    assert reached == ["0002", "0001"]
+    with pytest.raises(DataError, match=r"no version before 0001 .*for --to: 0002, 0003, 0004, 0005"):
+        home.rollback()
+
+
+def test_the_commands_offer_a_rollback_only_where_it_has_a_target(tmp_path, capsys):
+    address = str(tmp_path / "home")
+    for command in ("history", "rollback"):
+        assert main([command, "--home", address]) == 2
+        assert "has no version yet; run `hnmine nightly` first" in capsys.readouterr().err
+    assert not (tmp_path / "home").exists()
+    home = Home(tmp_path / "other")
+    for content, offer in (("one", False), ("one", False), ("two", True)):
+        publish(home, tmp_path, content)
+        assert main(["history", "--home", home.address]) == 0
+        assert ("--to VERSION deploys another one again: 0001, 0002" in capsys.readouterr().out) == offer
+        assert (home.rollback_target() is not None) == offer
+    assert main(["rollback", "--home", home.address]) == 0
+    printed = capsys.readouterr().out
+    assert "0002" in printed
+    assert "rolled back from 0003" in printed
 
 
 def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, tmp_path):
@@ -303,7 +340,7 @@ def test_what_was_rolled_back_from_is_rejected_until_it_is_rolled_back_to(home, 
     home.rollback()
     publish(home, tmp_path, "four")
     assert [home.is_rejected(folder) for folder in folders] == [False, True, True]
-    assert home.rollback().decision == "rolled back to 0001", "and neither of these"
+    assert home.rollback().version == "0001", "and neither of these"
     home.rollback("0003")
     assert [home.is_rejected(folder) for folder in folders] == [True, True, False]
 
@@ -321,7 +358,7 @@ def test_a_home_of_re_rankers_alone_is_read_and_its_rejections_hold(home, tmp_pa
         ranker_folder(home.address),
     ):
         pytest.fail("found")
-    assert home.rollback().decision == "rolled back to 0001"
+    assert home.rollback().version == "0001"
     publish(home, tmp_path, "three", weights="three", keep=2)
     assert (home.directory / "rerankers").folders() == [version.reranker]
     again = ranker(tmp_path / "again", "bad, trained again", weights="bad")
@@ -338,6 +375,19 @@ def test_other_settings_beside_the_same_weights_are_no_other_ranker(home, tmp_pa
     again = ranker(tmp_path / "again", "bad, but trained in two parts", weights="bad")
     assert home.is_rejected(again)
     assert not home.is_rejected(ranker(tmp_path / "other", "bad", weights="other"))
+
+
+def test_rankers_rank_alike_whatever_figures_were_written_beside_their_parts(tmp_path):
+    def described(name: str, deviation: float = 1.0, **changes: dict) -> Path:
+        encoder = EncoderConfig(name="minilm", model="encoders/minilm")
+        how = {"kind": "encoder", "path": "encoders/minilm", "sha256": {"x": "1"}, "encoder": encoder} | changes
+        return describe(tmp_path / name, "blend", {"minilm": Part(**how, deviation=deviation)})
+
+    first = described("a")
+    assert ranks_as(first, described("b", deviation=2.0))
+    assert not ranks_as(first, described("c", sha256={"x": "2"}))
+    two = {name: RankerSpec.read(first).parts["minilm"] for name in ("minilm", "other")}
+    assert not ranks_as(first, describe(tmp_path / "d", "blend", two))
 
 
 def test_a_sum_is_named_by_its_parts_and_not_by_the_statistics_of_a_night(tmp_path):
@@ -413,6 +463,7 @@ def test_the_history_is_a_table():
     )
     lines = history_table([first, second]).splitlines()
     assert lines[0].split()[:5] == ["night", "version", "added", "changed", "removed"]
+    assert "  MRR@10 deployed before  MRR@10 of tonight's choice  decision" in lines[0]
     assert lines[1].split() == [
         *("2026-01-01", "02:00", "0001", "12,000", "0", "0", "7", "0", "1", "-", "0.500"),
         *("deployed,", "the", "first"),

@@ -397,6 +397,23 @@ def test_a_reranker_that_was_rolled_back_from_is_not_deployed_again(nights: Nigh
     assert nights.current.ranker != deployed
 
 
+def test_a_night_that_chooses_what_is_deployed_changes_nothing_and_offers_no_rollback(nights: Nights) -> None:
+    first = "ranker.choose=first-stage", "train.max_pairs=2"
+    nights.night(*first)
+    deployed = nights.current.ranker
+    options = [part for each in (*nights.settings, *first, "train.lessons=3") for part in ("--set", each)]
+    done = run_hnmine("nightly", "--data", nights.data, "--home", nights.home, *options)
+    assert done.returncode == 0, done.stderr
+    row = Home(nights.home).history()[-1]
+    assert row.decision == "unchanged: first-stage, dev chooses what is deployed"
+    assert row.mrr_trained == row.mrr
+    assert nights.current.ranker == deployed
+    assert (Directory.at(nights.home) / "rankers").folders() == [deployed]
+    assert "rollback" not in done.stdout
+    done = run_hnmine("rollback", "--home", nights.home)
+    assert (done.returncode, "keeps no version before 0002 with another ranker" in done.stderr) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_reranker_that_was_rolled_back_from_does_not_come_back_after_a_night_that_was_killed(
     nights: Nights, tmp_path: Path
@@ -405,7 +422,7 @@ def test_a_reranker_that_was_rolled_back_from_does_not_come_back_after_a_night_t
     nights.night(*reranker)
     other = f"train.model={tiny_cross_encoder(tmp_path / 'other', seed=1, spread=1)}", "train.epochs=4", *reranker
     assert nights.night(*other).decision.startswith("deployed: re-ranker, ")
-    assert Home(nights.home).rollback().decision == "rolled back to 0001"
+    assert Home(nights.home).rollback().version == "0001"
 
     fresh = *other, f"nightly.work={tmp_path / 'fresh'}"  # which has no training to reuse
     command = [sys.executable, "-m", "hnmine.cli", "nightly", "--data", nights.data, "--home", nights.home]
