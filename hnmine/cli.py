@@ -24,6 +24,7 @@ from hnmine.command_words import (
     RANK_EXAMPLES,
     STEPS,
     Parser,
+    after_evaluation,
     next_command,
     remedy_of,
     settings_given,
@@ -122,10 +123,9 @@ def _step(options: argparse.Namespace) -> str:
             is_old = "ranker" not in found and (out / "ranker").is_dir()
             stays = f"{out / 'ranker'} is still of the models before; evaluate chooses it anew.\n" * is_old
             return f"{_best(out, found['training'])}\n{stays}{next_command(options, 'evaluate')}"
-        case "evaluate":
-            return f"{found['evaluation']['table']}\n\n{_deployed(found)}".rstrip()
-        case "run":
-            return _ended(out, found)
+        case "evaluate" | "run":
+            shown = _ended(out, found) if command == "run" else f"{found['evaluation']['table']}\n\n{_deployed(found)}"
+            return f"{shown}\n{after_evaluation(options, _deployed(found))}"
         case "audit":
             written, remedy = f"All figures: {out / 'audit.json'}{_page(out)}", remedy_of(found["verdict"])
             return f"{found['table']}\n\n{found['verdict']}\n{written}\n{next_command(options, 'run')}{remedy}"

@@ -108,6 +108,18 @@ def next_command(options: argparse.Namespace, command: str) -> str:
     return " ".join(words) + (settings_given(options) if reads_settings else "")
 
 
+def after_evaluation(options: argparse.Namespace, answer: str) -> str:
+    """Return the last lines: the page, and the command that the answer names, else one that ranks with OUT/ranker."""
+    page, ranker = options.out / "report.html", options.out / "ranker"
+    lines = [f"All of it, as a page: {page}"] * page.is_file()
+    if (wanted := "--set ranker.choose=blend") in answer:
+        lines.append(f"{next_command(options, 'evaluate')} {wanted}")
+    elif ranker.is_dir():
+        words = ["hnmine", "rank", "--model", ranker, "--data", options.data, "--out", options.out / "run.trec"]
+        lines.append(f"Next: {shlex.join(map(str, words))}{settings_given(options)}")
+    return "\n".join(lines)
+
+
 def settings_given(options: argparse.Namespace) -> str:
     """Return --config and --set of a command as they were given, each after a blank."""
     given = [("--config", options.config)] * (options.config is not None) + [("--set", each) for each in options.set]

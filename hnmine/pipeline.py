@@ -145,7 +145,7 @@ def run(
         mine_step(project)
         triplets, negatives = (project.run.out / f"{name}.parquet" for name in ("triplets", "negatives"))
         show(examples(triplets, negatives, count=5))
-        show(evaluation_text(project.evaluator.evaluation()))
+        show(f"Before training:\n\n{evaluation_text(project.evaluator.evaluation())}")
         train_step(project)
         evaluate_step(project)
         leave_page(project.run.out)

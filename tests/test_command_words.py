@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 from pathlib import Path
 
 import pytest
 
 from hnmine.cli import command_parser, main
-from hnmine.command_words import DESCRIPTION, EXAMPLES, RANK_EXAMPLES, next_command, remedy_of, settings_given
+from hnmine.command_words import (
+    DESCRIPTION,
+    EXAMPLES,
+    RANK_EXAMPLES,
+    after_evaluation,
+    next_command,
+    remedy_of,
+    settings_given,
+)
 from hnmine.comparison.audit import verdict
 from hnmine.config.load import load
 from tests.builders.collections import write_collection
+from tests.builders.models import tiny_cross_encoder
 
 QUICK = ("encoders=[{name: words, lexical: {width: 8}}]", "device=cpu", "ray=false")
 
@@ -84,6 +94,39 @@ def test_the_next_command_of_an_audit_has_the_remedy_of_the_verdict() -> None:
         assert {f"--{each.strip()}" for each in found.split("--")[1:]} == expected
         command_parser().parse_args(shlex.split(f"run --data D --out O{found}"))
     assert remedy_of(verdict({"two conditions": usable})) == ""
+
+
+@pytest.mark.parametrize("chosen", ["auto", "re-ranker", "blend"])
+def test_an_evaluation_ends_with_the_page_and_a_command_that_runs(
+    chosen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = write_collection(tmp_path / "my data"), tmp_path / "it's out"
+    model = tiny_cross_encoder(tmp_path / "model")
+    settings = [*QUICK, f"train.model={model}", "train.max_tokens=32", f"ranker.choose={chosen}"]
+    given = ["--data", str(data), "--out", str(out), *(word for each in settings for word in ("--set", each))]
+    assert main(["evaluate", *given]) == 0
+    *lines, page, following = capsys.readouterr().out.splitlines()
+    assert page == f"All of it, as a page: {out / 'report.html'}"
+    words = pasted(following)
+    if any("--set ranker.choose=blend deploys it" in line for line in lines):
+        assert words == ["evaluate", *given, "--set", "ranker.choose=blend"]
+        assert chosen != "blend"
+    else:
+        ranked = ["--model", str(out / "ranker"), "--data", str(data), "--out", str(out / "run.trec")]
+        assert words == ["rank", *ranked, *given[4:]]
+    assert main(words) == 0
+    kind = json.loads((out / "manifest.json").read_text())["ranker"]["kind"]
+    assert words[0] == "rank" or kind == "blend", "the last setting counts"
+
+
+def test_an_answer_that_names_the_blend_is_followed_by_its_command(tmp_path: Path) -> None:
+    (tmp_path / "ranker").mkdir()
+    options = argparse.Namespace(config=None, set=["ranker.choose=re-ranker"], data="D", out=tmp_path)
+    asked = f"--data D --out {tmp_path} --set ranker.choose=re-ranker"
+    advised = after_evaluation(options, "No: …\nx is better on dev: --set ranker.choose=blend deploys it.")
+    assert advised == f"Next: hnmine evaluate {asked} --set ranker.choose=blend", "no page, no line of it"
+    insisted = after_evaluation(options, "Yes: ranker.choose insists on re-ranker.")
+    assert insisted.startswith(f"Next: hnmine rank --model {tmp_path / 'ranker'} --data D --out ")
 
 
 def test_every_example_of_the_help_is_understood() -> None:

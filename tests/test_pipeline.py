@@ -119,6 +119,10 @@ def test_the_table_is_what_the_stored_scores_say(whole: Whole) -> None:
     assert evaluation["table"] in done.stdout
     assert evaluation["answer"] in done.stdout
     assert "Best on dev" not in done.stdout
+    assert done.stdout.count("Before training:\n\n4 test queries") == 1
+    page, following = done.stdout.splitlines()[-2:]
+    assert page == f"All of it, as a page: {out / 'report.html'}"
+    assert following.startswith("Next: hnmine ")
     assert all(blend in evaluation["table"] for blend in blends)
     rows = read_rows(out)
     assert [row.name for row in rows] == [*names, *blends]
@@ -417,6 +421,12 @@ def test_where_dev_is_reported_the_answer_says_so(tmp_path: Path) -> None:
     found = hnmine.run(data, tmp_path / "out", config)
     assert list(found) == ["mining", "training", "evaluation", "ranker", "files"]
     assert any(row.startswith("after: ") for row in found["evaluation"]["metrics"])
+    assert found["evaluation"]["test_is_dev"]
+    for card in (tmp_path / "out" / "ranker" / "README.md", *(tmp_path / "out" / "rerankers").glob("*/README.md")):
+        text = card.read_text()
+        assert "There is no test split: these are the dev queries, which chose" in text, card
+        assert "split: dev" in text, card
+        assert not re.search(r"\bon test|test quer|split: test|had no say", text), card
 
 
 def test_embed_fills_the_store_and_does_nothing_else(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ _EXAMPLE = """\
 query = "how do I reset my password?"
 texts = ["To reset your password, open the settings and choose Security.", "Our offices are closed on public holidays."]
 """
+_INTERVAL = ": 95 % interval, p of a paired randomisation test"
 USE = """## Intended use
 
 Puts in order the documents that a first stage found for a query, in the domain of its data. It was tested behind one
@@ -157,7 +158,7 @@ def _tests(run: Run, row: str) -> str:
         lines.append(f"| {'**' * (name == row)}{name}{'**' * (name == row)} | {values} |")
     against = {"the start": "against_start", str(evaluation.get("untrained")): "against_untrained"}
     lines += [""] + [
-        f"* {MAIN_METRIC} against {other}: {Paired(**test)}: 95 % interval, p of a paired randomisation test"
+        f"* {MAIN_METRIC} against {other}: {Paired(**test)}{_INTERVAL * (not Paired(**test).too_few)}"
         for other, key in against.items()
         if (test := evaluation.get(key, {}).get(row, {}).get(MAIN_METRIC))
     ]
