@@ -24,10 +24,11 @@ Track = Callable[[str, float, int], None]
 class Event:
     """What happened after a step."""
 
-    kind: Literal["begun", "resumed", "trained", "evaluated", "recomputed", "halved"]
+    kind: Literal["begun", "resumed", "trained", "evaluated", "recomputed", "halved", "lora"]
     step: int
     value: float = 0.0
-    """The loss of a trained step; MAIN_METRIC of an evaluation; the tokens that a backward pass has once halved."""
+    """The loss of a trained step; MAIN_METRIC of an evaluation; the tokens that a backward pass has once halved; the
+    share of the weights that is trained with LoRA."""
     pairs: int = 0
     padding: float = 0.0
     """The share of a trained step's tokens that was padding."""
@@ -53,6 +54,9 @@ class TrainingLog:
                 say("train", f"{self._name}: goes on from the checkpoint of step {event.step}")
             case "recomputed":
                 say("train", f"{self._name}: layers are computed twice instead of kept (gradient checkpointing)")
+            case "lora" if self._recipe.lora and self._progress is None:
+                rank = self._recipe.lora["rank"]
+                say("train", f"{self._name}: LoRA of rank {rank} trains {event.value:.2%} of the weights")
             case "halved":
                 if not self._is_halved:
                     say(

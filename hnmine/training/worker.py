@@ -163,6 +163,9 @@ class Worker:
         if not self._done and (recipe.kind == "bi-encoder" or has_ranking_head(self._job.start)):
             self._evaluate(0)
         loss_of = losses.make(recipe.loss, recipe.margin, recipe.scale)
+        if recipe.lora is not None:
+            trained = sum(each.numel() for each in trained_weights(self._model.model).values())
+            self._log(Event("lora", self._done, trained / sum(each.numel() for each in self._model.model.parameters())))
         self._log(Event("begun", self._done))
         for step, (batch, is_evaluated) in enumerate(recipe.batches(len(lists)), 1):
             if step <= self._done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_what_is_logged_again_after_a_restart_counts_once(capsys: pytest.Capture
     said = capsys.readouterr().err
     assert said.count("name: step 1: MRR@10") == said.count("name: goes on from the checkpoint of step 1") == 1
     assert said.count("name: 24 lists in ") == 1
+
+
+def test_what_lora_trains_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = replace(quick_recipe(), lora={"rank": 4, "alpha": 8.0, "keep": "merged"})
+    log = TrainingLog("name", recipe, 8, lambda *_: None)
+    for event in (Event("lora", 0, 0.0123), Event("begun", 0), Event("lora", 1, 0.0123), Event("begun", 1)):
+        log.add(event)
+    log.close()
+    assert capsys.readouterr().err.count("name: LoRA of rank 4 trains 1.23% of the weights\n") == 1
 
 
 def test_events_are_shown_and_tracked(capsys: pytest.CaptureFixture[str]) -> None:

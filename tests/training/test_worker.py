@@ -184,6 +184,7 @@ def test_a_training_with_lora_that_is_stopped_goes_on_and_ends_as_one_that_was_n
     assert max(Group(tmp_path / "stopped").checkpoints()) == 4
     again = last_checkpoint(start, tmp_path / "stopped", events.append, epochs=4, lora=lora)
     assert Event("resumed", 4) in events
+    assert len({event.value for event in events if event.kind == "lora" and 0 < event.value < 0.9}) == 1
     (tensors,) = (path.name for path in whole.glob("*model.safetensors"))
     found, expected = load_file(again / tensors), load_file(whole / tensors)
     assert found.keys() == expected.keys()
