@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hnmine.report.page import report
 
-WIDTH, HEIGHT = 1100, 1060
+WIDTH, HEIGHT = 1100, 1270
 """Of the screen, in CSS pixels."""
 _LEFT_OUT = "nav, #rows { display: none } #queries { margin-top: 2.5rem }"
 

@@ -37,7 +37,7 @@ from hnmine.ranking.first_stage import say_lacking
 from hnmine.ranking.splits import FIRST_DOCUMENTS
 from hnmine.report.card import head_ranker_card, write_reranker_cards
 from hnmine.report.examples import examples, write_changes
-from hnmine.report.page import leave_page
+from hnmine.report.page import leave_page, renew_page
 from hnmine.report.rankings import evaluation_text
 from hnmine.report.texts import write_texts
 from hnmine.runs.folder import Run, refuse_source
@@ -74,6 +74,7 @@ def mine(
     with open_project(data, out, config, vectors) as project:
         project.check_models("mine")
         mine_step(project, rule)
+        renew_page(project.run.out)
         return project.run.manifest
 
 
@@ -109,6 +110,7 @@ def train(data: Data, out: str | Path, config: Config | None = None, *, vectors:
             project.run.require_mined()
         project.check_models("train")
         train_step(project)
+        renew_page(project.run.out)
         return project.run.manifest
 
 

@@ -29,6 +29,7 @@ WIDE, NARROW, FIGURE = 918, 334, 400
 """Widths of a chart in CSS pixels: of one that fills a wide page, or a narrow one, and of one beside another."""
 INK, SOFT, FILL, ACCENT, PAPER = (f"var(--{name})" for name in ("ink", "soft", "fill", "accent", "paper"))
 _NAME, _BAR, _INTERVAL, _PANEL = 15, 40, 13, 110  # pixels of a name, a named bar, an interval, a histogram
+_LEAST = 0.01  # what a scale of gains reaches at least: its labels have two decimals
 _BINS, _LETTER = 40, 8  # of a histogram; pixels of a letter
 _LINKS = "https://vega.github.io/vega-datasets/"  # what the library puts before an address inside the page
 _NUMBERS = re.compile(r' (?:d|transform|x[12]?|y[12]?|width|height|viewBox)="[^"]*"')
@@ -50,15 +51,26 @@ def _specifications() -> dict[str, Any]:
     return dict(yaml.safe_load((TEMPLATES / "charts.yaml").read_text("utf-8")))
 
 
-def _svg(name: str, width: int, datasets: Mapping[str, Sequence[Datum]], height: int | None = None) -> Markup:
-    """Return the SVG of a specification and its data, which the library escapes; numbers have one decimal."""
+def _svg(
+    name: str,
+    width: int,
+    datasets: Mapping[str, Sequence[Datum]],
+    height: int | None = None,
+    ticks: Sequence[float] = (),
+) -> Markup:
+    """Return the SVG of a specification and its data, which the library escapes; numbers have one decimal.
+
+    `height` is that of the last of several views; `ticks` are for the axis that asks for them.
+    """
     import vl_convert  # starts an interpreter of JavaScript
 
     specifications = _specifications()
     sized = {"width": width} | ({} if height is None else {"height": height})
     spec = sized | specifications[name] | {"datasets": {key: list(rows) for key, rows in datasets.items()}}
+    spec["params"] = [{"name": "ticks", "value": [*ticks]}]
     if "vconcat" in spec:
-        spec["vconcat"] = [{"width": width} | view for view in spec["vconcat"]]
+        *views, last = spec["vconcat"]
+        spec["vconcat"] = [*({"width": width} | view for view in views), sized | last]
     config = specifications["config"] | {
         "axisX": {"tickCount": width // 110, "labelOverlap": "parity", "labelSeparation": 12},
         "aria": False,
@@ -82,18 +94,25 @@ def _cut(row: Datum, letters: int) -> Datum:
     return row | {"name": shortened(row["name"], letters)} if "name" in row else row
 
 
-def outcome(counts: tuple[int, int, int], gain: tuple[float, float, float], label: str) -> Chart:
-    """Return how many queries got better, stayed and got worse; below it low end, mean and high end of the gain."""
+def outcome(counts: tuple[int, int, int], gains: Sequence[tuple[float, float, float]], label: str) -> Chart:
+    """Return how many queries got better, stayed and got worse; below it low end, mean and high end of each gain.
+
+    The first gain is in colour, the others are hollow, in ink.
+    """
     ends = np.cumsum([0, *counts]).tolist()
     rows = zip(ends, ends[1:], (ACCENT, FILL, INK), strict=False)
-    span, (low, value, high) = 1.35 * max(*map(abs, gain), 1e-3), gain
+    span = 1.35 * max(_LEAST, *(abs(end) for gain in gains for end in gain))
     datasets: dict[str, list[Datum]] = {
         "parts": [{"from": start, "to": end, "colour": colour} for start, end, colour in rows],
         "span": [{"value": -span}, {"value": span}],
         "zero": [{"value": 0}],
-        "gain": [{"low": low, "value": value, "high": high}],
+        "gain": [
+            {"low": low, "value": value, "high": high, "at": 13 + 20 * place}
+            | dict(zip(("colour", "inside"), (INK, PAPER) if place else (ACCENT, ACCENT), strict=True))
+            for place, (low, value, high) in enumerate(gains)
+        ],
     }
-    return _both("outcome", label, datasets)
+    return _both("outcome", label, datasets, 6 + 20 * len(gains))
 
 
 def forest(rows: Sequence[tuple[str, Sequence[Interval]]], label: str) -> Chart:
@@ -107,8 +126,12 @@ def forest(rows: Sequence[tuple[str, Sequence[Interval]]], label: str) -> Chart:
         for place, (_, intervals) in enumerate(rows)
         for kind, low, value, high in intervals
     ]
-    names = [{"at": place * height + 8, "name": name} for place, (name, _) in enumerate(rows)]
-    return _both("forest", label, {"rows": marks, "names": names, "zero": [{"value": 0}]}, height * len(rows))
+    names: list[Datum] = [{"at": place * height + 8, "name": name} for place, (name, _) in enumerate(rows)]
+    # The lines of the axis pause where the names stand.
+    zero = [{"value": 0, "at": each["at"] + _NAME - 4, "to_at": each["at"] + height - 8} for each in names]
+    span = [{"value": end} for end in (-_LEAST, _LEAST)]
+    datasets: dict[str, list[Datum]] = {"rows": marks, "names": names, "zero": zero, "span": span}
+    return _both("forest", label, datasets, height * len(rows))
 
 
 def bars(rows: Sequence[tuple[str, float, str]], label: str, intervals: Sequence[tuple[float, float]] = ()) -> Chart:
@@ -149,8 +172,19 @@ def histograms(columns: Mapping[str, Float64], label: str, *, log: bool = False)
             }
         )
     datasets = {"columns": bins, "medians": medians, "names": names}
-    svg = _svg("lengths" if log else "histograms", FIGURE - 10, datasets, _PANEL * len(columns))
+    ticks = _ticks(low, high) if log else []
+    svg = _svg("lengths" if log else "histograms", FIGURE - 10, datasets, _PANEL * len(columns), ticks)
     return Chart(label=label, svg=svg)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return the ticks of a logarithmic axis: powers of ten; with 2 and 5 between if these are few; else its ends."""
+    for steps, enough in (((1,), 4), ((1, 2, 5), 2)):
+        ticks = [step * 10.0**power for power in range(7) for step in steps]
+        found = [tick for tick in ticks if low <= tick <= high]
+        if len(found) >= enough:
+            return found
+    return [float(np.ceil(low)), float(np.floor(high))]
 
 
 def distances(positive_M: Float64, negative_M: Float64, label: str) -> Chart:

@@ -23,6 +23,8 @@ EXTREMES = 10
 MOST_DOTS = 1500
 """Queries of a scatter; of more it shows a sample."""
 _RESAMPLES, _AT_ONCE = 4000, 500
+_SURE = 0.05  # a p-value from which on a difference may be chance
+_STAYED = "deployed-before"  # the slug of the row that an earlier evaluation left in OUT/ranker
 _BEFORE = "before: "  # the re-ranker that was given, or its warmed-up body
 _SPREAD, _APART = 0.42, 0.11  # of a place's width: over which its dots are spread at most; how far they lie apart
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
@@ -62,9 +64,11 @@ class Outcome:
     before: Row
     after: Row
     deployed: str
-    """The name of the row that is OUT/ranker; empty where there is none."""
+    """The name of the row that OUT/ranker holds; empty where there is none."""
     tables: Mapping[str, pa.Table]
     """By slug."""
+    is_dev: bool = False
+    """Whether the queries are those of dev, which chose."""
     seed: int = 0
     texts: Mapping[str, str] = field(default_factory=dict)
     """The beginnings of documents by id."""
@@ -79,7 +83,7 @@ class Outcome:
         """
         # Read the rows.
         rows, training = read_rows(out), manifest.get("training") or {}
-        deployed = str((manifest.get("ranker") or {}).get("chosen", ""))
+        deployed = held(rows, manifest.get("ranker") or {})
         before, after = opposed(rows, deployed, is_warmed_up=bool((training.get("start") or {}).get("warmed_up")))
 
         # Read the texts, which an evaluation of an earlier release lacks.
@@ -88,12 +92,15 @@ class Outcome:
         if (out / DOCUMENTS).is_file():
             table = pq.read_table(out / DOCUMENTS)
             texts = dict(zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True))
+        tables = {row.slug: row.test_table() for row in rows}
+        first = rows[0]
         return cls(
             rows=rows,
             before=before,
             after=after,
             deployed=deployed,
-            tables={row.slug: row.test_table() for row in rows},
+            tables=tables,
+            is_dev=bool(first.dev) and first.dev_table()["query_id"].equals(tables[first.slug]["query_id"]),
             seed=manifest["evaluation"]["config"]["seed"],
             texts=texts,
             queries=queries,
@@ -113,6 +120,23 @@ class Outcome:
     def test(self) -> Paired:
         """The gain of the main metric, and how sure it is."""
         return paired(self.values(self.after), self.values(self.before), self.seed)
+
+    @cached_property
+    def free(self) -> Row | None:
+        """The blend of first stage and encoders, without a re-ranker; None if it is one of the two, or not there."""
+        blends = [row for row in self.rows if row.kind == "blend" and row.slug != _STAYED]
+        return blends[0] if blends and blends[0] not in (self.before, self.after) else None
+
+    @cached_property
+    def against_free(self) -> Paired | None:
+        """The gain of the main metric over `free`."""
+        return None if self.free is None else paired(self.values(self.after), self.values(self.free), self.seed)
+
+    @property
+    def free_would_do(self) -> bool:
+        """Whether OUT/ranker holds a re-ranker, and `free` is not surely worse."""
+        test, is_held = self.against_free, self.after.name == self.deployed
+        return test is not None and is_held and "re-ranker" in self.after.weights and may_be_chance(test, or_loss=True)
 
     def counts(self) -> tuple[int, int, int]:
         """Return how many queries got better, stayed equal and got worse."""
@@ -206,8 +230,24 @@ class Outcome:
                 yield x + x_shift, y + y_shift, float(self.change_Q[query]), f"#q{query}"
 
 
+def may_be_chance(test: Paired, *, or_loss: bool = False) -> bool:
+    """Whether a difference is not surely one, or, with `or_loss`, not surely a gain."""
+    return test.p >= _SURE or (test.difference <= 0 if or_loss else test.low <= 0 <= test.high)
+
+
+def held(rows: Sequence[Row], ranker: Mapping[str, Any]) -> str:
+    """Return the name of the row that OUT/ranker holds by this section of the manifest; empty: none is.
+
+    What was deployed before is a row only where it is better on dev than all else; it stays unless another kind was
+    insisted on. Its name says so, while the section has the name from the evaluation that it comes from.
+    """
+    insists = ranker.get("config", {}).get("ranker", {}).get("choose", "auto") != "auto"
+    stayed = [row.name for row in rows if row.slug == _STAYED and ranker and not insists]
+    return (stayed or [str(ranker.get("chosen", ""))])[0]
+
+
 def opposed(rows: Sequence[Row], deployed: str, *, is_warmed_up: bool) -> tuple[Row, Row]:
-    """Return the rows that the page sets against each other: what was there before, and what is deployed.
+    """Return the rows that the page sets against each other: what was there before, and what OUT/ranker holds.
 
     Before is the re-ranker that was given. A body that was only warmed up was never deployed: there it is the first
     stage. Where that itself is deployed, it is set against the best of the others on dev.

@@ -20,8 +20,9 @@ from markupsafe import Markup
 
 from hnmine.errors import DataError
 from hnmine.ranking.measures import DEPTH, MAIN_METRIC, METRICS
+from hnmine.ranking.rows import ROWS
 from hnmine.report import charts, steps
-from hnmine.report.outcome import EXTREMES, MOST_DOTS, Change, Outcome
+from hnmine.report.outcome import EXTREMES, MOST_DOTS, Change, Outcome, may_be_chance
 from hnmine.runs.files import whole_file
 from hnmine.runs.folder import HOME_MARK
 from hnmine.runs.manifest import MANIFEST, read_manifest
@@ -76,15 +77,26 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _outcome(out: Path, manifest: Mapping[str, Any], lacking: _Lacking) -> Outcome | None:
     """Return the evaluation, None if there is none that can be read."""
     if not manifest.get("evaluation"):
-        lacking.append(("What became of the test queries", "hnmine evaluate --data DIR --out DIR"))
+        commands = _stale(out, manifest) or [_command("evaluate")]
+        lacking.append(("What became of the test queries", ", then ".join(commands)))
         return None
     try:
         return Outcome.read(out, manifest)
     except DataError as error:
-        lacking.append(
-            (f"What became of the test queries ({one_line(str(error))})", "hnmine evaluate --data DIR --out DIR")
-        )
+        lacking.append((f"What became of the test queries ({one_line(str(error))})", _command("evaluate")))
         return None
+
+
+def _command(step: str) -> str:
+    return f"hnmine {step} --data DIR --out DIR"
+
+
+def _stale(out: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Return the commands that evaluate what is in OUT now, where its evaluation is of an earlier state; else none."""
+    if manifest.get("evaluation") or not (out / ROWS).is_file():
+        return []
+    untrained = not manifest.get("training") and (out / "rerankers").is_dir()
+    return [_command(step) for step in (["train"] if untrained else []) + ["evaluate"]]
 
 
 def _context(
@@ -104,7 +116,7 @@ def _context(
     }
     for part, name, command in parts.values():
         if not part:
-            lacking.append((name, f"hnmine {command} --data DIR --out DIR"))
+            lacking.append((name, _command(command)))
     # Say when, and of what.
     newest = max(path.stat().st_mtime for name in (MANIFEST, *found) if (path := out / name).is_file())
     evaluation = manifest.get("evaluation") or {}
@@ -114,6 +126,8 @@ def _context(
         "cost": steps.cost(manifest),
         "provenance": steps.provenance(manifest),
         "lacking": lacking,
+        "stale": _stale(out, manifest),
+        "folder": one_line(out.resolve().name),
         "title": one_line("/".join(out.resolve().parts[-2:])),
         "when": datetime.fromtimestamp(newest, UTC).strftime("%-d %B %Y, %H:%M UTC"),
         "evaluation": evaluation,
@@ -131,11 +145,19 @@ def _first_things(outcome: Outcome) -> dict[str, Any]:
     """Return the sentence and the picture at the top, the table with its intervals, and the scatter."""
     (better, equal, worse), test = outcome.counts(), outcome.test
     total = len(outcome.change_Q)
-    label = f"{better} queries better, {equal} equal, {worse} worse; {MAIN_METRIC} {test}"
+    against = {outcome.before.name: test}
+    if outcome.free is not None and outcome.against_free is not None:
+        against[outcome.free.name] = outcome.against_free
+    label = f"{better} queries better, {equal} equal, {worse} worse; " + "; ".join(
+        f"{MAIN_METRIC} {one} against {one_line(name)}" for name, one in against.items()
+    )
+    gains = [(one.low, one.difference, one.high) for one in against.values()]
     return {
         "counts": {"better": better, "equal": equal, "worse": worse, "total": total},
         "test": test,
-        "picture": charts.outcome((better, equal, worse), (test.low, test.difference, test.high), label),
+        "against": [*against],
+        "may_be_chance": may_be_chance,
+        "picture": charts.outcome((better, equal, worse), gains, label),
         "references": [row.name for row in outcome.references()],
         "forests": {
             metric: charts.forest(rows, f"Gain in {metric} of each row, with 95 % intervals")
@@ -191,6 +213,12 @@ def _lists(changes: list[Change]) -> dict[str, Any]:
         "rest": [each for each in rest if each.before],
         "left_out": sum(not each.before for each in rest),
     }
+
+
+def renew_page(out: Path) -> None:
+    """Write the page anew after a step that makes no page, if there is one: it may show what holds no longer."""
+    if (out / PAGE).is_file():
+        leave_page(out)
 
 
 def leave_page(out: Path) -> Path | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 from hnmine.config.root import Config
 from hnmine.mining.mine import SPACE_SAMPLE
 from hnmine.ranking.measures import METRICS, Task, means, measure
-from hnmine.ranking.rows import Row, write_rows
+from hnmine.ranking.rows import Row, RowKind, write_rows
 from hnmine.report.page import NIGHTS
 from hnmine.report.texts import write_texts
 from hnmine.runs.files import write_json
@@ -20,13 +21,15 @@ from hnmine.types import Float32, Texts
 
 TextOf = Callable[[str], str]
 """From the name of a text, such as `query 3` or `data`, to the text."""
-ROWS = {
+ROWS: dict[str, tuple[RowKind, dict[str, float]]] = {
     "first stage: BM25": ("first-stage", {"BM25": 1.0}),
     "before: as given": ("re-ranker", {"re-ranker": 1.0}),
     "after: paper": ("re-ranker", {"re-ranker": 1.0}),
     "after: paper, blended": ("blend-with-re-ranker", {"BM25": 0.3, "re-ranker": 0.7}),
 }
 DEPLOYED = "after: paper, blended"
+WITH_BLEND = ROWS | {"first stage: BM25, blended": ("blend", {"BM25": 0.5, "minilm": 0.5})}
+"""The same, and a blend that needs no re-ranker, which is the best of all."""
 
 
 def reported_run(
@@ -37,13 +40,18 @@ def reported_run(
     seed: int = 0,
     warmed_up: bool = False,
     text_of: TextOf = str.title,
+    rows: Mapping[str, tuple[RowKind, dict[str, float]]] = ROWS,
+    deployed: str = DEPLOYED,
+    test_is_dev: bool = False,
+    reach: float = 0.8,
 ) -> Path:
-    """Write OUT as mine, train, evaluate, audit, compare and a night leave it."""
+    """Write OUT as mine, train, evaluate, audit, compare and a night leave it; `rows` are in the order of the table."""
     rng = np.random.default_rng(seed)
     with open_run(out, Config()) as run:
         _mine(run, rng, text_of)
         _train(run, text_of, warmed_up)
-        _evaluate(run, rng, text_of, queries, depth)
+        _evaluate(run, rng, text_of, queries, depth, rows, test_is_dev, reach)
+        run.commit("ranker", inputs={}, files={}, data=text_of("data"), chosen=deployed)
     _audit(out, text_of)
     _compare(out, text_of)
     night = {"when": "2026-01-02 03:04", "version": "0001", "added": 3, "changed": 0, "removed": 1, "pairs": 9}
@@ -52,7 +60,9 @@ def reported_run(
     return out
 
 
-def scored_task(rng: np.random.Generator, queries: int, depth: int, text_of: TextOf) -> tuple[Task, dict[str, Float32]]:
+def scored_task(
+    rng: np.random.Generator, queries: int, depth: int, text_of: TextOf, names: Iterable[str] = ROWS
+) -> tuple[Task, dict[str, Float32]]:
     """Return a task with one right document a query, or two, or none in its list; scores by row, later ones better."""
     rows_QK = np.array([rng.permutation(4 * depth)[:depth] for _ in range(queries)], dtype=np.int64)
     right = [
@@ -74,7 +84,7 @@ def scored_task(rng: np.random.Generator, queries: int, depth: int, text_of: Tex
     )
     scores = {
         name: (rng.normal(size=rows_QK.shape) + at * task.relevant_QK).astype(np.float32)
-        for at, name in enumerate(ROWS)
+        for at, name in enumerate(names)
     }
     return task, scores | {"first stage: BM25": task.first_scores_QK}
 
@@ -152,15 +162,26 @@ def _train(run: Run, text_of: TextOf, warmed_up: bool) -> None:
     )
 
 
-def _evaluate(run: Run, rng: np.random.Generator, text_of: TextOf, queries: int, depth: int) -> None:
-    task, scores = scored_task(rng, queries, depth, text_of)
+def _evaluate(
+    run: Run,
+    rng: np.random.Generator,
+    text_of: TextOf,
+    queries: int,
+    depth: int,
+    kinds: Mapping[str, tuple[RowKind, dict[str, float]]],
+    test_is_dev: bool,
+    reach: float,
+) -> None:
+    task, scores = scored_task(rng, queries, depth, text_of, kinds)
+    dev_ids = tuple(f"dev {each}" for each in task.queries.ids)
+    dev = task if test_is_dev else replace(task, queries=Texts(ids=dev_ids, texts=task.queries.texts))
     rows, tables = [], {}
-    for name, (kind, weights) in ROWS.items():
+    for name, (kind, weights) in kinds.items():
         worth, slug = means(measure(task, scores[name])), name.replace(": ", "-").replace(", ", "-").replace(" ", "-")
         rows.append(
             Row(name=name, slug=slug, kind=kind, weights=weights, dev=worth, test=worth, milliseconds_per_query=12.5)
         )
-        tables |= {slug: (task, scores[name]), f"dev: {slug}": (task, scores[name])}
+        tables |= {slug: (task, scores[name]), f"dev: {slug}": (dev, scores[name])}
     files = [*write_rows(run.out, rows, tables), *write_texts(task, scores.values(), run)]
     with run.timed("evaluate"):
         pass
@@ -171,10 +192,9 @@ def _evaluate(run: Run, rng: np.random.Generator, text_of: TextOf, queries: int,
         files=run.sha256_of(*files),
         data=text_of("data"),
         split=text_of("test"),
-        first_stage_reach=0.8,
+        first_stage_reach=reach,
         answer=answer,
     )
-    run.commit("ranker", inputs={}, files={}, data=text_of("data"), chosen=DEPLOYED)
 
 
 def _audit(out: Path, text_of: TextOf) -> None:

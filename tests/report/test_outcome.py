@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from hnmine.ranking.measures import METRICS
+from hnmine.ranking.measures import METRICS, paired
 from hnmine.ranking.rows import Row
-from hnmine.report.outcome import EXTREMES, MOST_DOTS, Outcome, interval_of_means, opposed
+from hnmine.report.outcome import EXTREMES, MOST_DOTS, Outcome, held, interval_of_means, opposed
 from hnmine.report.texts import QUERIES, SHOWN
-from tests.builders.runs import reported_run
+from tests.builders.runs import DEPLOYED, WITH_BLEND, reported_run
 
 
 def row(name: str, kind: str, dev: float) -> Row:
@@ -115,3 +115,54 @@ def test_dots_lie_in_their_places_and_apart(out: Path) -> None:
         places = [0 if place is None else 11 - place for place in (changes[link].was, changes[link].now)]
         assert [round(x), round(y)] == places
         assert change == changes[link].change
+
+
+def read(out: Path) -> Outcome:
+    return Outcome.read(out, json.loads((out / "manifest.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("stayed", "chosen", "wanted", "expected"),
+    [
+        (False, "after", "auto", "after"),
+        (False, "first stage", "first-stage", "first stage"),
+        (True, "after", "auto", "deployed before: after"),
+        (True, "after", "blend", "after"),
+        (True, "", "auto", ""),
+    ],
+)
+def test_what_the_folder_holds_is_a_row_even_if_it_is_of_an_earlier_evaluation(
+    stayed: bool, chosen: str, wanted: str, expected: str
+) -> None:
+    earlier = row("deployed before: after", "blend", 0.7).model_copy(update={"slug": "deployed-before"})
+    section = {"chosen": chosen, "config": {"ranker": {"choose": wanted}}} if chosen else {}
+    assert held([FIRST, START, AFTER, *([earlier] if stayed else [])], section) == expected
+
+
+def test_the_dev_queries_are_known_by_their_ids(out: Path, tmp_path: Path) -> None:
+    assert not read(out).is_dev
+    assert read(reported_run(tmp_path / "out", queries=9, test_is_dev=True)).is_dev
+
+
+@pytest.mark.parametrize("deployed", [DEPLOYED, "first stage: BM25, blended", "first stage: BM25"])
+def test_the_blend_that_needs_no_re_ranker_is_a_rival_of_one_that_does(tmp_path: Path, deployed: str) -> None:
+    outcome = read(reported_run(tmp_path / "out", queries=30, rows=WITH_BLEND, deployed=deployed))
+    blend = outcome.rows[-1]
+    assert outcome.after.name == deployed
+    assert outcome.free_would_do == (deployed == DEPLOYED)
+    if outcome.after == blend:
+        assert outcome.free is None is outcome.against_free
+    else:
+        assert outcome.free == blend
+        assert outcome.against_free == paired(outcome.values(outcome.after), outcome.values(blend))
+        assert outcome.against_free.difference < 0  # the builder makes later rows better
+
+
+def test_a_blend_that_is_surely_worse_would_not_do(tmp_path: Path) -> None:
+    first, *others = WITH_BLEND.items()
+    rows = dict([first, others[-1], *others[:-1]])
+    outcome = read(reported_run(tmp_path / "out", queries=200, rows=rows))
+    assert outcome.free.kind == "blend"
+    assert outcome.against_free.p < 0.05
+    assert outcome.against_free.difference > 0
+    assert not outcome.free_would_do

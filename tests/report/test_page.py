@@ -20,8 +20,8 @@ from playwright.sync_api import Error as PlaywrightError
 import hnmine
 from hnmine.errors import DataError
 from hnmine.ranking.rows import read_rows
-from hnmine.report.page import MOST_BYTES, NIGHTS, PAGE, report
-from tests.builders.runs import reported_run
+from hnmine.report.page import MOST_BYTES, NIGHTS, PAGE, renew_page, report
+from tests.builders.runs import WITH_BLEND, reported_run
 
 SECTIONS = ["rows", "queries", "arms", "mining", "hidden", "learning", "nights", "cost", "provenance"]
 HOSTILE = [
@@ -278,6 +278,86 @@ def look(chromium: Browser, out: Path, width: int, scheme: Literal["light", "dar
     page.close()
 
 
+def head_of(page: str) -> str:
+    """Return the words above the sections."""
+    return re.sub(r"\s+", " ", "".join(Shape(page[page.index("<h1>") : page.index("<nav")]).text))
+
+
+CAVEAT = "There is no test split: these are the dev queries, which chose, and the figures flatter."
+OUT_OF_DATE = "The evaluation in out/evaluation is out of date"
+
+
+def test_figures_of_the_queries_that_chose_are_called_so_below_the_headline(tmp_path: Path, page: str) -> None:
+    assert CAVEAT not in head_of(page)
+    assert f"worse. {CAVEAT}" in head_of(page_of(reported_run(tmp_path, queries=12, test_is_dev=True)))
+
+
+def test_the_gain_over_what_needs_no_re_ranker_stands_beside_the_gain(tmp_path: Path) -> None:
+    out = reported_run(tmp_path / "out", queries=24, rows=WITH_BLEND)
+    head, rows = head_of(page_of(out)), read_rows(out)
+    gain = (rows[3].test_table()["MRR@10"].to_numpy() - rows[4].test_table()["MRR@10"].to_numpy()).mean()
+    said = re.search(
+        r"Against first stage: BM25, blended, which needs no training and no re-ranker, it is a (loss|gain) of "
+        r"([+-][\d.]+), with 95 % confidence between ([+-][\d.]+) and ([+-][\d.]+)",
+        head,
+    )
+    assert (said[1], said[2]) == ("gain" if gain > 0 else "loss", f"{gain:+.3f}")
+    assert float(said[3]) <= gain <= float(said[4])
+    assert "a query costs 12.5 ms instead of 12.5 ms." in head
+    assert "blended is not surely worse: --set ranker.choose=blend deploys it." in head
+    assert re.search(r"gain against before: as given\W*against first stage: BM25, blended", head)
+
+
+def test_what_is_not_in_the_folder_is_not_called_after(tmp_path: Path) -> None:
+    page = page_of(reported_run(tmp_path / "out", queries=12, warmed_up=True, deployed="first stage: BM25"))
+    head = head_of(page)
+    assert "queries would get better" in head
+    assert "With after: paper, blended, which is not in out/ranker, MRR@10 would rise" in head
+    assert "Staysfirst stage: BM25 deployed" in head
+    assert "Best of the othersafter: paper, blended" in head
+    assert '<p class="when">After</p>' not in page
+
+
+def test_only_a_night_deploys(tmp_path: Path, page: str) -> None:
+    assert "after: paper, blended deployed" in head_of(page)
+    out = reported_run(tmp_path / "out", queries=12)
+    (out / NIGHTS).unlink()
+    page = page_of(out)
+    assert "Afterafter: paper, blended in out/ranker" in head_of(page)
+    assert "deployed</span>" not in page
+
+
+@pytest.mark.parametrize(
+    ("reach", "expected"),
+    [
+        (1.0, "The first stage has all of the right documents."),
+        (0.99999, "has 99.9 % of the right documents; re-ranking cannot"),
+        (0.861, "has 86.1 % of the right documents; re-ranking cannot"),
+    ],
+)
+def test_nothing_is_said_of_others_where_the_first_stage_has_all(tmp_path: Path, reach: float, expected: str) -> None:
+    assert expected in page_of(reported_run(tmp_path / "out", queries=12, reach=reach))
+
+
+@pytest.mark.parametrize(("gone", "steps"), [([], ["evaluate"]), (["training"], ["train", "evaluate"])])
+def test_an_evaluation_that_no_longer_holds_is_said_with_the_command(
+    tmp_path: Path, page: str, gone: list[str], steps: list[str]
+) -> None:
+    assert OUT_OF_DATE not in page
+    out = reported_run(tmp_path / "out", queries=12)
+    (out / "rerankers").mkdir()
+    renew_page(out)
+    assert not (out / PAGE).exists()
+    report(out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    kept = {name: each for name, each in manifest.items() if name not in {"evaluation", "ranker", *gone}}
+    (out / "manifest.json").write_text(json.dumps(kept))
+    renew_page(out)  # as a training does
+    head = head_of((out / PAGE).read_text(encoding="utf-8"))
+    assert OUT_OF_DATE in head
+    assert ", then ".join(f"hnmine {step} --data DIR --out DIR" for step in steps) + " makes it anew." in head
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_nothing_is_cut_and_axe_finds_nothing_on_any_screen(
@@ -294,7 +374,7 @@ def test_texts_that_were_written_to_break_a_page_break_nothing(chromium: Browser
     def text_of(name: str) -> str:
         return names.setdefault(name, f"{HOSTILE[len(names) % len(HOSTILE)]}{len(names)}")
 
-    out = reported_run(tmp_path / "out", queries=24, text_of=text_of)
+    out = reported_run(tmp_path / "out", queries=24, text_of=text_of, rows=WITH_BLEND, test_is_dev=True)
     report(out)
     for width, scheme in (SCREENS[0], SCREENS[-1]):
         look(chromium, out, width, scheme, tmp_path / "page.png")
@@ -334,7 +414,8 @@ def test_without_javascript_all_can_be_read_and_a_dot_leads_to_its_query(
 
 
 @pytest.mark.browser
-def test_it_prints_on_paper_with_the_twenty_queries_open(chromium: Browser, out: Path) -> None:
+def test_it_prints_on_paper_with_the_twenty_queries_open(chromium: Browser, out: Path, page: str) -> None:
+    assert page
     shown, _ = opened(chromium, out, 794)  # A4 at 96 dots an inch
     shown.emulate_media(media="print", color_scheme="dark")
     shown.evaluate("dispatchEvent(new Event('beforeprint'))")
