@@ -12,8 +12,6 @@ import sys
 import time
 import uuid
 
-from ray.job_submission import JobStatus, JobSubmissionClient
-
 ADDRESS = "http://127.0.0.1:8265"
 RESOURCES = {"gpu_node": 0.01}
 """Only GPU workers have it, so the first of them is started for the job itself, which holds no GPU."""
@@ -29,6 +27,8 @@ def main(
     seconds: float = _SECONDS,
 ) -> int:
     """Submit, and wait for the end; return the command's own exit code, or 1 where it was stopped or lost."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
     client = JobSubmissionClient(address)
     resources = RESOURCES if resources is None else resources
     name = f"job-{uuid.uuid4().hex[:12]}"  # an answer that is lost makes no second job

@@ -21,11 +21,12 @@ from hnmine.corpus.analyzer import words
 from hnmine.corpus.identity import identity
 from hnmine.corpus.layouts import read_collection
 from hnmine.corpus.text_keys import keys_of
+from hnmine.runs.memory import peak_memory
 documents = read_collection(sys.argv[1], SourcesConfig()).documents
 keys_of(documents.texts)
 for text in documents.texts:
     words(text), identity(text)
-print(max(map(len, documents.texts)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(max(map(len, documents.texts)), peak_memory())
 """
 
 

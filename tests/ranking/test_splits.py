@@ -229,7 +229,7 @@ def test_a_task_without_any_document_is_refused_and_not_measured(tmp_path: Path)
     rows = [json.loads(line) | {"text": "𐌰"} for line in (folder / "queries.jsonl").read_text().splitlines()]
     (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     splits = splits_of(folder)
-    with pytest.raises(DataError, match=r"no document for any of 4 queries, first .*first_stage=dense"):
+    with pytest.raises(DataError, match=r"no document for any of 4 queries of test, first .*first_stage=dense"):
         splits.task(splits.test, None, 0)
 
 
