@@ -1,12 +1,14 @@
 """Checkpoints of a training: model folders that say how far it was, and what the sha256 of each of their files is.
 
 Only one that is whole is gone on from or becomes a model. One that is not is said and passed over, and with it every
-later one whose best step so far is lost.
+later one whose best step so far is lost. One that lacks files is unfinished: it was being written or removed when its
+training ended. One whose files are others than were written is damaged.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -40,17 +42,32 @@ def progress(folder: Path) -> tuple[int, dict[int, float]]:
     return step, {int(at): value for at, value in history}
 
 
+def remove(folder: Path) -> None:
+    """Remove a checkpoint, or all of a training; if that is broken off, nothing of the folder's name is left."""
+    hidden = folder.with_name(f".{folder.name.removeprefix('.')}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    if folder.exists():
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
 def whole(folders: Iterable[Path]) -> dict[int, Path]:
     """Return the checkpoints among these folders whose files are as they were left, by step; others are said."""
     found = {}
     for folder in sorted(folders):
+        is_unfinished = not (folder / SUMS).exists()  # it is written last
         try:
-            if json.loads((folder / SUMS).read_bytes()) == _sums(folder):
+            wanted, there = json.loads((folder / SUMS).read_bytes()), _sums(folder)
+            if wanted == there:
                 found[progress(folder)[0]] = folder
                 continue
-        except (OSError, ValueError, SafetensorError):
+            is_unfinished = there.items() < wanted.items()
+        except (OSError, ValueError, SafetensorError, AttributeError):
             pass
-        say("train", f"checkpoint {folder} is damaged and passed over", level="warning")
+        if is_unfinished:
+            say("train", f"checkpoint {folder} is unfinished and passed over: its training was stopped meanwhile")
+        else:
+            say("train", f"checkpoint {folder} is damaged and passed over", level="warning")
     return found
 
 

@@ -156,8 +156,10 @@ class _RayGroup(Group):
     def checkpoint(self) -> Iterator[Path | None]:
         import ray.train
 
+        # A later one than the last that Ray knows is the copy that it was making when it was stopped.
         found = ray.train.get_checkpoint()
-        yield latest(whole(Path(found.path).parent.glob("checkpoint_*"))) if found else None
+        last = Path(found.path) if found else Path()
+        yield latest(whole(each for each in last.parent.glob("checkpoint_*") if each.name <= last.name))
 
     def average(self, network: Any) -> None:
         import torch

@@ -35,7 +35,7 @@ from hnmine.runs.folder import RERANKERS, START, Run
 from hnmine.runs.manifest import versions
 from hnmine.runs.nodes import in_cluster
 from hnmine.runs.progress import say
-from hnmine.training.checkpoints import STATE, SUMS, best_step
+from hnmine.training.checkpoints import STATE, SUMS, best_step, remove
 from hnmine.training.gradient import Recipe
 from hnmine.training.lessons import Teacher
 from hnmine.training.lists import Lists, TrainingData, random_negatives, training_lists
@@ -209,9 +209,9 @@ class Trainer:
                 raise ModelError(f"the checkpoint of step {best}, the best, is damaged; the same command trains anew")
             self._publish(checkpoints[best] if best else _as_saved(job.start, recipe, work / "start"), name)
         except ModelError as error:
-            shutil.rmtree(work, ignore_errors=True)  # to go on from there would end the same way
+            remove(work)  # to go on from there would end the same way
             raise ModelError(f"training of {name} failed: {error}") from None
-        shutil.rmtree(work, ignore_errors=True)
+        remove(work)
         return best, log.history
 
     def _publish(self, model: Path, name: str) -> None:

@@ -27,7 +27,7 @@ from hnmine.models.reranker import Reranker, has_ranking_head, load_reranker
 from hnmine.ranking.measures import MAIN_METRIC, Task, means, measure, rerank
 from hnmine.runs.memory import give_freed_blocks_back
 from hnmine.training import losses
-from hnmine.training.checkpoints import STATE, best_step, latest, progress, seal, whole
+from hnmine.training.checkpoints import STATE, best_step, latest, progress, remove, seal, whole
 from hnmine.training.gradient import Optimizer, Recipe
 from hnmine.training.list_losses import ListLosses
 from hnmine.training.lists import Lists, step_lists
@@ -59,7 +59,8 @@ class Group:
     def __init__(self, folder: Path) -> None:
         """Take the folder of the checkpoints; these get their names once they are whole, and lose them if damaged."""
         self._folder, self._unfinished = folder, folder / ".checkpoint"
-        shutil.rmtree(self._unfinished, ignore_errors=True)
+        for left in folder.glob(f"{self._unfinished.name}*"):  # of a training that was stopped meanwhile
+            shutil.rmtree(left, ignore_errors=True)
         named = set(folder.glob(f"{_CHECKPOINT}*"))
         for damaged in named - set(whole(named).values()):
             shutil.rmtree(folder / f".damaged-{damaged.name}", ignore_errors=True)
@@ -83,10 +84,10 @@ class Group:
         self._unfinished.mkdir()
         write(self._unfinished)
         kept = {self._folder / f"{_CHECKPOINT}{each}" for each in (step, best_step(history))}
-        shutil.rmtree(self._folder / f"{_CHECKPOINT}{step}", ignore_errors=True)  # of a later best step that is lost
+        remove(self._folder / f"{_CHECKPOINT}{step}")  # of a later best step that is lost
         self._unfinished.rename(self._folder / f"{_CHECKPOINT}{step}")
         for other in set(self._folder.glob(f"{_CHECKPOINT}*")) - kept:
-            shutil.rmtree(other)
+            remove(other)
 
 
 class Worker:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sentence_transformers import CrossEncoder
 from hnmine.errors import ModelError
 from hnmine.models.reranker import CrossEncoder as HnmineCrossEncoder
 from hnmine.models.reranker import load_reranker
-from hnmine.training.checkpoints import STATE, SUMS
+from hnmine.training.checkpoints import STATE, SUMS, seal
 from hnmine.training.log import Event
 from hnmine.training.trainer import work_folder
 from hnmine.training.worker import Group, Job, Worker
@@ -74,9 +75,7 @@ def flip(file: Path) -> None:
         lambda last: flip(last / STATE),
         lambda last: flip(last / SUMS),
         lambda last: (last / STATE).write_bytes((last / STATE).read_bytes()[:-50]),
-        lambda last: (last / STATE).unlink(),
         lambda last: (last / "more.json").write_text("{}"),
-        lambda last: last.with_name("checkpoint-13").mkdir(),
     ],
 )
 @pytest.mark.parametrize("step", [10, 5])
@@ -107,6 +106,55 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_end_is_that_of_an_undisturbed
     assert "is damaged and passed over" in capfd.readouterr().err
     assert again[1] == outcome
     assert same_weights(again[0], model)
+
+
+def test_wherever_a_training_is_stopped_nothing_is_damaged_and_the_end_is_that_of_an_undisturbed_one(
+    start: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stops = 0
+    for name in ("unlink", "mkdir", "rename", "fsync"):
+        real, left = getattr(os, name), 0
+
+        def stop(*arguments: Any, real: Any = real, **options: Any) -> Any:
+            nonlocal left, stops
+            left -= 1
+            if left == 0:
+                stops += 1
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        # Each attempt is stopped at a later call, and the next goes on from what is there.
+        monkeypatch.setattr(os, name, stop)
+        for calls in (2, 5, 12, 17, 23):
+            left = calls
+            with suppress(KeyboardInterrupt):
+                train_quickly(start, tmp_path / name, yes_no_lists(33))
+        monkeypatch.undo()
+        again = train_quickly(start, tmp_path / name, yes_no_lists(33))
+        assert again[1] == trained[1], name
+        assert same_weights(again[0], trained[0]), name
+        assert hidden_files(tmp_path / name / "rerankers") == []
+    said = capfd.readouterr().err
+    assert stops > 8
+    assert "damaged" not in said
+    assert "unfinished" not in said
+
+
+def test_a_checkpoint_that_lacks_files_is_unfinished_and_not_damaged(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for lacking in ((STATE,), (SUMS,), (STATE, SUMS, "config.json")):
+        folder = tmp_path / "work" / "checkpoint-13"
+        folder.mkdir(parents=True)
+        for file in (STATE, "config.json"):
+            (folder / file).write_text(file)
+        seal(folder)
+        for file in lacking:
+            (folder / file).unlink()
+        assert Group(tmp_path / "work").checkpoints() == {}
+        said = capfd.readouterr().err
+        assert "checkpoint-13 is unfinished and passed over: its training was stopped meanwhile" in said
+        assert "damaged" not in said
 
 
 def test_a_best_checkpoint_that_is_damaged_at_the_end_becomes_no_model(
