@@ -86,7 +86,7 @@ M is a ranker, a cross-encoder or a SentenceTransformer: a folder, a hub name, o
 RUN has a line a document: query_id Q0 doc_id rank score tag, in the order of score; equal scores keep the
 order of the first stage. The same command writes the same bytes. To check that the model is served right,
 compare these scores with your service's; --dtype float32 leaves out rounding. RUN.work holds what is scored
-until RUN is written, and may be removed then. `hnmine config` lists every setting with its default.
+until RUN is written, and goes then. `hnmine config` lists every setting with its default.
 """
 
 

@@ -8,7 +8,9 @@ bi-encoder encodes each text once, and its vectors are kept as those of all enco
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -167,8 +169,23 @@ def rank_queries(
     write_run(out, task.queries.ids, documents.ids, task.doc_rows_QK, scores_QK, tag=model.name)
     count, answered = int(task.exists_QK.sum()), int(task.exists_QK.any(1).sum())
     facts = {"run": str(out), "model": model.name, "kind": model.kind, "queries": len(task), "documents": count}
-    say("rank", f"{out}: {answered:,} queries, {count:,} documents; {run.out} may be removed")
+    say("rank", f"{out}: {answered:,} queries, {count:,} documents")
+    remove_work(run.out)
     return facts | ({} if split is None else worth(task, scores_QK, model, Path(config.evaluate.first_stage).name))
+
+
+def remove_work(work: Path) -> None:
+    """Remove what a run file that is not yet written needs; bad rows, and files of others, stay."""
+    for part in (work / "scores").glob("[0-9]*.parquet"):
+        part.unlink()
+    for name in ("cache", "store"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    for name in ("quarantine.jsonl", ".lock"):
+        if (work / name).is_file() and not (work / name).stat().st_size:
+            (work / name).unlink()
+    for folder in (work / "scores", work):
+        with suppress(OSError):  # it is not empty, or not there
+            folder.rmdir()
 
 
 def score_parts(pairs: TextPairs, model: RankingModel, run: Run, part_pairs: int) -> Float32:

@@ -197,28 +197,28 @@ def test_a_killed_job_goes_on_and_ends_in_the_bytes_of_one_that_was_not(
 
     parts[1].write_bytes(parts[1].read_bytes()[:-7] + b"damaged")
     monkeypatch.setattr(rank_module, "PART_PAIRS", 32)
-    kept = parts[0].stat().st_mtime_ns
     rank(data, out, quick(), model=str(model))
     said = capsys.readouterr().err
     assert "goes on; 3 parts of 32 pairs are kept" in said
     assert "000001.parquet is not as scores/000001.parquet left it" in said
-    assert parts[0].stat().st_mtime_ns == kept, "not scored again"
     rank(data, whole, quick(), model=str(model))
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_the_same_command_writes_the_same_bytes_and_scores_nothing_again(
-    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_same_command_writes_the_same_bytes_and_leaves_the_run_file_alone(
+    data: Path, model: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run.trec.gz"
+    out = tmp_path / "out" / "run.trec.gz"
     rank(data, out, quick(), model=str(model))
-    first, _ = out.read_bytes(), capsys.readouterr()
-    rank(data, out, quick(), model=str(model))
+    first = out.read_bytes()
+    assert [path.name for path in out.parent.iterdir()] == [out.name], "work in progress is removed"
+    (work := out.with_name(f"{out.name}.work")).mkdir()
+    (work / "notes.txt").write_text("of others")
+    bad = shutil.copytree(data, tmp_path / "bad")
+    append_lines(bad / "qrels" / "train.tsv", "apple-care\tnowhere\t1")
+    rank(bad, out, quick(), model=str(model))
     assert out.read_bytes() == first
-    assert "all scores are kept" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "run.trec.gz.work")
-    rank(data, tmp_path / "run.trec.gz", quick(), model=str(model))
-    assert out.read_bytes() == first
+    assert {path.name for path in work.iterdir()} - {".lock"} == {"notes.txt", "quarantine.jsonl"}
 
 
 def test_scores_of_another_model_or_reading_are_not_taken(data: Path, model: Path, tmp_path: Path) -> None:
