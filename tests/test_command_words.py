@@ -64,7 +64,8 @@ def test_mine_says_what_was_found_and_where(tmp_path: Path, capsys: pytest.Captu
 
 def test_commands_without_a_run_name_the_next_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pasted(last_line(capsys, "presets"))[0] == "run"
-    assert pasted(last_line(capsys, "history", "--home", tmp_path / "home"))[:3] == ["nightly", "--data", "DIR"]
+    assert main(["history", "--home", str(tmp_path / "home")]) == 2
+    assert "run `hnmine nightly` first" in capsys.readouterr().err
 
 
 def test_settings_are_given_on_as_a_shell_reads_them() -> None:
