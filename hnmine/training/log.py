@@ -50,6 +50,7 @@ class TrainingLog:
     def add(self, event: Event) -> None:
         """Take an event."""
         match event.kind:
+            # How it is trained.
             case "resumed":
                 say("train", f"{self._name}: goes on from the checkpoint of step {event.step}")
             case "recomputed":
@@ -65,6 +66,7 @@ class TrainingLog:
                         level="warning",
                     )
                 self._is_halved = True
+            # What comes of it.
             case "begun":
                 total = self._lists * self._recipe.epochs - event.step * self._recipe.pairs_per_batch
                 if self._progress is None and total > 0:
