@@ -38,7 +38,7 @@ FLOORS = (
 """
 
 MODULE_LINES = 400
-ALL_LINES = 25_000
+ALL_LINES = 25_500
 FUNCTION_LINES = 60
 LINES_WITHOUT_STAGES = 30
 """A longer function has at least two lines of comments, one a stage."""
