@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from markupsafe import Markup
 
+from hnmine.report import drawing
 from hnmine.report.texts import shortened
 from hnmine.types import Float64
 
@@ -62,8 +63,6 @@ def _svg(
 
     `height` is that of the last of several views; `ticks` are for the axis that asks for them.
     """
-    import vl_convert  # starts an interpreter of JavaScript
-
     specifications = _specifications()
     sized = {"width": width} | ({} if height is None else {"height": height})
     spec = sized | specifications[name] | {"datasets": {key: list(rows) for key, rows in datasets.items()}}
@@ -75,10 +74,9 @@ def _svg(
         "axisX": {"tickCount": width // 110, "labelOverlap": "parity", "labelSeparation": 12},
         "aria": False,
     }
-    svg = vl_convert.vegalite_to_svg(spec, config=config)
-    svg = svg.replace(f'<a xlink:href="{_LINKS}#', '<a tabindex="-1" href="#')
-    svg = _NUMBERS.sub(lambda found: _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.1f}", found[0]), svg)
-    return Markup(svg)  # noqa: S704
+    drawn = drawing.svg(spec, config).replace(f'<a xlink:href="{_LINKS}#', '<a tabindex="-1" href="#')
+    drawn = _NUMBERS.sub(lambda found: _LONG_NUMBER.sub(lambda number: f"{float(number[0]):.1f}", found[0]), drawn)
+    return Markup(drawn)  # noqa: S704
 
 
 def _both(name: str, label: str, datasets: Mapping[str, Sequence[Datum]], height: int | None = None) -> Chart:
