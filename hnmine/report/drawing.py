@@ -20,9 +20,10 @@ for line in sys.stdin:
         answer = {"error": str(error)}
     print(json.dumps(answer), flush=True)
 """
-_TRIES = 2
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What a document of XML cannot hold: the engine aborts at it."""
+_PAIRS = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd]")
+"""Also what JavaScript holds as a pair: the engine may cut it into halves where it shortens a label, and then fails."""
 _lock = Lock()
 _process: subprocess.Popen[str] | None = None
 
@@ -30,28 +31,29 @@ _process: subprocess.Popen[str] | None = None
 def svg(spec: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Return the SVG of a Vega-Lite specification with its data, which the library escapes.
 
-    Characters that no document of XML can hold, as most control characters are, become U+FFFD.
+    Characters that no document of XML can hold become U+FFFD, and those that are rare where the engine fails at them.
 
     Raises:
         ValueError: it cannot be drawn.
     """
-    question = json.dumps(_drawable({"vl_spec": spec, "config": config})) + "\n"
-    with _lock:
-        for _ in range(_TRIES):
-            if answer := _asked(question):
-                found: dict[str, str] = json.loads(answer)
-                if "error" in found:
-                    raise ValueError(found["error"])
-                return found["svg"]
-    raise ValueError("the engine that draws charts ended before it had drawn one")
+    error = "the engine that draws charts ended before it had drawn one"
+    for undrawn in (_NO_XML, _PAIRS):
+        question = json.dumps(_drawable({"vl_spec": spec, "config": config}, undrawn)) + "\n"
+        with _lock:
+            answer = _asked(question) or _asked(question)
+        found: dict[str, str] = json.loads(answer or "{}")
+        if "svg" in found:
+            return found["svg"]
+        error = found.get("error", error)
+    raise ValueError(error)
 
 
-def _drawable(value: Any) -> Any:
+def _drawable(value: Any, undrawn: re.Pattern[str]) -> Any:
     if isinstance(value, str):
-        return _NO_XML.sub("\ufffd", value)
+        return undrawn.sub("\ufffd", value)
     if isinstance(value, Mapping):
-        return {_drawable(name): _drawable(each) for name, each in value.items()}
-    return [*map(_drawable, value)] if isinstance(value, list | tuple) else value
+        return {_drawable(name, undrawn): _drawable(each, undrawn) for name, each in value.items()}
+    return [_drawable(each, undrawn) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _asked(question: str) -> str:

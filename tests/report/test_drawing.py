@@ -40,6 +40,7 @@ def test_what_cannot_be_drawn_is_an_error_and_the_next_chart_is_drawn() -> None:
 
 
 @settings(max_examples=25, deadline=None)
+@example(name="0" * 21 + "\U0001d400\U0001d48c\U0001d48e\U0001d48e\U0001d496")
 @example(name="a\x00b\x1b[0m\ufffe\uffff\ud800")
 @given(name=st.text(st.characters()))
 def test_names_of_any_characters_are_drawn(name: str) -> None:
