@@ -33,7 +33,7 @@ def trained_run(out: Path, encoder: Path, seed: int = 1) -> Config:
         "best": "after: paper",
     }
     write_json(out / "manifest.json", {"training": training, "files": files})
-    encoders = f"encoders=[{{name: lexical, lexical: {{width: 8}}}}, {{name: words, model: {encoder}}}]"
+    encoders = f"encoders=[{{name: lexical, lexical: {{width: 8}}}}, {{name: words, model: {encoder}, dtype: float32}}]"
     quick = ["device=cpu", "engine=torch", "ray=false", "train.dtype=float32", "evaluate.depth=9"]
     return load(overrides=[encoders, *quick])
 

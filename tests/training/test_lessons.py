@@ -170,7 +170,7 @@ def test_a_lesson_is_what_a_plain_loop_makes_of_scores_and_vectors(data: Path, r
             q, d = encoder.take("query", np.array([row]))[0], encoder.take("document", np.array(docs))
             values.append(d @ q / np.linalg.norm(q) / np.linalg.norm(d, axis=1))
         teacher = sum(
-            weight * (each - each.mean()) / each.std()
+            weight * ((each - each.mean()) / each.std() if np.ptp(each) > 1e-6 * abs(each).max() else 0 * each)
             for weight, each in zip(found.weights.values(), values, strict=True)
         )
         said = {documents.texts[doc]: float(score) / 2 for doc, score in zip(docs, teacher, strict=True)}
