@@ -312,7 +312,7 @@ def command_parser() -> argparse.ArgumentParser:
     # Need neither --data nor --home.
     _add_command(commands, "config", lambda _: describe(), "list every setting with its default and meaning")
     _add_command(commands, "presets", _presets, "list named encoders and re-rankers: size, languages, licence, layout")
-    about = "all steps on the installed packages' API documentation, offline: 8 minutes on 2 cores"
+    about = "all steps on the installed packages' API documentation, offline: 6 to 12 minutes on 2 cores"
     demo = _add_command(commands, "demo", _demo, about)
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder (default: demo)")
     demo.add_argument("--quick", action="store_true", help="less of everything, to see what it looks like: a minute")
