@@ -38,7 +38,8 @@ from hnmine.config.encoders import EncoderConfig
 from hnmine.errors import HnmineError
 from hnmine.mining.conditions import Known, select
 from hnmine.mining.pca import Basis, fit
-from hnmine.mining.search import Ivf, Searcher, error_bound, nearer
+from hnmine.mining.scan import error_bound, nearer
+from hnmine.mining.search import Ivf, Searcher
 from hnmine.models.folder import resolve
 from hnmine.models.plan import plan
 from hnmine.runs import device as devices

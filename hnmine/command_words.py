@@ -12,7 +12,7 @@ from hnmine.redaction import redacted
 DESCRIPTION = """\
 Mine hard negatives for your domain, fine-tune a re-ranker on them, and see what it gained.
 
-  hnmine demo                              all of it on a collection that every machine has (6 to 12 minutes; --quick: one or two)
+  hnmine demo                              all of it on a collection that every machine has (10 minutes; --quick: two)
   hnmine inspect  --data DIR               what is in this folder, and what to do next? (seconds; begin here)
   hnmine audit    --data DIR --out DIR     how dangerous is mining in this domain? (a minute)
   hnmine run      --data DIR --out DIR     all of it: mine, train, evaluate; OUT/ranker is what to deploy

@@ -7,13 +7,15 @@ Array names end in letters that give their shape:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hnmine.text_column import RowsById
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -30,17 +32,18 @@ NO_ROW = -1  # stands where a list of document rows has no more
 class Texts:
     """Documents or queries: the row of a text is its position here and in every array made from it."""
 
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
+    ids: Sequence[str]  # tuples, or columns of many
+    texts: Sequence[str]
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.texts), (len(self.ids), len(self.texts))
         assert len(self.row_of) == len(self.ids), "ids must be unique"
 
     @cached_property
-    def row_of(self) -> dict[str, int]:
+    def row_of(self) -> Mapping[str, int]:
         """Row of each id."""
-        return {text_id: row for row, text_id in enumerate(self.ids)}
+        is_column = not isinstance(self.ids, tuple)
+        return RowsById(self.ids) if is_column else {text_id: row for row, text_id in enumerate(self.ids)}
 
     def __len__(self) -> int:
         return len(self.ids)

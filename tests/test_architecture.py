@@ -30,6 +30,7 @@ FLOORS = (
     ("runs",),
     ("config",),
     ("types", "errors", "command_words"),
+    ("text_column",),
     ("redaction",),
 )
 """Packages and top-level modules from the roof down. Imports lead to a lower floor, never along a floor or up.

@@ -10,6 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -51,9 +52,18 @@ def _identity(text: str) -> bytes:
 
 def identity_numbers(*groups: Sequence[str]) -> list[Int64]:
     """Return a number for each text of each group: the same for the same text, from 0 in the order of appearance."""
-    numbers: dict[bytes, int] = {}
-
-    def number(text: str) -> int:
-        return numbers.setdefault(hashlib.blake2b(_identity(text), digest_size=KEY_BYTES).digest(), len(numbers))
-
-    return [np.fromiter(map(number, texts), np.int64, len(texts)) for texts in groups]
+    # Sort all texts by what they have in common.
+    found = (hashlib.blake2b(_identity(text), digest_size=KEY_BYTES).digest() for text in chain(*groups))
+    sizes = list(map(len, groups))
+    joined = np.fromiter(found, np.dtype((np.void, KEY_BYTES)), sum(sizes))
+    keys_N2 = joined.view(np.uint64).reshape(-1, 2)
+    order_N = np.lexsort((keys_N2[:, 1], keys_N2[:, 0]))
+    is_other_N = np.ones(len(order_N), dtype=bool)
+    is_other_N[1:] = (keys_N2[order_N[1:]] != keys_N2[order_N[:-1]]).any(axis=1)
+    # Number them by the first of each.
+    first_G = order_N[is_other_N]  # the sort is stable
+    number_G = np.empty(len(first_G), np.int64)
+    number_G[np.argsort(first_G)] = np.arange(len(first_G))
+    numbers_N = np.empty(len(order_N), np.int64)
+    numbers_N[order_N] = number_G[np.cumsum(is_other_N) - 1]
+    return np.split(numbers_N, np.cumsum(sizes)[:-1])

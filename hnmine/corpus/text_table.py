@@ -19,6 +19,7 @@ from hnmine.corpus.files import Row
 from hnmine.corpus.identity import identity
 from hnmine.errors import DataError
 from hnmine.runs.progress import say
+from hnmine.text_column import RowsById, TextColumn
 from hnmine.types import Texts
 
 _VISIBLE = re.compile("[!-~\u0391-\u03c9\u0401-\u0451\u05d0-\u05ea\u0621-\u063a\u0904-\u0939\u0e01-\u0e2e\u3041-\u30fa"
@@ -35,8 +36,9 @@ class TextTable:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self.row_of: dict[str, int] = {}
-        self.texts: list[str] = []
+        self.row_of = RowsById(())
+        self.texts = TextColumn()
+        self._first = dict[str, int]()  # row of each id, until all are read
         self.files: list[str] = []
         self.places = (array("L"), array("Q"))  # of each text: number of the file, and line
         self.rejected: dict[str, Quarantined] = {}  # by id: rows that cannot be used
@@ -50,7 +52,7 @@ class TextTable:
             self.cut.append(f"{shown(text_id)} in line {row.line} of {row.file}")
         if not self.files or self.files[-1] != row.file:
             self.files.append(row.file)
-        first = self.row_of.setdefault(text_id, len(self.texts))
+        first = self._first.setdefault(text_id, len(self.texts))
         if first == len(self.texts):
             self.texts.append(text)
             self.places[0].append(len(self.files) - 1)
@@ -66,18 +68,19 @@ class TextTable:
         raise BadRowError(*_conflict(text_id, where))
 
     def close(self) -> None:
-        """Drop the texts whose id is that of another; say which are cut."""
+        """Drop the texts whose id is that of another; say which are cut. Only now the rows of ids are known."""
         if self.cut:
             count = f"{len(self.cut):,} {self.kind}(s) have more than {MOST_CHARACTERS:,} characters and are cut there"
             say("read", f"{count}, the first: {self.cut[0]}; divide what is to be found whole", level="warning")
         if self.disputed:
-            kept = [(name, self.texts[row]) for name, row in self.row_of.items() if name not in self.disputed]
-            self.row_of = {name: row for row, (name, _) in enumerate(kept)}
-            self.texts = [text for _, text in kept]
+            pairs = zip(self._first, self.texts, strict=True)
+            self.texts = TextColumn(text for name, text in pairs if name not in self.disputed)
+        self.row_of = RowsById(TextColumn(name for name in self._first if name not in self.disputed))
+        self._first.clear()
 
     def kept(self) -> Texts:
         """Return the texts."""
-        return Texts(ids=tuple(self.row_of), texts=tuple(self.texts))
+        return Texts(ids=self.row_of.ids, texts=self.texts)
 
     def row(self, text_id: str, query_id: str) -> int:
         """Return the row of a text; without one the judgement of `query_id` is a bad row."""

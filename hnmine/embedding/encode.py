@@ -9,9 +9,10 @@ them, that come one after the other: few where little is encoded, so that all ca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from hnmine.errors import DataError, ModelError
 from hnmine.models.plan import Plan
 from hnmine.runs.counters import ENCODING_DONE, ENCODING_LEFT, ENCODING_TEXTS
 from hnmine.runs.progress import say, track
-from hnmine.types import Role, Texts
+from hnmine.types import Int64, Role, Texts
 
 BLOCK_TEXTS = 512
 """Texts in a cell, and in a block at least, if so many are missing."""
@@ -105,35 +106,60 @@ def _gauges(encoder: str, total: int) -> Callable[[int], None]:
     return show
 
 
+class MissingBlocks(Sequence[pa.Table]):
+    """The texts that the store lacks, as blocks; each is made when it is asked for, so that few are in memory.
+
+    A block is a table of one row; its columns roles and texts are lists of cells, which are lists.
+    """
+
+    def __init__(self, texts: Mapping[Role, Texts], blocks: Sequence[Sequence[Int64]]) -> None:
+        """Take the cells of each block as positions in all texts, role after role."""
+        self._texts, self._blocks = texts, blocks
+        self._starts = np.cumsum([0, *map(len, texts.values())])
+
+    @overload
+    def __getitem__(self, at: int) -> pa.Table: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[pa.Table]: ...
+    def __getitem__(self, at: int | slice) -> pa.Table | list[pa.Table]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        roles, texts = list(self._texts), list(self._texts.values())
+        sides = [np.searchsorted(self._starts, cell, side="right") - 1 for cell in self._blocks[at]]
+        cells = [
+            [texts[side].texts[row - self._starts[side]] for side, row in zip(sides_n, cell.tolist(), strict=True)]
+            for sides_n, cell in zip(sides, self._blocks[at], strict=True)
+        ]
+        return pa.table({"roles": [[[roles[side] for side in sides_n] for sides_n in sides]], "texts": [cells]})
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+
 def missing_blocks(
     plan: Plan, texts: Mapping[Role, Texts], all_keys: Keys, found: NDArray[np.bool_], block_texts: int
-) -> list[pa.Table]:
+) -> MissingBlocks:
     """Cut all distinct texts into cells by their length, longest first; put what the store lacks of them into blocks.
 
-    The keys (n, 2), and whether the store has them (n,), are those of all texts, role after role. A block is a table
-    of one row; its columns roles and texts are lists of cells, which are lists.
+    The keys (n, 2), and whether the store has them (n,), are those of all texts, role after role.
     """
     # Cut.
-    labelled = [(role, text) for role in texts for text in texts[role].texts]
     _, first = np.unique(all_keys, axis=0, return_index=True)
-    prompts = {role: len(plan.reading(role).prompt) for role in texts}
-    lengths = np.array([-prompts[labelled[i][0]] - len(labelled[i][1]) for i in first])
-    order = first[np.lexsort((all_keys[first, 1], all_keys[first, 0], lengths))]  # keys break ties
+    lengths_n = np.concatenate(
+        [len(plan.reading(role).prompt) + np.fromiter(map(len, some.texts), np.int64) for role, some in texts.items()]
+    )
+    order = first[np.lexsort((all_keys[first, 1], all_keys[first, 0], -lengths_n[first]))]  # keys break ties
     cut = [order[start : start + block_texts] for start in range(0, len(order), block_texts)]
-    cells = [[labelled[i] for i in cell if not found[i]] for cell in cut]
+    cells = [cell[~found[cell]] for cell in cut]
     # Put together.
     most = max(block_texts, min(_MOST_TEXTS, sum(map(len, cells)) // _PARTS))
-    blocks: list[list[list[tuple[Role, str]]]] = []
+    blocks: list[list[Int64]] = []
     count = characters = 0
-    for cell in filter(None, cells):
-        size = sum(len(text) for _, text in cell)
+    for cell in filter(len, cells):
+        size = int(lengths_n[cell].sum())
         if not blocks or count + len(cell) > most or characters + size > _MOST_CHARACTERS:
             blocks.append([])
             count = characters = 0
         blocks[-1].append(cell)
         count, characters = count + len(cell), characters + size
-    columns = ("roles", "texts")
-    return [
-        pa.table({name: [[[pair[at] for pair in cell] for cell in block]] for at, name in enumerate(columns)})
-        for block in blocks
-    ]
+    return MissingBlocks(texts, blocks)

@@ -9,7 +9,7 @@ import gc
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from threading import Event, Thread
@@ -30,7 +30,7 @@ from hnmine.runs.progress import say
 from hnmine.runs.ray_session import quiet_ray_data, start_ray
 
 _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
-Pool = Callable[[Plan, list[pa.Table], VectorStore, int | None], Iterator[pa.Table]]
+Pool = Callable[[Plan, Sequence[pa.Table], VectorStore, int | None], Iterator[pa.Table]]
 
 
 class BlockEncoder:
@@ -75,7 +75,7 @@ class BlockEncoder:
 
 
 def encode_blocks(
-    plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None, ray: bool | None
+    plan: Plan, blocks: Sequence[pa.Table], store: VectorStore, actors: int | None, ray: bool | None
 ) -> Iterator[int]:
     """Encode all blocks, by actors or in this process; yield how many texts are done as blocks are finished."""
     by_ray = is_worth_ray(plan, actors) if ray is None else ray
@@ -112,7 +112,7 @@ def device_of_encoders(device: str, ray: bool | None) -> devices.Choice:
 
 
 def encode_by_actors(
-    plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None, pool: Pool | None = None
+    plan: Plan, blocks: Sequence[pa.Table], store: VectorStore, actors: int | None, pool: Pool | None = None
 ) -> Iterator[pa.Table]:
     """Encode the blocks by a pool of actors (None: `ray_data_pool`), and what is left when it is lost by a new one.
 
@@ -162,16 +162,16 @@ def _collecting_garbage() -> Iterator[None]:
         thread.join()
 
 
-def _not_stored(plan: Plan, blocks: list[pa.Table], store: VectorStore) -> list[pa.Table]:
-    rows = [row for block in blocks for row in block.to_pylist()]
-    asked = [zip(chain(*row["roles"]), chain(*row["texts"]), strict=True) for row in rows]
+def _not_stored(plan: Plan, blocks: Sequence[pa.Table], store: VectorStore) -> list[pa.Table]:
+    rows = (row for block in blocks for row in block.to_pylist())
+    asked = (zip(chain(*row["roles"]), chain(*row["texts"]), strict=True) for row in rows)
     keys = [np.concatenate([keys_of([text], plan.reading(role)) for role, text in each]) for each in asked]
     found, _ = store.contains(np.concatenate(keys))
     parts = np.split(found, np.cumsum(list(map(len, keys)))[:-1])
     return [block for block, part in zip(blocks, parts, strict=True) if not part.all()]
 
 
-def ray_data_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, actors: int | None) -> Iterator[pa.Table]:
+def ray_data_pool(plan: Plan, blocks: Sequence[pa.Table], store: VectorStore, actors: int | None) -> Iterator[pa.Table]:
     """Encode the blocks by one pool of actors of Ray Data, which is sized by what the nodes have."""
     import ray
 
@@ -188,7 +188,7 @@ def ray_data_pool(plan: Plan, blocks: list[pa.Table], store: VectorStore, actors
     # Let Ray Data hand out the blocks
     with warnings.catch_warnings():  # Ray 2.60 has no other way to set max_task_retries than the deprecated one
         warnings.simplefilter("ignore")
-        data = ray.data.from_arrow(blocks).map_batches(
+        data = ray.data.from_arrow_refs([ray.put(block) for block in blocks]).map_batches(
             BlockEncoder,
             fn_constructor_args=(plan, store, lanes),
             batch_size=1,

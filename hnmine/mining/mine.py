@@ -18,7 +18,8 @@ from hnmine.errors import DataError
 from hnmine.mining.conditions import FIRST_LENGTH, Known, Search
 from hnmine.mining.guards import Guard, agreement_guard, margin_guard, near_duplicate_guard, rank_window_guard
 from hnmine.mining.pca import Basis, Fused, fit
-from hnmine.mining.search import Ivf, Searcher, ShardedSearcher, gpus_needed, recall
+from hnmine.mining.scan import recall
+from hnmine.mining.search import Ivf, Searcher, ShardedSearcher, gpus_needed
 from hnmine.runs.device import choose_device
 from hnmine.runs.memory import told_if_out_of_memory
 from hnmine.runs.progress import say, track

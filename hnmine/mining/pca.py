@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from hnmine.embedding.vectors import Vectors
 from hnmine.errors import DataError
+from hnmine.mining.mapped import let_go, zeros
 from hnmine.runs.device import Choice
 from hnmine.runs.files import whole_file
 from hnmine.runs.memory import told_if_out_of_memory
@@ -186,18 +187,20 @@ def cut(spectrum: Float64, variance: float, noise: float) -> int:
 def project(basis: Basis | None, pieces: Iterable[Piece], rows: int, fused_width: int) -> Float32:
     """Return the unit vectors (rows, R) of the pieces on the basis; without one, those (rows, C) of X_concat.
 
-    The result of a row is the same to the last bit in any piece, see `_products`.
+    The result of a row is the same to the last bit in any piece, see `_products`. A large matrix lies in a file.
     """
-    space = np.zeros((rows, fused_width if basis is None else basis.width), dtype=np.float32)
+    space = zeros(rows, fused_width if basis is None else basis.width)
     for rows_n, columns, values in pieces:
         if basis is None:
             space[rows_n, columns] = values
         else:
             space[rows_n] += _products(values, basis.components_RC[:, columns])
+        let_go(space)
     offset = 0.0 if basis is None else np.einsum("rc,c->r", basis.components_RC, basis.mean_C).astype(np.float32)
     for start in range(0, rows, _PRODUCT_ROWS):
         block = slice(start, start + _PRODUCT_ROWS)
         space[block] = unit_rows(space[block] - offset)
+        let_go(space)
     return space
 
 

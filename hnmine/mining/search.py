@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from hnmine.errors import DeviceError
+from hnmine.mining.mapped import let_go
+from hnmine.mining.scan import error_bound, nearer, nearest_of_all
 from hnmine.runs.device import Choice
 from hnmine.runs.nodes import cpus_each, in_cluster, resources_by_node, usable_cpus, use_threads
 from hnmine.runs.progress import say
@@ -42,15 +44,6 @@ def gpus_needed(document_bytes: int) -> int:
     torch.cuda.empty_cache()  # encoding has left memory reserved that is free
     free, _ = torch.cuda.mem_get_info(0)
     return math.ceil(document_bytes / max(1, int(0.9 * free) - _GPU_SCRATCH_BYTES))
-
-
-def error_bound(width: int) -> float:
-    """Return the largest error of a float32 cosine distance of unit rows of this width, in any order of addition.
-
-    The error of a sum of n products of two vectors of length 1 is at most n·u/(1 - n·u), u = 2⁻²⁴ (Higham, Accuracy and
-    Stability of Numerical Algorithms, eq. 3.5). The bound is twice that, since rows have length 1 only to rounding.
-    """
-    return 2 * (width + 2) * 2.0**-24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,16 +112,12 @@ class Searcher:
 
         There are at most `max_candidates`. Row -1 at infinite distance: an approximate index found no more.
         """
-        import faiss
-
         k = min(k, self.max_candidates)
 
         def search(block_qR: Float32) -> tuple[Int64, Float32]:
-            block_qR = np.ascontiguousarray(block_qR)
             if self._index is None:
-                similarities, rows = faiss.knn(block_qR, self._docs_NR, k, metric=faiss.METRIC_INNER_PRODUCT)
-            else:
-                similarities, rows = self._index.search(block_qR, k)
+                return nearest_of_all(np.ascontiguousarray(block_qR), self._docs_NR, k)
+            similarities, rows = self._index.search(np.ascontiguousarray(block_qR), k)
             return rows, np.where(rows < 0, np.float32(np.inf), 1 - similarities)
 
         # FAISS on a GPU keeps of every query the centre of every probed list, then the k found in each list.
@@ -146,6 +135,7 @@ class Searcher:
                 docs = self._docs_NR[part] if self.approximate else self._docs_NR[start : start + step]  # no copy
                 found_queries, found_docs = nearer(queries_QR[positions], docs, reach_Q[positions], self._scanned_on)
                 hits.append((positions[found_queries], part[found_docs]))
+                let_go(self._docs_NR)
         return joined(hits)
 
     def _scanned_lists(self, queries_QR: Float32) -> Iterator[tuple[Int64, Int64]]:
@@ -159,33 +149,6 @@ class Searcher:
         for probes in np.split(by_list, np.flatnonzero(np.diff(list_F[by_list])) + 1) if len(by_list) else []:
             number = list_F[probes[0]]
             yield probes // self._probes, self._rows_by_list[self._starts[number] : self._starts[number + 1]]
-
-
-def recall(distances_QK: Float32, docs_NR: Float32, queries_QR: Float32) -> float:
-    """Return the share of the true nearest documents that the lists hold; any of several equally near ones counts."""
-    import faiss
-
-    similarities, _ = faiss.knn(queries_QR, docs_NR, distances_QK.shape[1], metric=faiss.METRIC_INNER_PRODUCT)
-    last_Q = 1 - similarities[:, -1:] + 2 * error_bound(docs_NR.shape[1])
-    return float((distances_QK <= last_Q).mean())
-
-
-def nearer(queries_QR: Float32, docs_NR: Float32, reach_Q: Float64, device: str | None) -> tuple[Int64, Int64]:
-    """Return the positions (query, document) of distances below the query's reach; torch's device, None: NumPy."""
-    if device is None:
-        found_queries, found_docs = np.nonzero(1 - queries_QR @ docs_NR.T < reach_Q[:, None])
-        return found_queries, found_docs
-    import torch
-
-    matmul: Any = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, "ieee"  # the program or the environment may allow TF32
-    try:
-        with torch.inference_mode():
-            queries, docs, reach = (torch.tensor(array, device=device) for array in (queries_QR, docs_NR, reach_Q))
-            hits = torch.nonzero(1 - queries @ docs.T < reach[:, None]).T.cpu().numpy()
-    finally:
-        matmul.fp32_precision = before
-    return hits[0], hits[1]
 
 
 def longest_list(documents: int, device: Choice) -> int:

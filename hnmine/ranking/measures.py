@@ -101,7 +101,7 @@ class Task:
 def rerank(task: Task, score: Score, done: Done = lambda _count: None) -> Float32:
     """Return a re-ranker's scores (Q, K); -inf where there is no document."""
     query_F, position_F = np.nonzero(task.exists_QK)
-    queries = [task.queries.texts[query] for query in query_F]
+    queries = [task.queries.texts[query] for query in query_F.tolist()]
     documents = [task.document_texts[row] for row in task.doc_rows_QK[query_F, position_F].tolist()]
     scores_QK = np.full(task.doc_rows_QK.shape, -np.inf, dtype=np.float32)
     scores_QK[query_F, position_F] = score(queries, documents, done)

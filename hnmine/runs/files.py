@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -115,6 +115,10 @@ def _read_sha256(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """Return 20 hexadecimal digits that name a JSON-able value: equal values, equal names."""
-    text = json.dumps(value, sort_keys=True, default=str)
+    """Return 20 hexadecimal digits that name a JSON-able value: equal values, equal names; any sequence is a list."""
+
+    def plain(each: Any) -> Any:
+        return list(each) if isinstance(each, Sequence) else str(each)
+
+    text = json.dumps(value, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hnmine.errors import DeviceError
 from hnmine.mining import search
 from hnmine.mining.conditions import select
-from hnmine.mining.search import Ivf, Searcher, ShardedSearcher, error_bound, nearer, recall
+from hnmine.mining.scan import error_bound, nearer, recall
+from hnmine.mining.search import Ivf, Searcher, ShardedSearcher
 from hnmine.runs.device import Choice
 from hnmine.types import distance, unit_rows
 from tests.builders.devices import CPU
