@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import hnmine
-from benchmarks import attack, gpu_check, languages, mutate_readers, page_picture, tables
+from benchmarks import attack, gpu_check, languages, mutate_readers, page_picture, size, tables
 from hnmine.errors import DeviceError
 from hnmine.runs import device
 from tests.builders.collections import write_collection
@@ -160,6 +160,17 @@ def test_the_picture_of_a_page_is_a_small_png_of_its_screen(tmp_path):
     assert raw.startswith(b"\x89PNG")
     assert struct.unpack(">II", raw[16:24]) == (page_picture.WIDTH, page_picture.HEIGHT)
     assert 20_000 < len(raw) < 200_000
+
+
+def test_sizes_are_measured_once_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(size, "QUERIES", 20)
+    for _ in range(2):
+        size.main(["--out", str(tmp_path / "size.json"), "--documents", "200", "--work", str(tmp_path)])
+        found = json.loads((tmp_path / "size.json").read_text())
+        (tmp_path / "size.json").write_text(json.dumps(found | {"seen": True}))
+    assert found["seen"]
+    assert 50 < found["200"]["warm"]["peak_without_files_mib"] < found["200"]["cold"]["peak_mib"] < 4000
+    assert found["200"]["warm"]["seconds"] > 0
 
 
 @pytest.mark.parametrize("name", ["settings", "paths", "secrets"])
