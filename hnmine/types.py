@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hnmine.mapped import let_go
 from hnmine.text_column import RowsById
 
 Float32 = NDArray[np.float32]
@@ -135,9 +136,13 @@ def distance(a_nR: Float32 | Float64, b_nR: Float32 | Float64) -> Float64:
 
 def distances(a_NR: Float32, a_rows_F: Int64, b_NR: Float32, b_rows_F: Int64) -> Float64:
     """Return the distance of each of these rows of `a_NR` to the row of `b_NR` beside it, gathered part by part."""
-    step = max(1, GATHERED_NUMBERS // a_NR.shape[1])
-    slices = [slice(start, start + step) for start in range(0, len(a_rows_F), step)]
-    return np.concatenate([np.empty(0), *(distance(a_NR[a_rows_F[part]], b_NR[b_rows_F[part]]) for part in slices)])
+    step, found = max(1, GATHERED_NUMBERS // a_NR.shape[1]), [np.empty(0)]
+    for start in range(0, len(a_rows_F), step):
+        part = slice(start, start + step)
+        found.append(distance(a_NR[a_rows_F[part]], b_NR[b_rows_F[part]]))
+        let_go(a_NR)
+        let_go(b_NR)
+    return np.concatenate(found)
 
 
 def unit_rows(rows_nR: Float32) -> Float32:

@@ -30,7 +30,7 @@ FLOORS = (
     ("runs",),
     ("config",),
     ("types", "errors", "command_words"),
-    ("text_column",),
+    ("text_column", "mapped"),
     ("redaction",),
 )
 """Packages and top-level modules from the roof down. Imports lead to a lower floor, never along a floor or up.

@@ -37,7 +37,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnmine.mining.guards import Guard, Suspects
-from hnmine.mining.mapped import let_go
 from hnmine.mining.scan import error_bound
 from hnmine.types import Done, Float32, Float64, Int64, Negatives, Pairs, Space, distances
 
@@ -223,7 +222,6 @@ class _Selection:
             examined_F = self._examine(pairs[position_F], doc_rows_QK[lists[position_F], column_F])
             # Settle by what the last distance of a list says of all documents outside it.
             still_open.append(pairs[~self._settle(pairs, examined_F, last_Q[lists])])
-            let_go(self.space.docs_NR)
         return np.concatenate(still_open)
 
     def settle_by_scans(self, pair_p: Int64) -> None:

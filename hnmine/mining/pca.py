@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from hnmine.embedding.vectors import Vectors
 from hnmine.errors import DataError
-from hnmine.mining.mapped import let_go, zeros
+from hnmine.mapped import let_go, zeros
 from hnmine.runs.device import Choice
 from hnmine.runs.files import whole_file
 from hnmine.runs.memory import told_if_out_of_memory

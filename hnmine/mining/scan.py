@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hnmine.mining.mapped import let_go
+from hnmine.mapped import let_go
 from hnmine.types import Float32, Float64, Int64
 
 SLICE_BYTES = 256 * 2**20  # of the documents that are searched together

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from hnmine.errors import DeviceError
-from hnmine.mining.mapped import let_go
+from hnmine.mapped import let_go
 from hnmine.mining.scan import error_bound, nearer, nearest_of_all
 from hnmine.runs.device import Choice
 from hnmine.runs.nodes import cpus_each, in_cluster, resources_by_node, usable_cpus, use_threads

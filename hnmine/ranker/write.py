@@ -175,7 +175,7 @@ def _write(
         versions=versions(),
     )
     write_json(folder / RANKER_FILE, spec.model_dump(mode="json"))
-    (folder / "README.md").write_text(readme(spec, folder), encoding="utf-8")
+    (folder / "README.md").write_text(readme(spec, folder), encoding="utf-8", errors="backslashreplace")
     return spec
 
 

@@ -163,7 +163,7 @@ def _finish(folder: Path, form: Format, facts: dict[str, Any]) -> None:
         f"{front}# {form.about}\n\nExported by hnmine {facts['hnmine']} as `{facts['format']}`.\n\n{counts}\n\n"
         f"Read it by `{load}`.\n{beside}{facts['caution']}\n"
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
     write_json(folder / MARK, facts | {"files": files, "load": load})

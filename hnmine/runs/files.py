@@ -88,7 +88,9 @@ def _usual_mode(folder: Path) -> int:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON, complete or not at all."""
     with whole_file(path) as hidden:
-        hidden.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        hidden.write_text(
+            json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="backslashreplace"
+        )
 
 
 def file_sha256(path: Path) -> str:

@@ -92,7 +92,7 @@ class Run:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, complete or not at all; `name` may have folders in it."""
         with whole_file(self.out / name) as hidden:
-            hidden.write_text(text, encoding="utf-8")
+            hidden.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def claim(self, name: str) -> None:
         """Note that what stands under this name in OUT is made here, and may be replaced, whole or not.

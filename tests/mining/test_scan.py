@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hnmine.mining import mapped, scan
+from hnmine import mapped
+from hnmine.mining import scan
 from hnmine.types import Float32, unit_rows
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnmine.mining import mapped
+from hnmine import mapped
 from hnmine.types import Float32
 
 

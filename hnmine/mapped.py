@@ -7,8 +7,9 @@ import os
 import tempfile
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hnmine.types import Float32
+Float32 = NDArray[np.float32]
 
 IN_MEMORY = 2**28
 """Bytes of an array that stays in memory."""
@@ -29,7 +30,7 @@ def zeros(rows: int, width: int) -> Float32:
     return np.zeros((rows, width), np.float32)
 
 
-def let_go(array: Float32) -> None:
+def let_go(array: NDArray[np.floating]) -> None:
     """Take an array that lies in a file out of the memory of this process; it is read again where it is used."""
     owner: object = array
     while isinstance(owner, np.ndarray | memoryview):
