@@ -48,15 +48,15 @@ def test_the_content_is_on_the_disk_before_its_name_is(tmp_path: Path, monkeypat
     assert done == ["fsync .a.tmp", "rename .a.tmp a", f"fsync {tmp_path.name}"]
 
 
-@pytest.mark.parametrize(
-    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
-)
 def test_a_name_that_is_no_utf_8_is_read_back_as_it_was(tmp_path: Path) -> None:
     value = {os.fsdecode(b"odd\xff"): [os.fsdecode(b"\xc3\x28/ok"), "\U0001f600 é"]}
     write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
 
 
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
+)
 def test_a_folder_that_is_put_in_place_has_the_modes_of_new_ones(
     tmp_path: Path, umask: int, file: int, folder: int
 ) -> None:
