@@ -26,6 +26,7 @@ Done = Callable[[int], None]  # hears how many of what was asked have been finis
 Score = Callable[[Sequence[str], Sequence[str], Done], Float32]  # n queries and n documents to n scores
 
 GATHERED_NUMBERS = 2**23  # in one matrix of gathered vectors, float64: bounds memory, changes no distance
+GATHERED_ROWS = 2**12  # from a file: each brings 64 KiB of it into memory
 NO_ROW = -1  # stands where a list of document rows has no more
 
 
@@ -136,7 +137,7 @@ def distance(a_nR: Float32 | Float64, b_nR: Float32 | Float64) -> Float64:
 
 def distances(a_NR: Float32, a_rows_F: Int64, b_NR: Float32, b_rows_F: Int64) -> Float64:
     """Return the distance of each of these rows of `a_NR` to the row of `b_NR` beside it, gathered part by part."""
-    step, found = max(1, GATHERED_NUMBERS // a_NR.shape[1]), [np.empty(0)]
+    step, found = max(1, min(GATHERED_ROWS, GATHERED_NUMBERS // a_NR.shape[1])), [np.empty(0)]
     for start in range(0, len(a_rows_F), step):
         part = slice(start, start + step)
         found.append(distance(a_NR[a_rows_F[part]], b_NR[b_rows_F[part]]))
