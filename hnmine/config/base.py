@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from hnmine.redaction import redacted
 
@@ -30,6 +30,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if "\0" in str(text) and isinstance(text, str | Path):
+                raise ValueError(f"no setting has the character NUL, got {str(text)[:200]!r}")
+        return value
+
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """Return the section that a field of this type holds, or may hold, or holds a list of."""
@@ -40,8 +48,6 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 def plain_address(address: Any) -> Any:
     """Return a path or an address as text; raise ValueError if it lost a slash, or has credentials in it."""
     text = str(address) if isinstance(address, Path) else address
-    if isinstance(text, str) and "\0" in text:
-        raise ValueError(f"no path has the character NUL, got {text[:200]!r}")
     if isinstance(text, str) and re.match(r"\w{2,}:/(?!/)", text):
         raise ValueError(f"an address has two slashes, got {text!r}; write it as text, not as a Path")
     if isinstance(text, str) and "://" in text:

@@ -253,3 +253,12 @@ def test_a_value_of_another_form_is_told_its_form(override: str, said: str) -> N
     with pytest.raises(ConfigError, match=re.escape(said)) as raised:
         load(overrides=[override])
     assert "at least 1 item" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "key", ["evaluate.first_stage", "train.model", "sources.verdicts", "embed.store", "sources.template"]
+)
+def test_no_setting_has_the_character_nul(key: str) -> None:
+    value = '["a\\0b"]' if key == "sources.verdicts" else '"a\\0b"'
+    with pytest.raises(ConfigError, match=rf"{key}.*NUL"):
+        load(overrides=[f"{key}={value}"])
