@@ -11,6 +11,9 @@ was not: negatives, decision, figures, and the ranker's weights. What was rolled
 A *kill* ends `run`, `compare`, `rank` or `nightly` over a collection of several blocks at a random moment, once or
 twice; then the command is given again to its end. The files must have the bytes that an undisturbed command leaves.
 
+Encoders are a lexical one and a static one: on some processors the last bits of what a transformer makes of a text
+depend on the texts beside it, and a run from scratch has others beside it than a night had.
+
 Both under two kernels of OpenBLAS in turn. What is counted is written after each piece, and the same command goes on.
 """
 
@@ -48,7 +51,7 @@ from hnmine.project import open_project
 from hnmine.ranker.ranker import Ranker
 from hnmine.runs.files import file_sha256, write_json
 from hnmine.runs.manifest import versions
-from tests.builders.models import tiny_cross_encoder, tiny_word_encoder
+from tests.builders.models import tiny_cross_encoder, tiny_static_encoder
 
 KERNELS = ("Haswell", "SkylakeX")
 COMMANDS = ("run", "nightly", "rank", "compare")
@@ -383,7 +386,7 @@ def main() -> int:
     parser.add_argument("--histories", type=int, default=200)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--encoder", help="folder of a small encoder; default: a random one")
+    parser.add_argument("--encoder", help="folder of a static encoder; default: a random one")
     parser.add_argument("--kernel", choices=KERNELS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.kernel is None:
@@ -415,7 +418,7 @@ def workplace(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, str
         folder = Path(name)
         os.environ["HOME"] = str(folder)
         models = {"reranker": str(tiny_cross_encoder(folder / "reranker", spread=1))}
-        models["encoder"] = options.encoder or str(tiny_word_encoder(folder / "encoder"))
+        models["encoder"] = options.encoder or str(tiny_static_encoder(folder / "encoder"))
         yield folder, models
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -88,6 +88,16 @@ def tiny_letter_encoder(folder: Path) -> Path:
     """Save a random bi-encoder of two layers that reads letters."""
     body = tiny_cross_encoder(folder.with_name(f"{folder.name}-body"), head=False, spread=1)
     SentenceTransformer(modules=[Transformer(str(body)), Pooling(32, "mean")], device="cpu").save(str(folder))
+    return folder
+
+
+def tiny_static_encoder(folder: Path) -> Path:
+    """Save a bi-encoder of random vectors of words: what a text is worth does not depend on those beside it."""
+    tokenizer = Tokenizer(WordLevel({word: row for row, word in enumerate(WORD_VOCABULARY)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    torch.manual_seed(0)
+    module = StaticEmbedding(tokenizer, embedding_dim=16)
+    SentenceTransformer(modules=[module], device="cpu").save(str(folder))
     return folder
 
 
