@@ -7,7 +7,6 @@ import importlib.util
 import io
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,11 +16,10 @@ from types import ModuleType
 
 import pytest
 import yaml
-from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import sync_playwright
 
 from hnmine.cli import command_parser
 from hnmine.config.load import load
+from tests.builders.browsers import started_chromium
 from tests.builders.commands import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -183,19 +181,13 @@ def test_what_is_searched_lies_in_a_script_that_a_browser_reads_from_a_file(site
 
 
 def test_a_browser_searches_the_site_without_a_server_and_asks_nobody(site: Path) -> None:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with sync_playwright() as play:
-        try:
-            browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except PlaywrightError as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+    with started_chromium() as browser:
         page, heard = browser.new_page(viewport={"width": 420, "height": 900}), []
         page.on("request", lambda request: heard.append(request.url))
         page.on("pageerror", lambda error: heard.append(str(error)))
         page.goto(f"{(site / 'search.html').as_uri()}?q=certificate")
         page.wait_for_selector("#search-results li a")
         links = [link.get_attribute("href") for link in page.query_selector_all("#search-results li a")]
-        browser.close()
     assert "method.html" in {re.split("[#?]", link)[0] for link in links}
     assert [each for each in heard if not each.startswith("file:")] == []
 

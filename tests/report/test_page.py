@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,13 +13,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, sync_playwright
-from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Browser, Page
 
 import hnmine
 from hnmine.errors import DataError
 from hnmine.ranking.rows import read_rows
 from hnmine.report.page import MOST_BYTES, NIGHTS, PAGE, renew_page, report
+from tests.builders.browsers import started_chromium
 from tests.builders.runs import WITH_BLEND, reported_run
 
 SECTIONS = ["rows", "queries", "arms", "mining", "hidden", "learning", "nights", "cost", "provenance"]
@@ -243,14 +242,8 @@ CUT = """() => {
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """Start the Chromium of this machine, or playwright's; skip where there is none."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with sync_playwright() as play:
-        try:
-            browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except PlaywrightError as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+    with started_chromium() as browser:
         yield browser
-        browser.close()
 
 
 def opened(chromium: Browser, out: Path, width: int = 1280, **how: Any) -> tuple[Page, list[str]]:
