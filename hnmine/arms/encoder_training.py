@@ -33,6 +33,7 @@ from hnmine.models.reranker import BiEncoder
 from hnmine.runs.device import Choice
 from hnmine.training import losses
 from hnmine.training.gradient import Optimizer, Recipe
+from hnmine.training.lora import add_lora, merged
 from hnmine.types import Float32, Int64, Pairs, Role, Space, Texts
 
 StepDone = Callable[[int, float], None]
@@ -61,10 +62,10 @@ class TrainingSet:
 def train_encoder(
     start: Path, given: TrainingSet, recipe: Recipe, out: Path, loss_of: StepLoss, done: StepDone
 ) -> None:
-    """Train the model in `start` on batches of queries, and write it to `out`.
+    """Train the model in `start` on batches of queries, and write it to `out`, with LoRA merged.
 
     Raises:
-        ModelError: the start cannot be loaded, or the gradient is not finite.
+        ModelError: the start cannot be loaded or takes no LoRA, or the gradient is not finite.
     """
     encoder = BiEncoder(
         start,
@@ -74,11 +75,15 @@ def train_encoder(
         seed=recipe.seed,
         prompts=given.prompts,
     )
+    if (lora := recipe.lora) is not None:
+        rank, alpha = lora["rank"], lora["alpha"]
+        add_lora(encoder.model, rank=rank, alpha=alpha, seed=recipe.seed, frozen_dtype=recipe.weights)
     rows = given.query_rows().tolist()
     optimizer = Optimizer(encoder.model, recipe, recipe.steps(len(rows)))
     for step, (batch, _) in enumerate(recipe.batches(len(rows))):
         done(len(batch), optimizer.step(step, [loss_of(encoder, step, [rows[i] for i in batch])]))
-    encoder.save(out)
+    with merged(encoder.model):
+        encoder.save(out)
 
 
 def star(
@@ -111,7 +116,8 @@ def star(
         # Find the hard negatives of a new round.
         nonlocal nearest
         if step and step % steps_per_round == 0:
-            encoder.save(out)
+            with merged(encoder.model):
+                encoder.save(out)
             nearest = nearest_unknown(space_of(out), given, depth, device)
         # Draw a positive of every query and, if it has any, one of its hard negatives.
         rng = np.random.default_rng([recipe.seed, step])

@@ -25,6 +25,7 @@ from hnmine.runs.folder import Run
 from hnmine.runs.manifest import versions
 from hnmine.runs.progress import say, track
 from hnmine.training.gradient import Recipe
+from hnmine.training.trainer import LORA_RATE
 from hnmine.types import Float32, Role, Space, Texts, unit_rows
 
 ENCODERS = "encoders"
@@ -57,12 +58,14 @@ class TrainedEncoders:
         """Return the training set's documents and queries as an encoder sees them that is trained, or was before."""
         # ADORE keeps STAR's documents; making these again also sees that STAR's folder is of the same settings.
         docs_NR = self.space("STAR", seed).docs_NR if method == "ADORE + STAR" else None
+        lora = self._recipe.lora and self._recipe.lora | {"keep": "merged"}  # the store encodes by whole models
         recipe = replace(
             self._recipe,
             kind="bi-encoder",
             loss="logistic",
             epochs=1 if method == "ANCE" else EPOCHS,
-            learning_rate=LEARNING_RATE,
+            learning_rate=LEARNING_RATE * (LORA_RATE if lora else 1),
+            lora=lora,
             pairs_per_batch=QUERIES_PER_STEP,
             seed=seed,
         )

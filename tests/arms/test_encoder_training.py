@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given as drawn
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from hnmine.arms.encoder_training import TrainingSet, adore, adore_loss, live_lists, nearest_unknown, star
 from hnmine.errors import ModelError
@@ -81,7 +83,13 @@ def test_the_loss_of_star_is_pairwise_over_its_negatives(in_batch: bool, start: 
     assert heard.losses == pytest.approx([slow_star_loss(space, given, in_batch)], rel=1e-4)
 
 
-def test_every_round_finds_the_negatives_anew(start: Path, tmp_path: Path) -> None:
+LORA = {"rank": 8, "alpha": 16.0, "keep": "merged"}
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "lora"])
+def test_every_round_finds_the_negatives_anew(lora: dict | None, start: Path, tmp_path: Path) -> None:
+    if lora:
+        pytest.importorskip("peft", reason="pip install 'hnmine[adapters]'")
     given, heard = single_positive_training_set(), LossRecorder()
     spaces = [encoded_space(start, given)]
 
@@ -89,7 +97,7 @@ def test_every_round_finds_the_negatives_anew(start: Path, tmp_path: Path) -> No
         spaces.append(encoded_space(folder, given))
         return spaces[-1]
 
-    at_once = encoder_recipe(epochs=5, pairs_per_batch=100)
+    at_once = encoder_recipe(epochs=5, pairs_per_batch=100, lora=lora)
     options = {"space_of": noted, "device": CPU, "depth": 1, "in_batch": False}
     star(start, spaces[0], given, at_once, tmp_path / "out", rounds=3, done=heard, **options)
     assert len(spaces) == 3, "the documents are encoded once between two rounds"
@@ -125,6 +133,40 @@ def test_the_same_seed_gives_star_the_same_weights(start: Path, tmp_path: Path) 
     assert same_weights(tmp_path / "one", tmp_path / "two")
     assert not same_weights(tmp_path / "one", tmp_path / "other")
     assert not same_weights(tmp_path / "one", start)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", ["star", "adore"])
+def test_with_lora_narrow_matrices_are_trained_and_merged(
+    method: str, weights: str, start: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="pip install 'hnmine[adapters]'")
+    given, out = letter_training_set(), tmp_path / "out"
+    recipe = encoder_recipe(lora=LORA, weights=weights, learning_rate=1e-2)
+    before = encoded_space(start, given)
+    if method == "adore":
+        adore(start, before.docs_NR, given, recipe, out, device=CPU)
+    else:
+        train(start, out, recipe=recipe)
+    after = encoded_space(out, given)
+    assert train_mrr(after if method != "adore" else replace(before, queries_QR=after.queries_QR), given) > (
+        train_mrr(before, given) + 0.2
+    )
+
+    # The folder has the start's layout and weights but for a change of rank 8 of each linear layer.
+    old, new = (load_file(folder / "model.safetensors") for folder in (start, out))
+    assert {(name, weight.shape, weight.dtype) for name, weight in old.items()} == {
+        (name, weight.shape, weight.dtype) for name, weight in new.items()
+    }
+    rounding = {"float32": 1e-6, "bfloat16": 2**-8}[weights]
+    for name, weight in old.items():
+        change, largest = (new[name] - weight).double(), float(weight.abs().max())
+        if "encoder.layer" in name and weight.ndim == 2:
+            if weights == "float32":
+                assert int((torch.linalg.svdvals(change) > 1e-5).sum()) == 8
+        else:
+            assert float(change.abs().max()) <= rounding * largest
+    assert not same_weights(start, out)
 
 
 def test_what_cannot_be_trained_is_a_model_error(start: Path, tmp_path: Path) -> None:

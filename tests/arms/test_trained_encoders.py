@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from hnmine.arms.trained_encoders import TrainedEncoders
@@ -102,6 +104,24 @@ def test_it_is_trained_with_the_prompts_and_as_many_tokens_as_it_is_asked_with(
     queries = set(given.queries.texts)
     assert {f"a b c {text}" for text in queries} <= seen
     assert not queries & seen
+
+
+LORA = "train.lora={rank: 2, keep: adapter}"
+
+
+def test_lora_is_a_setting_of_the_encoder_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("peft", reason="pip install 'hnmine[adapters]'")
+    start = tiny_letter_encoder(tmp_path / "start")
+    config, whole = config_of(start, LORA), config_of(start)
+    with open_run(tmp_path / "out", config) as run:
+        narrow = encoders_of(config, run).space("ADORE + STAR", 3)
+        old, new = (load_file(folder / "model.safetensors") for folder in (start, run.out / "encoders" / "star-3"))
+        changed = {name for name, weight in old.items() if not torch.equal(weight, new[name])}
+        linear = {name for name, weight in old.items() if "encoder.layer" in name and weight.ndim == 2}
+        assert changed == linear != set()
+        assert not list(run.out.rglob("adapter_*")), "encoders are whole: the store encodes by them"
+        assert not np.array_equal(encoders_of(whole, run).space("STAR", 3).docs_NR, narrow.docs_NR)
+    assert "reused" not in capsys.readouterr().err.replace("reused from the store", "")
 
 
 def test_nothing_stale_is_reused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
