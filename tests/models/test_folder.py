@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 
 from hnmine.errors import ModelError
 from hnmine.models.folder import (
@@ -19,6 +23,7 @@ from hnmine.models.folder import (
     refuse_other_weights,
     resolve,
 )
+from tests.builders.hub import COMMIT, running_hub
 from tests.builders.models import tiny_cross_encoder
 
 
@@ -197,13 +202,81 @@ def test_a_hub_model_is_asked_for_at_the_revision_behind_its_name(monkeypatch, t
 
     asked = []
 
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
+        assert not local_files_only
         asked.append((name, revision))
         return str(model_folder(tmp_path, "model.safetensors"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert resolve(model) == tmp_path
     assert asked == [(name, revision)]
+
+
+NAME = "owner/model"
+NAMES = [NAME, f"{NAME}@{COMMIT}"]  # the hub's client asks otherwise for a commit
+FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Return a function by which the hub of an address is asked from then on, with a cache of its own."""
+    close_session()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def ask_at(address: str) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+    yield ask_at
+    close_session()
+
+
+@pytest.fixture(params=["closed", "silent"])
+def unreachable(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An address where nothing listens, and one that takes a connection and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hub_that_cannot_be_reached_is_said_within_seconds(name, ask, unreachable):
+    ask(unreachable)
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=rf"not in the cache, and the hub did not give it: {unreachable} cannot be re"):
+        resolve(name)
+    assert time.monotonic() - start < 6
+    start = time.monotonic()
+    with pytest.raises(ModelError, match="cannot be reached"):
+        resolve("other/model")
+    assert time.monotonic() - start < 1, "it is not waited for twice"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_of_the_hub_is_fetched_and_found_again_without_one(name, ask, unreachable):
+    with running_hub() as hub:
+        hub.models[NAME] = FILES
+        ask(hub.address)
+        folder = resolve(name)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == FILES
+        assert f"GET /{NAME}/resolve/{COMMIT}/model.safetensors" in hub.requests
+        with pytest.raises(ModelError, match=r"the hub did not give it: .*404"):
+            resolve("owner/nothing")
+    ask(unreachable)
+    assert resolve(name) == folder
+
+
+def test_a_proxy_is_asked_in_the_place_of_the_hub(ask, monkeypatch):
+    with running_hub() as hub:
+        monkeypatch.setenv("HTTP_PROXY", hub.address)
+        ask("http://hub.nowhere.invalid")
+        with pytest.raises(ModelError, match=r"the hub did not give it: .*404"):
+            resolve(NAME)
+        assert any("hub.nowhere.invalid" in request for request in hub.requests)
 
 
 def test_a_folder_whose_name_has_an_at_sign_is_a_folder(tmp_path):
