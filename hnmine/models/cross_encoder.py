@@ -251,6 +251,8 @@ class CrossEncoder:
             identity = torch.nn.Identity()
             settings: dict[str, Any] = {"activation_fn": identity, "convert_to_tensor": True}
             expected = torch.cat([self.library.predict([pair], **settings).reshape(-1) for pair in PROBES]).cpu()
+        except ModelError:
+            raise
         except Exception as error:  # what is raised depends on the template, the tokenizer and the modules
             reason = f"{type(error).__name__}: {error}"
             raise ModelError(f"re-ranker {self._folder} cannot score a pair: {reason}") from None

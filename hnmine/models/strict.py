@@ -19,6 +19,7 @@ import torch
 from hnmine.errors import ModelError
 from hnmine.models.folder import adapter_base, max_positions, read_settings, refuse_without_safetensors
 from hnmine.models.layout import arranged, linked
+from hnmine.models.templates import limit_template
 from hnmine.models.unsafe import refuse_code
 
 Loaded = TypeVar("Loaded")
@@ -66,6 +67,8 @@ def load(loader: Callable[..., Loaded], folder: Path, *, new_head: bool = False,
             # Load it, and compare it with its files.
             with checked(folder, new_head=new_head) as unread:
                 loaded = loader(str(read), **settings, **safe)
+            if isinstance(loaded, BaseModel):
+                limit_template(loaded, folder)
             if isinstance(loaded, BaseModel) and loaded.transformers_model is not None:
                 _refuse_without_vocabulary(loaded.tokenizer, read, folder)
                 _complete(loaded, folder)
