@@ -41,6 +41,7 @@ from hnmine.ranking.splits import Splits
 from hnmine.runs.counters import DROPPED, GUARDED, NEGATIVES, QUARANTINED
 from hnmine.runs.device import choose_device, choose_dtype
 from hnmine.runs.folder import Run, open_run, refuse_source
+from hnmine.runs.nodes import in_cluster
 from hnmine.runs.progress import Progress, say, track
 from hnmine.types import Negatives, Pairs, Score, Space, Texts
 
@@ -281,7 +282,8 @@ def _read(data: str | Path, run: Run) -> Collection:
     quarantined: list[Quarantined] = []
     with run.timed("read"):
         try:
-            return read_collection(data, run.config.sources, quarantined)
+            by_workers = in_cluster() and run.config.ray is not False
+            return read_collection(data, run.config.sources, quarantined, by_workers=by_workers)
         finally:
             write_quarantine(quarantined, run.out / "quarantine.jsonl")
 

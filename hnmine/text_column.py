@@ -45,6 +45,14 @@ class TextColumn(Sequence[str]):
         if len(self._tail) >= self._most:
             self._move()
 
+    def kept(self, keep: Iterable[bool]) -> TextColumn:
+        """Return the texts of which this is true, in their order."""
+        return TextColumn(itertools.compress(self, keep))
+
+    def take(self, rows: Iterable[int]) -> tuple[str, ...]:
+        """Return the texts of these rows, in their order."""
+        return tuple(self[row] for row in rows)
+
     def _move(self) -> None:
         """Move the tail into the file; if there is no room, all that comes stays in memory."""
         try:

@@ -7,7 +7,7 @@ Array names end in letters that give their shape:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -52,7 +52,12 @@ class Texts:
 
     def take(self, rows: Sequence[int] | Int64) -> Texts:
         """Return the texts at `rows`, in that order."""
-        return Texts(ids=tuple(self.ids[r] for r in rows), texts=tuple(self.texts[r] for r in rows))
+        return Texts(ids=tuple(self.ids[r] for r in rows), texts=self.texts_at(rows))
+
+    def texts_at(self, rows: Iterable[int]) -> tuple[str, ...]:
+        """Return the texts at `rows` alone: of many that lie elsewhere, all are fetched at once."""
+        take = getattr(self.texts, "take", None)
+        return tuple(self.texts[row] for row in rows) if take is None else take(rows)
 
 
 @dataclass(frozen=True, kw_only=True)

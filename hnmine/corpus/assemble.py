@@ -13,10 +13,13 @@ import numpy as np
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.account import Account, BadRowError, shown
 from hnmine.corpus.collection import NO_JUDGEMENTS, Collection, Quarantined, judged_first
-from hnmine.corpus.fields import DOCUMENT, JUDGEMENT, QUERY, listed
-from hnmine.corpus.files import Row
+from hnmine.corpus.columnar import is_parquet
+from hnmine.corpus.fields import JUDGEMENT, listed
+from hnmine.corpus.files import File, Row
+from hnmine.corpus.parquet_texts import ParquetFiles
 from hnmine.corpus.qrels import FIELDS, score_of
-from hnmine.corpus.text_table import TextTable, id_as_text, read_texts
+from hnmine.corpus.text_rows import id_as_text
+from hnmine.corpus.text_table import TextTable, read_parquet_texts, read_texts
 from hnmine.corpus.verdicts import RIGHT, VERDICT, WRONG, texts_digest, verdict_rows
 from hnmine.errors import DataError
 from hnmine.types import Judgements
@@ -38,15 +41,19 @@ class Parts:
     judged: Mapping[str, Iterable[Row]]  # by split
     unread: tuple[str, ...] = ()  # each "name (why)"
     address: str = "the collection"  # for messages
+    document_files: tuple[File, ...] = ()  # that the rows of documents are from, where nothing else is done to them
 
 
-def assemble(parts: Parts, sources: SourcesConfig, quarantined: list[Quarantined] | None = None) -> Collection:
+def assemble(
+    parts: Parts, sources: SourcesConfig, quarantined: list[Quarantined] | None = None, *, by_workers: bool = False
+) -> Collection:
     """Read the rows and return the collection.
 
     Args:
         parts: the rows.
         sources: how a document's fields are joined, and what a positive is.
         quarantined: takes every bad row as soon as it is found, so that they are known if this fails.
+        by_workers: workers of a Ray cluster read documents that are in Parquet files; their texts stay there.
 
     Raises:
         DataError: nothing usable is among documents, queries, or the judgements of a split; the template names what no
@@ -54,8 +61,12 @@ def assemble(parts: Parts, sources: SourcesConfig, quarantined: list[Quarantined
     """
     # Read the texts, then the judgements, whose ids must be among those of the texts.
     account = Account([] if quarantined is None else quarantined)
-    documents = read_texts("document", parts.documents, DOCUMENT, sources.template, account, parts.address)
-    queries = read_texts("query", parts.queries, QUERY, "{text}", account, parts.address)
+    if by_workers and parts.document_files and all(map(is_parquet, parts.document_files)):
+        files = ParquetFiles.of(parts.document_files, sources.template)
+        documents = read_parquet_texts(files, account, parts.address)
+    else:
+        documents = read_texts("document", parts.documents, sources.template, account, parts.address)
+    queries = read_texts("query", parts.queries, "{text}", account, parts.address)
     judged = _named(parts.judged, sources)
     splits = {split: _read_judgements(split, rows, queries, documents, account) for split, rows in judged.items()}
     verdicts = _read_verdicts(sources, queries, documents, splits, account)

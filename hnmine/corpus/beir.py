@@ -78,6 +78,7 @@ def recognise(folder: Folder) -> Parts | str | None:
     return Parts(
         layout="folder of datasets" if all("/" in file.name for file in documents) else "BEIR folder",
         documents=rows_of(documents),
+        document_files=tuple(documents),
         queries=rows_of(files["queries"][""]),
         judged={split: judgement_rows(table) for split, table in files["qrels"].items()},
         unread=tuple(unread),

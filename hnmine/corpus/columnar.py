@@ -6,7 +6,8 @@ Extension types may run code when they are made. They are refused on bytes, befo
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -24,8 +25,30 @@ _IN_BASE64 = tuple(  # as Parquet holds it, at each of the three places where a 
 )
 
 
-def parquet_rows(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and plain columns of each row of a Parquet file; extension types are refused unread."""
+def is_parquet(file: File) -> bool:
+    """Return whether a file is Parquet by its content."""
+    with file.opened() as (kind, _):
+        return kind == "parquet"
+
+
+def parquet_rows(file: File, groups: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and plain columns of each row of a Parquet file, or of these row groups of it, which begin at 1.
+
+    Extension types are refused unread.
+    """
+    with _opened_parquet(file) as table:
+        schema = _readable(file, table.schema_arrow)
+        yield from _numbered(table.iter_batches(BATCH, columns=schema.names, row_groups=groups), schema)
+
+
+def rows_by_group(file: File) -> list[int]:
+    """Return how many rows each row group of a Parquet file has."""
+    with _opened_parquet(file) as table:
+        return [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
+
+
+@contextmanager
+def _opened_parquet(file: File) -> Iterator[pq.ParquetFile]:
     with file.folder.filesystem.open_input_file(f"{file.folder.path}/{file.name}") as source:
         # Look at the footer as bytes: extension types are made as soon as Arrow reads it.
         source.seek(max(0, source.size() - 8))
@@ -36,9 +59,7 @@ def parquet_rows(file: File) -> Iterator[tuple[int, dict[str, Any]]]:
             _refuse_extensions(file, _EXTENSION)
 
         source.seek(0)
-        table = pq.ParquetFile(source)
-        schema = _readable(file, table.schema_arrow)
-        yield from _numbered(table.iter_batches(BATCH, columns=schema.names), schema)
+        yield pq.ParquetFile(source)
 
 
 def arrow_rows(file: File, in_file: bool) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -10,11 +10,10 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 
-from hnmine.corpus.text_keys import KEY_BYTES
+from hnmine.corpus.text_keys import KEY_BYTES, DistantTexts, Keys
 from hnmine.types import Int64
 
 _UNSEEN = re.compile(
@@ -50,13 +49,20 @@ def _identity(text: str) -> bytes:
     return " ".join(folded_once.split()).encode(errors="surrogatepass")
 
 
+def identity_keys(texts: Sequence[str]) -> Keys:
+    """Return a key (N, 2) for each text: the same for texts that are the same."""
+    if isinstance(texts, DistantTexts):
+        return texts.identity_keys
+    found = (hashlib.blake2b(_identity(text), digest_size=KEY_BYTES).digest() for text in texts)
+    joined = np.fromiter(found, np.dtype((np.void, KEY_BYTES)), len(texts))
+    return joined.view(np.uint64).reshape(-1, 2)
+
+
 def identity_numbers(*groups: Sequence[str]) -> list[Int64]:
     """Return a number for each text of each group: the same for the same text, from 0 in the order of appearance."""
     # Sort all texts by what they have in common.
-    found = (hashlib.blake2b(_identity(text), digest_size=KEY_BYTES).digest() for text in chain(*groups))
     sizes = list(map(len, groups))
-    joined = np.fromiter(found, np.dtype((np.void, KEY_BYTES)), sum(sizes))
-    keys_N2 = joined.view(np.uint64).reshape(-1, 2)
+    keys_N2 = np.concatenate([identity_keys(texts) for texts in groups])
     order_N = np.lexsort((keys_N2[:, 1], keys_N2[:, 0]))
     is_other_N = np.ones(len(order_N), dtype=bool)
     is_other_N[1:] = (keys_N2[order_N[1:]] != keys_N2[order_N[:-1]]).any(axis=1)

@@ -24,7 +24,11 @@ The address of the folder and what is strange in it are added to the parts here.
 
 
 def read_collection(
-    address: str | Path, sources: SourcesConfig, quarantined: list[Quarantined] | None = None
+    address: str | Path,
+    sources: SourcesConfig,
+    quarantined: list[Quarantined] | None = None,
+    *,
+    by_workers: bool = False,
 ) -> Collection:
     """Read a folder, or what lies at an address of pyarrow.fs.
 
@@ -32,12 +36,15 @@ def read_collection(
         address: a folder, a file that holds all, or s3://bucket/prefix, gs://bucket/prefix …
         sources: how documents are joined, and what the splits are called.
         quarantined: takes every bad row as soon as it is found, so that they are known if this fails.
+        by_workers: workers of the Ray cluster read documents in Parquet files at an address such as s3://…, which all
+            nodes see; their texts stay there.
 
     Raises:
         ConfigError: the address cannot be understood.
         DataError: no layout, or several, are recognised; or a file, a row or a setting keeps all from being used.
     """
-    return assemble(recognise(open_folder(address)), sources, quarantined)
+    seen_by_all = "://" in str(address)
+    return assemble(recognise(open_folder(address)), sources, quarantined, by_workers=by_workers and seen_by_all)
 
 
 def recognise(folder: Folder) -> Parts:

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from hnmine.corpus.identity import identity
+from hnmine.corpus.text_keys import DistantTexts
 from hnmine.types import Int64, Texts
 
 Rows = Mapping[int, set[int]]
@@ -92,15 +93,24 @@ def same_ids(documents: Texts, queries: Texts) -> dict[int, set[int]]:
 def below_a_title(documents: Texts, queries: Texts) -> dict[int, set[int]]:
     """Return, by query row, the documents that are the query but for their first line."""
     ends = {_end(text) for text in queries.texts}
-    bodies = ((row, body) for row, text in enumerate(documents.texts) if (body := text.partition("\n")[2]))
     rows_of: dict[str, set[int]] = {}
-    for row, body in bodies:
-        if _end(body) in ends and (same := identity(body)):
+    if isinstance(documents.texts, DistantTexts):
+        for rows_n, found in documents.texts.by_parts(_bodies, ends):
+            for at, same in found:
+                rows_of.setdefault(same, set()).add(int(rows_n[at]))
+    else:
+        for row, same in _bodies(documents.texts, ends):
             rows_of.setdefault(same, set()).add(row)
     if not rows_of:
         return {}
     asked = ((query, rows_of.get(identity(text))) for query, text in enumerate(queries.texts))
     return {query: set(rows) for query, rows in asked if rows}
+
+
+def _bodies(texts: Iterable[str], ends: set[str]) -> list[tuple[int, str]]:
+    """Return position and identity of what is below the first line of each text, if it ends like one of these."""
+    bodies = ((at, body) for at, text in enumerate(texts) if (body := text.partition("\n")[2]))
+    return [(at, same) for at, body in bodies if _end(body) in ends and (same := identity(body))]
 
 
 def _end(text: str) -> str:

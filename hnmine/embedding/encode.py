@@ -1,36 +1,23 @@
-"""Texts that the store lacks are cut into blocks and encoded, see `pool`.
-
-A block is the unit of work, of storage and of recovery. A finished run, a killed run and an ordinary next night are
-the same case: what the store has is left alone. All texts are cut into cells, by the texts alone; a cell is computed
-together, so its vectors are the same to the last bit whenever that is. A block has the cells, or what is missing of
-them, that come one after the other: few where little is encoded, so that all can work, and more where much is.
-"""
+"""Texts that the store lacks are cut into blocks, see `missing`, and encoded, see `pool`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
 from hnmine.corpus.text_keys import Keys
+from hnmine.embedding.missing import BLOCK_TEXTS, missing_blocks
 from hnmine.embedding.pool import encode_blocks
 from hnmine.embedding.store import VectorStore
 from hnmine.errors import DataError, ModelError
 from hnmine.models.plan import Plan
 from hnmine.runs.counters import ENCODING_DONE, ENCODING_LEFT, ENCODING_TEXTS
 from hnmine.runs.progress import say, track
-from hnmine.types import Int64, Role, Texts
-
-BLOCK_TEXTS = 512
-"""Texts in a cell, and in a block at least, if so many are missing."""
-_MOST_TEXTS, _MOST_CHARACTERS = 4096, 4_000_000  # of a block: ten million documents are thousands of blocks
-_PARTS = 64  # that the work is divided into at least, before blocks grow
+from hnmine.types import Role, Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,62 +91,3 @@ def _gauges(encoder: str, total: int) -> Callable[[int], None]:
     ENCODING_TEXTS.set(total, encoder=encoder)
     show(0)
     return show
-
-
-class MissingBlocks(Sequence[pa.Table]):
-    """The texts that the store lacks, as blocks; each is made when it is asked for, so that few are in memory.
-
-    A block is a table of one row; its columns roles and texts are lists of cells, which are lists.
-    """
-
-    def __init__(self, texts: Mapping[Role, Texts], blocks: Sequence[Sequence[Int64]]) -> None:
-        """Take the cells of each block as positions in all texts, role after role."""
-        self._texts, self._blocks = texts, blocks
-        self._starts = np.cumsum([0, *map(len, texts.values())])
-
-    @overload
-    def __getitem__(self, at: int) -> pa.Table: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[pa.Table]: ...
-    def __getitem__(self, at: int | slice) -> pa.Table | list[pa.Table]:
-        if isinstance(at, slice):
-            return [self[each] for each in range(*at.indices(len(self)))]
-        roles, texts = list(self._texts), list(self._texts.values())
-        sides = [np.searchsorted(self._starts, cell, side="right") - 1 for cell in self._blocks[at]]
-        cells = [
-            [texts[side].texts[row - self._starts[side]] for side, row in zip(sides_n, cell.tolist(), strict=True)]
-            for sides_n, cell in zip(sides, self._blocks[at], strict=True)
-        ]
-        return pa.table({"roles": [[[roles[side] for side in sides_n] for sides_n in sides]], "texts": [cells]})
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-
-def missing_blocks(
-    plan: Plan, texts: Mapping[Role, Texts], all_keys: Keys, found: NDArray[np.bool_], block_texts: int
-) -> MissingBlocks:
-    """Cut all distinct texts into cells by their length, longest first; put what the store lacks of them into blocks.
-
-    The keys (n, 2), and whether the store has them (n,), are those of all texts, role after role.
-    """
-    # Cut.
-    _, first = np.unique(all_keys, axis=0, return_index=True)
-    lengths_n = np.concatenate(
-        [len(plan.reading(role).prompt) + np.fromiter(map(len, some.texts), np.int64) for role, some in texts.items()]
-    )
-    order = first[np.lexsort((all_keys[first, 1], all_keys[first, 0], -lengths_n[first]))]  # keys break ties
-    cut = [order[start : start + block_texts] for start in range(0, len(order), block_texts)]
-    cells = [cell[~found[cell]] for cell in cut]
-    # Put together.
-    most = max(block_texts, min(_MOST_TEXTS, sum(map(len, cells)) // _PARTS))
-    blocks: list[list[Int64]] = []
-    count = characters = 0
-    for cell in filter(len, cells):
-        size = int(lengths_n[cell].sum())
-        if not blocks or count + len(cell) > most or characters + size > _MOST_CHARACTERS:
-            blocks.append([])
-            count = characters = 0
-        blocks[-1].append(cell)
-        count, characters = count + len(cell), characters + size
-    return MissingBlocks(texts, blocks)

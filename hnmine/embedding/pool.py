@@ -9,16 +9,17 @@ import gc
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import chain
 from threading import Event, Thread
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from hnmine.corpus.parquet_texts import ParquetFiles
 from hnmine.corpus.text_keys import keys_of
+from hnmine.embedding.missing import MissingBlocks
 from hnmine.embedding.store import Block, VectorStore
 from hnmine.errors import DeviceError, HnmineError, ModelError, UnavailableError
 from hnmine.models.batches import MAX_LANES
@@ -30,15 +31,15 @@ from hnmine.runs.progress import say
 from hnmine.runs.ray_session import quiet_ray_data, start_ray
 
 _RETRIES = 3  # of a block whose actor died; Ray Data's default is without end
-Pool = Callable[[Plan, Sequence[pa.Table], VectorStore, int | None], Iterator[pa.Table]]
+Pool = Callable[[Plan, MissingBlocks, VectorStore, int | None], Iterator[pa.Table]]
 
 
 class BlockEncoder:
     """Encodes and stores block after block; in this process, or as an actor. The encoder is loaded once."""
 
-    def __init__(self, plan: Plan, store: VectorStore, lanes: int | None) -> None:
-        """On a CPU the encoder computes `lanes` batches at a time, None: by the cores."""
-        self._plan, self._store, self._encoder = plan, store, FiniteEncoder(plan, lanes)
+    def __init__(self, plan: Plan, store: VectorStore, lanes: int | None, files: ParquetFiles | None = None) -> None:
+        """On a CPU the encoder computes `lanes` batches at a time, None: by the cores; some texts are in `files`."""
+        self._plan, self._store, self._files, self._encoder = plan, store, files, FiniteEncoder(plan, lanes)
 
     def __call__(self, blocks: pa.Table) -> pa.Table:
         """Encode every row of `blocks`; return how many texts each held, what was stored of it, and what failed.
@@ -48,7 +49,7 @@ class BlockEncoder:
         """
         results = []
         for block in blocks.to_pylist():
-            result: dict[str, Any] = {"count": sum(map(len, block["texts"])), "failure": "", "passes": False}
+            result: dict[str, Any] = {"count": sum(map(len, block["roles"])), "failure": "", "passes": False}
             result |= {"name": "", "keys": b"", "width": 0}
             try:
                 name, stored = self._encode(block)
@@ -61,7 +62,8 @@ class BlockEncoder:
     def _encode(self, block: dict[str, Any]) -> tuple[str, Block]:
         """Encode the cells of a block, each by itself, and store them together; return the name, and what it has."""
         keys, vectors, counts = [], [], Counter[str]()
-        for roles, cell in zip(block["roles"], block["texts"], strict=True):
+        for roles, held, places in zip(block["roles"], block["texts"], block["places"], strict=True):
+            cell = held if self._files is None or held else self._files.texts(np.array(places))
             readings = [self._plan.reading(role) for role in roles]
             for reading in dict.fromkeys(readings):
                 texts = [text for text, other in zip(cell, readings, strict=True) if other == reading]
@@ -75,14 +77,14 @@ class BlockEncoder:
 
 
 def encode_blocks(
-    plan: Plan, blocks: Sequence[pa.Table], store: VectorStore, actors: int | None, ray: bool | None
+    plan: Plan, blocks: MissingBlocks, store: VectorStore, actors: int | None, ray: bool | None
 ) -> Iterator[int]:
     """Encode all blocks, by actors or in this process; yield how many texts are done as blocks are finished."""
     by_ray = is_worth_ray(plan, actors) if ray is None else ray
     has_device = plan.device != "cuda" or devices.visible_gpus() > 0  # a cluster's head may have none
     if has_device and (not by_ray or len(blocks) == 1):
         say("embed", f"{plan.name}: in this process{_precision(plan)}, {len(blocks)} block(s)")
-        results: Iterator[pa.Table] = map(BlockEncoder(plan, store, None), blocks)
+        results: Iterator[pa.Table] = map(BlockEncoder(plan, store, None, blocks.files), blocks)
     else:
         results = encode_by_actors(plan, blocks, store, actors)
     for result in results:
@@ -112,7 +114,7 @@ def device_of_encoders(device: str, ray: bool | None) -> devices.Choice:
 
 
 def encode_by_actors(
-    plan: Plan, blocks: Sequence[pa.Table], store: VectorStore, actors: int | None, pool: Pool | None = None
+    plan: Plan, blocks: MissingBlocks, store: VectorStore, actors: int | None, pool: Pool | None = None
 ) -> Iterator[pa.Table]:
     """Encode the blocks by a pool of actors (None: `ray_data_pool`), and what is left when it is lost by a new one.
 
@@ -130,7 +132,7 @@ def encode_by_actors(
                 yield from (pool or ray_data_pool)(plan, left, store, actors)
             return
         except RayActorError as error:
-            before, left = len(left), _not_stored(plan, left, store)
+            before, left = len(left), left.not_in(store)
             if len(left) == before:
                 raise ModelError(
                     f"encoder {plan.name}: its process died {_RETRIES + 1} times on one block of texts; if memory ran "
@@ -162,17 +164,11 @@ def _collecting_garbage() -> Iterator[None]:
         thread.join()
 
 
-def _not_stored(plan: Plan, blocks: Sequence[pa.Table], store: VectorStore) -> list[pa.Table]:
-    rows = (row for block in blocks for row in block.to_pylist())
-    asked = (zip(chain(*row["roles"]), chain(*row["texts"]), strict=True) for row in rows)
-    keys = [np.concatenate([keys_of([text], plan.reading(role)) for role, text in each]) for each in asked]
-    found, _ = store.contains(np.concatenate(keys))
-    parts = np.split(found, np.cumsum(list(map(len, keys)))[:-1])
-    return [block for block, part in zip(blocks, parts, strict=True) if not part.all()]
+def ray_data_pool(plan: Plan, blocks: MissingBlocks, store: VectorStore, actors: int | None) -> Iterator[pa.Table]:
+    """Encode the blocks by one pool of actors of Ray Data, which begins with what the nodes have.
 
-
-def ray_data_pool(plan: Plan, blocks: Sequence[pa.Table], store: VectorStore, actors: int | None) -> Iterator[pa.Table]:
-    """Encode the blocks by one pool of actors of Ray Data, which is sized by what the nodes have."""
+    Unless `actors` says how many there are, it grows with the cluster, and shrinks where there is little to do.
+    """
     import ray
 
     # Size the pool by what the nodes have
@@ -183,6 +179,7 @@ def ray_data_pool(plan: Plan, blocks: Sequence[pa.Table], store: VectorStore, ac
     else:
         possible, lanes = cpu_actors([int(node.get("CPU", 0)) for node in nodes], actors)
     size = min(actors or possible, len(blocks))
+    least, most = (1, len(blocks)) if actors is None else (size, size)
     by_lanes = f", {lanes} batches at a time" if lanes > 1 else ""
     say("embed", f"{plan.name}: {size} actor(s) on {plan.device}{by_lanes}{_precision(plan)}, {len(blocks)} blocks")
     # Let Ray Data hand out the blocks
@@ -190,10 +187,10 @@ def ray_data_pool(plan: Plan, blocks: Sequence[pa.Table], store: VectorStore, ac
         warnings.simplefilter("ignore")
         data = ray.data.from_arrow_refs([ray.put(block) for block in blocks]).map_batches(
             BlockEncoder,
-            fn_constructor_args=(plan, store, lanes),
+            fn_constructor_args=(plan, store, lanes, blocks.files),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=size),
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, initial_size=size),
             num_cpus=lanes,
             num_gpus=plan.config.gpus if plan.device == "cuda" else 0,
             max_task_retries=_RETRIES,

@@ -63,8 +63,8 @@ class ScoreStore:
         self, queries: Texts, query_rows_F: Int64, documents: Texts, doc_rows_F: Int64, done: Done
     ) -> Float64:
         """Return the scores of texts by their rows, float64 (F,)."""
-        asked = [queries.texts[row] for row in query_rows_F.tolist()]
-        return self.scores(asked, [documents.texts[row] for row in doc_rows_F.tolist()], done).astype(np.float64)
+        asked = queries.texts_at(query_rows_F.tolist())
+        return self.scores(asked, documents.texts_at(doc_rows_F.tolist()), done).astype(np.float64)
 
 
 def _keys_of_pairs(queries: Sequence[str], documents: Sequence[str]) -> Keys:

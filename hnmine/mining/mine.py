@@ -192,7 +192,7 @@ def mined_tables(negatives: Negatives, judged: Judged, documents: Texts) -> tupl
         ("negative", documents, negatives.doc_rows_M),
     ):
         ids[f"{side}_id"] = pa.array([texts.ids[row] for row in rows_M.tolist()], pa.string())
-        triplets[side] = pa.array([texts.texts[row] for row in rows_M.tolist()], pa.large_string())
+        triplets[side] = pa.array(texts.texts_at(rows_M.tolist()), pa.large_string())
     proof = {
         "rank": pa.array(negatives.rank_M, pa.int32()),
         "d_query_positive": negatives.d_query_positive_M,

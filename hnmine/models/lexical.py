@@ -22,7 +22,7 @@ import pyarrow as pa
 from safetensors.numpy import load, save
 
 from hnmine.corpus.analyzer import ANALYZER_VERSION, words
-from hnmine.corpus.text_keys import PLAIN, Fingerprint, Reading, keys_of
+from hnmine.corpus.text_keys import PLAIN, DistantTexts, Fingerprint, Reading, keys_of, lengths_of
 from hnmine.errors import DataError, ModelError
 from hnmine.runs.directory import Directory
 from hnmine.runs.memory import give_free_memory_back
@@ -92,7 +92,7 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     # Look for a fit on the same documents with the same settings.
     keys = keys_of(documents.texts)
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # neither the name nor the fit depends on the documents' order
-    sizes = np.cumsum([len(documents.texts[row]) for row in order[:FIT_DOCUMENTS]])
+    sizes = np.cumsum(lengths_of(documents.texts, order[:FIT_DOCUMENTS]))
     order = order[: max(1, int(np.searchsorted(sizes, FIT_CHARACTERS, side="right")))]
     request = Fingerprint.of(
         kind="lexical",
@@ -108,15 +108,22 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
         if fit.read() is not None:
             return fit
 
-    # Make it.
+    # Make it, where the texts are.
+    if len(order) < len(documents):
+        say("embed", f"a lexical encoder is fitted on {len(order):,} of {len(documents):,} documents")
+    if isinstance(documents.texts, DistantTexts):
+        return Fit.write(store, request, *documents.texts.work_on(order, _fit_on, width, seed))
+    return Fit.write(store, request, *_fit_on(documents.texts_at(order.tolist()), width, seed))
+
+
+def _fit_on(texts: Sequence[str], width: int, seed: int) -> tuple[list[str], Float32, Float32]:
+    """Return terms, idf and components; raise DataError if the texts have no terms."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
 
     vectorizer = TfidfVectorizer(max_features=MAX_TERMS, **_WEIGHTS)
-    if len(order) < len(documents):
-        say("embed", f"a lexical encoder is fitted on {len(order):,} of {len(documents):,} documents")
     try:
-        matrix = vectorizer.fit_transform([documents.texts[row] for row in order])
+        matrix = vectorizer.fit_transform(texts)
     except ValueError as error:
         raise DataError(f"the lexical encoder finds no terms in the corpus: {error}; remove it from encoders") from None
     rank = max(1, min(width, min(matrix.shape) - 1))
@@ -124,7 +131,7 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     del matrix
     give_free_memory_back()
     terms, idf = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.astype(np.float32)
-    return Fit.write(store, request, terms, idf, np.ascontiguousarray(components, dtype=np.float32))
+    return terms, idf, np.ascontiguousarray(components, dtype=np.float32)
 
 
 def words_version() -> str:
