@@ -39,7 +39,7 @@ FLOORS = (
 """
 
 MODULE_LINES = 400
-ALL_LINES = 25_650
+ALL_LINES = 26_400
 FUNCTION_LINES = 60
 LINES_WITHOUT_STAGES = 30
 """A longer function has at least two lines of comments, one a stage."""

@@ -36,6 +36,7 @@ from tests.builders.collections import append_documents, write_collection
 from tests.builders.commands import REPOSITORY, end_process_tree, free_ports, ray_command, wait_until_it_answers
 from tests.builders.folders import result_hashes
 from tests.builders.models import tiny_cross_encoder, tiny_letter_encoder
+from tests.builders.parquet_collections import as_parquet, put_there
 from tests.builders.settings import quick_options
 from tests.builders.texts import random_texts
 
@@ -545,6 +546,12 @@ class Nodes:
             listed: list[dict[str, Any]] = json.load(response)["data"]["result"]["result"]
         return listed
 
+    def that_have(self, prefix: str, resource: str, state: str) -> set[str]:
+        """Return the nodes that hold actors or tasks in this state whose name begins with the prefix."""
+        key = "class_name" if resource == "actors" else "func_or_class_name"
+        found = [each for each in self.state(resource) if each[key].startswith(prefix) and each["state"] == state]
+        return {each["node_id"] for each in found} - {None}
+
     def alive(self) -> list[str]:
         return [each["node_id"] for each in self.state("nodes") if each["state"] == "ALIVE"]
 
@@ -594,24 +601,18 @@ def test_two_nodes_share_a_run_and_one_that_is_killed_changes_nothing_of_it(tmp_
         step = ["-m", "hnmine.cli", "run", "--data", str(data), "--out", str(out), *quick_options(start, *two)]
         return nodes.submit(sys.executable, *step)
 
-    def nodes_with(prefix: str, resource: str, state: str) -> set[str]:
-        """Return the nodes that hold actors or tasks in this state whose name begins with the prefix."""
-        key = "class_name" if resource == "actors" else "func_or_class_name"
-        found = [each for each in nodes.state(resource) if each[key].startswith(prefix) and each["state"] == state]
-        return {each["node_id"] for each in found} - {None}
-
     def stored(out: Path) -> int:
         return len(list((out / "store").glob("*/*.parquet")))
 
     output = done(run(tmp_path / "undisturbed"))
     assert "2 CPUs, 0 GPUs, 2 node(s)" in output
-    assert nodes_with("MapWorker", "tasks", "FINISHED") == set(nodes.alive())
-    assert nodes_with("RayTrainWorker", "actors", "DEAD") == set(nodes.alive())
+    assert nodes.that_have("MapWorker", "tasks", "FINISHED") == set(nodes.alive())
+    assert nodes.that_have("RayTrainWorker", "actors", "DEAD") == set(nodes.alive())
 
     both = set(nodes.alive())
     job = run(tmp_path / "killed")
     nodes.wait_for(
-        lambda: stored(tmp_path / "killed") > 2 and nodes_with("MapWorker", "actors", "ALIVE") == both, seconds=120
+        lambda: stored(tmp_path / "killed") > 2 and nodes.that_have("MapWorker", "actors", "ALIVE") == both, seconds=120
     )
     nodes.kill("second")
     assert 2 < stored(tmp_path / "killed") < 40 < stored(tmp_path / "undisturbed")
@@ -625,6 +626,44 @@ def test_two_nodes_share_a_run_and_one_that_is_killed_changes_nothing_of_it(tmp_
     assert killed == undisturbed
     assert "negatives.parquet" in killed
     assert "rerankers/distilled/model.safetensors" in killed
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_workers_read_documents_at_an_address_and_a_killed_node_changes_no_byte_of_what_one_process_mines(
+    tmp_path: Path, nodes: Nodes, s3: Callable[[str], str]
+):
+    data = write_collection(tmp_path / "data")
+    append_documents(data, random_texts(30 * BLOCK_TEXTS, "more", 60))
+    rows = [json.loads(line) for line in (data / "corpus.jsonl").read_text().splitlines()]
+    as_parquet(data, rows, files=6, rows=1000)
+    prefix = f"bucket/{secrets.token_hex(8)}"
+    address, store = s3(f"{prefix}/data"), s3(f"{prefix}/store")
+    put_there(data, address)
+    model = tiny_letter_encoder(tmp_path / "letters")
+    encoders = f"encoders=[{{name: letters, model: {model}, dtype: float32}}, {{name: words, lexical: {{width: 16}}}}]"
+
+    def command(out: str, *settings: str) -> list[str]:
+        options = [option for each in (encoders, *settings) for option in ("--set", each)]
+        return [sys.executable, "-m", "hnmine.cli", "mine", "--data", address, "--out", str(tmp_path / out), *options]
+
+    subprocess.run(command("alone", "ray=false"), check=True, capture_output=True, timeout=300)
+
+    nodes.start("head", "--num-cpus=1")
+    nodes.start("second", "--num-cpus=1")
+    both = set(nodes.alive())
+    job = nodes.submit(*command("cluster", f"embed.store={store}"))
+    nodes.wait_for(lambda: nodes.that_have("MapWorker", "actors", "ALIVE") == both, seconds=200)
+    nodes.wait_for(lambda: nodes.that_have("_read_part", "tasks", "FINISHED") == both)
+    nodes.kill("second")
+    nodes.start("third", "--num-cpus=1")
+    output = done(job)
+    assert "actors were lost" in output
+    assert "are brought to this machine" not in output
+    alone, cluster = (result_hashes(tmp_path / out) for out in ("alone", "cluster"))
+    assert {name: sha for name, sha in alone.items() if not name.startswith("store/")} == cluster
+    assert {"negatives.parquet", "triplets.parquet"} <= set(cluster)
 
 
 @pytest.mark.ray

@@ -202,7 +202,8 @@ class ParquetTexts(DistantTexts):
 
     def work_on(self, rows_n: Int64, work: Callable[..., _Answer], *arguments: Any) -> _Answer:
         """Return what `work(texts, *arguments)` returns on a worker for the texts of these rows, in their order."""
-        return next(in_order(_work_on, [(self.files, self.places[rows_n], work, arguments)]))
+        answer: _Answer = next(in_order(_work_on, [(self.files, self.places[rows_n], work, arguments)]))
+        return answer
 
     def _rows_by_part(self, rows_n: Int64) -> list[Int64]:
         """Return these rows, which ascend, as those of each part that has some."""

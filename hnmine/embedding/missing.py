@@ -24,8 +24,9 @@ from hnmine.types import Int64, Role, Texts
 
 BLOCK_TEXTS = 512
 """Texts in a cell, and in a block at least, if so many are missing."""
+SPAN_TEXTS = 16_384
+"""Texts that are sorted by length together; whoever reads those of a cell reads no more than these."""
 _MOST_TEXTS, _MOST_CHARACTERS = 4096, 4_000_000  # of a block: ten million documents are thousands of blocks
-_SPAN = 16_384  # texts that are sorted by length together; whoever reads those of a block reads no more than these
 _PARTS = 64  # that the work is divided into at least, before blocks grow
 _LISTS = {
     name: pa.list_(pa.list_(kind))
@@ -91,7 +92,7 @@ def missing_blocks(
     starts = np.cumsum([0, *map(len, texts.values())])
     cut = []
     for rows in np.split(np.sort(first), np.searchsorted(np.sort(first), starts[1:-1])):
-        for span in (rows[start : start + _SPAN] for start in range(0, len(rows), _SPAN)):
+        for span in (rows[start : start + SPAN_TEXTS] for start in range(0, len(rows), SPAN_TEXTS)):
             span = span[np.lexsort((all_keys[span, 1], all_keys[span, 0], -lengths_n[span]))]  # keys break ties
             cut += [span[start : start + block_texts] for start in range(0, len(span), block_texts)]
     cells = [cell[~found[cell]] for cell in cut]

@@ -10,7 +10,7 @@ import pytest
 
 from hnmine.config.steps import SourcesConfig
 from hnmine.corpus.layouts import read_collection
-from hnmine.corpus.text_table import MOST_CHARACTERS
+from hnmine.corpus.text_rows import MOST_CHARACTERS
 from tests.builders.collections import append_lines, write_collection
 
 _READ = """

@@ -118,7 +118,7 @@ def test_two_actors_give_bit_for_bit_what_one_process_gives(tiny, tmp_path):
     over_actors, result = embed_into(tiny, tmp_path / "ray", ray=True, actors=2)
     assert (result.encoded, result.reused) == (80, 0)
     assert same_vectors(over_actors, alone)
-    assert len(blocks_of(tiny, tmp_path / "ray")) == len(blocks_of(tiny, tmp_path / "alone")) == 5
+    assert len(blocks_of(tiny, tmp_path / "ray")) == len(blocks_of(tiny, tmp_path / "alone")) == 6
 
 
 @pytest.mark.ray
@@ -127,7 +127,7 @@ def test_actors_write_to_an_object_store_what_one_process_writes(s3, tmp_path):
     there = plan(config, TEXTS["document"], s3("bucket/actors"), CPU, 8192)
     over_actors, result = embed_into(there, s3("bucket/actors"), ray=True, actors=2)
     assert (result.encoded, result.reused) == (80, 0)
-    assert len(VectorStore(s3("bucket/actors"), there.fingerprint).folder.files(".parquet")) == 5
+    assert len(VectorStore(s3("bucket/actors"), there.fingerprint).folder.files(".parquet")) == 6
     assert same_vectors(over_actors, embed_into(there, tmp_path)[0])
     assert embed_into(there, s3("bucket/actors"), ray=True, actors=2)[1].encoded == 0
 
@@ -265,7 +265,7 @@ def test_what_is_left_when_a_node_took_all_retries_is_begun_again(tiny, tmp_path
     blocks = missing_blocks(tiny, TEXTS, all_keys, np.zeros(80, dtype=bool), 16)
     store = VectorStore(tmp_path / "lost", tiny.fingerprint)
     results = list(encode_by_actors(tiny, blocks, store, 7, lost_after_one))
-    assert given == [(5, 7), (3, 7), (1, 7)]
+    assert given == [(6, 7), (4, 7), (2, 7)]
     rows = [row for result in results for row in result.to_pylist()]
     assert [(row["count"], row["failure"], len(row["keys"])) for row in rows] == [(16, "", 16 * KEY_BYTES)] * 3
     assert store.contains(all_keys)[0].all()
