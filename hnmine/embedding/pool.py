@@ -27,6 +27,7 @@ from hnmine.models.finite import FiniteEncoder
 from hnmine.models.plan import Plan
 from hnmine.runs import device as devices
 from hnmine.runs.counters import TEXTS
+from hnmine.runs.nodes import is_node_lost, resources_by_node
 from hnmine.runs.progress import say
 from hnmine.runs.ray_session import quiet_ray_data, start_ray
 
@@ -124,16 +125,17 @@ def encode_by_actors(
     start_ray()
     from ray.exceptions import RayActorError
 
-    # Encode, and begin again with what is left, as long as each pool finishes some blocks
+    # Encode, and begin again with what is left, as long as each pool finishes some blocks or loses a node
     left = blocks
     while left:
+        nodes = resources_by_node("CPU")
         try:
             with nullcontext() if left is blocks else _collecting_garbage():
                 yield from (pool or ray_data_pool)(plan, left, store, actors)
             return
         except RayActorError as error:
             before, left = len(left), left.not_in(store)
-            if len(left) == before:
+            if len(left) == before and not is_node_lost(nodes):
                 raise ModelError(
                     f"encoder {plan.name}: its process died {_RETRIES + 1} times on one block of texts; if memory ran "
                     f"out, lower embed.actors or embed.tokens_per_batch ({error})"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hnmine.runs.ray_session import start_ray
 
 _QUOTAS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))  # of version 2, of 1
 _THREADS = "OMP_NUM_THREADS"
+_SECONDS_TO_NOTICE = 45  # Ray asks a node five times, every three seconds, and waits ten for an answer
 
 
 def in_cluster() -> bool:
@@ -32,6 +34,14 @@ def resources_by_node(kind: str) -> dict[str, float]:
     import ray
 
     return {node["NodeID"]: node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"]}
+
+
+def is_node_lost(before: Collection[str]) -> bool:
+    """Return whether one of these nodes, by their ids, is dead; Ray notices within seconds, for which this waits."""
+    deadline = time.monotonic() + _SECONDS_TO_NOTICE * (len(before) > 1)  # the driver's own does not die without it
+    while not (is_lost := bool(set(before) - set(resources_by_node("CPU")))) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return is_lost
 
 
 def this_node() -> Any:

@@ -19,7 +19,8 @@ import pytest
 
 from hnmine.config.encoders import EncoderConfig, LexicalConfig
 from hnmine.corpus.text_keys import KEY_BYTES, PLAIN, Reading, keys_of
-from hnmine.embedding.encode import missing_blocks
+from hnmine.embedding import pool
+from hnmine.embedding.missing import missing_blocks
 from hnmine.embedding.pool import (
     BlockEncoder,
     cpu_actors,
@@ -241,6 +242,31 @@ class Actor:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_actors_lost_before_their_first_block_are_begun_again_only_if_a_node_was_lost(
+    is_lost, tiny, tmp_path, monkeypatch
+):
+    """Here the loss is played; in test_cluster.py a node is really killed."""
+    from ray.exceptions import RayActorError
+
+    monkeypatch.setattr(pool, "is_node_lost", lambda nodes: is_lost)
+    keys = {role: keys_of(TEXTS[role].texts, tiny.reading(role)) for role in TEXTS}
+    blocks = missing_blocks(tiny, TEXTS, np.concatenate(list(keys.values())), np.zeros(80, dtype=bool), 16)
+    store = VectorStore(tmp_path / "lost", tiny.fingerprint)
+    given = []
+
+    def lost_at_first(plan, left, store, actors):
+        given.append(len(left))
+        if len(given) == 1:
+            raise RayActorError
+        yield from map(BlockEncoder(plan, store, 1), left)
+
+    with contextlib.nullcontext() if is_lost else pytest.raises(ModelError, match="its process died 4 times"):
+        assert len(list(encode_by_actors(tiny, blocks, store, None, lost_at_first))) == 6
+    assert given == ([6, 6] if is_lost else [6])
+
+
+@pytest.mark.ray
 def test_what_is_left_when_a_node_took_all_retries_is_begun_again(tiny, tmp_path, capsys):
     """Here the loss is played; in test_cluster.py a node is really killed."""
     from ray.exceptions import RayActorError
@@ -267,8 +293,9 @@ def test_what_is_left_when_a_node_took_all_retries_is_begun_again(tiny, tmp_path
     results = list(encode_by_actors(tiny, blocks, store, 7, lost_after_one))
     assert given == [(6, 7), (4, 7), (2, 7)]
     rows = [row for result in results for row in result.to_pylist()]
-    assert [(row["count"], row["failure"], len(row["keys"])) for row in rows] == [(16, "", 16 * KEY_BYTES)] * 3
+    assert [(row["failure"], len(row["keys"])) for row in rows] == [("", row["count"] * KEY_BYTES) for row in rows]
+    assert len(rows) == 4
     assert store.contains(all_keys)[0].all()
-    assert "actors were lost; 3 block(s) are left and begun again" in capsys.readouterr().err
+    assert "actors were lost; 4 block(s) are left and begun again" in capsys.readouterr().err
     _, result = embed_into(tiny, tmp_path / "lost")
     assert result.encoded == 0
