@@ -112,14 +112,15 @@ def fitted(documents: Texts, store: str | Path, *, width: int, seed: int, known:
     if len(order) < len(documents):
         say("embed", f"a lexical encoder is fitted on {len(order):,} of {len(documents):,} documents")
     if isinstance(documents.texts, DistantTexts):
-        return Fit.write(store, request, *documents.texts.work_on(order, _fit_on, width, seed))
-    return Fit.write(store, request, *_fit_on(documents.texts_at(order.tolist()), width, seed))
+        return Fit.write(store, request, *documents.texts.work_on(order, fit_on, width, seed))
+    return Fit.write(store, request, *fit_on(documents.texts_at(order.tolist()), width, seed))
 
 
-def _fit_on(texts: Sequence[str], width: int, seed: int) -> tuple[list[str], Float32, Float32]:
+def fit_on(texts: Sequence[str], width: int, seed: int) -> tuple[list[str], Float32, Float32]:
     """Return terms, idf and components; raise DataError if the texts have no terms."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
 
     vectorizer = TfidfVectorizer(max_features=MAX_TERMS, **_WEIGHTS)
     try:
@@ -127,7 +128,8 @@ def _fit_on(texts: Sequence[str], width: int, seed: int) -> tuple[list[str], Flo
     except ValueError as error:
         raise DataError(f"the lexical encoder finds no terms in the corpus: {error}; remove it from encoders") from None
     rank = max(1, min(width, min(matrix.shape) - 1))
-    _, _, components = randomized_svd(matrix, n_components=rank, random_state=seed)
+    with threadpool_limits(1):  # its last bits depend on the number of threads; this takes a third longer
+        _, _, components = randomized_svd(matrix, n_components=rank, random_state=seed)
     del matrix
     give_free_memory_back()
     terms, idf = vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.astype(np.float32)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from hnmine.errors import DataError, ModelError
 from hnmine.models import lexical as lexical_encoder
 from hnmine.models.lexical import Fit
 from hnmine.models.plan import Plan, plan
+from tests.builders.commands import REPOSITORY
 from tests.builders.devices import CPU
 from tests.builders.texts import as_texts
 
@@ -96,6 +100,22 @@ def test_a_damaged_fit_is_said_set_aside_and_made_again(how, root, capsys):
     assert f"lexical fit {first.fit.name} is damaged" in said
     assert first.fit.directory.files() == [f"{Path(first.fit.name).stem}.corrupt", first.fit.name]
     assert np.array_equal(first.build().encode(corpus), expected)
+
+
+_FIT = """
+import sys
+from pathlib import Path
+from hnmine.models.lexical import fit_on
+from tests.builders.texts import random_texts
+Path(sys.argv[1]).write_bytes(fit_on(random_texts(6000, "more", 60).texts, 16, 0)[2].tobytes())
+"""
+
+
+def test_the_fit_does_not_depend_on_the_number_of_threads(tmp_path):
+    for threads in ("1", "2"):
+        command = [sys.executable, "-c", _FIT, str(tmp_path / threads)]
+        subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": threads}, check=True, cwd=REPOSITORY)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
 def test_the_fit_follows_the_seed(tmp_path):
