@@ -17,7 +17,9 @@ from hnmine.embedding.vectors import Precomputed, StoredVectors, Vectors, read_v
 from hnmine.models.plan import Plan, plan
 from hnmine.models.preflight import check_encoder
 from hnmine.runs.directory import Directory
+from hnmine.runs.nodes import in_cluster
 from hnmine.runs.progress import say
+from hnmine.runs.ray_tasks import in_order
 from hnmine.types import Float32, Int64, Role, Texts, unit_rows
 
 
@@ -83,7 +85,13 @@ class Ensemble:
         """
         for planned, known in self._computed.values():
             keys = np.concatenate([known.keys["document"], keys_of(queries.texts, planned.reading("query"))])
-            if planned.folder is not None and not known.store.contains(keys)[0].all():
+            if planned.folder is None or known.store.contains(keys)[0].all():
+                continue
+            if self._ray is not False and in_cluster():  # the driver may have no GPU, and little memory
+                gpus = planned.config.gpus if planned.device == "cuda" else 0
+                for _ in in_order(check_encoder, [(planned,)], gpus):
+                    pass
+            else:
                 check_encoder(planned)
 
     def vectors(self, queries: Texts) -> tuple[Vectors, ...]:

@@ -13,8 +13,10 @@ _Answer = TypeVar("_Answer")
 _AHEAD = 2  # calls for each CPU that are begun before their answers are taken
 
 
-def in_order(function: Callable[..., _Answer], calls: Iterable[tuple[Any, ...]]) -> Iterator[_Answer]:
+def in_order(function: Callable[..., _Answer], calls: Iterable[tuple[Any, ...]], gpus: float = 0) -> Iterator[_Answer]:
     """Yield what the function returns for the arguments of each call; a call whose node dies is made again.
+
+    Each call has a CPU, and so many GPUs.
 
     Raises:
         HnmineError: a call raised it.
@@ -22,7 +24,7 @@ def in_order(function: Callable[..., _Answer], calls: Iterable[tuple[Any, ...]])
     start_ray()
     import ray
 
-    task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(function)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy="SPREAD")(function)
     ahead = max(2, _AHEAD * int(ray.cluster_resources().get("CPU", 1)))
     waiting: deque[Any] = deque()
 
